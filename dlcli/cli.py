@@ -1,0 +1,125 @@
+"""The entry point: a list of verbs, loaded when they are used, and the one error boundary."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from dlcli import __version__
+from dlcli.errors import EXIT_DEFECT, DlcliError
+
+# One line a command: the module is dlcli/commands/NAME.py and holds a function NAME (or NAME_).
+COMMANDS = {
+    "train": "Train a model on your data.",
+    "eval": "Measure a model on a split, class by class.",
+    "predict": "Label files with a trained model.",
+    "export": "Write a model for deployment and prove that it still gives the same answers.",
+    "info": "Show what this machine can do, or what a model file holds.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group whose help shows the table above; a command's module is imported when it is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            self.commands[cmd_name] = TyperCommand(
+                cmd_name, help=COMMANDS[cmd_name], callback=lambda: None
+            )
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for name in COMMANDS:
+            self.get_command(ctx, name)  # so that a typing error gets a suggestion
+        found, command, rest = super().resolve_command(ctx, args)
+        return found, command if found is None else _load(found), rest
+
+
+def _load(name: str) -> Any:
+    """The real command. Its help is its function's docstring."""
+    module = importlib.import_module(f"dlcli.commands.{name}")
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    single.command(name, context_settings={"help_option_names": ["--help", "-h"]})(module.command)
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dlcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train, evaluate, use and ship deep learning models, measured on your own data.
+
+    Start with: [bold]dlcli train --model cnn --data digits[/bold]
+    """
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. All errors end here."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    # --debug works in every place, since that is where people add it after a failure.
+    debug = "--debug" in args or os.environ.get("DLCLI_DEBUG") == "1"
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        result = app(args, prog_name="dlcli", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout went away (`dlcli ... | head`); keep the interpreter's own flush quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except DlcliError as exc:
+        if debug:
+            raise
+        return _report(exc.message, exc.hint, exc.exit_code)
+    except Exception as exc:
+        if hasattr(exc, "format_message") and hasattr(exc, "exit_code"):  # a usage error of typer's
+            return _usage(exc)
+        if debug:
+            raise
+        return _report(
+            f"{type(exc).__name__}: {exc}",
+            "this is a defect of dlcli; run it again with --debug and report what it prints",
+            EXIT_DEFECT,
+        )
+
+
+def _usage(exc: Any) -> int:
+    context = getattr(exc, "ctx", None)
+    path = context.command_path if context is not None else "dlcli"
+    return _report(exc.format_message(), f"see {path} --help", int(exc.exit_code))
+
+
+def _report(message: str, hint: str | None, code: int) -> int:
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"\nhint: {hint}", err=True)
+    return code

@@ -1,0 +1,149 @@
+"""Turn settings into command-line options, so that each is declared once, in `dlcli.config`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import typer
+from pydantic import BaseModel
+
+from dlcli.config import fields_of, load_yaml, merge, nested, parse_set, validate
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+Artifact = Annotated[
+    str | None,
+    typer.Argument(help="A model file, a run folder or a run's name [default: the newest run]."),
+]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+@dataclass(frozen=True)
+class Settings(Generic[ConfigT]):
+    """What the user said, in layers; `resolve` adds what the user did not say."""
+
+    config: type[ConfigT]
+    file: dict[str, Any] = field(default_factory=dict)
+    sets: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The layers that the user gave, merged."""
+        return merge(self.file, self.sets, self.flags)
+
+    def resolve(self, recipe: dict[str, Any] | None = None) -> ConfigT:
+        """Defaults < recipe < file < --set < flags, validated. Raises: UsageError."""
+        return validate(self.config, merge(recipe or {}, self.said))
+
+
+def takes_config(config: type[ConfigT]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: give the command every flagged field as an option, plus ``--config`` and ``--set``.
+
+    The command is called with ``settings: Settings[config]`` as its first argument. Raises: ValueError
+    at import when two fields claim one flag.
+    """
+    options = _options(config)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        _refuse_duplicate_flags([*own, *(p for p, _ in options.values())])
+
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            ctx: typer.Context = values.pop("ctx")
+            file, sets = values.pop("config_file"), values.pop("set_items")
+            flags: dict[str, Any] = {}
+            for name, (_, key) in options.items():
+                value = values.pop(name)
+                source = ctx.get_parameter_source(name)
+                if source is not None and source.name == "COMMANDLINE":
+                    flags = merge(flags, nested(key, value))
+            settings = Settings(
+                config,
+                file=load_yaml(file) if file else {},
+                sets=merge(*(parse_set(item) for item in sets or [])),
+                flags=flags,
+            )
+            command(settings, **values)
+
+        extra = [
+            _parameter("ctx", typer.Context),
+            *own,
+            *(parameter for parameter, _ in options.values()),
+            _parameter(
+                "config_file",
+                Annotated[
+                    Path | None,
+                    typer.Option(
+                        "--config", help="Settings from a YAML file.", rich_help_panel="Settings"
+                    ),
+                ],
+                None,
+            ),
+            _parameter(
+                "set_items",
+                Annotated[
+                    list[str] | None,
+                    typer.Option(
+                        "--set",
+                        metavar="KEY=VALUE",
+                        help="Any setting by its YAML key; may be repeated.",
+                        rich_help_panel="Settings",
+                    ),
+                ],
+                None,
+            ),
+        ]
+        wrapper.__signature__ = inspect.Signature(extra)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in extra}
+        return wrapper
+
+    return decorate
+
+
+def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]]:
+    """Parameter name to (option, dotted key) of every field that has flags."""
+    found: dict[str, tuple[inspect.Parameter, str]] = {}
+    panels = {
+        name: inspect.getdoc(sub.annotation)
+        for name, sub in config.model_fields.items()
+        if isinstance(sub.annotation, type) and issubclass(sub.annotation, BaseModel)
+    }
+    for key, info in fields_of(config).items():
+        flags = info.json_schema_extra["flags"]
+        if not flags:
+            continue
+        option = typer.Option(
+            *flags,
+            help=info.description,
+            show_default="[default:" not in (info.description or ""),
+            rich_help_panel=panels.get(key.split(".")[0]) or inspect.getdoc(config),
+        )
+        name = key.replace(".", "_")
+        found[name] = (_parameter(name, Annotated[info.annotation, option], info.default), key)
+    return found
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )
+
+
+def _refuse_duplicate_flags(parameters: list[inspect.Parameter]) -> None:
+    seen: set[str] = {"--config", "--set", "--help"}
+    for parameter in parameters:
+        for meta in getattr(parameter.annotation, "__metadata__", ()):
+            for flag in getattr(meta, "param_decls", None) or ():
+                for part in flag.split("/"):
+                    if part in seen:
+                        raise ValueError(f"the flag {part} is declared twice")
+                    seen.add(part)

@@ -1,0 +1,217 @@
+"""Settings: groups of fields, declared once, that become flags, YAML keys and ``--set`` keys.
+
+Layers, weakest first: the defaults here, the model's recipe, ``--config FILE``, ``--set key=value``,
+flags that were really typed. Unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from dlcli.card import Frozen, Interpolation
+from dlcli.errors import UsageError, nearest
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def setting(default: Any, help: str, *flags: str, **bounds: Any) -> Any:
+    """A field with its help; with ``flags`` it is also a command-line option."""
+    return Field(default, description=help, json_schema_extra={"flags": list(flags)}, **bounds)
+
+
+class DataConfig(Frozen):
+    """Data"""
+
+    data: str | None = setting(None, "A folder, or a data set's name such as digits.", "--data", "-d")
+    data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
+    offline: bool = setting(False, "Never try the network.", "--offline")
+    on_bad_sample: Literal["skip", "fail"] = setting(
+        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
+    )
+    workers: int | None = setting(
+        None, "Threads that decode images [default: one a core].", "--workers", "-j", ge=1, le=256
+    )
+    val_fraction: float = setting(0.1, "Share held out where there is no validation split.", gt=0, lt=1)
+    test_fraction: float = setting(0.1, "Share held out of a source with no splits at all.", ge=0, lt=1)
+    cache: Literal["auto", "ram", "none"] = setting("auto", "Keep decoded pixels in memory.")
+
+
+class ModelConfig(Frozen):
+    """Model"""
+
+    name: str | None = setting(None, "mlp, cnn or any torchvision classifier.", "--model", "-m")
+    img_size: int | None = setting(
+        None, "Side of the square input in pixels [default: the model's].", "--img-size", ge=1, le=4096
+    )
+    pretrained: bool | None = setting(
+        None,
+        "Start from ImageNet weights [default: when they can be had].",
+        "--pretrained/--no-pretrained",
+    )
+    weights: str | None = setting(
+        None, "Start from this file: a dlcli artifact, .pth or .safetensors.", "--weights"
+    )
+    freeze: Literal["none", "backbone"] = setting("none", "backbone: train the head alone.", "--freeze")
+    head: Literal["linear", "mlp"] = setting("linear", "Head of a torchvision model.", "--head")
+    resize: Literal["crop", "squash"] = setting(
+        "crop", "Fit images by cutting out the centre, or by squashing both sides."
+    )
+    crop_fraction: float = setting(1.0, "Share of the shorter side that crop keeps.", gt=0, le=1)
+    interpolation: Interpolation = setting("bilinear", "How pixels are resized (antialiased).")
+    args: dict[str, Any] = setting({}, "The model's own arguments, such as dropout.")
+
+
+class OptimConfig(Frozen):
+    """Optimizer and schedule"""
+
+    optimizer: Literal["adamw", "sgd"] = setting("adamw", "Update rule.", "--optimizer")
+    lr: float = setting(1e-3, "Peak learning rate.", "--lr", gt=0)
+    scheduler: Literal["onecycle", "cosine", "constant"] = setting(
+        "onecycle", "Shape of the learning rate over the run.", "--scheduler"
+    )
+    warmup: float = setting(0.0, "Warm-up, as a share of all steps.", "--warmup", ge=0, lt=1)
+    weight_decay: float = setting(
+        0.01, "Decay of weights; norms and biases are left alone.", "--weight-decay", ge=0
+    )
+    momentum: float = setting(0.9, "Momentum of sgd (Nesterov).", ge=0, lt=1)
+    label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", ge=0, lt=1)
+    clip_grad_norm: float | None = setting(None, "Largest gradient norm.", gt=0)
+
+
+class FitConfig(Frozen):
+    """Training"""
+
+    epochs: int = setting(10, "Passes over the training split.", "--epochs", "-e", ge=1)
+    batch_size: int = setting(64, "Samples one optimizer step sees.", "--batch-size", "-b", ge=1)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
+    amp: Literal["auto", "none", "bf16", "fp16"] = setting("auto", "Mixed precision.", "--amp")
+    seed: int = setting(0, "Of the split, the order and the weights.", "--seed", ge=0, lt=2**31)
+    monitor: str = setting("accuracy", "Validation metric that picks the best epoch.", "--monitor")
+    patience: int | None = setting(
+        None, "Stop after this many epochs without a better metric.", "--patience", ge=1
+    )
+    checkpoint_every: str = setting(
+        "1ep,5min", "When to save the state: N steps, Nmin or Nep.", "--checkpoint-every"
+    )
+    keep_states: int = setting(2, "How many training states are kept.", ge=1)
+    log_every: float = setting(0.5, "Seconds between progress events.", ge=0)
+
+
+class TrainConfig(Frozen):
+    """Everything `train` can be told."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    fit: FitConfig = FitConfig()
+
+
+class EvalConfig(Frozen):
+    """Evaluation"""
+
+    data: str | None = setting(
+        None, "Other data to evaluate on [default: what it was trained on].", "--data", "-d"
+    )
+    data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
+    split: Literal["auto", "train", "val", "test", "all"] = setting(
+        "auto", "auto: test where there is one, else val.", "--split"
+    )
+    batch_size: int = setting(256, "Samples at a time.", "--batch-size", "-b", ge=1)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
+    workers: int | None = setting(
+        None, "Threads that decode images [default: one a core].", "--workers", "-j", ge=1, le=256
+    )
+    on_bad_sample: Literal["skip", "fail"] = setting(
+        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
+    )
+    offline: bool = setting(False, "Never try the network.", "--offline")
+
+
+def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted key to pydantic field of every setting, groups opened."""
+    found: dict[str, Any] = {}
+    for name, field in config.model_fields.items():
+        key = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= fields_of(field.annotation, f"{key}.")
+        else:
+            found[key] = field
+    return found
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over each other; a later layer wins, key by key."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+                out[key] = merge(out[key], value)
+            else:
+                out[key] = value
+    return out
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``nested("optim.lr", 1)`` is ``{"optim": {"lr": 1}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]  # the loop runs at least once
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file. Raises: UsageError when it is missing, no YAML or no mapping."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"cannot read --config {path}: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise UsageError(f"--config {path} is no YAML: {' '.join(str(exc).split())}") from exc
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config {path} must map setting names to values")
+    return loaded
+
+
+def parse_set(item: str) -> dict[str, Any]:
+    """``optim.lr=3e-4`` as a layer. Raises: UsageError when there is no ``=``."""
+    key, eq, text = item.partition("=")
+    if not eq or not key.strip():
+        raise UsageError(f"--set {item!r} is not of the form key=value", hint="--set optim.lr=3e-4")
+    try:
+        return nested(key.strip(), yaml.safe_load(text) if text else "")
+    except yaml.YAMLError as exc:
+        raise UsageError(f"--set {item!r}: the value is no YAML") from exc
+
+
+def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """The validated, frozen settings. Raises: UsageError naming the key and the value."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as exc:
+        raise _usage_error(config, exc) from exc
+
+
+def dump_yaml(config: BaseModel) -> str:
+    """The settings as YAML that `validate` reads back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
+    known = fields_of(config)
+    first = exc.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        leaf = key.rsplit(".", 1)[-1]
+        same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+        hint = f"did you mean {same_leaf[0]!r}?" if same_leaf else nearest(key, known)
+        return UsageError(f"unknown setting {key!r}", hint=hint)
+    field = known.get(key)
+    flags = field.json_schema_extra["flags"] if field is not None else []
+    where = f"{key} ({flags[0]})" if flags else key
+    return UsageError(f"{where} = {first['input']!r}: {first['msg'].lower()}")

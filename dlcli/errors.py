@@ -1,0 +1,66 @@
+"""The failures a user can cause or meet, and the exit code of each.
+
+A message says what is wrong, which value, and what was allowed; ``hint`` says the way out. The
+command line prints both and leaves with ``exit_code``; anything that is not a `DlcliError` is a
+defect of dlcli (exit code 70).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DEFECT = 70
+
+
+class DlcliError(Exception):
+    """An expected failure: bad data, a missing file, a full disk."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(DlcliError):
+    """An option, a setting or a configuration file that cannot be used as given."""
+
+    exit_code = 2
+
+
+class BoundMissed(DlcliError):
+    """A bound that the user or a check set was missed: parity, ``--min``, ``--require``.
+
+    ``report`` is the result that missed it, so that ``--json`` can still print it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str | None = None, report: object = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
+
+
+class Interrupted(DlcliError):
+    """SIGINT or SIGTERM, honoured after the state was saved; ``exit_code`` is 128 + the signal."""
+
+    def __init__(self, message: str, *, signum: int, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = 128 + signum
+
+
+class BadSample(DlcliError):
+    """One sample that cannot be read; the caller skips and counts it, or fails."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence for a hint: the known name closest to ``name``, or the list when none is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if len(names) > 24:
+        return f"{len(names)} names are known, such as {', '.join(names[:8])}"
+    return "known: " + ", ".join(names)

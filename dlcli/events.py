@@ -1,0 +1,139 @@
+"""What happens during a run, as frozen records of host numbers.
+
+The core never prints: it calls ``emit(event)``. The live view, the plain lines, metrics.jsonl and
+whatever comes later are sinks, functions that take one event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as JSON-ready data, with its type under ``event``."""
+        return {"event": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something the user should know that does not stop the work."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """The plan of a run, before its first step (or after a resume)."""
+
+    run: str
+    model: str
+    params: int
+    trainable_params: int
+    data: str
+    samples: dict[str, int]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    epochs: int
+    steps_per_epoch: int
+    total_steps: int
+    batch_size: int
+    optimizer: str
+    scheduler: str
+    lr: float
+    device: str
+    amp: str
+    monitor: str
+    resumed_step: int = 0
+
+
+@dataclass(frozen=True)
+class StepDone(Event):
+    """One logging interval of training; loss and accuracy are means over the epoch so far."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    epochs: int
+    step_in_epoch: int
+    steps_per_epoch: int
+    loss: float
+    accuracy: float
+    lr: float
+    images_per_s: float
+    elapsed_s: float
+    eta_s: float
+    memory_mib: float | None = None
+
+
+@dataclass(frozen=True)
+class EvalProgress(Event):
+    """Samples of a split evaluated so far."""
+
+    split: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class EpochDone(Event):
+    """An epoch's training figures and the validation metrics after it."""
+
+    epoch: int
+    epochs: int
+    step: int
+    loss: float
+    accuracy: float
+    lr: float
+    val: dict[str, float]
+    monitor: str
+    improved: bool
+    images_per_s: float
+    epoch_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """A model or a training state is complete on disk."""
+
+    what: str  # "best" or "state"
+    path: str
+    step: int
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """The last event of a run that was not interrupted."""
+
+    run: str
+    step: int
+    epochs_done: int
+    monitor: str
+    best: float
+    best_epoch: int
+    elapsed_s: float
+    stopped_early: bool = False
+
+
+Emit = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The sink that keeps nothing."""
+
+
+@dataclass(frozen=True)
+class Tee:
+    """Pass every event to several sinks, in order."""
+
+    sinks: Sequence[Emit] = field(default_factory=tuple)
+
+    def __call__(self, event: Event) -> None:
+        for sink in self.sinks:
+            sink(event)

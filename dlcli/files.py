@@ -1,0 +1,133 @@
+"""Writes that are either whole or absent, and the checksums that prove it.
+
+A write is: temporary name in the target's own folder, fsync, ``os.replace``, fsync of the folder.
+A crash at any moment leaves the old content or the new one, and at most a ``.tmp-*`` beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dlcli.errors import DlcliError
+
+TMP_PREFIX = ".tmp-"
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a folder to the device. Windows cannot open folders: there it does nothing."""
+    if os.name == "nt" and path.is_dir():
+        return
+    fd = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``target``; when the block ends well it becomes ``target``.
+
+    Raises: DlcliError when the disk is full or the folder cannot be written; ``target`` is untouched.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=TMP_PREFIX, suffix=target.suffix, dir=target.parent)
+        os.close(fd)
+    except OSError as exc:
+        raise cannot_write(target, exc) from exc
+    tmp = Path(name)
+    try:
+        yield tmp
+        _give_default_mode(tmp)
+        fsync_path(tmp)
+        os.replace(tmp, target)
+        fsync_path(target.parent)
+    except OSError as exc:
+        raise cannot_write(target, exc) from exc
+    finally:
+        with suppress(FileNotFoundError):
+            tmp.unlink()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``target``; when the block ends well it becomes ``target``.
+
+    Every file in it is flushed before the rename. Raises: DlcliError when it cannot be written or
+    when ``target`` exists.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tmp = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=target.parent))
+    except OSError as exc:
+        raise cannot_write(target, exc) from exc
+    try:
+        yield tmp
+        for file in sorted(tmp.iterdir()):
+            fsync_path(file)
+        fsync_path(tmp)
+        os.rename(tmp, target)
+        fsync_path(target.parent)
+    except OSError as exc:
+        raise cannot_write(target, exc) from exc
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def cannot_write(target: Path, exc: OSError) -> DlcliError:
+    """The error for a write that failed; what was there before is still whole."""
+    reason = exc.strerror or str(exc)
+    return DlcliError(
+        f"cannot write {target}: {reason}",
+        hint="free some space or choose another place with --runs-dir or --output; "
+        "files that were complete before are untouched",
+    )
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    write_bytes(target, text.encode("utf-8"))
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write ``data``, atomically."""
+    with atomic_file(target) as tmp:
+        tmp.write_bytes(data)
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; NaN and infinities are refused."""
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed content. Raises: DlcliError when the file is missing or is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DlcliError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as exc:
+        raise DlcliError(f"cannot read {path}: {exc}") from exc
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _give_default_mode(path: Path) -> None:
+    """mkstemp makes files that only the owner may read; give the mode the umask asks for."""
+    if os.name != "nt":
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)

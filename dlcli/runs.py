@@ -1,0 +1,156 @@
+"""Run folders: their layout, their names, and which one is meant when nothing is said."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dlcli.errors import DlcliError, nearest
+from dlcli.files import read_json, write_json
+
+DEFAULT_ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: ``config.yaml run.json splits.json metrics.jsonl best.safetensors state/ plots/``."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def splits(self) -> Path:
+        return self.path / "splits.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.safetensors"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    def write_record(self, values: dict[str, Any]) -> None:
+        """Write run.json: argv, versions, device, data fingerprint, seed, warnings, status."""
+        write_json(self.record, values)
+
+    def read_record(self) -> dict[str, Any]:
+        """What `write_record` wrote. Raises: DlcliError."""
+        record: dict[str, Any] = read_json(self.record)
+        return record
+
+
+def started_now() -> dict[str, Any]:
+    """The part of run.json that says how and when the run was started."""
+    return {"argv": sys.argv, "cwd": os.getcwd(), "started_at": datetime.now(UTC).isoformat()}
+
+
+def create_run(root: Path, name: str) -> RunFolder:
+    """A new folder ``root/name``, or ``name-2``, ``-3`` ... when taken; nobody's run is overwritten.
+
+    Raises: DlcliError when the folder cannot be made.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    for number in range(1, 100_000):
+        path = root / (safe if number == 1 else f"{safe}-{number}")
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+        except FileExistsError:
+            if path.parent.exists() and not path.parent.is_dir():
+                raise DlcliError(f"{root} is a file, not a folder for runs") from None
+            continue
+        except OSError as exc:
+            raise DlcliError(
+                f"cannot make the run folder {path}: {exc.strerror}",
+                hint="choose another place with --runs-dir",
+            ) from exc
+        return RunFolder(path)
+    raise DlcliError(f"no free name for a run {safe!r} in {root}")
+
+
+def list_runs(root: Path) -> list[RunFolder]:
+    """The runs below ``root``, oldest first."""
+    found: list[tuple[str, RunFolder]] = []
+    if root.is_dir():
+        for path in root.iterdir():
+            run = RunFolder(path)
+            if run.record.is_file():
+                found.append((str(run.read_record().get("started_at", "")), run))
+    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
+
+
+def newest_run(root: Path) -> RunFolder:
+    """The run that was started last. Raises: DlcliError when there is none."""
+    runs = list_runs(root)
+    if not runs:
+        raise DlcliError(
+            f"there is no run in {root}{os.sep}",
+            hint="train one: dlcli train --model cnn --data digits",
+        )
+    return runs[-1]
+
+
+def find_run(text: str, root: Path) -> RunFolder:
+    """The run that ``text`` names: "last", a run's name or a path. Raises: DlcliError."""
+    if text == "last":
+        return newest_run(root)
+    for path in (root / text, Path(text)):
+        if RunFolder(path).record.is_file():
+            return RunFolder(path)
+    names = [run.name for run in list_runs(root)]
+    raise DlcliError(
+        f"there is no run {text!r} in {root}{os.sep}",
+        hint=nearest(text, names) if names else "train one: dlcli train --model cnn --data digits",
+    )
+
+
+def find_artifact(text: str | None, root: Path) -> Path:
+    """The model file that ``text`` names: a file, a run folder, a run's name; None is the newest run.
+
+    Raises: DlcliError when it does not exist or the run has no model yet.
+    """
+    if text is not None:
+        path = Path(text)
+        if path.is_file():
+            return path
+        if not path.exists() and (path.suffix or os.sep in text) and not (root / text).exists():
+            raise DlcliError(
+                f"{text} does not exist", hint="give a model file, a run folder or a run's name"
+            )
+    run = newest_run(root) if text is None else find_run(text, root)
+    if not run.best.is_file():
+        raise DlcliError(
+            f"run {run.name} has no model yet: {run.best} does not exist",
+            hint=f"go on with it: dlcli train --resume {run.name}",
+        )
+    return run.best
+
+
+def run_of(artifact: Path) -> RunFolder | None:
+    """The run folder that an artifact lies in, or None."""
+    run = RunFolder(artifact.parent)
+    return run if run.record.is_file() else None
