@@ -1,0 +1,57 @@
+"""Ask once, and within three seconds, whether something can be fetched."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+from dlcli.errors import DlcliError
+
+# Name look-up, proxy, TLS and redirects together; a message within three seconds is the promise.
+TIMEOUT_S = 2.5
+# These servers refuse to be asked for a header alone, but they are there.
+_NO_HEAD = (405, 501)
+
+
+def require(url: str, *, what: str, hint: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    """Return when ``url`` answers a HEAD request; ``what`` names the thing in the error.
+
+    The request runs in a daemon thread, since a look-up of a name obeys no timeout of Python's. It
+    honours the proxy variables of the environment. Raises: DlcliError after at most ``timeout_s``.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"{url} is no http address")
+    problems: list[str | None] = []
+
+    def ask() -> None:
+        problems.append(_problem(url, timeout_s))
+
+    thread = threading.Thread(target=ask, name="dlcli-network", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    # An empty list: no answer yet. The thread is left to itself and dies with the process.
+    problem = problems[0] if problems else f"no answer within {timeout_s:g} s"
+    if problem is not None:
+        raise DlcliError(
+            f"cannot fetch {what} from {urlsplit(url).hostname}: {problem}",
+            hint=hint
+            or "check the network and its proxy, or use files on disk: --data-dir DIR for a data set, "
+            "--weights FILE for weights (--offline skips the attempt)",
+        )
+
+
+def _problem(url: str, timeout_s: float) -> str | None:
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "dlcli"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s):
+            return None
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return None if exc.code in _NO_HEAD else f"HTTP {exc.code} {exc.reason}"
+    except urllib.error.URLError as exc:
+        return str(exc.reason)
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        return str(exc) or type(exc).__name__

@@ -1,0 +1,87 @@
+"""Where and how a module runs: its device, and the way from pixels to its input."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dlcli.card import ImageInput
+from dlcli.data.base import Pixels
+from dlcli.errors import DlcliError, UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of ``--device``; "auto" is the first of cuda, xpu, mps and cpu that is there.
+
+    Raises: UsageError for a name that is none, DlcliError for a device that is not there.
+    """
+    if name == "auto":
+        return next((torch.device(kind) for kind in ("cuda", "xpu", "mps") if _count(kind)), _CPU)
+    match = re.fullmatch(r"(cpu|cuda|xpu|mps)(?::(\d+))?", name)
+    if match is None:
+        raise UsageError(f"--device {name!r} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps")
+    kind, index = match[1], int(match[2] or 0)
+    if kind != "cpu" and index >= _count(kind):
+        raise DlcliError(
+            f"--device {name}: this machine has {_count(kind)} {kind} devices that torch can use",
+            hint="dlcli info shows what torch sees and why",
+        )
+    return torch.device(name)
+
+
+def place(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module on the device, its convolution kernels in the layout of `input_tensor`."""
+    return module.to(device).to(memory_format=torch.channels_last)
+
+
+def input_tensor(pixels: torch.Tensor, spec: ImageInput) -> torch.Tensor:
+    """uint8 (N, H, W, C) on any device to float32 (N, C, H, W): (x/255 - mean)/std.
+
+    With more than one channel the result keeps the channels-last strides of the pixels, which
+    convolutions on CPU and tensor cores read faster. The same formula in NumPy is
+    `dlcli.data.decode.normalize`.
+    """
+    mean = torch.tensor(spec.mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    std = torch.tensor(spec.std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+def predict_pixels(
+    module: nn.Module, pixels: Pixels, spec: ImageInput, device: torch.device
+) -> npt.NDArray[np.float32]:
+    """Logits (N, num_classes) of a module in eval mode, in float32, for uint8 (N, H, W, C)."""
+    with torch.inference_mode():
+        logits = module(input_tensor(torch.from_numpy(pixels).to(device), spec))
+        out: npt.NDArray[np.float32] = logits.float().cpu().numpy()
+    return out
+
+
+def describe_device(device: torch.device) -> str:
+    """The device's name for people: "cuda:0 (NVIDIA H200)", "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return str(device)
+
+
+def memory_mib(device: torch.device) -> float | None:
+    """Peak memory that torch has allocated on the device since the start, in MiB; None on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return None
+
+
+def _count(kind: str) -> int:
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "xpu":
+        return torch.xpu.device_count() if torch.xpu.is_available() else 0
+    return int(torch.backends.mps.is_available())
+
+
+_CPU = torch.device("cpu")

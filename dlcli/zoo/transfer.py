@@ -1,0 +1,139 @@
+"""Every torchvision classification backbone by its torchvision name, with a head for the data.
+
+torchvision is imported when a name is looked up: it costs about two seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from dlcli.card import Frozen, TaskSpec
+from dlcli.errors import UsageError
+from dlcli.zoo.base import FAMILIES, ModelEntry, Weights
+
+# Settings of the torchvision constructors that dlcli fixes for the two Inceptions: their auxiliary
+# classifiers only served the original training, and their weights expect inputs in [-1, 1], to which
+# the model itself maps ImageNet's normalisation.
+_FIXED: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True, "transform_input": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True, "transform_input": True},
+}
+
+
+class TransferArgs(Frozen):
+    """``head`` linear or mlp (one hidden layer of ``hidden`` units); ``dropout`` inside an mlp head."""
+
+    head: Literal["linear", "mlp"] = "linear"
+    hidden: int = Field(512, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+def names() -> list[str]:
+    """The classification models of the installed torchvision."""
+    from torchvision import models
+
+    found: list[str] = models.list_models(module=models)
+    return found
+
+
+def entry(name: str) -> ModelEntry:
+    """The registry entry of a torchvision model, with the preprocessing of its default weights."""
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    crop = preset.crop_size[0]
+    min_size = max(weights.meta.get("min_size", (1, 1)))
+    vit = name.startswith("vit_")
+    fixed = vit or name.startswith("maxvit")
+    recipe = {
+        "model": {
+            "crop_fraction": min(1.0, crop / preset.resize_size[0]),
+            "interpolation": preset.interpolation.value,
+        }
+    }
+    return ModelEntry(
+        name=name,
+        build=lambda task, args: _build(name, task, args),
+        head=head_name,
+        args=TransferArgs,
+        channels=(3,),
+        photo_size=crop,
+        # Weights of a transformer belong to one size, but the structure does not.
+        min_size=32 if fixed else max(32, min_size),
+        size_multiple=_multiple(name),
+        weights=Weights(
+            label=str(weights),
+            url=weights.url,
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+            recipe=recipe,
+        ),
+    )
+
+
+def head_name(module: nn.Module) -> str:
+    """The path of the last layer, the one sized by the classes.
+
+    It is the last linear layer, or SqueezeNet's last 1x1 convolution; an MLP head counts whole.
+    """
+    last = ""
+    path: str
+    for path, sub in module.named_modules():
+        if isinstance(sub, MlpHead):
+            return path
+        if isinstance(sub, nn.Linear) or (path == "classifier.1" and isinstance(sub, nn.Conv2d)):
+            last = path
+    return last
+
+
+class MlpHead(nn.Sequential):
+    """Linear, ReLU, dropout, linear."""
+
+    def __init__(self, features: int, args: TransferArgs, num_classes: int) -> None:
+        super().__init__(
+            nn.Linear(features, args.hidden),
+            nn.ReLU(),
+            nn.Dropout(args.dropout),
+            nn.Linear(args.hidden, num_classes),
+        )
+
+
+def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
+    from torchvision import models
+
+    extra = dict(_FIXED.get(name, {}))
+    height, width = task.input.height, task.input.width
+    multiple = _multiple(name)
+    if height % multiple or width % multiple:
+        near = max(multiple, round(height / multiple) * multiple)
+        raise UsageError(
+            f"{name} needs an input side that is a multiple of {multiple}, not {height}",
+            hint=f"--img-size {near}",
+        )
+    if name.startswith("vit_"):
+        extra["image_size"] = height
+    elif name.startswith("maxvit"):
+        extra["input_size"] = (height, width)
+    module: nn.Module = models.get_model(name, weights=None, num_classes=task.num_classes, **extra)
+    if args.head == "mlp":
+        path = head_name(module)
+        last = module.get_submodule(path)
+        if not isinstance(last, nn.Linear):
+            raise UsageError(f"{name} has a convolutional head", hint="use --head linear")
+        module.set_submodule(path, MlpHead(last.in_features, args, task.num_classes))
+    return module
+
+
+def _multiple(name: str) -> int:
+    """The divisor of the input side that the patch or window layout asks for."""
+    if name.startswith("vit_"):
+        return int(name.rsplit("_", 1)[1])
+    # Four halvings and a stem, then windows of 7x7 at every stage.
+    return 224 if name.startswith("maxvit") else 1
+
+
+FAMILIES.append((names, entry))
