@@ -142,8 +142,10 @@ def _refuse_duplicate_flags(parameters: list[inspect.Parameter]) -> None:
     seen: set[str] = {"--config", "--set", "--help"}
     for parameter in parameters:
         for meta in getattr(parameter.annotation, "__metadata__", ()):
-            for flag in getattr(meta, "param_decls", None) or ():
-                for part in flag.split("/"):
+            # Inside Annotated, typer keeps the first flag in the place of the default.
+            flags = (getattr(meta, "default", None), *(getattr(meta, "param_decls", None) or ()))
+            for flag in flags:
+                for part in flag.split("/") if isinstance(flag, str) else ():
                     if part in seen:
                         raise ValueError(f"the flag {part} is declared twice")
                     seen.add(part)

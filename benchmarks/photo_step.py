@@ -1,0 +1,93 @@
+"""`resnet18 --img-size 224` on JPEGs beside the same step on random tensors. Bar: at least 0.95.
+
+    python benchmarks/photo_step.py PHOTO_FOLDER [--rounds 5] [--steps 6] [--batch-size 32]
+
+Three feeds of the same training step, in turn: JPEGs decoded on the fly (a first epoch), pixels kept
+in memory (every later epoch), and random pixels that lie ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from common import interleave, machine, ratios, spread
+
+from dlcli.config import TrainConfig, merge, validate
+from dlcli.data.reader import Reader
+from dlcli.engine import training
+from dlcli.engine.fit import FitJob, set_train_mode, train_step
+from dlcli.engine.loader import Batch, TrainBatches
+from dlcli.engine.plan import make_plan
+from dlcli.events import ignore
+from dlcli.zoo.runtime import place
+
+
+def random_batches(job: FitJob, size: int) -> Iterator[Batch]:
+    spec = job.spec
+    pixels = torch.randint(0, 256, (size, spec.height, spec.width, 3), dtype=torch.uint8)
+    targets = torch.randint(0, 10, (size,))
+    while True:
+        yield pixels, targets
+
+
+def rate(job: FitJob, batches: Iterator[Batch], steps: int) -> float:
+    """Images a second over ``steps`` steps; the first batch is waited for outside the clock."""
+    set_train_mode(job.module)
+    train_step(job, *next(batches))
+    t0, images = time.perf_counter(), 0
+    for _ in range(steps):
+        pixels, targets = next(batches)
+        train_step(job, pixels, targets)
+        images += len(targets)
+    return images / (time.perf_counter() - t0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch-size", type=int, default=32)
+    args = parser.parse_args()
+    said = {
+        "model": {"name": "resnet18", "pretrained": False, "img_size": 224},
+        "data": {"data": args.data},
+        "fit": {"batch_size": args.batch_size, "device": "cpu"},
+    }
+    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
+    cpu = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as root:
+        run = training.new_run(plan, Path(root), None)
+        module, _ = plan.build()
+        readers = {name: training.make_reader(plan, name, 1.0) for name in ("train", "val")}
+        job = training.make_job(plan, run, place(module, cpu), readers, cpu, ignore)
+        few = (args.steps + 2) * args.batch_size
+        kept = plan.source.splits["train"].take(torch.randperm(few).numpy())
+
+        def feed(cache_bytes: int) -> TrainBatches:
+            reader = Reader(kept, plan.task.input, workers=None, cache_bytes=cache_bytes)
+            return TrainBatches(reader, batch_size=args.batch_size, seed=0, device=cpu)
+
+        cached = feed(1 << 40)
+        for _ in cached.epoch(0):
+            pass
+        found = interleave(
+            {
+                "decoded on the fly": lambda: rate(job, feed(0).epoch(0), args.steps),
+                "kept in memory": lambda: rate(job, cached.epoch(0), args.steps),
+                "random tensors": lambda: rate(job, random_batches(job, args.batch_size), args.steps),
+            },
+            args.rounds,
+        )
+    print(machine())
+    for name, values in found.items():
+        print(f"{name}: {spread(values)} images/s; {ratios(values, found['random tensors'])} x random")
+
+
+if __name__ == "__main__":
+    main()

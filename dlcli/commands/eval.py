@@ -1,0 +1,107 @@
+"""``dlcli eval``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, takes_config
+from dlcli.config import EvalConfig
+from dlcli.errors import BoundMissed, UsageError, nearest
+from dlcli.runs import DEFAULT_ROOT, find_artifact, run_of
+
+
+@takes_config(EvalConfig)
+def command(
+    settings: Settings[EvalConfig],
+    *,
+    artifact: Artifact = None,
+    minimum: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min",
+            metavar="METRIC=VALUE",
+            help="Exit with 3 when the metric is worse; may be repeated.",
+        ),
+    ] = None,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on a split, class by class.
+
+    On the data it was trained on: the test split where there is one, else val. --data measures it
+    on other data, with classes matched by name.
+    """
+    config = settings.resolve()
+    bounds = [_parse_bound(text) for text in minimum or []]
+    path = find_artifact(artifact, runs_dir)
+
+    from dlcli.engine.evaldata import eval_data
+    from dlcli.engine.evaluate import evaluate
+    from dlcli.events import Warned
+    from dlcli.formats.base import open_artifact
+    from dlcli.ui.plots import save_confusion
+    from dlcli.ui.report import print_json
+    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.tables import print_eval
+
+    with progress_sink(quiet, json_output) as emit:
+        model = open_artifact(path, device=config.device)
+        data = eval_data(model.card, path, config)
+        for message in data.warnings:
+            emit(Warned(message))
+        result = evaluate(
+            model.predict,
+            data.reader,
+            model.card.task.class_names,
+            split=data.split,
+            batch_size=config.batch_size,
+            emit=emit,
+        )
+    run = run_of(path)
+    plot = None if run is None else save_confusion(run.plots / "confusion.png", result)
+    missed = [_missed(bound, result.metrics) for bound in bounds]
+    if json_output:
+        print_json(
+            {
+                "command": "eval",
+                "artifact": str(path),
+                "note": data.note,
+                **result.to_dict(),
+                "class_names": list(model.card.task.class_names),
+                "plots": [] if plot is None else [str(plot)],
+                "missed": [text for text in missed if text],
+            }
+        )
+    else:
+        print_eval(result, str(path), data.note)
+    for text in missed:
+        if text:
+            raise BoundMissed(text)
+
+
+def _parse_bound(text: str) -> tuple[str, float]:
+    from dlcli.engine.metrics import DIRECTIONS
+
+    name, _, value = text.partition("=")
+    if name not in DIRECTIONS:
+        raise UsageError(f"--min {text!r}: {name!r} is no metric", hint=nearest(name, DIRECTIONS))
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--min {text!r}: {value!r} is no number", hint="--min accuracy=0.9") from None
+
+
+def _missed(bound: tuple[str, float], metrics: dict[str, float]) -> str | None:
+    """The sentence for a missed bound; a metric that falls is bounded from above."""
+    from dlcli.engine.metrics import DIRECTIONS
+
+    name, value = bound
+    if name not in metrics:
+        return f"--min {name}={value:g}: this model has too few classes for {name}"
+    if (metrics[name] - value) * DIRECTIONS[name] >= 0:
+        return None
+    side = "below" if DIRECTIONS[name] > 0 else "above"
+    return f"{name} is {metrics[name]:.4f}, {side} the bound of {value:g}"

@@ -1,0 +1,148 @@
+"""``dlcli train``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
+from dlcli.config import TrainConfig, dump_yaml, merge
+from dlcli.errors import Interrupted, UsageError
+from dlcli.files import write_text
+from dlcli.runs import DEFAULT_ROOT, find_run
+
+if TYPE_CHECKING:
+    from dlcli.engine.training import TrainResult
+
+# What a resumed run may be told: nothing here changes what was learned so far.
+_MAY_CHANGE = {
+    "data.workers", "data.cache", "data.offline", "data.data_dir", "fit.epochs", "fit.device",
+    "fit.patience", "fit.checkpoint_every", "fit.keep_states", "fit.log_every",
+}  # fmt: skip
+
+
+@takes_config(TrainConfig)
+def command(
+    settings: Settings[TrainConfig],
+    *,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run [default: model-data].")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="last|RUN", help="Go on with a run; needs nothing else."),
+    ] = None,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on your data.
+
+    The result is a run folder with the best model, the training state, metrics and plots. Ctrl-C
+    saves and stops; --resume last goes on.
+    """
+    if resume is not None:
+        if name is not None:
+            raise UsageError("--name is for new runs; --resume already names one")
+        _check_changes(settings.said)
+        run = find_run(resume, runs_dir)
+        if _finished(run.read_record(), settings.said):
+            _say_finished(run.name, str(run.best), json_output)
+            return
+
+    from dlcli.engine.plan import make_plan, read_plan
+    from dlcli.engine.state import load_newest
+    from dlcli.engine.training import new_run, train
+    from dlcli.events import Tee, Warned
+    from dlcli.ui.jsonl import MetricsLog, truncate_events
+    from dlcli.ui.sinks import progress_sink
+
+    with progress_sink(quiet, json_output) as show:
+        state = None
+        if resume is None:
+            plan = make_plan(settings.resolve)
+            run = new_run(plan, runs_dir, name)
+        else:
+            state, damaged = load_newest(run.state)
+            for message in damaged:
+                show(Warned(message))
+            plan = read_plan(run, changes=settings.said, fresh=state is None)
+            write_text(run.config, dump_yaml(plan.config))  # what changed holds from here on
+            truncate_events(run.metrics, 0 if state is None else state.progress.step)
+        with MetricsLog(run.metrics) as log:
+            result = train(plan, run, Tee((show, log)), state=state)
+    _report(result, json_output)
+
+
+def _check_changes(said: dict[str, Any]) -> None:
+    for group, values in said.items():
+        for key in values if isinstance(values, dict) else ():
+            if f"{group}.{key}" not in _MAY_CHANGE:
+                raise UsageError(
+                    f"--resume goes on with the run's own settings; {group}.{key} cannot change",
+                    hint="leave the option out, or start a new run with --weights",
+                )
+
+
+def _finished(record: dict[str, Any], said: dict[str, Any]) -> bool:
+    more = merge({"fit": {}}, said)["fit"].get("epochs")
+    return record.get("status") == "finished" and more is None
+
+
+def _say_finished(run: str, best: str, as_json: bool) -> None:
+    from dlcli.ui.console import stdout
+    from dlcli.ui.report import print_json
+
+    if as_json:
+        print_json({"command": "train", "run": run, "artifact": best, "status": "finished"})
+    else:
+        stdout().print(f"run {run} is finished: {best}", markup=False)
+        stdout().print("to train on: dlcli train --resume " + run + " --epochs N", markup=False)
+
+
+def _report(result: TrainResult, as_json: bool) -> None:
+    from dlcli.ui import plots
+    from dlcli.ui.report import print_json
+    from dlcli.ui.tables import print_key_values
+
+    run, progress = result.run, result.fit.progress
+    if result.fit.signum is not None:
+        raise Interrupted(
+            f"interrupted at step {progress.step}; the state is saved in {run.state}",
+            signum=result.fit.signum,
+            hint=f"go on with: dlcli train --resume {run.name}",
+        )
+    assert result.validation is not None  # it is missing only after a signal
+    curves = plots.save_curves(run.plots / "curves.png", run.metrics)
+    confusion = plots.save_confusion(run.plots / "confusion.png", result.validation)
+    metrics = result.validation.metrics
+    if as_json:
+        print_json(
+            {
+                "command": "train",
+                "run": str(run.path),
+                "artifact": str(run.best),
+                "status": "finished",
+                "stopped_early": progress.stopped_early,
+                "epochs": progress.epoch,
+                "steps": progress.step,
+                "best_epoch": progress.best_epoch,
+                "elapsed_s": round(progress.elapsed_s, 3),
+                "metrics": {"val": metrics},
+                "bad_samples": result.bad_samples,
+                "warnings": list(result.warnings),
+                "plots": [str(curves), str(confusion)],
+            }
+        )
+        return
+    early = ", stopped early" if progress.stopped_early else ""
+    rows = [
+        ("best epoch", f"{progress.best_epoch} of {progress.epoch}{early}"),
+        ("val accuracy", f"{metrics['accuracy']:.4f} on {result.validation.samples:,} samples"),
+        ("val loss", f"{metrics['loss']:.4f}"),
+        ("model", str(run.best)),
+        ("plots", f"{run.plots}/curves.png, confusion.png"),
+        ("next", "dlcli eval   dlcli predict FILE   dlcli export --onnx"),
+    ]
+    print_key_values(f"run {run.name}", rows)

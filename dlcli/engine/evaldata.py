@@ -1,0 +1,84 @@
+"""Which samples an artifact is measured on when the user names none, and when he names some."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlcli.card import Card
+from dlcli.config import DataConfig, EvalConfig
+from dlcli.data.base import DataSource
+from dlcli.data.reader import Reader
+from dlcli.data.sources import open_other, open_source
+from dlcli.data.splits import apply_splits
+from dlcli.errors import DlcliError, UsageError
+from dlcli.runs import run_of
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """A split to evaluate on; ``note`` says which it is and what the user should know of it."""
+
+    reader: Reader
+    split: str
+    note: str
+    warnings: tuple[str, ...] = ()
+
+
+def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
+    """The split that ``--data`` and ``--split`` mean for an artifact.
+
+    Without ``--data`` it is the data the artifact was trained on, split as its run recorded; "auto"
+    is test where there is one, else val. With ``--data`` a folder without splits counts whole, as
+    "all". Classes are matched by name. Raises: DlcliError when the data is gone or does not fit,
+    UsageError for a split that is not there.
+    """
+    source, warnings = _source(card, artifact, config)
+    name = _choose(source, config)
+    reader = Reader(
+        source.splits[name],
+        card.task.input,
+        workers=config.workers,
+        cache_bytes=0,
+        on_bad_sample=config.on_bad_sample,
+    )
+    return EvalData(reader, name, _note(source, name, config), (*source.warnings, *warnings))
+
+
+def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str]]:
+    if config.data is not None:
+        wanted = DataConfig(data=config.data, data_dir=config.data_dir, offline=config.offline)
+        return open_other(wanted, card.task.class_names), []
+    if card.data is None:
+        raise DlcliError(f"{artifact} does not say what it was trained on", hint="give --data FOLDER")
+    wanted = DataConfig(
+        data=card.data.data,
+        data_dir=config.data_dir or card.data.data_dir,
+        offline=config.offline,
+    )
+    run = run_of(artifact)
+    if run is not None and run.splits.is_file():
+        source, changed = apply_splits(run.splits, open_source(wanted, seed=0))
+        return source, changed
+    # The artifact has left its run: only splits that the data itself brings are known.
+    return open_other(wanted, card.task.class_names), []
+
+
+def _choose(source: DataSource, config: EvalConfig) -> str:
+    if config.split != "auto":
+        if config.split not in source.splits:
+            raise UsageError(
+                f"--split {config.split}: {source.origin} has no such split",
+                hint="it has " + ", ".join(source.splits),
+            )
+        return config.split
+    return next(name for name in ("test", "val", "all", "train") if name in source.splits)
+
+
+def _note(source: DataSource, split: str, config: EvalConfig) -> str:
+    if split == "val" and config.data is None:
+        return "val chose the best epoch, so its figures flatter the model a little"
+    if split == "train" and config.data is None:
+        return "the model has seen these samples: this is no estimate of how it does on new ones"
+    origin = "given by the data" if split in source.given else "held out by dlcli"
+    return "every sample of the source" if split == "all" else f"the {split} split, {origin}"

@@ -1,0 +1,51 @@
+"""Evaluation: logits in, counts out, the same for every artifact format. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from dlcli.data.base import Pixels
+from dlcli.data.reader import Reader
+from dlcli.engine.metrics import ClassificationCounts, EvalResult
+from dlcli.engine.prefetch import prefetch
+from dlcli.errors import DlcliError
+from dlcli.events import Emit, EvalProgress, ignore
+from dlcli.formats.base import Logits
+
+
+def evaluate(
+    predict: Callable[[Pixels], Logits],
+    reader: Reader,
+    class_names: Sequence[str],
+    *,
+    split: str,
+    batch_size: int,
+    emit: Emit = ignore,
+) -> EvalResult:
+    """The metrics of ``predict`` over a split, each readable sample counted once.
+
+    Unreadable samples are left out, counted and named; none is replaced. Raises: DlcliError when no
+    sample can be read, or on the first unreadable one where the reader is told to fail.
+    """
+    counts = ClassificationCounts(len(class_names))
+    done = 0
+    for indices, pixels, kept in prefetch(_batches(reader, batch_size)):
+        if len(kept):
+            counts.update(predict(pixels), reader.samples.targets[kept])
+        done += len(indices)
+        emit(EvalProgress(split=split, done=done, total=len(reader)))
+    if not counts.samples:
+        raise DlcliError(f"none of the {len(reader)} samples of the {split} split can be read")
+    return counts.result(split, class_names, reader.bad)
+
+
+Batch = tuple[npt.NDArray[np.int64], Pixels, npt.NDArray[np.int64]]
+
+
+def _batches(reader: Reader, batch_size: int) -> Iterator[Batch]:
+    for start in range(0, len(reader), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(reader)), dtype=np.int64)
+        yield indices, *reader.read(indices)

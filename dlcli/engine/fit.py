@@ -1,0 +1,324 @@
+"""The training loop. It knows tensors, counters and events; it knows no files and no terminal."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlcli.card import ImageInput
+from dlcli.config import FitConfig, OptimConfig
+from dlcli.engine.interrupt import StopGuard, StopRequested
+from dlcli.engine.loader import TrainBatches
+from dlcli.engine.metrics import DIRECTIONS, EvalResult
+from dlcli.engine.optim import set_lr
+from dlcli.engine.precision import Precision
+from dlcli.engine.schedule import lr_factor
+from dlcli.engine.state import Progress
+from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.events import CheckpointSaved, Emit, EpochDone, RunFinished, StepDone
+from dlcli.zoo.runtime import input_tensor, memory_mib
+
+
+@dataclass(frozen=True)
+class CheckpointEvery:
+    """How often the state is saved: after so many steps, minutes, epochs; None is never."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    epochs: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointEvery:
+        """ "200", "5min", "1ep", or several with commas. Raises: UsageError."""
+        found: dict[str, Any] = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|ep)?", part.strip())
+            if match is None or float(match[1]) <= 0 or (match[2] != "min" and "." in match[1]):
+                raise UsageError(
+                    f"--checkpoint-every {text!r}: {part.strip()!r} is not N, Nmin or Nep",
+                    hint="200 is steps, 5min minutes, 1ep epochs; join them with commas",
+                )
+            if match[2] == "min":
+                found["minutes"] = float(match[1])
+            else:
+                found["epochs" if match[2] else "steps"] = int(match[1])
+        return cls(**found)
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """Everything that `fit` works on. The callables are how it reaches files."""
+
+    run: str
+    module: nn.Module
+    spec: ImageInput
+    batches: TrainBatches
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: Precision
+    config: FitConfig
+    optim: OptimConfig
+    validate: Callable[[Callable[[], None]], EvalResult]  # its argument may raise StopRequested
+    save_best: Callable[[EvalResult, int], None]
+    save_state: Callable[[Progress], str]
+    emit: Emit
+
+    @property
+    def total_steps(self) -> int:
+        return len(self.batches) * self.config.epochs
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended. ``signum`` is the signal that stopped it, or None."""
+
+    progress: Progress
+    signum: int | None = None
+
+
+def fit(job: FitJob, progress: Progress) -> FitResult:
+    """Train from ``progress`` to the last epoch, an early stop or a signal.
+
+    ``progress`` is changed in place. After a signal the state is saved and the result says so.
+    Raises: DlcliError when the loss is no finite number; the states saved before stay.
+    """
+    clock = _Clock(job, progress)
+    with StopGuard() as guard:
+        try:
+            while not progress.finished:
+                _train_epoch(job, progress, clock, guard)
+                _end_epoch(job, progress, clock, guard)
+        except StopRequested:
+            clock.read(progress)
+            clock.save(progress)
+            return FitResult(progress, guard.signum)
+    job.emit(
+        RunFinished(
+            run=job.run,
+            step=progress.step,
+            epochs_done=progress.epoch,
+            monitor=job.config.monitor,
+            best=progress.best if progress.best is not None else math.nan,
+            best_epoch=progress.best_epoch,
+            elapsed_s=progress.elapsed_s,
+            stopped_early=progress.stopped_early,
+        )
+    )
+    return FitResult(progress)
+
+
+def _train_epoch(job: FitJob, progress: Progress, clock: _Clock, guard: StopGuard) -> None:
+    """The steps of the current epoch from its current batch on."""
+    set_train_mode(job.module)
+    sums = _EpochSums(progress, job.precision.device)
+    clock.start_epoch(progress)
+    for pixels, targets in job.batches.epoch(progress.epoch, start=progress.batch):
+        lr = job.optim.lr * lr_factor(progress.step, job.total_steps, job.optim)
+        set_lr(job.optimizer, lr)
+        if len(targets):
+            sums.add(*train_step(job, pixels, targets), len(targets))
+        progress.step += 1
+        progress.batch += 1
+        due_log, due_save = clock.due(progress)
+        last = progress.batch == len(job.batches)
+        if due_log or due_save or last or guard.signum is not None:
+            sums.store(progress)
+            clock.read(progress)
+            job.emit(clock.step_event(progress, lr))
+            if not math.isfinite(progress.loss_sum):
+                raise _not_finite(job, progress)
+        guard.check()
+        if due_save and not last:  # after the last step validation comes first
+            clock.save(progress)
+
+
+def train_step(
+    job: FitJob, pixels: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One optimizer step on uint8 (B, H, W, C) and int64 (B,): the loss sum and the hits, on device."""
+    x = input_tensor(pixels, job.spec)
+    job.optimizer.zero_grad(set_to_none=True)
+    try:
+        with job.precision.autocast():
+            logits = job.module(x)
+            loss_sum = nn.functional.cross_entropy(
+                logits.float(), targets, reduction="sum", label_smoothing=job.optim.label_smoothing
+            )
+    except ValueError as exc:
+        if "more than 1 value per channel" not in str(exc):
+            raise
+        raise DlcliError(
+            "batch normalisation cannot train on a batch of one sample",
+            hint="use --batch-size 2 or more, and at least two training samples",
+        ) from exc
+    job.scaler.scale(loss_sum / len(targets)).backward()  # type: ignore[no-untyped-call]
+    if job.optim.clip_grad_norm is not None:
+        job.scaler.unscale_(job.optimizer)
+        nn.utils.clip_grad_norm_(job.module.parameters(), job.optim.clip_grad_norm)
+    job.scaler.step(job.optimizer)
+    job.scaler.update()
+    return loss_sum.detach(), (logits.detach().argmax(1) == targets).sum()
+
+
+def set_train_mode(module: nn.Module) -> None:
+    """Train mode, except batch norms whose weights are frozen: their statistics stay frozen too."""
+    module.train()
+    for sub in module.modules():
+        own = list(sub.parameters(recurse=False))
+        if hasattr(sub, "running_mean") and own and not any(p.requires_grad for p in own):
+            sub.eval()
+
+
+def _end_epoch(job: FitJob, progress: Progress, clock: _Clock, guard: StopGuard) -> None:
+    """Validate, keep the best, decide on stopping, save the state."""
+    train_loss, train_accuracy = _means(progress)
+    epoch_s, images_per_s = clock.epoch_figures(progress)
+    job.module.eval()
+    result = job.validate(guard.check)
+    value = monitored(result, job.config.monitor)
+    better = is_better(value, progress.best, job.config.monitor)
+    if better:
+        progress.best, progress.best_epoch, progress.stale_epochs = value, progress.epoch + 1, 0
+        job.save_best(result, progress.epoch + 1)
+    else:
+        progress.stale_epochs += 1
+    clock.read(progress)
+    job.emit(
+        EpochDone(
+            epoch=progress.epoch + 1,
+            epochs=job.config.epochs,
+            step=progress.step,
+            loss=train_loss,
+            accuracy=train_accuracy,
+            lr=job.optimizer.param_groups[0]["lr"],
+            val=result.metrics,
+            monitor=job.config.monitor,
+            improved=better,
+            images_per_s=images_per_s,
+            epoch_s=epoch_s,
+            elapsed_s=progress.elapsed_s,
+        )
+    )
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    progress.loss_sum, progress.hits, progress.seen = 0.0, 0, 0
+    patience = job.config.patience
+    progress.stopped_early = patience is not None and progress.stale_epochs >= patience
+    progress.finished = progress.stopped_early or progress.epoch >= job.config.epochs
+    if progress.finished or clock.epoch_save_due(progress):
+        clock.save(progress)
+    guard.check()
+
+
+def monitored(result: EvalResult, name: str) -> float:
+    """The metric that picks the best epoch. Raises: UsageError when there is none of that name."""
+    if name not in result.metrics:
+        raise UsageError(f"--monitor {name!r} is no metric", hint=nearest(name, result.metrics))
+    return result.metrics[name]
+
+
+def is_better(value: float, best: float | None, name: str) -> bool:
+    """Whether ``value`` beats ``best`` in the metric's own direction; the first value always does."""
+    return best is None or (value - best) * DIRECTIONS[name] > 0
+
+
+class _EpochSums:
+    """Loss and hits on the device; reading them is a synchronisation, so it is done at logging only."""
+
+    def __init__(self, progress: Progress, device: torch.device) -> None:
+        kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.loss = torch.tensor(progress.loss_sum, dtype=kind, device=device)
+        self.hits = torch.tensor(progress.hits, dtype=torch.int64, device=device)
+        self.seen = progress.seen
+
+    def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, count: int) -> None:
+        self.loss += loss_sum
+        self.hits += hits
+        self.seen += count
+
+    def store(self, progress: Progress) -> None:
+        progress.loss_sum = float(self.loss)
+        progress.hits, progress.seen = int(self.hits), self.seen
+
+
+class _Clock:
+    """When to log and to save, and how fast it goes. Times are seconds."""
+
+    def __init__(self, job: FitJob, progress: Progress) -> None:
+        self.job = job
+        self.every = CheckpointEvery.parse(job.config.checkpoint_every)
+        self.t0 = time.perf_counter() - progress.elapsed_s
+        self.first_step, self.start_elapsed = progress.step, progress.elapsed_s
+        self.last_log = self.last_save = time.perf_counter()
+        self.save_owed = False
+
+    def start_epoch(self, progress: Progress) -> None:
+        self.epoch_t0, self.epoch_seen = time.perf_counter(), progress.seen
+
+    def read(self, progress: Progress) -> None:
+        progress.elapsed_s = time.perf_counter() - self.t0
+
+    def due(self, progress: Progress) -> tuple[bool, bool]:
+        """Whether to log and whether to save after this step."""
+        now, every = time.perf_counter(), self.every
+        self.save_owed |= every.steps is not None and progress.step % every.steps == 0
+        self.save_owed |= every.minutes is not None and now - self.last_save >= every.minutes * 60
+        log = now - self.last_log >= self.job.config.log_every
+        if log:
+            self.last_log = now
+        return log, self.save_owed
+
+    def epoch_save_due(self, progress: Progress) -> bool:
+        """Whether to save after this epoch's validation."""
+        epochs = self.every.epochs
+        return self.save_owed or (epochs is not None and progress.epoch % epochs == 0)
+
+    def save(self, progress: Progress) -> None:
+        path = self.job.save_state(replace(progress))
+        self.last_save, self.save_owed = time.perf_counter(), False
+        self.job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
+
+    def epoch_figures(self, progress: Progress) -> tuple[float, float]:
+        """Seconds of the epoch's steps, and images a second over them."""
+        seconds = max(time.perf_counter() - self.epoch_t0, 1e-9)
+        return seconds, (progress.seen - self.epoch_seen) / seconds
+
+    def step_event(self, progress: Progress, lr: float) -> StepDone:
+        loss, accuracy = _means(progress)
+        total = self.job.total_steps
+        done = max(progress.step - self.first_step, 1)
+        spent = progress.elapsed_s - self.start_elapsed
+        return StepDone(
+            step=progress.step,
+            total_steps=total,
+            epoch=progress.epoch + 1,
+            epochs=self.job.config.epochs,
+            step_in_epoch=progress.batch,
+            steps_per_epoch=len(self.job.batches),
+            loss=loss,
+            accuracy=accuracy,
+            lr=lr,
+            images_per_s=self.epoch_figures(progress)[1],
+            elapsed_s=progress.elapsed_s,
+            eta_s=spent / done * (total - progress.step),
+            memory_mib=memory_mib(self.job.precision.device),
+        )
+
+
+def _means(progress: Progress) -> tuple[float, float]:
+    seen = max(progress.seen, 1)
+    return progress.loss_sum / seen, progress.hits / seen
+
+
+def _not_finite(job: FitJob, progress: Progress) -> DlcliError:
+    return DlcliError(
+        f"the loss is {progress.loss_sum} at step {progress.step}: training has diverged",
+        hint=f"use a lower --lr than {job.optim.lr:g}, or --amp none; the states and the best model "
+        "saved before are whole",
+    )

@@ -1,0 +1,260 @@
+"""One training run from plan to result: its folder, its files, its job."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlcli import __version__
+from dlcli.card import Card
+from dlcli.config import dump_yaml
+from dlcli.data.reader import Reader, cache_budget
+from dlcli.data.splits import write_splits
+from dlcli.engine.evaluate import evaluate
+from dlcli.engine.fit import CheckpointEvery, FitJob, FitResult, fit
+from dlcli.engine.loader import TrainBatches
+from dlcli.engine.metrics import DIRECTIONS, EvalResult
+from dlcli.engine.optim import make_optimizer
+from dlcli.engine.plan import Plan
+from dlcli.engine.precision import resolve_precision
+from dlcli.engine.state import Progress, TrainingState, save_state
+from dlcli.errors import UsageError, nearest
+from dlcli.events import CheckpointSaved, Emit, RunStarted, Warned
+from dlcli.files import write_text
+from dlcli.formats.checkpoint import open_checkpoint, save_model
+from dlcli.runs import RunFolder, create_run, started_now
+from dlcli.zoo.runtime import describe_device, place, predict_pixels, resolve_device
+
+_EVAL_BATCH = 256
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` reports. ``validation`` is of the best model as read back from its file."""
+
+    run: RunFolder
+    fit: FitResult
+    validation: EvalResult | None
+    warnings: tuple[str, ...]
+    bad_samples: dict[str, str]
+
+
+def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
+    """A folder with the run's settings, record and splits in it. Raises: DlcliError, UsageError."""
+    check_settings(plan)
+    run = create_run(root, name or f"{plan.model.name}-{plan.source.name}")
+    write_text(run.config, dump_yaml(plan.config))
+    write_splits(run.splits, plan.source)
+    run.write_record(
+        {
+            **started_now(),
+            "status": "running",
+            "seed": plan.config.fit.seed,
+            "versions": versions(),
+            "git": _git_commit(),
+            "fingerprint": plan.source.fingerprint,
+            "plan": {
+                "model": plan.model.model_dump(mode="json"),
+                "task": plan.task.model_dump(mode="json"),
+                "weights_from": plan.weights_from,
+            },
+            "warnings": list(plan.warnings),
+        }
+    )
+    return run
+
+
+def check_settings(plan: Plan) -> None:
+    """Refuse what would only fail after the first epoch. Raises: UsageError, DlcliError."""
+    CheckpointEvery.parse(plan.config.fit.checkpoint_every)
+    monitor, known = plan.config.fit.monitor, dict(DIRECTIONS)
+    if plan.task.num_classes <= 5:
+        known.pop("top5_accuracy")
+    if monitor not in known:
+        raise UsageError(f"--monitor {monitor!r} is no metric here", hint=nearest(monitor, known))
+    resolve_precision(plan.config.fit.amp, resolve_device(plan.config.fit.device))
+
+
+def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None) -> TrainResult:
+    """Train a run from ``state`` to its end, an early stop or a signal; then check its best model.
+
+    Raises: DlcliError; what was saved before stays whole.
+    """
+    device = resolve_device(plan.config.fit.device)
+    module, said = plan.build()
+    warnings = [*plan.warnings, *said]
+    module = place(module, device)
+    readers = {split: make_reader(plan, split, share) for split, share in (("train", 0.9), ("val", 0.1))}
+    job = make_job(plan, run, module, readers, device, emit)
+    progress = Progress()
+    if state is not None:
+        state.restore(module, job.optimizer, job.scaler)
+        progress = state.progress
+        progress.finished = progress.stopped_early or progress.epoch >= plan.config.fit.epochs
+    for message in warnings:
+        emit(Warned(message))
+    emit(_started(plan, run, job, progress, readers))
+    _update_record(run, status="running", warnings=warnings)
+    try:
+        result = fit(job, progress)
+    except BaseException:
+        _update_record(run, status="failed")
+        raise
+    bad = {**readers["train"].bad, **readers["val"].bad}
+    status = "finished" if result.signum is None else "interrupted"
+    _update_record(run, status=status, bad_samples=bad, device=describe_device(device))
+    if bad:
+        emit(Warned(_bad_sentence(bad, run)))
+    validation = None
+    if result.signum is None:
+        best = open_checkpoint(run.best, str(device))
+        validation = evaluate(
+            best.predict, readers["val"], plan.task.class_names, split="val", batch_size=_EVAL_BATCH
+        )
+    return TrainResult(run, result, validation, tuple(warnings), bad)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    return {"dlcli": __version__, "python": platform.python_version(), **found}
+
+
+def make_reader(plan: Plan, split: str, share: float) -> Reader:
+    return Reader(
+        plan.source.splits[split],
+        plan.task.input,
+        workers=plan.config.data.workers,
+        cache_bytes=int(cache_budget(plan.config.data.cache) * share),
+        on_bad_sample=plan.config.data.on_bad_sample,
+    )
+
+
+def make_job(
+    plan: Plan,
+    run: RunFolder,
+    module: nn.Module,
+    readers: dict[str, Reader],
+    device: torch.device,
+    emit: Emit,
+) -> FitJob:
+    config, spec = plan.config.fit, plan.task.input
+    optimizer = make_optimizer(module, plan.config.optim)
+    precision = resolve_precision(config.amp, device)
+    scaler = precision.scaler()
+
+    def validate(check: Callable[[], None]) -> EvalResult:
+        def emit_unless_stopped(event: Any) -> None:
+            check()
+            emit(event)
+
+        return evaluate(
+            lambda pixels: predict_pixels(module, pixels, spec, device),
+            readers["val"],
+            plan.task.class_names,
+            split="val",
+            batch_size=_EVAL_BATCH,
+            emit=emit_unless_stopped,
+        )
+
+    def save_best(result: EvalResult, epoch: int) -> None:
+        card = Card(
+            model=plan.model,
+            task=plan.task,
+            metrics={"val": result.metrics},
+            data=plan.data_record(),
+            weights_from=plan.weights_from,
+            params=sum(p.numel() for p in module.parameters()),
+            epoch=epoch,
+            versions=versions(),
+        )
+        save_model(run.best, module, card)
+        emit(CheckpointSaved(what="best", path=str(run.best), step=0))
+
+    def save(progress: Progress) -> str:
+        return str(
+            save_state(
+                run.state,
+                module=module,
+                optimizer=optimizer,
+                scaler=scaler,
+                progress=progress,
+                keep=config.keep_states,
+            )
+        )
+
+    return FitJob(
+        run=str(run.path),
+        module=module,
+        spec=spec,
+        batches=TrainBatches(
+            readers["train"], batch_size=config.batch_size, seed=config.seed, device=device
+        ),
+        optimizer=optimizer,
+        scaler=scaler,
+        precision=precision,
+        config=config,
+        optim=plan.config.optim,
+        validate=validate,
+        save_best=save_best,
+        save_state=save,
+        emit=emit,
+    )
+
+
+def _started(
+    plan: Plan, run: RunFolder, job: FitJob, progress: Progress, readers: dict[str, Reader]
+) -> RunStarted:
+    parameters = list(job.module.parameters())
+    return RunStarted(
+        run=str(run.path),
+        model=plan.model.name,
+        params=sum(p.numel() for p in parameters),
+        trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
+        data=plan.source.origin,
+        samples={name: len(split) for name, split in plan.source.splits.items()},
+        num_classes=plan.task.num_classes,
+        input_shape=plan.task.input.shape,
+        epochs=plan.config.fit.epochs,
+        steps_per_epoch=len(job.batches),
+        total_steps=job.total_steps,
+        batch_size=plan.config.fit.batch_size,
+        optimizer=plan.config.optim.optimizer,
+        scheduler=plan.config.optim.scheduler,
+        lr=plan.config.optim.lr,
+        device=describe_device(job.precision.device),
+        amp=job.precision.name,
+        monitor=plan.config.fit.monitor,
+        resumed_step=progress.step,
+    )
+
+
+def _update_record(run: RunFolder, **values: Any) -> None:
+    run.write_record({**run.read_record(), **values})
+
+
+def _bad_sentence(bad: dict[str, str], run: RunFolder) -> str:
+    name, reason = next(iter(bad.items()))
+    return (
+        f"{len(bad)} unreadable samples were left out, such as {name} ({reason}); "
+        f"all are listed in {run.record}"
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that the run was started in, where it is in a git checkout."""
+    try:
+        out = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None

@@ -1,0 +1,163 @@
+"""The model file: safetensors, with the card and a SHA-256 in the header. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.card import CARD_KEY, Card
+from dlcli.data.base import Pixels
+from dlcli.errors import DlcliError
+from dlcli.files import atomic_file, cannot_write
+from dlcli.formats.base import FORMATS, Artifact, Format, Logits
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DIGEST_KEY = "dlcli.sha256"
+_MAX_HEADER = 100_000_000  # safetensors' own limit
+
+
+def save_model(path: Path, module: nn.Module, card: Card) -> None:
+    """Write the module's state dict and the card, atomically. Raises: DlcliError when it cannot."""
+    write_tensors(path, module.state_dict(), {CARD_KEY: card.to_json()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors (any device, any strides) with metadata and a digest over both, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    # Contiguous copies: safetensors refuses shared storage and channels-last strides.
+    plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    header = dict(metadata)
+    header[DIGEST_KEY] = digest(plain, metadata)
+    with atomic_file(path) as tmp:
+        try:
+            save_file(plain, tmp, metadata=header)
+        except SafetensorError as exc:
+            # Its writer reports a full disk as text: "Os { code: 28, ... }".
+            raise cannot_write(path, OSError(str(exc))) from exc
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a file of `write_tensors`, with the digest checked.
+
+    Raises: DlcliError when the file is damaged: truncated, or a bit of it has changed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    metadata = read_metadata(path)
+    try:
+        # Read whole: load_file maps the file into memory, and a mapped file that is replaced or
+        # shortened while it is used kills the process.
+        tensors = load(path.read_bytes())
+    except (SafetensorError, OSError) as exc:
+        raise DlcliError(f"{path} is damaged: {exc}") from exc
+    expected = metadata.pop(DIGEST_KEY, None)
+    if expected is not None and digest(tensors, metadata) != expected:
+        raise DlcliError(
+            f"{path} is damaged: its content does not match the SHA-256 in its header",
+            hint="copy it again, or use the run's training state: dlcli train --resume RUN",
+        )
+    return tensors, metadata
+
+
+def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Hex SHA-256 over names, dtypes, shapes and bytes of CPU tensors, and over the metadata."""
+    import torch
+
+    total = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The header's metadata, read without torch and without touching the tensors.
+
+    Raises: DlcliError when the header is not whole.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
+        metadata: dict[str, Any] = header.get("__metadata__", {})
+        last = max((e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"), default=0)
+        if path.stat().st_size != 8 + length + last:
+            raise ValueError(f"{path.stat().st_size} bytes where {8 + length + last} were written")
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError) as exc:
+        raise DlcliError(f"{path} is damaged or no safetensors file: {exc}") from exc
+    return {str(k): str(v) for k, v in metadata.items()}
+
+
+def card_of(path: Path) -> Card:
+    """The card in the header. Raises: DlcliError when there is none."""
+    text = read_metadata(path).get(CARD_KEY)
+    if text is None:
+        raise DlcliError(
+            f"{path} is a safetensors file without a dlcli card",
+            hint="to start from its weights: dlcli train --model NAME --weights FILE",
+        )
+    return Card.from_json(text, source=path)
+
+
+class Checkpoint(Artifact):
+    """The float model in torch, in eval mode, on one device."""
+
+    def __init__(self, path: Path, card: Card, module: nn.Module, device: torch.device) -> None:
+        super().__init__(path, card)
+        self._module = module
+        self.device = device
+
+    def predict(self, pixels: Pixels) -> Logits:
+        """Logits for uint8 pixels (N, H, W, C)."""
+        from dlcli.zoo.runtime import predict_pixels
+
+        return predict_pixels(self._module, pixels, self.card.task.input, self.device)
+
+    def module(self) -> nn.Module:
+        """The module: float32 (N, C, H, W), normalised, to logits."""
+        return self._module
+
+
+def open_checkpoint(path: Path, device: str) -> Checkpoint:
+    """Build the card's model and load its tensors. Raises: DlcliError when they do not fit."""
+    from dlcli.zoo.base import build_model
+    from dlcli.zoo.runtime import place, resolve_device
+
+    card = card_of(path)
+    module = build_model(card.model, card.task)
+    tensors, _ = read_tensors(path)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as exc:
+        raise DlcliError(f"{path}: its tensors do not fit its card: {exc}") from exc
+    where = resolve_device(device)
+    return Checkpoint(path, card, place(module, where).eval(), where)
+
+
+def _sniff(head: bytes) -> bool:
+    return len(head) >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+
+
+FORMATS.register("safetensors")(
+    Format(
+        name="safetensors",
+        suffix=".safetensors",
+        sniff=_sniff,
+        read_card=card_of,
+        open=open_checkpoint,
+    )
+)

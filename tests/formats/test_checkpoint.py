@@ -1,0 +1,134 @@
+"""The model file: whole or refused, readable without torch, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dlcli.card import Card, ImageInput, ModelSpec, TaskSpec
+from dlcli.errors import DlcliError
+from dlcli.formats.base import open_artifact, read_card, sniff_format
+from dlcli.formats.checkpoint import read_tensors, save_model, write_tensors
+from dlcli.zoo.base import build_model
+
+TASK = TaskSpec(
+    input=ImageInput(channels=1, height=8, width=8, resize_size=8, mean=(0.5,), std=(0.5,)),
+    class_names=("a", "b", "c"),
+)
+CARD = Card(model=ModelSpec(name="cnn", args={"widths": [4]}), task=TASK, params=1)
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "best.safetensors"
+    save_model(path, build_model(CARD.model, TASK), CARD)
+    return path
+
+
+def test_card_and_answers_survive(model_file: Path) -> None:
+    assert read_card(model_file) == CARD
+    artifact = open_artifact(model_file, device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
+    whole = artifact.predict(pixels)
+    assert whole.shape == (5, 3)
+    assert whole.dtype == np.float32
+    alone = np.concatenate([artifact.predict(pixels[i : i + 1]) for i in range(5)])
+    assert np.allclose(whole, alone, atol=1e-5)
+
+
+def test_the_format_is_told_by_content_not_by_name(model_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "model.onnx"
+    other.write_bytes(model_file.read_bytes())
+    assert sniff_format(other).name == "safetensors"
+
+
+def test_reading_the_card_imports_no_torch(model_file: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom dlcli.formats.base import read_card\n"
+        f"print(read_card(Path({str(model_file)!r})).model.name)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "cnn"), done.stderr
+
+
+def test_every_flipped_bit_is_noticed(model_file: Path) -> None:
+    good = model_file.read_bytes()
+    header = 8 + int.from_bytes(good[:8], "little")
+    rng = np.random.default_rng(0)
+    # Anywhere in the tensors, and in the card itself.
+    card_at = good.index(b"widths")
+    for place in [card_at, *rng.integers(header, len(good), 20).tolist()]:
+        bad = bytearray(good)
+        bad[place] ^= 1 << int(rng.integers(0, 7))
+        model_file.write_bytes(bad)
+        with pytest.raises(DlcliError, match=r"damaged|cannot be read|no argument"):
+            open_artifact(model_file, device="cpu")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused(model_file: Path, share: float) -> None:
+    data = model_file.read_bytes()
+    model_file.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DlcliError):
+        open_artifact(model_file, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02}q\x00.",  # a pickle
+        b"PK\x03\x04" + b"\0" * 60,  # a zip, such as torch.save writes
+        b"\xff" * 64,
+        (2**40).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (30).to_bytes(8, "little") + b'{"a": {"data_offsets": null}} ',
+    ],
+)
+def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DlcliError):
+        read_card(path)
+
+
+def test_a_card_from_elsewhere_is_refused_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.zeros(1)}, {})
+    with pytest.raises(DlcliError, match="without a dlcli card"):
+        read_card(path)
+    newer = json.loads(CARD.to_json()) | {"schema_version": 99, "wings": 2}
+    write_tensors(path, {"a": torch.zeros(1)}, {"dlcli.card": json.dumps(newer)})
+    with pytest.raises(DlcliError, match="wings") as caught:
+        read_card(path)
+    assert "newer dlcli" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor(3),
+        torch.zeros(0, 4),
+        torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.randn(4, 6).t(),
+        torch.randn(3).to(torch.bfloat16),
+        torch.tensor([True, False]),
+        torch.arange(5, dtype=torch.uint8),
+    ],
+    ids=lambda t: f"{t.dtype}{tuple(t.shape)}",
+)
+def test_tensors_of_all_kinds_survive(tmp_path: Path, tensor: torch.Tensor) -> None:
+    shared = {"a": tensor, "b": tensor}
+    write_tensors(tmp_path / "t", shared, {"k": "v"})
+    tensors, metadata = read_tensors(tmp_path / "t")
+    assert torch.equal(tensors["a"], tensor)
+    assert torch.equal(tensors["b"], tensor)
+    assert tensors["a"].dtype == tensor.dtype
+    assert metadata == {"k": "v"}

@@ -1,0 +1,140 @@
+"""The command line's own contract: exit codes, error texts, the layers of settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import typer
+
+from dlcli import __version__
+from dlcli.cli import main
+from dlcli.commands.options import Settings, takes_config
+from dlcli.config import TrainConfig, setting
+from dlcli.errors import BoundMissed, DlcliError, Interrupted, UsageError
+
+
+def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dlcli", *args], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout.strip()) == (0, f"dlcli {__version__}")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train", "--modle", "cnn"], "--model"),
+        (["train", "--amp", "bf17"], "--amp"),
+        (["train", "--epochs", "many"], "--epochs"),
+        (["train"], "--model is missing"),
+        (["train", "--model", "cnn"], "--data is missing"),
+        (["train", "--model", "cnn", "--data", "digits", "--epochs", "0"], "--epochs"),
+        (["train", "--resume", "last", "--name", "x"], "--name is for new runs"),
+        (["train", "--resume", "last", "--lr", "1"], "optim.lr cannot change"),
+    ],
+)
+def test_usage_errors_exit_with_2(args: list[str], message: str, tmp_path: Path) -> None:
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_to_evaluate_exits_with_1(tmp_path: Path) -> None:
+    for args in (["eval"], ["eval", "nowhere.safetensors"], ["train", "--resume", "last"]):
+        done = run(*args, cwd=tmp_path)
+        assert done.returncode == 1
+        assert "error: " in done.stderr
+        assert "\n\nhint: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DlcliError("a", hint="b"), 1),
+        (UsageError("a", hint="b"), 2),
+        (BoundMissed("a", hint="b"), 3),
+        (Interrupted("a", signum=2, hint="b"), 130),
+        (Interrupted("a", signum=15, hint="b"), 143),
+        (ValueError("a"), 70),
+    ],
+)
+def test_every_failure_has_its_exit_code(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dlcli.commands import info
+
+    def fail(ctx: Any, cmd_name: str) -> Any:
+        raise error
+
+    monkeypatch.setattr("dlcli.cli._load", lambda name: fail(None, name))
+    assert info is not None
+    assert main(["info"]) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "\n\nhint: " in err
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> Any:
+        raise DlcliError("a")
+
+    monkeypatch.setattr("dlcli.cli._load", fail)
+    with pytest.raises(DlcliError):
+        main(["info", "--debug"])
+
+
+def resolved(*args: str, recipe: dict[str, Any] | None = None) -> TrainConfig:
+    """What a command that takes `TrainConfig` gets for these arguments."""
+    seen: list[TrainConfig] = []
+    app = typer.Typer()
+
+    @app.command()
+    @takes_config(TrainConfig)
+    def command(settings: Settings[TrainConfig], *, other: Annotated[int, typer.Option()] = 1) -> None:
+        seen.append(settings.resolve(recipe))
+
+    app(list(args), standalone_mode=False)
+    return seen[0]
+
+
+def test_layers_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(json.dumps({"optim": {"lr": 3.0, "warmup": 0.3}, "fit": {"epochs": 3}}))
+    recipe = {"optim": {"lr": 2.0, "weight_decay": 2.0, "warmup": 0.2}, "fit": {"seed": 2}}
+    got = resolved(
+        "--config", str(file), "--set", "fit.epochs=4", "--set", "optim.warmup=0.4",
+        "--warmup", "0.5", recipe=recipe,
+    )  # fmt: skip
+    assert got.optim.weight_decay == 2.0  # recipe over default
+    assert got.optim.lr == 3.0  # file over recipe
+    assert got.fit.epochs == 4  # --set over file
+    assert got.optim.warmup == 0.5  # flag over --set
+    assert got.fit.seed == 2  # a flag that was not typed does not win with its default
+
+
+def test_a_flag_typed_with_its_default_wins() -> None:
+    recipe = {"optim": {"lr": 2.0}}
+    assert resolved(recipe=recipe).optim.lr == 2.0
+    assert resolved("--lr", "0.001", recipe=recipe).optim.lr == 0.001
+
+
+def test_a_flag_declared_twice_is_refused_at_import() -> None:
+    class Twice(TrainConfig):
+        lr: float = setting(1.0, "again", "--lr")
+
+    with pytest.raises(ValueError, match="--lr is declared twice"):
+
+        @takes_config(Twice)
+        def command(settings: Settings[Twice]) -> None: ...
