@@ -47,7 +47,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     tmp = Path(name)
     try:
         yield tmp
-        _give_default_mode(tmp)
+        _give_default_mode(tmp, 0o666)
         fsync_path(tmp)
         os.replace(tmp, target)
         fsync_path(target.parent)
@@ -74,6 +74,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield tmp
         for file in sorted(tmp.iterdir()):
             fsync_path(file)
+        _give_default_mode(tmp, 0o777)
         fsync_path(tmp)
         os.rename(tmp, target)
         fsync_path(target.parent)
@@ -125,9 +126,9 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _give_default_mode(path: Path) -> None:
-    """mkstemp makes files that only the owner may read; give the mode the umask asks for."""
+def _give_default_mode(path: Path, most: int) -> None:
+    """tempfile makes what only the owner may read; give the mode that the umask asks for."""
     if os.name != "nt":
         umask = os.umask(0)
         os.umask(umask)
-        path.chmod(0o666 & ~umask)
+        path.chmod(most & ~umask)

@@ -70,6 +70,10 @@ def test_files_get_the_mode_that_the_umask_asks_for(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
     files.write_text(tmp_path / "ours", "")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "plain-folder").mkdir()
+    with files.atomic_folder(tmp_path / "our-folder"):
+        pass
+    assert (tmp_path / "our-folder").stat().st_mode == (tmp_path / "plain-folder").stat().st_mode
 
 
 def test_json_that_no_other_program_reads_is_refused(tmp_path: Path) -> None:

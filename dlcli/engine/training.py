@@ -129,6 +129,7 @@ def versions() -> dict[str, str]:
 
 
 def make_reader(plan: Plan, split: str, share: float) -> Reader:
+    """The reader of a split; it may keep pixels in its ``share`` of the memory that is free."""
     return Reader(
         plan.source.splits[split],
         plan.task.input,
@@ -146,6 +147,7 @@ def make_job(
     device: torch.device,
     emit: Emit,
 ) -> FitJob:
+    """What `fit` works on, with the run's folder behind its callables."""
     config, spec = plan.config.fit, plan.task.input
     optimizer = make_optimizer(module, plan.config.optim)
     precision = resolve_precision(config.amp, device)
