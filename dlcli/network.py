@@ -46,7 +46,8 @@ def require(url: str, *, what: str, hint: str | None = None, timeout_s: float = 
 def _problem(url: str, timeout_s: float) -> str | None:
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "dlcli"})
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s):
+        # Not urlopen: it remembers the proxies of its first call.
+        with urllib.request.build_opener().open(request, timeout=timeout_s):
             return None
     except urllib.error.HTTPError as exc:
         exc.close()
