@@ -34,7 +34,7 @@ class DataConfig(Frozen):
         "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
     )
     workers: int | None = setting(
-        None, "Threads that decode images [default: one a core].", "--workers", "-j", ge=1, le=256
+        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
     )
     val_fraction: float = setting(0.1, "Share held out where there is no validation split.", gt=0, lt=1)
     test_fraction: float = setting(0.1, "Share held out of a source with no splits at all.", ge=0, lt=1)
@@ -46,11 +46,11 @@ class ModelConfig(Frozen):
 
     name: str | None = setting(None, "mlp, cnn or any torchvision classifier.", "--model", "-m")
     img_size: int | None = setting(
-        None, "Side of the square input in pixels [default: the model's].", "--img-size", ge=1, le=4096
+        None, "Side of the square input in pixels (default: the model's).", "--img-size", ge=1, le=4096
     )
     pretrained: bool | None = setting(
         None,
-        "Start from ImageNet weights [default: when they can be had].",
+        "Start from ImageNet weights (default: when they can be had).",
         "--pretrained/--no-pretrained",
     )
     weights: str | None = setting(
@@ -115,7 +115,7 @@ class EvalConfig(Frozen):
     """Evaluation"""
 
     data: str | None = setting(
-        None, "Other data to evaluate on [default: what it was trained on].", "--data", "-d"
+        None, "Other data to evaluate on (default: what it was trained on).", "--data", "-d"
     )
     data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
     split: Literal["auto", "train", "val", "test", "all"] = setting(
@@ -124,7 +124,7 @@ class EvalConfig(Frozen):
     batch_size: int = setting(256, "Samples at a time.", "--batch-size", "-b", ge=1)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
     workers: int | None = setting(
-        None, "Threads that decode images [default: one a core].", "--workers", "-j", ge=1, le=256
+        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
     )
     on_bad_sample: Literal["skip", "fail"] = setting(
         "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"

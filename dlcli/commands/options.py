@@ -18,7 +18,7 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 Artifact = Annotated[
     str | None,
-    typer.Argument(help="A model file, a run folder or a run's name [default: the newest run]."),
+    typer.Argument(help="A model file, a run folder or a run's name (default: the newest run)."),
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -124,7 +124,7 @@ def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]
         option = typer.Option(
             *flags,
             help=info.description,
-            show_default="[default:" not in (info.description or ""),
+            show_default="(default:" not in (info.description or ""),
             rich_help_panel=panels.get(key.split(".")[0]) or inspect.getdoc(config),
         )
         name = key.replace(".", "_")

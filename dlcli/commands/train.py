@@ -27,7 +27,7 @@ def command(
     settings: Settings[TrainConfig],
     *,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the run [default: model-data].")
+        str | None, typer.Option("--name", help="Name of the run (default: model-data).")
     ] = None,
     resume: Annotated[
         str | None,

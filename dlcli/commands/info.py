@@ -1,0 +1,118 @@
+"""`dlcli info`: the machine's health, or an artifact's card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dlcli.commands.options import Json, Quiet, RunsDir
+from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
+from dlcli.runs import DEFAULT_ROOT
+
+_Artifact = Annotated[
+    str | None,
+    typer.Argument(
+        help="A model file, a run folder or a run's name. Left out: this machine.",
+        show_default=False,
+    ),
+]
+_Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        metavar="DEVICE",
+        help="Leave with exit code 3 unless this device works: cpu, cuda, cuda:1, mps or xpu.",
+        show_default=False,
+    ),
+]
+_Timeout = Annotated[
+    float, typer.Option("--timeout", min=1, help="Seconds that trying the libraries may take.")
+]
+
+
+def command(
+    artifact: _Artifact = None,
+    require: _Require = None,
+    timeout: _Timeout = 120.0,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what this machine can do, or what a model file holds.
+
+    Without an argument: versions, hardware, and a real computation on every device. It works, and
+    says what is wrong, when torch or torchvision is broken.
+    """
+    if artifact is not None:
+        if require:
+            raise UsageError("--require asks about this machine, not about a model file")
+        _show_artifact(artifact, runs_dir, as_json=as_json)
+    else:
+        _show_machine(require or [], timeout, as_json=as_json, quiet=quiet)
+
+
+def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet: bool) -> None:
+    from dlcli.machine.report import DEVICE_KINDS, inspect_machine
+    from dlcli.ui import console, report
+    from dlcli.ui.machine import print_machine
+
+    for device in require:
+        if device.partition(":")[0] not in DEVICE_KINDS:
+            raise UsageError(f"--require {device}: no such device", hint=nearest(device, DEVICE_KINDS))
+    err = console.stderr()
+    if quiet or as_json or not console.on_terminal(err):
+        machine = inspect_machine(timeout_s=timeout_s)
+    else:
+        with err.status("trying torch, the devices and ONNX Runtime (some seconds)"):
+            machine = inspect_machine(timeout_s=timeout_s)
+    reasons = {device: machine.missing(device) for device in require}
+    required = [{"device": d, "ok": r is None, "reason": r} for d, r in reasons.items()]
+    result: dict[str, Any] = {"command": "info", **machine.to_dict(), "required": required}
+    if as_json:
+        report.print_json(result)
+    else:
+        print_machine(machine)
+    for device, reason in reasons.items():
+        if reason is not None:
+            raise BoundMissed(
+                f"--require {device}: {reason}",
+                hint="run dlcli info without --require to see every device",
+                report=result,
+            )
+    if not machine.usable:
+        first = machine.problems[0]
+        raise DlcliError(first.message, hint=first.hint)
+
+
+def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
+    from dlcli.files import sha256_file
+    from dlcli.formats.base import sniff_format
+    from dlcli.runs import find_artifact, run_of
+    from dlcli.ui.card import print_card
+    from dlcli.ui.report import print_json
+
+    path = find_artifact(artifact, runs_dir)
+    file_format = sniff_format(path)
+    card = file_format.read_card(path)
+    try:
+        size_bytes, sha256 = path.stat().st_size, sha256_file(path)
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    if not as_json:
+        print_card(card, path=str(path), format=file_format.name, size_bytes=size_bytes, sha256=sha256)
+        return
+    run = run_of(path)
+    print_json(
+        {
+            "command": "info",
+            "artifact": str(path),
+            "run": str(run.path) if run else None,
+            "format": file_format.name,
+            "size_bytes": size_bytes,
+            "sha256": sha256,
+            "metrics": card.metrics,
+            "card": card.model_dump(mode="json"),
+        }
+    )

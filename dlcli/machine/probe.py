@@ -1,0 +1,278 @@
+"""Import and really use torch, torchvision and ONNX Runtime, in a process that may hang or die.
+
+`dlcli.machine.child` starts this in a child process. Each step writes one JSON line when it starts
+and one when it ends, so that the parent knows what was learnt before a crash, and where it crashed::
+
+    {"step": "import torch", "state": "started"}
+    {"step": "import torch", "state": "done", "value": {...}}
+    {"step": "import torchvision", "state": "failed", "error": "OSError: ..."}
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import torch
+
+# Of the largest value of the reference. float32 stays near 1e-6; TF32, which cuDNN uses for
+# convolutions by default, near 1e-3; a wrong kernel is off by the size of the values themselves.
+TOLERANCE = 5e-3
+
+IMPORT_TORCH = "import torch"
+IMPORT_TORCHVISION = "import torchvision"
+FIND_DEVICES = "find devices"
+IMPORT_ONNXRUNTIME = "import onnxruntime"
+RUN_ONNX = "run an ONNX graph"
+
+
+def use_step(device: str) -> str:
+    """The name of the step that uses a device."""
+    return f"use {device}"
+
+
+class Steps:
+    """Runs steps one after the other and reports each on ``out``."""
+
+    def __init__(self, out: TextIO, skip: Collection[str] = ()) -> None:
+        self.out = out
+        self.skip = skip
+
+    def run(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """What ``work`` returned, or None when it failed or is to be skipped."""
+        if name in self.skip:
+            return None
+        self._say(step=name, state="started")
+        try:
+            value = work()
+        except Exception as exc:  # whatever a broken library raises is the finding, and is reported
+            self._say(step=name, state="failed", error=f"{type(exc).__name__}: {exc}")
+            return None
+        self._say(step=name, state="done", value=value)
+        return value
+
+    def _say(self, **record: Any) -> None:
+        self.out.write(json.dumps(record) + "\n")
+        self.out.flush()
+
+
+def main(part: str, skip: Collection[str]) -> None:
+    """Run the steps of one part, "torch" or "onnx"; the records go to the process's stdout."""
+    # Libraries print to stdout, some from C: keep the pipe for the records and send the rest to stderr.
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
+        os.dup2(2, 1)
+        warnings.simplefilter("ignore")
+        {"torch": probe_torch, "onnx": probe_onnx}[part](Steps(out, skip))
+
+
+def probe_torch(steps: Steps) -> None:
+    """torch, torchvision, then every device, the CPU before what needs a driver."""
+    if steps.run(IMPORT_TORCH, _import_torch) is None:
+        return
+    steps.run(IMPORT_TORCHVISION, _import_torchvision)
+    steps.run(use_step("cpu"), lambda: use_device("cpu"))
+    found = steps.run(FIND_DEVICES, _find_devices)
+    for device in found["devices"] if found else ():
+        steps.run(use_step(device), lambda device=device: use_device(device))  # type: ignore[misc]
+
+
+def probe_onnx(steps: Steps) -> None:
+    """ONNX Runtime, then one inference."""
+    if steps.run(IMPORT_ONNXRUNTIME, _import_onnxruntime) is not None:
+        steps.run(RUN_ONNX, run_onnx)
+
+
+def _import_torch() -> dict[str, Any]:
+    torch: Any = importlib.import_module("torch")
+    cudnn = torch.backends.cudnn
+    return {
+        "version": str(torch.__version__),
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "cudnn": cudnn.version() if torch.version.cuda and cudnn.is_available() else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+    }
+
+
+def _import_torchvision() -> dict[str, Any]:
+    import torch
+    import torchvision
+
+    # The Python half can import while the compiled half is missing; one operator tells.
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.5], [20.0, 20.0, 29.0, 29.0]])
+    kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+    if kept != [0, 2]:
+        raise RuntimeError(f"torchvision.ops.nms kept the boxes {kept} where [0, 2] is right")
+    return {"version": str(torchvision.__version__)}
+
+
+def _find_devices() -> dict[str, Any]:
+    """Accelerators that torch lists, and why there is no CUDA device where torch was built for CUDA."""
+    torch: Any = importlib.import_module("torch")
+    devices: list[str] = []
+    reason = None
+    if torch.cuda.is_available():
+        devices += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    elif torch.version.cuda or torch.version.hip:
+        try:
+            torch.cuda.init()
+            reason = "torch sees no device"
+        except (RuntimeError, AssertionError) as exc:
+            reason = str(exc).strip()
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    if torch.xpu.is_available():
+        devices += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
+    # Compiled kernels: a device outside this list has none ("no kernel image is available").
+    arch_list = torch.cuda.get_arch_list() if torch.cuda.is_available() else []
+    return {"devices": devices, "no_cuda": reason, "arch_list": arch_list}
+
+
+def use_device(device: str) -> dict[str, Any]:
+    """What the device is, and how a matrix product and a convolution with its gradients went there."""
+    facts = _describe(device)
+    return facts | {"operations": [_operation("matmul", device), _operation("conv2d", device)]}
+
+
+def _describe(device: str) -> dict[str, Any]:
+    import torch
+
+    kind = device.partition(":")[0]
+    keys = ("name", "capability", "driver", "total_bytes", "free_bytes")
+    facts: dict[str, Any] = dict.fromkeys(keys)
+    if kind == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        free, total = torch.cuda.mem_get_info(device)
+        facts |= {"name": torch.cuda.get_device_name(device), "capability": f"{major}.{minor}"}
+        facts |= {"total_bytes": total, "free_bytes": free}
+    elif kind == "xpu":
+        properties = torch.xpu.get_device_properties(device)
+        facts |= {"name": properties.name, "driver": properties.driver_version}
+        facts |= {"total_bytes": properties.total_memory}
+    elif kind == "mps":
+        total = torch.mps.recommended_max_memory()
+        used = torch.mps.driver_allocated_memory()
+        facts |= {"name": "Apple GPU", "total_bytes": total, "free_bytes": max(0, total - used)}
+    return facts
+
+
+def _operation(name: str, device: str) -> dict[str, Any]:
+    """Run an operation on ``device`` in float32 and compare it with float64 on the CPU."""
+    work = {"matmul": _matmul, "conv2d": _conv2d}[name]
+    report = {"name": name, "ok": False, "ms": None, "max_error": None, "reason": None}
+    try:
+        expected, _ = work("cpu", "float64")
+        got, _ = work(device, "float32")  # also loads the kernels, so that the time is of a warm run
+        times = [work(device, "float32")[1] for _ in range(3)]
+    except (RuntimeError, NotImplementedError, AssertionError) as exc:
+        return report | {"reason": f"{type(exc).__name__}: {' '.join(str(exc).split())}"}
+    errors = [_relative_error(g, e) for g, e in zip(got, expected, strict=True)]
+    error = max(math.inf if math.isnan(e) else e for e in errors)  # max() alone can lose a NaN
+    report |= {"ms": round(min(times) * 1e3, 3), "max_error": _plain(error)}
+    if error > TOLERANCE:
+        reason = f"the result is off by {error:.2g} of its size; {TOLERANCE:g} is allowed"
+        return report | {"reason": reason}
+    return report | {"ok": True}
+
+
+def _relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got.double() - expected).abs().max() / expected.abs().max())
+
+
+def _plain(error: float) -> float | None:
+    """Two digits are enough; JSON has no NaN and no infinity."""
+    return float(f"{error:.1e}") if math.isfinite(error) else None
+
+
+def _inputs(
+    shapes: list[tuple[int, ...]], device: str, dtype: str, grad: bool
+) -> tuple[torch.Tensor, ...]:
+    """Standard normal tensors, the same numbers for every device and dtype."""
+    import torch
+
+    generator = torch.Generator("cpu").manual_seed(0)
+    made = (torch.randn(shape, generator=generator) for shape in shapes)
+    return tuple(t.to(device, getattr(torch, dtype)).requires_grad_(grad) for t in made)
+
+
+def _matmul(device: str, dtype: str) -> tuple[list[torch.Tensor], float]:
+    """A (512, 512) product: results on the CPU, and seconds from the first kernel to the copy back."""
+    a, b = _inputs([(512, 512), (512, 512)], device, dtype, grad=False)
+    _wait(a)
+    t0 = time.perf_counter()
+    results = [(a @ b).cpu()]
+    return results, time.perf_counter() - t0
+
+
+def _conv2d(device: str, dtype: str) -> tuple[list[torch.Tensor], float]:
+    """A 3x3 convolution 16 to 32 channels on (8, 16, 32, 32), forward and backward, likewise."""
+    import torch
+
+    x, weight, upstream = _inputs(
+        [(8, 16, 32, 32), (32, 16, 3, 3), (8, 32, 32, 32)], device, dtype, grad=True
+    )
+    _wait(x)
+    t0 = time.perf_counter()
+    y = torch.nn.functional.conv2d(x, weight, padding=1)
+    grad_x, grad_weight = torch.autograd.grad(y, (x, weight), upstream.detach())
+    results = [t.detach().cpu() for t in (y, grad_x, grad_weight)]
+    return results, time.perf_counter() - t0
+
+
+def _wait(tensor: torch.Tensor) -> None:
+    """Finish what is queued on the tensor's device: a copy to the CPU has to wait for it."""
+    tensor.detach().flatten()[:1].cpu()
+
+
+def _import_onnxruntime() -> dict[str, Any]:
+    import onnxruntime
+
+    return {
+        "version": str(onnxruntime.__version__),
+        "providers": list(onnxruntime.get_available_providers()),
+    }
+
+
+def run_onnx() -> dict[str, Any]:
+    """Run relu(x @ w) through a graph made in memory. Raises: RuntimeError when the answer is wrong."""
+    import numpy as np
+    import onnxruntime
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 64), dtype=np.float32)
+    w = rng.standard_normal((64, 32), dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 32])],
+        [numpy_helper.from_array(w, "w")],
+    )
+    # Old on purpose: every ONNX Runtime that dlcli admits reads it, so a failure is the library's.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session.run(None, {"x": x})
+    t0 = time.perf_counter()
+    (got,) = session.run(None, {"x": x})
+    elapsed_s = time.perf_counter() - t0
+    expected = np.maximum(x.astype(np.float64) @ w, 0)
+    error = float(np.abs(got - expected).max() / np.abs(expected).max())
+    if not error <= TOLERANCE:  # written so that NaN fails
+        raise RuntimeError(f"the result is off by {error:.2g} of its size; {TOLERANCE:g} is allowed")
+    return {"ms": round(elapsed_s * 1e3, 3), "max_error": _plain(error)}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
