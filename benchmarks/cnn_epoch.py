@@ -96,9 +96,7 @@ def accuracy(data: str) -> None:
             train(plan, run, lambda event: None, state=None)
             model = open_artifact(run.best, device="cpu")
             test = eval_data(model.card, run.best, EvalConfig())
-            result = evaluate(
-                model.predict, test.reader, plan.task.class_names, split=test.split, batch_size=256
-            )
+            result = evaluate(model.predict, test.reader, plan.task.class_names, split=test.split)
         found.append(result.metrics["accuracy"])
         print(f"  seed {seed}: test accuracy {found[-1]:.4f}", flush=True)
     print(machine())

@@ -121,7 +121,9 @@ class EvalConfig(Frozen):
     split: Literal["auto", "train", "val", "test", "all"] = setting(
         "auto", "auto: test where there is one, else val.", "--split"
     )
-    batch_size: int = setting(256, "Samples at a time.", "--batch-size", "-b", ge=1)
+    batch_size: int | None = setting(
+        None, "Samples at a time (default: by image size).", "--batch-size", "-b", ge=1
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
     workers: int | None = setting(
         None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256

@@ -10,7 +10,7 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
 from dlcli.config import TrainConfig, dump_yaml, merge
 from dlcli.errors import Interrupted, UsageError
 from dlcli.files import write_text
-from dlcli.runs import DEFAULT_ROOT, find_run
+from dlcli.runs import DEFAULT_ROOT, RunFolder, find_run
 
 if TYPE_CHECKING:
     from dlcli.engine.training import TrainResult
@@ -101,6 +101,12 @@ def _say_finished(run: str, best: str, as_json: bool) -> None:
         stdout().print("to train on: dlcli train --resume " + run + " --epochs N", markup=False)
 
 
+def _resume_name(run: RunFolder) -> str:
+    """What finds the run again from here."""
+    root = run.path.parent
+    return run.name if root == DEFAULT_ROOT else f"{run.name} --runs-dir {root}"
+
+
 def _report(result: TrainResult, as_json: bool) -> None:
     from dlcli.ui import plots
     from dlcli.ui.report import print_json
@@ -111,7 +117,7 @@ def _report(result: TrainResult, as_json: bool) -> None:
         raise Interrupted(
             f"interrupted at step {progress.step}; the state is saved in {run.state}",
             signum=result.fit.signum,
-            hint=f"go on with: dlcli train --resume {run.name}",
+            hint=f"go on with: dlcli train --resume {_resume_name(run)}",
         )
     assert result.validation is not None  # it is missing only after a signal
     curves = plots.save_curves(run.plots / "curves.png", run.metrics)

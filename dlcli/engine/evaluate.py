@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.card import ImageInput
 from dlcli.data.base import Pixels
 from dlcli.data.reader import Reader
 from dlcli.engine.metrics import ClassificationCounts, EvalResult
@@ -22,7 +23,7 @@ def evaluate(
     class_names: Sequence[str],
     *,
     split: str,
-    batch_size: int,
+    batch_size: int | None = None,
     emit: Emit = ignore,
 ) -> EvalResult:
     """The metrics of ``predict`` over a split, each readable sample counted once.
@@ -32,7 +33,8 @@ def evaluate(
     """
     counts = ClassificationCounts(len(class_names))
     done = 0
-    for indices, pixels, kept in prefetch(_batches(reader, batch_size)):
+    size = batch_size or default_batch_size(reader.spec)
+    for indices, pixels, kept in prefetch(_batches(reader, size)):
         if len(kept):
             counts.update(predict(pixels), reader.samples.targets[kept])
         done += len(indices)
@@ -40,6 +42,11 @@ def evaluate(
     if not counts.samples:
         raise DlcliError(f"none of the {len(reader)} samples of the {split} split can be read")
     return counts.result(split, class_names, reader.bad)
+
+
+def default_batch_size(spec: ImageInput) -> int:
+    """As many samples as 64 photos of 224x224 have pixels, at most 256: memory, not results."""
+    return max(1, min(256, 64 * 224 * 224 // (spec.height * spec.width)))
 
 
 Batch = tuple[npt.NDArray[np.int64], Pixels, npt.NDArray[np.int64]]

@@ -33,8 +33,6 @@ from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs import RunFolder, create_run, started_now
 from dlcli.zoo.runtime import describe_device, place, predict_pixels, resolve_device
 
-_EVAL_BATCH = 256
-
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -116,9 +114,7 @@ def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None
     validation = None
     if result.signum is None:
         best = open_checkpoint(run.best, str(device))
-        validation = evaluate(
-            best.predict, readers["val"], plan.task.class_names, split="val", batch_size=_EVAL_BATCH
-        )
+        validation = evaluate(best.predict, readers["val"], plan.task.class_names, split="val")
     return TrainResult(run, result, validation, tuple(warnings), bad)
 
 
@@ -163,7 +159,6 @@ def make_job(
             readers["val"],
             plan.task.class_names,
             split="val",
-            batch_size=_EVAL_BATCH,
             emit=emit_unless_stopped,
         )
 

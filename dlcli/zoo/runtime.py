@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,9 +46,17 @@ def input_tensor(pixels: torch.Tensor, spec: ImageInput) -> torch.Tensor:
     convolutions on CPU and tensor cores read faster. The same formula in NumPy is
     `dlcli.data.decode.normalize`.
     """
-    mean = torch.tensor(spec.mean, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
-    std = torch.tensor(spec.std, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+    mean, std = _statistics(spec, pixels.device)
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _statistics(spec: ImageInput, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (C, 1, 1) on the device; made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        mean = torch.tensor(spec.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        std = torch.tensor(spec.std, dtype=torch.float32, device=device).view(-1, 1, 1)
+    return mean, std
 
 
 def predict_pixels(

@@ -111,16 +111,16 @@ def _read_pth(path: Path) -> StateDict:
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as exc:  # a parser of foreign bytes: damage shows as anything, IndexError to OSError
+    except (
+        Exception
+    ) as exc:  # a parser of foreign bytes: damage shows as anything, IndexError to OSError
         if isinstance(exc, pickle.UnpicklingError) and "GLOBAL" in str(exc):
             raise DlcliError(
                 f"{path} holds more than tensors, and loading that could run code",
                 hint="save its state dict: torch.save(model.state_dict(), FILE)",
             ) from exc
         first = str(exc).partition("\n")[0]
-        raise DlcliError(
-            f"{path} is damaged or no PyTorch file: {type(exc).__name__} {first}"
-        ) from exc
+        raise DlcliError(f"{path} is damaged or no PyTorch file: {type(exc).__name__} {first}") from exc
     for key in ("state_dict", "model_state_dict", "model", "model_state", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]

@@ -1,0 +1,66 @@
+"""The two streams, as rich consoles: results on stdout, progress and messages on stderr.
+
+Nothing is parsed in what is printed: markup, emoji codes and automatic highlighting are off, so that a
+class called ``[red]x[/]`` is printed as it is. Colours come from styles alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Where there is no terminal to ask: tables in files and pipes are not cut, and still fit a wide screen.
+PIPED_WIDTH = 140
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return _console(False, **_surroundings(sys.stdout.isatty()))
+
+
+def stderr() -> Console:
+    """The console for progress and messages; always the same one while a live view is open."""
+    return _console(True, **_surroundings(sys.stderr.isatty()))
+
+
+def on_terminal(console: Console) -> bool:
+    """Whether the console can redraw lines: a real terminal, and not one that calls itself dumb.
+
+    FORCE_COLOR asks for colours in a pipe; it does not make the pipe a screen.
+    """
+    return console.file.isatty() and not console.is_dumb_terminal
+
+
+def _surroundings(is_terminal: bool) -> dict[str, str | bool]:
+    env = os.environ.get
+    return {
+        "is_terminal": is_terminal,
+        "columns": env("COLUMNS", ""),
+        "no_color": bool(env("NO_COLOR")),
+        "hints": "\0".join(env(name, "") for name in ("FORCE_COLOR", "TERM", "COLORTERM")),
+    }
+
+
+@cache
+def _console(err: bool, *, is_terminal: bool, columns: str, no_color: bool, hints: str) -> Console:
+    """One console for each stream and surroundings; rich looks up ``sys.stdout`` at every print.
+
+    ``hints`` is only a part of the key: rich reads those variables itself.
+    """
+    from rich.console import Console
+
+    width = int(columns) if columns.isdigit() and int(columns) > 0 else None
+    return Console(
+        stderr=err,
+        width=width if is_terminal else width or PIPED_WIDTH,
+        # rich keeps bold and dim under NO_COLOR; here the variable means plain text.
+        color_system=None if no_color else "auto",
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )

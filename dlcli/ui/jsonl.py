@@ -1,0 +1,107 @@
+"""metrics.jsonl: one line of JSON an event, the memory of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from dlcli.errors import DlcliError
+from dlcli.events import EvalProgress, Event
+from dlcli.files import cannot_write, write_bytes
+from dlcli.ui.report import to_json
+
+
+class MetricsLog:
+    """A sink that appends every event but `EvalProgress`, flushed a line at a time.
+
+    The file is opened at the first event, so that `truncate_events` may run before. A power cut can
+    tear the last line; whoever reads the file leaves a torn line out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Write one line. Raises: DlcliError when the disk is full or the folder is read-only."""
+        if isinstance(event, EvalProgress):
+            return
+        try:
+            if self._file is None:
+                self._file = _open_at_line_start(self.path)
+            self._file.write(to_json(event.to_dict()).encode("ascii") + b"\n")
+            self._file.flush()
+        except OSError as exc:
+            raise cannot_write(self.path, exc) from exc
+
+    def close(self) -> None:
+        """Close the file; a later event opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a file, in order, each as `Event.to_dict` gave it; torn lines are left out.
+
+    A number that was NaN or infinite is None. Raises: DlcliError when the file cannot be read.
+    """
+    return [event for _, event in _lines(path)]
+
+
+def truncate_events(path: Path, step: int) -> None:
+    """Forget what happened after ``step``, as a run does that goes on from the state of that step.
+
+    Events with a step are kept up to ``step``; those without one are kept while they come before the
+    first event that is dropped. Kept lines stay byte for byte; the file is replaced as a whole.
+    A missing file stays missing. Raises: DlcliError when it cannot be read or written.
+    """
+    if not path.exists():
+        return
+    kept: list[bytes] = []
+    dropped = False
+    for line, event in _lines(path):
+        at = event.get("step")
+        if at <= step if isinstance(at, int) else not dropped:
+            kept.append(line)
+        else:
+            dropped = True
+    write_bytes(path, b"".join(line + b"\n" for line in kept))
+
+
+def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each line that is a whole JSON object, without its end, and what it says."""
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    found = []
+    for line in raw.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:  # torn: no JSON, or cut within a character
+            continue
+        if isinstance(event, dict):
+            found.append((line, event))
+    return found
+
+
+def _open_at_line_start(path: Path) -> BinaryIO:
+    """Open for appending; a torn last line is ended first, lest the next event be glued to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+b")
+    if file.seek(0, 2) > 0:
+        file.seek(-1, 2)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return file

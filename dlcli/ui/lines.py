@@ -1,0 +1,122 @@
+"""What a run's events say, as cells of a line: shared by the live view and the plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dlcli.events import EpochDone, RunFinished, RunStarted, StepDone
+from dlcli.ui import text
+
+GAP = "  "
+METRIC_WIDTH = 6  # 0.1234
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value of a line. A narrow screen drops the cell of the highest ``rank`` first.
+
+    ``name`` heads its column or stands before it; empty where the value speaks for itself.
+    """
+
+    name: str
+    text: str
+    width: int
+    rank: int
+
+
+def plan(event: RunStarted) -> list[tuple[str, str]]:
+    """The plan of a run as (word, sentence) rows."""
+    trainable = (
+        f", {text.count(event.trainable_params)} trainable"
+        if event.trainable_params != event.params
+        else ""
+    )
+    samples = ", ".join(f"{name} {text.count(n)}" for name, n in event.samples.items())
+    rows = [
+        ("model", f"{event.model}, {text.plural(event.params, 'parameter')}{trainable}"),
+        ("data", event.data),
+        ("samples", f"{samples}; {text.plural(event.num_classes, 'class')}"),
+        ("input", " x ".join(str(n) for n in event.input_shape)),
+        (
+            "steps",
+            f"{text.plural(event.epochs, 'epoch')} x {text.count(event.steps_per_epoch)}"
+            f" = {text.count(event.total_steps)}, batch {text.count(event.batch_size)}",
+        ),
+        ("optimizer", f"{event.optimizer}, {event.scheduler}, lr {event.lr:g}"),
+        ("best by", f"val {event.monitor}"),
+        ("device", f"{event.device}, amp {event.amp}"),
+    ]
+    if event.resumed_step:
+        rows.append(
+            (
+                "resumed",
+                f"after step {text.count(event.resumed_step)} of {text.count(event.total_steps)}",
+            )
+        )
+    return [(word, text.sentence(said)) for word, said in rows]
+
+
+def epoch_cells(event: EpochDone) -> list[Cell]:
+    """A finished epoch; `improved` is told by a last cell that says ``best``."""
+    cells = [
+        _part("epoch", event.epoch, event.epochs, rank=0),
+        _metric("loss", event.loss, rank=4),
+        _metric("acc", event.accuracy, rank=4),
+    ]
+    ranks = {"loss": 2, "accuracy": 1, "f1_macro": 9, "top5_accuracy": 10}
+    wanted = ["loss", "accuracy", "f1_macro", "top5_accuracy", "balanced_accuracy"]
+    for name in sorted(event.val, key=lambda n: wanted.index(n) if n in wanted else len(wanted)):
+        rank = 0 if name == event.monitor else ranks.get(name, 11)
+        cells.append(_metric(f"val_{text.SHORT_NAMES.get(name, name)}", event.val[name], rank=rank))
+    cells += [
+        Cell("lr", f"{event.lr:.2e}", 8, rank=7),
+        Cell("images/s", text.rate(event.images_per_s), 5, rank=8),
+        Cell("time", text.duration(event.epoch_s), 5, rank=5),
+        Cell("", "best" if event.improved else "", 4, rank=3),
+    ]
+    return cells
+
+
+def step_cells(event: StepDone) -> list[Cell]:
+    """A moment within an epoch."""
+    cells = [
+        _part("step", event.step, event.total_steps, rank=0),
+        _part("epoch", event.epoch, event.epochs, rank=3),
+        _metric("loss", event.loss, rank=1),
+        _metric("acc", event.accuracy, rank=1),
+        Cell("lr", f"{event.lr:.2e}", 8, rank=5),
+        Cell("images/s", text.rate(event.images_per_s), 5, rank=4),
+        Cell("left", text.duration(event.eta_s), 5, rank=2),
+    ]
+    if event.memory_mib is not None:
+        cells.append(Cell("memory", text.memory(event.memory_mib), 8, rank=6))
+    return cells
+
+
+def finished(event: RunFinished) -> str:
+    """One sentence on a run's end."""
+    early = "stopped early" if event.stopped_early else "done"
+    return text.sentence(
+        f"{early}: {text.plural(event.epochs_done, 'epoch')}, {text.plural(event.step, 'step')}"
+        f" in {text.duration(event.elapsed_s)}; best val {event.monitor} {text.figure(event.best)}"
+        f" in epoch {event.best_epoch}"
+    )
+
+
+def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[Cell]:
+    """The cells that a line of ``width`` holds, gaps counted; the least important ones go first."""
+    kept = list(cells)
+    while len(kept) > 1 and sum(map(cost, kept)) + len(GAP) * (len(kept) - 1) > width:
+        last = max(range(len(kept)), key=lambda i: (kept[i].rank, i))
+        del kept[last]
+    return kept
+
+
+def _part(name: str, number: int, total: int, *, rank: int) -> Cell:
+    digits = len(str(total))
+    return Cell(name, f"{number}/{total}", 2 * digits + 1, rank)
+
+
+def _metric(name: str, value: float, *, rank: int) -> Cell:
+    return Cell(name, text.figure(value), METRIC_WIDTH, rank)

@@ -1,0 +1,90 @@
+"""Progress for files and pipes: aligned lines that begin with a word to grep for, never redrawn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dlcli.events import EpochDone, EvalProgress, Event, RunFinished, RunStarted, StepDone, Warned
+from dlcli.ui import text
+from dlcli.ui.console import on_terminal
+from dlcli.ui.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EVERY_S = 15.0
+
+
+def warn(console: Console, event: Warned) -> None:
+    """Print a warning: wrapped between words on a screen, elsewhere one line that tools find whole."""
+    line = f"warning: {text.sentence(event.message)}"
+    console.print(line, style="yellow", soft_wrap=not on_terminal(console))
+
+
+class WarningsOnly:
+    """The sink of ``--quiet`` and ``--json``."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            warn(self._console, event)
+
+
+class PlainLines:
+    """One line an epoch, and one every ``every_s`` seconds within a long epoch or evaluation."""
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._every_s = every_s
+        self._clock = clock
+        self._printed_at = clock()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Warned):
+            warn(self._console, event)
+        elif isinstance(event, RunStarted):
+            self._plan(event)
+        elif isinstance(event, StepDone):
+            if self._due():
+                self._cells(step_cells(event))
+        elif isinstance(event, EvalProgress):
+            if self._due():
+                self._print(
+                    f"eval {text.printable(event.split)}  {event.done}/{event.total} samples", None
+                )
+        elif isinstance(event, EpochDone):
+            self._cells(epoch_cells(event), style="bold" if event.improved else None)
+        elif isinstance(event, RunFinished):
+            self._print(finished(event), None)
+
+    def _due(self) -> bool:
+        return self._clock() - self._printed_at >= self._every_s
+
+    def _plan(self, event: RunStarted) -> None:
+        self._print(f"{'run':<10}{text.printable(event.run)}", "bold")
+        for word, said in plan(event):
+            self._print(f"{word:<10}{said}", None)
+
+    def _cells(self, cells: Sequence[Cell], style: str | None = None) -> None:
+        # The room is the width of a terminal or of COLUMNS; a pipe has PIPED_WIDTH.
+        kept = fit(cells, self._console.width, lambda cell: len(_named(cell)))
+        self._print(GAP.join(_named(cell) for cell in kept).rstrip(), style)
+
+    def _print(self, line: str, style: str | None) -> None:
+        self._console.print(line, style=style, soft_wrap=True)
+        self._printed_at = self._clock()
+
+
+def _named(cell: Cell) -> str:
+    value = cell.text.rjust(cell.width)
+    return f"{cell.name} {value}" if cell.name else value

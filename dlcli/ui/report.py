@@ -1,0 +1,40 @@
+"""Results for programs: one JSON object on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = 1
+
+
+def print_json(obj: Mapping[str, Any]) -> None:
+    """Print ``obj`` as one line of JSON, ``schema`` first; NaN and infinities become null."""
+    sys.stdout.write(to_json({"schema": SCHEMA, **obj}) + "\n")
+    sys.stdout.flush()
+
+
+def to_json(obj: Mapping[str, Any]) -> str:
+    """One line of strict JSON in ASCII, so that no locale and no odd file name can break it."""
+    return json.dumps(finite(obj), allow_nan=False, default=_path)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with None for every number that JSON cannot hold, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _path(value: object) -> str:
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    raise TypeError(f"{type(value).__name__} has no JSON form")
