@@ -134,6 +134,39 @@ class EvalConfig(Frozen):
     offline: bool = setting(False, "Never try the network.", "--offline")
 
 
+class ExportConfig(Frozen):
+    """Export"""
+
+    opset: int = setting(20, "ONNX operator set.", "--opset", ge=18, le=23)
+    samples: int = setting(
+        256, "Validation samples that the written file is compared on.", "--samples", ge=1
+    )
+    tolerance: float = setting(
+        1e-3, "Largest difference of a logit, as a share of the largest logit.", "--tolerance", gt=0
+    )
+    agreement: float = setting(
+        0.99, "Share of samples that must get the same class.", "--agreement", ge=0, le=1
+    )
+    max_drop: float = setting(0.005, "Largest loss of accuracy.", "--max-drop", ge=0)
+    workers: int | None = setting(
+        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
+    )
+    offline: bool = setting(False, "Never try the network.", "--offline")
+
+
+class PredictConfig(Frozen):
+    """Prediction"""
+
+    top_k: int = setting(3, "How many classes are named for each input.", "--top-k", "-k", ge=1)
+    batch_size: int | None = setting(
+        None, "Samples at a time (default: by image size).", "--batch-size", "-b", ge=1
+    )
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
+    workers: int | None = setting(
+        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
+    )
+
+
 def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Dotted key to pydantic field of every setting, groups opened."""
     found: dict[str, Any] = {}

@@ -34,7 +34,7 @@ def evaluate(
     counts = ClassificationCounts(len(class_names))
     done = 0
     size = batch_size or default_batch_size(reader.spec)
-    for indices, pixels, kept in prefetch(_batches(reader, size)):
+    for indices, pixels, kept in prefetch(index_batches(reader, size)):
         if len(kept):
             counts.update(predict(pixels), reader.samples.targets[kept])
         done += len(indices)
@@ -52,7 +52,8 @@ def default_batch_size(spec: ImageInput) -> int:
 Batch = tuple[npt.NDArray[np.int64], Pixels, npt.NDArray[np.int64]]
 
 
-def _batches(reader: Reader, batch_size: int) -> Iterator[Batch]:
+def index_batches(reader: Reader, batch_size: int) -> Iterator[Batch]:
+    """(indices, pixels of the readable ones, which those are), in order."""
     for start in range(0, len(reader), batch_size):
         indices = np.arange(start, min(start + batch_size, len(reader)), dtype=np.int64)
         yield indices, *reader.read(indices)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.card import Card
+from dlcli.config import ExportConfig
 from dlcli.data.base import Pixels
 from dlcli.errors import DlcliError
 from dlcli.registry import Registry
@@ -43,7 +44,8 @@ class Format:
     """A file format: ``sniff`` looks at the first bytes, ``read_card`` and ``open`` at the file.
 
     ``read_card`` imports no torch where the container allows it. ``open(path, device)`` takes a
-    device name ("auto", "cpu", "cuda", ...).
+    device name ("auto", "cpu", "cuda", ...). ``write(source, path, config)`` exports an artifact that
+    has a module; formats without it are only read.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Format:
     sniff: Callable[[bytes], bool]
     read_card: Callable[[Path], Card]
     open: Callable[[Path, str], Artifact]
+    write: Callable[[Artifact, Path, ExportConfig], None] | None = None
 
 
 FORMATS: Registry[Format] = Registry("format", "dlcli.formats")

@@ -42,7 +42,7 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
     print_sections([Section("evaluation", rows), Section("metrics", scores)])
     _print_classes(result)
     confusions = [
-        Row("", f"{true} -> {guess} {text.count(n)} ({100 * n / total:.1f}%)")
+        Row("", f"{true} -> {guess}  {text.count(n)} ({100 * n / total:.1f}%)")
         for n, total, true, guess in _confusions(result)
     ]
     bad = [
