@@ -234,15 +234,15 @@ def test_ctrl_c_ends_with_130_and_the_resume_command(here: Path) -> None:
 
     argv = [sys.executable, "-m", "dlcli", "train", "--model", "cnn", "--data", "digits",
             "--epochs", "1000", "--device", "cpu"]  # fmt: skip
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=here)
-    assert process.stderr is not None
     seen = []
-    for line in process.stderr:
-        seen.append(line)
-        if line.startswith("epoch "):
-            process.send_signal(signal.SIGINT)
-            break
-    rest = process.stderr.read()
-    assert process.wait() == 130
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=here) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            seen.append(line)
+            if line.startswith("epoch "):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 130
     assert "hint: go on with: dlcli train --resume cnn-digits" in rest
     assert "Traceback" not in rest

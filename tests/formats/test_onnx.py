@@ -1,0 +1,238 @@
+"""ONNX files: same answers at any batch, a card inside, and no trust in what comes from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from dlcli.card import Card, ImageInput, ModelSpec, TaskSpec
+from dlcli.config import ExportConfig
+from dlcli.engine import shipping
+from dlcli.engine.parity import Parity
+from dlcli.errors import DlcliError, UsageError
+from dlcli.formats.base import Artifact, open_artifact, read_card, sniff_format
+from dlcli.formats.checkpoint import save_model
+from dlcli.formats.onnx import OnnxArtifact, open_onnx, write_onnx
+from dlcli.zoo.base import build_model
+
+TASK = TaskSpec(
+    input=ImageInput(
+        channels=3, height=9, width=9, resize_size=9, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+    ),
+    class_names=("a", "b", "c", "d"),
+)
+CARD = Card(model=ModelSpec(name="cnn", args={"widths": [4, 8], "hidden": 8}), task=TASK)
+
+
+@dataclass
+class Files:
+    model: Path
+    onnx: Path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """A model and its export, made once: the exporter takes seconds."""
+    folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
+    save_model(folder / "best.safetensors", build_model(CARD.model, TASK), CARD)
+    result = shipping.export(
+        folder / "best.safetensors",
+        folder / "best.onnx",
+        shipping.writer("onnx"),
+        ExportConfig(samples=20),
+        verify=True,
+    )
+    assert result.ok
+    assert result.parity is not None
+    assert result.parity.data == "random"  # the card names no data
+    assert "NOT VERIFIED ON DATA" in result.parity.note
+    return Files(folder / "best.safetensors", result.output)
+
+
+def pixels(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, 9, 9, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 33])
+def test_any_batch_gives_the_models_answers(files: Files, n: int) -> None:
+    eager, exported = open_artifact(files.model, device="cpu"), open_artifact(files.onnx, device="cpu")
+    x = pixels(n)
+    assert np.allclose(eager.predict(x), exported.predict(x), atol=1e-5)
+
+
+def test_the_file_describes_itself(files: Files) -> None:
+    assert sniff_format(files.onnx).name == "onnx"
+    assert read_card(files.onnx) == read_card(files.model)
+    model = onnx.load(files.onnx)
+    assert [i.name for i in model.graph.input] == ["input"]
+    assert [o.name for o in model.graph.output] == ["logits"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert model.opset_import[0].version == ExportConfig().opset
+    assert not list(files.onnx.parent.glob("*.data"))
+
+
+def test_it_cannot_be_trained_or_exported_again(files: Files, tmp_path: Path) -> None:
+    with pytest.raises(DlcliError, match="no trainable model"):
+        write_onnx(open_artifact(files.onnx, device="cpu"), tmp_path / "x.onnx", ExportConfig())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_files_are_refused(files: Files, tmp_path: Path, share: float) -> None:
+    path = tmp_path / "x.onnx"
+    data = files.onnx.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(DlcliError):
+        open_artifact(path, device="cpu")
+
+
+def foreign(path: Path, **external: str) -> None:
+    """A valid ONNX file of somebody else's, its tensor inside or in another file."""
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    if external:
+        tensor.ClearField("float_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in external.items():
+            tensor.external_data.add(key=key, value=value)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["input", "w"], ["logits"])],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, 1])],
+        [tensor],
+    )
+    model = helper.make_model(graph)
+    if external:
+        model.metadata_props.add(key="dlcli.card", value=CARD.to_json())
+    path.write_bytes(model.SerializeToString())
+
+
+def test_a_file_without_a_card_says_so(tmp_path: Path) -> None:
+    foreign(tmp_path / "x.onnx")
+    with pytest.raises(DlcliError, match="without a dlcli card"):
+        read_card(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("../secret", "outside"), ("/etc/passwd", "outside"), ("gone.data", "not beside it")],
+)
+def test_tensors_from_other_folders_are_refused(tmp_path: Path, location: str, message: str) -> None:
+    foreign(tmp_path / "x.onnx", location=location)
+    with pytest.raises(DlcliError, match=message):
+        open_onnx(tmp_path / "x.onnx", "cpu")
+
+
+def test_a_device_that_is_not_there_is_named(files: Files) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(DlcliError, match="no CUDA provider"):
+        open_artifact(files.onnx, device="cuda")
+
+
+def wrong(answers: Any) -> Any:
+    """An `open` whose artifact's logits are changed by ``answers``."""
+
+    class Wrong(OnnxArtifact):
+        def predict(self, pixels: Any) -> Any:
+            return answers(super().predict(pixels))
+
+    def opened(path: Path, device: str) -> Artifact:
+        right = open_onnx(path, device)
+        return Wrong(path, right.card, right.session)
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (lambda y: y + 0.5, "logits differ by 0.5"),
+        (lambda y: y[:, ::-1], "get the same class"),
+        (lambda y: y * float("nan"), "logits differ by inf"),
+    ],
+)
+def test_a_wrong_file_is_caught_and_named_failed(
+    files: Files, tmp_path: Path, answers: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    target = tmp_path / "best.onnx"
+    target.write_bytes(b"an older good one")
+    entry = replace(
+        shipping.writer("onnx"),
+        open=wrong(answers),
+        write=lambda source, path, config: path.write_bytes(files.onnx.read_bytes()),
+    )
+    result = shipping.export(files.model, target, entry, ExportConfig(samples=20), verify=True)
+    assert not result.ok
+    assert isinstance(result.parity, Parity)
+    assert message in " ".join(result.parity.missed)
+    assert result.output.name == "best.onnx.failed"
+    assert target.read_bytes() == b"an older good one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.onnx.failed"]
+
+
+def test_formats_that_are_only_read_are_no_export_formats() -> None:
+    with pytest.raises(UsageError, match="safetensors is not an export format") as caught:
+        shipping.writer("safetensors")
+    assert "onnx" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="unknown format 'onx'"):
+        shipping.writer("onx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 19, 20, 21, 22, 23])
+@pytest.mark.parametrize("name", ["cnn", "mlp", "resnet18"])
+def test_every_offered_opset_works(tmp_path: Path, name: str, opset: int) -> None:
+    side = 32
+    image = TASK.input.model_copy(update={"height": side, "width": side, "resize_size": side})
+    task = TASK.model_copy(update={"input": image})
+    card = Card(model=ModelSpec(name=name), task=task)
+    save_model(tmp_path / "m.safetensors", build_model(card.model, task), card)
+    result = shipping.export(
+        tmp_path / "m.safetensors",
+        tmp_path / "m.onnx",
+        shipping.writer("onnx"),
+        ExportConfig(samples=8, opset=opset),
+        verify=True,
+    )
+    assert result.ok, result.parity
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3",
+     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "resnet18",
+     "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn",
+     "vit_b_32"],
+)  # fmt: skip
+def test_every_family_exports(tmp_path: Path, name: str) -> None:
+    from dlcli.zoo.base import find_model
+
+    entry = find_model(name)
+    side = max(entry.min_size, 64)
+    side = -(-side // entry.size_multiple) * entry.size_multiple
+    image = TASK.input.model_copy(update={"height": side, "width": side, "resize_size": side})
+    task = TASK.model_copy(update={"input": image})
+    card = Card(model=ModelSpec(name=name), task=task)
+    torch.manual_seed(0)
+    save_model(tmp_path / "m.safetensors", build_model(card.model, task).eval(), card)
+    result = shipping.export(
+        tmp_path / "m.safetensors",
+        tmp_path / "m.onnx",
+        shipping.writer("onnx"),
+        ExportConfig(samples=8),
+        verify=True,
+    )
+    assert result.ok, result.parity

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import fake_run
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlcli.engine.metrics import ClassificationCounts, EvalResult
+from dlcli.errors import DlcliError
+from dlcli.events import Event
+from dlcli.ui.jsonl import MetricsLog
+from dlcli.ui.plots import save_confusion, save_curves
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def near(picture: np.ndarray, color: str) -> int:
+    """How many pixels have about this colour."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.abs(picture - wanted).max(axis=2) < 12).sum())
+
+
+def log(path: Path, events: list[Event]) -> Path:
+    with MetricsLog(path) as sink:
+        for event in events:
+            sink(event)
+    return path
+
+
+def diagonal(names: list[str], count: int = 5) -> EvalResult:
+    counts = ClassificationCounts(len(names))
+    targets = np.repeat(np.arange(len(names)), count)
+    counts.update(np.eye(len(names), dtype=np.float32)[targets], targets)
+    return counts.result("val", names)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_curves_show_every_line(tmp_path: Path, epochs: int) -> None:
+    events: list[Event] = [fake_run.step_done(i) for i in range(1, 4 * epochs + 1)]
+    events += [fake_run.epoch_done(epoch, improved=epoch == 1) for epoch in range(1, epochs + 1)]
+    path = tmp_path / "plots" / "curves.png"
+    assert save_curves(path, log(tmp_path / "metrics.jsonl", events)) == path
+    picture = pixels(path)
+    assert picture.shape[1] > 2 * picture.shape[0]
+    for color in ("#0072B2", "#D55E00", "#009E73"):  # train, val, learning rate
+        assert near(picture, color) > 100
+    assert [p.name for p in path.parent.iterdir()] == ["curves.png"]
+
+
+def test_curves_bear_losses_that_are_no_numbers(tmp_path: Path) -> None:
+    bad = replace(fake_run.epoch_done(1), loss=float("nan"), val={"loss": float("inf"), "accuracy": 0.1})
+    metrics = log(tmp_path / "metrics.jsonl", [bad, fake_run.epoch_done(2), fake_run.epoch_done(3)])
+    assert near(pixels(save_curves(tmp_path / "curves.png", metrics)), "#0072B2") > 100
+
+
+def test_curves_take_a_repeated_epoch_once(tmp_path: Path) -> None:
+    first = replace(fake_run.epoch_done(2), loss=90.0)
+    events: list[Event] = [fake_run.epoch_done(1), first, fake_run.epoch_done(2)]
+    twice = save_curves(tmp_path / "a.png", log(tmp_path / "a.jsonl", events))
+    once = save_curves(tmp_path / "b.png", log(tmp_path / "b.jsonl", [events[0], events[2]]))
+    assert np.array_equal(pixels(twice), pixels(once))
+
+
+def test_no_epoch_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    metrics = log(tmp_path / "metrics.jsonl", [fake_run.STARTED])
+    with pytest.raises(DlcliError, match="no finished epoch"):
+        save_curves(tmp_path / "curves.png", metrics)
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 21, 60])
+def test_confusion_shows_a_dark_diagonal(tmp_path: Path, classes: int) -> None:
+    path = tmp_path / "confusion.png"
+    assert save_confusion(path, diagonal([f"class {i}" for i in range(classes)])) == path
+    picture = pixels(path)
+    # The darkest blue fills one cell in each row: 1/classes of the matrix, and the bar's end.
+    share = near(picture, "#08306B") / near(picture, "#F7FBFF")
+    assert 0.5 / classes < share < 3 / classes
+    assert max(picture.shape) < 3000
+
+
+def test_confusion_bears_odd_names_and_empty_classes(tmp_path: Path) -> None:
+    counts = ClassificationCounts(4)
+    counts.update(np.eye(4, dtype=np.float32)[[0, 1]], np.array([0, 1]))
+    names = ["$x^{$ of $y$", "two\nlines \udcff", "\u732b", "long " * 60]
+    picture = pixels(save_confusion(tmp_path / "c.png", counts.result("test", names)))
+    assert near(picture, "#E8E8E8") > 1000  # rows without samples are grey
+    assert max(picture.shape) < 1500
+
+
+def test_confusion_of_nothing_is_drawn(tmp_path: Path) -> None:
+    empty = ClassificationCounts(3).result("all", ["a", "b", "c"])
+    assert near(pixels(save_confusion(tmp_path / "c.png", empty)), "#E8E8E8") > 1000
+
+
+def test_plots_leave_pyplot_and_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib
+
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
+    before = matplotlib.rcParams.copy()
+    save_confusion(tmp_path / "c.png", diagonal(["a", "b"]))
+    save_curves(tmp_path / "d.png", log(tmp_path / "metrics.jsonl", [fake_run.epoch_done(1)]))
+    assert matplotlib.rcParams.copy() == before
