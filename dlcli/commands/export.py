@@ -51,15 +51,14 @@ def command(
         raise UsageError(f"--output names one file, but {len(names)} formats were asked for")
     path = find_artifact(artifact, runs_dir)
 
-    from dlcli.engine.shipping import export, writer
+    from dlcli.engine.shipping import check_target, export, writer
     from dlcli.ui.report import print_json
 
     entries = [writer(name) for name in names]
     results = []
     for entry in entries:
         target = output or path.with_suffix(entry.suffix)
-        if target.resolve() == path.resolve():
-            raise UsageError(f"--output {target} is the model itself", hint="choose another name")
+        check_target(path, target, entry)
         with _waiting(f"writing and checking {target}", quiet or json_output):
             results.append(export(path, target, entry, config, verify=verify))
     if json_output:

@@ -35,6 +35,10 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")
     ] = None,
+    artifact: Annotated[
+        str | None,
+        typer.Option("--artifact", "-a", help="The model to use; then every argument is an input."),
+    ] = None,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -45,7 +49,9 @@ def command(
     """
     config = settings.resolve()
     chosen = _output_format(output_format, output, json_output)
-    artifact, arguments = _split_arguments(inputs, runs_dir)
+    arguments = inputs
+    if artifact is None:
+        artifact, arguments = _split_arguments(inputs, runs_dir)
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.data.base import Samples
@@ -115,11 +121,13 @@ def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[str | None, lis
 
 
 def _is_artifact(text: str, runs_dir: Path) -> bool:
-    """Whether it is a model file (by its content), a run folder, or a run's name and no path here."""
-    path = Path(text)
-    if path.is_file():
-        from dlcli.formats.base import sniff_format
+    """Whether it is a model file (by content or name), a run folder, or a run's name and no path."""
+    from dlcli.formats.base import FORMATS, sniff_format
 
+    path = Path(text)
+    if path.suffix in {entry.suffix for _, entry in FORMATS.entries()}:
+        return True  # damaged or missing, it is still meant: another model must not answer for it
+    if path.is_file():
         try:
             sniff_format(path)
         except DlcliError:
@@ -127,7 +135,7 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
         return True
     if path.exists():
         return RunFolder(path).record.is_file()
-    return RunFolder(runs_dir / text).record.is_file()
+    return text == "last" or RunFolder(runs_dir / text).record.is_file()
 
 
 def _output_format(asked: OutputFormat | None, output: Path | None, as_json: bool) -> str:

@@ -108,7 +108,7 @@ def _resume_name(run: RunFolder) -> str:
 
 
 def _report(result: TrainResult, as_json: bool) -> None:
-    from dlcli.ui import plots
+    from dlcli.ui.plots import save_confusion, save_curves
     from dlcli.ui.report import print_json
     from dlcli.ui.tables import print_key_values
 
@@ -120,8 +120,8 @@ def _report(result: TrainResult, as_json: bool) -> None:
             hint=f"go on with: dlcli train --resume {_resume_name(run)}",
         )
     assert result.validation is not None  # it is missing only after a signal
-    curves = plots.save_curves(run.plots / "curves.png", run.metrics)
-    confusion = plots.save_confusion(run.plots / "confusion.png", result.validation)
+    curves = save_curves(run.plots / "curves.png", run.metrics)
+    confusion = save_confusion(run.plots / "confusion.png", result.validation)
     metrics = result.validation.metrics
     if as_json:
         print_json(

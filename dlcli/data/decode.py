@@ -9,6 +9,7 @@ antialiased resize cuts and scales. Of an animation it is the first frame. Files
 from __future__ import annotations
 
 import functools
+import stat
 import struct
 import warnings
 import zlib
@@ -114,6 +115,8 @@ def _open(path: Path, spec: ImageInput) -> Image.Image:
     """The decoded image, upright, in mode "L" or "RGB"."""
     _set_warnings()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise BadSample("it is no regular file")
         with path.open("rb") as file:
             if not file.read(1):
                 raise BadSample("the file is empty (0 bytes)")

@@ -98,8 +98,13 @@ def compare(
 
 
 def _logits(artifact: Artifact, pixels: Pixels, batch_size: int) -> Logits:
-    parts = [artifact.predict(pixels[i : i + batch_size]) for i in range(0, len(pixels), batch_size)]
-    return np.concatenate(parts)
+    parts = []
+    for start in range(0, len(pixels), batch_size):
+        batch = pixels[start : start + batch_size]
+        if len(pixels) < batch_size:  # too few samples for one batch: they are repeated to fill it
+            batch = np.resize(batch, (batch_size, *batch.shape[1:]))
+        parts.append(artifact.predict(batch))
+    return np.concatenate(parts)[: len(pixels)]
 
 
 def _metrics(logits: Logits, targets: Labels | None) -> dict[str, float]:

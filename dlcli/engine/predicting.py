@@ -39,10 +39,12 @@ class Prediction:
 def find_inputs(arguments: Sequence[str]) -> list[str]:
     """The files that the arguments name, in order: files, folders (their images, at any depth), globs.
 
-    A name that does not exist is kept, so that it can be reported like an unreadable file. Raises:
-    DlcliError when a folder or a pattern holds no image.
+    A name that does not exist, and a folder or pattern without images beside others that have some,
+    is kept, so that it is reported like an unreadable file. Raises: DlcliError when there is no
+    image at all, or a folder cannot be listed.
     """
     found: list[str] = []
+    empty: list[str] = []
     for argument in arguments:
         if os.path.isdir(argument):
             new = _images_below(argument)
@@ -52,8 +54,10 @@ def find_inputs(arguments: Sequence[str]) -> list[str]:
             matches = sorted(glob.iglob(os.path.expanduser(argument), recursive=True))
             new = [path for path in matches if os.path.isfile(path) and is_image(path)]
         if not new:
-            raise DlcliError(f"{argument} holds no images", hint="give files, folders or globs")
-        found += new
+            empty.append(argument)
+        found += new or [argument]
+    if len(empty) == len(arguments):
+        raise DlcliError(f"{', '.join(empty[:5])} holds no images", hint="give files, folders or globs")
     return found
 
 
@@ -83,7 +87,16 @@ def predict(
             if index in tops:
                 yield Prediction(file, top=tops[index])
             else:
-                yield Prediction(file, error=reader.bad.get(file, "it cannot be read"))
+                yield Prediction(file, error=_reason(file, reader.bad.get(file)))
+
+
+def _reason(file: str, found: str | None) -> str:
+    """Why there is no prediction; for what is no file, what it is."""
+    if os.path.isdir(file):
+        return "the folder holds no images"
+    if glob.has_magic(file) and not os.path.lexists(file):
+        return "no image matches the pattern"
+    return found or "it cannot be read"
 
 
 def _rank(logits: Logits, class_names: Sequence[str], top_k: int) -> list[tuple[tuple[str, float], ...]]:
@@ -96,11 +109,16 @@ def _rank(logits: Logits, class_names: Sequence[str], top_k: int) -> list[tuple[
     ]
 
 
+def _cannot_list(exc: OSError) -> None:
+    # os.walk would leave the folder out and say nothing.
+    raise DlcliError(f"cannot list {exc.filename}: {exc.strerror}") from exc
+
+
 def _images_below(folder: str) -> list[str]:
     """Images at any depth, sorted; hidden names and linked folders are passed over."""
     found = []
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for here, folders, files in os.walk(folder, onerror=_cannot_list):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
         found += [
             os.path.join(here, name)
             for name in sorted(files)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,8 @@ from dlcli.config import EvalConfig, ExportConfig
 from dlcli.engine.evaldata import EvalData, eval_data
 from dlcli.engine.parity import Parity, compare, random_samples, real_samples
 from dlcli.errors import DlcliError, UsageError
-from dlcli.files import atomic_file, fsync_path
-from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact
+from dlcli.files import TMP_PREFIX, cannot_write, fsync_path
+from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact, sniff_format
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,26 @@ def writer(name: str) -> Format:
     return found
 
 
+def check_target(source: Path, target: Path, entry: Format) -> None:
+    """Refuse to write over anything but an older file of the same format. Raises: UsageError."""
+    if target.is_dir():
+        raise UsageError(
+            f"--output {target} is a folder", hint=f"--output {target / ('best' + entry.suffix)}"
+        )
+    if not target.exists():
+        return
+    if target.resolve() == source.resolve():
+        raise UsageError(f"--output {target} is the model itself", hint="choose another name")
+    try:
+        same = sniff_format(target).name == entry.name
+    except DlcliError:
+        same = False
+    if not same:
+        raise UsageError(
+            f"--output {target} exists and is no {entry.name} file", hint="choose another name"
+        )
+
+
 def export(
     source: Path, target: Path, entry: Format, config: ExportConfig, *, verify: bool
 ) -> ExportResult:
@@ -60,20 +83,15 @@ def export(
     """
     assert entry.write is not None  # `writer` has seen to it
     artifact = open_artifact(source, device="cpu")
-    candidate = target.with_name(target.name + ".unverified")
-    with atomic_file(candidate) as tmp:
-        entry.write(artifact, tmp, config)
     parity = None
-    if verify:
-        try:
-            parity = check(artifact, entry.open(candidate, "cpu"), config)
-        except BaseException:
-            candidate.unlink()
-            raise
-    good = parity is None or parity.ok
-    output = target if good else target.with_name(target.name + ".failed")
-    os.replace(candidate, output)
-    fsync_path(output.parent)
+    with _folder_beside(target) as folder:
+        staged = folder / target.name
+        entry.write(artifact, staged, config)
+        if verify:
+            parity = check(artifact, entry.open(staged, "cpu"), config)
+        good = parity is None or parity.ok
+        output = target if good else target.with_name(target.name + ".failed")
+        _publish(staged, output)
     return ExportResult(
         source=source,
         output=output,
@@ -82,6 +100,31 @@ def export(
         output_bytes=output.stat().st_size,
         parity=parity,
     )
+
+
+@contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder on the target's file system, gone afterwards: a format may write two files."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=target.parent) as folder:
+            yield Path(folder)
+    except OSError as exc:
+        raise cannot_write(target, exc) from exc
+
+
+def _publish(staged: Path, output: Path) -> None:
+    """Give the file its name, after those it refers to (tensors beyond 2 GB) have theirs.
+
+    A failed file goes alone: tensors of its own would replace those of an older good one.
+    """
+    beside = [path for path in staged.parent.iterdir() if path != staged]
+    for path in beside if output.name == staged.name else []:
+        fsync_path(path)
+        os.replace(path, output.with_name(path.name))
+    fsync_path(staged)
+    os.replace(staged, output)
+    fsync_path(output.parent)
 
 
 def check(before: Artifact, after: Artifact, config: ExportConfig) -> Parity:

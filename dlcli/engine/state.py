@@ -21,6 +21,7 @@ from torch import nn
 from dlcli.errors import DlcliError
 from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors
+from dlcli.zoo.runtime import load_tensors
 
 STATE_SCHEMA = 1
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -61,7 +62,7 @@ class TrainingState:
     ) -> None:
         """Put weights, optimizer, scaler and every random generator back. Raises: DlcliError."""
         try:
-            module.load_state_dict(_below(self.tensors, "model/"))
+            load_tensors(module, _below(self.tensors, "model/"))
             optimizer.load_state_dict(self._optimizer_state(optimizer))
         except (RuntimeError, ValueError, KeyError, IndexError) as exc:
             raise DlcliError(f"{self.path} does not belong to this model: {exc}") from exc

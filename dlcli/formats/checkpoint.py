@@ -135,13 +135,13 @@ class Checkpoint(Artifact):
 def open_checkpoint(path: Path, device: str) -> Checkpoint:
     """Build the card's model and load its tensors. Raises: DlcliError when they do not fit."""
     from dlcli.zoo.base import build_model
-    from dlcli.zoo.runtime import place, resolve_device
+    from dlcli.zoo.runtime import load_tensors, place, resolve_device
 
     card = card_of(path)
     module = build_model(card.model, card.task)
     tensors, _ = read_tensors(path)
     try:
-        module.load_state_dict(tensors)
+        load_tensors(module, tensors)
     except RuntimeError as exc:
         raise DlcliError(f"{path}: its tensors do not fit its card: {exc}") from exc
     where = resolve_device(device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
 from dlcli.data.base import Pixels
 from dlcli.data.decode import normalize
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, Format, Logits
 
 if TYPE_CHECKING:
@@ -70,16 +71,30 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
                 verbose=False,
             )
             assert program is not None  # None only without the dynamo exporter
+            _forget_origins(program.model)
             program.model.metadata_props[CARD_KEY] = source.card.to_json()
             program.model.metadata_props["dlcli.version"] = __version__
             program.save(str(path), external_data=large)
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as exc:
+            onnx.checker.check_model(str(path), full_check=True)
+    except (
+        torch.onnx.errors.OnnxExporterError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        RuntimeError,
+    ) as exc:
         first = str(exc).strip().partition("\n")[0]
         raise DlcliError(
             f"torch cannot export {source.card.model.name} to ONNX opset {config.opset}: {first}",
             hint="try another --opset; --debug shows the exporter's whole report",
         ) from exc
-    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _forget_origins(model: Any) -> None:
+    """Drop the exporter's notes on each node: stack traces with the paths of this machine."""
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
 
 
 def read_card(path: Path) -> Card:
@@ -94,12 +109,12 @@ def open_onnx(path: Path, device: str) -> OnnxArtifact:
     model = _load(path)
     card = _card_of(model, path)
     _refuse_foreign_tensors(model, path)
+    _check_shapes(model, card, path)
+    providers = _providers(device)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; warnings about unused initializers help nobody
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=_providers(device)
-        )
+        session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as exc:  # its errors share no base class but this
         first = str(exc).strip().partition("\n")[0]
         raise DlcliError(f"ONNX Runtime cannot load {path}: {first}") from exc
@@ -133,6 +148,32 @@ def _card_of(model: ModelProto, path: Path) -> Card:
     )
 
 
+def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
+    """The graph must take and give what the card says, for any batch."""
+    task = card.task
+    wanted = [(task.input.shape, model.graph.input), ((task.num_classes,), model.graph.output)]
+    for shape, values in wanted:
+        found = [_dims(value) for value in values]
+        fits = (
+            len(found) == 1
+            and len(found[0]) == len(shape) + 1
+            and found[0][0] is None
+            and all(a in (None, b) for a, b in zip(found[0][1:], shape, strict=True))
+        )
+        if not fits:
+            raise DlcliError(
+                f"{path}: its graph has the shapes {found} where its card says (batch, "
+                f"{', '.join(map(str, shape))})",
+                hint="another program may have changed it; export it again",
+            )
+
+
+def _dims(value: Any) -> tuple[int | None, ...]:
+    """A graph input's or output's dimensions, None for those that vary."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+
+
 def _refuse_foreign_tensors(model: ModelProto, path: Path) -> None:
     """Tensors kept outside the file must lie in its own folder."""
     from onnx.external_data_helper import uses_external_data
@@ -151,15 +192,22 @@ def _refuse_foreign_tensors(model: ModelProto, path: Path) -> None:
 def _providers(device: str) -> list[Any]:
     import onnxruntime
 
-    kind, _, index = device.partition(":")
+    match = re.fullmatch(r"(auto|cpu|cuda|xpu|mps)(?::(\d+))?", device)
+    if match is None:
+        raise UsageError(f"--device {device!r} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps")
+    kind, index = match[1], match[2]
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     if kind == "cuda" and not cuda:
         raise DlcliError(
             f"--device {device}: this ONNX Runtime has no CUDA provider",
             hint="python -m pip install onnxruntime-gpu, or --device cpu",
         )
+    if kind in ("xpu", "mps"):
+        raise DlcliError(f"--device {device}: ONNX files run on cpu or cuda", hint="--device cpu")
     if cuda and kind in ("auto", "cuda"):
-        return [("CUDAExecutionProvider", {"device_id": int(index or 0)}), "CPUExecutionProvider"]
+        # TF32, its default, would move logits by 1e-3 from the model's.
+        settings = {"device_id": int(index or 0), "use_tf32": 0}
+        return [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
 
@@ -184,6 +232,8 @@ def _quietly() -> Any:
 def _sniff(head: bytes) -> bool:
     """A ModelProto starts with ir_version (field 1, a small number) and then another of its fields."""
     if len(head) < 3 or head[0] != 0x08 or not 3 <= head[1] <= 32:
+        return False
+    if head[5:9] == b"\0\0\0{":  # a safetensors header of 0x12..08 bytes looks alike up to here
         return False
     field, wire = head[2] >> 3, head[2] & 7
     return (field, wire) in {(2, 2), (3, 2), (4, 2), (5, 0), (6, 2), (7, 2), (8, 2), (14, 2)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,17 @@ Row = Mapping[str, Any]
 @contextmanager
 def destination(path: Path | None) -> Iterator[IO[str]]:
     """stdout, or a file that appears when the block has ended well."""
+    # A file's name may hold bytes that are no UTF-8; they are written as they are.
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")
         yield sys.stdout
         sys.stdout.flush()
         return
-    with atomic_file(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_file(path) as tmp,
+        tmp.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         yield file
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -37,6 +39,16 @@ def resolve_device(name: str) -> torch.device:
 def place(module: nn.Module, device: torch.device) -> nn.Module:
     """The module on the device, its convolution kernels in the layout of `input_tensor`."""
     return module.to(device).to(memory_format=torch.channels_last)
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
+    """``load_state_dict`` with the version marks that some modules ask for (torchvision's MNASNet).
+
+    They are no tensors, so no file of tensors holds them. Raises: RuntimeError as torch does.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    module.load_state_dict(state, strict=strict)
 
 
 def input_tensor(pixels: torch.Tensor, spec: ImageInput) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from dlcli.errors import DlcliError
 from dlcli.network import require
 from dlcli.zoo.base import ModelEntry, Weights
+from dlcli.zoo.runtime import load_tensors
 
 StateDict = dict[str, torch.Tensor]
 
@@ -78,7 +79,7 @@ def load_matching(module: nn.Module, state: StateDict, *, source: object) -> Loa
             f"{source} does not fit: only {len(taken)} of the model's {len(own)} tensors are in it",
             hint="is it a file of another model? --model must be the one it was made with",
         )
-    module.load_state_dict(taken, strict=False)
+    load_tensors(module, taken, strict=False)
     return Loaded(
         taken=tuple(taken),
         fresh=tuple(k for k in own if k not in taken),

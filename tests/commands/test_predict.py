@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,53 @@ def test_memory_is_bounded_by_the_batch(here: Path) -> None:
     tracemalloc.stop()
     found.close()  # type: ignore[attr-defined]
     assert after - before < 1_000_000
+
+
+@pytest.mark.parametrize("model", ["gone.onnx", "empty.onnx", "runs/r/bets.safetensors"])
+def test_no_other_model_answers_for_one_that_is_missing_or_damaged(
+    here: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    (here / "empty.onnx").touch()
+    assert main(["predict", model, "photos/red/0.jpg"]) == 1
+    result = capsys.readouterr()
+    assert result.out == ""
+    assert f"error: {model}" in result.err
+
+
+def test_the_model_can_be_an_option(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["-a", "r", "photos/red"], ["last", "photos/red"]):
+        assert len(json.loads(out_of(capsys, *args, "--json"))["predictions"]) == 6
+
+
+def test_an_empty_folder_does_not_stop_the_others(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "empty").mkdir()
+    assert main(["predict", "empty", "nothing/*.jpg", "photos/red", "--json"]) == 1
+    result = capsys.readouterr()
+    out = json.loads(result.out)
+    assert len(out["predictions"]) == 6
+    assert [f["file"] for f in out["failed"]] == ["empty", "nothing/*.jpg"]
+    assert "the folder holds no images" in result.err
+    assert "no image matches the pattern" in result.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are bytes on POSIX only")
+def test_names_that_are_no_utf8_survive(here: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    name = os.fsdecode(b"b\xff.jpg")
+    try:
+        (here / name).write_bytes((here / "photos/red/0.jpg").read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert main(["predict", name, "--output", "o.csv"]) == 0
+    assert (here / "o.csv").read_bytes().splitlines()[1].startswith(b"b\xff.jpg,")
+    assert main(["predict", name, "-f", "csv"]) == 0
+    assert b"b\xff.jpg," in capsysbinary.readouterr().out
+    assert main(["predict", name]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_not_waited_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(here / "pipe.jpg")
+    assert main(["predict", "pipe.jpg"]) == 1
+    assert "no regular file" in capsys.readouterr().err

@@ -236,3 +236,84 @@ def test_every_family_exports(tmp_path: Path, name: str) -> None:
         verify=True,
     )
     assert result.ok, result.parity
+
+
+def export_again(files: Files, target: Path) -> shipping.ExportResult:
+    return shipping.export(
+        files.model, target, shipping.writer("onnx"), ExportConfig(samples=3), verify=True
+    )
+
+
+def test_the_file_does_not_name_the_machine_it_was_made_on(files: Files) -> None:
+    content = files.onnx.read_bytes()
+    for trace in (b"stack_trace", b"site-packages", b".py", str(Path.home()).encode() + b"/"):
+        assert trace not in content, trace
+
+
+def test_tensors_too_large_for_the_file_lie_beside_it_under_its_name(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlcli.formats.onnx._PROTOBUF_LIMIT", 0)
+    result = export_again(files, tmp_path / "best.onnx")
+    assert result.ok
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.onnx.data"]
+    x = pixels(3)
+    eager = open_artifact(files.model, device="cpu")
+    assert np.allclose(eager.predict(x), open_artifact(result.output).predict(x), atol=1e-5)
+
+
+def test_nothing_but_an_older_export_is_written_over(files: Files, tmp_path: Path) -> None:
+    entry = shipping.writer("onnx")
+    other = tmp_path / "another-run.safetensors"
+    other.write_bytes(files.model.read_bytes())
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
+    for target, message in [
+        (files.model, "the model itself"),
+        (tmp_path, "is a folder"),
+        (other, "exists and is no onnx file"),
+        (tmp_path / "photo.jpg", "exists and is no onnx file"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            shipping.check_target(files.model, target, entry)
+    shipping.check_target(files.model, files.onnx, entry)
+    shipping.check_target(files.model, tmp_path / "new.onnx", entry)
+
+
+def test_every_batch_of_the_comparison_has_its_size(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: set[int] = set()
+    monkeypatch.setattr(
+        OnnxArtifact,
+        "predict",
+        lambda self, x: sizes.add(len(x)) or np.zeros((len(x), 4), np.float32),
+    )
+    artifact = open_artifact(files.onnx, device="cpu")
+    config = ExportConfig()
+    shipping.compare(artifact, artifact, pixels(3), None, config, data="val", note="")
+    assert {1, 7} <= sizes
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("banana", "none of auto"), ("cuda:x", "none of auto"), ("mps", "cpu or cuda")],
+)
+def test_a_device_that_onnx_cannot_use_is_refused(files: Files, device: str, message: str) -> None:
+    with pytest.raises(DlcliError, match=f"^--device '?{device}'?: |{message}"):
+        open_artifact(files.onnx, device=device)
+
+
+def test_a_graph_that_its_card_does_not_fit_is_refused(files: Files, tmp_path: Path) -> None:
+    model = onnx.load(files.onnx)
+    fewer = TASK.model_copy(update={"class_names": ("a", "b")})
+    for entry in model.metadata_props:
+        if entry.key == "dlcli.card":
+            entry.value = CARD.model_copy(update={"task": fewer}).to_json()
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(DlcliError, match="where its card says"):
+        open_artifact(tmp_path / "x.onnx", device="cpu")
+
+
+def test_a_safetensors_header_is_not_taken_for_onnx() -> None:
+    entry = shipping.writer("onnx")
+    assert not entry.sniff((0x12_0A08).to_bytes(8, "little") + b'{"a":{"dtype":"F32"')
