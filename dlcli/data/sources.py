@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,8 @@ def _find(config: DataConfig, read: Callable[[Path], Found]) -> DataSource:
         )
     path = path.absolute()
     found = _recognised(path) or read(path)
-    name = found.kind or path.resolve().name or "data"
+    # What the user called it: a link keeps its own name.
+    name = found.kind or Path(os.path.abspath(path)).name or "data"
     return _source(found, name=name, origin=str(path), data_dir=None)
 
 
