@@ -95,6 +95,9 @@ class DataRecord(Frozen):
 class Card(Frozen):
     """The self-description of an artifact."""
 
+    # A loss may be infinite; as null it could not be read back.
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
     schema_version: int = CARD_SCHEMA
     model: ModelSpec
     task: TaskSpec

@@ -100,6 +100,11 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         return _report(exc.message, exc.hint, exc.exit_code)
+    except OSError as exc:
+        if debug or exc.filename is None:
+            raise
+        # What the system refuses is no defect: a name too long, a file without permission.
+        return _report(f"{exc.filename}: {exc.strerror}", None, 1)
     except Exception as exc:
         if hasattr(exc, "format_message") and hasattr(exc, "exit_code"):  # a usage error of typer's
             return _usage(exc)

@@ -204,7 +204,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"cannot read --config {path}: {exc}") from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: a date such as 2026-13-45
         raise UsageError(f"--config {path} is no YAML: {' '.join(str(exc).split())}") from exc
     if loaded is None:
         return {}
@@ -220,7 +220,7 @@ def parse_set(item: str) -> dict[str, Any]:
         raise UsageError(f"--set {item!r} is not of the form key=value", hint="--set optim.lr=3e-4")
     try:
         return nested(key.strip(), yaml.safe_load(text) if text else "")
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError) as exc:
         raise UsageError(f"--set {item!r}: the value is no YAML") from exc
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,14 +60,21 @@ class RunFolder:
         write_json(self.record, values)
 
     def read_record(self) -> dict[str, Any]:
-        """What `write_record` wrote. Raises: DlcliError."""
-        record: dict[str, Any] = read_json(self.record)
+        """What `write_record` wrote. Raises: DlcliError when it is damaged."""
+        record = read_json(self.record)
+        if not isinstance(record, dict):
+            raise DlcliError(f"{self.record} is no record of a run: it holds no mapping")
         return record
 
 
 def started_now() -> dict[str, Any]:
     """The part of run.json that says how and when the run was started."""
-    return {"argv": sys.argv, "cwd": os.getcwd(), "started_at": datetime.now(UTC).isoformat()}
+    # Names of files need not be UTF-8, but JSON is.
+    argv, cwd = (
+        [x.encode("utf-8", "backslashreplace").decode() for x in said]
+        for said in (sys.argv, [os.getcwd()])
+    )
+    return {"argv": argv, "cwd": cwd[0], "started_at": datetime.now(UTC).isoformat()}
 
 
 def create_run(root: Path, name: str) -> RunFolder:
@@ -93,13 +101,16 @@ def create_run(root: Path, name: str) -> RunFolder:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """The runs below ``root``, oldest first."""
+    """The runs below ``root``, oldest first; one whose record is damaged counts as the oldest."""
     found: list[tuple[str, RunFolder]] = []
     if root.is_dir():
         for path in root.iterdir():
             run = RunFolder(path)
             if run.record.is_file():
-                found.append((str(run.read_record().get("started_at", "")), run))
+                started_at = ""
+                with suppress(DlcliError):
+                    started_at = str(run.read_record().get("started_at", ""))
+                found.append((started_at, run))
     return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
 
 

@@ -8,7 +8,7 @@ import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, takes_config
 from dlcli.config import EvalConfig
-from dlcli.errors import BoundMissed, UsageError, nearest
+from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs import DEFAULT_ROOT, find_artifact, run_of
 
 
@@ -60,8 +60,12 @@ def command(
             batch_size=config.batch_size,
             emit=emit,
         )
-    run = run_of(path)
-    plot = None if run is None else save_confusion(run.plots / "confusion.png", result)
+        run, plot = run_of(path), None
+        if run is not None:
+            try:
+                plot = save_confusion(run.plots / "confusion.png", result)
+            except DlcliError as exc:  # a run that may only be read can still be measured
+                emit(Warned(f"no plot: {exc.message}"))
     missed = [_missed(bound, result.metrics) for bound in bounds]
     if json_output:
         print_json(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
 from dlcli.config import TrainConfig, dump_yaml, merge
-from dlcli.errors import Interrupted, UsageError
+from dlcli.errors import DlcliError, Interrupted, UsageError
 from dlcli.files import write_text
-from dlcli.runs import DEFAULT_ROOT, RunFolder, find_run
+from dlcli.runs import DEFAULT_ROOT, RunFolder, find_run, newest_run
 
 if TYPE_CHECKING:
     from dlcli.engine.training import TrainResult
+    from dlcli.events import Emit
 
 # What a resumed run may be told: nothing here changes what was learned so far.
 _MAY_CHANGE = {
@@ -45,15 +49,17 @@ def command(
     if resume is not None:
         if name is not None:
             raise UsageError("--name is for new runs; --resume already names one")
+        settings.resolve()
         _check_changes(settings.said)
         run = find_run(resume, runs_dir)
-        if _finished(run.read_record(), settings.said):
-            _say_finished(run.name, str(run.best), json_output)
+        record = run.read_record()
+        if _finished(record, settings.said):
+            _say_finished(run, record, json_output)
             return
 
     from dlcli.engine.plan import make_plan, read_plan
     from dlcli.engine.state import load_newest
-    from dlcli.engine.training import new_run, train
+    from dlcli.engine.training import check_settings, new_run, train
     from dlcli.events import Tee, Warned
     from dlcli.ui.jsonl import MetricsLog, truncate_events
     from dlcli.ui.sinks import progress_sink
@@ -68,11 +74,13 @@ def command(
             for message in damaged:
                 show(Warned(message))
             plan = read_plan(run, changes=settings.said, fresh=state is None)
+            check_settings(plan)
             write_text(run.config, dump_yaml(plan.config))  # what changed holds from here on
             truncate_events(run.metrics, 0 if state is None else state.progress.step)
         with MetricsLog(run.metrics) as log:
             result = train(plan, run, Tee((show, log)), state=state)
-    _report(result, json_output)
+        plots = _draw(result, show)
+    _report(result, plots, json_output)
 
 
 def _check_changes(said: dict[str, Any]) -> None:
@@ -86,19 +94,27 @@ def _check_changes(said: dict[str, Any]) -> None:
 
 
 def _finished(record: dict[str, Any], said: dict[str, Any]) -> bool:
-    more = merge({"fit": {}}, said)["fit"].get("epochs")
+    more = merge({"fit": {}}, said)["fit"].get(_what_adds_epochs(record))
     return record.get("status") == "finished" and more is None
 
 
-def _say_finished(run: str, best: str, as_json: bool) -> None:
+def _what_adds_epochs(record: dict[str, Any]) -> str:
+    """The setting that lets a finished run train on: more epochs do not undo an early stop."""
+    return "patience" if record.get("stopped_early") else "epochs"
+
+
+def _say_finished(run: RunFolder, record: dict[str, Any], as_json: bool) -> None:
     from dlcli.ui.console import stdout
     from dlcli.ui.report import print_json
 
     if as_json:
-        print_json({"command": "train", "run": run, "artifact": best, "status": "finished"})
+        artifact = str(run.best)
+        print_json({"command": "train", "run": run.name, "artifact": artifact, "status": "finished"})
     else:
-        stdout().print(f"run {run} is finished: {best}", markup=False)
-        stdout().print("to train on: dlcli train --resume " + run + " --epochs N", markup=False)
+        early = "stopped early" if record.get("stopped_early") else "is finished"
+        option = f"--{_what_adds_epochs(record)} N"
+        stdout().print(f"run {run.name} {early}: {run.best}", markup=False)
+        stdout().print(f"to train on: dlcli train --resume {_resume_name(run)} {option}", markup=False)
 
 
 def _resume_name(run: RunFolder) -> str:
@@ -107,8 +123,34 @@ def _resume_name(run: RunFolder) -> str:
     return run.name if root == DEFAULT_ROOT else f"{run.name} --runs-dir {root}"
 
 
-def _report(result: TrainResult, as_json: bool) -> None:
+def _draw(result: TrainResult, emit: Emit) -> list[Path]:
+    """The plots of a run that was not interrupted; one that fails costs a warning, not the result."""
+    from dlcli.events import Warned
     from dlcli.ui.plots import save_confusion, save_curves
+
+    if result.validation is None:
+        return []
+    run, validation = result.run, result.validation
+    drawn = []
+    for draw in (
+        partial(save_curves, run.plots / "curves.png", run.metrics),
+        partial(save_confusion, run.plots / "confusion.png", validation),
+    ):
+        try:
+            drawn.append(draw())
+        except DlcliError as exc:
+            emit(Warned(f"no plot: {exc.message}"))
+    return drawn
+
+
+def _next(run: RunFolder) -> str:
+    """The commands that follow, which name the run unless it is the one they take by themselves."""
+    root = run.path.parent
+    which = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {run.path}"
+    return f"dlcli eval{which}   dlcli predict{which} FILE   dlcli export{which} --onnx"
+
+
+def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
     from dlcli.ui.report import print_json
     from dlcli.ui.tables import print_key_values
 
@@ -120,8 +162,6 @@ def _report(result: TrainResult, as_json: bool) -> None:
             hint=f"go on with: dlcli train --resume {_resume_name(run)}",
         )
     assert result.validation is not None  # it is missing only after a signal
-    curves = save_curves(run.plots / "curves.png", run.metrics)
-    confusion = save_confusion(run.plots / "confusion.png", result.validation)
     metrics = result.validation.metrics
     if as_json:
         print_json(
@@ -138,7 +178,7 @@ def _report(result: TrainResult, as_json: bool) -> None:
                 "metrics": {"val": metrics},
                 "bad_samples": result.bad_samples,
                 "warnings": list(result.warnings),
-                "plots": [str(curves), str(confusion)],
+                "plots": [str(plot) for plot in plots],
             }
         )
         return
@@ -148,7 +188,7 @@ def _report(result: TrainResult, as_json: bool) -> None:
         ("val accuracy", f"{metrics['accuracy']:.4f} on {result.validation.samples:,} samples"),
         ("val loss", f"{metrics['loss']:.4f}"),
         ("model", str(run.best)),
-        ("plots", f"{run.plots}/curves.png, confusion.png"),
-        ("next", "dlcli eval   dlcli predict FILE   dlcli export --onnx"),
+        ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
+        ("next", _next(run)),
     ]
     print_key_values(f"run {run.name}", rows)

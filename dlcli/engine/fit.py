@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from dlcli.card import ImageInput
 from dlcli.config import FitConfig, OptimConfig
+from dlcli.engine.clock import Clock, means
 from dlcli.engine.interrupt import StopGuard, StopRequested
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.metrics import DIRECTIONS, EvalResult
@@ -22,34 +20,8 @@ from dlcli.engine.precision import Precision
 from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.events import CheckpointSaved, Emit, EpochDone, RunFinished, StepDone
-from dlcli.zoo.runtime import input_tensor, memory_mib
-
-
-@dataclass(frozen=True)
-class CheckpointEvery:
-    """How often the state is saved: after so many steps, minutes, epochs; None is never."""
-
-    steps: int | None = None
-    minutes: float | None = None
-    epochs: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> CheckpointEvery:
-        """ "200", "5min", "1ep", or several with commas. Raises: UsageError."""
-        found: dict[str, Any] = {}
-        for part in text.split(","):
-            match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|ep)?", part.strip())
-            if match is None or float(match[1]) <= 0 or (match[2] != "min" and "." in match[1]):
-                raise UsageError(
-                    f"--checkpoint-every {text!r}: {part.strip()!r} is not N, Nmin or Nep",
-                    hint="200 is steps, 5min minutes, 1ep epochs; join them with commas",
-                )
-            if match[2] == "min":
-                found["minutes"] = float(match[1])
-            else:
-                found["epochs" if match[2] else "steps"] = int(match[1])
-        return cls(**found)
+from dlcli.events import Emit, EpochDone, RunFinished
+from dlcli.zoo.runtime import input_tensor
 
 
 @dataclass(frozen=True)
@@ -87,9 +59,10 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     """Train from ``progress`` to the last epoch, an early stop or a signal.
 
     ``progress`` is changed in place. After a signal the state is saved and the result says so.
-    Raises: DlcliError when the loss is no finite number; the states saved before stay.
+    Raises: DlcliError when the loss is no finite number, no sample can be read or memory runs out;
+    the states saved before stay.
     """
-    clock = _Clock(job, progress)
+    clock = Clock(job, progress)
     with StopGuard() as guard:
         try:
             while not progress.finished:
@@ -99,6 +72,11 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
             clock.read(progress)
             clock.save(progress)
             return FitResult(progress, guard.signum)
+        except (torch.OutOfMemoryError, MemoryError) as exc:
+            raise DlcliError(
+                f"{job.precision.device} is out of memory at step {progress.step}",
+                hint="use a smaller --batch-size or --img-size, or a smaller model",
+            ) from exc
     job.emit(
         RunFinished(
             run=job.run,
@@ -114,7 +92,7 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     return FitResult(progress)
 
 
-def _train_epoch(job: FitJob, progress: Progress, clock: _Clock, guard: StopGuard) -> None:
+def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) -> None:
     """The steps of the current epoch from its current batch on."""
     set_train_mode(job.module)
     sums = _EpochSums(progress, job.precision.device)
@@ -122,19 +100,21 @@ def _train_epoch(job: FitJob, progress: Progress, clock: _Clock, guard: StopGuar
     for pixels, targets in job.batches.epoch(progress.epoch, start=progress.batch):
         lr = job.optim.lr * lr_factor(progress.step, job.total_steps, job.optim)
         set_lr(job.optimizer, lr)
-        if len(targets):
+        if job.batches.usable(progress.batch, len(targets)):
             sums.add(*train_step(job, pixels, targets), len(targets))
         progress.step += 1
         progress.batch += 1
         due_log, due_save = clock.due(progress)
         last = progress.batch == len(job.batches)
-        if due_log or due_save or last or guard.signum is not None:
+        stop = guard.signum is not None  # asked once: what is saved below must have been read
+        if due_log or due_save or last or stop:
             sums.store(progress)
             clock.read(progress)
             job.emit(clock.step_event(progress, lr))
             if not math.isfinite(progress.loss_sum):
                 raise _not_finite(job, progress)
-        guard.check()
+        if stop:
+            raise StopRequested
         if due_save and not last:  # after the last step validation comes first
             clock.save(progress)
 
@@ -176,9 +156,13 @@ def set_train_mode(module: nn.Module) -> None:
             sub.eval()
 
 
-def _end_epoch(job: FitJob, progress: Progress, clock: _Clock, guard: StopGuard) -> None:
+def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) -> None:
     """Validate, keep the best, decide on stopping, save the state."""
-    train_loss, train_accuracy = _means(progress)
+    if not progress.seen:
+        reader = job.batches.reader
+        first = next((f"; {name}: {reason}" for name, reason in reader.bad.items()), "")
+        raise DlcliError(f"none of the {len(reader)} samples of the train split can be used{first}")
+    train_loss, train_accuracy = means(progress)
     epoch_s, images_per_s = clock.epoch_figures(progress)
     job.module.eval()
     result = job.validate(guard.check)
@@ -224,8 +208,11 @@ def monitored(result: EvalResult, name: str) -> float:
 
 
 def is_better(value: float, best: float | None, name: str) -> bool:
-    """Whether ``value`` beats ``best`` in the metric's own direction; the first value always does."""
-    return best is None or (value - best) * DIRECTIONS[name] > 0
+    """Whether ``value`` beats ``best`` in the metric's own direction.
+
+    The first value always does, and nothing is worse than NaN.
+    """
+    return best is None or math.isnan(best) > math.isnan(value) or (value - best) * DIRECTIONS[name] > 0
 
 
 class _EpochSums:
@@ -245,75 +232,6 @@ class _EpochSums:
     def store(self, progress: Progress) -> None:
         progress.loss_sum = float(self.loss)
         progress.hits, progress.seen = int(self.hits), self.seen
-
-
-class _Clock:
-    """When to log and to save, and how fast it goes. Times are seconds."""
-
-    def __init__(self, job: FitJob, progress: Progress) -> None:
-        self.job = job
-        self.every = CheckpointEvery.parse(job.config.checkpoint_every)
-        self.t0 = time.perf_counter() - progress.elapsed_s
-        self.first_step, self.start_elapsed = progress.step, progress.elapsed_s
-        self.last_log = self.last_save = time.perf_counter()
-        self.save_owed = False
-
-    def start_epoch(self, progress: Progress) -> None:
-        self.epoch_t0, self.epoch_seen = time.perf_counter(), progress.seen
-
-    def read(self, progress: Progress) -> None:
-        progress.elapsed_s = time.perf_counter() - self.t0
-
-    def due(self, progress: Progress) -> tuple[bool, bool]:
-        """Whether to log and whether to save after this step."""
-        now, every = time.perf_counter(), self.every
-        self.save_owed |= every.steps is not None and progress.step % every.steps == 0
-        self.save_owed |= every.minutes is not None and now - self.last_save >= every.minutes * 60
-        log = now - self.last_log >= self.job.config.log_every
-        if log:
-            self.last_log = now
-        return log, self.save_owed
-
-    def epoch_save_due(self, progress: Progress) -> bool:
-        """Whether to save after this epoch's validation."""
-        epochs = self.every.epochs
-        return self.save_owed or (epochs is not None and progress.epoch % epochs == 0)
-
-    def save(self, progress: Progress) -> None:
-        path = self.job.save_state(replace(progress))
-        self.last_save, self.save_owed = time.perf_counter(), False
-        self.job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
-
-    def epoch_figures(self, progress: Progress) -> tuple[float, float]:
-        """Seconds of the epoch's steps, and images a second over them."""
-        seconds = max(time.perf_counter() - self.epoch_t0, 1e-9)
-        return seconds, (progress.seen - self.epoch_seen) / seconds
-
-    def step_event(self, progress: Progress, lr: float) -> StepDone:
-        loss, accuracy = _means(progress)
-        total = self.job.total_steps
-        done = max(progress.step - self.first_step, 1)
-        spent = progress.elapsed_s - self.start_elapsed
-        return StepDone(
-            step=progress.step,
-            total_steps=total,
-            epoch=progress.epoch + 1,
-            epochs=self.job.config.epochs,
-            step_in_epoch=progress.batch,
-            steps_per_epoch=len(self.job.batches),
-            loss=loss,
-            accuracy=accuracy,
-            lr=lr,
-            images_per_s=self.epoch_figures(progress)[1],
-            elapsed_s=progress.elapsed_s,
-            eta_s=spent / done * (total - progress.step),
-            memory_mib=memory_mib(self.job.precision.device),
-        )
-
-
-def _means(progress: Progress) -> tuple[float, float]:
-    seen = max(progress.seen, 1)
-    return progress.loss_sum / seen, progress.hits / seen
 
 
 def _not_finite(job: FitJob, progress: Progress) -> DlcliError:

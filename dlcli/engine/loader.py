@@ -60,6 +60,14 @@ class TrainBatches:
                 self._targets.index_select(0, index),
             )
 
+    def usable(self, batch: int, readable: int) -> bool:
+        """Whether batch number ``batch`` can be trained on with so many readable samples.
+
+        One that unreadable samples have left alone cannot: batch statistics need two.
+        """
+        planned = self.bounds[batch + 1] - self.bounds[batch]
+        return readable > 1 or readable == planned == 1
+
     def _whole_split(self) -> torch.Tensor | None:
         """The decoded split on the training device, where it is complete and fits."""
         if self._resident is None:

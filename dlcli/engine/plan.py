@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from dlcli.card import DataRecord, ImageInput, ModelSpec, TaskSpec
@@ -73,7 +74,7 @@ class Plan:
         if self.config.model.freeze == "backbone":
             for name, parameter in module.named_parameters():
                 parameter.requires_grad = name.startswith(f"{head}.")
-            if self.initial is None:
+            if self.weights_from == "scratch":
                 said.append("the backbone is frozen at random weights: nothing was loaded into it")
         return module, said
 
@@ -93,6 +94,13 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         )
     entry = find_model(said.model.name)
     source = open_source(said.data, seed=said.fit.seed)
+    if any(
+        "\ud800" <= letter <= "\udfff" for letter in source.origin
+    ):  # os.fsdecode's, no JSON can hold it
+        raise DlcliError(
+            f"{source.origin!a} is no UTF-8 name, so no run could remember it",
+            hint="rename the folder, or give a link to it that has a plain name",
+        )
     warnings = list(source.warnings)
     initial, weights_from = _first_weights(entry, said, warnings)
     published = weights_from not in ("scratch", said.model.weights)
@@ -122,14 +130,21 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
             hint="put the data back as it was, or start a new run "
             f"from this one's weights: --weights {run.best}",
         )
-    said = record["plan"]
-    task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
-    weights_from, initial = said["weights_from"], None
+    try:
+        said = record["plan"]
+        task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
+        weights_from, initial = str(said["weights_from"]), None
+        warnings = tuple(map(str, record.get("warnings", ())))
+    except (KeyError, TypeError, ValidationError) as exc:
+        raise DlcliError(
+            f"run {run.name} cannot go on: {run.record} is damaged",
+            hint=f"start a new run from this one's weights: --weights {run.best}",
+        ) from exc
     if fresh and weights_from != "scratch":
         # Without the same weights it would be another run, so here they are a must.
         must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
         initial, _ = _first_weights(find_model(model.name), validate(TrainConfig, must), [])
-    return Plan(config, source, task, model, weights_from, initial)
+    return Plan(config, source, task, model, weights_from, initial, warnings)
 
 
 def image_input(
@@ -137,7 +152,7 @@ def image_input(
 ) -> ImageInput:
     """The input of a model for a source: its channels, size and normalisation.
 
-    Raises: UsageError when ``--img-size`` is smaller than the model can digest.
+    Raises: UsageError when ``--img-size`` is no size that the model can digest.
     """
     native_channels, native_height, native_width = source.native
     channels = native_channels if native_channels in entry.channels else max(entry.channels)
@@ -167,6 +182,12 @@ def _size(entry: ModelEntry, model: ModelConfig, native: tuple[int, int]) -> tup
             raise UsageError(
                 f"--img-size {model.img_size} is too small for {entry.name}",
                 hint=f"it needs at least {entry.min_size}",
+            )
+        if model.img_size % entry.size_multiple:
+            near = max(1, round(model.img_size / entry.size_multiple)) * entry.size_multiple
+            raise UsageError(
+                f"--img-size {model.img_size}: {entry.name} needs a multiple of {entry.size_multiple}",
+                hint=f"--img-size {near}",
             )
         return model.img_size, model.img_size
     height, width = native if native[0] else (entry.photo_size, entry.photo_size)

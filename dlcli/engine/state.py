@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -116,7 +117,7 @@ def save_state(
     _remove_leftovers(root)
     if target.exists():
         # Same step, later position (validation done): the older one makes room once this is whole.
-        target = root / f"step-{progress.step}.{1 + max(_revision(p) for p in _folders(root))}"
+        target = root / f"step-{progress.step}.{1 + max(map(_revision, _folders(root)), default=0)}"
     with atomic_folder(target) as tmp:
         write_tensors(tmp / _TENSORS, tensors | rng_tensors, {})
         (tmp / _VALUES).write_text(json.dumps(values), encoding="utf-8")
@@ -148,10 +149,13 @@ def load_newest(root: Path) -> tuple[TrainingState | None, list[str]]:
 
 def _load(folder: Path) -> TrainingState:
     manifest = read_json(folder / _MANIFEST)
+    digests = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(digests, dict):
+        raise DlcliError(f"{folder / _MANIFEST} holds no SHA-256")
     for name in (_TENSORS, _VALUES):
         if not (folder / name).is_file():
             raise DlcliError(f"{folder / name} is missing")
-        if sha256_file(folder / name) != manifest["sha256"].get(name):
+        if sha256_file(folder / name) != digests.get(name):
             raise DlcliError(f"{folder / name} does not match its SHA-256")
     values = read_json(folder / _VALUES)
     if values["schema"] != STATE_SCHEMA:
@@ -161,10 +165,11 @@ def _load(folder: Path) -> TrainingState:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The complete states, oldest first."""
+    """The complete states, oldest first. Copies under other names, "step-9.bak", are no states."""
     if not root.is_dir():
         return []
-    found = [p for p in root.glob("step-*") if (p / _MANIFEST).is_file()]
+    named = (p for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]+(\.[0-9]+)?", p.name))
+    found = [p for p in named if (p / _MANIFEST).is_file()]
     return sorted(found, key=lambda p: (int(p.name[5:].split(".")[0]), _revision(p)))
 
 

@@ -18,8 +18,9 @@ from dlcli.card import Card
 from dlcli.config import dump_yaml
 from dlcli.data.reader import Reader, cache_budget
 from dlcli.data.splits import write_splits
+from dlcli.engine.clock import CheckpointEvery
 from dlcli.engine.evaluate import evaluate
-from dlcli.engine.fit import CheckpointEvery, FitJob, FitResult, fit
+from dlcli.engine.fit import FitJob, FitResult, fit
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.metrics import DIRECTIONS, EvalResult
 from dlcli.engine.optim import make_optimizer
@@ -79,6 +80,8 @@ def check_settings(plan: Plan) -> None:
     if monitor not in known:
         raise UsageError(f"--monitor {monitor!r} is no metric here", hint=nearest(monitor, known))
     resolve_precision(plan.config.fit.amp, resolve_device(plan.config.fit.device))
+    if plan.config.model.weights is not None and plan.initial is not None:
+        plan.build()  # a file of another model
 
 
 def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None) -> TrainResult:
@@ -88,7 +91,7 @@ def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None
     """
     device = resolve_device(plan.config.fit.device)
     module, said = plan.build()
-    warnings = [*plan.warnings, *said]
+    warnings = list(dict.fromkeys([*plan.warnings, *said]))  # a resumed run has said some before
     module = place(module, device)
     readers = {split: make_reader(plan, split, share) for split, share in (("train", 0.9), ("val", 0.1))}
     job = make_job(plan, run, module, readers, device, emit)
@@ -96,6 +99,8 @@ def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None
     if state is not None:
         state.restore(module, job.optimizer, job.scaler)
         progress = state.progress
+        patience = plan.config.fit.patience
+        progress.stopped_early = patience is not None and progress.stale_epochs >= patience
         progress.finished = progress.stopped_early or progress.epoch >= plan.config.fit.epochs
     for message in warnings:
         emit(Warned(message))
@@ -106,9 +111,16 @@ def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None
     except BaseException:
         _update_record(run, status="failed")
         raise
-    bad = {**readers["train"].bad, **readers["val"].bad}
+    before = run.read_record().get("bad_samples", {})  # found before a resumed run was stopped
+    bad = {**before, **readers["train"].bad, **readers["val"].bad}
     status = "finished" if result.signum is None else "interrupted"
-    _update_record(run, status=status, bad_samples=bad, device=describe_device(device))
+    _update_record(
+        run,
+        status=status,
+        stopped_early=result.progress.stopped_early,
+        bad_samples=bad,
+        device=describe_device(device),
+    )
     if bad:
         emit(Warned(_bad_sentence(bad, run)))
     validation = None

@@ -6,7 +6,7 @@ At (1, 28, 28) with 10 classes it has 98,666 parameters. It takes any size and 1
 from __future__ import annotations
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from dlcli.card import Frozen, TaskSpec
@@ -16,7 +16,7 @@ from dlcli.zoo.base import MODELS, ModelEntry
 class CnnArgs(Frozen):
     """``widths`` of the blocks, ``hidden`` units of the head, ``dropout`` before its last layer."""
 
-    widths: tuple[int, ...] = Field((16, 32, 64), min_length=1)
+    widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
     hidden: int = Field(128, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 

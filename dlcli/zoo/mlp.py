@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import nn
 
 from dlcli.card import Frozen, TaskSpec
@@ -15,7 +15,7 @@ from dlcli.zoo.base import MODELS, ModelEntry
 class MlpArgs(Frozen):
     """``widths`` of the hidden layers, ``dropout`` after each, ``batch_norm`` in each."""
 
-    widths: tuple[int, ...] = (256, 128)
+    widths: tuple[PositiveInt, ...] = (256, 128)
     dropout: float = Field(0.1, ge=0, lt=1)
     batch_norm: bool = True
 

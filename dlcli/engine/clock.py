@@ -1,0 +1,112 @@
+"""When to log and to save, and how fast it goes."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from dlcli.engine.state import Progress
+from dlcli.errors import UsageError
+from dlcli.events import CheckpointSaved, StepDone
+from dlcli.zoo.runtime import memory_mib
+
+if TYPE_CHECKING:
+    from dlcli.engine.fit import FitJob
+
+
+@dataclass(frozen=True)
+class CheckpointEvery:
+    """How often the state is saved: after so many steps, minutes, epochs; None is never."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    epochs: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> CheckpointEvery:
+        """ "200", "5min", "1ep", or several with commas. Raises: UsageError."""
+        found: dict[str, Any] = {}
+        for part in text.split(","):
+            match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|ep)?", part.strip())
+            if match is None or float(match[1]) <= 0 or (match[2] != "min" and "." in match[1]):
+                raise UsageError(
+                    f"--checkpoint-every {text!r}: {part.strip()!r} is not N, Nmin or Nep",
+                    hint="200 is steps, 5min minutes, 1ep epochs; join them with commas",
+                )
+            if match[2] == "min":
+                found["minutes"] = float(match[1])
+            else:
+                found["epochs" if match[2] else "steps"] = int(match[1])
+        return cls(**found)
+
+
+class Clock:
+    """The times of a run, in seconds: when the next event and the next state are due."""
+
+    def __init__(self, job: FitJob, progress: Progress) -> None:
+        self.job = job
+        self.every = CheckpointEvery.parse(job.config.checkpoint_every)
+        self.t0 = time.perf_counter() - progress.elapsed_s
+        self.first_step, self.start_elapsed = progress.step, progress.elapsed_s
+        self.last_log = self.last_save = time.perf_counter()
+        self.save_owed = False
+
+    def start_epoch(self, progress: Progress) -> None:
+        self.epoch_t0, self.epoch_seen = time.perf_counter(), progress.seen
+
+    def read(self, progress: Progress) -> None:
+        progress.elapsed_s = time.perf_counter() - self.t0
+
+    def due(self, progress: Progress) -> tuple[bool, bool]:
+        """Whether to log and whether to save after this step."""
+        now, every = time.perf_counter(), self.every
+        self.save_owed |= every.steps is not None and progress.step % every.steps == 0
+        self.save_owed |= every.minutes is not None and now - self.last_save >= every.minutes * 60
+        log = now - self.last_log >= self.job.config.log_every
+        if log:
+            self.last_log = now
+        return log, self.save_owed
+
+    def epoch_save_due(self, progress: Progress) -> bool:
+        """Whether to save after this epoch's validation."""
+        epochs = self.every.epochs
+        return self.save_owed or (epochs is not None and progress.epoch % epochs == 0)
+
+    def save(self, progress: Progress) -> None:
+        path = self.job.save_state(replace(progress))
+        self.last_save, self.save_owed = time.perf_counter(), False
+        self.job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
+
+    def epoch_figures(self, progress: Progress) -> tuple[float, float]:
+        """Seconds of the epoch's steps, and images a second over them."""
+        seconds = max(time.perf_counter() - self.epoch_t0, 1e-9)
+        return seconds, (progress.seen - self.epoch_seen) / seconds
+
+    def step_event(self, progress: Progress, lr: float) -> StepDone:
+        loss, accuracy = means(progress)
+        total = self.job.total_steps
+        done = max(progress.step - self.first_step, 1)
+        spent = progress.elapsed_s - self.start_elapsed
+        return StepDone(
+            step=progress.step,
+            total_steps=total,
+            epoch=progress.epoch + 1,
+            epochs=self.job.config.epochs,
+            step_in_epoch=progress.batch,
+            steps_per_epoch=len(self.job.batches),
+            loss=loss,
+            accuracy=accuracy,
+            lr=lr,
+            images_per_s=self.epoch_figures(progress)[1],
+            elapsed_s=progress.elapsed_s,
+            eta_s=spent / done * (total - progress.step),
+            memory_mib=memory_mib(self.job.precision.device),
+        )
+
+
+def means(progress: Progress) -> tuple[float, float]:
+    """Training loss and accuracy over the samples of the epoch so far."""
+    seen = max(progress.seen, 1)
+    return progress.loss_sum / seen, progress.hits / seen

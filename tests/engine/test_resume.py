@@ -1,0 +1,186 @@
+"""Runs that go on: what may change, what is remembered, and what damage means."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlcli.cli import main
+from dlcli.config import TrainConfig, merge, validate
+from dlcli.engine import training
+from dlcli.engine.plan import make_plan, read_plan
+from dlcli.engine.state import load_newest
+from dlcli.errors import DlcliError
+from dlcli.events import Event, StepDone, Warned, ignore
+from dlcli.runs import RunFolder
+
+BASE = {
+    "data": {"data": "digits"},
+    "model": {"name": "mlp", "args": {"widths": [8]}},
+    "fit": {"epochs": 1, "batch_size": 200, "device": "cpu", "log_every": 0},
+}
+TINY = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "500", "-q", "--name", "a"]
+
+
+def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
+    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+    return training.train(plan, training.new_run(plan, root, "a"), emit, state=None)
+
+
+def resume(run: RunFolder, emit: Callable[[Event], None] = ignore) -> training.TrainResult:
+    state, _ = load_newest(run.state)
+    return training.train(read_plan(run, changes={}, fresh=state is None), run, emit, state=state)
+
+
+def stop_after(steps: int) -> Callable[[Event], None]:
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return emit
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (["-e", "2", "--checkpoint-every", "5sec"], 2),
+        (["-e", "2", "--device", "cuda:99"], 1),
+        (["--set", "fit=3"], 2),
+        (["--epochs", "0"], 2),
+    ],
+)
+def test_a_refused_resume_leaves_the_run_as_it_was(here: Path, options: list[str], code: int) -> None:
+    assert main([*TINY, "-e", "1"]) == 0
+    before = (here / "runs/a/config.yaml").read_bytes()
+    assert main(["train", "--resume", "a", *options]) == code
+    assert (here / "runs/a/config.yaml").read_bytes() == before
+    assert main(["train", "--resume", "a", "-e", "2", "-q"]) == 0
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "-e", "9", "--patience", "1", "--lr", "1e-12", "--json"]) == 0
+    epochs = json.loads(capsys.readouterr().out)["epochs"]
+    assert main(["train", "--resume", "a", "--epochs", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "stopped early" in out
+    assert "--resume a --patience N" in out
+    assert main(["train", "--resume", "a", "--patience", "3", "--json"]) == 0
+    more = json.loads(capsys.readouterr().out)
+    assert more["epochs"] > epochs
+
+
+def test_the_hint_of_a_finished_run_says_where_it_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "-e", "1", "--runs-dir", "other"]) == 0
+    assert f"dlcli eval other{os.sep}a " in " ".join(capsys.readouterr().out.split())
+    assert main(["train", "--resume", "a", "--runs-dir", "other"]) == 0
+    assert "--resume a --runs-dir other --epochs N" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_next_commands_name_a_run_that_is_not_the_newest(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "-e", "1"]) == 0
+    assert "dlcli eval dlcli predict FILE" in " ".join(capsys.readouterr().out.split())
+    assert main([*TINY, "-e", "1"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "a", "-e", "2", "-q"]) == 0
+    assert f"dlcli eval runs{os.sep}a " in " ".join(capsys.readouterr().out.split())
+
+
+def test_warnings_outlive_a_resume(tmp_path: Path) -> None:
+    freeze = {"model": {"freeze": "backbone"}}
+    run = train(tmp_path, stop_after(3), **freeze).run
+    record = run.read_record()
+    assert any("frozen at random" in text for text in record["warnings"])
+    run.write_record({**record, "warnings": ["TRAINING FROM SCRATCH", *record["warnings"]]})
+    resume(run)
+    assert run.read_record()["warnings"] == ["TRAINING FROM SCRATCH", *record["warnings"]]
+
+
+def test_a_frozen_backbone_from_a_file_is_not_called_random_on_resume(tmp_path: Path) -> None:
+    first = train(tmp_path).run
+    run = train(tmp_path, stop_after(3), model={"freeze": "backbone", "weights": str(first.best)}).run
+    said: list[str] = []
+    resume(run, lambda e: said.append(e.message) if isinstance(e, Warned) else None)
+    assert said == []
+
+
+def test_bad_samples_found_before_a_stop_stay_listed(
+    tmp_path: Path, photo_folder: Callable[..., Path]
+) -> None:
+    root = photo_folder(splits=("train", "val"))
+    bad = root / "train" / "red" / "0.jpg"
+    bad.write_bytes(b"")
+    settings = {
+        "data": {"data": str(root)},
+        "model": {"img_size": 8},
+        "fit": {"batch_size": 4, "checkpoint_every": "1"},
+    }
+    run = train(tmp_path / "runs", stop_after(5), **settings).run
+    run.write_record({**run.read_record(), "bad_samples": {"train/red/0.jpg": "found before"}})
+    resume(run)
+    assert "train/red/0.jpg" in run.read_record()["bad_samples"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"started_at": "1", "plan": {"task": 3}}'])
+def test_a_damaged_record_is_one_run_s_trouble(here: Path, text: str) -> None:
+    assert main([*TINY, "-e", "1"]) == 0
+    shutil.copytree("runs/a", "runs/b")
+    Path("runs/b/run.json").write_text(text)
+    assert main(["eval", "-q"]) == 0
+    assert main(["train", "--resume", "b", "-e", "2"]) == 1
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"sha256": 3}', "{"])
+def test_a_damaged_manifest_is_passed_over(tmp_path: Path, text: str) -> None:
+    run = train(tmp_path, fit={"checkpoint_every": "1"}).run
+    newest = max(run.state.iterdir(), key=lambda p: float(p.name[5:]))
+    (newest / "manifest.json").write_text(text)
+    state, warnings = load_newest(run.state)
+    assert state is not None
+    assert state.path != newest
+    assert len(warnings) == 1
+
+
+def test_a_copy_of_a_state_is_no_state(tmp_path: Path) -> None:
+    run = train(tmp_path).run
+    state, _ = load_newest(run.state)
+    assert state is not None
+    shutil.copytree(state.path, state.path.with_name(state.path.name + ".bak"))
+    again, warnings = load_newest(run.state)
+    assert again is not None
+    assert (again.path, warnings) == (state.path, [])
+
+
+def test_a_state_without_its_manifest_gives_up_its_name(tmp_path: Path) -> None:
+    run = train(tmp_path).run
+    (only,) = run.state.iterdir()
+    (only / "manifest.json").unlink()
+    resume(run)
+    state, _ = load_newest(run.state)
+    assert state is not None
+    assert state.path == only.with_name(only.name + ".1")
+
+
+def test_a_record_that_is_no_mapping_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.record.write_text("[]")
+    with pytest.raises(DlcliError, match="holds no mapping"):
+        run.read_record()
