@@ -1,0 +1,80 @@
+"""What only a CUDA device can show: the same answers as the CPU, mixed precision, resuming there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dlcli.config import TrainConfig, merge, validate
+from dlcli.engine import training
+from dlcli.engine.plan import make_plan, read_plan
+from dlcli.engine.state import load_newest
+from dlcli.events import Event, StepDone, ignore
+from dlcli.formats.base import open_artifact
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+BASE: dict[str, Any] = {
+    "data": {"data": "digits"},
+    "model": {"name": "cnn", "args": {"dropout": 0.2}},
+    "fit": {"epochs": 3, "device": "cuda", "log_every": 0},
+}
+
+
+def train(root: Path, emit: Any = ignore, **changes: Any) -> training.TrainResult:
+    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+    return training.train(plan, training.new_run(plan, root, "run"), emit, state=None)
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16", "fp16", "auto"])
+def test_it_learns_in_every_precision(tmp_path: Path, amp: str) -> None:
+    seen: list[StepDone] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone):
+            seen.append(event)
+
+    result = train(tmp_path, emit, fit={"amp": amp})
+    assert result.validation is not None
+    assert result.validation.metrics["accuracy"] > 0.9
+    assert seen[-1].memory_mib is not None
+    assert seen[-1].memory_mib > 0
+
+
+def test_the_artifact_answers_alike_on_both_devices(tmp_path: Path) -> None:
+    best = train(tmp_path).run.best
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 8, 8, 1), dtype=np.uint8)
+    cpu, cuda = open_artifact(best, device="cpu"), open_artifact(best, device="cuda")
+    a, b = cpu.predict(pixels), cuda.predict(pixels)
+    # cuDNN may multiply convolutions in TF32: ten bits of mantissa.
+    assert np.allclose(a, b, atol=2e-2 * max(1.0, float(np.abs(a).max())))
+    assert (a.argmax(1) == b.argmax(1)).mean() > 0.9
+
+
+def test_a_stopped_run_goes_on_and_ends_as_well(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def emit(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 30:
+            raise Killed
+
+    changes = {"fit": {"checkpoint_every": "10"}}
+    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+    run = training.new_run(plan, tmp_path, "run")
+    with pytest.raises(Killed):
+        training.train(plan, run, emit, state=None)
+    state, _ = load_newest(run.state)
+    assert state is not None
+    assert state.progress.step == 20
+    result = training.train(read_plan(run, changes={}, fresh=False), run, ignore, state=state)
+    assert result.fit.progress.epoch == 3
+    assert result.validation is not None
+    assert result.validation.metrics["accuracy"] > 0.9
