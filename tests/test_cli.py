@@ -73,13 +73,10 @@ def test_nothing_to_evaluate_exits_with_1(tmp_path: Path) -> None:
 def test_every_failure_has_its_exit_code(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dlcli.commands import info
-
-    def fail(ctx: Any, cmd_name: str) -> Any:
+    def fail(name: str) -> Any:
         raise error
 
-    monkeypatch.setattr("dlcli.cli._load", lambda name: fail(None, name))
-    assert info is not None
+    monkeypatch.setattr("dlcli.cli._load", fail)
     assert main(["info"]) == code
     err = capsys.readouterr().err
     assert err.startswith("error: ")

@@ -19,8 +19,8 @@ from dlcli.engine.optim import set_lr
 from dlcli.engine.precision import Precision
 from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
-from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.events import Emit, EpochDone, RunFinished
+from dlcli.errors import DlcliError
+from dlcli.events import CheckpointSaved, Emit, EpochDone, RunFinished
 from dlcli.zoo.runtime import input_tensor
 
 
@@ -38,7 +38,7 @@ class FitJob:
     config: FitConfig
     optim: OptimConfig
     validate: Callable[[Callable[[], None]], EvalResult]  # its argument may raise StopRequested
-    save_best: Callable[[EvalResult, int], None]
+    save_best: Callable[[EvalResult, int], str]  # the path that was written
     save_state: Callable[[Progress], str]
     emit: Emit
 
@@ -166,11 +166,12 @@ def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) 
     epoch_s, images_per_s = clock.epoch_figures(progress)
     job.module.eval()
     result = job.validate(guard.check)
-    value = monitored(result, job.config.monitor)
+    value = result.metrics[job.config.monitor]  # its name was checked before the run
     better = is_better(value, progress.best, job.config.monitor)
     if better:
         progress.best, progress.best_epoch, progress.stale_epochs = value, progress.epoch + 1, 0
-        job.save_best(result, progress.epoch + 1)
+        path = job.save_best(result, progress.epoch + 1)
+        job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
     else:
         progress.stale_epochs += 1
     clock.read(progress)
@@ -198,13 +199,6 @@ def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) 
     if progress.finished or clock.epoch_save_due(progress):
         clock.save(progress)
     guard.check()
-
-
-def monitored(result: EvalResult, name: str) -> float:
-    """The metric that picks the best epoch. Raises: UsageError when there is none of that name."""
-    if name not in result.metrics:
-        raise UsageError(f"--monitor {name!r} is no metric", hint=nearest(name, result.metrics))
-    return result.metrics[name]
 
 
 def is_better(value: float, best: float | None, name: str) -> bool:

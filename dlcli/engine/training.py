@@ -28,7 +28,7 @@ from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
 from dlcli.engine.state import Progress, TrainingState, save_state
 from dlcli.errors import UsageError, nearest
-from dlcli.events import CheckpointSaved, Emit, RunStarted, Warned
+from dlcli.events import Emit, RunStarted, Warned
 from dlcli.files import write_text
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs import RunFolder, create_run, started_now
@@ -174,7 +174,7 @@ def make_job(
             emit=emit_unless_stopped,
         )
 
-    def save_best(result: EvalResult, epoch: int) -> None:
+    def save_best(result: EvalResult, epoch: int) -> str:
         card = Card(
             model=plan.model,
             task=plan.task,
@@ -186,7 +186,7 @@ def make_job(
             versions=versions(),
         )
         save_model(run.best, module, card)
-        emit(CheckpointSaved(what="best", path=str(run.best), step=0))
+        return str(run.best)
 
     def save(progress: Progress) -> str:
         return str(

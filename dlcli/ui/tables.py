@@ -90,7 +90,7 @@ def print_predictions(rows: Iterable[Mapping[str, Any]]) -> None:
     """Print one line a file, in chunks: any number of rows in bounded memory.
 
     A row holds ``file``, ``label``, ``probability`` and ``top_k``, the best classes as mappings of
-    ``label`` and ``probability`` (or pairs), the best first.
+    ``label`` and ``probability``, the best first.
     """
     console = consoles.stdout()
     stream = iter(rows)
@@ -143,13 +143,9 @@ def _prediction_line(row: _Prediction, widths: Sequence[int]) -> str:
     return GAP.join([*names, row[2].rjust(widths[2]), others]).rstrip()
 
 
-def _others(top_k: Sequence[Any]) -> list[str]:
+def _others(top_k: Sequence[Mapping[str, Any]]) -> list[str]:
     """The classes behind the first, as ``shirt 0.0421``."""
-    pairs = [
-        (item["label"], item["probability"]) if isinstance(item, Mapping) else tuple(item)
-        for item in top_k[1:]
-    ]
-    return [f"{printable(str(label))} {float(p):.4f}" for label, p in pairs]
+    return [f"{printable(str(item['label']))} {float(item['probability']):.4f}" for item in top_k[1:]]
 
 
 def _samples(result: EvalResult) -> str:

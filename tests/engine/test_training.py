@@ -19,7 +19,7 @@ from dlcli.engine import training
 from dlcli.engine.plan import Plan, make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError, UsageError
-from dlcli.events import EpochDone, Event, StepDone, ignore
+from dlcli.events import EpochDone, Event, StepDone, Tee, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs import RunFolder
 
@@ -291,3 +291,25 @@ def test_the_command_line_from_train_to_a_finished_run(
     missed = capsys.readouterr()
     assert "below the bound" in missed.err
     assert json.loads(missed.out)["missed"]
+
+
+def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:
+    from dlcli.ui.jsonl import MetricsLog, read_events, truncate_events
+
+    made = plan(fit={"checkpoint_every": "4,1ep"})
+    run = training.new_run(made, tmp_path, "run")
+    with MetricsLog(run.metrics) as log:
+        emit = Tee((log, kill_after(20)))
+        with pytest.raises(Killed):
+            training.train(made, run, emit, state=None)
+    state, _ = load_newest(run.state)
+    assert state is not None
+    truncate_events(run.metrics, state.progress.step)
+    with MetricsLog(run.metrics) as log:
+        training.train(read_plan(run, changes={}, fresh=False), run, log, state=state)
+    events = read_events(run.metrics)
+    steps = [e["step"] for e in events if e["event"] == "StepDone"]
+    assert steps == list(range(1, 31))
+    best = [e["step"] for e in events if e["event"] == "CheckpointSaved" and e["what"] == "best"]
+    improved = [e["step"] for e in events if e["event"] == "EpochDone" and e["improved"]]
+    assert best == improved

@@ -141,7 +141,8 @@ def test_a_narrow_screen_keeps_the_first_answer_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    top = [("cat", 0.7), ("a long name of a class", 0.2), ("dog", 0.1)]
+    classes = {"cat": 0.7, "a long name of a class": 0.2, "dog": 0.1}
+    top = [{"label": name, "probability": p} for name, p in classes.items()]
     print_predictions([{"file": "photo-1.jpg", "label": "cat", "probability": 0.7, "top_k": top}])
     head, line = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["file", "label", "probability"]
