@@ -14,36 +14,39 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig, merge, validate
-from dlcli.data.reader import Reader
+from dlcli.data.images.reader import PixelReader
 from dlcli.engine import training
 from dlcli.engine.fit import FitJob, set_train_mode, train_step
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.plan import make_plan
 from dlcli.events import ignore
+from dlcli.task import ImageInput
 from dlcli.zoo.runtime import place
 
 
 def random_batches(job: FitJob, size: int) -> Iterator[Batch]:
-    spec = job.spec
+    spec = job.task.input
+    assert isinstance(spec, ImageInput)
     pixels = torch.randint(0, 256, (size, spec.height, spec.width, 3), dtype=torch.uint8)
     targets = torch.randint(0, 10, (size,))
     while True:
-        yield pixels, targets
+        yield Batch((pixels,), targets, np.arange(size))
 
 
 def rate(job: FitJob, batches: Iterator[Batch], steps: int) -> float:
     """Images a second over ``steps`` steps; the first batch is waited for outside the clock."""
     set_train_mode(job.module)
-    train_step(job, *next(batches))
+    train_step(job, next(batches), 0)
     t0, images = time.perf_counter(), 0
     for _ in range(steps):
-        pixels, targets = next(batches)
-        train_step(job, pixels, targets)
-        images += len(targets)
+        batch = next(batches)
+        train_step(job, batch, 0)
+        images += len(batch)
     return images / (time.perf_counter() - t0)
 
 
@@ -70,7 +73,7 @@ def main() -> None:
         kept = plan.source.splits["train"].take(torch.randperm(few).numpy())
 
         def feed(cache_bytes: int) -> TrainBatches:
-            reader = Reader(kept, plan.task.input, workers=None, cache_bytes=cache_bytes)
+            reader = PixelReader(kept, plan.task.input, workers=None, cache_bytes=cache_bytes)
             return TrainBatches(reader, batch_size=args.batch_size, seed=0, device=cpu)
 
         cached = feed(1 << 40)

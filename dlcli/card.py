@@ -6,68 +6,15 @@ holds no code and names nothing to import: model names are looked up in the regi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError
 
 from dlcli.errors import DlcliError
+from dlcli.task import Frozen, TaskSpec
 
 CARD_KEY = "dlcli.card"
 CARD_SCHEMA = 1
-
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-
-
-class Frozen(BaseModel):
-    """Immutable, and unknown keys are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ImageInput(Frozen):
-    """How an image becomes a tensor. Pixels are uint8 (H, W, C) up to here; then (x/255 - mean)/std.
-
-    ``resize`` "crop": the shorter side becomes ``resize_size`` and the centre is cut out; "squash":
-    both sides are set; "none": the image must already have this size.
-    """
-
-    kind: Literal["image"] = "image"
-    channels: Literal[1, 3]
-    height: int = Field(ge=1)
-    width: int = Field(ge=1)
-    resize: Literal["crop", "squash"] = "crop"
-    resize_size: int = Field(ge=1)
-    interpolation: Interpolation = "bilinear"
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @model_validator(mode="after")
-    def _one_number_a_channel(self) -> ImageInput:
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError("mean and std need one number a channel")
-        if any(s <= 0 for s in self.std):
-            raise ValueError("std must be positive")
-        if self.resize == "crop" and self.resize_size < max(self.height, self.width):
-            raise ValueError("resize_size must be at least the cropped size")
-        return self
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W), as the model sees one sample."""
-        return (self.channels, self.height, self.width)
-
-
-class TaskSpec(Frozen):
-    """The contract between data and model."""
-
-    kind: Literal["classification"] = "classification"
-    input: ImageInput
-    class_names: tuple[str, ...] = Field(min_length=2)
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes; the model gives one logit for each, in the order of the names."""
-        return len(self.class_names)
 
 
 class ModelSpec(Frozen):
@@ -85,11 +32,15 @@ class TransformRecord(Frozen):
 
 
 class DataRecord(Frozen):
-    """Where the training data was and what it was, so that `eval` needs no option."""
+    """Where the training data was and how it was read, so that `eval` needs no option.
+
+    ``options`` are the settings of `DataConfig` that say what the data means (kind, target, columns).
+    """
 
     data: str
     data_dir: str | None = None
     fingerprint: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class Card(Frozen):

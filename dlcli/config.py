@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from dlcli.card import Frozen, Interpolation
 from dlcli.errors import UsageError, nearest
+from dlcli.task import Frozen, InputKind, Interpolation, TaskKind
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -27,8 +27,47 @@ def setting(default: Any, help: str, *flags: str, **bounds: Any) -> Any:
 class DataConfig(Frozen):
     """Data"""
 
-    data: str | None = setting(None, "A folder, or a data set's name such as digits.", "--data", "-d")
+    data: str | None = setting(
+        None, "A folder, a file, or a data set's name such as digits.", "--data", "-d"
+    )
     data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
+    kind: InputKind | None = setting(
+        None, "What the data is (default: found by looking at it).", "--kind"
+    )
+    task: TaskKind | None = setting(
+        None, "What is predicted (default: found by looking at the target).", "--task"
+    )
+    target: str | None = setting(
+        None,
+        "Column to predict, or several with commas (default: one named label, or the last).",
+        "--target",
+    )
+    text: str | None = setting(None, "Column of the text (default: the one that looks like text).")
+    drop: tuple[str, ...] = setting((), "Columns to leave out.")
+    split_column: str | None = setting(
+        None, "Column that says train, val or test for each row.", "--split-column"
+    )
+    group_column: str | None = setting(
+        None, "Rows of one value of this column stay in one split.", "--group-column"
+    )
+    time_column: str | None = setting(
+        None, "Column of the time of a long series (default: found).", "--time-column"
+    )
+    window: int | None = setting(None, "Time steps a forecast sees.", "--window", ge=1)
+    horizon: int | None = setting(None, "Time steps it predicts.", "--horizon", ge=1)
+    time_splits: tuple[float, ...] | None = setting(
+        None, "Train, val and test of a long series, in order: shares below 1, or rows."
+    )
+    tokenizer: Literal["word", "bpe"] = setting("word", "How texts are cut.", "--tokenizer")
+    vocab_size: int = setting(20_000, "Largest number of tokens.", ge=8)
+    min_count: int = setting(1, "Words seen less often in training count as unknown.", ge=1)
+    lowercase: bool = setting(True, "Whether Cat and cat are one word.")
+    max_length: int | None = setting(
+        None, "Longest text or series (default: from the training split).", "--max-length", ge=1
+    )
+    balance: Literal["none", "weights", "sampler", "focal"] = setting(
+        "none", "Against classes of unequal size: weighted loss, sampling, focal loss.", "--balance"
+    )
     offline: bool = setting(False, "Never try the network.", "--offline")
     on_bad_sample: Literal["skip", "fail"] = setting(
         "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
@@ -40,11 +79,22 @@ class DataConfig(Frozen):
     test_fraction: float = setting(0.1, "Share held out of a source with no splits at all.", ge=0, lt=1)
     cache: Literal["auto", "ram", "none"] = setting("auto", "Keep decoded pixels in memory.")
 
+    def meaning(self) -> dict[str, Any]:
+        """The settings that say what the data means, where they are not the default."""
+        names = (
+            *("kind", "task", "target", "text", "drop", "split_column", "group_column"),
+            *("time_column", "window", "horizon", "time_splits", "val_fraction", "test_fraction"),
+        )
+        default = type(self)()
+        return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}
+
 
 class ModelConfig(Frozen):
     """Model"""
 
-    name: str | None = setting(None, "mlp, cnn or any torchvision classifier.", "--model", "-m")
+    name: str | None = setting(
+        None, "One of dlcli models, torchvision's or timm:NAME, or file.py:Class.", "--model", "-m"
+    )
     img_size: int | None = setting(
         None, "Side of the square input in pixels (default: the model's).", "--img-size", ge=1, le=4096
     )
@@ -83,6 +133,32 @@ class OptimConfig(Frozen):
     clip_grad_norm: float | None = setting(None, "Largest gradient norm.", gt=0)
 
 
+class AugmentConfig(Frozen):
+    """Augmentation"""
+
+    level: Literal["none", "light", "standard", "strong"] | None = setting(
+        None,
+        "How much training images are varied (default: the model's, else none). "
+        "All but none also mirror them: --set augment.flip=0 for digits and letters.",
+        "--augment",
+    )
+    crop_scale: float | None = setting(
+        None, "Smallest share of the area that a random resized crop keeps; 1: off.", gt=0, le=1
+    )
+    flip: float | None = setting(None, "Share of images mirrored left to right.", ge=0, le=1)
+    vertical_flip: float | None = setting(None, "Share of images turned upside down.", ge=0, le=1)
+    rotation: float | None = setting(None, "Largest rotation in degrees.", ge=0, le=180)
+    translate: float | None = setting(None, "Largest shift, as a share of each side.", ge=0, lt=1)
+    jitter: float | None = setting(
+        None, "Largest change of brightness, contrast and saturation, as a share.", ge=0, lt=1
+    )
+    randaugment: float | None = setting(None, "Magnitude of RandAugment; 0: off.", ge=0, le=10)
+    randaugment_ops: int = setting(2, "Operations that RandAugment draws for an image.", ge=1, le=8)
+    erasing: float | None = setting(None, "Share of images that lose a random rectangle.", ge=0, le=1)
+    mixup: float | None = setting(None, "MixUp: alpha of its Beta distribution; 0: off.", ge=0, le=100)
+    cutmix: float | None = setting(None, "CutMix: alpha of its Beta distribution; 0: off.", ge=0, le=100)
+
+
 class FitConfig(Frozen):
     """Training"""
 
@@ -91,7 +167,9 @@ class FitConfig(Frozen):
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
     amp: Literal["auto", "none", "bf16", "fp16"] = setting("auto", "Mixed precision.", "--amp")
     seed: int = setting(0, "Of the split, the order and the weights.", "--seed", ge=0, lt=2**31)
-    monitor: str = setting("accuracy", "Validation metric that picks the best epoch.", "--monitor")
+    monitor: str | None = setting(
+        None, "Validation metric that picks the best epoch (default: by task).", "--monitor"
+    )
     patience: int | None = setting(
         None, "Stop after this many epochs without a better metric.", "--patience", ge=1
     )
@@ -108,6 +186,7 @@ class TrainConfig(Frozen):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
 
 
@@ -120,6 +199,15 @@ class EvalConfig(Frozen):
     data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
     split: Literal["auto", "train", "val", "test", "all"] = setting(
         "auto", "auto: test where there is one, else val.", "--split"
+    )
+    baselines: bool = setting(
+        False, "Fit strong baselines too: TF-IDF, linear, boosted trees, 1-NN.", "--baselines"
+    )
+    beams: int = setting(
+        1, "Translations that are followed at once; 1 takes each best token.", "--beams", ge=1
+    )
+    tta: Literal["none", "flip"] = setting(
+        "none", "Average over views of an image: flip is its mirror image.", "--tta"
     )
     batch_size: int | None = setting(
         None, "Samples at a time (default: by image size).", "--batch-size", "-b", ge=1
@@ -158,6 +246,12 @@ class PredictConfig(Frozen):
     """Prediction"""
 
     top_k: int = setting(3, "How many classes are named for each input.", "--top-k", "-k", ge=1)
+    beams: int = setting(
+        1, "Translations that are followed at once; 1 takes each best token.", "--beams", ge=1
+    )
+    tta: Literal["none", "flip"] = setting(
+        "none", "Average over views of an image: flip is its mirror image.", "--tta"
+    )
     batch_size: int | None = setting(
         None, "Samples at a time (default: by image size).", "--batch-size", "-b", ge=1
     )

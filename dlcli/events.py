@@ -29,16 +29,23 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """The plan of a run, before its first step (or after a resume)."""
+    """The plan of a run, before its first step (or after a resume).
+
+    ``kind`` is of the data, ``task`` what is predicted. ``num_classes`` is 0 where there are none.
+    ``input_shape`` is of one sample; a dimension that varies has a name. ``notes`` are further facts as
+    sentences: the balance of the classes, window and horizon.
+    """
 
     run: str
     model: str
     params: int
     trainable_params: int
     data: str
+    kind: str
+    task: str
     samples: dict[str, int]
     num_classes: int
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int | str, ...]
     epochs: int
     steps_per_epoch: int
     total_steps: int
@@ -49,12 +56,16 @@ class RunStarted(Event):
     device: str
     amp: str
     monitor: str
+    notes: tuple[str, ...] = ()
     resumed_step: int = 0
 
 
 @dataclass(frozen=True)
 class StepDone(Event):
-    """One logging interval of training; loss and accuracy are means over the epoch so far."""
+    """One logging interval of training; loss and accuracy are means over the epoch so far.
+
+    ``accuracy`` is None where the task has none.
+    """
 
     step: int
     total_steps: int
@@ -63,9 +74,9 @@ class StepDone(Event):
     step_in_epoch: int
     steps_per_epoch: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
-    images_per_s: float
+    samples_per_s: float
     elapsed_s: float
     eta_s: float
     memory_mib: float | None = None
@@ -82,18 +93,21 @@ class EvalProgress(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch's training figures and the validation metrics after it."""
+    """An epoch's training figures and the validation metrics after it.
+
+    ``accuracy`` is None where the task has none, or where training mixes samples.
+    """
 
     epoch: int
     epochs: int
     step: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
     val: dict[str, float]
     monitor: str
     improved: bool
-    images_per_s: float
+    samples_per_s: float
     epoch_s: float
     elapsed_s: float
 

@@ -1,7 +1,7 @@
 """Name to entry, filled by decorators and found by discovery.
 
 Adding a model, a data set or a format is adding one file to its package: the registry imports every
-module of the package at its first look-up, and each module registers what it holds.
+module of the package, at any depth, at its first look-up, and each module registers what it holds.
 """
 
 from __future__ import annotations
@@ -63,5 +63,5 @@ class Registry(Generic[T]):
             return
         self._discovered = True
         package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self.package}.{module.name}")
+        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+            importlib.import_module(module.name)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "dlcli"
 # Lower number, lower layer. A module may import its own layer and those below.
 LAYERS = {
     "errors": 0, "registry": 0, "events": 0, "": 0,
-    "files": 1, "config": 1, "card": 1, "runs": 1, "network": 1,
+    "task": 1, "files": 1, "config": 1, "card": 1, "runs": 1, "network": 1,
     "data": 2, "zoo": 2,
     "formats": 3, "engine": 4,  # within the third floor, engine may import formats, not the reverse
     "ui": 5, "machine": 5,
@@ -50,13 +50,14 @@ def test_imports_point_downwards(path: Path) -> None:
 @pytest.mark.parametrize(
     "args",
     [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"],
-     ["export", "--help"], ["info", "--help"], ["train", "--modle", "x"]],
+     ["export", "--help"], ["info", "--help"], ["data", "--help"], ["models", "--help"],
+     ["train", "--modle", "x"]],
 )  # fmt: skip
 def test_help_imports_no_heavy_library(args: list[str]) -> None:
     code = (
         "import sys\nfrom dlcli.cli import main\n"
         f"main({args!r})\n"
-        "heavy = {'torch','torchvision','onnx','onnxruntime','matplotlib','sklearn','numpy'} "
+        "heavy = {'torch','torchvision','onnx','onnxruntime','matplotlib','sklearn','numpy','polars'} "
         "& set(sys.modules)\n"
         "sys.exit(f'imported: {sorted(heavy)}' if heavy else 0)"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dlcli.data.kinds import KINDS
 from dlcli.errors import UsageError, nearest
 from dlcli.formats.base import FORMATS
 from dlcli.registry import Registry
@@ -15,13 +16,13 @@ from dlcli.zoo.base import MODELS
 
 NEW_MODEL = """
 from torch import nn
-from dlcli.zoo.base import MODELS, ModelEntry
+from dlcli.zoo.base import ModelEntry, register
 
 class Tiny(nn.Sequential):
     def __init__(self, task):
         super().__init__(nn.Flatten(), nn.LazyLinear(task.num_classes))
 
-MODELS.register("tiny-of-a-test")(
+register(
     ModelEntry(name="tiny-of-a-test", build=lambda task, args: Tiny(task), head=lambda module: "1")
 )
 """
@@ -45,15 +46,18 @@ def extended_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 def test_one_new_file_is_a_new_model() -> None:
     from dlcli.zoo.base import find_model
 
-    assert find_model("tiny-of-a-test").name == "tiny-of-a-test"
-    assert "cnn" in MODELS.names()
+    assert find_model("tiny-of-a-test", "image").name == "tiny-of-a-test"
+    assert "image/cnn" in MODELS.names()
 
 
 def test_what_is_registered_answers_to_its_own_name() -> None:
-    for registry in (MODELS, FORMATS):
+    for registry in (KINDS, FORMATS):
         assert registry.names()
         for name, entry in registry.entries():
             assert entry.name == name  # type: ignore[attr-defined]
+    for name, model in MODELS.entries():
+        assert f"{model.kind}/{model.name}" == name
+        assert model.summary
 
 
 def test_a_name_is_given_once() -> None:

@@ -29,20 +29,20 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on a split, class by class.
+    """Measure a model on a split, and hold it against simple baselines.
 
     On the data it was trained on: the test split where there is one, else val. --data measures it
-    on other data, with classes matched by name.
+    on other data, with classes matched by name. What a baseline reaches stands beside it.
     """
     config = settings.resolve()
     bounds = [_parse_bound(text) for text in minimum or []]
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.engine.evaldata import eval_data
-    from dlcli.engine.evaluate import evaluate
+    from dlcli.engine.evaluate import measure
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact
-    from dlcli.ui.plots import save_confusion
+    from dlcli.ui.plots import save_result
     from dlcli.ui.report import print_json
     from dlcli.ui.sinks import progress_sink
     from dlcli.ui.tables import print_eval
@@ -50,20 +50,13 @@ def command(
     with progress_sink(quiet, json_output) as emit:
         model = open_artifact(path, device=config.device)
         data = eval_data(model.card, path, config)
-        for message in data.warnings:
+        for message in (*data.warnings, *data.reader.notes):
             emit(Warned(message))
-        result = evaluate(
-            model.predict,
-            data.reader,
-            model.card.task.class_names,
-            split=data.split,
-            batch_size=config.batch_size,
-            emit=emit,
-        )
-        run, plot = run_of(path), None
+        result = measure(model, data, config, emit=emit)
+        run, plots = run_of(path), []
         if run is not None:
             try:
-                plot = save_confusion(run.plots / "confusion.png", result)
+                plots = save_result(run.plots, result)
             except DlcliError as exc:  # a run that may only be read can still be measured
                 emit(Warned(f"no plot: {exc.message}"))
     missed = [_missed(bound, result.metrics) for bound in bounds]
@@ -75,7 +68,7 @@ def command(
                 "note": data.note,
                 **result.to_dict(),
                 "class_names": list(model.card.task.class_names),
-                "plots": [] if plot is None else [str(plot)],
+                "plots": [str(plot) for plot in plots],
                 "missed": [text for text in missed if text],
             }
         )
@@ -104,7 +97,7 @@ def _missed(bound: tuple[str, float], metrics: dict[str, float]) -> str | None:
 
     name, value = bound
     if name not in metrics:
-        return f"--min {name}={value:g}: this model has too few classes for {name}"
+        return f"--min {name}={value:g}: {name} is not measured here; there is {', '.join(metrics)}"
     if (metrics[name] - value) * DIRECTIONS[name] >= 0:
         return None
     side = "below" if DIRECTIONS[name] > 0 else "above"

@@ -105,12 +105,12 @@ def _show(result: ExportResult) -> None:
         [
             f"{result.format}, batch {b.batch_size}",
             f"{b.max_abs_diff:.2g}",
-            f"{b.agreement:.2%}",
+            "-" if b.agreement is None else f"{b.agreement:.2%}",
             *(f"{b.metrics[n]:.4f}" for n in names),
         ]
         for b in parity.batches
     ]
-    print_comparison("beside the model", ["", "largest logit difference", "same class", *names], table)
+    print_comparison("beside the model", ["", "largest difference", "same class", *names], table)
 
 
 def _mib(size: int) -> str:

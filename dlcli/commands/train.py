@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,18 +126,19 @@ def _resume_name(run: RunFolder) -> str:
 def _draw(result: TrainResult, emit: Emit) -> list[Path]:
     """The plots of a run that was not interrupted; one that fails costs a warning, not the result."""
     from dlcli.events import Warned
-    from dlcli.ui.plots import save_confusion, save_curves
+    from dlcli.ui.plots import save_curves, save_result
 
     if result.validation is None:
         return []
     run, validation = result.run, result.validation
-    drawn = []
-    for draw in (
-        partial(save_curves, run.plots / "curves.png", run.metrics),
-        partial(save_confusion, run.plots / "confusion.png", validation),
-    ):
+    drawn: list[Path] = []
+    draws: list[Callable[[], list[Path]]] = [
+        lambda: [save_curves(run.plots / "curves.png", run.metrics)],
+        lambda: save_result(run.plots, validation),
+    ]
+    for draw in draws:
         try:
-            drawn.append(draw())
+            drawn += draw()
         except DlcliError as exc:
             emit(Warned(f"no plot: {exc.message}"))
     return drawn
@@ -148,6 +149,16 @@ def _next(run: RunFolder) -> str:
     root = run.path.parent
     which = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {run.path}"
     return f"dlcli eval{which}   dlcli predict{which} FILE   dlcli export{which} --onnx"
+
+
+def _scores(result: TrainResult) -> list[tuple[str, str]]:
+    """The metric that chose the best epoch, with the number of samples, and the loss."""
+    from dlcli.ui.text import figure
+
+    assert result.validation is not None
+    metrics, monitor = result.validation.metrics, result.monitor
+    rows = [(monitor, f"{figure(metrics[monitor])} on {result.validation.samples:,} samples")]
+    return [*rows, ("loss", figure(metrics["loss"]))] if monitor != "loss" else rows
 
 
 def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
@@ -185,8 +196,7 @@ def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
     early = ", stopped early" if progress.stopped_early else ""
     rows = [
         ("best epoch", f"{progress.best_epoch} of {progress.epoch}{early}"),
-        ("val accuracy", f"{metrics['accuracy']:.4f} on {result.validation.samples:,} samples"),
-        ("val loss", f"{metrics['loss']:.4f}"),
+        *((f"val {name}", value) for name, value in _scores(result)),
         ("model", str(run.best)),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
         ("next", _next(run)),

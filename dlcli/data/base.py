@@ -1,65 +1,218 @@
-"""The types between a data set and everything that reads it. NumPy only: ONNX paths import no torch."""
+"""The types between a data set and everything that reads it. NumPy only: ONNX paths import no torch.
+
+N is the number of samples in a split, n in a batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.task import TaskKind
+
 SplitName = Literal["train", "val", "test"]
 
-Pixels = npt.NDArray[np.uint8]  # (N, H, W, C) in a batch, (H, W, C) for one image
-Labels = npt.NDArray[np.int64]  # (N,)
+Pixels = npt.NDArray[np.uint8]  # (n, H, W, C) in a batch, (H, W, C) for one image
+Labels = npt.NDArray[np.int64]  # (n,)
+Indices = npt.NDArray[np.int64]  # (n,) into a split
+# int64 (n,) of a class; uint8 (n, labels) of several; float64 (n, targets) or (n, horizon, targets)
+# of numbers, in the data's own units; int64 (n, T) of token ids, padded.
+Targets = npt.NDArray[Any]
+# The tensors of `TaskSpec.input.signature`, in its order, except that an image is still uint8 pixels
+# (n, H, W, C): it is normalised on the device.
+Inputs = tuple[npt.NDArray[Any], ...]
+
+
+class Items(ABC):
+    """The raw content of samples, before any encoder."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @classmethod
+    @abstractmethod
+    def gather(cls, parts: Sequence[Any], where: Indices) -> Any:
+        """The items at ``where`` of several parts, as if they were one after the other."""
+
+    def take(self, indices: Indices) -> Any:
+        """The items at ``indices``, in that order."""
+        return self.gather([self], indices)
+
+
+@dataclass(frozen=True)
+class Listed(Items):
+    """Items of any kind in a tuple: paths of photos, texts, pairs of texts, series of unequal length."""
+
+    values: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def gather(cls, parts: Sequence[Listed], where: Indices) -> Listed:
+        """Also of `Items`."""
+        joined = (
+            [value for part in parts for value in part.values] if len(parts) > 1 else parts[0].values
+        )
+        return cls(tuple(joined[i] for i in where.tolist()))
+
+
+@dataclass(frozen=True)
+class Stacked(Items):
+    """Items in one array, the first axis counting them: raw pixels of one size, series of one length."""
+
+    values: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def gather(cls, parts: Sequence[Stacked], where: Indices) -> Stacked:
+        """Rows of several arrays without joining them first."""
+        arrays = [part.values for part in parts]
+        out = np.empty((len(where), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+        start = 0
+        for array in arrays:
+            here = (where >= start) & (where < start + len(array))
+            out[here] = array[where[here] - start]
+            start += len(array)
+        return cls(out)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One split of a data set, listed but not decoded: exactly one of ``paths`` and ``pixels``.
+    """One split of a data set, listed but not encoded.
 
-    ``ids`` name the samples for ever (a path below the root, or ``train/17``); ``targets`` index the
-    source's class names; ``pixels`` are raw uint8 (N, H, W, C) arrays of any size.
+    ``ids`` name the samples for ever (a path below the root, or ``train/17``); ``targets`` are as
+    above, class indices being into the source's class names. ``groups`` are what must stay in one
+    split together (a patient, a user), or None.
     """
 
     ids: tuple[str, ...]
-    targets: Labels
-    paths: tuple[Path, ...] | None = None
-    pixels: Pixels | None = None
+    targets: Targets
+    items: Items
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, indices: npt.NDArray[np.int64]) -> Samples:
+    def take(self, indices: Indices) -> Samples:
         """The samples at ``indices``, in that order."""
         return Samples(
             ids=tuple(self.ids[i] for i in indices),
             targets=self.targets[indices],
-            paths=None if self.paths is None else tuple(self.paths[i] for i in indices),
-            pixels=None if self.pixels is None else self.pixels[indices],
+            items=self.items.take(indices),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
         )
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set before decoding: its classes and its splits as they were found.
+    """A data set before encoding: what is to be predicted, and its splits as they were found.
 
-    ``given`` says which splits the source itself brought; the others were made by dlcli.
-    ``native`` is (C, H, W) where all samples share one size known without decoding (arrays), else
-    (C, 0, 0). ``warnings`` are sentences for the user (empty class folders and the like).
+    ``kind`` is the name of its `DataKind`. ``given`` says which splits the source itself brought; the
+    others were made by dlcli. ``native`` is (C, H, W) of images that share one size known without
+    decoding, else (C, 0, 0). ``warnings`` are sentences for the user (empty class folders and the like).
     """
 
     name: str  # short, for run names: "digits", "imgs"
     origin: str  # what --data said, made absolute if it is a path
-    class_names: tuple[str, ...]
+    kind: str
+    task: TaskKind
     splits: dict[str, Samples]
     given: frozenset[str]
-    native: tuple[int, int, int]
     fingerprint: str
+    class_names: tuple[str, ...] = ()
+    target_names: tuple[str, ...] = ()
+    native: tuple[int, int, int] = (0, 0, 0)
+    options: dict[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+
+
+class Reader(ABC):
+    """One split as the model's inputs, in batches of any indices.
+
+    ``bad`` maps the id of each unreadable sample to the reason, as they are found. ``lengths`` are the
+    samples' sizes (N,) where they vary: batches are then made of samples of about one length.
+    ``notes`` are sentences about what the encoder met that training did not hold (unknown words, texts
+    that were cut).
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+        self.bad: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.lengths: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @abstractmethod
+    def read(self, indices: Indices) -> tuple[Inputs, Indices]:
+        """The inputs of the readable samples among ``indices``, and which of ``indices`` they are.
+
+        Order and repetitions are kept. Arrays that vary in length are padded to the longest of the
+        batch. The arrays are the caller's own copy.
+        """
+
+    def targets(self, indices: Indices) -> Targets:
+        """The targets of samples, one row each."""
+        return self.samples.targets[indices]
+
+    def array(self) -> Inputs | None:
+        """The inputs of the whole split, where they are in memory, unpadded and none is bad."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most readers hold nothing
+        """Give back threads and the like; a later read starts them again."""
+
+
+class ArrayReader(Reader):
+    """A split that is encoded already: arrays of N rows each."""
+
+    def __init__(self, samples: Samples, inputs: Inputs) -> None:
+        super().__init__(samples)
+        self._inputs = inputs
+
+    def read(self, indices: Indices) -> tuple[Inputs, Indices]:
+        """Rows of the arrays."""
+        return tuple(np.take(array, indices, axis=0) for array in self._inputs), indices
+
+    def array(self) -> Inputs | None:
+        """All of it."""
+        return self._inputs
+
+
+class RaggedReader(Reader):
+    """A split of sequences: a batch is (n, longest, ...) padded with 0 at the end, and lengths (n,)."""
+
+    def __init__(self, samples: Samples, sequences: Sequence[npt.NDArray[Any]]) -> None:
+        super().__init__(samples)
+        self._sequences = sequences
+        self.lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+
+    def read(self, indices: Indices) -> tuple[Inputs, Indices]:
+        """Padded sequences and their lengths."""
+        assert self.lengths is not None
+        lengths = self.lengths[indices]
+        return (pad([self._sequences[i] for i in indices.tolist()]), lengths), indices
+
+
+def pad(sequences: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Sequences (T_i, ...) as one array (n, longest, ...), 0 behind the shorter ones' ends."""
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    first = sequences[0] if sequences else np.zeros((0,), dtype=np.int64)
+    out = np.zeros((len(sequences), longest, *first.shape[1:]), dtype=first.dtype)
+    for row, sequence in zip(out, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return out
 
 
 def fingerprint(parts: list[bytes]) -> str:

@@ -1,9 +1,8 @@
-"""From what ``--data`` says to a data set with its splits: a folder, or a set known by name."""
+"""From what ``--data`` says to a data set with its splits: a path, or a set known by name."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +10,14 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
-from dlcli.data.download import obtain
-from dlcli.data.folder import LAYOUTS, read_folder, read_other_folder
-from dlcli.data.named import DATASETS, Found, find_name
-from dlcli.data.splits import hold_out
+from dlcli.data.kinds import KINDS, DataKind, Found, find_kind
+from dlcli.data.sets.download import obtain
+from dlcli.data.sets.named import DATASETS, find_name
+from dlcli.data.splits import hold_out, match_classes
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.task import TaskSpec
+
+_WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
 
 
 def open_source(config: DataConfig, *, seed: int) -> DataSource:
@@ -25,7 +27,7 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     a given test split is never touched. Photos are listed, not decoded. Raises: DlcliError when the
     data is missing or unfit, UsageError when ``data`` or the fractions make no sense.
     """
-    source = _find(config, read_folder)
+    source = _find(config, other=False)
     if "all" in source.splits:
         if config.val_fraction + config.test_fraction >= 1:
             raise UsageError(
@@ -48,38 +50,41 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     return replace(source, warnings=(*source.warnings, *_thin_classes(source)))
 
 
-def open_other(config: DataConfig, class_names: Sequence[str]) -> DataSource:
-    """Other data for a model of ``class_names``: its splits as given, or all of it as "all".
+def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
+    """Other data for a model of ``task``: its splits as given, or all of it as "all".
 
-    Targets index ``class_names``, matched by name. Raises: DlcliError when the data is missing, or
-    naming the classes that the model does not know.
+    Class targets index the task's names, matched by name. Raises: DlcliError when the data is missing,
+    is of another kind, or naming the classes that the model does not know.
     """
-    source = _find(config, read_other_folder)
-    new_index = {name: index for index, name in enumerate(class_names)}
-    used = np.unique(np.concatenate([part.targets for part in source.splits.values()]))
-    strange = [name for i, name in enumerate(source.class_names) if i in used and name not in new_index]
-    if strange:
+    source = _find(config.model_copy(update={"kind": task.input.kind, "task": task.kind}), other=True)
+    if source.task != task.kind:
         raise DlcliError(
-            f"{source.origin} has samples of {', '.join(strange[:5])}"
-            f"{f' and {len(strange) - 5} more classes' if len(strange) > 5 else ''}, "
-            "which the model does not know",
-            hint="it knows " + ", ".join(class_names[:12]) + (" ..." if len(class_names) > 12 else ""),
+            f"{source.origin} is data for {source.task}, but the model does {task.kind}",
+            hint="give data with the target that the model was trained on",
         )
-    table = np.array([new_index.get(name, -1) for name in source.class_names], dtype=np.int64)
-    splits = {
-        name: Samples(part.ids, table[part.targets], part.paths, part.pixels)
-        for name, part in source.splits.items()
-    }
-    return replace(source, splits=splits, class_names=tuple(class_names))
+    splits: dict[str, Samples] = {}
+    strange: dict[str, None] = {}
+    for name, part in source.splits.items():
+        splits[name], unknown = match_classes(part, source, task.class_names)
+        strange |= dict.fromkeys(unknown)
+    if strange:
+        names = list(strange)
+        raise DlcliError(
+            f"{source.origin} has samples of {', '.join(names[:5])}"
+            f"{f' and {len(names) - 5} more classes' if len(names) > 5 else ''}, "
+            "which the model does not know",
+            hint="it knows "
+            + ", ".join(task.class_names[:12])
+            + (" ..." if task.num_classes > 12 else ""),
+        )
+    return replace(source, splits=splits, class_names=task.class_names)
 
 
-def _find(config: DataConfig, read: Callable[[Path], Found]) -> DataSource:
+def _find(config: DataConfig, *, other: bool) -> DataSource:
     """The source with its splits as they are: train, val and test, or one "all"."""
     text = config.data
     if not text:
-        raise UsageError(
-            "--data is missing", hint="give a folder of class folders, or a name such as digits"
-        )
+        raise UsageError("--data is missing", hint="give a folder, a file, or a name such as digits")
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser().absolute()
     path = Path(text).expanduser()
     # A registered name means the set, even beside a folder of that name: what is written into a
@@ -88,29 +93,24 @@ def _find(config: DataConfig, read: Callable[[Path], Found]) -> DataSource:
     if name is None and not path.exists():
         name = find_name(text)
     if name is not None:
-        found = obtain(name, DATASETS.get(name), data_dir=data_dir, offline=config.offline)
+        entry = DATASETS.get(name)
+        found = obtain(name, entry, data_dir=data_dir, offline=config.offline)
         if path.is_dir():
             said = f"{name} means the data set of that name; write ./{name} for the folder"
             found = replace(found, warnings=(*found.warnings, said))
-        return _source(found, name=name, origin=name, data_dir=data_dir)
-    if not path.exists():
-        raise _missing(text, path)
-    if not path.is_dir():
-        raise DlcliError(
-            f"{text} is a file; --data takes a folder or a data set's name",
-            hint="unpack it first"
-            if path.suffix.lower() in (".zip", ".gz", ".tgz", ".tar")
-            else LAYOUTS,
-        )
+        return _source(found, kind=entry.kind, name=name, origin=name, data_dir=data_dir)
     path = path.absolute()
-    found = _recognised(path) or read(path)
+    found, kind = _recognised(path) or _read(path, text, config, other=other)
     # What the user called it: a link keeps its own name.
-    name = found.kind or Path(os.path.abspath(path)).name or "data"
-    return _source(found, name=name, origin=str(path), data_dir=None)
+    called = Path(os.path.abspath(path))
+    name = found.name or (called.stem if called.is_file() else called.name) or "data"
+    return _source(found, kind=kind, name=name, origin=str(path), data_dir=None)
 
 
-def _recognised(path: Path) -> Found | None:
+def _recognised(path: Path) -> tuple[Found, str] | None:
     """A known set that lies in an unnamed folder. Raises: DlcliError when it could be several."""
+    if not path.is_dir():
+        return None
     names = [name for name, entry in DATASETS.entries() if entry.recognises(path)]
     if not names:
         return None
@@ -119,19 +119,42 @@ def _recognised(path: Path) -> Found | None:
             f"{path} holds several data sets: {', '.join(names)}",
             hint=f"say which: --data {names[0]} --data-dir {path}",
         )
-    found = DATASETS.get(names[0]).read(path)
-    return None if found is None else replace(found, kind=names[0])
+    entry = DATASETS.get(names[0])
+    found = entry.read(path)
+    return None if found is None else (replace(found, name=names[0]), entry.kind)
 
 
-def _source(found: Found, *, name: str, origin: str, data_dir: Path | None) -> DataSource:
+def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[Found, str]:
+    """What a kind of data makes of a path. Raises: DlcliError when none knows it."""
+    if config.kind is not None:
+        kind: DataKind | None = KINDS.get(config.kind)
+    else:
+        # A folder that nothing recognises: the reader of photos says best what is wrong with it.
+        kind = find_kind(path, config) or (KINDS.get("image") if path.is_dir() else None)
+    if kind is None or not (path.exists() or kind.recognises(path, config)):
+        if not path.exists():
+            raise _missing(text, path)
+        packed = path.suffix.lower() in (".zip", ".gz", ".tgz", ".tar", ".xz", ".zst")
+        raise DlcliError(
+            f"{text} is no data that dlcli knows",
+            hint="unpack it first" if packed else f"--kind {'|'.join(KINDS.names())} says what it is",
+        )
+    return kind.read(path, config, other), kind.name
+
+
+def _source(found: Found, *, kind: str, name: str, origin: str, data_dir: Path | None) -> DataSource:
     return DataSource(
         name=name,
         origin=origin,
-        class_names=found.class_names,
+        kind=kind,
+        task=found.task,
         splits=found.splits,
         given=frozenset(found.splits) - {"all"},
-        native=found.native,
         fingerprint=found.fingerprint,
+        class_names=found.class_names,
+        target_names=found.target_names,
+        native=found.native,
+        options=found.options,
         data_dir=None if data_dir is None else str(data_dir),
         warnings=found.warnings,
     )
@@ -140,25 +163,21 @@ def _source(found: Found, *, name: str, origin: str, data_dir: Path | None) -> D
 def _missing(text: str, path: Path) -> DlcliError:
     if "/" in text or "\\" in text or text.startswith((".", "~")):
         if path.parent.is_dir():
-            names = [
-                entry.name
-                for entry in path.parent.iterdir()
-                if entry.is_dir() and not entry.name.startswith(".")
-            ]
+            names = [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
             return DlcliError(
                 f"--data {text} does not exist",
-                hint=f"in {path.parent}: {nearest(path.name, names)}" if names else LAYOUTS,
+                hint=f"in {path.parent}: {nearest(path.name, names)}" if names else _WHAT,
             )
-        return DlcliError(f"--data {text} does not exist, nor does {path.parent}", hint=LAYOUTS)
+        return DlcliError(f"--data {text} does not exist, nor does {path.parent}", hint=_WHAT)
     return DlcliError(
-        f"--data {text!r} is neither a folder here nor the name of a data set",
+        f"--data {text!r} is neither a folder or file here nor the name of a data set",
         hint=nearest(text, DATASETS.names()),
     )
 
 
 def _thin_classes(source: DataSource) -> list[str]:
     """A sentence where dlcli could hold nothing out of a class."""
-    if "val" in source.given:
+    if "val" in source.given or source.task != "classification":
         return []
     held = set(np.unique(source.splits["val"].targets).tolist())
     thin = [name for i, name in enumerate(source.class_names) if i not in held]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import DataSource, Samples
+from dlcli.data.base import DataSource, Samples, Targets
 from dlcli.errors import DlcliError
 from dlcli.files import read_json, write_json
 
@@ -18,23 +19,22 @@ SPLITS_SCHEMA = 1
 
 
 def hold_out(samples: Samples, fractions: Mapping[str, float], *, seed: int) -> dict[str, Samples]:
-    """``samples`` divided into "train" and one split for each fraction above 0, class by class.
+    """``samples`` divided into "train" and one split for each fraction above 0.
 
-    Which sample goes where depends on the seed and its own id only, not on the order of the listing.
-    Every class keeps a training sample; a class of three or more gives at least one to each other
-    split. Raises: DlcliError when not even one sample can be spared.
+    Class by class where each sample has one class; samples of one group stay together, and then groups
+    are divided, not classes. Which sample goes where depends on the seed and its own id (or group) only,
+    not on the order of the listing. Every class keeps a training sample; a class of three or more gives
+    at least one to each other split. Raises: DlcliError when not even one sample can be spared.
     """
     wanted = {name: share for name, share in fractions.items() if share > 0}
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in wanted}}
-    order = np.array([_draw(seed, id_) for id_ in samples.ids], dtype=np.uint64)
-    for target in np.unique(samples.targets):
-        members = np.flatnonzero(samples.targets == target)
-        members = members[np.argsort(order[members], kind="stable")]
+    for stratum in _strata(samples):
+        members = sorted(stratum, key=lambda unit: (_draw(seed, unit), unit))
         start = 0
         for name, count in _shares(len(members), wanted).items():
-            chosen[name] += members[start : start + count].tolist()
+            chosen[name] += [i for unit in members[start : start + count] for i in stratum[unit]]
             start += count
-        chosen["train"] += members[start:].tolist()
+        chosen["train"] += [i for unit in members[start:] for i in stratum[unit]]
     if "val" in wanted and not chosen["val"]:
         chosen["val"].append(_spare(samples, chosen))
     # In the order of the listing, so that a split reads its files as they lie on the disk.
@@ -69,44 +69,77 @@ def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]
     """
     record = _read(path)
     names: list[str] = record["class_names"]
-    pool = _pool(source)
-    where = {id_: index for index, id_ in enumerate(pool.ids)}
-    new_index = {old: names.index(name) for old, name in enumerate(source.class_names) if name in names}
-    said, splits, gone = [], {}, []
+    parts = list(source.splits.values())
+    pool = [id_ for part in parts for id_ in part.ids]
+    where = {id_: index for index, id_ in enumerate(pool)}
+    said: list[str] = []
+    splits: dict[str, Samples] = {}
+    gone: list[str] = []
     for split, ids in record["splits"].items():
         found = [i for i in map(where.get, ids) if i is not None]
-        found = [i for i in found if int(pool.targets[i]) in new_index]
-        if not found:
+        taken, _ = match_classes(_take(parts, np.array(found, dtype=np.int64)), source, names)
+        if not len(taken):
             raise DlcliError(
                 f"none of the {len(ids)} samples of the {split} split are in {source.origin} any more",
                 hint=f"{path} names them; give --data if the data has moved",
             )
-        if len(found) < len(ids):
-            kept = {pool.ids[i] for i in found}
+        if len(taken) < len(ids):
+            kept = set(taken.ids)
             gone += [id_ for id_ in ids if id_ not in kept]
-        taken = _whole_split(source, pool, found)
-        targets = np.array([new_index[int(t)] for t in taken.targets], dtype=np.int64)
-        splits[split] = Samples(taken.ids, targets, taken.paths, taken.pixels)
+        splits[split] = taken
     known = {id_ for ids in record["splits"].values() for id_ in ids}
-    new = [id_ for id_ in pool.ids if id_ not in known]
+    new = [id_ for id_ in pool if id_ not in known]
     if gone:
         said.append(f"{_count(gone)} of the run's splits no longer in {source.origin}: {_some(gone)}")
     if new:
         said.append(f"{_count(new)} new in {source.origin}, in none of the run's splits: {_some(new)}")
     if not gone and not new and record["fingerprint"] != source.fingerprint:
         said.append(f"{source.origin} has changed since the run: same samples, other contents")
-    changed = DataSource(
-        name=source.name,
-        origin=source.origin,
-        class_names=tuple(names),
-        splits=splits,
-        given=frozenset(record["given"]),
-        native=source.native,
-        fingerprint=source.fingerprint,
-        data_dir=source.data_dir,
-        warnings=source.warnings,
-    )
-    return changed, said
+    given = frozenset(record["given"])
+    return replace(source, class_names=tuple(names), splits=splits, given=given), said
+
+
+def match_classes(
+    samples: Samples, source: DataSource, names: Sequence[str]
+) -> tuple[Samples, list[str]]:
+    """``samples`` of ``source`` with targets that index ``names`` instead of the source's own classes.
+
+    Samples of a class (or, in multi-label data, with a label) that is not among ``names`` are left out;
+    the second answer names those classes.
+    """
+    if tuple(names) == source.class_names or not source.class_names:
+        return samples, []
+    index = {name: i for i, name in enumerate(names)}
+    new = np.array([index.get(name, -1) for name in source.class_names], dtype=np.int64)
+    if source.task == "multilabel":
+        has = samples.targets.astype(bool)
+        keep = ~has[:, new < 0].any(axis=1)
+        targets: Targets = np.zeros((len(samples), len(names)), dtype=np.uint8)
+        targets[:, new[new >= 0]] = samples.targets[:, new >= 0]
+        strange = (new < 0) & has.any(axis=0)
+    else:
+        targets = new[samples.targets]
+        keep = targets >= 0
+        strange = np.zeros(len(new), dtype=bool)
+        strange[samples.targets[~keep]] = True
+    samples = replace(samples, targets=targets)
+    if not keep.all():
+        samples = samples.take(np.flatnonzero(keep))
+    return samples, [source.class_names[i] for i in np.flatnonzero(strange)]
+
+
+def _strata(samples: Samples) -> Iterator[dict[str, list[int]]]:
+    """What is divided share by share: a stratum maps an id or group to its samples' indices."""
+    if samples.groups is not None:
+        by_group: dict[str, list[int]] = {}
+        for index, group in enumerate(samples.groups):
+            by_group.setdefault(group, []).append(index)
+        yield by_group
+        return
+    one_class = samples.targets.ndim == 1 and samples.targets.dtype == np.int64
+    labels = samples.targets if one_class else np.zeros(len(samples), dtype=np.int64)
+    for label in np.unique(labels):
+        yield {samples.ids[i]: [i] for i in np.flatnonzero(labels == label).tolist()}
 
 
 def _draw(seed: int, id_: str) -> int:
@@ -127,6 +160,11 @@ def _shares(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
 def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
     """Take one sample out of train's largest class, or else out of test, for a val that has none."""
     train, test = chosen["train"], chosen.get("test", [])
+    if samples.groups is not None:
+        raise DlcliError(
+            f"{len(set(samples.groups))} groups are too few to hold one out for validation",
+            hint="give a split column, or leave the group column out",
+        )
     targets, counts = np.unique(samples.targets[train], return_counts=True)
     if counts.max() >= 2:
         largest = targets[counts.argmax()]
@@ -157,45 +195,21 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _pool(source: DataSource) -> Samples:
-    """All samples of the source; pixels are left out, they are fetched split by split."""
-    parts = list(source.splits.values())
-    return Samples(
-        ids=tuple(id_ for part in parts for id_ in part.ids),
-        targets=np.concatenate([part.targets for part in parts]),
-        paths=tuple(p for part in parts for p in part.paths or ()) or None,
-    )
-
-
-def _whole_split(source: DataSource, pool: Samples, indices: Sequence[int]) -> Samples:
-    """The samples at ``indices`` of the pool. A split that did not change is not copied."""
+def _take(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples:
+    """The samples at ``where`` of several splits, as if they were one; an unchanged one is not copied."""
     start = 0
-    for part in source.splits.values():
-        if len(indices) == len(part) and list(indices) == list(range(start, start + len(part))):
+    for part in parts:
+        if len(where) == len(part) and bool((where == np.arange(start, start + len(part))).all()):
             return part
         start += len(part)
-    where = np.array(indices, dtype=np.int64)
-    pixels = None
-    if pool.paths is None:
-        pixels = _gather(list(source.splits.values()), where)
+    ids = [id_ for part in parts for id_ in part.ids]
+    groups = [g for part in parts for g in part.groups or ()]
     return Samples(
-        ids=tuple(pool.ids[i] for i in indices),
-        targets=pool.targets[where],
-        paths=None if pool.paths is None else tuple(pool.paths[i] for i in indices),
-        pixels=pixels,
+        ids=tuple(ids[i] for i in where),
+        targets=np.concatenate([part.targets for part in parts])[where],
+        items=parts[0].items.gather([part.items for part in parts], where),
+        groups=tuple(groups[i] for i in where) if groups else None,
     )
-
-
-def _gather(parts: list[Samples], where: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """Rows of several pixel arrays, as if they were one, without joining them."""
-    arrays = [part.pixels for part in parts if part.pixels is not None]
-    out = np.empty((len(where), *arrays[0].shape[1:]), dtype=np.uint8)
-    start = 0
-    for array in arrays:
-        here = (where >= start) & (where < start + len(array))
-        out[here] = array[where[here] - start]
-        start += len(array)
-    return out
 
 
 def _count(ids: Sequence[str]) -> str:

@@ -80,12 +80,12 @@ class Clock:
         self.job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
 
     def epoch_figures(self, progress: Progress) -> tuple[float, float]:
-        """Seconds of the epoch's steps, and images a second over them."""
+        """Seconds of the epoch's steps, and samples a second over them."""
         seconds = max(time.perf_counter() - self.epoch_t0, 1e-9)
         return seconds, (progress.seen - self.epoch_seen) / seconds
 
     def step_event(self, progress: Progress, lr: float) -> StepDone:
-        loss, accuracy = means(progress)
+        loss, accuracy = means(progress, hits=self.job.counts_hits)
         total = self.job.total_steps
         done = max(progress.step - self.first_step, 1)
         spent = progress.elapsed_s - self.start_elapsed
@@ -99,14 +99,14 @@ class Clock:
             loss=loss,
             accuracy=accuracy,
             lr=lr,
-            images_per_s=self.epoch_figures(progress)[1],
+            samples_per_s=self.epoch_figures(progress)[1],
             elapsed_s=progress.elapsed_s,
             eta_s=spent / done * (total - progress.step),
             memory_mib=memory_mib(self.job.precision.device),
         )
 
 
-def means(progress: Progress) -> tuple[float, float]:
-    """Training loss and accuracy over the samples of the epoch so far."""
-    seen = max(progress.seen, 1)
-    return progress.loss_sum / seen, progress.hits / seen
+def means(progress: Progress, *, hits: bool) -> tuple[float, float | None]:
+    """Training loss, and accuracy where ``hits`` are counted, over the epoch so far."""
+    loss = progress.loss_sum / (progress.loss_count or 1)
+    return loss, progress.hits / max(progress.seen, 1) if hits else None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlcli.card import Card
-from dlcli.config import DataConfig, EvalConfig
-from dlcli.data.base import DataSource
-from dlcli.data.reader import Reader
+from dlcli.config import DataConfig, EvalConfig, validate
+from dlcli.data.base import DataSource, Reader
+from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
@@ -17,12 +19,16 @@ from dlcli.runs import run_of
 
 @dataclass(frozen=True)
 class EvalData:
-    """A split to evaluate on; ``note`` says which it is and what the user should know of it."""
+    """A split to evaluate on; ``note`` says which it is and what the user should know of it.
+
+    ``train()`` is a reader of what the model learned from, for baselines; None where it is not at hand.
+    """
 
     reader: Reader
     split: str
     note: str
     warnings: tuple[str, ...] = ()
+    train: Callable[[], Reader] | None = None
 
 
 def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
@@ -35,33 +41,43 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
     """
     source, warnings = _source(card, artifact, config)
     name = _choose(source, config)
-    reader = Reader(
-        source.splits[name],
-        card.task.input,
-        workers=config.workers,
-        cache_bytes=0,
-        on_bad_sample=config.on_bad_sample,
+    options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
+
+    def read(split: str) -> Reader:
+        return kind_of(card.task).reader(source.splits[split], card.task, options)
+
+    own = config.data is None and "train" in source.splits
+    return EvalData(
+        reader=read(name),
+        split=name,
+        note=_note(source, name, config),
+        warnings=(*source.warnings, *warnings),
+        train=(lambda: read("train")) if own else None,
     )
-    return EvalData(reader, name, _note(source, name, config), (*source.warnings, *warnings))
 
 
 def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str]]:
     if config.data is not None:
-        wanted = DataConfig(data=config.data, data_dir=config.data_dir, offline=config.offline)
-        return open_other(wanted, card.task.class_names), []
+        options = {} if card.data is None else card.data.options
+        wanted = _config(config.data, config.data_dir, config, options)
+        return open_other(wanted, card.task), []
     if card.data is None:
         raise DlcliError(f"{artifact} does not say what it was trained on", hint="give --data FOLDER")
-    wanted = DataConfig(
-        data=card.data.data,
-        data_dir=config.data_dir or card.data.data_dir,
-        offline=config.offline,
-    )
+    wanted = _config(card.data.data, config.data_dir or card.data.data_dir, config, card.data.options)
     run = run_of(artifact)
     if run is not None and run.splits.is_file():
         source, changed = apply_splits(run.splits, open_source(wanted, seed=0))
         return source, changed
     # The artifact has left its run: only splits that the data itself brings are known.
-    return open_other(wanted, card.task.class_names), []
+    return open_other(wanted, card.task), []
+
+
+def _config(
+    data: str, data_dir: str | None, config: EvalConfig, options: Mapping[str, Any]
+) -> DataConfig:
+    """How to open data for a model: the same columns mean the same."""
+    said = {**options, "data": data, "data_dir": data_dir, "offline": config.offline}
+    return validate(DataConfig, said)
 
 
 def _choose(source: DataSource, config: EvalConfig) -> str:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dlcli.card import ImageInput
 from dlcli.config import FitConfig, OptimConfig
+from dlcli.engine.augment import Augment
 from dlcli.engine.clock import Clock, means
 from dlcli.engine.interrupt import StopGuard, StopRequested
-from dlcli.engine.loader import TrainBatches
+from dlcli.engine.loader import Batch, TrainBatches
+from dlcli.engine.losses import Loss
 from dlcli.engine.metrics import DIRECTIONS, EvalResult
 from dlcli.engine.optim import set_lr
 from dlcli.engine.precision import Precision
@@ -21,7 +22,8 @@ from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
 from dlcli.errors import DlcliError
 from dlcli.events import CheckpointSaved, Emit, EpochDone, RunFinished
-from dlcli.zoo.runtime import input_tensor
+from dlcli.task import TaskSpec
+from dlcli.zoo.runtime import model_inputs
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,16 @@ class FitJob:
 
     run: str
     module: nn.Module
-    spec: ImageInput
+    task: TaskSpec
     batches: TrainBatches
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision
     config: FitConfig
     optim: OptimConfig
+    loss: Loss
+    augment: Augment | None
+    monitor: str
     validate: Callable[[Callable[[], None]], EvalResult]  # its argument may raise StopRequested
     save_best: Callable[[EvalResult, int], str]  # the path that was written
     save_state: Callable[[Progress], str]
@@ -45,6 +50,11 @@ class FitJob:
     @property
     def total_steps(self) -> int:
         return len(self.batches) * self.config.epochs
+
+    @property
+    def counts_hits(self) -> bool:
+        """Whether a training sample has one class, so that an answer can be right."""
+        return self.task.kind == "classification" and not (self.augment and self.augment.mixes)
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
             run=job.run,
             step=progress.step,
             epochs_done=progress.epoch,
-            monitor=job.config.monitor,
+            monitor=job.monitor,
             best=progress.best if progress.best is not None else math.nan,
             best_epoch=progress.best_epoch,
             elapsed_s=progress.elapsed_s,
@@ -97,11 +107,11 @@ def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard
     set_train_mode(job.module)
     sums = _EpochSums(progress, job.precision.device)
     clock.start_epoch(progress)
-    for pixels, targets in job.batches.epoch(progress.epoch, start=progress.batch):
+    for batch in job.batches.epoch(progress.epoch, start=progress.batch):
         lr = job.optim.lr * lr_factor(progress.step, job.total_steps, job.optim)
         set_lr(job.optimizer, lr)
-        if job.batches.usable(progress.batch, len(targets)):
-            sums.add(*train_step(job, pixels, targets), len(targets))
+        if job.batches.usable(progress.batch, len(batch)):
+            sums.add(*train_step(job, batch, progress.epoch), len(batch))
         progress.step += 1
         progress.batch += 1
         due_log, due_save = clock.due(progress)
@@ -119,18 +129,20 @@ def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard
             clock.save(progress)
 
 
-def train_step(
-    job: FitJob, pixels: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One optimizer step on uint8 (B, H, W, C) and int64 (B,): the loss sum and the hits, on device."""
-    x = input_tensor(pixels, job.spec)
+def train_step(job: FitJob, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One optimizer step: the loss sum, what it is divided by, and the hits, on the device.
+
+    Hits are the samples whose class is right, where samples have one.
+    """
+    inputs, targets = batch.inputs, batch.targets
+    if job.augment is not None:
+        pixels, targets = job.augment(inputs[0], targets, batch.indices, epoch)
+        inputs = (pixels,)
     job.optimizer.zero_grad(set_to_none=True)
     try:
         with job.precision.autocast():
-            logits = job.module(x)
-            loss_sum = nn.functional.cross_entropy(
-                logits.float(), targets, reduction="sum", label_smoothing=job.optim.label_smoothing
-            )
+            outputs = job.module(*model_inputs(inputs, job.task))
+        loss_sum, count = job.loss(outputs.float(), targets)
     except ValueError as exc:
         if "more than 1 value per channel" not in str(exc):
             raise
@@ -138,13 +150,19 @@ def train_step(
             "batch normalisation cannot train on a batch of one sample",
             hint="use --batch-size 2 or more, and at least two training samples",
         ) from exc
-    job.scaler.scale(loss_sum / len(targets)).backward()  # type: ignore[no-untyped-call]
+    job.scaler.scale(loss_sum / count).backward()  # type: ignore[no-untyped-call]
     if job.optim.clip_grad_norm is not None:
         job.scaler.unscale_(job.optimizer)
         nn.utils.clip_grad_norm_(job.module.parameters(), job.optim.clip_grad_norm)
     job.scaler.step(job.optimizer)
     job.scaler.update()
-    return loss_sum.detach(), (logits.detach().argmax(1) == targets).sum()
+    return loss_sum.detach(), count, _hits(job, outputs.detach(), targets)
+
+
+def _hits(job: FitJob, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if not job.counts_hits:
+        return torch.zeros((), dtype=torch.int64, device=outputs.device)
+    return (outputs.argmax(1) == targets).sum()
 
 
 def set_train_mode(module: nn.Module) -> None:
@@ -162,14 +180,19 @@ def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) 
         reader = job.batches.reader
         first = next((f"; {name}: {reason}" for name, reason in reader.bad.items()), "")
         raise DlcliError(f"none of the {len(reader)} samples of the train split can be used{first}")
-    train_loss, train_accuracy = means(progress)
-    epoch_s, images_per_s = clock.epoch_figures(progress)
+    train_loss, train_accuracy = means(progress, hits=job.counts_hits)
+    epoch_s, samples_per_s = clock.epoch_figures(progress)
     job.module.eval()
     result = job.validate(guard.check)
-    value = result.metrics[job.config.monitor]  # its name was checked before the run
-    better = is_better(value, progress.best, job.config.monitor)
+    value = result.metrics[job.monitor]  # its name was checked before the run
+    loss = result.metrics["loss"]
+    better = is_better(value, progress.best, job.monitor) or (
+        # On a few samples many epochs reach the same accuracy: of those the surest is the best.
+        value == progress.best and is_better(loss, progress.best_loss, "loss")
+    )
     if better:
         progress.best, progress.best_epoch, progress.stale_epochs = value, progress.epoch + 1, 0
+        progress.best_loss = loss
         path = job.save_best(result, progress.epoch + 1)
         job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
     else:
@@ -184,15 +207,15 @@ def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) 
             accuracy=train_accuracy,
             lr=job.optimizer.param_groups[0]["lr"],
             val=result.metrics,
-            monitor=job.config.monitor,
+            monitor=job.monitor,
             improved=better,
-            images_per_s=images_per_s,
+            samples_per_s=samples_per_s,
             epoch_s=epoch_s,
             elapsed_s=progress.elapsed_s,
         )
     )
     progress.epoch, progress.batch = progress.epoch + 1, 0
-    progress.loss_sum, progress.hits, progress.seen = 0.0, 0, 0
+    progress.loss_sum, progress.loss_count, progress.hits, progress.seen = 0.0, 0.0, 0, 0
     patience = job.config.patience
     progress.stopped_early = patience is not None and progress.stale_epochs >= patience
     progress.finished = progress.stopped_early or progress.epoch >= job.config.epochs
@@ -210,21 +233,23 @@ def is_better(value: float, best: float | None, name: str) -> bool:
 
 
 class _EpochSums:
-    """Loss and hits on the device; reading them is a synchronisation, so it is done at logging only."""
+    """Sums on the device; reading them is a synchronisation, so it is done at logging only."""
 
     def __init__(self, progress: Progress, device: torch.device) -> None:
         kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         self.loss = torch.tensor(progress.loss_sum, dtype=kind, device=device)
+        self.count = torch.tensor(progress.loss_count, dtype=kind, device=device)
         self.hits = torch.tensor(progress.hits, dtype=torch.int64, device=device)
         self.seen = progress.seen
 
-    def add(self, loss_sum: torch.Tensor, hits: torch.Tensor, count: int) -> None:
+    def add(self, loss_sum: torch.Tensor, count: torch.Tensor, hits: torch.Tensor, samples: int) -> None:
         self.loss += loss_sum
+        self.count += count
         self.hits += hits
-        self.seen += count
+        self.seen += samples
 
     def store(self, progress: Progress) -> None:
-        progress.loss_sum = float(self.loss)
+        progress.loss_sum, progress.loss_count = float(self.loss), float(self.count)
         progress.hits, progress.seen = int(self.hits), self.seen
 
 

@@ -1,63 +1,96 @@
-"""Training batches: the order is f(seed, epoch), and decoded pixels are indexed, not iterated.
+"""Training batches: the order is f(seed, epoch), and encoded arrays are indexed, not iterated.
 
-Shapes: pixels uint8 (B, H, W, C), targets int64 (B,), both on the training device.
+Shapes: inputs as `dlcli.data.base.Inputs`, B rows each, and targets (B, ...), on the training device;
+indices int64 (B,) into the split, on the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from dlcli.data.reader import Reader
+from dlcli.data.base import Indices, Reader, Targets
 from dlcli.engine.prefetch import prefetch
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-
-# Share of a GPU's free memory that a decoded split may take to be indexed there.
+# Share of a GPU's free memory that an encoded split may take to be indexed there.
 _RESIDENT_SHARE = 0.4
+# Batches whose samples are sorted by length together: few enough to leave the order random, enough to
+# make neighbours alike.
+_POOL = 50
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimizer step sees."""
+
+    inputs: tuple[torch.Tensor, ...]
+    targets: torch.Tensor
+    indices: Indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
 class TrainBatches:
-    """The batches of a training split, epoch by epoch, from any position in an epoch."""
+    """The batches of a training split, epoch by epoch, from any position in an epoch.
 
-    def __init__(self, reader: Reader, *, batch_size: int, seed: int, device: torch.device) -> None:
+    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        draw: Callable[[int, int], Indices] | None = None,
+    ) -> None:
         self.reader = reader
         self.seed = seed
         self.device = device
         self.bounds = batch_bounds(len(reader), batch_size)
-        self._targets = torch.from_numpy(reader.samples.targets).to(device)
-        self._resident: torch.Tensor | None = None
+        self._draw = draw
+        self._resident: tuple[tuple[torch.Tensor, ...], torch.Tensor] | None = None
 
     def __len__(self) -> int:
         """Steps an epoch."""
         return len(self.bounds) - 1
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The permutation of an epoch: a function of (seed, epoch), not of what went before."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self.reader))
+        """The samples of an epoch: a function of (seed, epoch), not of what went before."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self._draw is not None:
+            order = self._draw(self.seed, epoch)
+        else:
+            order = rng.permutation(len(self.reader))
+        if self.reader.lengths is None:
+            return order
+        return bucketed(order, self.reader.lengths, self.bounds, rng)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1`` ... of an epoch; unreadable samples are left out."""
         order = self.order(epoch)
         spans = list(zip(self.bounds[start:-1], self.bounds[start + 1 :], strict=True))
-        pixels = self._whole_split()
-        if pixels is not None:
+        whole = self._whole_split()
+        if whole is not None:
+            inputs, targets = whole
             where = torch.from_numpy(order).to(self.device)
             for low, high in spans:
                 index = where[low:high]
-                yield pixels.index_select(0, index), self._targets.index_select(0, index)
+                rows = tuple(tensor.index_select(0, index) for tensor in inputs)
+                yield Batch(rows, targets.index_select(0, index), order[low:high])
             return
-        for host, kept in prefetch(self.reader.read(order[low:high]) for low, high in spans):
-            batch = torch.from_numpy(host)
-            if self.device.type == "cuda":
-                batch = batch.pin_memory()
-            index = torch.from_numpy(kept).to(self.device)
-            yield (
-                batch.to(self.device, non_blocking=True),
-                self._targets.index_select(0, index),
+        reader = self.reader
+        for host, kept in prefetch(reader.read(order[low:high]) for low, high in spans):
+            yield Batch(
+                tuple(self._to_device(torch.from_numpy(array)) for array in host),
+                self._to_device(_plain(reader.targets(kept), self.device)),
+                kept,
             )
 
     def usable(self, batch: int, readable: int) -> bool:
@@ -68,20 +101,53 @@ class TrainBatches:
         planned = self.bounds[batch + 1] - self.bounds[batch]
         return readable > 1 or readable == planned == 1
 
-    def _whole_split(self) -> torch.Tensor | None:
-        """The decoded split on the training device, where it is complete and fits."""
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _whole_split(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor] | None:
+        """The encoded split on the training device, where it is complete and fits."""
         if self._resident is None:
-            array = self.reader.array()
-            if array is None:
+            arrays = self.reader.array()
+            if arrays is None:
                 return None
             if self.device.type == "cuda":
                 free, _ = torch.cuda.mem_get_info(self.device)
-                if array.nbytes > free * _RESIDENT_SHARE:
+                if sum(array.nbytes for array in arrays) > free * _RESIDENT_SHARE:
                     return None
             elif self.device.type != "cpu":
                 return None
-            self._resident = torch.from_numpy(array).to(self.device)
+            targets = self.reader.targets(np.arange(len(self.reader), dtype=np.int64))
+            self._resident = (
+                tuple(torch.from_numpy(array).to(self.device) for array in arrays),
+                _plain(targets, self.device).to(self.device),
+            )
         return self._resident
+
+
+def _plain(targets: Targets, device: torch.device) -> torch.Tensor:
+    """Targets as a tensor; numbers stay float64 where the device has it: they are not scaled yet."""
+    tensor = torch.from_numpy(targets)
+    return tensor.float() if device.type == "mps" and tensor.is_floating_point() else tensor
+
+
+def bucketed(
+    order: Indices, lengths: npt.NDArray[np.int64], bounds: list[int], rng: np.random.Generator
+) -> Indices:
+    """``order`` with samples of about one length side by side, so that batches need little padding.
+
+    Samples are sorted within pools of 50 batches, then the batches are shuffled; the last batch, which
+    may have another size, stays as it is.
+    """
+    size, full = bounds[1] - bounds[0], len(bounds) - 2  # full: batches before the last
+    head, tail = order[: full * size], order[full * size :]
+    if full < 2:
+        return order
+    pool = size * _POOL
+    parts = [head[start : start + pool] for start in range(0, len(head), pool)]
+    alike = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+    return np.concatenate([alike.reshape(full, size)[rng.permutation(full)].reshape(-1), tail])
 
 
 def batch_bounds(samples: int, batch_size: int) -> list[int]:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.config import ExportConfig
-from dlcli.data.base import Labels, Pixels
+from dlcli.data.base import Inputs, Targets
 from dlcli.engine.evaldata import EvalData
 from dlcli.engine.evaluate import default_batch_size
-from dlcli.engine.metrics import ClassificationCounts
+from dlcli.engine.metrics import DIRECTIONS, default_monitor, make_counts
 from dlcli.errors import DlcliError
-from dlcli.formats.base import Artifact, Logits
+from dlcli.formats.base import Artifact, Outputs
+from dlcli.task import TaskSpec
 
 # One sample, as a service sends it, and a size that divides nothing: a graph with a fixed batch fails.
 BATCH_SIZES = (1, 7)
@@ -24,13 +25,14 @@ BATCH_SIZES = (1, 7)
 class BatchParity:
     """The exported file against the original at one batch size.
 
-    ``max_abs_diff`` is of logits; ``relative_diff`` divides it by the largest logit (at least 1).
+    ``max_abs_diff`` is of logits or scaled numbers; ``relative_diff`` divides it by the largest (at
+    least 1); ``agreement`` is the share of equal classes, None where the answers are numbers.
     """
 
     batch_size: int
     max_abs_diff: float
     relative_diff: float
-    agreement: float
+    agreement: float | None
     metrics: dict[str, float]
 
 
@@ -57,91 +59,115 @@ class Parity:
         return {"ok": self.ok, **asdict(self)}
 
 
-def real_samples(data: EvalData, count: int) -> tuple[Pixels, Labels]:
+def real_samples(data: EvalData, count: int) -> tuple[Inputs, Targets]:
     """Up to ``count`` readable samples, spread evenly over the split. Raises: DlcliError for none."""
     total = len(data.reader)
     indices = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-    pixels, kept = data.reader.read(indices)
+    inputs, kept = data.reader.read(indices)
     if not len(kept):
         raise DlcliError(f"none of the samples of the {data.split} split can be read")
-    return pixels, data.reader.samples.targets[kept]
-
-
-def random_samples(artifact: Artifact, count: int) -> Pixels:
-    """Noise of the input's shape, uint8 (count, H, W, C)."""
-    spec = artifact.card.task.input
-    shape = (count, spec.height, spec.width, spec.channels)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    return inputs, data.reader.targets(kept)
 
 
 def compare(
     before: Artifact,
     after: Artifact,
-    pixels: Pixels,
-    targets: Labels | None,
+    inputs: Inputs,
+    targets: Targets | None,
     config: ExportConfig,
     *,
     data: str,
     note: str,
 ) -> Parity:
-    """Run both artifacts on the same pixels and hold the differences against the bounds."""
-    size = default_batch_size(before.card.task.input)
-    reference = _logits(before, pixels, size)
-    metrics = _metrics(reference, targets)
+    """Run both artifacts on the same samples and hold the differences against the bounds.
+
+    Batches of sequences are cut to their own longest, so that many lengths are tried.
+    """
+    task = before.card.task
+    reference = _answers(before, inputs, default_batch_size(task))
+    metrics = _metrics(reference, inputs, targets, task)
     batches, missed = [], []
     for batch_size in BATCH_SIZES:
-        logits = _logits(after, pixels, batch_size)
-        batch = _compare(reference, logits, batch_size, _metrics(logits, targets))
+        answers = _answers(after, inputs, batch_size)
+        after_metrics = _metrics(answers, inputs, targets, task)
+        batch = _compare(reference, answers, batch_size, after_metrics, task)
         batches.append(batch)
-        missed += _missed(batch, metrics, config)
-    return Parity(data, len(pixels), note, metrics, tuple(batches), tuple(missed))
+        missed += _missed(batch, metrics, config, task)
+    return Parity(data, len(inputs[0]), note, metrics, tuple(batches), tuple(missed))
 
 
-def _logits(artifact: Artifact, pixels: Pixels, batch_size: int) -> Logits:
-    parts = []
-    for start in range(0, len(pixels), batch_size):
-        batch = pixels[start : start + batch_size]
-        if len(pixels) < batch_size:  # too few samples for one batch: they are repeated to fill it
-            batch = np.resize(batch, (batch_size, *batch.shape[1:]))
+def _answers(artifact: Artifact, inputs: Inputs, batch_size: int) -> Outputs:
+    count, parts = len(inputs[0]), []
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, start + batch_size)
+        # Too few samples for one batch: they are repeated to fill it.
+        rows = rows % count if count < batch_size else rows[rows < count]
+        batch = trim(tuple(array[rows] for array in inputs), artifact.card.task)
         parts.append(artifact.predict(batch))
-    return np.concatenate(parts)[: len(pixels)]
+    return np.concatenate(parts)[:count]
 
 
-def _metrics(logits: Logits, targets: Labels | None) -> dict[str, float]:
+def trim(inputs: Inputs, task: TaskSpec) -> Inputs:
+    """A batch without the padding behind its longest sequence."""
+    names = [tensor.name for tensor in task.input.signature]
+    if "lengths" not in names:
+        return inputs
+    longest = int(inputs[names.index("lengths")].max())
+    return (inputs[0][:, :longest], *inputs[1:])
+
+
+def _metrics(
+    answers: Outputs, inputs: Inputs, targets: Targets | None, task: TaskSpec
+) -> dict[str, float]:
     if targets is None:
         return {}
-    counts = ClassificationCounts(logits.shape[1])
-    counts.update(logits, targets)
+    counts = make_counts(task)
+    counts.update(answers, targets, inputs)
     found = counts.metrics()
-    return {name: found[name] for name in ("accuracy", "loss")}
+    return {name: found[name] for name in (default_monitor(task), "loss")}
 
 
 def _compare(
-    reference: Logits, logits: Logits, batch_size: int, metrics: dict[str, float]
+    reference: Outputs, answers: Outputs, batch_size: int, metrics: dict[str, float], task: TaskSpec
 ) -> BatchParity:
-    difference: npt.NDArray[np.float32] = np.abs(reference - logits)
+    difference: npt.NDArray[np.float32] = np.abs(reference - answers)
     # A NaN compares false with every bound; as infinity it misses them.
     worst = float(difference.max()) if np.isfinite(difference).all() else float("inf")
     return BatchParity(
         batch_size=batch_size,
         max_abs_diff=worst,
         relative_diff=worst / max(1.0, float(np.abs(reference).max())),
-        agreement=float((reference.argmax(1) == logits.argmax(1)).mean()),
+        agreement=_agreement(reference, answers, task),
         metrics=metrics,
     )
 
 
-def _missed(batch: BatchParity, before: dict[str, float], config: ExportConfig) -> list[str]:
+def _agreement(reference: Outputs, answers: Outputs, task: TaskSpec) -> float | None:
+    """Share of samples (tokens, labels) with the same answer; None where answers are numbers."""
+    if task.targets:
+        return None
+    if task.kind == "multilabel":
+        return float(((reference > 0) == (answers > 0)).mean())
+    return float((reference.argmax(-1) == answers.argmax(-1)).mean())
+
+
+def _missed(
+    batch: BatchParity, before: dict[str, float], config: ExportConfig, task: TaskSpec
+) -> list[str]:
     at = f"at batch {batch.batch_size}"
     found = []
     if batch.relative_diff > config.tolerance:
         found.append(
-            f"logits differ by {batch.max_abs_diff:.3g} {at}, "
+            f"{task.output.name} differ by {batch.max_abs_diff:.3g} {at}, "
             f"{batch.relative_diff:.3g} of the largest, where {config.tolerance:g} is allowed"
         )
-    if batch.agreement < config.agreement:
+    if batch.agreement is not None and batch.agreement < config.agreement:
         found.append(f"{batch.agreement:.2%} of samples get the same class {at}")
-    drop = before["accuracy"] - batch.metrics["accuracy"] if before else 0.0
-    if drop > config.max_drop:
-        found.append(f"accuracy falls by {drop:.4f} {at}")
+    if before:
+        name = default_monitor(task)
+        # A share falls by so many points; an error has the data's units and grows by a share of itself.
+        unit = 1.0 if DIRECTIONS[name] > 0 else max(abs(before[name]), 1e-12)
+        drop = (before[name] - batch.metrics[name]) * DIRECTIONS[name] / unit
+        if drop > config.max_drop:
+            found.append(f"{name} gets worse by {drop:.4f} {at}")
     return found

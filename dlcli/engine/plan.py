@@ -5,35 +5,32 @@ A plan of a new run is made from what the user said; a plan of an old one is rea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from dlcli.card import DataRecord, ImageInput, ModelSpec, TaskSpec
+from dlcli.card import DataRecord, ModelSpec
 from dlcli.config import ModelConfig, TrainConfig, load_yaml, merge, validate
 from dlcli.data.base import DataSource
+from dlcli.data.kinds import KINDS
 from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
+from dlcli.engine.metrics import default_monitor
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import RunFolder
-from dlcli.zoo.base import ModelEntry, build_model, find_model
+from dlcli.task import InputKind, TaskSpec
+from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
 from dlcli.zoo.weights import (
     StateDict,
     load_matching,
     pretrained_or_reason,
     read_state_dict,
 )
-
-# ImageNet's channel statistics: the start for photos, whose own are not known before decoding.
-_PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,18 @@ class Plan:
     initial: StateDict | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def monitor(self) -> str:
+        """The validation metric that picks the best epoch."""
+        return self.config.fit.monitor or default_monitor(self.task)
+
     def data_record(self) -> DataRecord:
         """What the card says of the training data."""
         return DataRecord(
-            data=self.source.origin, data_dir=self.source.data_dir, fingerprint=self.source.fingerprint
+            data=self.source.origin,
+            data_dir=self.source.data_dir,
+            fingerprint=self.source.fingerprint,
+            options={**self.source.options, **self.config.data.meaning()},
         )
 
     def build(self) -> tuple[nn.Module, list[str]]:
@@ -62,7 +67,7 @@ class Plan:
         torch.manual_seed(self.config.fit.seed)
         module = build_model(self.model, self.task)
         said: list[str] = []
-        head = find_model(self.model.name).head(module)
+        head = find_model(self.model.name, self.task.input.kind).head(module)
         if self.initial is not None:
             loaded = load_matching(module, self.initial, source=self.weights_from)
             strange = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
@@ -92,7 +97,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         raise UsageError(
             "--data is missing", hint=f"dlcli train --model {said.model.name} --data FOLDER"
         )
-    entry = find_model(said.model.name)
+    check_name(said.model.name)
     source = open_source(said.data, seed=said.fit.seed)
     if any(
         "\ud800" <= letter <= "\udfff" for letter in source.origin
@@ -101,17 +106,32 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
             f"{source.origin!a} is no UTF-8 name, so no run could remember it",
             hint="rename the folder, or give a link to it that has a plain name",
         )
+    kind = KINDS.get(source.kind)
+    entry = find_model(said.model.name, cast(InputKind, kind.name))
+    if source.task not in entry.tasks:
+        raise UsageError(
+            f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
+            hint="dlcli models lists what each model does; --task says what is to be predicted",
+        )
+    _refuse_foreign_options(said.model, kind.name)
     warnings = list(source.warnings)
     initial, weights_from = _first_weights(entry, said, warnings)
-    published = weights_from not in ("scratch", said.model.weights)
-    recipe = merge(entry.recipe, entry.weights.recipe if published and entry.weights else {})
-    config = resolve(recipe)
-    task = TaskSpec(
-        input=image_input(entry, config.model, source, pretrained=published),
-        class_names=source.class_names,
-    )
+    published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
+    config = resolve(merge(entry.recipe, published.recipe if published else {}))
+    needs = replace(entry.needs, name=entry.name)
+    if published is not None:
+        needs = replace(needs, mean=published.mean, std=published.std)
+    task, notes = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
-    return Plan(config, source, task, spec, weights_from, initial, tuple(warnings))
+    return Plan(config, source, task, spec, weights_from, initial, (*warnings, *notes))
+
+
+def _refuse_foreign_options(model: ModelConfig, kind: str) -> None:
+    """Options that only images have must not be ignored elsewhere."""
+    said = {"--img-size": model.img_size, "--pretrained": model.pretrained or None}
+    for flag, value in said.items():
+        if kind != "image" and value is not None:
+            raise UsageError(f"{flag} is for images, and the data is {kind}", hint="leave it out")
 
 
 def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
@@ -143,78 +163,10 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     if fresh and weights_from != "scratch":
         # Without the same weights it would be another run, so here they are a must.
         must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
-        initial, _ = _first_weights(find_model(model.name), validate(TrainConfig, must), [])
+        initial, _ = _first_weights(
+            find_model(model.name, task.input.kind), validate(TrainConfig, must), []
+        )
     return Plan(config, source, task, model, weights_from, initial, warnings)
-
-
-def image_input(
-    entry: ModelEntry, model: ModelConfig, source: DataSource, *, pretrained: bool
-) -> ImageInput:
-    """The input of a model for a source: its channels, size and normalisation.
-
-    Raises: UsageError when ``--img-size`` is no size that the model can digest.
-    """
-    native_channels, native_height, native_width = source.native
-    channels = native_channels if native_channels in entry.channels else max(entry.channels)
-    height, width = _size(entry, model, (native_height, native_width))
-    if pretrained and entry.weights is not None:
-        mean, std = entry.weights.mean, entry.weights.std
-    else:
-        mean, std = _statistics(source, channels)
-    arrays = native_height > 0
-    size = max(height, width)
-    return ImageInput(
-        channels=1 if channels == 1 else 3,
-        height=height,
-        width=width,
-        # Arrays are framed already; photos keep their proportions.
-        resize="squash" if arrays else model.resize,
-        resize_size=size if arrays or model.resize == "squash" else round(size / model.crop_fraction),
-        interpolation=model.interpolation,
-        mean=mean,
-        std=std,
-    )
-
-
-def _size(entry: ModelEntry, model: ModelConfig, native: tuple[int, int]) -> tuple[int, int]:
-    if model.img_size is not None:
-        if model.img_size < entry.min_size:
-            raise UsageError(
-                f"--img-size {model.img_size} is too small for {entry.name}",
-                hint=f"it needs at least {entry.min_size}",
-            )
-        if model.img_size % entry.size_multiple:
-            near = max(1, round(model.img_size / entry.size_multiple)) * entry.size_multiple
-            raise UsageError(
-                f"--img-size {model.img_size}: {entry.name} needs a multiple of {entry.size_multiple}",
-                hint=f"--img-size {near}",
-            )
-        return model.img_size, model.img_size
-    height, width = native if native[0] else (entry.photo_size, entry.photo_size)
-    step = entry.size_multiple
-    return (
-        math.ceil(max(height, entry.min_size) / step) * step,
-        math.ceil(max(width, entry.min_size) / step) * step,
-    )
-
-
-def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation a channel, in 0..1: of the training pixels of arrays, else ImageNet's."""
-    pixels = source.splits["train"].pixels
-    if pixels is None:
-        return (_GREY_MEAN, _GREY_STD) if channels == 1 else (_PHOTO_MEAN, _PHOTO_STD)
-    # From counts of the 256 values, so exact and without a float copy of the data.
-    values = np.arange(256) / 255
-    mean, std = [], []
-    for channel in range(pixels.shape[3]):
-        share = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / pixels[..., 0].size
-        centre = float(share @ values)
-        mean.append(round(centre, 4))
-        std.append(round(max(float(share @ (values - centre) ** 2) ** 0.5, 1e-3), 4))
-    if len(mean) == 3 and channels == 1:
-        return (_GREY_MEAN, _GREY_STD)
-    repeat = channels // len(mean)
-    return tuple(mean * repeat), tuple(std * repeat)
 
 
 def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config import EvalConfig, ExportConfig
+from dlcli.data.prepare import random_inputs
 from dlcli.engine.evaldata import EvalData, eval_data
-from dlcli.engine.parity import Parity, compare, random_samples, real_samples
+from dlcli.engine.parity import Parity, compare, real_samples
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import TMP_PREFIX, cannot_write, fsync_path
 from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact, sniff_format
@@ -131,18 +132,18 @@ def check(before: Artifact, after: Artifact, config: ExportConfig) -> Parity:
     """Compare on validation samples; where they cannot be reached, on noise, and say so."""
     try:
         data = _validation(before, config)
-        pixels, targets = real_samples(data, config.samples)
+        inputs, targets = real_samples(data, config.samples)
     except DlcliError as exc:
         return compare(
             before,
             after,
-            random_samples(before, config.samples),
+            random_inputs(before.card.task, config.samples),
             None,
             config,
             data="random",
             note=f"NOT VERIFIED ON DATA: {exc.message}",
         )
-    return compare(before, after, pixels, targets, config, data=data.split, note=data.note)
+    return compare(before, after, inputs, targets, config, data=data.split, note=data.note)
 
 
 def _validation(artifact: Artifact, config: ExportConfig) -> EvalData:

@@ -32,16 +32,19 @@ _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.js
 class Progress:
     """The counters of a run. ``batch`` is the next one of ``epoch``; both count from 0.
 
-    ``loss_sum``, ``hits`` and ``seen`` are sums over the samples of the epoch so far.
+    ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits`` and ``seen`` are sums over the samples of
+    the epoch so far.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     loss_sum: float = 0.0
+    loss_count: float = 0.0
     hits: int = 0
     seen: int = 0
     best: float | None = None
+    best_loss: float | None = None
     best_epoch: int = 0
     stale_epochs: int = 0
     elapsed_s: float = 0.0

@@ -16,13 +16,18 @@ from torch import nn
 from dlcli import __version__
 from dlcli.card import Card
 from dlcli.config import dump_yaml
-from dlcli.data.reader import Reader, cache_budget
+from dlcli.data.base import Reader
+from dlcli.data.images.reader import cache_budget
+from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.splits import write_splits
+from dlcli.engine.augment import make_augment
+from dlcli.engine.balance import balance_plan
 from dlcli.engine.clock import CheckpointEvery
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob, FitResult, fit
 from dlcli.engine.loader import TrainBatches
-from dlcli.engine.metrics import DIRECTIONS, EvalResult
+from dlcli.engine.losses import make_loss
+from dlcli.engine.metrics import EvalResult, metric_names
 from dlcli.engine.optim import make_optimizer
 from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
@@ -32,7 +37,7 @@ from dlcli.events import Emit, RunStarted, Warned
 from dlcli.files import write_text
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs import RunFolder, create_run, started_now
-from dlcli.zoo.runtime import describe_device, place, predict_pixels, resolve_device
+from dlcli.zoo.runtime import describe_device, place, predict, resolve_device
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class TrainResult:
     run: RunFolder
     fit: FitResult
     validation: EvalResult | None
+    monitor: str
     warnings: tuple[str, ...]
     bad_samples: dict[str, str]
 
@@ -74,12 +80,15 @@ def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
 def check_settings(plan: Plan) -> None:
     """Refuse what would only fail after the first epoch. Raises: UsageError, DlcliError."""
     CheckpointEvery.parse(plan.config.fit.checkpoint_every)
-    monitor, known = plan.config.fit.monitor, dict(DIRECTIONS)
-    if plan.task.num_classes <= 5:
-        known.pop("top5_accuracy")
-    if monitor not in known:
-        raise UsageError(f"--monitor {monitor!r} is no metric here", hint=nearest(monitor, known))
-    resolve_precision(plan.config.fit.amp, resolve_device(plan.config.fit.device))
+    known = metric_names(plan.task)
+    if plan.monitor not in known:
+        raise UsageError(
+            f"--monitor {plan.monitor!r} is no metric here", hint=nearest(plan.monitor, known)
+        )
+    balance_plan(plan.config.data.balance, plan.task, plan.source.splits["train"].targets)
+    device = resolve_device(plan.config.fit.device)
+    resolve_precision(plan.config.fit.amp, device)
+    make_augment(plan.config.augment, plan.task, samples=1, seed=0, device=device)
     if plan.config.model.weights is not None and plan.initial is not None:
         plan.build()  # a file of another model
 
@@ -104,6 +113,9 @@ def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None
         progress.finished = progress.stopped_early or progress.epoch >= plan.config.fit.epochs
     for message in warnings:
         emit(Warned(message))
+    for split, reader in readers.items():
+        for message in reader.notes:
+            emit(Warned(f"{split}: {message}"))
     emit(_started(plan, run, job, progress, readers))
     _update_record(run, status="running", warnings=warnings)
     try:
@@ -126,8 +138,8 @@ def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None
     validation = None
     if result.signum is None:
         best = open_checkpoint(run.best, str(device))
-        validation = evaluate(best.predict, readers["val"], plan.task.class_names, split="val")
-    return TrainResult(run, result, validation, tuple(warnings), bad)
+        validation = evaluate(best.predict, readers["val"], plan.task, split="val")
+    return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 
 
 def versions() -> dict[str, str]:
@@ -138,13 +150,13 @@ def versions() -> dict[str, str]:
 
 def make_reader(plan: Plan, split: str, share: float) -> Reader:
     """The reader of a split; it may keep pixels in its ``share`` of the memory that is free."""
-    return Reader(
-        plan.source.splits[split],
-        plan.task.input,
-        workers=plan.config.data.workers,
-        cache_bytes=int(cache_budget(plan.config.data.cache) * share),
-        on_bad_sample=plan.config.data.on_bad_sample,
+    config = plan.config.data
+    options = ReadOptions(
+        workers=config.workers,
+        cache_bytes=int(cache_budget(config.cache) * share),
+        on_bad_sample=config.on_bad_sample,
     )
+    return kind_of(plan.task).reader(plan.source.splits[split], plan.task, options)
 
 
 def make_job(
@@ -156,7 +168,9 @@ def make_job(
     emit: Emit,
 ) -> FitJob:
     """What `fit` works on, with the run's folder behind its callables."""
-    config, spec = plan.config.fit, plan.task.input
+    config, task = plan.config.fit, plan.task
+    train_targets = readers["train"].samples.targets
+    balance = balance_plan(plan.config.data.balance, task, train_targets)
     optimizer = make_optimizer(module, plan.config.optim)
     precision = resolve_precision(config.amp, device)
     scaler = precision.scaler()
@@ -167,9 +181,9 @@ def make_job(
             emit(event)
 
         return evaluate(
-            lambda pixels: predict_pixels(module, pixels, spec, device),
+            lambda inputs: predict(module, inputs, task, device),
             readers["val"],
-            plan.task.class_names,
+            task,
             split="val",
             emit=emit_unless_stopped,
         )
@@ -177,7 +191,7 @@ def make_job(
     def save_best(result: EvalResult, epoch: int) -> str:
         card = Card(
             model=plan.model,
-            task=plan.task,
+            task=task,
             metrics={"val": result.metrics},
             data=plan.data_record(),
             weights_from=plan.weights_from,
@@ -203,15 +217,26 @@ def make_job(
     return FitJob(
         run=str(run.path),
         module=module,
-        spec=spec,
+        task=task,
         batches=TrainBatches(
-            readers["train"], batch_size=config.batch_size, seed=config.seed, device=device
+            readers["train"],
+            batch_size=config.batch_size,
+            seed=config.seed,
+            device=device,
+            draw=balance.order,
         ),
         optimizer=optimizer,
         scaler=scaler,
         precision=precision,
         config=config,
         optim=plan.config.optim,
+        loss=make_loss(
+            task, plan.config.optim, class_weights=balance.weights, focal=balance.kind == "focal"
+        ),
+        augment=make_augment(
+            plan.config.augment, task, samples=len(readers["train"]), seed=config.seed, device=device
+        ),
+        monitor=plan.monitor,
         validate=validate,
         save_best=save_best,
         save_state=save,
@@ -230,8 +255,11 @@ def _started(
         trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
         data=plan.source.origin,
         samples={name: len(split) for name, split in plan.source.splits.items()},
+        kind=plan.source.kind,
+        task=plan.task.kind,
         num_classes=plan.task.num_classes,
         input_shape=plan.task.input.shape,
+        notes=_notes(plan, job),
         epochs=plan.config.fit.epochs,
         steps_per_epoch=len(job.batches),
         total_steps=job.total_steps,
@@ -241,9 +269,16 @@ def _started(
         lr=plan.config.optim.lr,
         device=describe_device(job.precision.device),
         amp=job.precision.name,
-        monitor=plan.config.fit.monitor,
+        monitor=plan.monitor,
         resumed_step=progress.step,
     )
+
+
+def _notes(plan: Plan, job: FitJob) -> tuple[str, ...]:
+    """What the plan should show beside its rows."""
+    balance = balance_plan(plan.config.data.balance, plan.task, plan.source.splits["train"].targets)
+    augmented = "" if job.augment is None else job.augment.sentence
+    return tuple(said for said in (balance.sentence, augmented) if said)
 
 
 def _update_record(run: RunFolder, **values: Any) -> None:

@@ -1,4 +1,4 @@
-"""What every model file is to the rest of dlcli: a card and a function from pixels to logits."""
+"""What every model file is to the rest of dlcli: a card and a function from inputs to answers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import numpy.typing as npt
 
 from dlcli.card import Card
 from dlcli.config import ExportConfig
-from dlcli.data.base import Pixels
+from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.registry import Registry
 
 if TYPE_CHECKING:
     from torch import nn
 
-Logits = npt.NDArray[np.float32]  # (N, num_classes)
+Outputs = npt.NDArray[np.float32]  # `TaskSpec.output` of a batch: logits or scaled numbers
+Logits = Outputs  # TEMP
 
 
 class Artifact(ABC):
@@ -31,8 +32,8 @@ class Artifact(ABC):
         self.card = card
 
     @abstractmethod
-    def predict(self, pixels: Pixels) -> Logits:
-        """Logits for uint8 pixels (N, H, W, C) of the card's input size; normalises them itself."""
+    def predict(self, inputs: Inputs) -> Outputs:
+        """The answers for a batch; pixels come as uint8 (n, H, W, C) and are normalised here."""
 
     def module(self) -> nn.Module:
         """The float model, where the format keeps one. Raises: DlcliError elsewhere."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.card import CARD_KEY, Card
-from dlcli.data.base import Pixels
+from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import atomic_file, cannot_write
-from dlcli.formats.base import FORMATS, Artifact, Format, Logits
+from dlcli.formats.base import FORMATS, Artifact, Format, Outputs
 
 if TYPE_CHECKING:
     import torch
@@ -121,14 +121,14 @@ class Checkpoint(Artifact):
         self._module = module
         self.device = device
 
-    def predict(self, pixels: Pixels) -> Logits:
-        """Logits for uint8 pixels (N, H, W, C)."""
-        from dlcli.zoo.runtime import predict_pixels
+    def predict(self, inputs: Inputs) -> Outputs:
+        """The answers for a batch."""
+        from dlcli.zoo.runtime import predict
 
-        return predict_pixels(self._module, pixels, self.card.task.input, self.device)
+        return predict(self._module, inputs, self.card.task, self.device)
 
     def module(self) -> nn.Module:
-        """The module: float32 (N, C, H, W), normalised, to logits."""
+        """The module, which takes the tensors of the card's signature."""
         return self._module
 
 

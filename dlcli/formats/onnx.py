@@ -1,7 +1,8 @@
 """ONNX: written by torch's dynamo exporter, read by ONNX Runtime. Reading imports no torch.
 
-The graph maps ``input``, float32 (batch, C, H, W), normalised, to ``logits``, (batch, classes), for any
-batch. The card is in metadata_props, so the file describes itself.
+The graph's inputs are the tensors of ``task.input.signature`` by name (an image is normalised float32
+``input``), its output is ``task.output``; the batch, and the length of texts and series, are free.
+The card is in metadata_props, so the file describes itself.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ import numpy as np
 from dlcli import __version__
 from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
-from dlcli.data.base import Pixels
-from dlcli.data.decode import normalize
+from dlcli.data.base import Inputs
+from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import FORMATS, Artifact, Format, Logits
+from dlcli.formats.base import FORMATS, Artifact, Format, Outputs
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-INPUT, OUTPUT = "input", "logits"
 # A protobuf message may not be larger; the tensors of larger models go into a file beside it.
 _PROTOBUF_LIMIT = 2**31 - 2**20
+_EXAMPLE_LENGTH = 12  # of the sequences that a graph is traced with; any other must do as well
 
 
 class OnnxArtifact(Artifact):
@@ -38,11 +39,10 @@ class OnnxArtifact(Artifact):
     def __init__(self, path: Path, card: Card, session: Any) -> None:
         super().__init__(path, card)
         self.session = session
-        self._input = session.get_inputs()[0].name
 
-    def predict(self, pixels: Pixels) -> Logits:
-        """Logits for uint8 pixels (N, H, W, C)."""
-        out = self.session.run(None, {self._input: normalize(pixels, self.card.task.input)})[0]
+    def predict(self, inputs: Inputs) -> Outputs:
+        """The answers for a batch."""
+        out = self.session.run(None, prepare(inputs, self.card.task))[0]
         return np.asarray(out, dtype=np.float32)
 
 
@@ -54,20 +54,26 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
     import onnx
     import torch
 
+    task = source.card.task
     module = source.module().cpu().eval()
     # Two samples: with one, the exporter may take the batch for a constant.
-    example = torch.zeros(2, *source.card.task.input.shape)
+    arrays = prepare(random_inputs(task, 2, length=_EXAMPLE_LENGTH), task)
+    example = tuple(torch.from_numpy(array) for array in arrays.values())
+    free = tuple(
+        {axis: name for axis, name in enumerate(tensor.dims) if isinstance(name, str)}
+        for tensor in task.input.signature
+    )
     large = sum(p.numel() * p.element_size() for p in module.parameters()) > _PROTOBUF_LIMIT
     try:
         with _quietly():
             program = torch.onnx.export(
                 module,
-                (example,),
+                example,
                 dynamo=True,
                 opset_version=config.opset,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: "batch"},),
+                input_names=list(arrays),
+                output_names=[task.output.name],
+                dynamic_shapes=free,
                 verbose=False,
             )
             assert program is not None  # None only without the dynamo exporter
@@ -149,21 +155,24 @@ def _card_of(model: ModelProto, path: Path) -> Card:
 
 
 def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
-    """The graph must take and give what the card says, for any batch."""
+    """The graph must take and give what the card says, whatever the batch and the lengths."""
     task = card.task
-    wanted = [(task.input.shape, model.graph.input), ((task.num_classes,), model.graph.output)]
-    for shape, values in wanted:
-        found = [_dims(value) for value in values]
+    wanted = [*task.input.signature, task.output]
+    found = {value.name: _dims(value) for value in (*model.graph.input, *model.graph.output)}
+    for tensor in wanted:
+        dims = found.get(tensor.name)
         fits = (
-            len(found) == 1
-            and len(found[0]) == len(shape) + 1
-            and found[0][0] is None
-            and all(a in (None, b) for a, b in zip(found[0][1:], shape, strict=True))
+            dims is not None
+            and len(dims) == len(tensor.dims)
+            and all(
+                have is None if isinstance(said, str) else have in (None, said)
+                for have, said in zip(dims, tensor.dims, strict=True)
+            )
         )
-        if not fits:
+        if not fits or len(found) != len(wanted):
+            shapes = ", ".join(f"{name} {dims}" for name, dims in found.items())
             raise DlcliError(
-                f"{path}: its graph has the shapes {found} where its card says (batch, "
-                f"{', '.join(map(str, shape))})",
+                f"{path}: its graph has {shapes} where its card says {tensor.name} {tensor.dims}",
                 hint="another program may have changed it; export it again",
             )
 

@@ -9,9 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from dlcli.card import Frozen, ModelSpec, TaskSpec
+from dlcli.card import ModelSpec
+from dlcli.config import merge
+from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
+from dlcli.task import Frozen, InputKind, TaskKind, TaskSpec
 
 
 class NoArgs(Frozen):
@@ -31,24 +34,30 @@ class Weights:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A registered model.
+    """A model for one kind of input; the same name may be registered for several kinds.
 
-    ``build(task, args)`` gives a module that maps float32 (N, C, H, W) to logits (N, num_classes);
-    its head is the submodule at ``head(module)``. ``recipe`` holds settings that beat the general
-    defaults. ``channels`` are those it takes; ``photo_size`` is the default input size for photos of
-    varying size, ``min_size`` the smallest input side it can digest, ``size_multiple`` what divides it.
+    ``build(task, args)`` gives a module that takes the tensors of ``task.input.signature`` in order
+    and gives ``task.output``; its head is the submodule at ``head(module)``. ``tasks`` are those it
+    can be trained for. ``recipe`` holds settings that beat the general defaults, and ``recipes`` more
+    of them for one task, which beat ``recipe``. ``needs`` is what it asks of its input. ``summary`` is
+    a line for `dlcli models`.
     """
 
     name: str
     build: Callable[[TaskSpec, Any], nn.Module]
     head: Callable[[nn.Module], str]
+    kind: InputKind = "image"
+    tasks: tuple[TaskKind, ...] = ("classification", "multilabel", "regression")
     args: type[BaseModel] = NoArgs
     recipe: dict[str, Any] = field(default_factory=dict)
-    channels: tuple[int, ...] = (1, 3)
-    photo_size: int = 96
-    min_size: int = 1
-    size_multiple: int = 1
+    recipes: dict[TaskKind, dict[str, Any]] = field(default_factory=dict)
+    needs: ModelNeeds = field(default_factory=ModelNeeds)
     weights: Weights | None = None
+    summary: str = ""
+
+    def recipe_for(self, task: TaskKind) -> dict[str, Any]:
+        """The settings over the general defaults for one task."""
+        return merge(self.recipe, self.recipes.get(task, {}))
 
     def arguments(self, values: dict[str, Any]) -> BaseModel:
         """Validated arguments. Raises: UsageError naming the argument."""
@@ -66,28 +75,76 @@ class ModelEntry:
             raise UsageError(f"model.args.{key} = {first['input']!r}: {first['msg'].lower()}") from exc
 
 
-MODELS: Registry[ModelEntry] = Registry("model", "dlcli.zoo")
-
-# Families of models that another library names; asked only for names that are not registered here,
-# because asking imports that library (torchvision: 2 s).
-FAMILIES: list[tuple[Callable[[], list[str]], Callable[[str], ModelEntry]]] = []
+MODELS: Registry[ModelEntry] = Registry("model", "dlcli.zoo")  # by "kind/name"
 
 
-def find_model(name: str) -> ModelEntry:
-    """The entry of ``name``. Raises: UsageError naming the nearest known names."""
-    entry = MODELS.find(name)
+def register(entry: ModelEntry) -> ModelEntry:
+    """File a model under its name and kind. Raises: ValueError when both are taken."""
+    return MODELS.register(f"{entry.kind}/{entry.name}")(entry)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that another library or the user names: ``make`` gives the entry of a name for a kind.
+
+    ``owns(name)`` says whether a name belongs here without importing that library where its spelling
+    tells (``timm:...``, ``file.py:Class``). ``names`` are those to list; asking may import the library
+    (torchvision: 2 s).
+    """
+
+    owns: Callable[[str], bool]
+    make: Callable[[str, InputKind], ModelEntry]
+    names: Callable[[], list[str]]
+    title: str = "others"
+
+
+FAMILIES: list[Family] = []
+
+
+def own_names(kind: InputKind | None = None) -> list[str]:
+    """The names registered here, for one kind of input or for any."""
+    found = {entry.name for _, entry in MODELS.entries() if kind in (None, entry.kind)}
+    return sorted(found)
+
+
+def own_kinds(name: str) -> list[InputKind]:
+    """The kinds of input that a name takes; image for other libraries' names."""
+    found: list[InputKind] = [entry.kind for _, entry in MODELS.entries() if entry.name == name]
+    return found or ["image"]
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is no model's at all. Raises: UsageError naming the nearest known names."""
+    if name in own_names() or any(family.owns(name) for family in FAMILIES):
+        return
+    known = own_names()
+    for family in FAMILIES:
+        known += family.names()
+    raise UsageError(f"unknown model {name!r}", hint=f"{nearest(name, known)}; see dlcli models")
+
+
+def find_model(name: str, kind: InputKind) -> ModelEntry:
+    """The entry of ``name`` for a kind of input. Raises: UsageError naming what there is."""
+    entry = MODELS.find(f"{kind}/{name}")
     if entry is not None:
         return entry
-    known = MODELS.names()
-    for names, make in FAMILIES:
-        family = names()
-        if name in family:
-            return make(name)
-        known += family
-    raise UsageError(f"unknown model {name!r}", hint=nearest(name, known))
+    for family in FAMILIES:
+        if family.owns(name):
+            return family.make(name, kind)
+    check_name(name)
+    raise UsageError(
+        f"model {name} takes no {kind} data", hint=f"for {kind}: {', '.join(own_names(kind))}"
+    )
 
 
 def build_model(spec: ModelSpec, task: TaskSpec) -> nn.Module:
     """The module of a card, with fresh weights."""
-    entry = find_model(spec.name)
+    entry = find_model(spec.name, task.input.kind)
     return entry.build(task, entry.arguments(spec.args))
+
+
+def wrong_kind(name: str, kind: str) -> UsageError:
+    """What a family says when it has no model for a kind of input."""
+    return UsageError(
+        f"model {name} takes images, not {kind} data", hint="dlcli models lists the others"
+    )

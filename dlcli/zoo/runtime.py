@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dlcli.card import ImageInput
-from dlcli.data.base import Pixels
+from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError, UsageError
+from dlcli.task import ImageInput, TaskSpec
 
 
 def resolve_device(name: str) -> torch.device:
@@ -43,7 +43,10 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
     """The module on the device, its convolution kernels in the layout of `input_tensor`."""
     if device.type == "cpu":
         _keep_freed_memory()
-    return module.to(device).to(memory_format=torch.channels_last)
+    module = module.to(device)
+    if any(p.ndim == 4 for p in module.parameters()):
+        module = module.to(memory_format=torch.channels_last)
+    return module
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
@@ -56,12 +59,22 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, stri
     module.load_state_dict(state, strict=strict)
 
 
+def model_inputs(inputs: Sequence[torch.Tensor], task: TaskSpec) -> tuple[torch.Tensor, ...]:
+    """A batch of `dlcli.data.base.Inputs`, on the device, as the module takes it.
+
+    Pixels are normalised here; everything else was encoded to its final form by the reader.
+    """
+    if isinstance(task.input, ImageInput):
+        return (input_tensor(inputs[0], task.input),)
+    return tuple(inputs)
+
+
 def input_tensor(pixels: torch.Tensor, spec: ImageInput) -> torch.Tensor:
     """uint8 (N, H, W, C) on any device to float32 (N, C, H, W): (x/255 - mean)/std.
 
     With more than one channel the result keeps the channels-last strides of the pixels, which
     convolutions on CPU and tensor cores read faster. The same formula in NumPy is
-    `dlcli.data.decode.normalize`.
+    `dlcli.data.images.decode.normalize`.
     """
     mean, std = _statistics(spec, pixels.device)
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
@@ -76,13 +89,14 @@ def _statistics(spec: ImageInput, device: torch.device) -> tuple[torch.Tensor, t
     return mean, std
 
 
-def predict_pixels(
-    module: nn.Module, pixels: Pixels, spec: ImageInput, device: torch.device
+def predict(
+    module: nn.Module, inputs: Inputs, task: TaskSpec, device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """Logits (N, num_classes) of a module in eval mode, in float32, for uint8 (N, H, W, C)."""
+    """The answers of a module in eval mode, in float32, for a batch of host arrays."""
     with torch.inference_mode():
-        logits = module(input_tensor(torch.from_numpy(pixels).to(device), spec))
-        out: npt.NDArray[np.float32] = logits.float().cpu().numpy()
+        tensors = [torch.from_numpy(array).to(device) for array in inputs]
+        answer = module(*model_inputs(tensors, task))
+        out: npt.NDArray[np.float32] = answer.float().cpu().numpy()
     return out
 
 

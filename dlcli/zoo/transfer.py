@@ -5,14 +5,16 @@ torchvision is imported when a name is looked up: it costs about two seconds.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import nn
 
-from dlcli.card import Frozen, TaskSpec
+from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError
-from dlcli.zoo.base import FAMILIES, ModelEntry, Weights
+from dlcli.task import Frozen, ImageInput, InputKind, TaskSpec
+from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights, wrong_kind
 
 # Settings of the torchvision constructors that dlcli fixes for the two Inceptions: their auxiliary
 # classifiers only served the original training, and their weights expect inputs in [-1, 1], to which
@@ -31,6 +33,10 @@ class TransferArgs(Frozen):
     dropout: float = Field(0.2, ge=0, lt=1)
 
 
+# What only names of other families contain: asking torchvision would import it for nothing.
+_FOREIGN = re.compile(r"[:/.]")
+
+
 def names() -> list[str]:
     """The classification models of the installed torchvision."""
     from torchvision import models
@@ -39,8 +45,15 @@ def names() -> list[str]:
     return found
 
 
-def entry(name: str) -> ModelEntry:
+def owns(name: str) -> bool:
+    """Whether torchvision has a classifier of that name."""
+    return not _FOREIGN.search(name) and name in names()
+
+
+def entry(name: str, kind: InputKind) -> ModelEntry:
     """The registry entry of a torchvision model, with the preprocessing of its default weights."""
+    if kind != "image":
+        raise wrong_kind(name, kind)
     from torchvision import models
 
     weights = models.get_model_weights(name).DEFAULT
@@ -60,11 +73,14 @@ def entry(name: str) -> ModelEntry:
         build=lambda task, args: _build(name, task, args),
         head=head_name,
         args=TransferArgs,
-        channels=(3,),
-        photo_size=crop,
-        # Weights of a transformer belong to one size, but the structure does not.
-        min_size=32 if fixed else max(32, min_size),
-        size_multiple=_multiple(name),
+        needs=ModelNeeds(
+            name=name,
+            channels=(3,),
+            photo_size=crop,
+            # Weights of a transformer belong to one size, but the structure does not.
+            min_size=32 if fixed else max(32, min_size),
+            size_multiple=_multiple(name),
+        ),
         weights=Weights(
             label=str(weights),
             url=weights.url,
@@ -106,6 +122,7 @@ def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
     from torchvision import models
 
     extra = dict(_FIXED.get(name, {}))
+    assert isinstance(task.input, ImageInput)
     height, width = task.input.height, task.input.width
     multiple = _multiple(name)
     if height % multiple or width % multiple:
@@ -118,13 +135,13 @@ def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
         extra["image_size"] = height
     elif name.startswith("maxvit"):
         extra["input_size"] = (height, width)
-    module: nn.Module = models.get_model(name, weights=None, num_classes=task.num_classes, **extra)
+    module: nn.Module = models.get_model(name, weights=None, num_classes=task.num_outputs, **extra)
     if args.head == "mlp":
         path = head_name(module)
         last = module.get_submodule(path)
         if not isinstance(last, nn.Linear):
             raise UsageError(f"{name} has a convolutional head", hint="use --head linear")
-        module.set_submodule(path, MlpHead(last.in_features, args, task.num_classes))
+        module.set_submodule(path, MlpHead(last.in_features, args, task.num_outputs))
     return module
 
 
@@ -136,4 +153,4 @@ def _multiple(name: str) -> int:
     return 224 if name.startswith("maxvit") else 1
 
 
-FAMILIES.append((names, entry))
+FAMILIES.append(Family(owns, entry, names, "torchvision"))

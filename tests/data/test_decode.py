@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from dlcli.card import ImageInput
-from dlcli.data.decode import _set_warnings, decode, is_grayscale, normalize
+from dlcli.data.images.decode import _set_warnings, decode, is_grayscale, normalize
 from dlcli.errors import BadSample
+from dlcli.task import ImageInput
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,10 @@ from PIL import Image
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource
-from dlcli.data.folder import natural
+from dlcli.data.images.folder import natural
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError, UsageError
+from dlcli.task import ImageInput, TaskSpec
 
 Make = Callable[..., Path]
 
@@ -51,7 +52,7 @@ def test_class_folders_are_split_in_three(photo_folder: Make) -> None:
     assert (source.name, source.origin, source.native) == ("photos", str(root), (3, 0, 0))
     assert source.warnings == ()
     for part in source.splits.values():
-        for id_, path, target in zip(part.ids, part.paths or (), part.targets, strict=True):
+        for id_, path, target in zip(part.ids, part.items.values, part.targets, strict=True):
             assert path == root / id_
             assert id_.split("/")[0] == source.class_names[target]
     assert list(opened(root, test_fraction=0).splits) == ["train", "val"]
@@ -178,17 +179,17 @@ def test_missing_paths(photo_folder: Make, tmp_path: Path, monkeypatch: pytest.M
     assert error.message == f"--data {root.parent / 'photo'} does not exist"
     assert "did you mean 'photos'?" in str(error.hint)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DlcliError, match=r"'fasion-mnist' is neither a folder here nor") as info:
+    with pytest.raises(DlcliError, match=r"'fasion-mnist' is neither a folder or file here nor") as info:
         open_source(DataConfig(data="fasion-mnist"), seed=0)
     assert "did you mean 'fashion-mnist'" in str(info.value.hint)
     with pytest.raises(UsageError, match="--data is missing"):
         open_source(DataConfig(), seed=0)
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_an_archive_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "imgs.zip").write_bytes(b"PK")
     error = refused(tmp_path / "imgs.zip")
-    assert "is a file" in error.message
+    assert error.message == f"{tmp_path / 'imgs.zip'} is no data that dlcli knows"
     assert error.hint == "unpack it first"
 
 
@@ -197,8 +198,8 @@ def test_an_empty_folder_explains_the_layouts(tmp_path: Path) -> None:
     assert error.message == f"{tmp_path} holds no photos"
     assert "DIR/CLASS/photo.jpg, or DIR/train/CLASS/photo.jpg" in str(error.hint)
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.txt").write_text("x")
-    assert "only other files (.txt: 1)" in refused(tmp_path).message
+    (tmp_path / "a" / "x.doc").write_text("x")
+    assert "only other files (.doc: 1)" in refused(tmp_path).message
 
 
 def test_a_flat_folder_says_that_classes_are_missing(tmp_path: Path) -> None:
@@ -321,7 +322,8 @@ def test_grey_photos_have_one_channel_and_one_colour_photo_makes_three(tmp_path:
 
 
 def other(root: Path, names: tuple[str, ...]) -> DataSource:
-    return open_other(DataConfig(data=str(root)), names)
+    image = ImageInput(channels=3, height=8, width=8, resize_size=8, mean=(0, 0, 0), std=(1, 1, 1))
+    return open_other(DataConfig(data=str(root)), TaskSpec(input=image, class_names=names))
 
 
 def test_other_data_is_matched_by_name(photo_folder: Make) -> None:

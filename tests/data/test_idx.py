@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlcli.data.idx import looks_like_idx, read_idx
+from dlcli.data.sets.idx import looks_like_idx, read_idx
 from dlcli.errors import DlcliError
 
 

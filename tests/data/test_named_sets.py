@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from dlcli.config import DataConfig
-from dlcli.data import download
-from dlcli.data.base import DataSource
-from dlcli.data.cifar import _CLASSES_100, CIFARS, read_pickle
-from dlcli.data.named import DATASETS, NamedSet, find_name
+from dlcli.data.base import DataSource, Samples, Stacked
+from dlcli.data.sets import download
+from dlcli.data.sets.cifar import _CLASSES_100, CIFARS, read_pickle
+from dlcli.data.sets.named import DATASETS, NamedSet, find_name
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError
+from dlcli.task import ImageInput, TaskSpec
 
 FASHION = "T-shirt/top"
 
@@ -35,6 +36,16 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(download, "require", refuse)
     monkeypatch.setenv("DLCLI_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def pixels_of(samples: Samples) -> np.ndarray:
+    assert isinstance(samples.items, Stacked)
+    return samples.items.values
+
+
+def digits(names: str) -> TaskSpec:
+    image = ImageInput(channels=1, height=8, width=8, resize_size=8, mean=(0,), std=(1,))
+    return TaskSpec(input=image, class_names=tuple(names))
 
 
 def named(name: str, data_dir: Path | None = None, **values: object) -> DataSource:
@@ -56,10 +67,9 @@ def test_digits_are_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = {f"all/{i}": (bunch.images[i], bunch.target[i]) for i in range(1797)}
     count = 0
     for part in source.splits.values():
-        assert part.pixels is not None
-        assert part.pixels.shape[1:] == (8, 8, 1)
-        assert part.pixels.max() == 255
-        for id_, pixels, target in zip(part.ids, part.pixels, part.targets, strict=True):
+        assert pixels_of(part).shape[1:] == (8, 8, 1)
+        assert pixels_of(part).max() == 255
+        for id_, pixels, target in zip(part.ids, pixels_of(part), part.targets, strict=True):
             image, label = expected.pop(id_)
             assert np.array_equal(pixels[..., 0], np.rint(image * 255 / 16))
             assert target == label
@@ -82,8 +92,8 @@ def test_no_data_set_needs_torch_to_be_listed() -> None:
     import subprocess
 
     code = (
-        "import sys; from dlcli.data.named import DATASETS; names = DATASETS.names();"
-        "import dlcli.data.sources, dlcli.data.reader, dlcli.network;"
+        "import sys; from dlcli.data.sets.named import DATASETS; names = DATASETS.names();"
+        "import dlcli.data.sources, dlcli.data.images.reader, dlcli.network;"
         "sys.exit('torch' in sys.modules or 'sklearn' in sys.modules or len(names) < 20)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -154,8 +164,7 @@ def test_a_named_set_is_found_in_every_layout(gz: bool, below: str, tmp_path: Pa
         "test": 20,
     }
     test = source.splits["test"]
-    assert test.pixels is not None
-    assert np.array_equal(test.pixels[..., 0], images(20, 1))
+    assert np.array_equal(pixels_of(test)[..., 0], images(20, 1))
     assert test.ids[:2] == ("test/0", "test/1")
     assert np.array_equal(test.targets, labels(20))
     everything = {**dict.fromkeys(source.splits["train"].ids), **dict.fromkeys(source.splits["val"].ids)}
@@ -196,8 +205,7 @@ def test_emnist_images_stand_upright_and_letters_begin_at_one(tmp_path: Path) ->
     test = source.splits["test"]
     assert source.class_names[:2] == ("a", "b")
     assert len(source.class_names) == 26
-    assert test.pixels is not None
-    assert np.array_equal(test.pixels[..., 0], images(20, 1).swapaxes(1, 2))
+    assert np.array_equal(pixels_of(test)[..., 0], images(20, 1).swapaxes(1, 2))
     assert test.targets[:3].tolist() == [0, 1, 2]
 
 
@@ -236,13 +244,13 @@ def test_damaged_pairs_are_named(tmp_path: Path) -> None:
 def test_other_data_by_name_keeps_its_splits(tmp_path: Path) -> None:
     write_idx(tmp_path, gz=False)
     config = DataConfig(data="mnist", data_dir=str(tmp_path))
-    source = open_other(config, tuple("9876543210"))
+    source = open_other(config, digits("9876543210"))
     assert list(source.splits) == ["train", "test"]
     assert source.splits["test"].targets[:3].tolist() == [9, 8, 7]
     with pytest.raises(
         DlcliError, match="samples of T-shirt/top, Trouser, Pullover, Dress, Coat and 5 more"
     ):
-        open_other(DataConfig(data="fashion-mnist", data_dir=str(tmp_path)), tuple("0123456789"))
+        open_other(DataConfig(data="fashion-mnist", data_dir=str(tmp_path)), digits("0123456789"))
 
 
 # ---- CIFAR, SVHN, STL-10
@@ -275,9 +283,8 @@ def test_cifar_of_every_version(name: str, version: str, protocol: int, tmp_path
     assert source.native == (3, 32, 32)
     assert len(source.class_names) == (10 if name == "cifar10" else 100)
     test = source.splits["test"]
-    assert test.pixels is not None
     expected = cifar_rows(20).reshape(20, 3, 32, 32).transpose(0, 2, 3, 1)
-    assert np.array_equal(test.pixels, expected)
+    assert np.array_equal(pixels_of(test), expected)
     assert np.array_equal(test.targets, labels(20))
     assert named(str(tmp_path)).name == name
     assert named(name, tmp_path / CIFARS[name].folders[version]).fingerprint == source.fingerprint
@@ -381,8 +388,7 @@ def test_svhn_s_ten_is_a_zero(tmp_path: Path) -> None:
     source = named("svhn", tmp_path)
     test = source.splits["test"]
     assert test.targets[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
-    assert test.pixels is not None
-    assert np.array_equal(test.pixels[3], pixels[..., 3])
+    assert np.array_equal(pixels_of(test)[3], pixels[..., 3])
     (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
     with pytest.raises(DlcliError, match=r"test_32x32\.mat is damaged or no MATLAB file"):
         named("svhn", tmp_path)
@@ -397,8 +403,7 @@ def test_stl10_planes_and_columns(tmp_path: Path) -> None:
         (folder / f"{split}_y.bin").write_bytes((1 + labels(20)).tobytes())
     source = named("stl10", tmp_path)
     test = source.splits["test"]
-    assert test.pixels is not None
-    assert np.array_equal(test.pixels, pixels)
+    assert np.array_equal(pixels_of(test), pixels)
     assert test.targets[:3].tolist() == [0, 1, 2]
     (folder / "test_X.bin").write_bytes(b"x")
     with pytest.raises(DlcliError, match="1 bytes, no multiple of 27648"):
@@ -449,7 +454,7 @@ def test_an_unsplit_photo_set_is_split(tmp_path: Path) -> None:
 
 def test_every_photo_set_exists_in_this_torchvision() -> None:
     datasets = pytest.importorskip("torchvision.datasets")
-    from dlcli.data.torchvision_sets import PHOTO_SETS
+    from dlcli.data.sets.torchvision_sets import PHOTO_SETS
 
     for entry in PHOTO_SETS.values():
         assert hasattr(datasets, entry.torchvision)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcli.data.base import DataSource, Samples
+from dlcli.data.base import DataSource, Listed, Samples, Stacked
 from dlcli.data.splits import apply_splits, hold_out, write_splits
 from dlcli.errors import DlcliError
 
@@ -22,7 +23,7 @@ SHARES = st.tuples(st.floats(0.01, 0.6), st.floats(0, 0.39))
 def listed(counts: list[int]) -> Samples:
     ids = tuple(f"class{c}/{i}.jpg" for c, n in enumerate(counts) for i in range(n))
     targets = np.repeat(np.arange(len(counts)), counts)
-    return Samples(ids, targets, paths=tuple(Path("/data") / id_ for id_ in ids))
+    return Samples(ids, targets, Listed(tuple(Path("/data") / id_ for id_ in ids)))
 
 
 @given(COUNTS.filter(lambda counts: max(counts) > 1), SHARES, st.integers(0, 2**31 - 1))
@@ -45,7 +46,7 @@ def test_splits_are_disjoint_complete_and_stratified(
             if sum(shares) * count <= count - 2:
                 assert held.get(name, 0) >= round(exact)
     for part in splits.values():
-        for id_, target, path in zip(part.ids, part.targets, part.paths or (), strict=True):
+        for id_, target, path in zip(part.ids, part.targets, values(part), strict=True):
             assert id_.startswith(f"class{target}/")
             assert path == Path("/data") / id_
 
@@ -77,14 +78,21 @@ def test_two_samples_a_class_give_one_to_validation() -> None:
     assert {name: len(part) for name, part in splits.items()} == {"train": 3, "val": 1}
 
 
+def values(samples: Samples) -> Any:
+    assert isinstance(samples.items, Listed | Stacked)
+    return samples.items.values
+
+
 def source(counts: list[int], *, pixels: bool = False, seed: int = 0, mark: str = "a") -> DataSource:
     samples = listed(counts)
     if pixels:
         values = np.arange(len(samples), dtype=np.uint8)[:, None, None, None]
-        samples = Samples(samples.ids, samples.targets, pixels=values)
+        samples = Samples(samples.ids, samples.targets, Stacked(values))
     return DataSource(
         name="data",
         origin="/data",
+        kind="image",
+        task="classification",
         class_names=tuple(f"class{c}" for c in range(len(counts))),
         splits=hold_out(samples, {"val": 0.2, "test": 0.2}, seed=seed),
         given=frozenset(),
@@ -107,9 +115,7 @@ def test_written_splits_come_back_whatever_the_new_seed(pixels: bool, seed: int,
     assert ids(back) == ids(old)
     for name, part in back.splits.items():
         assert np.array_equal(part.targets, old.splits[name].targets)
-        assert part.paths == old.splits[name].paths
-        if pixels:
-            assert np.array_equal(part.pixels, old.splits[name].pixels)  # type: ignore[arg-type]
+        assert np.array_equal(values(part), values(old.splits[name]))
 
 
 def test_lost_and_new_samples_are_told(tmp_path: Path) -> None:
@@ -134,12 +140,12 @@ def test_a_new_class_does_not_shift_the_others(tmp_path: Path) -> None:
     write_splits(tmp_path / "splits.json", old)
     new = source([9, 8])
     names = ("aaa", *new.class_names)
-    splits = {k: Samples(v.ids, v.targets + 1, v.paths) for k, v in new.splits.items()}
-    extra = Samples(("aaa/0.jpg",), np.array([0]), (Path("/data/aaa/0.jpg"),))
+    splits = {k: replace(v, targets=v.targets + 1) for k, v in new.splits.items()}
+    extra = Samples(("aaa/0.jpg",), np.array([0]), Listed((Path("/data/aaa/0.jpg"),)))
     splits["test"] = Samples(
         (*splits["test"].ids, *extra.ids),
         np.concatenate([splits["test"].targets, extra.targets]),
-        (*(splits["test"].paths or ()), *(extra.paths or ())),
+        Listed((*values(splits["test"]), *values(extra))),
     )
     back, said = apply_splits(tmp_path / "splits.json", replace(new, class_names=names, splits=splits))
     assert back.class_names == old.class_names

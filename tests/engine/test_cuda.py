@@ -52,7 +52,7 @@ def test_the_artifact_answers_alike_on_both_devices(tmp_path: Path) -> None:
     best = train(tmp_path).run.best
     pixels = np.random.default_rng(0).integers(0, 256, (33, 8, 8, 1), dtype=np.uint8)
     cpu, cuda = open_artifact(best, device="cpu"), open_artifact(best, device="cuda")
-    a, b = cpu.predict(pixels), cuda.predict(pixels)
+    a, b = cpu.predict((pixels,)), cuda.predict((pixels,))
     # cuDNN may multiply convolutions in TF32: ten bits of mantissa.
     assert np.allclose(a, b, atol=2e-2 * max(1.0, float(np.abs(a).max())))
     assert (a.argmax(1) == b.argmax(1)).mean() > 0.9

@@ -8,23 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcli.card import ImageInput
-from dlcli.data.base import Samples
-from dlcli.data.reader import Reader
+from dlcli.data.base import Samples, Stacked
+from dlcli.data.images.reader import PixelReader
 from dlcli.engine.loader import TrainBatches, batch_bounds
 from dlcli.engine.prefetch import prefetch
+from dlcli.task import ImageInput
 
 SPEC = ImageInput(channels=1, height=2, width=2, resize="squash", resize_size=2, mean=(0.5,), std=(0.5,))
 
 
-def reader(n: int, *, cache_bytes: int = 1 << 20) -> Reader:
+def reader(n: int, *, cache_bytes: int = 1 << 20) -> PixelReader:
     pixels = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 2, 2, 1))
     samples = Samples(
         ids=tuple(f"train/{i}" for i in range(n)),
         targets=np.arange(n, dtype=np.int64),
-        pixels=np.ascontiguousarray(pixels),
+        items=Stacked(np.ascontiguousarray(pixels)),
     )
-    return Reader(samples, SPEC, workers=1, cache_bytes=cache_bytes)
+    return PixelReader(samples, SPEC, workers=1, cache_bytes=cache_bytes)
 
 
 def batches(n: int, size: int, seed: int = 0) -> TrainBatches:
@@ -45,9 +45,11 @@ def test_batches_cover_the_split_and_none_is_single(n: int, size: int) -> None:
 
 def test_an_epoch_shows_every_sample_once_with_its_own_target() -> None:
     seen = []
-    for pixels, targets in batches(23, 5).epoch(0):
-        assert torch.equal(pixels[:, 0, 0, 0].long(), targets)
-        seen += targets.tolist()
+    for batch in batches(23, 5).epoch(0):
+        (pixels,) = batch.inputs
+        assert torch.equal(pixels[:, 0, 0, 0].long(), batch.targets)
+        assert batch.indices.tolist() == batch.targets.tolist()
+        seen += batch.targets.tolist()
     assert sorted(seen) == list(range(23))
 
 
@@ -59,9 +61,9 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_an_epoch_can_start_at_any_batch() -> None:
-    whole = [t.tolist() for _, t in batches(23, 5).epoch(2)]
+    whole = [b.targets.tolist() for b in batches(23, 5).epoch(2)]
     for start in range(6):
-        assert [t.tolist() for _, t in batches(23, 5).epoch(2, start=start)] == whole[start:]
+        assert [b.targets.tolist() for b in batches(23, 5).epoch(2, start=start)] == whole[start:]
 
 
 def test_prefetch_keeps_order_and_passes_errors_on() -> None:

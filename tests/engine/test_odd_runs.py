@@ -69,9 +69,9 @@ def test_a_train_split_that_cannot_be_read_is_an_error(
 def test_a_model_whose_loss_is_no_number_can_be_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training.predict_pixels
+    real = training.predict
     nan = np.float32(np.nan)
-    monkeypatch.setattr(training, "predict_pixels", lambda *args: real(*args) * nan)
+    monkeypatch.setattr(training, "predict", lambda *args: real(*args) * nan)
     run = train(tmp_path).run
     assert math.isnan(card_of(run.best).metrics["val"]["loss"])
     open_checkpoint(run.best, "cpu")

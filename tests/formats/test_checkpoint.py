@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.card import Card, ImageInput, ModelSpec, TaskSpec
+from dlcli.card import Card, ModelSpec
 from dlcli.errors import DlcliError
 from dlcli.formats.base import open_artifact, read_card, sniff_format
 from dlcli.formats.checkpoint import read_tensors, save_model, write_tensors
+from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 
 TASK = TaskSpec(
@@ -36,10 +37,10 @@ def test_card_and_answers_survive(model_file: Path) -> None:
     assert read_card(model_file) == CARD
     artifact = open_artifact(model_file, device="cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
-    whole = artifact.predict(pixels)
+    whole = artifact.predict((pixels,))
     assert whole.shape == (5, 3)
     assert whole.dtype == np.float32
-    alone = np.concatenate([artifact.predict(pixels[i : i + 1]) for i in range(5)])
+    alone = np.concatenate([artifact.predict((pixels[i : i + 1],)) for i in range(5)])
     assert np.allclose(whole, alone, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from dlcli.card import Card, ImageInput, ModelSpec, TaskSpec
+from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.engine import shipping
 from dlcli.engine.parity import Parity
@@ -20,6 +20,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, open_artifact, read_card, sniff_format
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import OnnxArtifact, open_onnx, write_onnx
+from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 
 TASK = TaskSpec(
@@ -65,7 +66,7 @@ def pixels(n: int) -> np.ndarray:
 def test_any_batch_gives_the_models_answers(files: Files, n: int) -> None:
     eager, exported = open_artifact(files.model, device="cpu"), open_artifact(files.onnx, device="cpu")
     x = pixels(n)
-    assert np.allclose(eager.predict(x), exported.predict(x), atol=1e-5)
+    assert np.allclose(eager.predict((x,)), exported.predict((x,)), atol=1e-5)
 
 
 def test_the_file_describes_itself(files: Files) -> None:
@@ -220,9 +221,9 @@ def test_every_offered_opset_works(tmp_path: Path, name: str, opset: int) -> Non
 def test_every_family_exports(tmp_path: Path, name: str) -> None:
     from dlcli.zoo.base import find_model
 
-    entry = find_model(name)
-    side = max(entry.min_size, 64)
-    side = -(-side // entry.size_multiple) * entry.size_multiple
+    needs = find_model(name, "image").needs
+    side = max(needs.min_size, 64)
+    side = -(-side // needs.size_multiple) * needs.size_multiple
     image = TASK.input.model_copy(update={"height": side, "width": side, "resize_size": side})
     task = TASK.model_copy(update={"input": image})
     card = Card(model=ModelSpec(name=name), task=task)
@@ -259,7 +260,7 @@ def test_tensors_too_large_for_the_file_lie_beside_it_under_its_name(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.onnx.data"]
     x = pixels(3)
     eager = open_artifact(files.model, device="cpu")
-    assert np.allclose(eager.predict(x), open_artifact(result.output).predict(x), atol=1e-5)
+    assert np.allclose(eager.predict((x,)), open_artifact(result.output).predict((x,)), atol=1e-5)
 
 
 def test_nothing_but_an_older_export_is_written_over(files: Files, tmp_path: Path) -> None:
@@ -286,11 +287,11 @@ def test_every_batch_of_the_comparison_has_its_size(
     monkeypatch.setattr(
         OnnxArtifact,
         "predict",
-        lambda self, x: sizes.add(len(x)) or np.zeros((len(x), 4), np.float32),
+        lambda self, x: sizes.add(len(x[0])) or np.zeros((len(x[0]), 4), np.float32),
     )
     artifact = open_artifact(files.onnx, device="cpu")
     config = ExportConfig()
-    shipping.compare(artifact, artifact, pixels(3), None, config, data="val", note="")
+    shipping.compare(artifact, artifact, (pixels(3),), None, config, data="val", note="")
     assert {1, 7} <= sizes
 
 

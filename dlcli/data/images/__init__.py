@@ -1,0 +1,1 @@
+"""Images: class folders, raw arrays, tables that name image files."""

@@ -1,0 +1,79 @@
+"""The images that `predict` was asked for: files, folders and globs, in the order they were named."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dlcli.data.base import Listed, Samples
+from dlcli.data.images.formats import is_image
+from dlcli.errors import DlcliError
+
+
+def image_inputs(arguments: Sequence[str]) -> Samples:
+    """The images that the arguments name, without targets; ids are the paths as they were found.
+
+    Raises: DlcliError as `find_images` does.
+    """
+    files = find_images(arguments)
+    return Samples(
+        ids=tuple(files),
+        targets=np.zeros(0, dtype=np.int64),
+        items=Listed(tuple(Path(file) for file in files)),
+    )
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """The files that the arguments name, in order: files, folders (their images, at any depth), globs.
+
+    A name that does not exist, and a folder or pattern without images beside others that have some,
+    is kept, so that it is reported like an unreadable file. Raises: DlcliError when there is no
+    image at all, or a folder cannot be listed.
+    """
+    found: list[str] = []
+    empty: list[str] = []
+    for argument in arguments:
+        if os.path.isdir(argument):
+            new = _images_below(argument)
+        elif os.path.lexists(argument) or not glob.has_magic(argument):
+            new = [argument]
+        else:
+            matches = sorted(glob.iglob(os.path.expanduser(argument), recursive=True))
+            new = [path for path in matches if os.path.isfile(path) and is_image(path)]
+        if not new:
+            empty.append(argument)
+        found += new or [argument]
+    if len(empty) == len(arguments):
+        raise DlcliError(f"{', '.join(empty[:5])} holds no images", hint="give files, folders or globs")
+    return found
+
+
+def why_no_image(name: str) -> str | None:
+    """What is wrong with a name that is no file; None where the file itself must say it."""
+    if os.path.isdir(name):
+        return "the folder holds no images"
+    if glob.has_magic(name) and not os.path.lexists(name):
+        return "no image matches the pattern"
+    return None
+
+
+def _cannot_list(exc: OSError) -> None:
+    # os.walk would leave the folder out and say nothing.
+    raise DlcliError(f"cannot list {exc.filename}: {exc.strerror}") from exc
+
+
+def _images_below(folder: str) -> list[str]:
+    """Images at any depth, sorted; hidden names and linked folders are passed over."""
+    found = []
+    for here, folders, files in os.walk(folder, onerror=_cannot_list):
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
+        found += [
+            os.path.join(here, name)
+            for name in sorted(files)
+            if is_image(name) and not name.startswith(".")
+        ]
+    return found

@@ -1,0 +1,152 @@
+"""Images: class folders, raw arrays of the named sets, and tables that name image files.
+
+Shapes: pixels uint8 (N, H, W, C).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dlcli.config import DataConfig, ModelConfig, TrainConfig
+from dlcli.data.base import DataSource, Pixels, Reader, Samples, Stacked
+from dlcli.data.images.folder import read_folder, read_other_folder
+from dlcli.data.images.formats import is_image
+from dlcli.data.images.inputs import image_inputs
+from dlcli.data.images.manifest import is_manifest, read_manifest
+from dlcli.data.images.reader import PixelReader
+from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.scales import target_numbers
+from dlcli.errors import UsageError
+from dlcli.task import ImageInput, TaskSpec
+
+# ImageNet's channel statistics: the start for photos, whose own are not known before decoding.
+_PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)
+_LOOKED_AT = 2_000  # entries of a folder that are looked at to see whether it holds images
+
+
+def recognises(path: Path, config: DataConfig) -> bool:
+    """A folder with an image in it or in its folders, or a table with a column of image files."""
+    if not path.is_dir():
+        return is_manifest(path, config)
+    seen = 0
+    for here, folders, files in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if any(is_image(name) and not name.startswith(".") for name in files):
+            return True
+        seen += len(files) + len(folders)
+        if seen > _LOOKED_AT or len(Path(here).relative_to(path).parts) > 4:
+            return False
+    return False
+
+
+def read(path: Path, config: DataConfig, other: bool) -> Found:
+    """The listed photos of a folder or of a table that names them."""
+    if not path.is_dir():
+        return read_manifest(path, config, other)
+    return read_other_folder(path) if other else read_folder(path)
+
+
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+    """The task of a source: the input of the model, and scales of numeric targets."""
+    spec = image_input(source, config.model, needs)
+    targets = target_numbers(source) if source.task == "regression" else ()
+    return TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets), []
+
+
+def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
+    """Pixels, decoded in threads."""
+    assert isinstance(task.input, ImageInput)
+    return PixelReader(
+        samples,
+        task.input,
+        workers=options.workers,
+        cache_bytes=options.cache_bytes,
+        on_bad_sample=options.on_bad_sample,
+    )
+
+
+def image_input(source: DataSource, model: ModelConfig, needs: ModelNeeds) -> ImageInput:
+    """The input of a model for a source: its channels, size and normalisation.
+
+    Raises: UsageError when ``--img-size`` is no size that the model can digest.
+    """
+    native_channels, native_height, native_width = source.native
+    channels = native_channels if native_channels in needs.channels else max(needs.channels)
+    height, width = _size(needs, model, (native_height, native_width))
+    if needs.mean is not None and needs.std is not None:
+        mean, std = needs.mean, needs.std
+    else:
+        mean, std = _statistics(source, channels)
+    arrays = native_height > 0
+    size = max(height, width)
+    return ImageInput(
+        channels=1 if channels == 1 else 3,
+        height=height,
+        width=width,
+        # Arrays are framed already; photos keep their proportions.
+        resize="squash" if arrays else model.resize,
+        resize_size=size if arrays or model.resize == "squash" else round(size / model.crop_fraction),
+        interpolation=model.interpolation,
+        mean=mean,
+        std=std,
+    )
+
+
+def _size(needs: ModelNeeds, model: ModelConfig, native: tuple[int, int]) -> tuple[int, int]:
+    if model.img_size is not None:
+        if model.img_size < needs.min_size:
+            raise UsageError(
+                f"--img-size {model.img_size} is too small for {needs.name}",
+                hint=f"it needs at least {needs.min_size}",
+            )
+        if model.img_size % needs.size_multiple:
+            near = max(1, round(model.img_size / needs.size_multiple)) * needs.size_multiple
+            raise UsageError(
+                f"--img-size {model.img_size}: {needs.name} needs a multiple of {needs.size_multiple}",
+                hint=f"--img-size {near}",
+            )
+        return model.img_size, model.img_size
+    height, width = native if native[0] else (needs.photo_size, needs.photo_size)
+    step = needs.size_multiple
+    return (
+        math.ceil(max(height, needs.min_size) / step) * step,
+        math.ceil(max(width, needs.min_size) / step) * step,
+    )
+
+
+def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation a channel, in 0..1: of the training pixels of arrays, else ImageNet's."""
+    items = source.splits["train"].items
+    if not isinstance(items, Stacked):
+        return (_GREY_MEAN, _GREY_STD) if channels == 1 else (_PHOTO_MEAN, _PHOTO_STD)
+    pixels: Pixels = items.values
+    # From counts of the 256 values, so exact and without a float copy of the data.
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(pixels.shape[3]):
+        share = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / pixels[..., 0].size
+        centre = float(share @ values)
+        mean.append(round(centre, 4))
+        std.append(round(max(float(share @ (values - centre) ** 2) ** 0.5, 1e-3), 4))
+    if len(mean) == 3 and channels == 1:
+        return (_GREY_MEAN, _GREY_STD)
+    repeat = channels // len(mean)
+    return tuple(mean * repeat), tuple(std * repeat)
+
+
+KINDS.register("image")(
+    DataKind(
+        name="image",
+        recognises=recognises,
+        read=read,
+        fit=fit,
+        reader=make_reader,
+        inputs=lambda arguments, task: image_inputs(arguments),
+        order=10,
+    )
+)

@@ -1,0 +1,153 @@
+"""A table that names image files: ``path,label`` with one label, several, or numbers.
+
+Paths are relative to the table's folder (or absolute). A cell of several labels separates them with
+``|`` or ``;``; several columns of 0 and 1 are labels too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlcli.config import DataConfig
+from dlcli.data.base import Listed, Samples, fingerprint
+from dlcli.data.images.decode import channels_of
+from dlcli.data.images.formats import is_image
+from dlcli.data.kinds import Found
+from dlcli.data.sets.named import clean
+from dlcli.data.tables.frames import (
+    is_table,
+    need_column,
+    read_frame,
+    read_head,
+    split_by_column,
+    split_files,
+)
+from dlcli.data.tables.targets import decide, encode
+from dlcli.errors import DlcliError
+
+if TYPE_CHECKING:
+    import polars
+
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_SHARE = 0.9  # of the looked-at cells that must name images
+
+
+def is_manifest(path: Path, config: DataConfig) -> bool:
+    """Whether it is a table with a column of image files."""
+    if not path.is_file() or not is_table(path):
+        return False
+    head = read_head(path)
+    return head is not None and _path_column(head) is not None
+
+
+def read_manifest(path: Path, config: DataConfig, other: bool) -> Found:
+    """The images that a table lists, and their targets.
+
+    Raises: DlcliError when a column is missing or a held-out class is one that train lacks.
+    """
+    files = split_files(path, _SUFFIXES) or {"all": path}
+    warnings: list[str] = []
+    splits: dict[str, Samples] = {}
+    parts: list[bytes] = []
+    all_paths: list[Path] = []
+    frames: dict[str, tuple[Path, polars.DataFrame]] = {}
+    for split, file in files.items():
+        frame, said = read_frame(file)
+        warnings += said
+        if split == "all" and config.split_column is not None:
+            for name, where in split_by_column(frame, config.split_column, path=file).items():
+                frames[name] = (file, frame[where])
+        else:
+            frames[split] = (file, frame)
+    first = next(iter(frames.values()))[1]
+    column = _path_column(first)
+    if column is None:
+        raise DlcliError(
+            f"{path} has no column of image files", hint="name it path, with one file a row"
+        )
+    names = _target_columns(first, column, config, path)
+    base = frames.get("train") or next(iter(frames.values()))
+    decided = decide({name: base[1][name] for name in names}, config.task, least=1 if other else 2)
+    warnings += decided.notes
+    for split, (file, frame) in frames.items():
+        for name in names:
+            need_column(frame, name, what="the target", path=file)
+        targets, rows = encode({n: frame[n] for n in names}, decided, where=f"{file} ({split})")
+        said_paths = [str(value) for value in frame[column].to_list()]
+        kept = [said_paths[i] for i in np.flatnonzero(rows)]
+        if not kept:
+            continue
+        if len(kept) < len(said_paths):
+            warnings.append(f"{file}: {len(said_paths) - len(kept)} rows without a target left out")
+        paths = tuple(file.parent / name for name in kept)
+        all_paths += paths
+        ids = _unique(clean(name) for name in kept)
+        groups = None
+        if config.group_column is not None:
+            need_column(frame, config.group_column, what="--group-column", path=file)
+            values = frame[config.group_column].to_list()
+            groups = tuple(str(values[i]) for i in np.flatnonzero(rows))
+        splits[split] = Samples(ids=ids, targets=targets, items=Listed(paths), groups=groups)
+        parts += [f"{id_}\0{_size(p)}".encode() for id_, p in zip(ids, paths, strict=True)]
+        parts.append(np.ascontiguousarray(targets).tobytes())
+    return Found(
+        splits=splits,
+        fingerprint=fingerprint(parts),
+        task=decided.task,
+        class_names=decided.class_names,
+        target_names=decided.target_names if decided.task == "regression" else (),
+        native=(channels_of(all_paths), 0, 0),
+        options={"target": ",".join(names), "task": decided.task},
+        warnings=tuple(warnings),
+        name=path.stem,
+    )
+
+
+def _path_column(frame: polars.DataFrame) -> str | None:
+    """The column whose cells name image files."""
+    import polars
+
+    for name in frame.columns:
+        if frame[name].dtype != polars.String:
+            continue
+        cells = [cell for cell in frame[name].to_list() if cell]
+        if cells and sum(is_image(cell) for cell in cells) >= _SHARE * len(cells):
+            return name
+    return None
+
+
+def _target_columns(frame: polars.DataFrame, column: str, config: DataConfig, path: Path) -> list[str]:
+    """What is predicted: as said, else every other column that is not a split, a group or dropped."""
+    if config.target is not None:
+        names = [name.strip() for name in config.target.split(",")]
+        for name in names:
+            need_column(frame, name, what="--target", path=path)
+        return names
+    left_out = {column, config.split_column, config.group_column, *config.drop}
+    names = [name for name in frame.columns if name not in left_out]
+    if not names:
+        raise DlcliError(f"{path} has no column beside {column!r}", hint="add one named label")
+    usual = [name for name in names if name.lower() in ("label", "labels", "class", "target")]
+    return usual[:1] or ([names[-1]] if len(names) <= 2 else names)
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    """A file that is listed twice gets a number, so that ids stay ids."""
+    seen: dict[str, int] = {}
+    out = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return tuple(out)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1  # listed but not there: reading it will say so

@@ -1,0 +1,194 @@
+"""One split's pixels: decoded when first asked for, in threads, and kept where memory allows.
+
+Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dlcli.data.base import Indices, Inputs, Listed, Pixels, Reader, Samples, Stacked
+from dlcli.data.images.decode import decode, keeps_size
+from dlcli.errors import BadSample, DlcliError
+from dlcli.task import ImageInput
+
+# Raw arrays up to this size are resized in one go, when the whole split is asked for.
+_AT_ONCE_BYTES = 256 * 2**20
+_AUTO_SHARE = 0.4
+
+
+class PixelReader(Reader):
+    """The pixels of ``samples`` as ``spec`` wants them.
+
+    With ``cache_bytes`` for the whole split, each sample is decoded once and kept; otherwise it is
+    decoded whenever it is asked for, and memory stays bounded by the batch. Pillow releases the
+    interpreter's lock while it decodes, so ``workers`` threads (default: one a core) help.
+
+    ``bad`` maps the id of each unreadable sample to the reason, as they are found.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        spec: ImageInput,
+        *,
+        workers: int | None,
+        cache_bytes: int,
+        on_bad_sample: str = "skip",
+    ) -> None:
+        super().__init__(samples)
+        self.spec = spec
+        self._workers = workers or _cores()
+        self._fail = on_bad_sample == "fail"
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        shape = (len(samples), spec.height, spec.width, spec.channels)
+        self._unreadable = np.zeros(len(samples), dtype=bool)
+        self._filled = np.zeros(len(samples), dtype=bool)
+        self._store: Pixels | None = None
+        self._raw_pixels = samples.items.values if isinstance(samples.items, Stacked) else None
+        if self._raw_pixels is not None and self._raw_pixels.shape == shape and keeps_size(spec):
+            self._store = self._raw_pixels
+            self._filled[:] = True
+        elif int(np.prod(shape, dtype=object)) <= cache_bytes:
+            self._store = np.empty(shape, dtype=np.uint8)  # the system commits pages as they fill
+
+    def read(self, indices: Indices) -> tuple[Inputs, Indices]:
+        """(pixels,) of the readable samples among ``indices``, and which of ``indices`` they are.
+
+        Order and repetitions are kept. The pixels are the caller's own copy. Raises: DlcliError
+        naming the first unreadable file when the reader is told to fail.
+        """
+        if self._store is None:
+            pixels, kept = self._stream(indices)
+            return (pixels,), kept
+        if not self._filled[indices].all():
+            with self._lock:
+                self._fill(indices)
+        kept = indices[~self._unreadable[indices]]
+        return (np.take(self._store, kept, axis=0),), kept
+
+    def array(self) -> Inputs | None:
+        """(pixels,) of the whole split (N, H, W, C); None while it is not all there or a sample is bad.
+
+        Raw arrays are there at once (resized here when that is small work). Photos are there once
+        each has been read: ask again after an epoch. The result is the reader's own: do not write.
+        """
+        if self._store is None or self.bad:
+            return None
+        if self._raw_pixels is not None and self._store.nbytes <= _AT_ONCE_BYTES:
+            with self._lock:
+                self._fill(np.arange(len(self), dtype=np.int64))
+        return (self._store,) if bool(self._filled.all()) and not self.bad else None
+
+    def close(self) -> None:
+        """Stop the threads; a later read starts them again."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def _fill(self, indices: Indices) -> None:
+        """Decode into the store what is asked for and not there yet."""
+        assert self._store is not None
+        missing = np.unique(indices)
+        missing = missing[~(self._filled[missing] | self._unreadable[missing])]
+        self._decode(missing, self._store, missing)
+        self._filled[missing] = ~self._unreadable[missing]
+
+    def _stream(self, indices: Indices) -> tuple[Pixels, Indices]:
+        kept = indices[~self._unreadable[indices]]
+        shape = (len(kept), self.spec.height, self.spec.width, self.spec.channels)
+        out = np.empty(shape, dtype=np.uint8)
+        self._decode(kept, out, np.arange(len(kept), dtype=np.int64))
+        fine = ~self._unreadable[kept]
+        return (out, kept) if bool(fine.all()) else (out[fine], kept[fine])
+
+    def _decode(self, which: Indices, out: Pixels, rows: Indices) -> None:
+        """Decode the samples ``which`` into ``out[rows]``; note the unreadable ones."""
+        if not len(which):
+            return
+        if self._workers == 1 or len(which) == 1:
+            self._decode_some(which, out, rows)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="dlcli-decode")
+        # A few tasks a thread: enough to even out large and small photos, few enough to cost nothing.
+        parts = min(len(which), 4 * self._workers)
+        work: list[Future[None]] = [
+            self._pool.submit(self._decode_some, part, out, part_rows)
+            for part, part_rows in zip(
+                np.array_split(which, parts), np.array_split(rows, parts), strict=True
+            )
+        ]
+        try:
+            for future in work:
+                future.result()
+        finally:
+            for future in work:
+                future.cancel()
+
+    def _decode_some(self, which: Indices, out: Pixels, rows: Indices) -> None:
+        for index, row in zip(which.tolist(), rows.tolist(), strict=True):
+            try:
+                out[row] = decode(self._raw(index), self.spec)
+            except BadSample as exc:
+                self._note(index, exc)
+
+    def _raw(self, index: int) -> Path | Pixels:
+        if self._raw_pixels is not None:
+            raw: Pixels = self._raw_pixels[index]
+            return raw
+        assert isinstance(self.samples.items, Listed)
+        path: Path = self.samples.items.values[index]
+        return path
+
+    def _note(self, index: int, exc: BadSample) -> None:
+        if self._fail:
+            name = self.samples.ids[index] if self._raw_pixels is not None else self._raw(index)
+            raise DlcliError(
+                f"cannot read {name}: {exc.message}",
+                hint="repair or remove it, or let --on-bad-sample skip count such files and go on",
+            ) from exc
+        self._unreadable[index] = True
+        self.bad[self.samples.ids[index]] = exc.message
+
+
+def cache_budget(cache: Literal["auto", "ram", "none"]) -> int:
+    """Bytes that decoded pixels may take: "auto" is 40 % of the memory that is free now."""
+    if cache == "none":
+        return 0
+    if cache == "ram":
+        return sys.maxsize
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit = _container_free()
+    return int(_AUTO_SHARE * (free if limit is None else min(free, limit)))
+
+
+def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes left under a container's memory limit (cgroup v2), which psutil does not see."""
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        used = int((root / "memory.current").read_text())
+        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        if limit == "max":
+            return None
+        # Pages of files that were read count as used, and are given back when memory is asked for.
+        return max(0, int(limit) - used + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _cores() -> int:
+    """Cores this process may use, which is less than the machine has under taskset and in containers."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
