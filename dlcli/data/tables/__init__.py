@@ -1,0 +1,1 @@
+"""Tables: reading them, deciding their target, encoding their columns."""

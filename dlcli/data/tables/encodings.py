@@ -1,0 +1,65 @@
+"""Bytes to text, whatever program wrote them."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
+    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
+)
+_LOOKED_AT = 2**16
+_HIGH = rb"[\x80-\xff]"
+
+
+def decode_text(raw: bytes) -> tuple[str, str]:
+    """The text, and the encoding it was in.
+
+    A byte-order mark decides, else UTF-8 if it fits. Otherwise: most bytes above 127 stand
+    alone among ASCII in Western texts (ISO-8859-1, or Windows-1252 where its additions occur), where
+    statistics over so few would guess at random; of other texts charset-normalizer names the encoding.
+    """
+    for mark, codec, name in _MARKS:
+        if raw.startswith(mark):
+            try:
+                return raw.decode(codec), name
+            except UnicodeDecodeError:
+                break
+    try:
+        return raw.decode("utf-8"), "UTF-8"
+    except UnicodeDecodeError:
+        pass
+    # From the first such line on: the beginning of a long table may be plain numbers.
+    found = re.search(_HIGH, raw)
+    start = raw.rfind(b"\n", 0, found.start() if found else 0) + 1
+    sample = raw[start : start + _LOOKED_AT]
+    high = len(re.findall(_HIGH, sample))
+    alone = len(re.findall(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])", sample))
+    if 2 * alone < high:
+        guessed = _guess(raw, sample)
+        if guessed is not None:
+            return guessed
+    if not re.search(rb"[\x80-\x9f]", raw):
+        return raw.decode("iso-8859-1"), "ISO-8859-1"
+    try:
+        return raw.decode("cp1252"), "Windows-1252"
+    except UnicodeDecodeError:
+        return raw.decode("iso-8859-1"), "ISO-8859-1"
+
+
+def _guess(raw: bytes, sample: bytes) -> tuple[str, str] | None:
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(sample).best()
+    if best is None:
+        return None
+    try:
+        return raw.decode(best.encoding), best.encoding
+    except UnicodeDecodeError:
+        return raw.decode(
+            best.encoding, errors="replace"
+        ), f"{best.encoding} (with unreadable characters)"

@@ -1,0 +1,212 @@
+"""Tables of any format as typed columns, with sentences about what is odd in the file.
+
+CSV and TSV (also gzipped), JSON lines and Parquet. Cells are read as words first and typed column by
+column, by a rule that a person can state: a column is numeric if all its cells are numbers, or all but
+a few of many. An empty cell is missing; so are NA, NaN, null and the like among numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.data.tables.cells import shorten, typed
+from dlcli.data.tables.encodings import decode_text
+from dlcli.data.tables.separated import read_separated
+from dlcli.data.tables.split_names import SPLIT_NAMES, split_files
+from dlcli.errors import DlcliError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import polars
+
+__all__ = [
+    "TABLES",
+    "decode_text",
+    "is_table",
+    "looks_like_text",
+    "need_column",
+    "read_frame",
+    "read_head",
+    "shorten",
+    "split_by_column",
+    "split_files",
+]
+
+TABLES = (
+    *(".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet"),
+    *(".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz"),
+)
+_HEAD_BYTES = 2**18
+
+
+def is_table(path: Path) -> bool:
+    """Whether the name is that of a table."""
+    return path.name.lower().endswith(TABLES)
+
+
+def read_frame(
+    path: Path, *, header: bool | None = None, as_text: Collection[str] = ()
+) -> tuple[polars.DataFrame, list[str]]:
+    """All rows, typed, and sentences for the user.
+
+    Columns of words are stripped of surrounding spaces; there is no NaN, only null. ``header``: whether
+    the first line of a CSV names the columns (default: unless it holds numbers with a decimal point).
+    The columns ``as_text`` stay words whatever they hold. Raises: DlcliError when the file cannot be
+    read, is no table or has no rows.
+    """
+    frame, notes = _read(path, rows=None, header=header, as_text=as_text)
+    if not frame.height:
+        raise DlcliError(f"{path} has {'a header but ' if frame.width else ''}no rows")
+    return frame, notes
+
+
+def read_head(path: Path, rows: int = 200) -> polars.DataFrame | None:
+    """The first rows, for looking at; None when there are none or they cannot be read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return _head(str(path), stat.st_mtime_ns, stat.st_size, rows)
+
+
+def need_column(frame: polars.DataFrame, name: str, *, what: str, path: object) -> None:
+    """Raises: DlcliError with the nearest name when ``frame`` has no column ``name``, the ``what``."""
+    if name not in frame.columns:
+        raise DlcliError(f"{path} has no column {name!r} ({what})", hint=nearest(name, frame.columns))
+
+
+def looks_like_text(column: polars.Series) -> bool:
+    """Whether the cells are running text: words, half of them three or more, and mostly distinct."""
+    import polars as pl
+
+    if column.dtype != pl.String:
+        return False
+    cells = column.drop_nulls()
+    if not len(cells):
+        return False
+    words = cells.str.count_matches(r"\S+").median()
+    return isinstance(words, float) and words >= 3 and cells.n_unique() > len(cells) / 2
+
+
+def split_by_column(
+    frame: polars.DataFrame, column: str, *, path: object
+) -> dict[str, npt.NDArray[np.int64]]:
+    """The rows of train, val and test as the cells of ``column`` name them.
+
+    Raises: DlcliError when there is no such column, a cell is empty or names no split.
+    """
+    import polars as pl
+
+    need_column(frame, column, what="the split column", path=path)
+    cells = frame[column].cast(pl.String).str.strip_chars().str.to_lowercase()
+    strange = [cell for cell in cells.unique(maintain_order=True).to_list() if cell not in SPLIT_NAMES]
+    if strange:
+        count = int(cells.is_in(list(SPLIT_NAMES)).not_().fill_null(True).sum())
+        shown = ", ".join(
+            "an empty cell" if cell is None else repr(shorten(cell)) for cell in strange[:3]
+        )
+        raise DlcliError(
+            f"{path}: {count} row{'s' if count > 1 else ''} of the split column {column!r} hold {shown}",
+            hint="a split is called " + ", ".join(SPLIT_NAMES),
+        )
+    named = cells.replace_strict(SPLIT_NAMES)
+    found = {split: (named == split).arg_true().to_numpy() for split in ("train", "val", "test")}
+    return {split: rows.astype("int64") for split, rows in found.items() if len(rows)}
+
+
+@functools.lru_cache(maxsize=64)
+def _head(path: str, mtime_ns: int, size: int, rows: int) -> polars.DataFrame | None:
+    try:
+        frame, _ = _read(Path(path), rows=rows, header=None, as_text=())
+    except DlcliError:
+        return None
+    return frame if frame.height else None
+
+
+def _read(
+    path: Path, *, rows: int | None, header: bool | None, as_text: Collection[str]
+) -> tuple[polars.DataFrame, list[str]]:
+    import polars as pl
+
+    name = path.name.lower().removesuffix(".gz")
+    notes: list[str] = []
+    try:
+        if name.endswith(".parquet"):
+            frame = pl.read_parquet(path, n_rows=rows)
+        else:
+            raw = _bytes(path, None if rows is None else _HEAD_BYTES)
+            text, notes = _text(raw, path)
+            if name.endswith((".jsonl", ".ndjson")):
+                frame = _json_lines(text, path, rows)
+            else:
+                tabs = name.endswith((".tsv", ".tab"))
+                frame, said = read_separated(text, path, tabs=tabs, rows=rows, header=header)
+                notes += said
+    except pl.exceptions.PolarsError as exc:
+        raise DlcliError(f"cannot read {path}: {_first_line(exc)}") from exc
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    columns = []
+    for column in frame.iter_columns():
+        column, note = typed(column, keep_text=column.name in as_text)
+        columns.append(column)
+        notes += [f"{path.name}: {note}"] if note else []
+    return pl.DataFrame(columns), notes
+
+
+def _bytes(path: Path, limit: int | None) -> bytes:
+    """The file's content, unzipped; with ``limit``, about so much of it and whole lines."""
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            raw = file.read(-1 if limit is None else limit)
+            while (
+                limit is not None
+                and len(raw) >= limit
+                and b"\n" not in raw[1:]
+                and len(raw) < 64 * limit
+            ):
+                raw += file.read(limit)
+    except (EOFError, zlib.error) as exc:
+        raise DlcliError(f"cannot unzip {path}: it is damaged or cut off") from exc
+    return raw[: raw.rfind(b"\n") + 1] if limit is not None and len(raw) >= limit else raw
+
+
+def _text(raw: bytes, path: Path) -> tuple[str, list[str]]:
+    text, encoding = decode_text(raw)
+    if "\0" in text[:4096]:
+        raise DlcliError(f"{path} is no text: it holds zero bytes", hint="is it another kind of file?")
+    if "\n" not in text and "\r" in text:
+        text = text.replace("\r", "\n")
+    if encoding == "UTF-8":
+        return text, []
+    lines = sum(not line.isascii() for line in text.split("\n"))
+    return text, [
+        f"{path.name} is not UTF-8: it was read as {encoding}, which concerns {lines} "
+        f"line{'' if lines == 1 else 's'}"
+    ]
+
+
+def _json_lines(text: str, path: Path, rows: int | None) -> polars.DataFrame:
+    import polars as pl
+
+    lines = [line for line in text.split("\n") if line.strip()][:rows]
+    if not lines:
+        return pl.DataFrame()
+    try:
+        return pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None)
+    except pl.exceptions.PolarsError as exc:
+        raise DlcliError(
+            f"{path} is no JSON lines file: {_first_line(exc)}",
+            hint='every line is one object, such as {"age": 3, "label": "cat"}',
+        ) from exc
+
+
+def _first_line(exc: Exception) -> str:
+    lines = str(exc).strip().splitlines()
+    return shorten(lines[0], 160) if lines else type(exc).__name__

@@ -1,0 +1,64 @@
+"""The tables that `predict` was asked for: files, folders and patterns, in the order they were named."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dlcli.data.base import Samples
+from dlcli.data.tables.cells import as_words
+from dlcli.data.tables.columns import column_names
+from dlcli.data.tables.frames import TABLES, is_table, need_column, read_frame
+from dlcli.data.tables.rows import Frame, without_booleans
+from dlcli.errors import DlcliError
+from dlcli.task import TabularInput, TaskSpec
+
+
+def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
+    """The rows of tables, folders of tables and patterns, without targets; ids are "file.csv:row".
+
+    Rows count from 0. Raises: DlcliError when there is no such file, it cannot be read, or it lacks a
+    column that the model was trained on.
+    """
+    import polars as pl
+
+    spec = task.input
+    assert isinstance(spec, TabularInput)
+    columns = column_names(spec)
+    ids, frames = [], []
+    for name in _files(arguments):
+        # As words, so that what is no number here is counted by the encoder, not lost on the way.
+        frame, _ = read_frame(Path(name), as_text=columns)
+        for column in columns:
+            need_column(frame, column, what="the model was trained on it", path=name)
+        frames.append(frame.select(without_booleans(frame[column]) for column in columns))
+        ids += [f"{name}:{row}" for row in range(frame.height)]
+    if any(frame.schema != frames[0].schema for frame in frames):  # a CSV and a Parquet file, say
+        frames = [frame.select(as_words(column) for column in frame.iter_columns()) for frame in frames]
+    joined = pl.concat(frames)
+    return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=Frame(joined))
+
+
+def _files(arguments: Sequence[str]) -> list[str]:
+    """The tables that the arguments name: files, folders, patterns."""
+    found: list[str] = []
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        if path.is_dir():
+            tables = sorted(str(file) for file in path.iterdir() if is_table(file))
+        elif path.is_file():
+            tables = [argument if path == Path(argument) else str(path)]
+        else:
+            tables = sorted(
+                name for name in glob.glob(str(path), recursive=True) if is_table(Path(name))
+            )
+        if not tables:
+            raise DlcliError(
+                f"{argument} {'holds no table' if path.is_dir() else 'does not exist'}",
+                hint="give files, folders or patterns of " + ", ".join(TABLES[:6]),
+            )
+        found += tables
+    return found

@@ -1,0 +1,257 @@
+"""The kind "tabular": a table with a target column. What no other kind recognises is read as one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlcli.config import DataConfig, TrainConfig
+from dlcli.data.base import ArrayReader, DataSource, Indices, Samples, fingerprint
+from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.scales import target_numbers
+from dlcli.data.tables.cells import as_words
+from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
+from dlcli.data.tables.frames import (
+    TABLES,
+    is_table,
+    need_column,
+    read_frame,
+    split_by_column,
+    split_files,
+)
+from dlcli.data.tables.inputs import table_inputs
+from dlcli.data.tables.rows import Frame, as_in_training
+from dlcli.data.tables.targets import Decided, decide, encode
+from dlcli.errors import DlcliError, UsageError
+from dlcli.task import TabularInput, TaskSpec
+
+if TYPE_CHECKING:
+    import polars
+
+# Names that say what they are, in this order; without one of them the last column is the target.
+_TARGET_NAMES = ("target", "label", "class", "labels", "y")
+
+
+class TableReader(ArrayReader):
+    """A split of a table, encoded; ``notes`` count the cells that training has not seen."""
+
+    def __init__(self, samples: Samples, spec: TabularInput) -> None:
+        assert isinstance(samples.items, Frame)
+        for name in column_names(spec):
+            need_column(samples.items.frame, name, what="the model reads it", path="the data")
+        columns, notes = encode_columns(samples.items.frame, spec)
+        super().__init__(samples, (columns,))
+        self.notes = notes
+
+
+def recognises(path: Path, config: DataConfig) -> bool:
+    """A table, or a folder or stem of tables (also of several data sets: reading says which)."""
+    if path.is_file():
+        return is_table(path)
+    try:
+        return split_files(path, TABLES) is not None
+    except DlcliError:
+        return True
+
+
+def read(path: Path, config: DataConfig, other: bool) -> Found:
+    """The rows that have a target, in the splits of the files or of the split column.
+
+    Raises: DlcliError when there is no table, a column is missing or the target is of no use;
+    UsageError when the settings contradict each other.
+    """
+    files = split_files(path, TABLES)
+    if files is None:
+        raise DlcliError(f"{path} is no table", hint="a table is a file of " + ", ".join(TABLES[:6]))
+    frames, warnings = _read_files(files)
+    names, said = _target_names(next(iter(frames.values())), config, next(iter(files.values())))
+    warnings += said + _without_target(frames, files, names, other)
+    parts, said = _parts(frames, files, config, other)
+    warnings += said
+    first = parts[0]
+    decided = decide({name: first.frame[name] for name in names}, config.task, least=1 if other else 2)
+    features = _features(first.frame, names, config, files[first.file], other)
+    warnings += decided.notes
+    splits = {}
+    for part in parts:
+        samples, said = _samples(part, first, files[part.file], decided, features, config)
+        warnings += said
+        if len(samples):
+            splits[part.split] = samples
+    contents = [piece for split, file in files.items() for piece in (split.encode(), file.read_bytes())]
+    return Found(
+        splits=splits,
+        fingerprint=fingerprint(contents),
+        task=decided.task,
+        class_names=decided.class_names,
+        target_names=decided.target_names if decided.task == "regression" else (),
+        options={"target": ",".join(names), "task": decided.task},
+        warnings=tuple(warnings),
+    )
+
+
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+    """The task, its encoders fitted on the training rows. Numeric targets are scaled, never log-ed."""
+    train = source.splits["train"]
+    assert isinstance(train.items, Frame)
+    spec, notes = fit_columns(train.items.frame, _row_numbers(train.ids))
+    targets = target_numbers(source) if source.task == "regression" else ()
+    return TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets), notes
+
+
+def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReader:
+    """The rows as float32 (N, F + K)."""
+    assert isinstance(task.input, TabularInput)
+    return TableReader(samples, task.input)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows (n,) of one file that are a split."""
+
+    split: str
+    file: str
+    frame: polars.DataFrame
+    rows: Indices
+
+
+def _read_files(files: dict[str, Path]) -> tuple[dict[str, polars.DataFrame], list[str]]:
+    frames, notes = {}, []
+    for split, file in files.items():
+        frames[split], said = read_frame(file)
+        notes += said
+    return frames, notes
+
+
+def _target_names(
+    frame: polars.DataFrame, config: DataConfig, path: Path
+) -> tuple[list[str], list[str]]:
+    """The target columns, and a sentence where they were assumed."""
+    if config.target is not None:
+        whole = config.target in frame.columns  # a name may hold a comma
+        names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
+        for name in names:
+            need_column(frame, name, what="--target", path=path)
+        return list(dict.fromkeys(names)), []
+    left_out = {config.split_column, config.group_column, *config.drop}
+    names = [name for name in frame.columns if name not in left_out]
+    if len(names) < 2:
+        raise DlcliError(
+            f"{path} has {len(names)} column{'' if len(names) == 1 else 's'}: a target and something to "
+            "predict it from are needed",
+            hint="are its columns separated by commas, semicolons, tabs or | ?",
+        )
+    named = [name for usual in _TARGET_NAMES for name in names if name.lower() == usual]
+    target, why = (named[0], "by its name") if named else (names[-1], "as the last column")
+    return [target], [f"{target!r} is taken for the target, {why}; --target names another"]
+
+
+def _without_target(
+    frames: dict[str, polars.DataFrame], files: dict[str, Path], names: list[str], other: bool
+) -> list[str]:
+    """Take out the held-out files that have no target, as those of competitions; say so."""
+    notes = []
+    for split, frame in list(frames.items()):
+        missing = [name for name in names if name not in frame.columns]
+        if not missing:
+            continue
+        if split in ("all", "train") or other:
+            need_column(frame, missing[0], what="the target", path=files[split])
+        notes.append(f"{files[split].name} has no column {missing[0]!r}, so there is no {split} split")
+        del frames[split]
+    return notes
+
+
+def _parts(
+    frames: dict[str, polars.DataFrame], files: dict[str, Path], config: DataConfig, other: bool
+) -> tuple[list[_Part], list[str]]:
+    """The splits, train (or all) first."""
+    column = config.split_column
+    if column is None or (other and column not in next(iter(frames.values())).columns):
+        notes = [] if column is None else [f"there is no split column {column!r} here, so none is used"]
+        return [_Part(name, name, f, np.arange(f.height)) for name, f in frames.items()], notes
+    if set(frames) != {"all"}:
+        raise UsageError(
+            f"--split-column {column}: the files are splits already ({', '.join(frames)})",
+            hint="name one file, or leave the option out",
+        )
+    whole = frames["all"]
+    by_name = split_by_column(whole, column, path=files["all"])
+    return [_Part(name, "all", whole[rows], rows) for name, rows in by_name.items()], []
+
+
+def _features(
+    frame: polars.DataFrame, names: list[str], config: DataConfig, path: Path, other: bool
+) -> list[str]:
+    """The columns that are neither the target nor told to be left out."""
+    for column, what in [(config.group_column, "--group-column"), *((c, "drop") for c in config.drop)]:
+        if column is not None and not other:
+            need_column(frame, column, what=what, path=path)
+    left_out = {*names, config.split_column, config.group_column, *config.drop}
+    features = [name for name in frame.columns if name not in left_out]
+    if not features:
+        raise DlcliError(f"{path} has no column beside the target to predict it from")
+    return features
+
+
+def _samples(
+    part: _Part,
+    first: _Part,
+    path: Path,
+    decided: Decided,
+    features: list[str],
+    config: DataConfig,
+) -> tuple[Samples, list[str]]:
+    """The rows of a split that have a target, and sentences."""
+    targets, kept = encode(
+        {name: part.frame[name] for name in decided.target_names},
+        decided,
+        where=path.name if part.split == "all" else f"{path.name} ({part.split})",
+    )
+    notes = []
+    without = len(kept) - len(targets)
+    if without:
+        notes.append(
+            f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
+            + ", ".join(repr(name) for name in decided.target_names)
+        )
+    columns = []
+    for name in features:
+        need_column(part.frame, name, what="a column of the training file", path=path)
+        column, said = as_in_training(part.frame[name], first.frame[name], where=path.name)
+        columns.append(column)
+        notes += said
+    prefix = "" if part.file == "all" else f"{part.file}/"
+    ids = [f"{prefix}{row}" for row in part.rows[kept].tolist()]
+    groups = None
+    if config.group_column is not None and config.group_column in part.frame.columns:
+        cells = as_words(part.frame[config.group_column]).filter(kept).to_list()
+        # A row without a group is one of its own.
+        groups = tuple(f"row {i}" if cell is None else cell for cell, i in zip(cells, ids, strict=True))
+    items = Frame(part.frame.select(columns).filter(kept))
+    return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notes
+
+
+def _row_numbers(ids: Sequence[str]) -> Indices:
+    """The rows' numbers in their file, as the ids say; else as they come."""
+    found = [re.search(r"(?:^|/)(\d+)$", id_) for id_ in ids]
+    numbers = [int(match[1]) for match in found if match]
+    return np.array(numbers if len(numbers) == len(ids) else range(len(ids)), dtype=np.int64)
+
+
+KINDS.register("tabular")(
+    DataKind(
+        name="tabular",
+        recognises=recognises,
+        read=read,
+        fit=fit,
+        reader=reader,
+        inputs=table_inputs,
+        order=90,
+    )
+)

@@ -1,0 +1,219 @@
+"""CSV and its relatives as cells of words: which separator, which quotes, which header."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.data.tables.cells import listed
+from dlcli.errors import DlcliError
+
+if TYPE_CHECKING:
+    import polars
+
+_HEAD_CHARS = 2**20
+# A quoted field, which begins behind a separator. (The quote stands first for the search's speed.)
+_BEGINS = r'"(?:(?<=[,;\t|\n]")|(?<=\A"))'
+_QUOTED = re.compile(_BEGINS + r'(?:[^"]|"")*"')
+_OPEN = re.compile(_BEGINS)
+
+
+def read_separated(
+    text: str, path: Path, *, tabs: bool, rows: int | None, header: bool | None
+) -> tuple[polars.DataFrame, list[str]]:
+    """The cells as words, "" where missing, under names that are all different; sentences for the user.
+
+    ``rows``: only so many, of a text that may be cut off anywhere. ``header``: as of `read_frame`.
+    Raises: DlcliError when quotes cannot be understood.
+    """
+    import polars as pl
+
+    if not text.strip():
+        return pl.DataFrame(), []
+    notes = []
+    first = _first_record(text)
+    separator = "\t" if tabs else _separator(first)
+    if not tabs and separator != ",":
+        shown = "tabs" if separator == "\t" else repr(separator)
+        notes.append(f"{path.name}: columns are separated by {shown}")
+    cells, said = _cells(text, separator, path, tabs=tabs, rows=rows)
+    notes += [f"{path.name}: {note}" for note in said]
+    names = [name.strip() if name is not None else "" for name in cells.row(0)]
+    if header is None:
+        header = not _holds_data(names)
+        if not header:
+            notes.append(f"{path.name}: its first line holds numbers, so its columns have no names")
+        elif all(name.isdecimal() for name in names):
+            notes.append(f"{path.name}: its first line, all whole numbers, was taken for the header")
+    if not header:
+        names = [""] * len(names)
+    names, said = _unique(names)
+    if header:
+        notes += [f"{path.name}: {note}" for note in said]
+    cells = cells.slice(1 if header else 0)
+    cells.columns = names
+    empty = cells.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
+    if empty.any():
+        # Blank lines behind the last row are how many files end.
+        last = int((~empty).arg_true().max() or 0) if not empty.all() else -1  # type: ignore[arg-type]
+        if inner := int(empty[: last + 1].sum()):
+            notes.append(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped")
+        cells = cells.filter(~empty)
+    if separator == ";":
+        cells, decimal = _decimal_commas(cells)
+        notes += [f"{path.name}: {decimal}"] if decimal else []
+    return cells, notes
+
+
+def _closed(text: str) -> str:
+    """``text`` up to the record in which a quoted field stays open; "" if none does."""
+    masked = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
+    opened = _OPEN.search(masked)
+    return "" if opened is None else text[: masked.rfind("\n", 0, opened.start()) + 1]
+
+
+def _first_record(text: str) -> str:
+    """The first line that is not blank, whatever is quoted there cut out."""
+    bare = _QUOTED.sub("", text[:_HEAD_CHARS])
+    return next((line for line in bare.split("\n") if line.strip()), "")
+
+
+def _separator(first: str) -> str:
+    counts = {separator: first.count(separator) for separator in ",;\t|"}
+    return max(counts, key=lambda separator: counts[separator])  # a comma where there is none of them
+
+
+def _cells(
+    text: str, separator: str, path: Path, *, tabs: bool, rows: int | None
+) -> tuple[polars.DataFrame, list[str]]:
+    """Every cell as a word, the header being row 0, and sentences on rows of another width.
+
+    A file of texts may hold quotes that quote nothing. Where reading them as quotes fails, or makes
+    cells of several lines out of a TSV, and every row has the same width without, they are plain
+    characters.
+    """
+    import polars as pl
+
+    text = text.lstrip("\r\n")
+    try:
+        frame = _parse(text, separator, quote='"', rows=rows)
+    except pl.exceptions.PolarsError as exc:
+        closed = "" if rows is None else _closed(text)
+        if closed.count("\n") > 1:  # the header and a row: what was cut off is the beginning of a file
+            return _cells(closed, separator, path, tabs=tabs, rows=rows)
+        plain = _plain(text, separator, rows)
+        if plain is None:
+            raise DlcliError(
+                f"{path}: a quoted field is not closed, or goes on behind its closing quote",
+                hint='a field that holds a quote is written "like ""this"""',
+            ) from exc
+        return plain, ["its quotes do not pair up, so they were read as plain characters"]
+    if tabs and '"' in text and _some_lines(frame):
+        plain = _plain(text, separator, rows)
+        if plain is not None:
+            return plain, ["its quotes are no quotes around fields: they were read as plain characters"]
+    return _trimmed(frame, text, separator)
+
+
+def _parse(text: str, separator: str, *, quote: str | None, rows: int | None) -> polars.DataFrame:
+    """All cells as words; missing ones are "". The last column holds what rows have too much."""
+    import polars as pl
+
+    head = _QUOTED.sub("", text[:_HEAD_CHARS]) if quote else text
+    width = head.split("\n", 1)[0].count(separator) + 1
+    # A header of our own, with a column to spare, so that polars neither renames nor types anything.
+    names = separator.join(f"c{i}" for i in range(width + 1))
+    return pl.read_csv(
+        f"{names}\n{text}".encode(),
+        separator=separator,
+        quote_char=quote,
+        infer_schema=False,
+        truncate_ragged_lines=True,
+        n_rows=None if rows is None else rows + 1,
+    ).with_columns(pl.all().fill_null(""))
+
+
+def _plain(text: str, separator: str, rows: int | None) -> polars.DataFrame | None:
+    """The cells where quotes are plain characters, if every row then has the same width."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    if len({line.count(separator) for line in lines}) > 1:
+        return None
+    frame = _parse(text, separator, quote=None, rows=rows)
+    return frame.drop(frame.columns[-1])
+
+
+def _some_lines(frame: polars.DataFrame) -> bool:
+    import polars as pl
+
+    return bool(frame.select(pl.any_horizontal(pl.all().str.contains("\n", literal=True).any())).item())
+
+
+def _trimmed(frame: polars.DataFrame, text: str, separator: str) -> tuple[polars.DataFrame, list[str]]:
+    """The frame without its spare column, and how many rows were longer or shorter than the first."""
+    spare = frame[frame.columns[-1]]
+    frame = frame.drop(frame.columns[-1])
+    notes = []
+    longer = int((spare != "").sum())
+    if longer:
+        notes.append(
+            f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
+            "what is too much was left out"
+        )
+    if frame.width > 1 and bool((frame[frame.columns[-1]] == "").any()):
+        lines = [line for line in _QUOTED.sub("", text).split("\n")[: frame.height] if line.strip()]
+        shorter = sum(line.count(separator) < frame.width - 1 for line in lines)
+        if shorter:
+            notes.append(
+                f"{shorter} row{'s have' if shorter > 1 else ' has'} fewer than {frame.width} fields; "
+                "the others count as missing"
+            )
+    return frame, notes
+
+
+def _holds_data(names: list[str]) -> bool:
+    """Whether a first line is no header: a number with a decimal point, or equal whole numbers."""
+    if any(re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)", name) for name in names):
+        return True
+    return all(re.fullmatch(r"[+-]?\d+", name) for name in names) and len(set(names)) < len(names)
+
+
+def _unique(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names that are all there and all different, and sentences on those that were changed."""
+    notes, out = [], []
+    taken = set(names)
+    unnamed, again = [], []
+    for i, name in enumerate(names):
+        new, count = name or f"column_{i + 1}", 2
+        while new in out or (new != name and new in taken):
+            new = f"{name or f'column_{i + 1}'}_{count}"
+            count += 1
+        if not name:
+            unnamed.append(new)
+        elif new != name:
+            again.append(new)
+        out.append(new)
+    if unnamed:
+        notes.append(
+            f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name: {listed(unnamed)}"
+        )
+    if again:
+        notes.append(f"column names that occur twice were changed: {listed(again)}")
+    return out, notes
+
+
+def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, str]:
+    """Columns such as 3,5 as 3.5: where a semicolon separates, a comma is a decimal point."""
+    import polars as pl
+
+    number = r"^\s*[+-]?\d+(,\d+)?\s*$"
+    with_comma = [
+        column.name
+        for column in cells.iter_columns()
+        if column.str.contains(",", literal=True).any()
+        and bool((column.str.contains(number) | (column.str.strip_chars() == "")).all())
+    ]
+    if not with_comma:
+        return cells, ""
+    cells = cells.with_columns(pl.col(with_comma).str.replace(",", ".", literal=True))
+    return cells, f"a comma is the decimal point in {listed(with_comma)}"
