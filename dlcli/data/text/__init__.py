@@ -1,0 +1,1 @@
+"""Texts with a label: reading and tokens."""

@@ -1,0 +1,191 @@
+"""Texts and a target: tables, folders of text files, plain files of ``label text`` lines.
+
+Arrays: token ids int64 (n, T), lengths int64 (n,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlcli.config import DataConfig, TrainConfig
+from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, fingerprint
+from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.scales import target_numbers
+from dlcli.data.tables.cells import as_words
+from dlcli.data.tables.frames import is_table, split_files
+from dlcli.data.tables.targets import decide, encode
+from dlcli.data.text.files import PLAIN, digest, first_lines, holds_texts, labelled, looks_labelled
+from dlcli.data.text.inputs import given_texts
+from dlcli.data.text.listing import (
+    LAYOUTS,
+    Listing,
+    is_text_table,
+    read_folders,
+    read_plain,
+    read_text_tables,
+)
+from dlcli.data.text.tables import table_head
+from dlcli.data.text.tokens import encode_all, fit_text
+from dlcli.errors import DlcliError
+from dlcli.task import TaskSpec, TextInput
+
+if TYPE_CHECKING:
+    import polars
+
+
+def recognises(path: Path, config: DataConfig) -> bool:
+    """A table that is a text and a target, a folder of text files, or lines of ``label text``."""
+    if config.task in ("forecast", "seq2seq") or config.horizon is not None:
+        return False
+    head = table_head(path)
+    if head is not None:
+        return is_text_table(head, config)
+    if path.is_dir() and holds_texts(path):
+        return True
+    lines = _plain_head(path)
+    return lines is not None and looks_labelled(lines)
+
+
+def read(path: Path, config: DataConfig, other: bool) -> Found:
+    """The texts and targets of a table, a folder or a plain file.
+
+    Raises: DlcliError when a column is missing, a line has no text, train has one class, or another
+    split has a class that train lacks.
+    """
+    if table_head(path) is not None:
+        listing = read_text_tables(path, config)
+    elif path.is_dir() and holds_texts(path):
+        listing = read_folders(path)
+    else:
+        listing = read_plain(path, config)
+    return _found(path, listing, config, other)
+
+
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+    """The vocabulary and largest length of the training texts, and scales of numeric targets."""
+    items = source.splits["train"].items
+    assert isinstance(items, Listed)
+    spec, notes = fit_text(items.values, config.data, column=source.options.get("text"))
+    targets = target_numbers(source) if source.task == "regression" else ()
+    task = TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets)
+    return task, notes
+
+
+class TextReader(RaggedReader):
+    """A split as token ids; ``notes`` are sentences about texts that were cut or are empty."""
+
+    def __init__(self, samples: Samples, spec: TextInput) -> None:
+        assert isinstance(samples.items, Listed)
+        encoded = encode_all(samples.items.values, spec)
+        super().__init__(samples, encoded.ids)
+        self.notes = encoded.notes(spec)
+
+
+def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
+    """Token ids (n, T) and lengths (n,)."""
+    assert isinstance(task.input, TextInput)
+    return TextReader(samples, task.input)
+
+
+def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
+    """The texts of files, of "-", or the arguments themselves; see `given_texts`."""
+    assert isinstance(task.input, TextInput)
+
+    def without_labels(lines: list[str]) -> list[str]:
+        """The texts of a file such as those trained on: each line begins with the name of a class."""
+        shown = [line for line in lines if line.strip()]
+        known = {labelled(line)[0] for line in shown} <= set(task.class_names)
+        return [labelled(line)[1] for line in lines] if known and looks_labelled(shown) else lines
+
+    ids, texts = given_texts(arguments, task.input.column, plain=without_labels)
+    return Samples(tuple(ids), np.zeros(0, dtype=np.int64), Listed(tuple(texts)))
+
+
+def _plain_head(path: Path) -> list[str] | None:
+    if path.is_file():
+        return None if is_table(path) else first_lines(path)
+    try:
+        files = split_files(path, PLAIN)
+    except DlcliError:
+        return None
+    return None if files is None else first_lines(next(iter(files.values())))
+
+
+def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Found:
+    parts = listing.parts
+    if other:
+        cells = _joined([part.targets for part in parts.values()])
+        decided = decide(cells, config.task, least=1)
+    else:
+        decided = decide(parts.get("train", next(iter(parts.values()))).targets, config.task)
+    warnings = [*listing.warnings, *decided.notes]
+    splits: dict[str, Samples] = {}
+    for split, part in parts.items():
+        targets, rows = encode(part.targets, decided, where=part.where)
+        kept = np.flatnonzero(rows)
+        if len(kept) < len(part.ids):
+            warnings.append(
+                f"{part.where}: {len(part.ids) - len(kept):,} texts without a target left out"
+            )
+        if not len(kept):
+            continue
+        texts = [part.texts[i] for i in kept]
+        empty = sum(not text.strip() for text in texts)
+        if empty:
+            warnings.append(f"{part.where}: {empty:,} of {len(texts):,} texts are empty")
+        splits[split] = Samples(
+            ids=tuple(part.ids[i] for i in kept),
+            targets=targets,
+            items=Listed(tuple(texts)),
+            groups=None if part.groups is None else tuple(part.groups[i] for i in kept),
+        )
+        lacking = np.setdiff1d(np.arange(len(decided.class_names)), targets)
+        if decided.task == "classification" and len(lacking) and not other:
+            names = [decided.class_names[i] for i in lacking[:5]]
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            warnings.append(f"{part.where} has no text of {', '.join(names)}{more}")
+    if not splits:
+        raise DlcliError(f"{path}: no text has a target", hint=LAYOUTS)
+    return Found(
+        splits=splits,
+        fingerprint=_print_of(listing, splits),
+        task=decided.task,
+        class_names=decided.class_names,
+        target_names=decided.target_names,
+        options=dict(listing.options),
+        warnings=tuple(warnings),
+    )
+
+
+def _joined(parts: Sequence[Mapping[str, polars.Series]]) -> dict[str, polars.Series]:
+    """The cells of every split: other data may have any of the model's classes in any of them."""
+    import polars as pl
+
+    out = {}
+    for name in parts[0]:
+        columns = [part[name] for part in parts]
+        same = len({str(column.dtype) for column in columns}) == 1
+        out[name] = pl.concat(columns if same else [as_words(column) for column in columns])
+    return out
+
+
+def _print_of(listing: Listing, splits: Mapping[str, Samples]) -> str:
+    ids = ["\0".join([split, *part.ids]).encode() for split, part in sorted(splits.items())]
+    return fingerprint([*digest(listing.files), *ids])
+
+
+KINDS.register("text")(
+    DataKind(
+        name="text",
+        recognises=recognises,
+        read=read,
+        fit=fit,
+        reader=make_reader,
+        inputs=inputs,
+        order=30,
+    )
+)

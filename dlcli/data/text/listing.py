@@ -1,0 +1,167 @@
+"""Texts and their targets as they lie on the disk: in tables, in folders, in lines of ``label text``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.config import DataConfig
+from dlcli.data.tables.frames import looks_like_text, need_column, split_files
+from dlcli.data.text.files import PLAIN, is_number, labelled, list_texts, read_lines, read_text
+from dlcli.data.text.tables import is_text_name, left_out, read_tables, strings, text_column
+from dlcli.errors import DlcliError
+
+if TYPE_CHECKING:
+    import polars
+
+LAYOUTS = (
+    "a table with a text and a label column, folders CLASS/*.txt or train/CLASS/*.txt, "
+    "or a file with a label and a text on each line"
+)
+_LABELS = ("label", "labels", "category", "class", "target")
+_ROW_NAMES = ("id", "idx", "index", "uid", "uuid", "row")
+_OTHER_COLUMNS = 2  # more columns beside the text and it is a table with a text in it
+
+
+@dataclass
+class Part:
+    """One split as it was found: a text and the cells of the targets for each sample."""
+
+    ids: list[str]
+    texts: list[str]
+    targets: dict[str, polars.Series]
+    where: str
+    groups: list[str] | None = None
+
+
+@dataclass
+class Listing:
+    """The splits of a source, the columns they came from, the files they lie in, what was odd."""
+
+    parts: dict[str, Part] = field(default_factory=dict)
+    files: list[Path] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def is_text_table(head: polars.DataFrame, config: DataConfig) -> bool:
+    """Whether a table is a text and its target, not a table that has a text in it."""
+    if config.text is not None:
+        return True
+    column = text_column(head, left_out(config))
+    others = head.width - len(left_out(config)) - 1
+    if column is None or others < 1 or column in _asked(config):
+        return False
+    # A longer table is one of texts only where its name says so: Name of passengers is a feature.
+    return others <= _OTHER_COLUMNS or (is_text_name(column) and looks_like_text(head[column]))
+
+
+def _asked(config: DataConfig) -> list[str]:
+    return [name.strip() for name in (config.target or "").split(",") if name.strip()]
+
+
+def read_text_tables(path: Path, config: DataConfig) -> Listing:
+    """The rows of a table or of several. Raises: DlcliError when a column is missing."""
+    tables = read_tables(path, config, lambda frame, file: _columns(frame, config, file))
+    column, *names = tables.columns
+    options = {"text": column, "target": ",".join(names)}
+    listing = Listing(files=tables.files, options=options, warnings=tables.warnings)
+    for split, rows in tables.splits.items():
+        targets = {name: rows.frame[name] for name in names}
+        listing.parts[split] = Part(
+            rows.ids, strings(rows.frame[column]), targets, rows.where, rows.groups
+        )
+    return listing
+
+
+def _columns(
+    frame: polars.DataFrame, config: DataConfig, path: Path
+) -> tuple[tuple[str, ...], int, list[str]]:
+    """The text's column and those of the target, and a sentence on what is left alone."""
+    asked = _asked(config)
+    for name in asked:
+        need_column(frame, name, what="--target", path=path)
+    if config.text is not None:
+        need_column(frame, config.text, what="data.text", path=path)
+    column = config.text or text_column(frame, left_out(config) | set(asked))
+    if column is None:
+        raise DlcliError(
+            f"{path} has no column that looks like text: {', '.join(map(repr, frame.columns[:8]))}",
+            hint="name it: --set data.text=COLUMN",
+        )
+    others = [name for name in frame.columns if name not in {column, *left_out(config)}]
+    names = asked or _target_names(others)
+    if not names:
+        raise DlcliError(
+            f"{path} has no column beside {column!r} to predict", hint="add one named label"
+        )
+    if column in names:
+        raise DlcliError(f"{column!r} is both text and target", hint="--target names another column")
+    alone = [name for name in others if name not in names]
+    if not alone:
+        return (column, *names), 1, []
+    shown = ", ".join(map(repr, alone[:5])) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
+    said = f"{path.name}: {column!r} is the text, {', '.join(names)} the target; not used: {shown}"
+    return (column, *names), 1, [said]
+
+
+def _target_names(others: list[str]) -> list[str]:
+    usual = [name for name in others if name.lower() in _LABELS]
+    rest = [name for name in others if name.lower() not in _ROW_NAMES]
+    return usual[:1] or rest[-1:] or others[-1:]
+
+
+def read_folders(path: Path) -> Listing:
+    """The text files in folders of classes, or of splits and classes."""
+    import polars as pl
+
+    splits = list_texts(path)
+    if splits is None:
+        raise DlcliError(f"{path} holds no texts in folders of classes", hint=LAYOUTS)
+    listing = Listing()
+    odd: list[str] = []
+    for split, files in splits.items():
+        read_ = [read_text(file.path) for file in files]
+        odd += [note for _, note in read_ if note]
+        labels = pl.Series("label", [file.label for file in files], dtype=pl.String)
+        where = str(path if split == "all" else path / split)
+        texts = [text.strip() for text, _ in read_]
+        listing.parts[split] = Part([file.id for file in files], texts, {"label": labels}, where)
+        listing.files += [file.path for file in files]
+    if odd:
+        listing.warnings.append(
+            f"{len(odd):,} of {len(listing.files):,} files are not UTF-8, as {odd[0]}"
+        )
+    return listing
+
+
+def read_plain(path: Path, config: DataConfig) -> Listing:
+    """The lines of plain files; the first word, or what stands before a tab, is the label."""
+    import polars as pl
+
+    files = {"all": path} if path.is_file() and not path.name.lower().endswith(PLAIN) else None
+    files = files or split_files(path, PLAIN)
+    if files is None:
+        raise DlcliError(f"{path} holds no texts that dlcli knows", hint=LAYOUTS)
+    listing = Listing(files=list(files.values()))
+    found: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
+    for split, file in files.items():
+        lines, said = read_lines(file)
+        listing.warnings += said
+        kept = [(i, labelled(line)) for i, line in enumerate(lines) if line.strip()]
+        if not kept:
+            raise DlcliError(f"{file} holds no lines of text", hint=LAYOUTS)
+        prefix = "" if split == "all" else f"{split}/"
+        found[split] = [f"{prefix}{i}" for i, _ in kept], [pair for _, pair in kept]
+    labels = {label for _, pairs in found.values() for label, _ in pairs}
+    # Names that happen to be digits are classes; 3.5 is a number to predict.
+    numbers = all(map(is_number, labels)) and not all(label.isdigit() for label in labels)
+    for split, (ids, pairs) in found.items():
+        column = pl.Series("label", [label for label, _ in pairs], dtype=pl.String)
+        if numbers and config.task is None:
+            column = column.cast(pl.Float64)
+        listing.parts[split] = Part(
+            ids, [text for _, text in pairs], {"label": column}, str(files[split])
+        )
+    return listing

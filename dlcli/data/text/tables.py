@@ -1,0 +1,172 @@
+"""Tables of texts: their training file's head, their rows by split, and which column is the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlcli.config import DataConfig
+from dlcli.data.tables.frames import (
+    TABLES,
+    is_table,
+    looks_like_text,
+    need_column,
+    read_frame,
+    read_head,
+    split_by_column,
+    split_files,
+)
+from dlcli.errors import DlcliError
+
+if TYPE_CHECKING:
+    import polars
+
+_UNNAMED = re.compile(r"column_\d+")
+_TEXT_NAMES = frozenset(
+    [
+        *("text", "sentence", "review", "tweet", "question", "message", "comment", "content", "body"),
+        *("document", "utterance", "query", "headline", "abstract", "source"),
+    ]
+)
+
+
+@dataclass
+class Rows:
+    """One split of a table: its rows, their ids, and what they are grouped by."""
+
+    frame: polars.DataFrame
+    ids: list[str]
+    groups: list[str] | None
+    where: str
+
+
+@dataclass
+class Tables:
+    """The splits of a table or of several, the columns that were chosen, what was odd."""
+
+    files: list[Path]
+    columns: tuple[str, ...]
+    splits: dict[str, Rows] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+# The chosen columns (the texts' first), of which so many are texts, and sentences for the user.
+Choose = Callable[["polars.DataFrame", Path], tuple[tuple[str, ...], int, list[str]]]
+
+
+def table_head(path: Path) -> polars.DataFrame | None:
+    """The first rows of the table at a path, of its training file where there are several."""
+    if path.is_file() and not is_table(path):
+        return None
+    try:
+        files = split_files(path, TABLES)
+    except DlcliError:  # it could be several: for the reader of tables to say
+        return None
+    return None if files is None else read_head(next(iter(files.values())))
+
+
+def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
+    """Every row of the tables at ``path``, by split; ``choose`` looks at the training file.
+
+    Ids are row numbers from 0, behind the split's name where splits are files. Raises: DlcliError when a
+    column is missing in one of them.
+    """
+    files = split_files(path, TABLES) or {"all": path}
+    base = files.get("train", next(iter(files.values())))
+    head = read_head(base)
+    header = None if head is None else has_header(head)
+    asked = [config.text] if config.text else []
+    frames = {base: read_texts(base, header=header, columns=asked)}
+    columns, texts, notes = choose(frames[base][0], base)
+    out = Tables(list(files.values()), columns, warnings=notes)
+    for split, file in files.items():
+        frame, said = frames.get(file) or read_texts(file, header=header, columns=columns[:texts])
+        if not all(_is_string(frame[name]) for name in columns[:texts] if name in frame.columns):
+            frame, said = read_texts(file, header=header, columns=columns[:texts])
+        out.warnings += said
+        for number, name in enumerate(columns):
+            need_column(frame, name, what="the text" if number < texts else "the target", path=file)
+        groups = None
+        if config.group_column is not None:
+            need_column(frame, config.group_column, what="the group column", path=file)
+            groups = np.array(strings(frame[config.group_column]), dtype=object)
+        rows = {split: np.arange(frame.height)}
+        if split == "all" and config.split_column is not None:
+            rows = split_by_column(frame, config.split_column, path=file)
+        prefix = "" if split == "all" else f"{split}/"
+        for part, where in rows.items():
+            ids = [f"{prefix}{row}" for row in where.tolist()]
+            grouped = None if groups is None else groups[where].tolist()
+            out.splits[part] = Rows(frame.select(columns)[where], ids, grouped, str(file))
+    return out
+
+
+def read_texts(
+    path: Path, *, header: bool | None = None, columns: Collection[str] = ()
+) -> tuple[polars.DataFrame, list[str]]:
+    """A table whose ``columns`` stay words, whatever they hold, and sentences for the user.
+
+    Names such as column_2, which no file would have, say that it is one without a header.
+    """
+    frame, notes = read_frame(path, header=header, as_text=columns)
+    missing = [name for name in columns if name not in frame.columns]
+    if header is None and missing and all(_UNNAMED.fullmatch(name) for name in missing):
+        frame, notes = read_frame(path, header=False, as_text=columns)
+    return frame, notes
+
+
+def has_header(head: polars.DataFrame) -> bool | None:
+    """False where the first line of a narrow table is a row; None: as the table's reader thinks.
+
+    It is one if a cell of it comes again below, in its own column, or if both its cells are sentences.
+    """
+    names = head.columns
+    if len(names) > 3:
+        return None
+    again = [name in strings(head[name]) for name in names]
+    sentences = len(names) == 2 and all(len(n.split()) >= 3 and looks_like_text(head[n]) for n in names)
+    # All of them again is a header that was copied with the rows.
+    return False if (any(again) and not all(again)) or sentences else None
+
+
+def text_column(frame: polars.DataFrame, left_out: Collection[str] = ()) -> str | None:
+    """The column that looks most like text: by its contents, then by its name, then by its length."""
+    names = [name for name in frame.columns if name not in left_out]
+    found = [name for name in names if looks_like_text(frame[name])]
+    if not found:
+        return next((n for n in names if n.lower() == "text" and _is_string(frame[n])), None)
+    named = [name for name in found if is_text_name(name)]
+    return named[0] if named else max(found, key=lambda name: _mean_length(frame[name]))
+
+
+def is_text_name(name: str) -> bool:
+    """Whether a column of this name says that it holds the text."""
+    return name.lower() in _TEXT_NAMES
+
+
+def left_out(config: DataConfig) -> set[str]:
+    """The columns that the settings give another purpose, or none."""
+    return {*config.drop, *(n for n in (config.split_column, config.group_column) if n is not None)}
+
+
+def strings(column: polars.Series) -> list[str]:
+    """A column as texts; a missing one is empty."""
+    import polars
+
+    return column.cast(polars.String).fill_null("").to_list()
+
+
+def _is_string(column: polars.Series) -> bool:
+    import polars
+
+    return column.dtype == polars.String
+
+
+def _mean_length(column: polars.Series) -> float:
+    mean = column.str.len_chars().mean()
+    return mean if isinstance(mean, float) else 0.0
