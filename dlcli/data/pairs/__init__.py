@@ -1,0 +1,1 @@
+"""A text to read and a text to write."""
