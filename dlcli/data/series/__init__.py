@@ -1,0 +1,1 @@
+"""Whole series with a label, and long series to forecast."""

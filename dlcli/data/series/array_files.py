@@ -1,0 +1,163 @@
+"""Whole series from NumPy files: X and y in one `.npz`, or in an `.npy` each. Never unpickled.
+
+Legend: N series, T steps, C channels. X is (N, T, C), or (N, T) of one channel; y is (N,) or
+(N, targets).
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dlcli.data.series.ts_files import SeriesFile, Values, padding
+from dlcli.data.tables.split_names import SPLIT_NAMES
+from dlcli.errors import DlcliError
+
+if TYPE_CHECKING:
+    import polars
+
+ARRAYS = (".npy", ".npz")
+_SHAPES = "X is (N, T, C): series, steps, channels; or (N, T) of one channel"
+
+
+def read_npz(path: Path) -> dict[str, SeriesFile]:
+    """The splits in a `.npz`: X (and y) is "all"; X_train, X_val, X_test (and y_...) are splits.
+
+    Raises: DlcliError when it cannot be read, holds no X, or shapes do not fit.
+    """
+    arrays = _load(path)
+    keys = {key.lower(): key for key in arrays}
+    found: dict[str, SeriesFile] = {}
+    for lower, key in keys.items():
+        split = _split_of(lower)
+        if split is None:
+            continue
+        if split in found:
+            raise DlcliError(f"{path} holds several arrays for {split}: {', '.join(arrays)}")
+        label = keys.get("y" + lower[1:])
+        found[split] = series_of(arrays[key], None if label is None else arrays[label], f"{path}: {key}")
+    if not found:
+        raise DlcliError(
+            f"{path} holds no array X",
+            hint="call the arrays X and y, or X_train, y_train, X_test, y_test",
+        )
+    if len(found) > 1 and "all" in found:
+        raise DlcliError(f"{path} holds X beside X of a split", hint="keep one or the other")
+    return found
+
+
+def read_npy(path: Path) -> SeriesFile:
+    """The series of X.npy and the labels of the y.npy beside it, if there is one."""
+    other = _labels_beside(path)
+    if other is None:
+        return series_of(_single(path), None, str(path))
+    return series_of(_single(path), _single(other), f"{path} and {other.name}")
+
+
+def series_of(array: Any, labels: Any, where: str) -> SeriesFile:
+    """Checked arrays. NaN in all channels at a series' end is padding.
+
+    Raises: DlcliError naming ``where``, the shape and what was allowed.
+    """
+    if array.dtype.kind not in "fiub":
+        raise DlcliError(f"{where} holds {array.dtype}, not numbers", hint=_SHAPES)
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise DlcliError(f"{where} has shape {array.shape}", hint=_SHAPES)
+    small = array.dtype.kind in "iub" and array.dtype.itemsize <= 2
+    keep = array.dtype in (np.float16, np.float32) or small
+    values: Values = np.array(array, dtype=np.float32 if keep else np.float64)
+    values = values[:, :, None] if values.ndim == 2 else values
+    notes = []
+    if values.shape[1] < values.shape[2]:
+        _, steps, channels = values.shape
+        notes.append(
+            f"{where}: {channels} channels of {steps} steps each; if that is the wrong way round, "
+            "swap the last two axes"
+        )
+    columns = None if labels is None else _columns(labels, len(values), where)
+    there: npt.NDArray[np.bool_] = np.logical_not(np.isnan(values).all(axis=2))  # (N, T)
+    lengths = np.where(there.any(axis=1), values.shape[1] - there[:, ::-1].argmax(axis=1), 0)
+    shorter = int((lengths < values.shape[1]).sum())
+    if not shorter:
+        return SeriesFile(values, columns, notes=tuple(notes))
+    notes.append(f"{where}: {padding(shorter, len(values))}")
+    cut = tuple(row[:length] for row, length in zip(values, lengths.tolist(), strict=True))
+    return SeriesFile(cut, columns, notes=tuple(notes))
+
+
+def _split_of(key: str) -> str | None:
+    """The split of an array's name; "all" for X itself."""
+    if key == "x":
+        return "all"
+    named = re.fullmatch(r"x[_.\-]?([a-z]+)", key)
+    return None if named is None else SPLIT_NAMES.get(named[1])
+
+
+def _labels_beside(path: Path) -> Path | None:
+    """y_train.npy for X_train.npy."""
+    if path.name[:1] not in ("X", "x"):
+        return None
+    same = "y" if path.name[0] == "x" else "Y"
+    names = [letter + path.name[1:] for letter in dict.fromkeys(("y", same, "Y"))]
+    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+
+
+def _columns(labels: npt.NDArray[Any], count: int, where: str) -> Mapping[str, polars.Series]:
+    """Labels (N,) or (N, targets) as columns."""
+    import polars as pl
+
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim not in (1, 2) or len(labels) != count or labels.dtype.kind not in "fiubUS":
+        raise DlcliError(
+            f"{where}: y has shape {labels.shape} and type {labels.dtype} for {count} series",
+            hint="y is (N,): classes or numbers; or (N, targets)",
+        )
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
+
+    def column(name: str, values: npt.NDArray[Any]) -> polars.Series:
+        series = pl.Series(name, values.tolist())
+        return series.fill_nan(None) if series.dtype.is_float() else series
+
+    if labels.ndim == 1:
+        return {"y": column("y", labels)}
+    return {f"y{i}": column(f"y{i}", labels[:, i]) for i in range(labels.shape[1])}
+
+
+def _single(path: Path) -> Any:
+    arrays = _load(path)
+    if set(arrays) != {path.name}:
+        raise DlcliError(f"{path} is an archive of arrays", hint="call it .npz")
+    return arrays[path.name]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """The array of an `.npy`, or those of an `.npz` whose names begin with x or y.
+
+    Raises: DlcliError when the file is damaged or holds Python objects.
+    """
+    try:
+        # Opened here: np.load leaves a damaged archive open.
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as archive:
+                    return {key: archive[key] for key in archive.files if key[:1].lower() in ("x", "y")}
+        # Mapped: a damaged header that promises a huge array is found out before memory is taken.
+        return {path.name: np.load(path, allow_pickle=False, mmap_mode="r")}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, MemoryError) as exc:
+        if any(word in str(exc) for word in ("pickle", "Object arrays", "Python objects")):
+            raise DlcliError(
+                f"{path} holds Python objects or is no NumPy file; it is not unpickled",
+                hint="save plain numbers: np.savez(file, X=X.astype('float32'), y=y)",
+            ) from exc
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        raise DlcliError(f"cannot read {path}: {reason}") from exc

@@ -1,0 +1,272 @@
+"""Series: whole series with a class or a number each, and one long series that is forecast.
+
+Legend: N series, T_i steps of the i-th, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dlcli.config import DataConfig, TrainConfig
+from dlcli.data.base import DataSource, Listed, Reader, Samples, Stacked, fingerprint
+from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.scales import target_numbers
+from dlcli.data.series.files import find_files, named_files, read_files, read_input
+from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
+from dlcli.data.series.reader import SeriesReader, cut_sentence, pieces, statistics
+from dlcli.data.series.ts_files import SeriesFile, Values
+from dlcli.data.series.windows import ForecastReader
+from dlcli.data.tables.frames import is_table
+from dlcli.data.tables.split_names import SPLIT_NAMES
+from dlcli.data.tables.targets import Decided, decide, encode
+from dlcli.errors import DlcliError, UsageError
+from dlcli.task import SeriesInput, TaskSpec
+
+_LAYOUTS = (
+    "a .ts file, rows of numbers with the class in front (.tsv .txt), X and y in a .npz, "
+    "or a table with a time column"
+)
+
+
+class Unequal(Listed):
+    """Series whose format says that lengths differ, whether they do in the training split or not."""
+
+
+def recognises(path: Path, config: DataConfig) -> bool:
+    """Files of whole series, also of several sets (reading says which), or a table of moments."""
+    if config.task == "seq2seq":
+        return False
+    if is_long(path, config):
+        return True
+    if config.task == "forecast":
+        return False
+    try:
+        return find_files(path) is not None
+    except DlcliError:
+        return True
+
+
+def read(path: Path, config: DataConfig, other: bool) -> Found:
+    """The whole series of files, or the windows of a long one.
+
+    Raises: DlcliError when they cannot be read, have no labels or one class only, or a split has other
+    channels or a class that train lacks; UsageError when the settings do not suit series.
+    """
+    files = None if config.task == "forecast" or is_long(path, config) else find_files(path)
+    if files is None:
+        if path.is_file() and not is_table(path):
+            raise DlcliError(f"{path} is no series file that dlcli knows", hint=f"give {_LAYOUTS}")
+        return read_long(path, config, other)
+    for name in ("split_column", "group_column", "time_column", "target", "window", "horizon"):
+        if getattr(config, name) is not None:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for tables, and {path} holds whole series",
+                hint="leave it out",
+            )
+    parts = read_files(files)
+    _same_channels(parts, files)
+    decided = _decided(parts, config, path, other=other)
+    warnings = [*(note for part in parts.values() for note in part.notes), *decided.notes]
+    splits: dict[str, Samples] = {}
+    for split, part in parts.items():
+        if part.labels is None:
+            warnings.append(f"the series for {split} have no labels, so there is no {split} split")
+            continue
+        where = str(path) if split == "all" else f"{path} ({split})"
+        targets, rows = encode(part.labels, decided, where=where)
+        kept = np.flatnonzero(rows)
+        if len(kept) < len(rows):
+            warnings.append(f"{where}: {len(rows) - len(kept)} series without a label left out")
+        if not len(kept):
+            continue
+        prefix = "" if split == "all" else f"{split}/"
+        splits[split] = Samples(
+            ids=tuple(f"{prefix}{row}" for row in kept.tolist()),
+            targets=targets,
+            items=Listed(tuple(part.series[i] for i in kept.tolist())),
+        )
+        warnings += _gap_notes(splits[split], where)
+    if not splits:
+        raise DlcliError(f"{path}: no series has a label")
+    splits = _packed(splits, unequal=any(part.unequal for part in parts.values()))
+    return Found(
+        splits=splits,
+        fingerprint=_print_of(splits, decided),
+        task=decided.task,
+        class_names=decided.class_names,
+        target_names=decided.target_names,
+        warnings=tuple(warnings),
+        name=_name(path),
+    )
+
+
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+    """The scales of the channels and the length, from the training split alone."""
+    if source.task == "forecast":
+        return fit_forecast(source, config.data)
+    items = source.splits["train"].items
+    assert isinstance(items, Stacked | Listed)
+    channels = int(items.values[0].shape[1])
+    lengths = np.array([len(values) for values in items.values])
+    mean, std, constant = statistics(pieces(items), channels)
+    length = max(1, int(lengths.max()))
+    limit = config.data.max_length
+    cut = limit is not None and limit < length
+    spec = SeriesInput(
+        channels=tuple(str(c) for c in range(channels)),
+        mean=tuple(mean.tolist()),
+        std=tuple(std.tolist()),
+        length=min(length, limit) if limit is not None else length,
+        # Series that are cut to the limit: a model of lengths that vary takes longer ones too.
+        varies=isinstance(items, Unequal) or int(lengths.min()) < length or cut,
+    )
+    notes = []
+    if constant:
+        shown = ", ".join(spec.channels[c] for c in constant[:8])
+        notes.append(f"constant in the training split, so it is not scaled: channel {shown}")
+    if spec.varies:
+        for split, samples in source.splits.items():
+            longer = sum(len(values) > spec.length for values in _values(samples))
+            if longer:
+                notes.append(f"{split}: {cut_sentence(longer, len(samples), spec.length)}")
+    targets = target_numbers(source) if source.task == "regression" else ()
+    task = TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets)
+    return task, notes
+
+
+def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
+    """Scaled series, or windows of a long one."""
+    assert isinstance(task.input, SeriesInput)
+    if task.kind == "forecast":
+        return ForecastReader(samples, task)
+    return SeriesReader(samples, task.input, on_bad_sample=options.on_bad_sample)
+
+
+def series_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
+    """The series of files, with or without labels, ids "file.ts:row"; for a forecast the ends of tables.
+
+    Raises: DlcliError when a file is missing, cannot be read or has other channels than the model.
+    """
+    assert isinstance(task.input, SeriesInput)
+    names = list(named_files(arguments))
+    if task.kind == "forecast":
+        return forecast_inputs(names, task)
+    spec, ids, series = task.input, [], []
+    for name in names:
+        part = read_input(Path(name), spec)
+        if part.channels != len(spec.channels):
+            raise DlcliError(
+                f"{name} has {part.channels} channels, the model takes {len(spec.channels)}",
+                hint="give series of the same measurements as the training data",
+            )
+        ids += [f"{name}:{row}" for row in range(len(part.series))]
+        series += list(part.series)
+    return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=Listed(tuple(series)))
+
+
+def _decided(parts: Mapping[str, SeriesFile], config: DataConfig, path: Path, *, other: bool) -> Decided:
+    """The task, from the training labels; other data may have a model's classes in any split."""
+    import polars as pl
+
+    base = parts.get("train", parts.get("all", next(iter(parts.values()))))
+    chosen = [part for part in parts.values() if part.labels is not None] if other else [base]
+    if not chosen or chosen[0].labels is None:
+        raise DlcliError(
+            f"{path}: the series have no labels",
+            hint="a .ts file says @classLabel true or @targetLabel true; an array X has y beside it",
+        )
+    first = chosen[0]
+    try:
+        frame = pl.concat(
+            [pl.DataFrame(dict(part.labels or {})) for part in chosen], how="vertical_relaxed"
+        )
+    except pl.exceptions.PolarsError as exc:
+        raise DlcliError(f"{path}: the splits have different kinds of labels") from exc
+    columns = {column.name: column for column in frame.iter_columns()}
+    asked = config.task or (first.asked if len(columns) == 1 else None)
+    try:
+        return decide(columns, asked, least=1 if other else 2)
+    except DlcliError as exc:
+        if isinstance(exc, UsageError):
+            raise
+        # A file of whole series has no columns to choose from.
+        hint = None if exc.hint is None or "--target" in exc.hint else exc.hint
+        raise DlcliError(f"{path}: {exc.message}", hint=hint) from exc
+
+
+def _same_channels(parts: Mapping[str, SeriesFile], files: Mapping[str, Path]) -> None:
+    counts = {split: part.channels for split, part in parts.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{split} {count}" for split, count in counts.items())
+        raise DlcliError(
+            f"{next(iter(files.values()))}: the splits have different numbers of channels: {shown}",
+            hint="every series has the same channels in the same order",
+        )
+
+
+def _packed(splits: dict[str, Samples], *, unequal: bool) -> dict[str, Samples]:
+    """Items in one array a split where all series of all splits have one length."""
+    shapes = {values.shape for samples in splits.values() for values in _values(samples)}
+    kinds = {str(values.dtype) for samples in splits.values() for values in _values(samples)}
+    out = {}
+    for split, samples in splits.items():
+        values = _values(samples)
+        if not unequal and len(shapes) == 1 and len(kinds) == 1:
+            out[split] = replace(samples, items=Stacked(np.stack(values)))
+        else:
+            out[split] = replace(samples, items=(Unequal if unequal else Listed)(tuple(values)))
+    return out
+
+
+def _values(samples: Samples) -> Sequence[Values]:
+    items = samples.items
+    if isinstance(items, Stacked):
+        return list(items.values)
+    assert isinstance(items, Listed)
+    return items.values
+
+
+def _gap_notes(samples: Samples, where: str) -> list[str]:
+    """A counted sentence on missing values."""
+    gaps = [int((~np.isfinite(values)).sum()) for values in _values(samples)]
+    if not any(gaps):
+        return []
+    return [
+        f"{where}: {sum(gaps):,} values are missing in {sum(g > 0 for g in gaps):,} of {len(gaps):,} "
+        "series; they are filled along straight lines in time"
+    ]
+
+
+def _print_of(splits: Mapping[str, Samples], decided: Decided) -> str:
+    parts = [repr((decided.task, decided.class_names)).encode()]
+    for split, samples in splits.items():
+        parts.append("\0".join([split, *samples.ids]).encode())
+        parts.append(np.ascontiguousarray(samples.targets).tobytes())
+        parts += [np.ascontiguousarray(values).tobytes() for values in _values(samples)]
+    return fingerprint(parts)
+
+
+def _name(path: Path) -> str | None:
+    """GunPoint for GunPoint_TRAIN.ts; the folder's name for its X.npy."""
+    if not path.is_file():
+        return None
+    base, _, word = path.stem.rpartition("_")
+    stem = base if base and word.lower() in SPLIT_NAMES else path.stem
+    return path.parent.name or None if stem in ("X", "x") else stem
+
+
+KINDS.register("series")(
+    DataKind(
+        name="series",
+        recognises=recognises,
+        read=read,
+        fit=fit,
+        reader=make_reader,
+        inputs=series_inputs,
+        order=40,
+    )
+)
