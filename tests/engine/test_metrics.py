@@ -1,4 +1,6 @@
-"""Counts against scikit-learn and torchmetrics, and exactness under any batching."""
+"""Classification counts against scikit-learn and torchmetrics, and exactness under any batching."""
+
+import math
 
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from dlcli.engine.metrics import DIRECTIONS, ClassificationCounts, cross_entropy, softmax
+from dlcli.engine.metrics import DIRECTIONS, ClassificationCounts, cross_entropy, make_counts, softmax
+from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
 
 
 def sample(seed: int, n: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,9 +75,76 @@ def test_result_rows_are_the_confusion_matrix_read_by_class() -> None:
         assert row.recall == pytest.approx(table[i, i] / table[i].sum())
 
 
+def test_counts_of_a_task_know_its_classes() -> None:
+    logits, targets = sample(4, 50, 3)
+    task = TaskSpec(
+        input=TextInput(vocabulary=SPECIAL_TOKENS, max_length=4), class_names=("x", "y", "z")
+    )
+    counts = make_counts(task)
+    counts.update(logits, targets)
+    result = counts.result("val", {"a.jpg": "damaged"})
+    assert result == counted(logits, targets, 50).result("val", ["x", "y", "z"], {"a.jpg": "damaged"})
+    assert result.task == "classification"
+    assert counts.scores().tolist() == (logits.argmax(1) == targets).tolist()
+
+
 def test_top5_is_left_out_where_it_says_nothing() -> None:
     logits, targets = sample(0, 20, 5)
     assert "top5_accuracy" not in counted(logits, targets, 20).metrics()
+
+
+def test_constant_logits_hit_only_the_five_classes_that_would_be_listed() -> None:
+    logits, targets = np.zeros((40, 10), dtype=np.float32), np.arange(40) % 10
+    got = counted(logits, targets, 7).metrics()
+    assert got["top5_accuracy"] == 0.5
+    assert got["accuracy"] == 0.1
+
+
+def test_a_tie_at_the_fifth_place_goes_to_the_class_that_predict_lists() -> None:
+    logits = np.array([[5, 4, 3, 2, 1, 1, 0]], dtype=np.float32)
+    hits = [counted(logits, np.array([c]), 1).metrics()["top5_accuracy"] for c in range(7)]
+    assert hits == [1, 1, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_answer_without_a_largest_logit_is_wrong_and_seen(bad: float) -> None:
+    logits, targets = sample(5, 30, 8)
+    targets[:3] = logits[:3].argmax(1)
+    logits[0] = math.nan
+    logits[1, targets[1]] = bad
+    counts = counted(logits, targets, 30)
+    got, result = counts.metrics(), counts.result("test", list("abcdefgh"))
+    hits = (logits[2:].argmax(1) == targets[2:]).sum()
+    assert math.isnan(got["loss"])
+    assert got["accuracy"] == pytest.approx(hits / 30)
+    assert counts.scores()[:3].tolist() == [0, 0, 1]
+    assert got["top5_accuracy"] <= 28 / 30
+    assert result.non_finite == 2
+    assert result.samples == 30
+    assert sum(row.samples for row in result.per_class) == 30
+    assert sum(row.predicted for row in result.per_class) == 28
+
+
+def test_minus_infinity_excludes_a_class_and_costs_everything_where_it_was_right() -> None:
+    logits = np.array([[0, -math.inf], [0, -math.inf]], dtype=np.float32)
+    counts = counted(logits, np.array([0, 1]), 2)
+    assert cross_entropy(logits, np.array([0, 1])).tolist() == [0, math.inf]
+    assert counts.metrics()["loss"] == math.inf
+    assert counts.metrics()["accuracy"] == 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40))
+def test_order_and_batching_change_no_bit(seed: int, batch: int) -> None:
+    logits, targets = sample(seed, 41, 7)
+    logits *= np.float32(10.0) ** np.random.default_rng(seed).integers(-4, 4, (41, 1)).astype(np.float32)
+    order = np.random.default_rng(seed + 1).permutation(41)
+    one = counted(logits, targets, 41).metrics()
+    assert counted(logits[order], targets[order], batch).metrics() == one
+
+
+def test_no_samples_have_no_figures() -> None:
+    assert all(math.isnan(value) for value in ClassificationCounts(3).metrics().values())
 
 
 def test_losses_of_extreme_logits_are_finite() -> None:

@@ -1,0 +1,206 @@
+"""What a model has to beat: simple answers to the same samples, compared pair by pair.
+
+Everything is fitted on the training split and nothing else. NumPy here; scikit-learn is imported by the
+strong ones (`strong_baselines`). Legend: n samples, T steps, C channels, H steps of the horizon,
+R targets, K classes or labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlcli.data.base import Indices, Reader
+from dlcli.engine.intervals import of_difference
+from dlcli.engine.metrics import DIRECTIONS, BaselineRow, Counts, make_counts
+from dlcli.engine.metrics.base import Floats, Outputs
+from dlcli.engine.metrics.forecast import target_channels
+from dlcli.task import SeriesInput, TaskSpec
+
+BATCH = 512
+# The season is looked for in this many training windows and targets, evenly spread.
+SEASON_WINDOWS, SEASON_TARGETS = 256, 16
+# A season must stand out by this much of the variance; of lags that stand out nearly as much as the best
+# the shortest counts, since multiples of a season do.
+SEASON_LEAST, SEASON_TIE = 0.1, 0.85
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """``answers(indices)`` are outputs as the model's would be, for samples of the evaluated split."""
+
+    name: str
+    answers: Callable[[Indices], Outputs]
+    note: str = ""
+
+
+def baselines(
+    task: TaskSpec,
+    train: Reader,
+    test: Reader,
+    counts: Counts,
+    *,
+    strong: bool = False,
+    kept: Indices | None = None,
+) -> tuple[BaselineRow, ...]:
+    """The evaluated model, as ``counts``, against each baseline on the same samples of ``test``.
+
+    Always: majority (classification, multi-label: of each label), mean (regression), last value and
+    seasonal naive (forecast). With ``strong`` also what scikit-learn fits: TF-IDF and a linear model
+    for texts; a linear model and histogram gradient boosting for tables; 1-nearest-neighbour for
+    classes of series. Nothing for seq2seq. ``kept`` are the samples counted, in the order they were;
+    left out, all of `counted_order` that are not in ``test.bad``.
+
+    Raises: ValueError when ``kept`` are not as many as were counted.
+    """
+    if kept is None:
+        ids = test.samples.ids
+        kept = np.array(
+            [i for i in counted_order(test).tolist() if ids[i] not in test.bad], dtype=np.int64
+        )
+    if len(kept) != counts.samples:
+        raise ValueError(f"{counts.samples} samples were counted, but {len(kept)} are compared")
+    if not len(kept) or not len(train):
+        return ()
+    found = simple_baselines(task, train, test)
+    if strong:
+        from dlcli.engine.strong_baselines import strong_baselines
+
+        found += strong_baselines(task, train, test)
+    return tuple(_compare(task, test, counts, kept, baseline) for baseline in found)
+
+
+def counted_order(reader: Reader) -> Indices:
+    """The order in which evaluation counts a split: as it is, or the shortest first where sizes vary."""
+    if reader.lengths is not None:
+        return np.argsort(reader.lengths, kind="stable").astype(np.int64)
+    return np.arange(len(reader), dtype=np.int64)
+
+
+def simple_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
+    """Those that need no library."""
+    if task.kind == "forecast":
+        return _naive_forecasts(task, train, test)
+    if task.kind == "seq2seq":
+        return []
+    targets = train.targets(np.arange(len(train), dtype=np.int64))
+    if task.kind == "regression":
+        stats = [(target.mean, target.std) for target in task.targets]
+        mean, std = np.array(stats).T
+        return [_constant("mean", (targets.mean(axis=0) - mean) / std)]
+    if task.kind == "multilabel":
+        return [_constant("majority", np.where(targets.mean(axis=0) > 0.5, 1.0, -1.0))]
+    often = np.bincount(targets, minlength=task.num_classes).argmax()
+    return [_constant("majority", np.eye(task.num_classes)[often])]
+
+
+def _constant(name: str, answer: Floats) -> Baseline:
+    return Baseline(name, lambda indices: np.broadcast_to(answer, (len(indices), *answer.shape)))
+
+
+def _compare(
+    task: TaskSpec, test: Reader, counts: Counts, kept: Indices, baseline: Baseline
+) -> BaselineRow:
+    own = make_counts(task)
+    for start in range(0, len(kept), BATCH):
+        indices = kept[start : start + BATCH]
+        own.update(baseline.answers(indices), test.targets(indices))
+    block, note = 1, baseline.note
+    if task.kind == "forecast" and task.horizon > 1:
+        block = task.horizon
+        blocks = f"the interval resamples blocks of {block} windows, since windows overlap"
+        note = f"{note}; {blocks}" if note else blocks
+    metric = counts.scored
+    value = own.metrics()[metric]
+    difference = counts.metrics()[metric] - value
+    low, high = of_difference(counts.scores(), own.scores(), rooted=counts.rooted, block=block)
+    better = None
+    if low > 0 or high < 0:
+        better = (low > 0) == (DIRECTIONS[metric] > 0)
+    return BaselineRow(baseline.name, metric, value, difference, low, high, better, note)
+
+
+def _naive_forecasts(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
+    """The last value for ever, and the last season again and again."""
+    channels = target_channels(task)
+    if channels is None:  # the past of what is predicted is not given
+        return [_constant("mean", np.zeros((task.horizon, len(task.targets))))]
+    found = [Baseline("last value", _repeat_end(task, test, channels, 1))]
+    period = find_season(task, train, channels)
+    if period is not None:
+        note = f"a season of {period} steps: the autocorrelation of the training rows stands out there"
+        answers = _repeat_end(task, test, channels, period)
+        found.append(Baseline(f"seasonal naive ({period} steps)", answers, note))
+    return found
+
+
+def _repeat_end(
+    task: TaskSpec, reader: Reader, channels: list[int], period: int
+) -> Callable[[Indices], Outputs]:
+    """Step h of the answer is the input's step T - period + h modulo period."""
+    steps = np.arange(task.horizon) % period - period
+
+    def answers(indices: Indices) -> Outputs:
+        inputs, _ = reader.read(indices)
+        return _as_targets(task, inputs[0][:, steps][:, :, channels], channels)
+
+    return answers
+
+
+def _as_targets(task: TaskSpec, values: Outputs, channels: list[int]) -> Floats:
+    """Channels (n, T, R) scaled as inputs, now scaled as targets."""
+    assert isinstance(task.input, SeriesInput)
+    spec = task.input
+    stats = [
+        (spec.mean[c], spec.std[c], t.mean, t.std) for c, t in zip(channels, task.targets, strict=True)
+    ]
+    mean, std, target_mean, target_std = np.array(stats).T
+    scaled: Floats = (values.astype(np.float64) * std + mean - target_mean) / target_std
+    return scaled
+
+
+def find_season(task: TaskSpec, train: Reader, channels: list[int]) -> int | None:
+    """The lag at which training rows correlate most, against half of it less and half of it more.
+
+    The comparison takes off what a drift adds: in a slowly decaying autocorrelation the plain peak lies
+    too early, or is none. Autocorrelations are pooled over windows (each with the steps it predicts, its
+    mean taken off) and targets. A lag is at most the window, and half of window and horizon. None where
+    nothing stands out.
+    """
+    count = min(SEASON_WINDOWS, len(train))
+    indices = np.unique(np.linspace(0, len(train) - 1, count).round().astype(np.int64))
+    inputs, kept = train.read(indices)
+    past = inputs[0][:, :, channels]
+    mean, std = np.array([(target.mean, target.std) for target in task.targets]).T
+    future = (train.targets(kept) - mean) / std
+    rows = np.concatenate([_as_targets(task, past, channels), future], axis=1)  # (n, T + H, R)
+    some = np.linspace(0, rows.shape[2] - 1, min(SEASON_TARGETS, rows.shape[2])).round().astype(np.int64)
+    rows = rows[:, :, some]
+    rows -= rows.mean(axis=1, keepdims=True)
+    length = rows.shape[1]
+    # By the Fourier transform (Wiener and Khinchin), with as many zeros behind so that nothing wraps.
+    power = (np.abs(np.fft.rfft(rows, 2 * length, axis=1)) ** 2).sum(axis=(0, 2))
+    products = np.fft.irfft(power, 2 * length)[:length] / np.arange(length, 0, -1)
+    if not products[0] > 1e-12:  # constant, but for rounding
+        return None
+    return standing_out(products / products[0], min(past.shape[1], length // 2))
+
+
+def standing_out(correlation: Floats, longest: int) -> int | None:
+    """The lag from 2 to ``longest`` that is a season, from autocorrelations at 0, 1, 2 ... (L,)."""
+    lags = np.arange(2, longest + 1)
+    if not len(lags):
+        return None
+    every = np.arange(len(correlation))
+    around = np.interp(lags / 2, every, correlation) + np.interp(lags * 1.5, every, correlation)
+    height = correlation[lags] - around / 2
+    best = height.max()
+    if not best >= SEASON_LEAST:
+        return None
+    first = int(np.argmax(height >= SEASON_TIE * best))
+    # Up the slope to the top of that hill.
+    while first + 1 < len(height) and height[first + 1] > height[first]:
+        first += 1
+    return int(lags[first])

@@ -1,0 +1,88 @@
+"""Metrics from counts and sums over samples: exact for any batching, derived once, without torch."""
+
+from __future__ import annotations
+
+from dlcli.engine.metrics.base import (
+    DIRECTIONS,
+    BaselineRow,
+    ClassRow,
+    Counts,
+    EvalResult,
+    TargetRow,
+)
+from dlcli.engine.metrics.classification import (
+    ClassificationCounts,
+    NamedClasses,
+    cross_entropy,
+    softmax,
+)
+from dlcli.engine.metrics.forecast import ForecastCounts, target_channels
+from dlcli.engine.metrics.multilabel import MultilabelCounts
+from dlcli.engine.metrics.regression import RegressionCounts
+from dlcli.engine.metrics.tokens import TokenCounts
+from dlcli.task import SeriesInput, TaskKind, TaskSpec
+
+__all__ = [
+    "DIRECTIONS",
+    "BaselineRow",
+    "ClassRow",
+    "ClassificationCounts",
+    "Counts",
+    "EvalResult",
+    "TargetRow",
+    "cross_entropy",
+    "default_monitor",
+    "make_counts",
+    "metric_names",
+    "softmax",
+]
+
+_CLASSES = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "balanced_accuracy")
+_NAMES: dict[TaskKind, tuple[str, ...]] = {
+    "classification": _CLASSES,
+    "multilabel": _CLASSES[:-1],
+    "regression": ("loss", "mae", "rmse", "mse", "r2"),
+    "forecast": ("loss", "mse", "mae", "rmse", "smape", "mase"),
+    "seq2seq": ("loss", "accuracy"),
+}
+_MONITORS: dict[TaskKind, str] = {
+    "classification": "accuracy",
+    "multilabel": "f1_macro",
+    "regression": "rmse",
+    "forecast": "mse",
+    "seq2seq": "loss",
+}
+
+
+def make_counts(task: TaskSpec) -> Counts:
+    """Empty counts for a task."""
+    match task.kind:
+        case "classification":
+            return NamedClasses(task.class_names)
+        case "multilabel":
+            return MultilabelCounts(task.class_names)
+        case "regression":
+            return RegressionCounts(task.targets)
+        case "forecast":
+            return ForecastCounts(task)
+        case "seq2seq":
+            return TokenCounts()
+
+
+def default_monitor(task: TaskSpec) -> str:
+    """The metric that picks the best epoch unless the user names one."""
+    return _MONITORS[task.kind]
+
+
+def metric_names(task: TaskSpec) -> tuple[str, ...]:
+    """What `Counts.metrics` of a task reports when `update` is given the inputs, which mase needs.
+
+    BLEU is not among them: it is added where texts are decoded.
+    """
+    names = _NAMES[task.kind]
+    if isinstance(task.input, SeriesInput) and task.kind == "forecast":
+        known = target_channels(task) is not None and task.input.length > 1
+        return names if known else tuple(name for name in names if name != "mase")
+    if task.kind == "classification" and task.num_classes > 5:
+        return (*names, "top5_accuracy")
+    return names

@@ -1,0 +1,184 @@
+"""Forecast metrics over windows. NumPy only.
+
+Legend: n windows, H steps of the horizon, R targets, T steps and C channels of the input.
+
+mse, mae and rmse are of scaled values (each target by its training mean and deviation), as the
+literature on long horizons reports them; smape and mase are of the data's own units.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from dlcli.data.base import Inputs, Targets
+from dlcli.engine.metrics.base import (
+    Counts,
+    EvalResult,
+    Floats,
+    Outputs,
+    PerSample,
+    TargetRow,
+    pick_points,
+    r2_score,
+)
+from dlcli.task import SeriesInput, TaskSpec
+
+
+class ForecastCounts(Counts):
+    """Sums over windows. Each window counts the same; windows may overlap.
+
+    smape is 200 |error| / (|true| + |predicted|), in percent, 0 where both are 0. mase divides each
+    target's mean absolute error by a naive one, and averages over the targets (Hyndman and Koehler
+    2006, doi:10.1016/j.ijforecast.2006.03.001). The naive error here is the mean absolute change from
+    one step to the next inside the evaluated windows' inputs, what each forecast was made from; the
+    textbook takes the training rows, which an artifact does not carry. mase is left out when `update`
+    was given no inputs, or when a target is not among the input's channels.
+    """
+
+    scored = "mse"
+
+    def __init__(self, task: TaskSpec) -> None:
+        assert isinstance(task.input, SeriesInput)
+        self.task = task
+        self._mean = np.array([target.mean for target in task.targets])
+        self._std = np.array([target.std for target in task.targets])
+        self._rows = PerSample("mse", "mae", "smape", "last_true", "last_predicted")
+        self._targets = _TargetSums(len(task.targets))
+        self._change = np.zeros(len(task.targets))
+        self._changes = 0
+        self._channels = target_channels(task)
+
+    @property
+    def samples(self) -> int:
+        """How many windows were counted."""
+        return len(self._rows)
+
+    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+        """Count a batch: scaled answers (n, H, R), truth in the data's units (n, H, R), inputs."""
+        if not len(targets):
+            return
+        true = targets.astype(np.float64)
+        predicted = outputs.astype(np.float64) * self._std + self._mean
+        self.non_finite += int((~np.isfinite(outputs).all(axis=(1, 2))).sum())
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(outputs - (true - self._mean) / self._std)
+            absolute = np.abs(predicted - true)
+            size = np.abs(true) + np.abs(predicted)
+            smape = 200.0 * absolute / np.where(size == 0, 1.0, size)
+            means = (part.reshape(len(true), -1).mean(axis=1) for part in (error**2, error, smape))
+            self._rows.add(*means, true[:, -1, 0], predicted[:, -1, 0])
+            targets_last = (-1, true.shape[-1])
+            self._targets.add((true - self._mean).reshape(targets_last), absolute.reshape(targets_last))
+        if inputs is not None:
+            self._count_changes(inputs)
+
+    def metrics(self) -> dict[str, float]:
+        """The derived figures; loss is the mse."""
+        mse = self._rows.mean("mse")
+        out = {
+            "loss": mse,
+            "mse": mse,
+            "mae": self._rows.mean("mae"),
+            "rmse": math.sqrt(mse),
+            "smape": self._rows.mean("smape"),
+        }
+        if self._changes:
+            # A target that never moves has no naive error: infinite, or NaN when it was hit exactly.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                naive = self._change / self._changes
+                out["mase"] = float((self._targets.mae() / naive).mean())
+        return out
+
+    def scores(self) -> Floats:
+        """Mean squared errors of scaled values, (N,), one a window."""
+        return self._rows.column("mse")
+
+    def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
+        """Everything `eval` reports."""
+        return EvalResult(
+            split=split,
+            samples=self.samples,
+            metrics=self.metrics(),
+            task="forecast",
+            per_target=self._targets.rows([target.name for target in self.task.targets]),
+            points=pick_points(self._rows.column("last_true"), self._rows.column("last_predicted")),
+            bad_samples=dict(bad_samples or {}),
+            non_finite=self.non_finite,
+        )
+
+    def _count_changes(self, inputs: Inputs) -> None:
+        if self._channels is None:
+            return
+        assert isinstance(self.task.input, SeriesInput)
+        unit = np.array(self.task.input.std)[self._channels]
+        change = np.abs(np.diff(inputs[0][:, :, self._channels].astype(np.float64), axis=1)) * unit
+        steps = change.shape[1]
+        if len(inputs) > 1:  # what lies behind a window's end is padding
+            inside = np.arange(1, steps + 1)[None, :] < inputs[1][:, None]
+            change = np.where(inside[:, :, None], change, 0.0)
+            self._changes += int(inside.sum())
+        else:
+            self._changes += len(change) * steps
+        self._change += change.sum(axis=(0, 1))
+
+
+def target_channels(task: TaskSpec) -> list[int] | None:
+    """Where the targets lie among the input's channels; None when one is not there."""
+    assert isinstance(task.input, SeriesInput)
+    names = task.input.channels
+    if any(target.name not in names for target in task.targets):
+        return None
+    return [names.index(target.name) for target in task.targets]
+
+
+class _TargetSums:
+    """Each target's errors and spread over all steps of all windows.
+
+    The spread is kept as a count, a mean and squares about it, and batches are merged by the formula of
+    Chan, Golub and LeVeque (1979): sums of squares would cancel for a target far from 0.
+    """
+
+    def __init__(self, targets: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(targets)
+        self.spread = np.zeros(targets)
+        self.low = np.full(targets, np.inf)
+        self.high = np.full(targets, -np.inf)
+        self.absolute = np.zeros(targets)
+        self.squared = np.zeros(targets)
+
+    def add(self, true: Floats, absolute: Floats) -> None:
+        """Rows of truth (from any fixed number on) and of absolute errors, (rows, R)."""
+        rows, mean = len(true), true.mean(axis=0)
+        total = self.count + rows
+        shift = mean - self.mean
+        self.spread += ((true - mean) ** 2).sum(axis=0) + shift**2 * (self.count * rows / total)
+        self.mean += shift * (rows / total)
+        self.count = total
+        self.low = np.minimum(self.low, true.min(axis=0))
+        self.high = np.maximum(self.high, true.max(axis=0))
+        self.absolute += absolute.sum(axis=0)
+        self.squared += (absolute**2).sum(axis=0)
+
+    def mae(self) -> Floats:
+        """Mean absolute error of each target."""
+        return self.absolute / self.count if self.count else np.full_like(self.absolute, np.nan)
+
+    def rows(self, names: list[str]) -> tuple[TargetRow, ...]:
+        """A line for each target."""
+        maes = self.mae().tolist()
+        spreads = np.where(self.low == self.high, 0.0, self.spread).tolist()
+        count = self.count or math.nan
+        return tuple(
+            TargetRow(
+                name,
+                mae,
+                math.sqrt(squared / count),
+                r2_score(squared, spread) if self.count > 1 else math.nan,
+            )
+            for name, mae, squared, spread in zip(
+                names, maes, self.squared.tolist(), spreads, strict=True
+            )
+        )

@@ -1,0 +1,83 @@
+"""Multi-label metrics: each label is a yes or no of its own. NumPy only.
+
+Definitions are scikit-learn's for indicator matrices with ``zero_division=0``: macro figures average
+over all labels; accuracy is the share of samples with every label right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dlcli.data.base import Inputs, Targets
+from dlcli.engine.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample
+from dlcli.engine.metrics.classification import class_rows, mean, precision_recall_f1
+
+
+class MultilabelCounts(Counts):
+    """Sums over samples of (n, labels) logits; a label is predicted where its logit is above 0.
+
+    A logit that is NaN or infinite is wrong whatever the truth, and makes the loss NaN. The monitored
+    f1_macro is no mean over samples, so `scores` belong to the accuracy.
+    """
+
+    scored = "accuracy"
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        # Rows: labels both true and predicted, true, predicted.
+        self.totals = np.zeros((3, len(self.class_names)), dtype=np.int64)
+        self._rows = PerSample("loss", "hit")
+
+    @property
+    def samples(self) -> int:
+        """How many were counted."""
+        return len(self._rows)
+
+    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+        """Count a batch: logits (n, labels), targets 0 or 1 (n, labels)."""
+        if not len(targets):
+            return
+        true = targets.astype(bool)
+        finite = np.isfinite(outputs)
+        predicted = np.where(finite, outputs > 0, ~true)
+        self.totals += np.stack([(true & predicted).sum(0), true.sum(0), predicted.sum(0)])
+        self.non_finite += int((~finite.all(axis=1)).sum())
+        losses = binary_cross_entropy(outputs, true)
+        self._rows.add(losses.mean(axis=1), (predicted == true).all(axis=1))
+
+    def metrics(self) -> dict[str, float]:
+        """The derived figures; loss is the mean over samples and labels."""
+        precision, recall, f1 = precision_recall_f1(*self.totals)
+        return {
+            "loss": self._rows.mean("loss"),
+            "accuracy": self._rows.mean("hit"),
+            "precision_macro": mean(precision),
+            "recall_macro": mean(recall),
+            "f1_macro": mean(f1),
+        }
+
+    def scores(self) -> Floats:
+        """1 where every label is right, else 0, (N,)."""
+        return self._rows.column("hit")
+
+    def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
+        """Everything `eval` reports."""
+        return EvalResult(
+            split=split,
+            samples=self.samples,
+            metrics=self.metrics(),
+            task="multilabel",
+            per_class=class_rows(self.class_names, *self.totals),
+            bad_samples=dict(bad_samples or {}),
+            non_finite=self.non_finite,
+        )
+
+
+def binary_cross_entropy(logits: Outputs, true: Targets) -> Floats:
+    """Negative log-likelihood of each label in nats, in float64; NaN where a logit is not finite."""
+    wide = np.where(true.astype(bool), -logits.astype(np.float64), logits.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        losses: Floats = np.logaddexp(0.0, np.where(np.isfinite(wide), wide, np.nan))
+    return losses

@@ -1,0 +1,355 @@
+"""What a model has to beat: fitted on the training split alone, paired sample by sample."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score
+
+from dlcli.data.base import ArrayReader, Inputs, Listed, RaggedReader, Reader, Samples, Stacked
+from dlcli.engine import strong_baselines
+from dlcli.engine.baselines import baselines, counted_order, find_season, standing_out
+from dlcli.engine.intervals import of_difference
+from dlcli.engine.metrics import BaselineRow, Counts, make_counts
+from dlcli.task import (
+    SPECIAL_TOKENS,
+    CategoryColumn,
+    NumberColumn,
+    PairsInput,
+    SeriesInput,
+    TabularInput,
+    TargetNumber,
+    TaskSpec,
+    TextInput,
+)
+
+TEXT = TextInput(vocabulary=SPECIAL_TOKENS, max_length=4)
+TABLE = TabularInput(
+    numbers=(NumberColumn(name="a"), NumberColumn(name="b")),
+    categories=(CategoryColumn(name="c", values=("u", "v")),),
+)
+
+
+def reader(inputs: Inputs, targets: np.ndarray, items: Any = None) -> ArrayReader:
+    ids = tuple(str(i) for i in range(len(targets)))
+    return ArrayReader(Samples(ids, targets, items or Stacked(inputs[0])), inputs)
+
+
+def counted(task: TaskSpec, test: Reader, outputs: np.ndarray) -> Counts:
+    counts = make_counts(task)
+    counts.update(outputs, test.targets(np.arange(len(test))))
+    return counts
+
+
+def one_hot(task: TaskSpec, classes: np.ndarray) -> np.ndarray:
+    return np.eye(task.num_classes, dtype=np.float32)[classes]
+
+
+def by_name(rows: tuple[BaselineRow, ...]) -> dict[str, BaselineRow]:
+    return {row.name: row for row in rows}
+
+
+# --- classes, labels, numbers
+
+
+CLASSES = TaskSpec(input=TABLE, class_names=("x", "y", "z"))
+
+
+def test_majority_is_of_the_training_split_and_the_difference_is_paired() -> None:
+    train = reader((np.zeros((5, 3)),), np.array([2, 2, 2, 0, 1]))
+    true = np.repeat([0, 1, 2], [60, 20, 20])
+    test = reader((np.zeros((100, 3)),), true)
+    answers = np.where(np.arange(100) < 90, true, 1)  # the model is right on the first 90
+    (row,) = baselines(CLASSES, train, test, counted(CLASSES, test, one_hot(CLASSES, answers)))
+    assert (row.name, row.metric, row.value) == ("majority", "accuracy", 0.2)
+    assert row.difference == pytest.approx(0.7)
+    assert 0.5 < row.low < 0.7 < row.high < 0.85
+    assert row.better is True
+
+
+def test_a_model_worse_than_the_baseline_is_called_so_and_one_like_it_is_not_called() -> None:
+    train = reader((np.zeros((2, 3)),), np.array([0, 0]))
+    true = np.repeat([0, 1], [80, 20])
+    test = reader((np.zeros((100, 3)),), true)
+    wrong = counted(CLASSES, test, one_hot(CLASSES, np.full(100, 2)))
+    assert baselines(CLASSES, train, test, wrong)[0].better is False
+    same = counted(CLASSES, test, one_hot(CLASSES, np.zeros(100, dtype=int)))
+    (row,) = baselines(CLASSES, train, test, same)
+    assert (row.difference, row.better) == (0, None)
+    assert row.low < 0 < row.high
+
+
+def test_samples_that_could_not_be_read_are_left_out_on_both_sides() -> None:
+    train = reader((np.zeros((2, 3)),), np.array([0, 0]))
+    test = reader((np.zeros((40, 3)),), np.arange(40) % 2)
+    test.bad["1"] = "damaged"
+    kept = np.delete(np.arange(40), 1)
+    counts = make_counts(CLASSES)
+    counts.update(one_hot(CLASSES, kept % 2), test.targets(kept))
+    (row,) = baselines(CLASSES, train, test, counts)
+    assert row.value == pytest.approx(20 / 39)
+    test.bad.clear()
+    with pytest.raises(ValueError, match="39 samples were counted, but 40"):
+        baselines(CLASSES, train, test, counts)
+    assert baselines(CLASSES, train, test, counts, kept=kept) == (row,)
+
+
+def test_samples_counted_by_length_are_paired_by_length() -> None:
+    """A model that is right where the baseline is: paired well they never differ."""
+    rng = np.random.default_rng(0)
+    sequences = [np.ones((n, 1)) for n in rng.integers(1, 30, 200)]
+    true = rng.integers(0, 2, 200)
+    ids = tuple(map(str, range(200)))
+    test = RaggedReader(Samples(ids, true, Listed(tuple(sequences))), sequences)
+    task = TaskSpec(
+        input=SeriesInput(channels=("c",), mean=(0,), std=(1,), length=30, varies=True),
+        class_names=("no", "yes"),
+    )
+    train = reader((np.zeros((2, 1, 1)),), np.array([1, 1]))
+    order = counted_order(test)
+    assert (np.diff(test.lengths[order]) >= 0).all()
+    counts = make_counts(task)
+    counts.update(one_hot(task, np.ones(200, dtype=int)), true[order])
+    row, mixed = (baselines(task, train, test, counts, kept=kept)[0] for kept in (None, np.arange(200)))
+    assert row.high - row.low < (mixed.high - mixed.low) / 5
+
+
+def test_each_label_has_a_majority_of_its_own() -> None:
+    task = TaskSpec(kind="multilabel", input=TABLE, class_names=("p", "q"))
+    train = reader((np.zeros((3, 3)),), np.array([[1, 0], [1, 0], [0, 1]], dtype=np.uint8))
+    true = np.array([[1, 0]] * 30 + [[0, 0]] * 10, dtype=np.uint8)
+    test = reader((np.zeros((40, 3)),), true)
+    (row,) = baselines(task, train, test, counted(task, test, 2.0 * true - 1))
+    assert (row.name, row.metric, row.value, row.better) == ("majority", "accuracy", 0.75, True)
+
+
+def test_the_mean_of_the_training_rows_is_in_the_units_of_the_data() -> None:
+    rng = np.random.default_rng(0)
+    task = TaskSpec(
+        kind="regression", input=TABLE, targets=(TargetNumber(name="y", mean=90.0, std=3.0),)
+    )
+    train = reader((np.zeros((50, 3)),), rng.normal(100, 5, (50, 1)))
+    true = rng.normal(100, 5, (300, 1))
+    test = reader((np.zeros((300, 3)),), true)
+    outputs = (true + rng.normal(0, 1, true.shape) - 90) / 3
+    counts = counted(task, test, outputs)
+    (row,) = baselines(task, train, test, counts)
+    expected = math.sqrt(((true - train.samples.targets.mean()) ** 2).mean())
+    assert (row.name, row.metric, row.value) == ("mean", "rmse", pytest.approx(expected))
+    assert row.difference == pytest.approx(counts.metrics()["rmse"] - expected)
+    assert row.low < row.difference < row.high < 0
+    assert row.better is True  # lower is better
+
+
+def test_a_model_that_answers_nan_is_not_called_better() -> None:
+    task = TaskSpec(kind="regression", input=TABLE, targets=(TargetNumber(name="y"),))
+    train, test = (reader((np.zeros((20, 3)),), np.ones((20, 1)) * k) for k in (1.0, 2.0))
+    (row,) = baselines(task, train, test, counted(task, test, np.full((20, 1), np.nan)))
+    assert row.better is None
+    assert math.isnan(row.difference)
+
+
+def test_writing_has_no_baseline() -> None:
+    task = TaskSpec(kind="seq2seq", input=PairsInput(source=TEXT, target=TEXT))
+    targets = np.array([[4, 3]] * 6)
+    test = reader((targets,), targets)
+    counts = counted(task, test, np.zeros((6, 2, 5)))
+    assert baselines(task, test, test, counts, strong=True) == ()
+
+
+# --- forecasts
+
+WINDOW, HORIZON = 48, 24
+
+
+def hourly(steps: int, *, period: int = 12, noise: float = 0.3, drift: float = 0.0) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    t = np.arange(steps)
+    season = np.stack([10 + 5 * np.sin(2 * np.pi * t / period), 3 * np.cos(2 * np.pi * t / period)], 1)
+    walk = drift * rng.normal(size=(steps, 2)).cumsum(axis=0)
+    return season + noise * rng.normal(size=(steps, 2)) + walk
+
+
+def forecast(rows: np.ndarray, targets: list[int]) -> tuple[TaskSpec, Reader]:
+    mean, std = rows.mean(0), rows.std(0)
+    names = ("load", "oil")
+    task = TaskSpec(
+        kind="forecast",
+        horizon=HORIZON,
+        input=SeriesInput(channels=names, mean=tuple(mean), std=tuple(std), length=WINDOW),
+        # Other statistics than the channels', so that mixing them up shows.
+        targets=tuple(TargetNumber(name=names[c], mean=1.0 + c, std=2.0 + c) for c in targets),
+    )
+    starts = range(len(rows) - WINDOW - HORIZON)
+    past = np.stack([(rows[s : s + WINDOW] - mean) / std for s in starts]).astype(np.float32)
+    future = np.stack([rows[s + WINDOW : s + WINDOW + HORIZON][:, targets] for s in starts])
+    return task, reader((past,), future)
+
+
+def test_naive_forecasts_repeat_the_last_value_and_the_last_season() -> None:
+    rows = hourly(300)
+    task, test = forecast(rows, [1, 0])
+    true = test.samples.targets
+    rows_of = by_name(baselines(task, test, test, counted(task, test, (true - [2, 1]) / [3, 2])))
+    assert list(rows_of) == ["last value", "seasonal naive (12 steps)"]
+    starts = np.arange(len(test))[:, None] + WINDOW
+    last = rows[starts - 1][:, :, [1, 0]]
+    season = rows[starts - 12 + np.arange(HORIZON) % 12][:, :, [1, 0]]
+    for row, naive in zip(rows_of.values(), (last, season), strict=True):
+        errors = (((naive - true) / [3, 2]) ** 2).mean((1, 2))
+        by_block = of_difference(np.zeros(len(true)), errors, block=HORIZON)
+        assert (row.low, row.high) == pytest.approx(by_block, rel=1e-4)
+        assert row.metric == "mse"
+        assert row.value == pytest.approx((((naive - true) / [3, 2]) ** 2).mean(), rel=1e-5)
+        assert f"blocks of {HORIZON} windows" in row.note
+        assert row.better is True
+    assert "season of 12 steps" in rows_of["seasonal naive (12 steps)"].note
+
+
+@pytest.mark.parametrize(
+    ("period", "noise", "drift"),
+    [(24, 0.3, 0.0), (24, 3.0, 0.0), (24, 0.3, 1.0), (7, 1.0, 0.3), (4, 1, 0)],
+)
+def test_the_season_is_found_in_noise_and_drift(period: int, noise: float, drift: float) -> None:
+    task, train = forecast(hourly(1500, period=period, noise=noise, drift=drift), [0, 1])
+    assert find_season(task, train, [0, 1]) == period
+
+
+@pytest.mark.parametrize(("noise", "drift"), [(1.0, 0.0), (0.0, 1.0), (1.0, 0.3)])
+def test_there_is_no_season_in_noise_or_in_a_random_walk(noise: float, drift: float) -> None:
+    rows = hourly(1500, noise=noise, drift=drift) - hourly(1500, noise=0.0)
+    task, train = forecast(rows, [0, 1])
+    assert find_season(task, train, [0, 1]) is None
+
+
+def test_constant_series_and_short_windows_have_no_season() -> None:
+    task, train = forecast(hourly(200), [0])
+    train.samples.targets[:] = task.input.mean[0]
+    train.array()[0][:] = 0
+    assert find_season(task, train, [0]) is None
+    assert standing_out(np.ones(4), 1) is None
+
+
+def test_a_target_outside_the_input_is_held_against_the_training_mean() -> None:
+    task, test = forecast(hourly(200), [0])
+    task = task.model_copy(update={"targets": (TargetNumber(name="wind", mean=2.0, std=4.0),)})
+    (row,) = baselines(task, test, test, counted(task, test, np.zeros(test.samples.targets.shape)))
+    assert (row.name, row.difference, row.better) == ("mean", 0.0, None)
+    assert row.value == pytest.approx((((test.samples.targets - 2) / 4) ** 2).mean())
+
+
+# --- by option, from scikit-learn
+
+
+def table(seed: int, n: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.normal(size=(n, 2)), rng.integers(0, 3, (n, 1))], 1).astype(np.float32)
+
+
+def test_tables_get_a_linear_model_and_boosting_that_see_the_training_rows_only() -> None:
+    task = TaskSpec(kind="regression", input=TABLE, targets=(TargetNumber(name="y", mean=5.0, std=2.0),))
+
+    def truth(x: np.ndarray) -> np.ndarray:
+        effect = np.array([0.0, 3.0, -3.0])[x[:, 2].astype(int)]  # no order: codes are categories
+        return (5 + 2 * x[:, 0] + np.abs(x[:, 1]) * 2 + effect)[:, None].astype(np.float64)
+
+    x, asked = table(0, 600), table(1, 200)
+    train, test = reader((x,), truth(x)), reader((asked,), truth(asked))
+    rows = by_name(baselines(task, train, test, counted(task, test, np.zeros((200, 1))), strong=True))
+    assert list(rows) == ["mean", "ridge regression", "gradient boosting"]
+    spread = truth(asked).std()
+    assert 1 - (rows["ridge regression"].value / spread) ** 2 > 0.8
+    assert 1 - (rows["gradient boosting"].value / spread) ** 2 > 0.92
+    assert rows["gradient boosting"].better is False
+    # With the test targets turned round, what was fitted stays the same and is wrong.
+    other = reader((asked,), -truth(asked))
+    turned = by_name(
+        baselines(task, train, other, counted(task, other, np.zeros((200, 1))), strong=True)
+    )
+    assert turned["ridge regression"].value > spread
+
+
+def test_every_target_and_every_label_gets_a_model_of_its_own() -> None:
+    x, asked = table(0, 400), table(1, 100)
+    numbers = TaskSpec(
+        kind="regression",
+        input=TABLE,
+        targets=(TargetNumber(name="y", std=2.0), TargetNumber(name="z", mean=1.0)),
+    )
+    train, test = (reader((t,), t[:, [1, 0]].astype(np.float64)) for t in (x, asked))
+    predicted = np.stack(
+        [b.answers(np.arange(100)) for b in strong_baselines.strong_baselines(numbers, train, test)]
+    )
+    for outputs in predicted:
+        assert r2_score(asked[:, [1, 0]], outputs * [2, 1] + [0, 1]) > 0.9
+    labels = TaskSpec(kind="multilabel", input=TABLE, class_names=("p", "q", "always"))
+
+    def truth(t: np.ndarray) -> np.ndarray:
+        return np.stack([t[:, 0] > 0, t[:, 1] > 0, t[:, 0] < 99], 1).astype(np.uint8)
+
+    train, test = reader((x,), truth(x)), reader((asked,), truth(asked))
+    rows = by_name(baselines(labels, train, test, counted(labels, test, np.ones((100, 3))), strong=True))
+    assert rows["logistic regression"].value > 0.9
+    assert rows["gradient boosting"].value > 0.9
+
+
+def test_texts_get_tfidf_from_the_raw_strings() -> None:
+    rng = np.random.default_rng(0)
+    subjects = ("Where is", "Who was", "How many")
+
+    def texts(n: int) -> tuple[Listed, np.ndarray]:
+        true = rng.integers(0, 3, n)
+        return Listed(tuple(f"{subjects[c]} word{rng.integers(50)}?" for c in true)), true
+
+    task = TaskSpec(input=TEXT, class_names=("x", "y", "z"))
+    (known, classes), (asked, true) = texts(120), texts(60)
+    train = reader((np.zeros((120, 4)),), classes, known)
+    test = reader((np.zeros((60, 4)),), true, asked)
+    counts = counted(task, test, one_hot(task, true))
+    row = by_name(baselines(task, train, test, counts, strong=True))["tf-idf + logistic regression"]
+    assert (row.value, row.difference, row.better) == (1.0, 0.0, None)
+    silent = reader((np.zeros((120, 4)),), classes, Listed(("...",) * 120))
+    assert [r.name for r in baselines(task, silent, test, counts, strong=True)] == ["majority"]
+
+
+def test_series_of_any_length_get_their_nearest_neighbour() -> None:
+    rng = np.random.default_rng(0)
+
+    def series(n: int) -> RaggedReader:
+        true = rng.integers(0, 2, n)
+        waves = [np.sin(np.arange(rng.integers(8, 20)) * (0.4 + c))[:, None] for c in true]
+        waves = [wave + 0.1 * rng.normal(size=wave.shape) for wave in waves]
+        return RaggedReader(Samples(tuple(map(str, range(n))), true, Listed(tuple(waves))), waves)
+
+    task = TaskSpec(
+        input=SeriesInput(channels=("c",), mean=(0,), std=(1,), length=20, varies=True),
+        class_names=("slow", "fast"),
+    )
+    train, test = series(60), series(40)
+    order = counted_order(test)
+    counts = make_counts(task)
+    counts.update(one_hot(task, test.targets(order)), test.targets(order))
+    row = by_name(baselines(task, train, test, counts, strong=True))["1-nearest-neighbour"]
+    assert row.value > 0.95
+
+
+def test_a_fit_that_would_take_minutes_takes_a_part_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strong_baselines, "TREE_ROWS", 1000)
+    task = TaskSpec(input=TABLE, class_names=("x", "y"))
+    x = table(0, 1500)
+    train = reader((x,), (x[:, 0] > 0).astype(np.int64))
+    counts = counted(task, train, one_hot(task, train.samples.targets))
+    rows = by_name(baselines(task, train, train, counts, strong=True))
+    assert rows["gradient boosting"].note == "fitted on 1,000 of 1,500 training rows, drawn at random"
+    assert rows["logistic regression"].note == ""
+
+
+def test_the_same_data_give_the_same_rows() -> None:
+    task = TaskSpec(input=TABLE, class_names=("x", "y"))
+    x = table(0, 300)
+    train = reader((x,), (x[:, 0] + x[:, 1] > 0).astype(np.int64))
+    counts = counted(task, train, one_hot(task, (x[:, 0] > 0).astype(np.int64)))
+    assert baselines(task, train, train, counts, strong=True) == baselines(
+        task, train, train, counts, strong=True
+    )
