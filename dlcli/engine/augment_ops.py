@@ -1,0 +1,157 @@
+"""Image operations on whole batches, on any device, with other numbers for each image.
+
+B: images; C, H, W: channels, rows, columns; n: operations of RandAugment. Pixels are in [0, 255],
+uint8 (B, H, W, C) as they are stored, or float32 (B, C, H, W) once they were between whole numbers.
+What lies outside of an image is its mirror image: black corners would tell a model what was done.
+
+Each operation treats an image on its own, element by element, so that its pixels do not depend on
+who shares the batch. Weighted sums may leave [0, 255] by their rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey
+
+
+def to_planes(pixels: Tensor) -> Tensor:
+    """Stored pixels as floats."""
+    return pixels.permute(0, 3, 1, 2).contiguous().float()
+
+
+def to_stored(images: Tensor) -> Tensor:
+    """Floats in the order of stored pixels (B, H, W, C), still floats."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def move_pixels(pixels: Tensor, steps: Tensor) -> Tensor:
+    """Whole rows and columns of stored pixels, mirrored and shifted; ``steps`` as `Drawn.steps`.
+
+    An index for each pixel beats `grid_sample`, and small images stay bytes: 0.2 ms for 64 images of
+    28x28, 3.4 ms for 64 of 128x128x3 (2 cores).
+    """
+    b, height, width, channels = pixels.shape
+    rows = _reflect(steps[:, 0:1] + steps[:, 1:2] * _range(height, steps), height)  # (B, H)
+    columns = _reflect(steps[:, 2:3] + steps[:, 3:4] * _range(width, steps), width)  # (B, W)
+    first = _range(b, steps)[:, None] * height
+    index = ((first + rows) * width)[:, :, None] + columns[:, None, :]  # (B, H, W)
+    return pixels.reshape(-1, channels).index_select(0, index.flatten()).view(pixels.shape)
+
+
+def resample(images: Tensor, matrix: Tensor) -> Tensor:
+    """Images through a matrix each (B, 2, 3), bilinear; coordinates run from edge to edge, -1 to 1.
+
+    `affine_grid` would do the same by a batched matrix product, whose rounding depends on the batch.
+    """
+    _, _, height, width = images.shape
+    x, y = _centres(width, images)[None, None, :], _centres(height, images)[None, :, None]
+    m = matrix[:, :, :, None, None]
+    u = m[:, 0, 0] * x + m[:, 0, 2] + m[:, 0, 1] * y  # (B, H, W)
+    v = m[:, 1, 0] * x + m[:, 1, 2] + m[:, 1, 1] * y
+    return F.grid_sample(
+        images, torch.stack((u, v), -1), mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+
+
+def colour(images: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast about the mean grey and saturation, in this order; ``factors`` (B, 3).
+
+    The three are linear, so they are one step here and clamped once at the end.
+    """
+    brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1)
+    grey = _grey(images)
+    # By rows first: threads share the sum over one large image, but not over one of its rows.
+    mean = grey.mean(3, keepdim=True).mean(2, keepdim=True)
+    lift = (1 - contrast) * brightness * mean
+    gain = brightness * contrast
+    if images.shape[1] == 1:
+        return (images * gain).add_(lift).clamp_(0, 255)
+    shared = (grey * (gain * (1 - saturation))).add_(lift)
+    return (images * (gain * saturation)).add_(shared).clamp_(0, 255)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """From smooth (0) over as it is (1) to sharp (2); ``factor`` (B,).
+
+    Smooth is Pillow's: 3x3 neighbours that count 1, and 5 in the centre. As sums of shifted images,
+    since a convolution picks its algorithm, and so its rounding, by the size of the batch.
+    """
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    columns = padded[:, :, :, :-2] + padded[:, :, :, 1:-1] + padded[:, :, :, 2:]
+    box = columns[:, :, :-2] + columns[:, :, 1:-1] + columns[:, :, 2:]
+    smooth = (box + images * 4) / 13
+    return (smooth + (images - smooth) * factor[:, None, None, None]).clamp_(0, 255)
+
+
+def posterize(images: Tensor, bits: int) -> Tensor:
+    """Only the highest ``bits`` of 8 of each value."""
+    step = 2 ** (8 - bits)
+    return images.div(step).floor_().mul_(step)
+
+
+def solarize(images: Tensor, threshold: float) -> Tensor:
+    """Values from ``threshold`` on are inverted."""
+    return torch.where(images >= threshold, 255 - images, images)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Each channel stretched to the whole range; a channel of one value stays as it is."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    stretched = (images - low) * (255 / (high - low).clamp(min=1e-3))
+    return torch.where(high > low, stretched, images).clamp_(0, 255)
+
+
+def fill_boxes(images: Tensor, boxes: Tensor, colours: Tensor) -> Tensor:
+    """A box of each image (B, 4) in one colour (B, C)."""
+    return torch.where(_inside(images, boxes), colours[:, :, None, None], images)
+
+
+def mix(images: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
+    """Each image with its partner, the one as far from the batch's end as it is from the start.
+
+    The partner alone inside the box (B, 4); outside of it, the image counts ``keep`` (B,).
+    """
+    own = torch.where(_inside(images, boxes), 0.0, keep[:, None, None, None])  # (B, 1, H, W)
+    partners = images.flip(0)
+    return (images * own).add_(partners.mul_(1 - own))
+
+
+def mix_targets(targets: Tensor, share: Tensor) -> Tensor:
+    """Targets as shares (B, K) of the image's own and of its partner's; ``share`` (B,) is its own."""
+    own = share[:, None]
+    return targets * own + targets.flip(0) * (1 - own)
+
+
+def _inside(images: Tensor, boxes: Tensor) -> Tensor:
+    """(B, 1, H, W): whether a pixel lies in its image's box."""
+    top, bottom, left, right = boxes[:, :, None].unbind(1)  # (B, 1)
+    rows, columns = _range(images.shape[2], boxes), _range(images.shape[3], boxes)
+    high = (rows >= top) & (rows < bottom)  # (B, H)
+    wide = (columns >= left) & (columns < right)  # (B, W)
+    return (high[:, :, None] & wide[:, None, :])[:, None]
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(B, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
+    return (red * _LUMA[0]).add_(green * _LUMA[1]).add_(blue * _LUMA[2])
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    """Indices outside of 0 to size - 1 as their mirror images, the edge itself twice."""
+    wrapped = index.remainder(2 * size)
+    return torch.minimum(wrapped, 2 * size - 1 - wrapped)
+
+
+def _range(size: int, other: Tensor) -> Tensor:
+    return torch.arange(size, device=other.device)
+
+
+def _centres(size: int, other: Tensor) -> Tensor:
+    """Coordinates of pixel centres, from -1 to 1 between the edges."""
+    return (torch.arange(size, device=other.device, dtype=other.dtype) * 2 + 1) / size - 1
