@@ -46,7 +46,7 @@ def dlcli_epoch(data: str) -> float:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, settings(data, epochs=1))))
     with tempfile.TemporaryDirectory() as root:
         train(plan, new_run(plan, Path(root), None), emit, state=None)
-    return seen[0].images_per_s
+    return seen[0].samples_per_s
 
 
 def textbook_epoch(root: str, data: str, workers: int) -> float:

@@ -15,11 +15,12 @@ import pytest
 from fake_machines import LIGHT_TORCH, good_steps, machine_of, make_package
 from safetensors.numpy import save_file
 
-from dlcli.card import CARD_KEY, Card, DataRecord, ImageInput, ModelSpec, TaskSpec, TransformRecord
+from dlcli.card import CARD_KEY, Card, DataRecord, ModelSpec, TransformRecord
 from dlcli.cli import main
 from dlcli.machine import report
 from dlcli.machine.child import Outcome
 from dlcli.machine.probe import FIND_DEVICES, IMPORT_TORCH, use_step
+from dlcli.task import ImageInput, TaskSpec
 
 REPORT_KEYS = {
     "schema",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +13,9 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
 from dlcli.config import PredictConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, RunFolder, find_artifact
+
+if TYPE_CHECKING:
+    from dlcli.ui.writers import Head
 
 OutputFormat = Literal["table", "csv", "json", "jsonl"]
 
@@ -24,8 +28,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="[ARTIFACT] INPUT...",
-            help="Images, folders or quoted globs. A model file, run folder or run's name in front "
-            "is the model to use (default: the newest run's).",
+            help="Files, folders, quoted globs; - reads texts from stdin. A model file, run folder or "
+            "run's name in front is the model to use (default: the newest run's).",
         ),
     ],
     output_format: Annotated[
@@ -43,7 +47,7 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label files with a trained model.
+    """Let a trained model answer: labels, numbers, forecasts, translations.
 
     Inputs that cannot be read are named, the rest go on, and the exit code is 1 at the end.
     """
@@ -54,58 +58,80 @@ def command(
         artifact, arguments = _split_arguments(inputs, runs_dir)
     path = find_artifact(artifact, runs_dir)
 
-    from dlcli.data.base import Samples
-    from dlcli.data.reader import Reader
-    from dlcli.engine.predicting import find_inputs, predict
+    from dlcli.data.kinds import ReadOptions, kind_of
+    from dlcli.engine.predicting import predict
+    from dlcli.engine.tta import averaged
     from dlcli.events import EvalProgress, Warned
-    from dlcli.formats.base import open_artifact
+    from dlcli.formats.base import open_artifact, read_card
     from dlcli.ui.sinks import progress_sink
-    from dlcli.ui.writers import WRITERS, destination
+    from dlcli.ui.writers import WRITERS, Head, destination
 
-    files = find_inputs(arguments)
+    task = read_card(path).task
+    kind = kind_of(task)
+    samples = kind.inputs(arguments, task)  # before the weights: a wrong name is found at once
+    total = len(samples)
+    if not total:
+        raise DlcliError(f"{', '.join(arguments[:5])} holds nothing to predict")
     model = open_artifact(path, device=config.device)
-    task = model.card.task
+    reader = kind.reader(samples, task, ReadOptions(workers=config.workers))
 
-    def make_reader(samples: Samples) -> Reader:
-        return Reader(samples, task.input, workers=config.workers, cache_bytes=0)
-
-    failed: list[dict[str, str]] = []
-
+    classes = min(config.top_k, task.num_classes)
+    top_k = {"top_k": classes} if task.kind == "classification" else {}
+    head = Head(
+        facts={"command": "predict", "artifact": str(path), "task": task.kind, **top_k},
+        task=task,
+        inputs=samples.ids,
+        top_k=classes,
+        failed=[],
+    )
     # A table on the same screen would be torn by a live view.
     silent = quiet or json_output or (chosen == "table" and output is None)
     with progress_sink(silent, json_output) as emit:
+        for note in reader.notes:
+            emit(Warned(note))
 
         def rows() -> Iterator[dict[str, Any]]:
             found = predict(
-                model.predict,
-                files,
-                make_reader,
-                task.class_names,
-                top_k=config.top_k,
+                averaged(model.predict, task, config.tta),
+                reader,
+                task,
+                top_k=head.top_k,
                 batch_size=config.batch_size,
+                beams=config.beams,
             )
             for done, prediction in enumerate(found, 1):
                 if prediction.error is None:
-                    yield prediction.to_dict()
+                    yield from prediction.rows
                 else:
-                    failed.append({"file": prediction.file, "error": prediction.error})
-                    emit(Warned(f"{prediction.file}: {prediction.error}"))
-                if done % 64 == 0 or done == len(files):
-                    emit(EvalProgress(split="predict", done=done, total=len(files)))
+                    head.failed.append({"input": prediction.input, "error": prediction.error})
+                    emit(Warned(f"{prediction.input}: {prediction.error}"))
+                if done % 64 == 0 or done == total:
+                    emit(EvalProgress(split="predict", done=done, total=total))
 
-        head = {
-            "command": "predict",
-            "artifact": str(path),
-            "top_k": min(config.top_k, task.num_classes),
-            "failed": failed,
-        }
         with destination(output) as stream:
             WRITERS[chosen](rows(), stream, head)
-    if failed:
+    if output is not None:
+        _say_written(output, chosen, head, as_json=json_output, quiet=quiet)
+    if head.failed:
         raise DlcliError(
-            f"{len(failed)} of {len(files)} inputs could not be read",
+            f"{len(head.failed)} of {total} inputs could not be read",
             hint="they are named above; the others were predicted",
         )
+
+
+def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet: bool) -> None:
+    """What is in the file: a line on stderr, which is no part of the result, or JSON on stdout."""
+    from dlcli.ui.console import stderr
+    from dlcli.ui.report import print_json
+    from dlcli.ui.text import plural, printable
+
+    done = len(head.inputs) - len(head.failed)
+    if as_json:
+        facts = {"output": str(output), "format": chosen, "predicted": done, "failed": head.failed}
+        print_json({**head.facts, **facts})
+    elif not quiet:
+        said = f"predictions of {plural(done, 'input')} are in {printable(str(output))}"
+        stderr().print(said, soft_wrap=True)
 
 
 def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[str | None, list[str]]:
@@ -127,20 +153,24 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
     path = Path(text)
     if path.suffix in {entry.suffix for _, entry in FORMATS.entries()}:
         return True  # damaged or missing, it is still meant: another model must not answer for it
-    if path.is_file():
+    # os.path: what is too long for a file's name, as a text may be, is simply no file there.
+    if os.path.isfile(path):
         try:
             sniff_format(path)
         except DlcliError:
             return False
         return True
-    if path.exists():
-        return RunFolder(path).record.is_file()
-    return text == "last" or RunFolder(runs_dir / text).record.is_file()
+    if os.path.exists(path):
+        return os.path.isfile(RunFolder(path).record)
+    return text == "last" or os.path.isfile(RunFolder(runs_dir / text).record)
 
 
 def _output_format(asked: OutputFormat | None, output: Path | None, as_json: bool) -> str:
-    """The format that is meant. Raises: UsageError for a table in a file."""
-    if as_json:
+    """The format that is meant. Raises: UsageError for a table in a file.
+
+    ``--json`` alone means JSON on stdout; beside ``--output`` it is about what is said of the file.
+    """
+    if as_json and output is None:
         if asked not in (None, "json"):
             raise UsageError(f"--json and --output-format {asked} exclude each other")
         return "json"

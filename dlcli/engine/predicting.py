@@ -1,127 +1,145 @@
-"""Labels for files: any number of them, in order, in bounded memory. No torch here."""
+"""What a model says of inputs: any number of them, in their order, in bounded memory. No torch here.
+
+B is the number of samples in a batch.
+"""
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dlcli.data.base import Pixels, Samples
-from dlcli.data.formats import is_image
-from dlcli.data.reader import Reader
-from dlcli.engine.evaluate import default_batch_size, index_batches
+from dlcli.data.base import Indices, Inputs, Reader
+from dlcli.data.images.inputs import why_no_image
+from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.metrics import softmax
 from dlcli.engine.prefetch import prefetch
-from dlcli.errors import DlcliError
-from dlcli.formats.base import Logits
+from dlcli.engine.translation import translate
+from dlcli.formats.base import Outputs
+from dlcli.task import TaskSpec
+
+Answer = Callable[[Inputs], Outputs]
+Rows = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One input's classes, the best first, as (name, probability); or the reason why there are none."""
+    """What is said of one input, as JSON-ready rows; or the reason why nothing is.
 
-    file: str
-    top: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: file, label, probability, top_k."""
-        label, probability = self.top[0]
-        ranked = [{"label": name, "probability": p} for name, p in self.top]
-        return {"file": self.file, "label": label, "probability": probability, "top_k": ranked}
-
-
-def find_inputs(arguments: Sequence[str]) -> list[str]:
-    """The files that the arguments name, in order: files, folders (their images, at any depth), globs.
-
-    A name that does not exist, and a folder or pattern without images beside others that have some,
-    is kept, so that it is reported like an unreadable file. Raises: DlcliError when there is no
-    image at all, or a folder cannot be listed.
+    Every row has ``input``. Classification: ``label``, ``probability``, ``top_k``. Multilabel:
+    ``labels`` (those above 0.5), ``probabilities`` by name. Regression: ``value``, or
+    ``values`` by name where there are several targets. Forecast: a row a step, ``step`` from 1, and
+    ``value`` or ``values``. Seq2seq: ``text``. Values are in the data's own units.
     """
-    found: list[str] = []
-    empty: list[str] = []
-    for argument in arguments:
-        if os.path.isdir(argument):
-            new = _images_below(argument)
-        elif os.path.lexists(argument) or not glob.has_magic(argument):
-            new = [argument]
-        else:
-            matches = sorted(glob.iglob(os.path.expanduser(argument), recursive=True))
-            new = [path for path in matches if os.path.isfile(path) and is_image(path)]
-        if not new:
-            empty.append(argument)
-        found += new or [argument]
-    if len(empty) == len(arguments):
-        raise DlcliError(f"{', '.join(empty[:5])} holds no images", hint="give files, folders or globs")
-    return found
+
+    input: str
+    rows: Rows = ()
+    error: str | None = None
 
 
 def predict(
-    logits: Callable[[Pixels], Logits],
-    files: Sequence[str],
-    make_reader: Callable[[Samples], Reader],
-    class_names: Sequence[str],
+    answer: Answer,
+    reader: Reader,
+    task: TaskSpec,
     *,
-    top_k: int,
-    batch_size: int | None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    beams: int = 1,
 ) -> Iterator[Prediction]:
-    """Predictions in the order of the files; pixels of a few batches are in memory at a time."""
-    samples = Samples(
-        ids=tuple(files),
-        targets=np.zeros(len(files), dtype=np.int64),
-        paths=tuple(Path(file) for file in files),
-    )
-    reader = make_reader(samples)
-    size = batch_size or default_batch_size(reader.spec)
-    top_k = min(top_k, len(class_names))
-    for indices, pixels, kept in prefetch(index_batches(reader, size)):
-        ranked = _rank(logits(pixels), class_names, top_k) if len(kept) else []
-        tops = dict(zip(kept.tolist(), ranked, strict=True))
-        for index in indices.tolist():
-            file = files[index]
-            if index in tops:
-                yield Prediction(file, top=tops[index])
-            else:
-                yield Prediction(file, error=_reason(file, reader.bad.get(file)))
+    """Predictions in the order of the reader's samples; a few batches are in memory at a time.
+
+    ``answer`` is an artifact's `predict`. ``top_k`` is for classification; ``beams`` for seq2seq,
+    where 1 is greedy.
+    """
+    say = _sayer(answer, task, top_k, beams)
+    names = reader.samples.ids
+    try:
+        for indices, inputs, kept in prefetch(_in_order(reader, batch_size or default_batch_size(task))):
+            said = dict(zip(kept.tolist(), say(inputs), strict=True)) if len(kept) else {}
+            for index in indices.tolist():
+                name = names[index]
+                if index in said:
+                    yield Prediction(name, rows=tuple({"input": name, **row} for row in said[index]))
+                else:
+                    yield Prediction(name, error=_reason(name, reader, task))
+    finally:
+        reader.close()
 
 
-def _reason(file: str, found: str | None) -> str:
-    """Why there is no prediction; for what is no file, what it is."""
-    if os.path.isdir(file):
-        return "the folder holds no images"
-    if glob.has_magic(file) and not os.path.lexists(file):
-        return "no image matches the pattern"
-    return found or "it cannot be read"
+def _in_order(reader: Reader, batch_size: int) -> Iterator[tuple[Indices, Inputs, Indices]]:
+    """Batches as they were asked for: sorting by length would keep the first answers back."""
+    for start in range(0, len(reader), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(reader)), dtype=np.int64)
+        yield indices, *reader.read(indices)
 
 
-def _rank(logits: Logits, class_names: Sequence[str], top_k: int) -> list[tuple[tuple[str, float], ...]]:
-    """The best classes of each row; of equal ones the first in the model's order."""
-    probabilities = softmax(logits)
+def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
+    """Why there is no prediction."""
+    what_it_is = why_no_image(name) if task.input.kind == "image" else None
+    return what_it_is or reader.bad.get(name) or "it cannot be read"
+
+
+def _sayer(answer: Answer, task: TaskSpec, top_k: int, beams: int) -> Callable[[Inputs], list[Rows]]:
+    """From a batch's inputs to the rows of each sample, without ``input``."""
+    if task.kind == "seq2seq":
+        return lambda inputs: [
+            ({"text": text},) for text in translate(answer, inputs, task, beams=beams)
+        ]
+    say = {
+        "classification": partial(_ranked, names=task.class_names, top_k=top_k),
+        "multilabel": partial(_labels, names=task.class_names),
+        "regression": partial(_numbers, task=task),
+        "forecast": partial(_steps, task=task),
+    }[task.kind]
+    return lambda inputs: say(answer(inputs))
+
+
+def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int) -> list[Rows]:
+    """The best classes of each row of (B, K); of equal ones the first in the model's order."""
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+    rows: list[Rows] = []
+    for probabilities, best in zip(softmax(logits), order.tolist(), strict=True):
+        top = [{"label": names[c], "probability": float(probabilities[c])} for c in best]
+        rows.append(({**top[0], "top_k": top},))
+    return rows
+
+
+def _labels(logits: Outputs, *, names: tuple[str, ...]) -> list[Rows]:
+    """Each label's own probability, from (B, K)."""
+    # 1 / (1 + exp(-x)) without an overflow for large -x.
+    probabilities = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+    rows: list[Rows] = []
+    for row, above in zip(probabilities.tolist(), (logits > 0).tolist(), strict=True):
+        labels = [name for name, yes in zip(names, above, strict=True) if yes]
+        rows.append(({"labels": labels, "probabilities": dict(zip(names, row, strict=True))},))
+    return rows
+
+
+def _numbers(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
+    """Values of (B, R) in the data's units."""
+    return [(_values(row, task),) for row in unscale(outputs, task).tolist()]
+
+
+def _steps(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
+    """A row a step of (B, horizon, R)."""
     return [
-        tuple((class_names[c], float(row[c])) for c in best)
-        for row, best in zip(probabilities, order.tolist(), strict=True)
+        tuple({"step": step, **_values(row, task)} for step, row in enumerate(rows, 1))
+        for rows in unscale(outputs, task).tolist()
     ]
 
 
-def _cannot_list(exc: OSError) -> None:
-    # os.walk would leave the folder out and say nothing.
-    raise DlcliError(f"cannot list {exc.filename}: {exc.strerror}") from exc
+def _values(row: list[float], task: TaskSpec) -> dict[str, Any]:
+    if len(row) == 1:
+        return {"value": row[0]}
+    return {"values": {target.name: v for target, v in zip(task.targets, row, strict=True)}}
 
 
-def _images_below(folder: str) -> list[str]:
-    """Images at any depth, sorted; hidden names and linked folders are passed over."""
-    found = []
-    for here, folders, files in os.walk(folder, onerror=_cannot_list):
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
-        found += [
-            os.path.join(here, name)
-            for name in sorted(files)
-            if is_image(name) and not name.startswith(".")
-        ]
-    return found
+def unscale(outputs: Outputs, task: TaskSpec) -> npt.NDArray[np.float64]:
+    """Scaled numbers (..., R) in the units of the task's targets, in float64."""
+    mean = np.array([target.mean for target in task.targets])
+    std = np.array([target.std for target in task.targets])
+    return outputs.astype(np.float64) * std + mean  # type: ignore[no-any-return]

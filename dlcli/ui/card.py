@@ -5,25 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import text
+from dlcli.ui.inputs import MOST_ROWS, input_sections
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
-    from dlcli.card import Card, ImageInput
+    from dlcli.card import Card
+    from dlcli.task import TargetNumber, TaskSpec
 
 _MOST_CLASSES = 40  # more are counted, not listed; --json has them all
-_RESIZE = {
-    "crop": "shorter side to {size}, then the centre {height} x {width}",
-    "squash": "both sides to {height} x {width}",
-}
 
 
 def print_card(card: Card, *, path: str, format: str, size_bytes: int, sha256: str) -> None:
     """Print the card and the facts of its file on stdout."""
+    task = card.task
     print_sections(
         [
             Section(card.model.name, _model(card)),
-            Section("Input", _input(card.task.input)),
-            Section("Classes", _classes(card.task.class_names)),
+            *input_sections(task),
+            Section("Labels" if task.kind == "multilabel" else "Classes", _classes(task.class_names)),
+            Section("Targets: the model answers (value - mean) / std", _targets(task.targets)),
             Section("Metrics", _metrics(card.metrics)),
             Section("Origin", _origin(card)),
             Section(
@@ -40,8 +40,7 @@ def print_card(card: Card, *, path: str, format: str, size_bytes: int, sha256: s
 
 
 def _model(card: Card) -> list[Row]:
-    rows = [Row("task", f"{card.task.kind}, {text.plural(card.task.num_classes, 'class')}")]
-    rows.append(Row("parameters", text.count(card.params)))
+    rows = [Row("task", _task(card.task)), Row("parameters", text.count(card.params))]
     if card.model.args:
         rows.append(Row("arguments", _arguments(card.model.args)))
     for number, record in enumerate(card.transforms):
@@ -50,23 +49,35 @@ def _model(card: Card) -> list[Row]:
     return rows
 
 
-def _input(spec: ImageInput) -> list[Row]:
-    channels, height, width = spec.shape
-    colour = "grey" if channels == 1 else "RGB"
-    resize = _RESIZE[spec.resize].format(size=spec.resize_size, height=height, width=width)
-    return [
-        Row("shape", f"{channels} x {height} x {width} (channels, height, width), {colour}"),
-        Row("resize", f"{resize}, {spec.interpolation}"),
-        Row(
-            "normalise", f"(x / 255 - mean) / std, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}"
-        ),
-    ]
+def _task(task: TaskSpec) -> str:
+    if task.kind == "forecast":
+        what = text.plural(len(task.targets), "target")
+        return f"forecast, the next {text.plural(task.horizon, 'step')} of {what}"
+    if task.kind == "regression":
+        return f"regression, {text.plural(len(task.targets), 'target')}"
+    if task.kind == "seq2seq":
+        return "seq2seq, a text from a text"
+    noun = "label" if task.kind == "multilabel" else "class"
+    return f"{task.kind}, {text.plural(task.num_classes, noun)}"
 
 
 def _classes(names: tuple[str, ...]) -> list[Row]:
-    shown = ", ".join(text.printable(name) for name in names[:_MOST_CLASSES])
-    more = len(names) - _MOST_CLASSES
-    return [Row(str(len(names)), f"{shown}, and {text.count(more)} more" if more > 0 else shown)]
+    if not names:
+        return []
+    return [Row(str(len(names)), text.listed(names, _MOST_CLASSES))]
+
+
+def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:
+    rows = [
+        Row(
+            text.key(target.name),
+            f"mean {text.number(target.mean)}, std {text.number(target.std)}",
+        )
+        for target in targets[:MOST_ROWS]
+    ]
+    if len(targets) > MOST_ROWS:
+        rows.append(Row("", f"and {text.count(len(targets) - MOST_ROWS)} more"))
+    return rows
 
 
 def _metrics(metrics: dict[str, dict[str, float]]) -> list[Row]:
@@ -74,7 +85,7 @@ def _metrics(metrics: dict[str, dict[str, float]]) -> list[Row]:
     if not metrics:
         return []
     splits = list(metrics)
-    widths = [max(len(split), 7) for split in splits]
+    widths = [max(len(split), 8) for split in splits]
     head = "  ".join(split.rjust(width) for split, width in zip(splits, widths, strict=True))
     rows = [Row("", head)]
     for name in dict.fromkeys(name for split in splits for name in metrics[split]):
@@ -92,6 +103,8 @@ def _origin(card: Card) -> list[Row]:
         rows.append(Row("epoch", str(card.epoch)))
     if card.data is not None:
         rows.append(Row("data", card.data.data))
+        if card.data.options:
+            rows.append(Row("read with", _arguments(card.data.options)))
         if card.data.data_dir:
             rows.append(Row("data folder", card.data.data_dir))
         if card.data.fingerprint:
@@ -103,10 +116,6 @@ def _origin(card: Card) -> list[Row]:
 
 def _arguments(args: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in args.items())
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:.4g}" for value in values)
 
 
 def _size(size_bytes: int) -> str:

@@ -11,6 +11,12 @@ from dlcli.ui import text
 GAP = "  "
 METRIC_WIDTH = 6  # 0.1234
 
+# Validation metrics in the order of their columns, and which of them a narrow screen loses first.
+_RANKS = {
+    "loss": 2, "accuracy": 1, "bleu": 6, "r2": 6, "mae": 7, "rmse": 9, "mse": 10, "smape": 11,
+    "mase": 11, "f1_macro": 9, "top5_accuracy": 10, "balanced_accuracy": 12,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -36,8 +42,10 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{event.model}, {text.plural(event.params, 'parameter')}{trainable}"),
         ("data", event.data),
-        ("samples", f"{samples}; {text.plural(event.num_classes, 'class')}"),
-        ("input", " x ".join(str(n) for n in event.input_shape)),
+        ("task", f"{event.kind} data, {_task(event)}"),
+        ("samples", samples),
+        ("input", _shape(event)),
+        *(("note", note) for note in event.notes),
         (
             "steps",
             f"{text.plural(event.epochs, 'epoch')} x {text.count(event.steps_per_epoch)}"
@@ -62,16 +70,15 @@ def epoch_cells(event: EpochDone) -> list[Cell]:
     cells = [
         _part("epoch", event.epoch, event.epochs, rank=0),
         _metric("loss", event.loss, rank=4),
-        _metric("acc", event.accuracy, rank=4),
+        *_accuracy(event.accuracy, rank=4),
     ]
-    ranks = {"loss": 2, "accuracy": 1, "f1_macro": 9, "top5_accuracy": 10}
-    wanted = ["loss", "accuracy", "f1_macro", "top5_accuracy", "balanced_accuracy"]
-    for name in sorted(event.val, key=lambda n: wanted.index(n) if n in wanted else len(wanted)):
-        rank = 0 if name == event.monitor else ranks.get(name, 11)
+    order = ["loss", event.monitor, *_RANKS]
+    for name in sorted(event.val, key=lambda n: order.index(n) if n in order else len(order)):
+        rank = 0 if name == event.monitor else _RANKS.get(name, 12)
         cells.append(_metric(f"val_{text.SHORT_NAMES.get(name, name)}", event.val[name], rank=rank))
     cells += [
         Cell("lr", f"{event.lr:.2e}", 8, rank=7),
-        Cell("images/s", text.rate(event.images_per_s), 5, rank=8),
+        Cell("samples/s", text.rate(event.samples_per_s), 5, rank=8),
         Cell("time", text.duration(event.epoch_s), 5, rank=5),
         Cell("", "best" if event.improved else "", 4, rank=3),
     ]
@@ -84,9 +91,9 @@ def step_cells(event: StepDone) -> list[Cell]:
         _part("step", event.step, event.total_steps, rank=0),
         _part("epoch", event.epoch, event.epochs, rank=3),
         _metric("loss", event.loss, rank=1),
-        _metric("acc", event.accuracy, rank=1),
+        *_accuracy(event.accuracy, rank=1),
         Cell("lr", f"{event.lr:.2e}", 8, rank=5),
-        Cell("images/s", text.rate(event.images_per_s), 5, rank=4),
+        Cell("samples/s", text.rate(event.samples_per_s), 5, rank=4),
         Cell("left", text.duration(event.eta_s), 5, rank=2),
     ]
     if event.memory_mib is not None:
@@ -116,6 +123,30 @@ def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[
 def _part(name: str, number: int, total: int, *, rank: int) -> Cell:
     digits = len(str(total))
     return Cell(name, f"{number}/{total}", 2 * digits + 1, rank)
+
+
+def _task(event: RunStarted) -> str:
+    if not event.num_classes:
+        return event.task
+    noun = "label" if event.task == "multilabel" else "class"
+    return f"{event.task}, {text.plural(event.num_classes, noun)}"
+
+
+def _shape(event: RunStarted) -> str:
+    """The size of one sample, and what its dimensions are where numbers alone do not say it."""
+    size = " x ".join(str(n) for n in event.input_shape)
+    words = {
+        "text": "up to {} tokens",
+        "pairs": "up to {} tokens",
+        "tabular": "{} features",
+        "series": "{} (steps, channels)",
+    }
+    return words.get(event.kind, "{}").format(size)
+
+
+def _accuracy(value: float | None, *, rank: int) -> list[Cell]:
+    """The training accuracy, where the task has one."""
+    return [] if value is None else [_metric("acc", value, rank=rank)]
 
 
 def _metric(name: str, value: float, *, rank: int) -> Cell:

@@ -156,10 +156,11 @@ class LiveView:
 
         cells = [
             Cell("loss", text.figure(event.loss), 0, rank=0),
-            Cell("acc", text.figure(event.accuracy), 0, rank=0),
             Cell("lr", f"{event.lr:.2e}", 0, rank=2),
-            Cell("images/s", text.rate(event.images_per_s), 0, rank=1),
+            Cell("samples/s", text.rate(event.samples_per_s), 0, rank=1),
         ]
+        if event.accuracy is not None:
+            cells.insert(1, Cell("acc", text.figure(event.accuracy), 0, rank=0))
         if event.memory_mib is not None:
             cells.append(Cell("memory", text.memory(event.memory_mib), 0, rank=3))
         if self._saved_step is not None:

@@ -1,44 +1,36 @@
-"""The pictures of a run, as PNG files: its curves and its confusion matrix.
-
-Drawn with matplotlib's objects on an Agg canvas: no pyplot, no window, nothing global is set, so that
-it works in threads, in notebooks and without a display. Colours are of Okabe and Ito's palette, which
-colour-blind people tell apart; lines differ in their markers too.
-"""
+"""The pictures of a run, as PNG files: its curves, and what fits the result of an evaluation."""
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import DlcliError
-from dlcli.files import atomic_file
+from dlcli.ui.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
+from dlcli.ui.confusion import save_confusion
 from dlcli.ui.jsonl import read_events
 from dlcli.ui.text import figure, plural, printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from dlcli.engine.metrics import EvalResult
 
-DPI = 150
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-MARKED_EPOCHS = 30  # more points than this are drawn as a line alone
-LOG_RANGE = 20.0  # losses that differ by more than this factor are drawn on a logarithmic axis
+__all__ = ["save_confusion", "save_curves", "save_result", "save_scatter"]
 
-NAME_WIDTH = 22  # longer class names are cut in the middle
-SHARES = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)  # ticks of the colour bar
-COUNTED_CLASSES = 20  # up to here the cells hold their counts
-LABEL_PT = 7.5  # the least room of a class's label; where cells are smaller, some go without
+MARKED_EPOCHS = 30  # more points than this are drawn as a line alone
+LOG_RANGE = 20.0  # losses and errors that differ by more than this factor get a logarithmic axis
+ERRORS = ("loss", "mse", "mae", "rmse", "smape", "mase")
+# The second panel where the loss itself picks the best epoch: the first of these that was measured.
+SECOND = ("accuracy", "r2", "f1_macro", "bleu", "mae")
+NAME_WIDTH = 40  # of a target
 
 
 def save_curves(path: Path, metrics_jsonl: Path) -> Path:
-    """Draw loss and accuracy of train and val by epoch, and the learning rate; returns ``path``.
+    """Draw the loss, the monitored metric and the learning rate by epoch; returns ``path``.
 
+    The loss is of train and val, the metric of val; accuracy also of train, where that has one.
     Raises: DlcliError when the log cannot be read, holds no finished epoch, or the picture cannot be
     written.
     """
@@ -48,85 +40,99 @@ def save_curves(path: Path, metrics_jsonl: Path) -> Path:
     epochs = [by_number[number] for number in sorted(by_number)]
     if not epochs:
         raise DlcliError(f"{metrics_jsonl} holds no finished epoch yet, so there is nothing to draw")
-    fig, (loss, accuracy, lr) = _figure(12.5, 4.0, columns=(3, 3, 2))
+    monitor = epochs[-1]["monitor"]
+    names = ["loss", *_second(monitor, epochs)]
+    fig, panels = new_figure(2.5 + 5.0 * len(names), 4.0, columns=(*(3 for _ in names), 2))
     best = next((event for event in reversed(epochs) if event["improved"]), None)
-    _draw_metric(loss, epochs, "loss", best)
-    _draw_metric(accuracy, epochs, "accuracy", best)
-    _draw_lr(lr, [event for event in events if event.get("event") == "StepDone"], epochs)
+    for axes, name in zip(panels, names, strict=False):
+        _draw_metric(axes, epochs, name, best)
+    _draw_lr(panels[-1], [event for event in events if event.get("event") == "StepDone"], epochs)
     if best is not None:
-        monitor = best["monitor"]
         value = best["val"].get(monitor)
         shown = "nan" if value is None else figure(value)
         text = f"best epoch: {best['epoch']} of {epochs[-1]['epoch']}, val {printable(monitor)} {shown}"
         fig.suptitle(text, fontsize=12)
-    return _save(fig, path)
+    return save_figure(fig, path)
 
 
-def save_confusion(path: Path, result: EvalResult) -> Path:
-    """Draw the confusion matrix, each row as shares of its true class; returns ``path``.
+def save_result(folder: Path, result: EvalResult) -> list[Path]:
+    """Draw into ``folder`` what fits the task of a result; returns the files, which may be none.
 
-    Raises: DlcliError when the picture cannot be written.
+    Raises: DlcliError when a picture cannot be written.
+    """
+    if result.task == "classification" and result.confusion:
+        return [save_confusion(folder / "confusion.png", result)]
+    if result.task in ("regression", "forecast") and result.points:
+        return [save_scatter(folder / "scatter.png", result)]
+    return []
+
+
+def save_scatter(path: Path, result: EvalResult) -> Path:
+    """Draw the predicted against the true values of the first target; returns ``path``.
+
+    Of a forecast they are those of the last step of the horizon. On the line they are equal. Raises:
+    DlcliError when the picture cannot be written.
     """
     import numpy as np
-    from matplotlib import colormaps
-    from matplotlib.colors import PowerNorm
 
-    counts = np.asarray(result.confusion, dtype=np.float64)  # (true, predicted)
-    classes = len(counts)
-    side = _side(classes)
-    names = _short_names([printable(row.name) for row in result.per_class])
-    label_pt = _label_size(side, classes)
-    margin = max(map(len, names)) * label_pt * 0.6 / 72 + 0.9
-    fig, (axes,) = _figure(side + margin + 1.2, side + margin * 0.85 + 0.5, columns=(1,))
-    totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-    image = axes.imshow(
-        np.ma.masked_invalid(shares),
-        cmap=colormaps["Blues"].with_extremes(bad="#E8E8E8"),  # a class without samples
-        # By the square root: an error of 2 % must be seen beside a diagonal of 90 %.
-        norm=PowerNorm(0.5, vmin=0, vmax=1),
-        interpolation="nearest",
-    )
-    _label_classes(axes, names, side, label_pt)
-    if classes <= COUNTED_CLASSES:
-        _write_counts(axes, counts, shares, cell_pt=side / classes * 72)
-    bar = fig.colorbar(image, ax=axes, fraction=0.045, pad=0.02, aspect=30, ticks=SHARES)
-    bar.set_label("share of the true class (square-root scale)", fontsize=9)
-    bar.ax.set_yticklabels([f"{share:g}" for share in SHARES])
-    bar.ax.tick_params(labelsize=8)
-    bar.outline.set_visible(False)
-    accuracy = figure(result.metrics["accuracy"])
-    title = f"confusion on {printable(result.split)}\n"
-    axes.set_title(f"{title}accuracy {accuracy}, {plural(result.samples, 'sample')}", fontsize=11)
-    return _save(fig, path)
+    points = np.asarray(result.points, dtype=np.float64).reshape(-1, 2)  # (n, true and predicted)
+    fig, (axes,) = new_figure(5.4, 5.6, columns=(1,))
+    low, high = _limits(points.min(initial=np.inf), points.max(initial=-np.inf))
+    axes.plot([low, high], [low, high], color=GREY, linestyle="--", linewidth=1, zorder=1)
+    # Many points lie on each other: the more there are, the fainter, so that dense places show.
+    size, alpha = (16, 0.7) if len(points) <= 200 else (9, 0.35)
+    axes.scatter(points[:, 0], points[:, 1], s=size, color=BLUE, alpha=alpha, linewidths=0)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    axes.set_xlabel("true", fontsize=10)
+    axes.set_ylabel("predicted", fontsize=10)
+    add_grid(axes)
+    title = axes.set_title(_scatter_title(result, len(points)), fontsize=11)
+    title.set_parse_math(False)  # a name with dollar signs is no formula
+    return save_figure(fig, path)
 
 
-def _figure(width: float, height: float, *, columns: Sequence[int]) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(fig)
-    panels = fig.subplots(1, len(columns), squeeze=False, gridspec_kw={"width_ratios": list(columns)})
-    return fig, list(panels[0])
+def _limits(low: float, high: float) -> tuple[float, float]:
+    """The range of both axes, with some room; of nothing, and of one value, still a range."""
+    if not low <= high:
+        return 0.0, 1.0
+    room = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    return low - room, high + room
 
 
-def _save(fig: Figure, path: Path) -> Path:
-    with atomic_file(path) as tmp, warnings.catch_warnings():
-        # Names in scripts that matplotlib's own font lacks show as boxes; that is no reason to fail.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
-        fig.savefig(tmp, format="png", bbox_inches="tight", pad_inches=0.12)
-    return path
+def _scatter_title(result: EvalResult, points: int) -> str:
+    shown = plural(result.samples, "sample")
+    if points < result.samples:
+        shown = f"{points:,} of {shown}"
+    if not result.per_target:
+        return f"{printable(result.split)}, {shown}"
+    first = result.per_target[0]
+    name = shorten(printable(first.name), NAME_WIDTH)
+    if result.task == "forecast":  # the scores of a row are over all steps
+        return f"{name} on {printable(result.split)}, last step of the horizon\n{shown}"
+    scores = f"r2 {figure(first.r2)}, mae {figure(first.mae)}"
+    return f"{name} on {printable(result.split)}\n{scores}, {shown}"
+
+
+def _second(monitor: str, epochs: Sequence[dict[str, Any]]) -> list[str]:
+    """The metric beside the loss: the monitored one, unless that is the loss by any name."""
+    vals = [event["val"] for event in epochs]
+    if any(val.get(monitor) != val.get("loss") for val in vals):
+        return [monitor]
+    return [name for name in SECOND if name in vals[-1]][:1]
 
 
 def _draw_metric(
     axes: Axes, epochs: Sequence[dict[str, Any]], name: str, best: dict[str, Any] | None
 ) -> None:
     numbers = [event["epoch"] for event in epochs]
-    train = [_number(event[name]) for event in epochs]
+    # Of training, an epoch knows its loss and perhaps its accuracy.
+    train = [_number(event.get(name)) for event in epochs] if name in ("loss", "accuracy") else []
     val = [_number(event["val"].get(name)) for event in epochs]
     marks = len(epochs) <= MARKED_EPOCHS
-    axes.plot(numbers, train, color=BLUE, marker="o" if marks else "", markersize=4, label="train")
+    if any(value == value for value in train):
+        axes.plot(numbers, train, color=BLUE, marker="o" if marks else "", markersize=4, label="train")
     axes.plot(numbers, val, color=ORANGE, marker="s" if marks else "", markersize=4, label="val")
     if best is not None:
         axes.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1, zorder=0)
@@ -140,22 +146,13 @@ def _draw_metric(
             linestyle="",
             label="best epoch",
         )
-    if name == "loss":
+    if name in ERRORS:
         drawn = [value for value in (*train, *val) if value > 0]  # NaN is not
         if drawn and max(drawn) > LOG_RANGE * min(drawn):
-            _log_axis(axes)
+            axes.set_yscale("log")
+            log_axis(axes.yaxis)
     _dress(axes, name, numbers[-1])
     axes.legend(fontsize=9, frameon=False)
-
-
-def _log_axis(axes: Axes) -> None:
-    """A logarithmic axis with figures on it that need no powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _draw_lr(axes: Axes, steps: Sequence[dict[str, Any]], epochs: Sequence[dict[str, Any]]) -> None:
@@ -182,70 +179,9 @@ def _dress(axes: Axes, title: str, last: int, *, first: int = 1) -> None:
     axes.set_xlim(first - min(pad, 0.5), last + pad)
     ticks = MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
     axes.xaxis.set_major_locator(ticks)
-    axes.tick_params(labelsize=9)
-    axes.grid(True, color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    add_grid(axes)
 
 
 def _number(value: float | None) -> float:
     """A gap in the line for what was no finite number, or is not there."""
     return float("nan") if value is None else value
-
-
-def _side(classes: int) -> float:
-    """The side of the matrix in inches: room for counts where there are any, else for the labels."""
-    if classes <= COUNTED_CLASSES:
-        return max(0.45 * classes, 2.6)
-    return min(max(0.14 * classes, 9.0), 14.0)
-
-
-def _short_names(names: Sequence[str]) -> list[str]:
-    """Names of `NAME_WIDTH` at most. Those that look alike when cut lose what they begin with alike."""
-    short = [shorten(name, NAME_WIDTH) for name in names]
-    times = Counter(short)
-    alike = [name for name, cut in zip(names, short, strict=True) if times[cut] > 1]
-    prefix = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*alike, strict=False)))
-    return [
-        shorten(f"…{name[prefix:]}", NAME_WIDTH) if prefix and times[cut] > 1 else cut
-        for name, cut in zip(names, short, strict=True)
-    ]
-
-
-def _label_size(side: float, classes: int) -> float:
-    """Points of the labels: large in few, wide cells, and never too small to read."""
-    return min(10.0, max(5.5, side * 72 / classes * 0.62))
-
-
-def _label_classes(axes: Axes, names: Sequence[str], side: float, size: float) -> None:
-    """Names on both axes; where cells are too small, every second, third ... class has its name."""
-    cell = side * 72 / len(names)
-    every = max(1, round(LABEL_PT / cell + 0.499))
-    at = range(0, len(names), every)
-    shown = [names[i] for i in at]
-    axes.set_yticks(list(at), shown, fontsize=size)
-    flat = every == 1 and max(map(len, names)) * size * 0.62 < cell
-    axes.set_xticks(list(at), shown, fontsize=size, rotation=0 if flat else 90)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_parse_math(False)  # a name with dollar signs is no formula
-    axes.tick_params(length=2 if len(names) > COUNTED_CLASSES else 0)
-    axes.set_xlabel("predicted", fontsize=10)
-    axes.set_ylabel("true", fontsize=10)
-    axes.spines[:].set_visible(False)
-
-
-def _write_counts(axes: Axes, counts: Any, shares: Any, *, cell_pt: float) -> None:
-    digits = len(f"{counts.max():.0f}")
-    size = min(10.0, cell_pt * 0.9 / (0.62 * max(digits, 2)))
-    for true, line in enumerate(counts):
-        for predicted, number in enumerate(line):
-            dark = shares[true, predicted] > 0.35
-            axes.text(
-                predicted,
-                true,
-                f"{number:.0f}",
-                ha="center",
-                va="center",
-                fontsize=size,
-                color="white" if dark else "#BBBBBB" if not number else "#222222",
-            )

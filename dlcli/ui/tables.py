@@ -1,46 +1,74 @@
-"""Results for people, on stdout: what was measured, facts, predictions, before and after."""
+"""Results for people, on stdout: what was measured, facts, before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from heapq import nsmallest
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlcli.ui import console as consoles
 from dlcli.ui import text
-from dlcli.ui.lines import GAP
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.text import figure, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlcli.engine.metrics import ClassRow, EvalResult
+    from dlcli.engine.metrics import BaselineRow, ClassRow, EvalResult, TargetRow
 
 MAX_CLASSES = 30  # longer lists show the worst ones
 WORST = 20
 CONFUSIONS = 5
 BAD_SAMPLES = 5
-CHUNK = 200  # predictions that share one layout; the width of their columns is found once
-_HEADS = ("file", "label", "probability", "then")
 
 # First what people look for, then the rest in the order of the result.
-_ORDER = ("accuracy", "top5_accuracy", "loss", "balanced_accuracy", "f1_macro")
+_ORDER = {
+    "classification": ("accuracy", "top5_accuracy", "loss", "balanced_accuracy", "f1_macro"),
+    "multilabel": ("f1_macro", "accuracy", "loss"),
+    "regression": ("r2", "mae", "rmse", "mse", "loss"),
+    "forecast": ("mse", "mae", "rmse", "loss", "smape", "mase"),
+    "seq2seq": ("loss", "accuracy", "bleu"),
+}
+# What a metric's name does not say.
+_MEANING = {
+    "classification": "",
+    "multilabel": "accuracy counts the samples of which every label is right",
+    "regression": "mae, rmse and mse are in the data's own units, loss is on scaled values",
+    "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; smape is in percent",
+    "seq2seq": "accuracy is of single tokens, each after the true ones before it",
+}
+_VERDICTS = {True: "better", False: "worse", None: "no difference beyond chance"}
 
 
 def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
-    """Print the metrics, the classes, the most frequent confusions and the samples left out.
+    """Print the metrics, what fits the task beside them, the baselines and the samples left out.
 
     Metrics carry the names that ``--min`` and ``--json`` use. ``note`` says why this split.
     """
     rows = [Row("model", artifact), Row("split", f"{result.split}, {_samples(result)}")]
     if note:
         rows.append(Row("note", note))
-    names = sorted(result.metrics, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
+    if result.non_finite:
+        rows.append(
+            Row("not finite", f"{text.plural(result.non_finite, 'answer')} with NaN or infinity")
+        )
+    order = _ORDER[result.task]
+    names = sorted(result.metrics, key=lambda n: order.index(n) if n in order else len(order))
     scores = [Row(name, figure(result.metrics[name])) for name in names]
-    print_sections([Section("evaluation", rows), Section("metrics", scores)])
-    _print_classes(result)
+    meaning = [Row("", _MEANING[result.task])] if _MEANING[result.task] else []
+    print_sections([Section("evaluation", rows), Section("metrics", [*scores, *meaning])])
+    if result.per_class:
+        _print_classes(result)
+    if result.per_target:
+        _print_targets(result)
+    _print_baselines(result)
+    _print_rest(result)
+
+
+def _print_rest(result: EvalResult) -> None:
+    """The most frequent confusions, and the samples left out."""
     confusions = [
         Row("", f"{true} -> {guess}  {text.count(n)} ({100 * n / total:.1f}%)")
         for n, total, true, guess in _confusions(result)
@@ -86,86 +114,22 @@ def print_comparison(title: str, columns: Sequence[str], rows: Sequence[Sequence
     console.print(Padding.indent(table, 2))
 
 
-def print_predictions(rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print one line a file, in chunks: any number of rows in bounded memory.
-
-    A row holds ``file``, ``label``, ``probability`` and ``top_k``, the best classes as mappings of
-    ``label`` and ``probability``, the best first.
-    """
-    console = consoles.stdout()
-    stream = iter(rows)
-    widths: list[int] | None = None
-    while chunk := list(islice(stream, CHUNK)):
-        cells = [
-            (
-                printable(str(row["file"])),
-                printable(str(row["label"])),
-                f"{float(row['probability']):.4f}",
-                _others(row["top_k"]),
-            )
-            for row in chunk
-        ]
-        if widths is None:
-            widths = _prediction_widths(cells, console.width)
-            console.print(
-                _prediction_line((*_HEADS[:3], [_HEADS[3]]), widths), style="dim", soft_wrap=True
-            )
-        for line in cells:
-            console.print(_prediction_line(line, widths), soft_wrap=True)
-
-
-_Prediction = tuple[str, str, str, list[str]]  # file, label, probability, the classes behind it
-
-
-def _prediction_widths(cells: Sequence[_Prediction], room: int) -> list[int]:
-    """The columns' widths: whole names first, then what is left for the classes behind the first.
-
-    Later chunks keep them; a name that is longer then moves its own line only.
-    """
-    from rich.cells import cell_len
-
-    widths = [max(len(_HEADS[i]), *(cell_len(str(row[i])) for row in cells)) for i in range(3)]
-    widths[1] = min(widths[1], max(room // 3, 12))
-    widths[0] = min(widths[0], max(room - widths[1] - widths[2] - 2 * len(GAP), 16))
-    return [*widths, room - sum(widths) - 3 * len(GAP)]
-
-
-def _prediction_line(row: _Prediction, widths: Sequence[int]) -> str:
-    from rich.cells import cell_len
-
-    names = [name + " " * (width - cell_len(name)) for name, width in zip(row[:2], widths, strict=False)]
-    others = ""
-    for item in row[3]:  # whole items only
-        longer = f"{others}, {item}" if others else item
-        if cell_len(longer) > widths[3]:
-            break
-        others = longer
-    return GAP.join([*names, row[2].rjust(widths[2]), others]).rstrip()
-
-
-def _others(top_k: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The classes behind the first, as ``shirt 0.0421``."""
-    return [f"{printable(str(item['label']))} {float(item['probability']):.4f}" for item in top_k[1:]]
-
-
 def _samples(result: EvalResult) -> str:
     bad = len(result.bad_samples)
     return text.plural(result.samples, "sample") + (f", {bad:,} left out" if bad else "")
 
 
 def _print_classes(result: EvalResult) -> None:
-    from rich.padding import Padding
-    from rich.text import Text
-
     rows: Sequence[ClassRow] = result.per_class
-    title = text.plural(len(rows), "class")
+    noun = "label" if result.task == "multilabel" else "class"
+    title = text.plural(len(rows), noun)
     if len(rows) > MAX_CLASSES:
         # A class that neither occurs nor is predicted has no F1 to be bad at.
         seen = [row for row in rows if row.samples or row.predicted]
         rows = sorted(seen, key=lambda row: row.f1)[:WORST]
         title += f", the {len(rows)} with the lowest F1"
     table = _table()
-    table.add_column("class", overflow="fold")
+    table.add_column(noun, overflow="fold")
     for name in ("samples", "predicted", "precision", "recall", "f1"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -177,9 +141,64 @@ def _print_classes(result: EvalResult) -> None:
             figure(row.recall) if row.samples else "-",
             figure(row.f1) if row.samples or row.predicted else "-",
         )
+    _print_table(title, table)
+
+
+def _print_targets(result: EvalResult) -> None:
+    """A row a target, in its own units; of very many, those that are predicted worst."""
+    rows: Sequence[TargetRow] = result.per_target
+    title = f"{text.plural(len(rows), 'target')}, in the data's own units"
+    if len(rows) > MAX_CLASSES:
+        # NaN, of a single sample, is no score to be bad at.
+        rows = sorted(rows, key=lambda row: math.inf if math.isnan(row.r2) else row.r2)[:WORST]
+        title += f", the {len(rows)} with the lowest r2"
+    table = _table()
+    table.add_column("target", overflow="fold")
+    for name in ("mae", "rmse", "r2"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(printable(row.name), figure(row.mae), figure(row.rmse), figure(row.r2))
+    _print_table(title, table)
+
+
+def _print_baselines(result: EvalResult) -> None:
+    """What simple answers to the same samples reach, and whether the model is really better."""
+    for metric in dict.fromkeys(row.metric for row in result.baselines):
+        rows = [row for row in result.baselines if row.metric == metric]
+        table = _table()
+        table.add_column("baseline", overflow="fold")
+        for name in (metric, "difference", "95 % interval"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("the model is", overflow="fold")
+        for row in rows:
+            table.add_row(
+                printable(row.name),
+                figure(row.value),
+                text.signed(row.difference),
+                f"{text.signed(row.low)} to {text.signed(row.high)}" if _bounded(row) else "unknown",
+                _VERDICTS[row.better] if _bounded(row) else "not to be told from so few samples",
+            )
+        own = f" {figure(result.metrics[metric])}" if metric in result.metrics else ""
+        _print_table(f"baselines by {metric} (difference: the model's{own} minus theirs)", table)
+    notes = {row.name: row.note for row in result.baselines if row.note}
+    if notes:
+        consoles.stdout().print()
+        said = [Row(printable(name), text.sentence(note)) for name, note in notes.items()]
+        print_sections([Section("how the baselines were made", said)])
+
+
+def _bounded(row: BaselineRow) -> bool:
+    return math.isfinite(row.low) and math.isfinite(row.high)
+
+
+def _print_table(title: str, table: Table) -> None:
+    """A table under its title, a blank line before it."""
+    from rich.padding import Padding
+    from rich.text import Text
+
     console = consoles.stdout()
     console.print()
-    console.print(Text(title, "bold"))
+    console.print(Text(printable(title), "bold"))
     console.print(Padding.indent(table, 2))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 # Metrics that appear in narrow columns; everything that reports a metric for itself uses the full name.
 SHORT_NAMES = {
@@ -46,16 +47,52 @@ def count(number: int) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """``1 sample``, ``2,000 samples``, ``2 classes``."""
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
+    """``1 sample``, ``2,000 samples``, ``2 classes``, ``3 categories``."""
+    if number == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """``red, green, and 7 more``: the first ``most`` names."""
+    shown = ", ".join(printable(name) for name in names[:most])
+    return f"{shown}, and {count(len(names) - most)} more" if len(names) > most else shown
+
+
+def key(name: str) -> str:
+    """A name of the user's where the keys of facts stand: printable, and not wider than they."""
+    return shorten(printable(name), 24)
 
 
 def figure(value: float) -> str:
-    """A loss or a score: four decimals, or four digits where that would be long."""
+    """A loss or a score: four decimals; fewer where it is large, an exponent where none would be left.
+
+    Errors in the data's own units may be of any size: ``0.1234``, ``123.4``, ``51234``, ``3.1e-05``.
+    """
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:.4g}"
+    size = abs(value)
+    if size >= 1e7:
+        return f"{value:.3e}"
+    if size >= 1e4:
+        return f"{value:.0f}"
+    if size >= 100:
+        return f"{value:.4g}"
+    if size < 1e-9:  # rounding errors about zero are no figures
+        return "0.0000"
+    return f"{value:.1e}" if size < 0.0005 else f"{value:.4f}"
+
+
+def signed(value: float) -> str:
+    """A difference of two figures: ``+0.0123``, ``-0.4000``."""
+    return figure(value) if math.isnan(value) else f"{'-' if value < 0 else '+'}{figure(abs(value))}"
+
+
+def number(value: float) -> str:
+    """A value in the data's own units: six digits, large ones whole: ``452600``, ``-1.25``."""
+    return f"{value:.0f}" if 1e5 <= abs(value) < 1e12 else f"{value:.6g}"
 
 
 def duration(seconds: float) -> str:
@@ -75,7 +112,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Images a second: whole numbers from 100 on, no separators, so that scripts can read them."""
+    """Samples a second: whole numbers from 100 on, no separators, so that scripts can read them."""
     if not math.isfinite(per_second):
         return "?"
     return f"{per_second:.0f}" if per_second >= 99.95 else f"{per_second:.1f}"

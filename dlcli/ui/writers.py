@@ -5,16 +5,35 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from dlcli.files import atomic_file
+from dlcli.ui.predictions import print_predictions
 from dlcli.ui.report import SCHEMA, to_json
-from dlcli.ui.tables import print_predictions
+
+if TYPE_CHECKING:
+    from dlcli.task import TaskSpec
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is known before the first row, and ``failed``, which fills meanwhile.
+
+    ``facts`` are the first keys of the JSON object; ``inputs`` are the names that will come. ``top_k``
+    is the number of classes a row has.
+    """
+
+    facts: Mapping[str, Any]
+    task: TaskSpec
+    inputs: Sequence[str]
+    top_k: int
+    failed: list[dict[str, str]]
 
 
 @contextmanager
@@ -34,43 +53,79 @@ def destination(path: Path | None) -> Iterator[IO[str]]:
         yield file
 
 
-def write_table(rows: Iterable[Row], file: IO[str], head: Mapping[str, Any]) -> None:
+def write_table(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """Aligned columns for people, on stdout."""
-    print_predictions(rows)
+    print_predictions(rows, head.task, head.inputs)
 
 
-def write_csv(rows: Iterable[Row], file: IO[str], head: Mapping[str, Any]) -> None:
-    """file, label, probability, then label_2, probability_2 ... of the classes behind it."""
+def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
+    """A header, then a line a row. The columns depend on the task alone.
+
+    ``label_2, probability_2`` ... are the classes behind the first; ``probability_NAME`` and
+    ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|".
+    """
     out = csv.writer(file, lineterminator="\n")
-    columns = ["file", "label", "probability"]
-    for rank in range(2, int(head["top_k"]) + 1):
-        columns += [f"label_{rank}", f"probability_{rank}"]
-    out.writerow(columns)
+    out.writerow(_columns(head))
     for row in rows:
-        ranked = [x for item in row["top_k"] for x in (item["label"], f"{item['probability']:.6f}")]
-        out.writerow([row["file"], *ranked])
+        out.writerow(_cells(row))
 
 
-def write_jsonl(rows: Iterable[Row], file: IO[str], head: Mapping[str, Any]) -> None:
+def _columns(head: Head) -> list[str]:
+    task = head.task
+    values = [f"value_{target.name}" for target in task.targets] if len(task.targets) > 1 else ["value"]
+    return [
+        "input",
+        *{
+            "classification": [
+                column if rank == 1 else f"{column}_{rank}"
+                for rank in range(1, head.top_k + 1)
+                for column in ("label", "probability")
+            ],
+            "multilabel": ["labels", *(f"probability_{name}" for name in task.class_names)],
+            "regression": values,
+            "forecast": ["step", *values],
+            "seq2seq": ["text"],
+        }[task.kind],
+    ]
+
+
+def _cells(row: Row) -> list[Any]:
+    """The cells of `_columns`; a float32 has no more than the digits written here."""
+    cells: list[Any] = [row["input"]]
+    if "top_k" in row:
+        for item in row["top_k"]:
+            cells += [item["label"], f"{item['probability']:.6f}"]
+    elif "labels" in row:
+        cells.append("|".join(row["labels"]))
+        cells += [f"{p:.6f}" for p in row["probabilities"].values()]
+    elif "text" in row:
+        cells.append(row["text"])
+    else:
+        cells += [row["step"]] if "step" in row else []
+        values = row["values"].values() if "values" in row else [row["value"]]
+        cells += [f"{value:.9g}" for value in values]
+    return cells
+
+
+def write_jsonl(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """One object a line."""
     for row in rows:
         file.write(to_json(row) + "\n")
 
 
-def write_json(rows: Iterable[Row], file: IO[str], head: Mapping[str, Any]) -> None:
-    """One object: what ``head`` holds, ``predictions``, and ``failed``, which ``head`` fills meanwhile.
+def write_json(rows: Iterable[Row], file: IO[str], head: Head) -> None:
+    """One object: the facts of ``head``, ``predictions``, and ``failed``.
 
     It is written row by row, so any number of rows takes bounded memory.
     """
-    failed = head["failed"]
-    start = to_json({"schema": SCHEMA, **{k: v for k, v in head.items() if k != "failed"}})
+    start = to_json({"schema": SCHEMA, **head.facts})
     file.write(start[:-1] + ', "predictions": [')
     for number, row in enumerate(rows):
         file.write((",\n" if number else "\n") + to_json(row))
-    file.write('\n], "failed": ' + to_json({"": failed})[len('{"": ') : -1] + "}\n")
+    file.write('\n], "failed": ' + to_json({"": head.failed})[len('{"": ') : -1] + "}\n")
 
 
-WRITERS: dict[str, Callable[[Iterable[Row], IO[str], Mapping[str, Any]], None]] = {
+WRITERS: dict[str, Callable[[Iterable[Row], IO[str], Head], None]] = {
     "table": write_table,
     "csv": write_csv,
     "json": write_json,

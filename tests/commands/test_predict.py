@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlcli.card import Card, ImageInput, ModelSpec, TaskSpec
+from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
-from dlcli.data.base import Samples
-from dlcli.data.reader import Reader
-from dlcli.engine.predicting import find_inputs, predict
+from dlcli.data.images.inputs import find_images, image_inputs
+from dlcli.data.images.reader import PixelReader
+from dlcli.engine.predicting import predict
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import save_model
 from dlcli.runs import RunFolder
+from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 
 TASK = TaskSpec(
@@ -58,11 +59,11 @@ def test_formats_say_the_same(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert len(rows) == 18
     assert rows == [json.loads(line) for line in out_of(capsys, "photos", "-f", "jsonl").splitlines()]
     table = list(csv.DictReader(io.StringIO(out_of(capsys, "photos", "-f", "csv"))))
-    assert [(r["file"], r["label"], r["label_3"]) for r in table] == [
-        (r["file"], r["label"], r["top_k"][2]["label"]) for r in rows
+    assert [(r["input"], r["label"], r["label_3"]) for r in table] == [
+        (r["input"], r["label"], r["top_k"][2]["label"]) for r in rows
     ]
     screen = out_of(capsys, "photos", "-f", "table")
-    assert all(row["file"] in screen and row["label"] in screen for row in rows)
+    assert all(row["input"] in screen and row["label"] in screen for row in rows)
     for row in rows:
         ranked = [item["probability"] for item in row["top_k"]]
         assert ranked == sorted(ranked, reverse=True)
@@ -74,9 +75,40 @@ def test_formats_say_the_same(here: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_file_gets_what_the_screen_gets(
     here: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    assert out_of(capsys, "photos", "--output", name) == ""
+    assert main(["predict", "photos", "--output", name]) == 0
+    result = capsys.readouterr()
+    assert result.out == ""
+    assert f"predictions of 18 inputs are in {name}\n" in result.err
     kind = name.split(".")[1]
     assert (here / name).read_text() == out_of(capsys, "photos", "-f", kind)
+
+
+@pytest.mark.parametrize(
+    ("args", "form"),
+    [
+        (["-o", "out.csv"], "csv"),
+        (["-o", "out.txt", "-f", "jsonl"], "jsonl"),
+        (["-o", "o.json"], "json"),
+    ],
+)
+def test_json_says_what_was_written_where(
+    here: Path, capsys: pytest.CaptureFixture[str], args: list[str], form: str
+) -> None:
+    assert main(["predict", "photos/red", "gone.jpg", *args, "--json"]) == 1
+    result = capsys.readouterr()
+    said = json.loads(result.out)
+    assert said["command"] == "predict"
+    assert (said["output"], said["format"], said["predicted"]) == (args[1], form, 6)
+    assert [f["input"] for f in said["failed"]] == ["gone.jpg"]
+    assert "predictions of" not in result.err
+    assert main(["predict", "photos/red", "gone.jpg", "-f", form]) == 1
+    assert (here / args[1]).read_text() == capsys.readouterr().out
+
+
+def test_quiet_says_nothing_of_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "photos/red", "-o", "out.csv", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    assert (here / "out.csv").read_text().startswith("input,label,probability,label_2,")
 
 
 def test_order_and_labels_do_not_depend_on_the_batch(
@@ -84,7 +116,7 @@ def test_order_and_labels_do_not_depend_on_the_batch(
 ) -> None:
     names = ["photos/red/3.jpg", "photos/blue/1.jpg", "photos/red/3.jpg", "photos/green/0.jpg"]
     found = [json.loads(out_of(capsys, *names, "--json", "-b", size))["predictions"] for size in "1234"]
-    assert [row["file"] for row in found[0]] == names
+    assert [row["input"] for row in found[0]] == names
     for other in found[1:]:
         assert [r["label"] for r in other] == [r["label"] for r in found[0]]
         assert [r["probability"] for r in other] == pytest.approx(
@@ -99,21 +131,21 @@ def test_bad_inputs_are_named_and_the_rest_go_on(here: Path, capsys: pytest.Capt
     )
     result = capsys.readouterr()
     out = json.loads(result.out)
-    assert [r["file"] for r in out["predictions"]] == ["photos/red/0.jpg", "photos/red/1.jpg"]
-    assert [r["file"] for r in out["failed"]] == ["notes.txt", "gone.jpg"]
+    assert [r["input"] for r in out["predictions"]] == ["photos/red/0.jpg", "photos/red/1.jpg"]
+    assert [r["input"] for r in out["failed"]] == ["notes.txt", "gone.jpg"]
     assert "warning: notes.txt: " in result.err
     assert "warning: gone.jpg: " in result.err
     assert "error: 2 of 4 inputs could not be read" in result.err
 
 
 def test_inputs_are_files_folders_and_globs(here: Path) -> None:
-    assert find_inputs(["photos/red/0.jpg"]) == ["photos/red/0.jpg"]
-    assert len(find_inputs(["photos"])) == 18
-    assert find_inputs(["photos/*/1.jpg"]) == [f"photos/{c}/1.jpg" for c in ("blue", "green", "red")]
-    assert len(find_inputs(["photos/**/*.jpg"])) == 18
+    assert find_images(["photos/red/0.jpg"]) == ["photos/red/0.jpg"]
+    assert len(find_images(["photos"])) == 18
+    assert find_images(["photos/*/1.jpg"]) == [f"photos/{c}/1.jpg" for c in ("blue", "green", "red")]
+    assert len(find_images(["photos/**/*.jpg"])) == 18
     odd = here / "a[1].jpg"
     odd.write_bytes((here / "photos/red/0.jpg").read_bytes())
-    assert find_inputs(["a[1].jpg"]) == ["a[1].jpg"]
+    assert find_images(["a[1].jpg"]) == ["a[1].jpg"]
 
 
 @pytest.mark.parametrize("model", ["r", "runs/r", "runs/r/best.safetensors"])
@@ -149,16 +181,13 @@ def test_memory_is_bounded_by_the_batch(here: Path) -> None:
     """A hundred thousand inputs: only as many pixels as a few batches are alive at a time."""
     artifact = open_artifact(here / "runs/r/best.safetensors", device="cpu")
     files = [f"photos/red/{i % 6}.jpg" for i in range(100_000)]
-    readers: list[Reader] = []
-
-    def make_reader(samples: Samples) -> Reader:
-        readers.append(Reader(samples, TASK.input, workers=1, cache_bytes=0))
-        return readers[0]
+    assert isinstance(TASK.input, ImageInput)
+    reader = PixelReader(image_inputs(files), TASK.input, workers=1, cache_bytes=0)
 
     import tracemalloc
 
     tracemalloc.start()
-    found = predict(artifact.predict, files, make_reader, TASK.class_names, top_k=1, batch_size=32)
+    found = predict(artifact.predict, reader, TASK, top_k=1, batch_size=32)
     next(found)
     before, _ = tracemalloc.get_traced_memory()
     for _ in range(640):
@@ -193,7 +222,7 @@ def test_an_empty_folder_does_not_stop_the_others(
     result = capsys.readouterr()
     out = json.loads(result.out)
     assert len(out["predictions"]) == 6
-    assert [f["file"] for f in out["failed"]] == ["empty", "nothing/*.jpg"]
+    assert [f["input"] for f in out["failed"]] == ["empty", "nothing/*.jpg"]
     assert "the folder holds no images" in result.err
     assert "no image matches the pattern" in result.err
 

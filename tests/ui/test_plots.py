@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcli.engine.metrics import ClassificationCounts, EvalResult
+from dlcli.engine.metrics import ClassificationCounts, EvalResult, TargetRow
 from dlcli.errors import DlcliError
 from dlcli.events import Event
 from dlcli.ui.jsonl import MetricsLog
-from dlcli.ui.plots import save_confusion, save_curves
+from dlcli.ui.plots import save_confusion, save_curves, save_result, save_scatter
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -69,6 +69,42 @@ def test_curves_take_a_repeated_epoch_once(tmp_path: Path) -> None:
     assert np.array_equal(pixels(twice), pixels(once))
 
 
+def epochs(monitor: str, *, train: float | None = None, **val: float) -> list[Event]:
+    """Three epochs in which every metric falls."""
+    return [
+        replace(
+            fake_run.epoch_done(epoch, monitor=monitor),
+            accuracy=train,
+            val={name: value / epoch for name, value in val.items()},
+        )
+        for epoch in (1, 2, 3)
+    ]
+
+
+def test_curves_show_the_monitored_metric_and_train_only_where_there_is_one(tmp_path: Path) -> None:
+    def picture(name: str, events: list[Event]) -> np.ndarray:
+        return pixels(save_curves(tmp_path / f"{name}.png", log(tmp_path / f"{name}.jsonl", events)))
+
+    both = picture("accuracy", epochs("accuracy", train=0.6, loss=0.9, accuracy=0.8))
+    alone = picture("rmse", epochs("rmse", loss=0.9, rmse=90_000.0, r2=0.5))
+    # The line of training is in the first panel of both, in the second of one alone.
+    half = both.shape[1] * 3 // 8
+    assert near(both[:, half:], "#0072B2") > 100
+    assert near(alone[:, half:], "#0072B2") == 0
+    assert near(alone[:, half:], "#D55E00") > 100
+
+
+def test_curves_do_not_draw_the_loss_twice(tmp_path: Path) -> None:
+    def width(name: str, events: list[Event]) -> int:
+        picture = pixels(save_curves(tmp_path / f"{name}.png", log(tmp_path / f"{name}.jsonl", events)))
+        return int(picture.shape[1])
+
+    three = width("other", epochs("mse", loss=0.5, mse=0.4))
+    assert width("loss_and_mae", epochs("loss", loss=0.5, mae=0.4)) == pytest.approx(three, rel=0.05)
+    assert width("loss", epochs("loss", loss=0.5)) < 0.8 * three
+    assert width("by_another_name", epochs("mse", loss=0.5, mse=0.5)) < 0.8 * three
+
+
 def test_no_epoch_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     metrics = log(tmp_path / "metrics.jsonl", [fake_run.STARTED])
     with pytest.raises(DlcliError, match="no finished epoch"):
@@ -99,6 +135,46 @@ def test_confusion_bears_odd_names_and_empty_classes(tmp_path: Path) -> None:
 def test_confusion_of_nothing_is_drawn(tmp_path: Path) -> None:
     empty = ClassificationCounts(3).result("all", ["a", "b", "c"])
     assert near(pixels(save_confusion(tmp_path / "c.png", empty)), "#E8E8E8") > 1000
+
+
+def numbers(points: int, task: str = "regression") -> EvalResult:
+    rng = np.random.default_rng(0)
+    true = rng.normal(200_000, 100_000, points)
+    pairs = tuple(zip(true.tolist(), (true + rng.normal(0, 9_000, points)).tolist(), strict=True))
+    row = TargetRow("price in $ of $x^{", 9_000.0, 9_000.0, 0.99)
+    return EvalResult("test", points, {"loss": 1.0}, task=task, per_target=(row,), points=pairs)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("points", [1, 12, 2000])
+def test_scatter_shows_the_points_along_the_line(tmp_path: Path, points: int) -> None:
+    path = tmp_path / "plots" / "scatter.png"
+    assert save_scatter(path, numbers(points)) == path
+    picture = pixels(path)
+    assert max(picture.shape) < 1000
+    blue = np.argwhere(picture[..., 2] - picture[..., 0] > 60)
+    assert len(blue) > 20
+    if points == 2000:  # predictions are close to the truth: down the picture means to the left
+        assert np.corrcoef(blue.T)[0, 1] < -0.95
+
+
+def test_scatter_bears_nothing_and_extremes(tmp_path: Path) -> None:
+    none = EvalResult("test", 0, {"loss": float("nan")}, task="regression")
+    assert near(pixels(save_scatter(tmp_path / "a.png", none)), "#555555") > 100
+    huge = replace(numbers(1), points=((-1e30, 1e30), (0.0, 0.0)))
+    assert near(pixels(save_scatter(tmp_path / "b.png", huge)), "#555555") > 100
+
+
+@pytest.mark.parametrize(
+    ("result", "drawn"),
+    [(diagonal(["a", "b"]), ["confusion.png"]), (numbers(9), ["scatter.png"]),
+     (numbers(9, "forecast"), ["scatter.png"]), (EvalResult("val", 2, {}, task="seq2seq"), []),
+     (EvalResult("val", 2, {}, task="multilabel"), [])],
+    ids=["classification", "regression", "forecast", "seq2seq", "multilabel"],
+)  # fmt: skip
+def test_a_result_is_drawn_by_its_task(tmp_path: Path, result: EvalResult, drawn: list[str]) -> None:
+    folder = tmp_path / "plots"
+    assert save_result(folder, result) == [folder / name for name in drawn]
+    assert [p.name for p in folder.glob("*")] == drawn
 
 
 def test_plots_leave_pyplot_and_settings_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import fake_run
 import pytest
@@ -84,11 +85,11 @@ def test_wide_plain_lines_hold_every_figure() -> None:
     sink(fake_run.epoch_done(1))
     step, epoch = written(screen).splitlines()
     assert " ".join(step.split()) == (
-        "step 5/12 epoch 2/3 loss 1.2345 acc 0.5432 lr 7.89e-04 images/s 1234 left 3m05s memory 1.5 GiB"
+        "step 5/12 epoch 2/3 loss 1.2345 acc 0.5432 lr 7.89e-04 samples/s 1234 left 3m05s memory 1.5 GiB"
     )
     assert " ".join(epoch.split()) == (
         "epoch 1/3 loss 1.1111 acc 0.6111 val_loss 1.2222 val_acc 0.6100 val_f1 0.6333"
-        " val_top5 0.9444 lr 4.56e-04 images/s 1180 time 1m05s best"
+        " val_top5 0.9444 lr 4.56e-04 samples/s 1180 time 1m05s best"
     )
 
 
@@ -149,11 +150,57 @@ def test_live_rows_fit(width: int) -> None:
             "128/341",
             "3m05s left",
             "7.89e-04",
-            "images/s 1234",
+            "samples/s 1234",
             "1.5 GiB",
         ):
             assert figure in text
         assert "saved at step 8" in text or width == 80
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("sink_of", [PlainLines, LiveView])
+def test_a_task_without_training_accuracy_has_no_such_column(
+    sink_of: Callable[[Console], object], width: int
+) -> None:
+    screen = console(width)
+    sink: Any = sink_of(screen)
+    started = replace(
+        fake_run.STARTED, kind="series", task="forecast", num_classes=0, input_shape=("length", 7),
+        notes=("window 96, horizon 96", "a second [b]fact"), monitor="mse", total_steps=12,
+    )  # fmt: skip
+    val = {"loss": 0.3859, "mse": 0.3861, "mae": 51_234.4, "rmse": 0.6213, "smape": 76.79}
+    try:
+        sink(started)
+        step = replace(fake_run.step_done(1), accuracy=None)
+        sink(step)
+        if sink_of is LiveView:
+            screen.print(sink)
+        else:
+            assert sink_of is PlainLines
+            PlainLines(screen, clock=always())(step)
+        sink(replace(fake_run.epoch_done(1), accuracy=None, val=val, monitor="mse"))
+    finally:
+        if sink_of is LiveView:
+            sink.close()
+    text = written(screen)
+    assert max(map(len, text.splitlines())) <= width
+    assert "acc" not in text
+    assert "series data, forecast" in text
+    assert "class" not in text
+    assert "length x 7 (steps, channels)" in text
+    assert "window 96, horizon 96" in text
+    assert "a second [b]fact" in text
+    assert "samples/s" in text
+    for figure in ("0.3859", "0.3861", *(["51234"] if width == 140 else [])):
+        assert figure in text
+
+
+def test_the_plan_names_labels_and_classes() -> None:
+    for task, said in (("multilabel", "image data, multilabel, 10 labels"),
+                       ("classification", "image data, classification, 10 classes")):  # fmt: skip
+        screen = console(140)
+        PlainLines(screen)(replace(fake_run.STARTED, task=task))
+        assert f"task      {said}\n" in written(screen)
 
 
 def test_live_prints_heads_once_while_columns_stay() -> None:

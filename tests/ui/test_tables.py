@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_tasks import TASKS
 
-from dlcli.engine.metrics import ClassificationCounts, EvalResult
+from dlcli.engine.metrics import BaselineRow, ClassificationCounts, EvalResult, TargetRow, make_counts
 from dlcli.ui import text
 from dlcli.ui.report import print_json
-from dlcli.ui.tables import print_comparison, print_eval, print_key_values, print_predictions
+from dlcli.ui.tables import print_comparison, print_eval, print_key_values
 
 
 def result(names: list[str], confusion: np.ndarray, bad: dict[str, str] | None = None) -> EvalResult:
@@ -103,6 +105,125 @@ def test_names_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> Non
     assert "two\\nlines" in out
 
 
+def test_labels_have_a_row_each_and_no_confusions(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = make_counts(TASKS["multilabel"])
+    targets = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]], dtype=np.uint8)
+    outputs = np.where(targets == 1, 3.0, -3.0).astype(np.float32)
+    outputs[0, 1] = 3.0  # a dog that is not there
+    counts.update(outputs, targets)
+    print_eval(counts.result("val"), "x", None)
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    assert "3 labels" in out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["label", "samples", "predicted", "precision", "recall", "f1"] in rows
+    assert ["cat", "3", "3", "1.0000", "1.0000", "1.0000"] in rows
+    assert ["[b]dog", "2", "3", "0.6667", "1.0000", "0.8000"] in rows
+    assert ["sky", "0", "0", "-", "-", "-"] in rows
+    assert ["accuracy", "0.7500"] in rows
+    assert "of which every label is right" in out
+    assert "confusions" not in out
+
+
+def test_regression_shows_errors_in_the_datas_units(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = make_counts(TASKS["regressions"])
+    true = np.array([[100_000.0, 20.0], [300_000.0, 50.0]])
+    counts.update(np.array([[-1.5, 0.0], [1.5, 0.0]], dtype=np.float32), true)
+    print_eval(counts.result("test"), "x", None)
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    rows = [line.split() for line in out.splitlines()]
+    # 50,000 off in each of the two rows; age is guessed as 30, 10 and 20 off.
+    assert ["price", "50000", "50000", "0.7500"] in rows
+    assert ["age", "15.0000", "15.8114", "-0.1111"] in rows
+    names = [row[0] for row in rows if row and row[0] in ("r2", "mae", "rmse", "mse", "loss")]
+    assert names == ["r2", "mae", "rmse", "mse", "loss"]
+    assert "in the data's own units" in out
+    assert "loss is on scaled values" in " ".join(out.split())
+
+
+def test_a_forecast_says_that_its_metrics_are_scaled(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = TASKS["forecast"]
+    counts = make_counts(task)
+    outputs = np.zeros((4, 3, 2), dtype=np.float32)
+    mean, std = np.array([[t.mean, t.std] for t in task.targets]).T
+    counts.update(outputs, np.array([-1.0, 1.0, -1.0, 1.0])[:, None, None] * std + mean + 0 * outputs)
+    shown = counts.result("test")
+    print_eval(replace(shown, non_finite=1), "x", None)
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    rows = [line.split() for line in out.splitlines()]
+    assert ["mse", "1.0000"] in rows
+    assert "on scaled values" in out
+    assert ["HUFL", "5.6000", "5.6000", "0.0000"] in rows
+    assert ["OT", "8.1000", "8.1000", "0.0000"] in rows
+    assert "1 answer with NaN or infinity" in out
+
+
+def test_many_targets_show_the_worst(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tuple(TargetRow(f"t{i:02d}", 1.0, 2.0, i / 100) for i in range(40))
+    nothing = TargetRow("none", 1.0, 2.0, float("nan"))
+    print_eval(
+        EvalResult("test", 9, {"loss": 1.0}, task="regression", per_target=(nothing, *rows)), "x", None
+    )
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    shown = [
+        line.split()[0] for line in out.splitlines() if line.startswith("  t") and "mae" not in line
+    ]
+    assert shown == [f"t{i:02d}" for i in range(20)]
+    assert "41 targets" in out
+    assert "the 20 with the lowest r2" in out
+
+
+def test_seq2seq_shows_its_scores_alone(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {"bleu": 23.4, "accuracy": 0.61, "loss": 2.1}
+    print_eval(EvalResult("test", 200, scores, task="seq2seq"), "x", None)
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    rows = [line.split() for line in out.splitlines()]
+    assert rows.index(["loss", "2.1000"]) < rows.index(["accuracy", "0.6100"])
+    assert rows.index(["accuracy", "0.6100"]) < rows.index(["bleu", "23.4000"])
+    assert "target" not in out
+
+
+def test_baselines_say_in_words_who_wins(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    inf = float("inf")
+    baselines = (
+        BaselineRow("majority", "accuracy", 0.1, 0.815, 0.804, 0.826, better=True),
+        BaselineRow("[i]TF-IDF", "accuracy", 0.892, 0.003, -0.02, 0.026, better=None, note="of 5 rows"),
+        BaselineRow("boosting", "accuracy", 0.99, -0.2, -0.3, -0.1, better=False),
+        BaselineRow("few", "rmse", 12_000.0, -0.2, -inf, inf, better=None),
+    )
+    shown = result(["a", "b"], np.eye(2, dtype=int))
+    print_eval(replace(shown, baselines=baselines), "x", None)
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    flat = [" ".join(line.split()) for line in out.splitlines()]
+    assert "baselines by accuracy (difference: the model's 1.0000 minus theirs)" in flat
+    assert "majority 0.1000 +0.8150 +0.8040 to +0.8260 better" in flat
+    assert "boosting 0.9900 -0.2000 -0.3000 to -0.1000 worse" in flat
+    assert any(line.startswith("[i]TF-IDF 0.8920 +0.0030 -0.0200 to +0.0260 no") for line in flat)
+    assert "[i]TF-IDF of 5 rows" in flat
+    assert any(line.startswith("few 12000 -0.2000 unknown not to be") for line in flat)
+    if width == 140:
+        assert "no difference beyond chance" in out
+    assert flat.index("majority 0.1000 +0.8150 +0.8040 to +0.8260 better") < next(
+        i for i, line in enumerate(flat) if line.startswith("baselines by rmse")
+    )
+
+
+def test_no_baselines_no_section(capsys: pytest.CaptureFixture[str]) -> None:
+    print_eval(result(["a", "b"], np.eye(2, dtype=int)), "x", None)
+    assert "baseline" not in capsys.readouterr().out
+
+
 def test_key_values_and_comparison(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     print_key_values("run [b]x[/b]", [("model", "m/" * 100), ("next", "dlcli eval [FILE]")])
     print_comparison(
@@ -115,43 +236,6 @@ def test_key_values_and_comparison(width: int, capsys: pytest.CaptureFixture[str
     assert "dlcli eval [FILE]" in out
     assert ["size", "44.8", "MB", "11.3", "MB"] in [line.split() for line in out.splitlines()]
     assert ["[red]", "0.9", "0.8"] in [line.split() for line in out.splitlines()]
-
-
-def test_predictions_stream_with_one_head(width: int, capsys: pytest.CaptureFixture[str]) -> None:
-    made: list[int] = []
-
-    def rows():  # type: ignore[no-untyped-def]
-        for i in range(450):
-            made.append(i)
-            top = [{"label": "[b]cat", "probability": 0.75}, {"label": "dog", "probability": 0.25}]
-            yield {"file": f"p/{i}.jpg", "label": "[b]cat", "probability": 0.75, "top_k": top}
-
-    print_predictions(rows())
-    out = capsys.readouterr().out
-    check_fits(out, width)
-    lines = out.splitlines()
-    assert len(made) == 450
-    assert len(lines) == 451
-    assert lines[0].split() == ["file", "label", "probability", "then"]
-    assert lines[450].split() == ["p/449.jpg", "[b]cat", "0.7500", "dog", "0.2500"]
-    assert len({line.index("0.7500") for line in lines[1:]}) == 1
-
-
-def test_a_narrow_screen_keeps_the_first_answer_whole(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", "40")
-    classes = {"cat": 0.7, "a long name of a class": 0.2, "dog": 0.1}
-    top = [{"label": name, "probability": p} for name, p in classes.items()]
-    print_predictions([{"file": "photo-1.jpg", "label": "cat", "probability": 0.7, "top_k": top}])
-    head, line = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["file", "label", "probability"]
-    assert line.split() == ["photo-1.jpg", "cat", "0.7000"]
-
-
-def test_no_predictions_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    print_predictions(iter(()))
-    assert capsys.readouterr().out == ""
 
 
 def test_json_is_one_object_with_the_schema_first(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,3 +274,29 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_shortened_names_have_the_width(width: int) -> None:
     assert len(text.shorten("hello world!", width)) == width
     assert text.shorten("hello", 5) == "hello"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.12344, "0.1234"), (99.99, "99.9900"), (123.44, "123.4"), (51_234.4, "51234"),
+     (3.1e9, "3.100e+09"), (0.0, "0.0000"), (-2e-16, "0.0000"),
+     (0.0005, "0.0005"), (3.14e-5, "3.1e-05"), (-3.14e-5, "-3.1e-05"),
+     (float("nan"), "nan"), (float("-inf"), "-inf")],
+)  # fmt: skip
+def test_figures_of_any_size(value: float, shown: str) -> None:
+    assert text.figure(value) == shown
+
+
+def test_values_and_names_as_they_are_read() -> None:
+    assert [text.number(v) for v in (206_855.8, -1.25, 1.0, 2.5e-7)] == [
+        "206856",
+        "-1.25",
+        "1",
+        "2.5e-07",
+    ]
+    assert [text.signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.5000", "-0.5000", "+0.0000"]
+    assert text.plural(2, "category") == "2 categories"
+    assert text.plural(1, "category") == "1 category"
+    assert text.listed(["a", "b\n", "c", "d"], 2) == "a, b\\n, and 2 more"
+    assert text.listed(["a", "b"], 2) == "a, b"
+    assert len(text.key("x" * 99)) == 24

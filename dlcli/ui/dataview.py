@@ -1,0 +1,182 @@
+"""The screen of `dlcli data`, and its progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.ui import console as consoles
+from dlcli.ui import text
+from dlcli.ui.sections import Row, Section, print_sections
+
+if TYPE_CHECKING:
+    from dlcli.engine.datacheck.base import Cell, DataReport, Finding, Table
+
+MOST_ROWS = 30  # of a table; a longer one shows its beginning and its end
+FIRST, LAST = 15, 5
+NAME_WIDTH = 32
+EVERY_S = 15.0  # between lines of progress where nothing can be redrawn
+_STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
+
+
+@contextmanager
+def reading_progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how many of ``what`` were read: a bar on a terminal, else a line now and then."""
+    screen = consoles.stderr()
+    if quiet:
+        yield lambda done, total: None
+    elif not consoles.on_terminal(screen):
+        said_at = time.monotonic()
+
+        def say(done: int, total: int) -> None:
+            nonlocal said_at
+            if time.monotonic() - said_at >= EVERY_S:
+                said_at = time.monotonic()
+                screen.print(f"read  {done}/{total} {what}", soft_wrap=True)
+
+        yield say
+    else:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn(f" reading {what}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=screen, transient=True, redirect_stdout=False) as progress:
+            task = progress.add_task("", total=None, visible=False)
+            yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+
+def print_report(report: DataReport, plots: Sequence[Path]) -> None:
+    """Print the facts, the tables, the findings with the worst last, and where the plots are."""
+    rows = [
+        Row("data", report.origin),
+        Row("kind", f"{report.kind}, {report.task}"),
+        Row("samples", _samples(report)),
+        *(Row(text.key(key), value) for key, value in report.facts.items()),
+    ]
+    print_sections([Section(report.name, rows)])
+    for table in report.tables:
+        consoles.stdout().print()
+        _print_table(table)
+    consoles.stdout().print()
+    _print_findings(report)
+    print_plots(plots)
+
+
+def print_plots(plots: Sequence[Path]) -> None:
+    """Print where the pictures are."""
+    if plots:
+        consoles.stdout().print()
+        print_sections([Section("plots", [Row("", str(plot)) for plot in plots])])
+
+
+def print_augmented(name: str, sentence: str, shape: Sequence[int], picture: Path) -> None:
+    """Print what is done to images (C, H, W), and where the picture is."""
+    size = " x ".join(str(side) for side in shape)
+    rows = [Row("images", f"{size} (channels, height, width)"), Row("", sentence)]
+    print_sections([Section(name, rows)])
+    print_plots([picture])
+
+
+def verdict(report: DataReport) -> str:
+    """``1 error, 2 warnings, no notes``."""
+    words = []
+    for level in ("error", "warning", "note"):
+        number = sum(finding.level == level for finding in report.findings)
+        words.append(text.plural(number, level) if number else f"no {level}s")
+    return ", ".join(words)
+
+
+def _samples(report: DataReport) -> str:
+    """``train 80, val 10, test 10 (split by dlcli)``."""
+    parts = [f"{split} {facts['samples']:,}" for split, facts in report.splits.items()]
+    made = [split for split, facts in report.splits.items() if not facts["given"]]
+    if not made:
+        how = "as given" if report.task != "forecast" else "in the order of time"
+    elif len(made) == len(parts):
+        how = "split by dlcli at random"
+    else:
+        how = f"{' and '.join(made)} held out by dlcli at random"
+    return f"{', '.join(parts)} ({how})"
+
+
+def _print_findings(report: DataReport) -> None:
+    """The findings, each with its examples and the way out."""
+    rows: list[Row] = []
+    for finding in report.findings:
+        rows += _finding_rows(finding)
+    title = f"findings: {verdict(report)}"
+    if not rows:
+        consoles.stdout().print(title, style="bold")
+    print_sections([Section(title, rows)])
+
+
+def _finding_rows(finding: Finding) -> list[Row]:
+    rows = [Row(finding.level, text.sentence(finding.message), style=_STYLES[finding.level])]
+    rows += [Row("", f"  {text.sentence(example)}", style="dim") for example in finding.examples]
+    if finding.hint:
+        rows.append(Row("", f"-> {text.sentence(finding.hint)}"))
+    return rows
+
+
+def _print_table(table: Table) -> None:
+    """As many of the table's columns as there is room for, from the left."""
+    from rich.text import Text
+
+    console = consoles.stdout()
+    cells = [[_cell(cell) for cell in row] for row in table.rows]
+    title = table.title
+    if len(cells) > MOST_ROWS:
+        title += f" (the first {FIRST} and the last {LAST}; --json has all)"
+        cells = [*cells[:FIRST], *cells[-LAST:]]
+    numeric = [
+        all(row[k] is None or isinstance(row[k], int | float) for row in table.rows)
+        or all(isinstance(row[k], str) and str(row[k]).endswith(" %") for row in table.rows)
+        for k in range(len(table.columns))
+    ]
+    widths = [max([len(head), *(len(row[k]) for row in cells)]) for k, head in enumerate(table.columns)]
+    room, shown = console.width - 2, 0
+    wraps = not numeric[-1] and len(widths) > 1  # a last column of words may be cut
+    for k, width in enumerate(widths):
+        last = k == len(widths) - 1
+        if room < (min(width, 20) if last and wraps else width):
+            break
+        room, shown = room - width - 2, k + 1
+    console.print(Text(text.printable(title), "bold"))
+    for line, style in ((list(table.columns), "dim"), *((row, "") for row in cells)):
+        parts = [
+            value.rjust(width) if right else value.ljust(width)
+            for value, width, right, _ in zip(line, widths, numeric, range(shown), strict=False)
+        ]
+        whole = Text("  " + "  ".join(parts).rstrip(), style)
+        whole.truncate(console.width, overflow="ellipsis")
+        console.print(whole, soft_wrap=True)
+    if shown < len(widths):
+        left = ", ".join(table.columns[shown:])
+        console.print(Text(f"  a wider screen shows {left} too", "dim"), soft_wrap=True)
+
+
+def _cell(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, str):
+        return text.shorten(text.printable(cell), NAME_WIDTH if " " not in cell else 90)
+    return (
+        text.count(cell) if isinstance(cell, int) else f"{cell:.4g}" if abs(cell) < 1e4 else _large(cell)
+    )
+
+
+def _large(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.4g}"

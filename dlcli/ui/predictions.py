@@ -1,0 +1,154 @@
+"""Predictions for people: a line for each answer, printed as soon as it is there.
+
+The widths of the columns come from what is known before the first answer, the task and the names of
+the inputs, so nothing waits for later rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from dlcli.ui import console as consoles
+from dlcli.ui.lines import GAP
+from dlcli.ui.text import key, number, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dlcli.task import TaskSpec
+
+NAMES = 1000  # inputs whose names decide on the width of their column; a longer one moves its own line
+VALUE_WIDTH = 12  # -1.23457e-05
+MIN_NAME, MIN_LABEL, MIN_TEXT = 16, 12, 24
+
+_Line = Callable[[Mapping[str, Any]], str]
+
+
+def print_predictions(rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs: Sequence[str]) -> None:
+    """Print rows as `Prediction` has them, any number of them, under one head.
+
+    ``inputs`` are the names that will come.
+    """
+    console = consoles.stdout()
+    make = {
+        "classification": _classes,
+        "multilabel": _labels,
+        "regression": _values,
+        "forecast": _values,
+        "seq2seq": _texts,
+    }[task.kind]
+    head, line = make(console, task, _widest([printable(name) for name in islice(inputs, NAMES)]))
+    for count, row in enumerate(rows):
+        if not count:
+            console.print(head, style="dim", soft_wrap=True)
+        console.print(line(row), soft_wrap=True)
+
+
+def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
+    """Whole names first; what room is left is for the classes behind the first."""
+    room, score = console.width, len("probability")
+    label = _widest(["label", *map(printable, task.class_names)])
+    label = min(label, max(room // 3, MIN_LABEL))
+    name = min(name, max(room - label - score - 2 * len(GAP), MIN_NAME))
+    rest = room - name - label - score - 3 * len(GAP)
+
+    def line(row: Mapping[str, Any]) -> str:
+        first = [_left(row["input"], name), _left(row["label"], label)]
+        score_of = f"{row['probability']:.4f}".rjust(score)
+        others = [f"{printable(i['label'])} {i['probability']:.4f}" for i in row["top_k"][1:]]
+        return GAP.join([*first, score_of, _whole_items(others, rest)]).rstrip()
+
+    heads = [_left("input", name), _left("label", label), "probability", "then"]
+    return GAP.join(heads)[:room].rstrip(), line
+
+
+def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
+    """The labels that were found, the surest first; "-" where there is none."""
+    name = min(name, max(console.width // 2, MIN_NAME))
+    rest = console.width - name - len(GAP)
+
+    def line(row: Mapping[str, Any]) -> str:
+        found = sorted(((row["probabilities"][label], label) for label in row["labels"]), reverse=True)
+        items = [f"{printable(label)} {p:.4f}" for p, label in found]
+        return f"{_left(row['input'], name)}{GAP}{_whole_items(items, rest) or '-'}"
+
+    return f"{_left('input', name)}{GAP}labels, each with its probability"[: console.width], line
+
+
+def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
+    """A column a target, as many as there is room for."""
+    names = [key(target.name) for target in task.targets]
+    widths = [max(VALUE_WIDTH, _widest([target])) for target in names]
+    step = max(len("step"), len(str(task.horizon))) if task.kind == "forecast" else 0
+    fixed = step + len(GAP) if step else 0
+    name = min(name, max(console.width - fixed - widths[0] - len(GAP), MIN_NAME))
+    left = console.width - name - fixed
+    shown = 0
+    for width in widths:
+        left -= len(GAP) + width
+        # Where not all fit, the head's end says how many more there are.
+        if left < (0 if shown == len(widths) - 1 else len(GAP) + len("and 99 more")):
+            break
+        shown += 1
+    shown = max(shown, 1)
+    more = f"{GAP}and {len(names) - shown} more" if shown < len(names) else ""
+
+    def line(row: Mapping[str, Any]) -> str:
+        values = list(row["values"].values()) if "values" in row else [row["value"]]
+        cells = [number(v).rjust(w) for v, w in zip(values[:shown], widths, strict=False)]
+        at = [str(row["step"]).rjust(step)] if step else []
+        return GAP.join([_left(row["input"], name), *at, *cells])
+
+    heads = [_right(target, width) for target, width in zip(names[:shown], widths, strict=False)]
+    at = ["step".rjust(step)] if step else []
+    return GAP.join([_left("input", name), *at, *heads]) + more, line
+
+
+def _texts(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
+    """Long texts are wrapped beside their inputs."""
+    from rich.text import Text
+
+    name = min(name, max(console.width // 3, MIN_NAME))
+    room = max(console.width - name - len(GAP), MIN_TEXT)
+
+    def line(row: Mapping[str, Any]) -> str:
+        lines = [part.plain.rstrip() for part in Text(printable(row["text"])).wrap(console, room)]
+        indent = "\n" + " " * (name + len(GAP))
+        return f"{_left(row['input'], name)}{GAP}{indent.join(lines)}".rstrip()
+
+    return f"{_left('input', name)}{GAP}text", line
+
+
+def _widest(texts: Sequence[str]) -> int:
+    """Columns of the screen; the head ``input`` is among the names."""
+    from rich.cells import cell_len
+
+    return max(len("input"), *(cell_len(text) for text in texts)) if texts else len("input")
+
+
+def _left(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    shown = printable(text)
+    return shown + " " * (width - cell_len(shown))
+
+
+def _right(text: str, width: int) -> str:
+    from rich.cells import cell_len
+
+    return " " * (width - cell_len(text)) + text
+
+
+def _whole_items(items: Sequence[str], room: int) -> str:
+    """As many items as fit, with commas between them."""
+    from rich.cells import cell_len
+
+    line = ""
+    for item in items:
+        longer = f"{line}, {item}" if line else item
+        if cell_len(longer) > room:
+            break
+        line = longer
+    return line

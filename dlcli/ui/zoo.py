@@ -1,0 +1,78 @@
+"""The screens of `dlcli models`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dlcli.ui import text
+from dlcli.ui.sections import Row, Section, print_sections
+from dlcli.ui.tables import print_comparison
+
+if TYPE_CHECKING:
+    from dlcli.engine.summary import Summary
+
+_MOST_NAMES = 100  # timm has a thousand
+
+
+def print_models(
+    rows: Sequence[Mapping[str, Any]],
+    families: Mapping[str, Sequence[str]],
+    sentences: Mapping[str, str],
+) -> None:
+    """The models by kind of data, with parameters on typical sizes; then other libraries' names."""
+    sections = []
+    for kind in dict.fromkeys(str(row["kind"]) for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        width = max(len(text.count(row["params"])) for row in own)
+        lines = [
+            Row(row["name"], f"{text.count(row['params']).rjust(width)}  {row['summary']}")
+            for row in own
+        ]
+        sections.append(Section(f"{kind}: parameters for {sentences[kind]}", lines))
+    for title, names in families.items():
+        if names:
+            shown = ", ".join(names[:_MOST_NAMES])
+            more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+            sections.append(Section(f"image: {len(names):,} names of {title}", [Row("", shown + more)]))
+    print_sections(sections)
+
+
+def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Summary) -> None:
+    """One model: what it takes and gives, its arguments and recipe, its layers."""
+    inputs = "; ".join(f"{name} {dtype} ({_dims(dims)})" for name, dtype, dims in facts["input"])
+    rows = [
+        Row(
+            "data",
+            f"{facts['kind']} (also: {', '.join(k for k in facts['kinds'] if k != facts['kind'])})"
+            if len(facts["kinds"]) > 1
+            else str(facts["kind"]),
+        ),
+        Row("task", str(facts["task"])),
+        Row("input", inputs),
+        Row("output", f"({_dims(facts['output'])})"),
+        Row("parameters", text.count(summary.params)),
+        Row("multiply-adds", text.count(summary.macs)),
+    ]
+    arguments = [Row(name, str(value)) for name, value in facts["args"].items()]
+    settings = [
+        Row(f"{group}.{name}", str(value))
+        for group, values in recipe.items()
+        for name, value in values.items()
+    ]
+    print_sections(
+        [
+            Section(str(facts["name"]), rows),
+            Section("Arguments (--set model.args.NAME=VALUE)", arguments),
+            Section("Recipe: settings over the general defaults", settings),
+        ]
+    )
+    table = [
+        [layer.path, layer.type, _dims(layer.output_shape), text.count(layer.params)]
+        for layer in summary.layers
+    ]
+    print_comparison("layers", ["layer", "type", "output of one sample", "parameters"], table)
+
+
+def _dims(dims: Sequence[Any]) -> str:
+    return " x ".join(str(dim) for dim in dims) or "1"
