@@ -16,9 +16,11 @@ from dlcli.errors import EXIT_DEFECT, DlcliError
 # One line a command: the module is dlcli/commands/NAME.py and holds a function NAME (or NAME_).
 COMMANDS = {
     "train": "Train a model on your data.",
-    "eval": "Measure a model on a split, class by class.",
-    "predict": "Label files with a trained model.",
+    "eval": "Measure a model on a split, and hold it against simple baselines.",
+    "predict": "Label files, texts or rows with a trained model, or forecast.",
     "export": "Write a model for deployment and prove that it still gives the same answers.",
+    "data": "Look at a data set: what it holds and what is wrong with it.",
+    "models": "List the models, or show one layer by layer.",
     "info": "Show what this machine can do, or what a model file holds.",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -44,13 +44,16 @@ class Settings(Generic[ConfigT]):
         return validate(self.config, merge(recipe or {}, self.said))
 
 
-def takes_config(config: type[ConfigT]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_config(
+    config: type[ConfigT], *, only: Collection[str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give the command every flagged field as an option, plus ``--config`` and ``--set``.
 
-    The command is called with ``settings: Settings[config]`` as its first argument. Raises: ValueError
-    at import when two fields claim one flag.
+    With ``only``, of those fields alone, by dotted key. The command is called with ``settings:
+    Settings[config]`` as its first argument. Raises: ValueError at import when two fields claim one
+    flag.
     """
-    options = _options(config)
+    options = {n: o for n, o in _options(config).items() if only is None or o[1] in only}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]

@@ -1,0 +1,227 @@
+"""``dlcli data``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from dlcli.commands.options import Json, Quiet, Settings, takes_config
+from dlcli.config import TrainConfig, merge, validate
+from dlcli.errors import DlcliError, UsageError
+
+if TYPE_CHECKING:
+    from dlcli.data.base import DataSource
+    from dlcli.data.kinds import ModelNeeds
+    from dlcli.engine.datacheck.base import DataReport
+    from dlcli.task import InputKind
+
+_OPTIONS = {
+    "data.data_dir", "data.kind", "data.task", "data.target", "data.split_column", "data.group_column",
+    "data.time_column", "data.window", "data.horizon", "data.tokenizer", "data.max_length",
+    "data.offline", "data.workers", "model.name", "model.img_size", "augment.level", "fit.seed",
+}  # fmt: skip
+
+
+@takes_config(TrainConfig, only=_OPTIONS)
+def command(
+    settings: Settings[TrainConfig],
+    *,
+    path: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="A folder, a file, or a data set's name such as digits."),
+    ],
+    show_augment: Annotated[
+        bool,
+        typer.Option(
+            "--show-augment",
+            help="Draw some images as the model will see them (--augment, or standard); no check.",
+        ),
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Read every photo, also of more than 20,000.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the plots (default: ./dlcli-data-NAME)."),
+    ] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at a data set: what it holds and what is wrong with it.
+
+    Counts, balance, sizes, missing values, token lengths; unreadable files,
+    copies, leaks between splits, classes that a split lacks, columns that are
+    of no use or tell the target, gaps in time. The data is read, never
+    written. Errors among the findings end with exit code 1.
+    """
+    if show_augment and no_plots:
+        raise UsageError("--show-augment draws a picture, and --no-plots forbids it")
+    said = {"data": {"data": path}}
+    config = validate(TrainConfig, merge(settings.said, said))
+
+    from dlcli.data.sources import open_source
+    from dlcli.engine.datacheck.checking import opening_failed
+    from dlcli.ui.report import print_json
+
+    try:
+        source = open_source(config.data, seed=config.fit.seed)
+    except UsageError:
+        raise
+    except DlcliError as exc:
+        if json_output:
+            finding = opening_failed(exc)
+            nothing: dict[str, Any] = {
+                "kind": None,
+                "task": None,
+                "splits": {},
+                "warnings": 0,
+                "plots": [],
+            }
+            print_json(
+                {
+                    "command": "data",
+                    "data": path,
+                    "findings": [finding.to_dict()],
+                    "errors": 1,
+                    **nothing,
+                }
+            )
+        raise
+    if source.kind != "image" and (config.model.img_size or config.augment.level):
+        flag = "--img-size" if config.model.img_size else "--augment"
+        raise UsageError(f"{flag} is for images, and this is {source.kind} data", hint="leave it out")
+    folder = None if no_plots else _folder(source, output)
+    needs, recipe = _of_model(config, source)
+    config = validate(TrainConfig, merge(recipe, settings.said, said))
+    if show_augment:
+        _show_augment(source, config, needs, folder, json_output)
+    else:
+        _check(source, config, needs, folder, every=every, quiet=quiet, as_json=json_output)
+
+
+def _check(
+    source: DataSource,
+    config: TrainConfig,
+    needs: ModelNeeds | None,
+    folder: Path | None,
+    *,
+    every: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from dlcli.engine.datacheck.base import CheckOptions
+    from dlcli.engine.datacheck.checking import check_data
+    from dlcli.ui.dataview import print_report, reading_progress
+    from dlcli.ui.report import print_json
+
+    with reading_progress("photos", quiet or as_json) as watch:
+        most = None if every else CheckOptions(config).most_read
+        report = check_data(source, CheckOptions(config, most, watch), needs)
+    plots: list[Path] = []
+    if folder is not None:
+        from dlcli.ui.dataplots import save_charts
+
+        plots = save_charts(folder, report.charts)
+    if as_json:
+        print_json({"command": "data", **report.to_dict(), "plots": [str(plot) for plot in plots]})
+    else:
+        print_report(report, plots)
+    _fail(report)
+
+
+def _fail(report: DataReport) -> None:
+    errors = [finding for finding in report.findings if finding.level == "error"]
+    if errors:
+        codes = ", ".join(dict.fromkeys(finding.code for finding in errors))
+        many = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
+        raise DlcliError(f"{report.name}: {many} in the data ({codes})", hint=errors[0].hint)
+
+
+def _show_augment(
+    source: DataSource, config: TrainConfig, needs: ModelNeeds | None, folder: Path | None, as_json: bool
+) -> None:
+    from dlcli.data.kinds import ModelNeeds
+    from dlcli.engine.augment_sample import sample_augmented
+    from dlcli.engine.datacheck.targets import split_facts
+    from dlcli.ui.dataview import print_augmented
+    from dlcli.ui.pictures import AugmentRow, captions, save_augment_grid
+    from dlcli.ui.report import print_json
+
+    if folder is None:
+        raise UsageError("--show-augment needs a folder outside the data", hint="--output FOLDER")
+    if config.augment.level is None:
+        level = config.augment.model_copy(update={"level": "standard"})
+        config = config.model_copy(update={"augment": level})
+    shown = sample_augmented(source, config, needs or ModelNeeds())
+    pixels, targets = shown.original
+    heads = captions(targets, shown.task)
+    mixed = [captions(t, shown.task) if shown.mixes else [""] * len(pixels) for _, t in shown.varied]
+    rows = [
+        AugmentRow(
+            [pixels[i], *(varied[i] for varied, _ in shown.varied)],
+            [heads[i], *(words[i] for words in mixed)],
+        )
+        for i in range(len(pixels))
+    ]
+    picture = save_augment_grid(folder / "augment.png", rows)
+    if as_json:
+        print_json(
+            {
+                "command": "data",
+                "name": source.name,
+                "data": source.origin,
+                "kind": source.kind,
+                "task": source.task,
+                "splits": split_facts(source),
+                "checked": False,
+                "augmentation": shown.sentence,
+                "findings": [],
+                "plots": [str(picture)],
+            }
+        )
+    else:
+        print_augmented(source.name, shown.sentence, shown.task.input.shape, picture)
+
+
+def _of_model(config: TrainConfig, source: DataSource) -> tuple[ModelNeeds | None, dict[str, Any]]:
+    """What ``--model`` asks of the data, and its recipe."""
+    if config.model.name is None:
+        return None, {}
+    from dataclasses import replace
+
+    from dlcli.zoo.base import check_name, find_model
+
+    check_name(config.model.name)
+    entry = find_model(config.model.name, cast("InputKind", source.kind))
+    return replace(entry.needs, name=entry.name), entry.recipe_for(source.task)
+
+
+def _folder(source: DataSource, output: Path | None) -> Path | None:
+    """Where plots go; None, with a word on it, where the default would lie in the data.
+
+    Raises: UsageError when ``output`` does.
+    """
+    from dlcli.ui.console import stderr
+
+    folder = (output or Path(f"dlcli-data-{_plain(source.name)}")).expanduser()
+    roots = [Path(root) for root in (source.origin, source.data_dir) if root and os.path.isdir(root)]
+    where = Path(os.path.realpath(folder))
+    inside = next((root for root in roots if where.is_relative_to(os.path.realpath(root))), None)
+    if inside is None:
+        return folder
+    if output is not None:
+        raise UsageError(
+            f"--output {output} lies in the data: nothing is ever written there",
+            hint="name a folder outside it, or say --no-plots",
+        )
+    stderr().print("no plots: the folder here is the data's own; --output FOLDER names another")
+    return None
+
+
+def _plain(name: str) -> str:
+    """A name for a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "data"

@@ -1,0 +1,72 @@
+"""The columns of a table: types, values, what is missing, values that pile up.
+
+Legend: N rows of all splits, one after the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, shorten
+from dlcli.engine.datacheck.base import Cell, Part, Table, counted, share
+from dlcli.engine.datacheck.leaks import Floats
+from dlcli.engine.datacheck.targets import piled
+
+if TYPE_CHECKING:
+    import polars
+
+_TOP = 3  # words that are named
+
+
+def describe(frame: polars.DataFrame, part: Part) -> None:
+    """A table of the numbers, one of the times and one of the words."""
+    times: list[tuple[Cell, ...]] = []
+    numbers: list[tuple[Cell, ...]] = []
+    words: list[tuple[Cell, ...]] = []
+    ends = []
+    for column in frame.iter_columns():
+        missing, different = column.null_count(), column.drop_nulls().n_unique()
+        if column.dtype.is_temporal():
+            times.append((column.name, missing, different, str(column.min()), str(column.max())))
+        elif is_number(column):
+            values = _finite(column)
+            figures: tuple[Cell, ...] = (None,) * 5
+            if len(values):
+                spread = (values.min(), np.median(values), values.max(), values.mean(), values.std())
+                figures = tuple(float(figure) for figure in spread)
+                ends += [(column.name, *end, len(values)) for end in piled(values)]
+            numbers.append((column.name, missing, different, *figures))
+        else:
+            words.append((column.name, missing, different, _most_frequent(column)))
+    heads = ("column", "missing", "distinct")
+    for name, more, rows in (
+        ("numbers", ("min", "median", "max", "mean", "std"), numbers),
+        ("times", ("first", "last"), times),
+        ("words", ("most frequent",), words),
+    ):
+        if rows:
+            title = f"{counted(len(rows), 'column')} of {name}"
+            part.tables.append(Table(name, title, (*heads, *more), tuple(rows)))
+    if ends:
+        shown = [f"{name} {value:.10g}: {share(n, total)}" for name, value, n, total in ends]
+        message = "values pile up at the end of a column: was its scale cut off there?"
+        part.find("note", "piled-values", message, examples=shown)
+
+
+def is_number(column: polars.Series) -> bool:
+    """Whether the encoder takes it for a number; times are numbers of seconds."""
+    return column.dtype.is_numeric() or column.dtype.is_temporal()
+
+
+def _finite(column: polars.Series) -> Floats:
+    values: Floats = as_numbers(column)[0].drop_nulls().to_numpy()
+    return values[np.abs(values) < LARGEST]
+
+
+def _most_frequent(column: polars.Series) -> str:
+    words = as_words(column).drop_nulls().alias("word")
+    counts = words.value_counts(sort=True, name="count").head(_TOP)
+    pairs = zip(counts["word"].to_list(), counts["count"].to_list(), strict=True)
+    return ", ".join(f"{shorten(word, 24)} {count:,}" for word, count in pairs)
