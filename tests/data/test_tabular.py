@@ -211,6 +211,11 @@ def test_rare_words_of_many_are_unknown():
     assert any("152 different words" in note for note in notes)
 
 
+def test_a_column_may_have_any_name():
+    spec, _ = columns(pl.DataFrame({name: ["a", "b", "b"] for name in ("count", "word", "")}))
+    assert [column.name for column in spec.categories] == ["count", "word", ""]
+
+
 def test_huge_words_are_no_category():
     spec, notes = columns(pl.DataFrame({"c": ["a", "b", "x" * 100_000] * 3}))
     assert spec.categories[0].values == ("a", "b")

@@ -221,12 +221,12 @@ def _skewness(values: npt.NDArray[np.float64]) -> float:
 def _fit_category(column: polars.Series, notes: list[str]) -> CategoryColumn:
     import polars as pl
 
-    words = as_words(column).drop_nulls()
-    counts = words.value_counts(sort=True, name="count").sort(
-        ["count", column.name], descending=[True, False]
-    )
-    long = counts.filter(pl.col(column.name).str.len_chars() > _LONGEST_WORD)
-    kept = counts.filter(pl.col(column.name).str.len_chars() <= _LONGEST_WORD)
+    # Renamed: the user's column may be called "count" as well.
+    words = as_words(column).drop_nulls().alias("word")
+    counts = words.value_counts(sort=True, name="count")
+    counts = counts.sort(["count", "word"], descending=[True, False])
+    long = counts.filter(pl.col("word").str.len_chars() > _LONGEST_WORD)
+    kept = counts.filter(pl.col("word").str.len_chars() <= _LONGEST_WORD)
     if len(long):
         notes.append(
             f"{_cells(int(long['count'].sum()))} of {column.name!r} longer than {_LONGEST_WORD} "
@@ -239,7 +239,7 @@ def _fit_category(column: polars.Series, notes: list[str]) -> CategoryColumn:
                 f"{column.name!r} has {counts.height} different words; the {kept.height} seen most "
                 f"often ({_SEEN} times or more) are kept, others are unknown"
             )
-    values = sorted(kept[column.name].to_list(), key=lambda word: (natural(word), word))
+    values = sorted(kept["word"].to_list(), key=lambda word: (natural(word), word))
     return CategoryColumn(name=column.name, values=tuple(values))
 
 
