@@ -73,6 +73,7 @@ def entry(name: str, kind: InputKind) -> ModelEntry:
         build=lambda task, args: _build(name, task, args),
         head=head_name,
         args=TransferArgs,
+        recipe={"augment": {"level": "light"}},
         needs=ModelNeeds(
             name=name,
             channels=(3,),

@@ -6,7 +6,7 @@ Files are read without unpickling code: safetensors, or ``torch.load(weights_onl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
@@ -29,6 +29,19 @@ class Loaded:
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """What fitted and what did not, for the user."""
+        said = f"{len(self.taken)} of {len(self.taken) + len(self.fresh)} tensors fit"
+        if self.fresh:
+            said += f"; {_some(self.fresh)} start fresh"
+        if self.unused:
+            said += f"; not used: {_some(self.unused)}"
+        return said
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def published(weights: Weights, *, offline: bool) -> StateDict:

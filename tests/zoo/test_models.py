@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from dlcli.card import Card, ImageInput, ModelSpec, TaskSpec
+from dlcli.card import Card, ModelSpec
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.checkpoint import open_checkpoint, save_model
+from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.transfer import head_name, names
 from dlcli.zoo.weights import load_matching, pretrained_or_reason, read_state_dict
@@ -29,7 +30,7 @@ CLASSES = 7
 
 
 def task(model: str, channels: int | None = None, size: int | None = None) -> TaskSpec:
-    entry = find_model(model)
+    entry = find_model(model, "image").needs
     c = channels or max(entry.channels)
     step = entry.size_multiple
     side = size or math.ceil(max(entry.min_size, 8) / step) * step
@@ -52,12 +53,12 @@ def loss_of(module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor
 def check_contract(name: str, tmp_path: Path) -> None:
     spec = task(name)
     torch.manual_seed(0)
-    model = ModelSpec(name=name, args=find_model(name).arguments({}).model_dump(mode="json"))
+    model = ModelSpec(name=name, args=find_model(name, "image").arguments({}).model_dump(mode="json"))
     module = build_model(model, spec)
     x, y = batch(spec)
     assert module.eval()(x).shape == (4, CLASSES)
 
-    head = find_model(name).head(module)
+    head = find_model(name, "image").head(module)
     assert any(k.startswith(f"{head}.") for k in module.state_dict())
 
     path = tmp_path / "m.safetensors"
@@ -151,7 +152,7 @@ def test_an_mlp_head_replaces_the_last_layer() -> None:
 )
 def test_an_unknown_name_gets_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
-        find_model(name)
+        find_model(name, "image")
     assert hint in (caught.value.hint or "")
 
 
@@ -228,7 +229,7 @@ def test_damaged_weight_files_are_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_published_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = find_model("resnet18")
+    entry = find_model("resnet18", "image")
     assert entry.weights is not None
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     reason = pretrained_or_reason(entry, offline=True)

@@ -1,0 +1,106 @@
+"""``dlcli models``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dlcli.commands.options import Json
+from dlcli.config import TrainConfig, merge, validate
+from dlcli.task import InputKind
+
+if TYPE_CHECKING:
+    from dlcli.task import TaskSpec
+
+_KINDS = ("image", "text", "tabular", "series", "pairs")
+
+
+def command(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this model, layer by layer.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="Show it as it would be for this data.")
+    ] = None,
+    kind: Annotated[
+        InputKind | None, typer.Option("--kind", help="For this kind of data alone.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """List the models, or show one: layers, output shapes, parameters and multiply-adds."""
+    if name is None:
+        _list(kind, json_output)
+    else:
+        _show(name, data, kind, json_output)
+
+
+def _list(kind: str | None, as_json: bool) -> None:
+    from dlcli.ui.report import print_json
+    from dlcli.ui.zoo import print_models
+    from dlcli.zoo.base import FAMILIES, MODELS, build_model
+    from dlcli.zoo.reference import SENTENCES, reference_task
+
+    rows: list[dict[str, Any]] = []
+    import torch
+
+    from dlcli.card import ModelSpec
+
+    for _, entry in MODELS.entries():
+        if kind in (None, entry.kind):
+            task = reference_task(entry.kind, entry.needs, entry.tasks)
+            with torch.device("meta"):
+                module = build_model(ModelSpec(name=entry.name), task)
+            rows.append(
+                {
+                    "name": entry.name,
+                    "kind": entry.kind,
+                    "tasks": list(entry.tasks),
+                    "params": sum(p.numel() for p in module.parameters()),
+                    "summary": entry.summary,
+                }
+            )
+    rows.sort(key=lambda row: (_KINDS.index(row["kind"]), row["params"]))
+    families = {family.title: family.names() for family in FAMILIES if kind in (None, "image")}
+    if as_json:
+        print_json({"command": "models", "models": rows, "families": families})
+    else:
+        print_models(rows, families, SENTENCES)
+
+
+def _show(name: str, data: str | None, kind: InputKind | None, as_json: bool) -> None:
+    from dlcli.card import ModelSpec
+    from dlcli.engine.summary import summarize
+    from dlcli.ui.report import print_json
+    from dlcli.ui.zoo import print_model
+    from dlcli.zoo.base import build_model, check_name, find_model, own_kinds
+    from dlcli.zoo.reference import reference_task
+
+    check_name(name)
+    if data is not None:
+        from dlcli.engine.plan import make_plan
+
+        said = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
+        plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
+        task, spec = plan.task, plan.model
+    else:
+        entry = find_model(name, kind or own_kinds(name)[0])
+        task = reference_task(entry.kind, entry.needs, entry.tasks)
+        spec = ModelSpec(name=name, args=entry.arguments({}).model_dump(mode="json"))
+    summary = summarize(build_model(spec, task), task)
+    entry = find_model(name, task.input.kind)
+    facts = {"name": name, "kind": task.input.kind, "kinds": own_kinds(name), **_facts(task, spec.args)}
+    recipe = entry.recipe_for(task.kind)
+    if as_json:
+        print_json({"command": "models", **facts, "recipe": recipe, **summary.to_dict()})
+    else:
+        print_model(facts, recipe, summary)
+
+
+def _facts(task: TaskSpec, args: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "task": task.kind,
+        "input": [[t.name, t.dtype, list(t.dims)] for t in task.input.signature],
+        "output": list(task.output.dims),
+        "args": args,
+    }

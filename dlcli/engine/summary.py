@@ -1,0 +1,82 @@
+"""What a model is made of: its layers, their output shapes, parameters and multiply-adds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlcli.data.prepare import random_inputs
+from dlcli.task import TaskSpec
+from dlcli.zoo.runtime import model_inputs
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as it ran: its path, class, output shape without the batch, and own parameters."""
+
+    path: str
+    type: str
+    output_shape: tuple[int, ...]
+    params: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model on one sample. ``macs`` are multiply-adds of its matrix products and convolutions.
+
+    A layer that runs several times is listed once, as it ran first.
+    """
+
+    layers: tuple[Layer, ...]
+    params: int
+    macs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def summarize(module: nn.Module, task: TaskSpec) -> Summary:
+    """Run a module in eval mode on one sample of noise, the longest where lengths vary."""
+    module.eval()
+    longest = task.input.shape[0]
+    arrays = random_inputs(task, 1, length=longest)
+    inputs = model_inputs([torch.from_numpy(array) for array in arrays], task)
+    layers: dict[str, Layer] = {}
+    recurrent = 0
+
+    def note(path: str) -> Any:
+        def hook(sub: nn.Module, args: Any, output: Any) -> None:
+            nonlocal recurrent
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(sub, nn.RNNBase):
+                recurrent += _recurrent_macs(sub, int(args[0].shape[1 if sub.batch_first else 0]))
+            if path not in layers and isinstance(first, torch.Tensor):
+                own = sum(p.numel() for p in sub.parameters())
+                layers[path] = Layer(path, type(sub).__name__, tuple(first.shape[1:]), own)
+
+        return hook
+
+    leaves = [(path, sub) for path, sub in module.named_modules() if not list(sub.children()) and path]
+    handles = [sub.register_forward_hook(note(path)) for path, sub in leaves]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Summary(
+        layers=tuple(layers.values()),
+        params=sum(p.numel() for p in module.parameters()),
+        # The counter counts a multiplication and an addition as two; recurrent kernels it does not know.
+        macs=counter.get_total_flops() // 2 + recurrent,
+    )
+
+
+def _recurrent_macs(sub: nn.RNNBase, steps: int) -> int:
+    """Every weight matrix is used once a step."""
+    return steps * sum(p.numel() for name, p in sub.named_parameters() if name.startswith("weight"))

@@ -1,0 +1,104 @@
+"""A convolutional net for texts (Kim, arXiv:1408.5882): several widths of filters, the most of each.
+
+B texts, T tokens, D numbers a token. Vectors start at random and are trained. First weights:
+`TokenEmbedding`, `init_body`, and `init_head` for the last layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from dlcli.data.kinds import ModelNeeds
+from dlcli.task import Frozen, TaskSpec, TextInput
+from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.layers import (
+    ActivationName,
+    NormName,
+    StepConv,
+    StepPoolName,
+    TokenEmbedding,
+    init_body,
+    init_head,
+    mask_of,
+    pool_steps,
+)
+
+
+class TextCnnArgs(Frozen):
+    """``kernels`` are the widths in tokens, with ``filters`` each; ``dim`` is a token's vector.
+
+    ``dropout`` is that of the pooled features, and half of it that of the vectors; ``token_dropout``
+    the share of tokens that count as unknown while training.
+    """
+
+    dim: int = Field(128, ge=1)
+    kernels: tuple[PositiveInt, ...] = Field((3, 4, 5), min_length=1)
+    filters: int = Field(100, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    token_dropout: float = Field(0.05, ge=0, lt=1)
+    activation: ActivationName = "relu"
+    norm: NormName = "none"
+    pooling: StepPoolName = "max"
+
+
+class TextCnn(nn.Module):
+    """Token ids (B, T) and lengths (B,) to (B, outputs)."""
+
+    def __init__(self, spec: TextInput, outputs: int, args: TextCnnArgs) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(
+            spec.vocab_size, args.dim, dropout=args.dropout / 2, token_dropout=args.token_dropout
+        )
+        self.kernels, self.pooling = args.kernels, args.pooling
+        self.convs = nn.ModuleList(
+            StepConv(
+                args.dim,
+                args.filters,
+                kernel,
+                activation_name=args.activation,
+                norm=args.norm,
+                dropout=0.0,
+                wide=True,
+            )
+            for kernel in args.kernels
+        )
+        self.dropout = nn.Dropout(args.dropout)
+        self.head = nn.Linear(args.filters * len(args.kernels), outputs)
+        init_body(self.convs, args.activation)
+        init_head(self.head)
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """(B, T) -> (B, outputs)."""
+        steps = tokens.shape[1]
+        true = mask_of(lengths, steps).unsqueeze(2)
+        x = torch.where(true, self.embedding(tokens), 0.0).transpose(1, 2)  # (B, D, T)
+        pooled = []
+        for kernel, conv in zip(self.kernels, self.convs, strict=True):
+            # A wide convolution answers wherever its kernel meets a true token.
+            reach = lengths + (kernel - 1)
+            mask = mask_of(reach, steps + kernel - 1).unsqueeze(1)
+            pooled.append(pool_steps(conv(x, mask).transpose(1, 2), reach, self.pooling))
+        answer: torch.Tensor = self.head(self.dropout(torch.cat(pooled, dim=1)))
+        return answer
+
+
+def build(task: TaskSpec, args: TextCnnArgs) -> nn.Module:
+    """The net for a task's vocabulary and outputs."""
+    assert isinstance(task.input, TextInput)
+    return TextCnn(task.input, task.num_outputs, args)
+
+
+register(
+    ModelEntry(
+        name="cnn",
+        kind="text",
+        build=build,
+        head=lambda module: "head",
+        args=TextCnnArgs,
+        needs=ModelNeeds(name="cnn"),
+        recipe={"fit": {"epochs": 20, "batch_size": 64}},
+        summary="filters of 3, 4 and 5 tokens and the most of each over the text",
+    )
+)

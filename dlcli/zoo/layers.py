@@ -1,0 +1,266 @@
+"""The parts that models share: activations, norms and poolings by name, masks, first weights.
+
+B samples, C channels or features, T steps, (H, W) pixels. ``lengths`` (B,) int64 are the true numbers
+of steps, at least 1, or None where all T are true; what lies behind a sample's end never reaches an
+answer. Everything here exports to ONNX with a dynamic batch and length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dlcli.task import UNKNOWN
+
+ActivationName = Literal[
+    "relu", "leaky_relu", "prelu", "gelu", "silu", "swish", "tanh", "sigmoid"
+]  # swish is silu
+NormName = Literal["batch", "layer", "group", "none"]
+PoolName = Literal["max", "avg", "adaptive"]  # halves an image
+StepPoolName = Literal["last", "mean", "max"]  # takes the steps together
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "prelu": nn.PReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
+_SATURATING = ("tanh", "sigmoid")
+_GROUPS = 8
+
+
+def activation(name: ActivationName) -> nn.Module:
+    """A fresh activation module."""
+    return _ACTIVATIONS[name]()
+
+
+def norm1d(name: NormName, channels: int) -> nn.Module:
+    """A norm of features (B, C), or of (B, C, T) where all steps are true."""
+    if name == "batch":
+        return nn.BatchNorm1d(channels)
+    return _channel_norm(name, channels)
+
+
+def norm2d(name: NormName, channels: int) -> nn.Module:
+    """A norm of feature maps (B, C, H, W); "layer" is over the channels of each pixel."""
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "group":
+        return nn.GroupNorm(math.gcd(channels, _GROUPS), channels)
+    return _channel_norm(name, channels)
+
+
+def norm_steps(name: NormName, channels: int) -> nn.Module:
+    """A norm of padded steps (B, C, T), called through `normalise`.
+
+    "layer" and "group" look at one step alone: over all steps, as nn.GroupNorm does it, the padding
+    would count.
+    """
+    if name == "batch":
+        return StepBatchNorm(channels)
+    return _channel_norm(name, channels)
+
+
+def normalise(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Apply a norm of `norm_steps` to (B, C, T); ``mask`` (B, 1, T) is true at true steps."""
+    out: torch.Tensor = norm(x, mask) if isinstance(norm, StepBatchNorm) else norm(x)
+    return out
+
+
+def _channel_norm(name: NormName, channels: int) -> nn.Module:
+    if name == "none":
+        return nn.Identity()
+    return ChannelNorm(channels, math.gcd(channels, _GROUPS) if name == "group" else 1)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm (arXiv:1607.06450) over groups of the channels (B, C, ...), position by position."""
+
+    def __init__(self, channels: int, groups: int = 1) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The shape stays."""
+        x = x.movedim(1, -1)
+        parts = x.reshape(*x.shape[:-1], self.groups, -1)  # (B, ..., G, C/G)
+        normed = functional.layer_norm(parts, parts.shape[-1:]).flatten(-2)
+        return (normed * self.weight + self.bias).movedim(-1, 1)
+
+
+class StepBatchNorm(nn.BatchNorm1d):
+    """Batch norm (arXiv:1502.03167) of steps (B, C, T) whose statistics leave the padding out."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """``mask`` (B, 1, T) is true at true steps; it matters while training."""
+        if not self.training or mask is None:
+            return super().forward(x)
+        true = mask.to(x.dtype)
+        count = true.sum()
+        mean = (x * true).sum((0, 2)) / count
+        centred = x - mean[:, None]
+        var = (centred.square() * true).sum((0, 2)) / count
+        self._remember(mean.detach(), var.detach() * count / (count - 1).clamp(min=1))
+        scale = self.weight * (var + self.eps).rsqrt()
+        return centred * scale[:, None] + self.bias[:, None]
+
+    @torch.no_grad()
+    def _remember(self, mean: torch.Tensor, var: torch.Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+
+
+def pool2d(name: PoolName, size: tuple[int, int]) -> nn.Module:
+    """What halves a map of ``size`` (H, W), 2 at least.
+
+    "adaptive" averages to half the side rounded up, so that an odd map loses no border.
+    """
+    if name == "max":
+        return nn.MaxPool2d(2)
+    if name == "avg":
+        return nn.AvgPool2d(2)
+    return nn.AdaptiveAvgPool2d(((size[0] + 1) // 2, (size[1] + 1) // 2))
+
+
+def mask_of(lengths: torch.Tensor, steps: int) -> torch.Tensor:
+    """Bool (B, T): true where a step is a sample's own."""
+    return torch.arange(steps, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def last_step(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """(B, T, C) to (B, C) of each sample's last true step."""
+    if lengths is None:
+        return x[:, -1]
+    where = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[2])
+    return x.gather(1, where).squeeze(1)
+
+
+def mean_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """(B, T, C) to the mean (B, C) of the true steps."""
+    if lengths is None:
+        return x.mean(1)
+    mask = mask_of(lengths, x.shape[1]).unsqueeze(2)
+    return torch.where(mask, x, 0.0).sum(1) / lengths.clamp(min=1).unsqueeze(1).to(x.dtype)
+
+
+def max_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """(B, T, C) to the largest (B, C) of the true steps."""
+    if lengths is None:
+        return x.amax(1)
+    # The first step is always true; a huge negative filler would spoil the ranges of quantization.
+    mask = mask_of(lengths, x.shape[1]).unsqueeze(2)
+    return torch.where(mask, x, x[:, :1]).amax(1)
+
+
+def pool_steps(x: torch.Tensor, lengths: torch.Tensor | None, how: StepPoolName) -> torch.Tensor:
+    """(B, T, C) to (B, C) by name."""
+    if how == "last":
+        return last_step(x, lengths)
+    return mean_steps(x, lengths) if how == "mean" else max_steps(x, lengths)
+
+
+def flip_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """(B, T, C) with each sample's true steps in the reverse order; its padding stays where it is.
+
+    Doing it twice gives ``x`` again.
+    """
+    if lengths is None:
+        return x.flip(1)
+    steps = torch.arange(x.shape[1], device=x.device)[None, :]
+    back = lengths[:, None] - 1 - steps
+    where = torch.where(back >= 0, back, steps.expand_as(back))
+    return x.gather(1, where.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+
+class StepConv(nn.Module):
+    """Convolution over steps, norm, activation, dropout; steps behind a sample's end come out 0.
+
+    ``wide`` pads by kernel - 1 on both sides, so T becomes T + kernel - 1 and the shortest sample
+    still meets the whole kernel; otherwise T stays, which needs an odd kernel.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        kernel: int,
+        *,
+        activation_name: ActivationName,
+        norm: NormName,
+        dropout: float,
+        wide: bool = False,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, width, kernel, padding=kernel - 1 if wide else kernel // 2)
+        self.norm = norm_steps(norm, width)
+        self.activation = activation(activation_name)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, C, T), which is 0 behind each end, to (B, width, T'); ``mask`` is (B, 1, T') or None."""
+        x = normalise(self.norm, self.conv(x), mask)
+        x = self.dropout(self.activation(x))
+        return x if mask is None else torch.where(mask, x, 0.0)
+
+
+class TokenEmbedding(nn.Module):
+    """Ids (B, T) to vectors (B, T, D), drawn from N(0, 1/D) so that a vector's length is about 1.
+
+    While training, ``token_dropout`` is the share of tokens that are replaced by UNKNOWN: its vector
+    must be learned too, for words that only turn up later.
+    """
+
+    def __init__(self, vocab_size: int, dim: int, *, dropout: float, token_dropout: float) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, dim)
+        nn.init.normal_(self.table.weight, std=dim**-0.5)
+        self.token_dropout = token_dropout
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """int64 (B, T) to (B, T, D)."""
+        if self.training and self.token_dropout > 0:
+            lost = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
+            tokens = torch.where(lost, UNKNOWN, tokens)
+        out: torch.Tensor = self.dropout(self.table(tokens))
+        return out
+
+
+def init_body(module: nn.Module, name: ActivationName) -> None:
+    """First weights of every convolution and linear layer in ``module``; biases 0.
+
+    N(0, gain^2 / fan_in), which keeps the size of activations from layer to layer: gain sqrt 2 for
+    the relu-like ones (He et al., arXiv:1502.01852), 1 for tanh and sigmoid.
+    """
+    gain = 1.0 if name in _SATURATING else math.sqrt(2.0)
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d)):
+            nn.init.normal_(part.weight, std=gain / math.sqrt(part.weight[0].numel()))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def init_head(head: nn.Linear) -> None:
+    """First weights of a last layer: N(0, 0.01 / fan_in) and 0.
+
+    Answers to features of size 1 are then about 0.1: a classifier's loss starts near ln(classes), a
+    regression starts at the training mean.
+    """
+    nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)

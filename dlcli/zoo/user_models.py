@@ -1,0 +1,197 @@
+"""Models that dlcli does not know: a class in the user's own file, or one that a package offers.
+
+``--model path/to/net.py:Net`` runs the file and calls ``Net(task, **model.args)``: the `TaskSpec` is
+the only positional argument. ``Net`` is a class or a function; what it gives must be an nn.Module that
+takes the tensors of ``task.input.signature`` in order and gives ``task.output``::
+
+    class Net(nn.Module):
+        def __init__(self, task, hidden=64):
+            super().__init__()
+            self.body = nn.Linear(math.prod(task.input.shape), hidden)
+            self.head = nn.Linear(hidden, task.num_outputs)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.body(x.flatten(1))))
+
+A package offers the same by an entry point of the group ``dlcli.models``, whose name is then the
+model's. Its head, for ``--freeze`` and ``--weights``, is the last linear layer, unless the module says
+otherwise in an attribute ``head_path``. The card holds the file's absolute path or the entry point's
+name, no code: loading such an artifact runs that code, and needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.task import InputKind, TaskKind, TaskSpec, TensorSpec
+from dlcli.zoo.base import FAMILIES, Family, ModelEntry
+
+GROUP = "dlcli.models"
+
+_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
+_NEEDS_CODE = "loading such a model runs its code, so it needs this file as it was at training"
+
+
+class AnyArgs(BaseModel):
+    """Whatever the class takes: it checks its own arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+def needs_code(name: str) -> bool:
+    """Whether a model of that name is code of the user's or of another package, run at loading."""
+    return _FILE.fullmatch(name) is not None or name in _offered()
+
+
+def owns(name: str) -> bool:
+    """Whether a name is ``file.py:Class`` or an installed entry point."""
+    return needs_code(name)
+
+
+def names() -> list[str]:
+    """The entry points that installed packages offer."""
+    return sorted(_offered())
+
+
+def entry(name: str, kind: InputKind) -> ModelEntry:
+    """The entry of a user's model; its name has the file's absolute path. Nothing is run yet.
+
+    Raises: DlcliError when the file is not there.
+    """
+    match = _FILE.fullmatch(name)
+    if match is None:
+        load, full = lambda: _offered()[name].load(), name
+    else:
+        path = Path(match["path"]).expanduser().resolve()
+        full = f"{path}:{match['name']}"
+        _check_file(path)
+
+        def load() -> Any:
+            return _from_file(path, match["name"])
+
+    return ModelEntry(
+        name=full,
+        kind=kind,
+        build=lambda task, args: _build(full, load, task, args),
+        head=_head,
+        tasks=get_args(TaskKind),
+        args=AnyArgs,
+        summary="a model of the user's own code",
+    )
+
+
+def _offered() -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise DlcliError(f"the model's code {path} does not exist", hint=_NEEDS_CODE)
+
+
+def _from_file(path: Path, name: str) -> Any:
+    """The class or function of that name. Raises: DlcliError when the file fails or lacks it."""
+    _check_file(path)
+    # Two files of one name must not be one module, and dataclasses look their module up.
+    module_name = f"dlcli_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    with _foreign(f"{path} cannot be run"), _importable(path.parent):
+        spec.loader.exec_module(module)
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
+        raise UsageError(f"{path} has no class {name!r}", hint=nearest(name, known) if known else None)
+    return found
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let the file import its neighbours, as ``python file.py`` would."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+@contextmanager
+def _foreign(what: str) -> Iterator[None]:
+    """Errors of the user's code as the user's errors; --debug shows where."""
+    try:
+        yield
+    except DlcliError:
+        raise
+    except Exception as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
+        first = str(exc).partition("\n")[0]
+        raise DlcliError(f"{what}: {type(exc).__name__}: {first}", hint="--debug shows where") from exc
+
+
+def _build(full: str, load: Callable[[], Any], task: TaskSpec, args: AnyArgs) -> nn.Module:
+    with _foreign(f"{full} cannot be imported"):
+        make = load()
+    with _foreign(f"{full}(task, **model.args) failed"):
+        module = make(task, **args.model_dump())
+    if not isinstance(module, nn.Module):
+        raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
+    _try_out(full, module, task)
+    return module
+
+
+def _try_out(full: str, module: nn.Module, task: TaskSpec) -> None:
+    """Two samples of nothing: on a GPU a head of the wrong width would fail far from its cause."""
+    sizes: dict[str, int] = {"batch": 2}
+    inputs = [_zeros(spec, sizes) for spec in task.input.signature]
+    was_training = module.training
+    with torch.no_grad(), _foreign(f"{full} cannot take {_shapes(task.input.signature)}"):
+        answer = module.eval()(*inputs)
+    module.train(was_training)
+    expected = tuple(sizes.get(d, 2) if isinstance(d, str) else d for d in task.output.dims)
+    got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if got != expected:
+        raise DlcliError(
+            f"{full} answers {got} to two samples, where the task needs {expected}",
+            hint="size its last layer by task.num_outputs",
+        )
+
+
+def _zeros(spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
+    shape = [sizes.setdefault(d, 8) if isinstance(d, str) else d for d in spec.dims]
+    if spec.name == "lengths":  # a sample of no step at all does not exist
+        return torch.full(shape, 8, dtype=torch.int64)
+    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+def _shapes(signature: tuple[TensorSpec, ...]) -> str:
+    parts = (f"{s.name} {s.dtype} ({', '.join(map(str, s.dims))})" for s in signature)
+    return ", ".join(parts)
+
+
+def _head(module: nn.Module) -> str:
+    said = getattr(module, "head_path", None)
+    if isinstance(said, str):
+        return said
+    last = ""
+    for path, part in module.named_modules():
+        if isinstance(part, nn.Linear):
+            last = path
+    return last
+
+
+FAMILIES.append(Family(owns, entry, names))

@@ -1,0 +1,245 @@
+"""Models from outside: a file of the user's, an entry point, timm."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dlcli.card import Card, ModelSpec
+from dlcli.errors import DlcliError, UsageError
+from dlcli.formats.checkpoint import open_checkpoint, save_model
+from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
+from dlcli.zoo import timm_models, user_models
+from dlcli.zoo.base import build_model, find_model
+from dlcli.zoo.layers import mean_steps
+
+CODE = """
+import math
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, task, hidden=5):
+        super().__init__()
+        self.first = nn.Linear(math.prod(task.input.shape), hidden)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.last = nn.Linear(hidden, task.num_outputs)
+
+    def forward(self, x):
+        return self.last(self.norm(self.first(x.flatten(1))).relu())
+
+def make(task, **args):
+    return Net(task, **args)
+
+class Wide(Net):
+    head_path = "first"
+    def __init__(self, task):
+        super().__init__(task)
+        self.last = nn.Linear(5, 99)
+
+class Deaf(nn.Module):
+    def __init__(self, task):
+        super().__init__()
+    def forward(self):
+        return None
+
+def text(task):
+    return "a model"
+"""
+
+
+def image_task(side: int = 6, channels: int = 1) -> TaskSpec:
+    image = ImageInput(
+        channels=channels,  # type: ignore[arg-type]
+        height=side, width=side, resize_size=side, mean=(0.5,) * channels, std=(0.5,) * channels,
+    )  # fmt: skip
+    return TaskSpec(input=image, class_names=("a", "b", "c"))
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    path = tmp_path / "nets.py"
+    path.write_text(CODE)
+    return path
+
+
+def build(name: str, task: TaskSpec | None = None, **args: Any) -> nn.Module:
+    return build_model(ModelSpec(name=name, args=args), task or image_task())
+
+
+@pytest.mark.parametrize("name", ["Net", "make"])
+def test_a_class_or_a_function_of_a_file_is_a_model(code: Path, name: str) -> None:
+    module = build(f"{code}:{name}", hidden=9)
+    assert module.training
+    assert module(torch.zeros(4, 1, 6, 6)).shape == (4, 3)
+    assert module.get_submodule("first").out_features == 9
+    assert find_model(f"{code}:{name}", "image").head(module) == "last"
+
+
+def test_trying_a_model_out_changes_none_of_its_statistics(code: Path) -> None:
+    module = build(f"{code}:Net")
+    assert int(module.get_buffer("norm.num_batches_tracked")) == 0
+
+
+def test_the_model_may_name_its_own_head(code: Path) -> None:
+    code.write_text(CODE.replace("nn.Linear(5, 99)", "nn.Linear(5, 3)"))
+    module = build(f"{code}:Wide")
+    assert find_model(f"{code}:Wide", "image").head(module) == "first"
+
+
+def test_the_card_has_the_absolute_path(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(code.parent)
+    assert find_model("nets.py:Net", "image").name == f"{code.resolve()}:Net"
+    assert find_model("./nets.py:Net", "image").name == f"{code.resolve()}:Net"
+
+
+def test_nothing_runs_before_the_model_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "bad.py"
+    path.write_text("raise RuntimeError('ran')")
+    entry = find_model(f"{path}:Net", "text")
+    assert entry.arguments({"anything": [1, 2]}).model_dump() == {"anything": [1, 2]}
+    with pytest.raises(DlcliError, match="cannot be run: RuntimeError: ran"):
+        build(f"{path}:Net")
+
+
+def test_an_artifact_is_loaded_again_and_needs_its_code(code: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(name=find_model(f"{code}:Net", "image").name, args={"hidden": 4})
+    module = build_model(spec, image_task()).eval()
+    path = tmp_path / "m.safetensors"
+    save_model(path, module, Card(model=spec, task=image_task()))
+    x = torch.randn(3, 1, 6, 6)
+    assert torch.equal(open_checkpoint(path, "cpu").module()(x), module(x))
+    code.unlink()
+    with pytest.raises(DlcliError, match=r"nets\.py does not exist") as caught:
+        open_checkpoint(path, "cpu")
+    assert "runs its code" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Wide", r"answers \(2, 99\) to two samples, where the task needs \(2, 3\)"),
+        ("Deaf", r"cannot take input float32 \(batch, 1, 6, 6\): TypeError"),
+        ("text", "gave a str, not an nn.Module"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(code: Path, name: str, message: str) -> None:
+    with pytest.raises(DlcliError, match=message):
+        build(f"{code}:{name}")
+
+
+def test_unknown_arguments_are_the_users_error(code: Path) -> None:
+    with pytest.raises(DlcliError, match=r"failed: TypeError.*'hiden'"):
+        build(f"{code}:Net", hiden=3)
+
+
+def test_an_unknown_class_gets_the_nearest(code: Path) -> None:
+    with pytest.raises(UsageError, match="no class 'Nett'") as caught:
+        build(f"{code}:Nett")
+    assert "'Net'" in (caught.value.hint or "")
+
+
+def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "neighbour_of_nets.py").write_text("WIDTH = 3")
+    (tmp_path / "n.py").write_text(
+        "from neighbour_of_nets import WIDTH\nfrom torch import nn\n"
+        "def net(task):\n    return nn.Sequential(nn.Flatten(), nn.Linear(36, WIDTH))\n"
+    )
+    before = list(sys.path)
+    assert build(f"{tmp_path}/n.py:net")(torch.zeros(2, 1, 6, 6)).shape == (2, 3)
+    assert sys.path == before
+    del sys.modules["neighbour_of_nets"]
+
+
+class Words(nn.Module):
+    """What a package might offer for texts."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        super().__init__()
+        assert isinstance(task.input, TextInput)
+        self.table = nn.Embedding(task.input.vocab_size, task.num_outputs)
+
+    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return mean_steps(self.table(tokens), lengths)
+
+
+def test_entry_points_are_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = importlib.metadata.EntryPoint("words-net", f"{__name__}:Words", user_models.GROUP)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
+    text = TextInput(vocabulary=(*SPECIAL_TOKENS, "x"), max_length=9)
+    module = build("words-net", TaskSpec(input=text, class_names=("a", "b")))
+    assert module(torch.ones(2, 4, dtype=torch.int64), torch.tensor([4, 1])).shape == (2, 2)
+    assert user_models.names() == ["words-net"]
+    assert user_models.needs_code("words-net")
+    assert not user_models.needs_code("cnn")
+
+
+# timm
+
+
+def test_without_timm_its_names_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(DlcliError) as caught:
+        find_model("timm:resnet18", "image")
+    assert caught.value.hint == 'pip install "dlcli[timm]"'
+    assert timm_models.names() == []
+
+
+def test_other_names_never_import_timm() -> None:
+    assert not timm_models.owns("resnet18")
+    assert timm_models.owns("timm:resnet18")
+
+
+def test_timm_models_take_images_only() -> None:
+    with pytest.raises(UsageError, match="takes images, not text"):
+        find_model("timm:resnet18", "text")
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:test_efficientnet"]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_timm_builds_for_the_data(name: str, channels: int) -> None:
+    timm = pytest.importorskip("timm")
+    if not timm.is_model(name.removeprefix("timm:")):
+        pytest.skip(f"this timm has no {name}")
+    module = build(name, image_task(64, channels)).eval()
+    answer = module(torch.randn(2, channels, 64, 64))
+    assert answer.shape == (2, 3)
+    head = find_model(name, "image").head(module)
+    last = [p for key, p in module.named_parameters() if key.startswith(f"{head}.")]
+    assert last
+    assert last[-1].shape == (3,)
+
+
+def test_an_unknown_timm_name_gets_the_nearest() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError, match="timm has no model 'resnet1O1'") as caught:
+        find_model("timm:resnet1O1", "image")
+    assert "resnet101" in (caught.value.hint or "")
+
+
+def test_weights_that_timm_publishes_come_with_their_preprocessing() -> None:
+    pytest.importorskip("timm")
+    weights = find_model("timm:resnet18", "image").weights
+    assert weights is not None
+    assert weights.url.endswith(".pth")
+    assert len(weights.mean) == 3
+    assert 0 < weights.recipe["model"]["crop_fraction"] <= 1
+
+
+def test_a_size_that_timm_cannot_cut_is_a_usage_error() -> None:
+    pytest.importorskip("timm")
+    name = "timm:vit_tiny_patch16_224"
+    assert find_model(name, "image").needs.size_multiple == 16
+    with pytest.raises(UsageError, match="3x40x40") as caught:
+        build(name, image_task(40, 3))
+    assert caught.value.hint == "--img-size 32"
