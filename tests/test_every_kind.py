@@ -166,7 +166,10 @@ CASES = {
     ),
     "labels": Case(
         spots,
-        {"model": {"name": "cnn", "img_size": 12, "args": {"widths": [4]}}, "augment": {"level": "strong"}},
+        {
+            "model": {"name": "cnn", "img_size": 12, "args": {"widths": [4]}},
+            "augment": {"level": "strong"},
+        },
         lambda path: str(path.parent / "imgs" / "0.png"),
         "labels",
         "f1_macro",

@@ -86,6 +86,7 @@ def _waiting(message: str, silent: bool) -> AbstractContextManager[object]:
 
 def _show(result: ExportResult) -> None:
     from dlcli.ui.tables import print_comparison, print_key_values
+    from dlcli.ui.text import figure
 
     parity = result.parity
     size = f"{_mib(result.source_bytes)} -> {_mib(result.output_bytes)}"
@@ -100,17 +101,18 @@ def _show(result: ExportResult) -> None:
     rows += [("compared on", on), *note, ("verdict", verdict)]
     print_key_values(f"export to {result.format}", rows)
     names = list(parity.metrics)
-    table = [["model", "", "", *(f"{parity.metrics[n]:.4f}" for n in names)]]
+    same = ["same class"] if parity.batches[0].agreement is not None else []  # numbers have none
+    table = [["model", "", *("" for _ in same), *(figure(parity.metrics[n]) for n in names)]]
     table += [
         [
             f"{result.format}, batch {b.batch_size}",
             f"{b.max_abs_diff:.2g}",
-            "-" if b.agreement is None else f"{b.agreement:.2%}",
-            *(f"{b.metrics[n]:.4f}" for n in names),
+            *([] if b.agreement is None else [f"{b.agreement:.2%}"]),
+            *(figure(b.metrics[n]) for n in names),
         ]
         for b in parity.batches
     ]
-    print_comparison("beside the model", ["", "largest difference", "same class", *names], table)
+    print_comparison("beside the model", ["", "largest difference", *same, *names], table)
 
 
 def _mib(size: int) -> str:

@@ -196,7 +196,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _take(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples:
-    """The samples at ``where`` of several splits, as if they were one; an unchanged one is not copied."""
+    """The samples at ``where`` of splits, as if they were one; an unchanged one is not copied."""
     start = 0
     for part in parts:
         if len(where) == len(part) and bool((where == np.arange(start, start + len(part))).all()):

@@ -44,6 +44,7 @@ class Plan:
     weights_from: str = "scratch"
     initial: StateDict | None = field(default=None, repr=False)
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
 
     @property
     def monitor(self) -> str:
@@ -71,11 +72,9 @@ class Plan:
         if self.initial is not None:
             loaded = load_matching(module, self.initial, source=self.weights_from)
             strange = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
-            if strange:
-                said.append(
-                    f"{self.weights_from}: {len(strange)} tensors outside the head start fresh, "
-                    f"among them {strange[0]}"
-                )
+            # That published weights bring a head of other classes goes without saying.
+            if strange or (self.config.model.weights is not None and (loaded.fresh or loaded.unused)):
+                said.append(f"{self.weights_from}: {loaded.sentence()}")
         if self.config.model.freeze == "backbone":
             for name, parameter in module.named_parameters():
                 parameter.requires_grad = name.startswith(f"{head}.")
@@ -117,13 +116,13 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     warnings = list(source.warnings)
     initial, weights_from = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
-    config = resolve(merge(entry.recipe, published.recipe if published else {}))
+    config = resolve(merge(entry.recipe_for(source.task), published.recipe if published else {}))
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
     task, notes = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
-    return Plan(config, source, task, spec, weights_from, initial, (*warnings, *notes))
+    return Plan(config, source, task, spec, weights_from, initial, tuple(warnings), tuple(notes))
 
 
 def _refuse_foreign_options(model: ModelConfig, kind: str) -> None:
@@ -155,6 +154,7 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
         task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
         weights_from, initial = str(said["weights_from"]), None
         warnings = tuple(map(str, record.get("warnings", ())))
+        notes = tuple(map(str, record.get("notes", ())))
     except (KeyError, TypeError, ValidationError) as exc:
         raise DlcliError(
             f"run {run.name} cannot go on: {run.record} is damaged",
@@ -166,7 +166,7 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
         initial, _ = _first_weights(
             find_model(model.name, task.input.kind), validate(TrainConfig, must), []
         )
-    return Plan(config, source, task, model, weights_from, initial, warnings)
+    return Plan(config, source, task, model, weights_from, initial, warnings, notes)
 
 
 def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:

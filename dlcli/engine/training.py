@@ -72,6 +72,7 @@ def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
                 "weights_from": plan.weights_from,
             },
             "warnings": list(plan.warnings),
+            "notes": list(plan.notes),
         }
     )
     return run
@@ -278,7 +279,7 @@ def _notes(plan: Plan, job: FitJob) -> tuple[str, ...]:
     """What the plan should show beside its rows."""
     balance = balance_plan(plan.config.data.balance, plan.task, plan.source.splits["train"].targets)
     augmented = "" if job.augment is None else job.augment.sentence
-    return tuple(said for said in (balance.sentence, augmented) if said)
+    return tuple(said for said in (*plan.notes, balance.sentence, augmented) if said)
 
 
 def _update_record(run: RunFolder, **values: Any) -> None:

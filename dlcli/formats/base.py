@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 Outputs = npt.NDArray[np.float32]  # `TaskSpec.output` of a batch: logits or scaled numbers
-Logits = Outputs  # TEMP
 
 
 class Artifact(ABC):
