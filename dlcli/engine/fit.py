@@ -186,17 +186,15 @@ def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) 
     result = job.validate(guard.check)
     value = result.metrics[job.monitor]  # its name was checked before the run
     loss = result.metrics["loss"]
-    better = is_better(value, progress.best, job.monitor) or (
-        # On a few samples many epochs reach the same accuracy: of those the surest is the best.
-        value == progress.best and is_better(loss, progress.best_loss, "loss")
-    )
+    higher = is_better(value, progress.best, job.monitor)
+    # On a few samples many epochs reach the same accuracy: of those the surest is kept. Patience
+    # waits for the metric alone.
+    better = higher or (value == progress.best and is_better(loss, progress.best_loss, "loss"))
+    progress.stale_epochs = 0 if higher else progress.stale_epochs + 1
     if better:
-        progress.best, progress.best_epoch, progress.stale_epochs = value, progress.epoch + 1, 0
-        progress.best_loss = loss
+        progress.best, progress.best_epoch, progress.best_loss = value, progress.epoch + 1, loss
         path = job.save_best(result, progress.epoch + 1)
         job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
-    else:
-        progress.stale_epochs += 1
     clock.read(progress)
     job.emit(
         EpochDone(
