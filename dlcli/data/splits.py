@@ -175,7 +175,7 @@ def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
         return test.pop()
     raise DlcliError(
         f"{len(samples)} samples, one a class, are too few to hold out a validation split",
-        hint="add photos: a class needs at least 2, better 20",
+        hint="add samples: a class needs at least 2, better 20",
     )
 
 

@@ -226,7 +226,7 @@ def test_unseen_words_have_code_0_and_are_counted():
     spec, _ = columns(pl.DataFrame({"c": ["a", "b", None, "a"]}))
     out, notes = encode_columns(pl.DataFrame({"c": ["b", "new", None, "new", "a"]}), spec)
     assert out[:, 0].tolist() == [2, 0, 0, 0, 1]
-    assert notes == ["2 cells of 'c' hold a word that training does not know: 'new'"]
+    assert notes == ["2 cells of 'c' with a word that training does not know: 'new'"]
 
 
 def test_times_are_seconds_with_a_sentence(tmp_path):

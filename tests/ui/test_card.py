@@ -47,7 +47,7 @@ def shown(task: TaskSpec, capsys: pytest.CaptureFixture[str], width: int) -> str
                         "ocean 2 values: INLAND, [red]BAY[/]", "price mean 200000, std 100000"]),
         ("forecast", ["task forecast, the next 3 steps of 2 targets", "length 96 steps", "channels 2",
                       "HUFL mean 7.4, std 5.6", "values float32 (batch, 96, 2)",
-                      "values float32 (batch, 3, 2)"]),
+                      "numbers float32 (batch, 3, 2)"]),
         ("seq2seq", ["task seq2seq", "Source tokens", "Target tokens", "prefix int64"]),
     ],
 )  # fmt: skip
