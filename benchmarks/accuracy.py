@@ -1,0 +1,145 @@
+"""What plain commands reach on real data: test figures, mean of several seeds.
+
+    python benchmarks/accuracy.py DATA_ROOT [--only NAME ...] [--seeds 3] [--device cpu]
+
+DATA_ROOT holds fashion_mnist, clothing_small, trec, banking77, california_housing, ett, gunpoint,
+basic_motions and japanese_vowels, as their publishers give them; rows whose data is missing are named
+and left out. Every row trains with `dlcli train` in a process of its own, once for each seed, and is
+measured with `dlcli eval` on the test split, which chose nothing. A row is printed once it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import machine
+
+ETT = "--window 96 --horizon 96 --set data.time_splits=[8640,2880,2880]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A command's options, where ``{}`` is the data root, and the metric to reach."""
+
+    name: str
+    data: str
+    options: str
+    metric: str
+    bar: float
+    eval_options: str = ""
+
+
+ROWS = (
+    Row("trec-lstm", "trec", "--model lstm", "accuracy", 0.86),
+    Row("trec-transformer", "trec", "--model transformer", "accuracy", 0.86),
+    Row("trec-cnn", "trec", "--model cnn", "accuracy", 0.88),
+    Row("banking77-cnn", "banking77", "--model cnn", "accuracy", 0.87),
+    Row(
+        "housing-mlp",
+        "california_housing/housing.csv",
+        "--model mlp --target median_house_value",
+        "r2",
+        0.81,
+    ),
+    Row("gunpoint-cnn", "gunpoint", "--model cnn", "accuracy", 0.98),
+    Row("gunpoint-lstm", "gunpoint", "--model lstm", "accuracy", 0.90),
+    Row("motions-cnn", "basic_motions", "--model cnn", "accuracy", 0.98),
+    Row("vowels-cnn", "japanese_vowels/JapaneseVowels", "--model cnn", "accuracy", 0.95),
+    Row(
+        "ett-dlinear",
+        "ett/ETTh1.csv",
+        f"--model linear --set model.args.variant=dlinear --epochs 10 {ETT}",
+        "mse",
+        0.39,
+    ),
+    Row("ett-linear", "ett/ETTh1.csv", f"--model linear {ETT}", "mse", 0.39),
+    Row("ett-transformer", "ett/ETTh1.csv", f"--model transformer {ETT}", "mse", 0.40),
+    Row("ett-lstm", "ett/ETTh1.csv", f"--model lstm {ETT}", "mse", 0.50),
+    Row("ett-ot-linear", "ett/ETTh1.csv", f"--model linear --target OT {ETT}", "mse", 0.056),
+    Row("ett-ot-transformer", "ett/ETTh1.csv", f"--model transformer --target OT {ETT}", "mse", 0.058),
+    Row("ett-ot-lstm", "ett/ETTh1.csv", f"--model lstm --target OT {ETT}", "mse", 0.059),
+    Row("fashion-cnn-5", "fashion_mnist", "--model cnn --epochs 5", "accuracy", 0.915),
+    Row("fashion-cnn-30", "fashion_mnist", "--model cnn --epochs 30 --augment light", "accuracy", 0.928),
+    Row("fashion-vgg", "fashion_mnist", "--model cnn-vgg --augment light", "accuracy", 0.945),
+    Row(
+        "clothing-resnet18",
+        "clothing_small",
+        "--model resnet18 --img-size 128 --no-pretrained --epochs 10",
+        "accuracy",
+        0.75,
+    ),
+    Row("clothing-cnn", "clothing_small", "--model cnn --img-size 128 --epochs 10", "accuracy", 0.0),
+)
+
+
+def dlcli(*arguments: str) -> dict[str, object]:
+    done = subprocess.run(
+        [sys.executable, "-m", "dlcli", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"dlcli {' '.join(arguments)}\n{done.stderr}")
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def measure(row: Row, root: Path, seeds: int, device: str) -> str:
+    values, flipped, seconds = [], [], []
+    with tempfile.TemporaryDirectory() as runs:
+        for seed in range(seeds):
+            where = ["--runs-dir", runs]
+            t0 = time.perf_counter()
+            said = dlcli(
+                *("train", "--data", str(root / row.data), *row.options.split(), *where),
+                *("--name", f"{row.name}-{seed}", "--seed", str(seed), "--device", device),
+            )
+            seconds.append(time.perf_counter() - t0)
+            model = str(said["artifact"])
+            values.append(dlcli("eval", model, *where, "--device", device)["metrics"][row.metric])  # type: ignore[index]
+            if row.name.startswith("clothing"):
+                again = dlcli("eval", model, *where, "--device", device, "--tta", "flip")
+                flipped.append(again["metrics"][row.metric])  # type: ignore[index]
+    figures = _figures(values) + (f"; --tta flip {_figures(flipped)}" if flipped else "")
+    spent = f"{_mean(seconds):.0f} s"
+    cells = (row.name, f"`{row.options}`", row.metric, figures, row.bar or "-", spent)
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _figures(values: list[float]) -> str:
+    return f"{_mean(values):.4f} ({min(values):.4f} to {max(values):.4f}, n={len(values)})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--only", nargs="+", default=[row.name for row in ROWS])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    print(machine(), flush=True)
+    print("| data and model | options | metric | test, mean (range) | to reach | time of one run |")
+    print("| --- | --- | --- | --- | --- | --- |", flush=True)
+    for row in ROWS:
+        if row.name not in args.only:
+            continue
+        if not (args.root / row.data).parent.exists():
+            print(f"{row.name}: {args.root / row.data} is missing", flush=True)
+            continue
+        print(measure(row, args.root, args.seeds, args.device), flush=True)
+
+
+if __name__ == "__main__":
+    main()
