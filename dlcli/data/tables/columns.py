@@ -58,7 +58,9 @@ def fit_columns(frame: polars.DataFrame, rows: npt.NDArray[np.int64]) -> tuple[T
     if not numbers and not categories:  # the row's number is all there is: a curve over it, perhaps
         numbers = [_fit_number(column, notes) for column in counting]
     elif counting:
-        dropped["that numbers the rows" if len(counting) == 1 else "that number the rows"] = [column.name for column in counting]
+        dropped["that numbers the rows" if len(counting) == 1 else "that number the rows"] = [
+            column.name for column in counting
+        ]
     said = [
         f"left out {'columns' if len(names) > 1 else 'the column'} {why}: {listed(names)}"
         for why, names in dropped.items()
