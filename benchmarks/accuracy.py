@@ -22,6 +22,8 @@ from pathlib import Path
 from common import machine
 
 ETT = "--window 96 --horizon 96 --set data.time_splits=[8640,2880,2880]"
+# From the oil temperature's own past alone, as the literature's univariate figures are.
+OT = f"--target OT --set data.drop=[HUFL,HULL,MUFL,MULL,LUFL,LULL] {ETT}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ ROWS = (
     Row("ett-lstm", "ett/ETTh1.csv", f"--model lstm {ETT}", "mse", 0.50),
     Row("ett-ot-linear", "ett/ETTh1.csv", f"--model linear --target OT {ETT}", "mse", 0.056),
     Row("ett-ot-transformer", "ett/ETTh1.csv", f"--model transformer --target OT {ETT}", "mse", 0.058),
-    Row("ett-ot-lstm", "ett/ETTh1.csv", f"--model lstm --target OT {ETT}", "mse", 0.059),
+    Row("ett-ot-lstm", "ett/ETTh1.csv", f"--model lstm {OT}", "mse", 0.059),
     Row("fashion-cnn-5", "fashion_mnist", "--model cnn --epochs 5", "accuracy", 0.915),
     Row("fashion-cnn-30", "fashion_mnist", "--model cnn --epochs 30 --augment light", "accuracy", 0.928),
     Row("fashion-vgg", "fashion_mnist", "--model cnn-vgg --augment light", "accuracy", 0.945),

@@ -18,6 +18,11 @@ from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import TaskSpec
 
 _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
+# What only files of the user's own can be told.
+_READING = (
+    *("target", "text", "drop", "split_column", "group_column"),
+    *("time_column", "window", "horizon", "time_splits"),
+)
 
 
 def open_source(config: DataConfig, *, seed: int) -> DataSource:
@@ -50,13 +55,28 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     return replace(source, warnings=(*source.warnings, *_thin_classes(source)))
 
 
+def open_undivided(config: DataConfig) -> DataSource:
+    """The data set of ``config`` with the splits it brings, or one "all": for splits that are recorded.
+
+    Nothing is held out, so nothing is said or refused about that.
+    """
+    return _find(config, other=False)
+
+
 def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
     """Other data for a model of ``task``: its splits as given, or all of it as "all".
 
     Class targets index the task's names, matched by name. Raises: DlcliError when the data is missing,
     is of another kind, or naming the classes that the model does not know.
     """
-    source = _find(config.model_copy(update={"kind": task.input.kind, "task": task.kind}), other=True)
+    # Groups matter for dividing only: other data need not name them.
+    known = {"kind": task.input.kind, "task": task.kind, "group_column": None}
+    source = _find(config.model_copy(update=known), other=True)
+    if source.kind != task.input.kind:  # a set known by name is what it is
+        raise DlcliError(
+            f"{source.origin} is {source.kind} data, but the model takes {task.input.kind}",
+            hint="give data of the kind that the model was trained on",
+        )
     if source.task != task.kind:
         raise DlcliError(
             f"{source.origin} is data for {source.task}, but the model does {task.kind}",
@@ -95,16 +115,41 @@ def _find(config: DataConfig, *, other: bool) -> DataSource:
     if name is not None:
         entry = DATASETS.get(name)
         found = obtain(name, entry, data_dir=data_dir, offline=config.offline)
+        if not other:
+            _refuse_settings(config, found, entry.kind, name)
         if path.is_dir():
             said = f"{name} means the data set of that name; write ./{name} for the folder"
             found = replace(found, warnings=(*found.warnings, said))
         return _source(found, kind=entry.kind, name=name, origin=name, data_dir=data_dir)
     path = path.absolute()
-    found, kind = _recognised(path) or _read(path, text, config, other=other)
+    known = _recognised(path)
+    if known is not None and config.kind not in (None, known[1]):
+        known = None  # read as what the user says it is
+    if known is not None and not other:
+        _refuse_settings(config, *known, known[0].name or path.name)
+    found, kind = known or _read(path, text, config, other=other)
     # What the user called it: a link keeps its own name.
     called = Path(os.path.abspath(path))
     name = found.name or (called.stem if called.is_file() else called.name) or "data"
     return _source(found, kind=kind, name=name, origin=str(path), data_dir=None)
+
+
+def _refuse_settings(config: DataConfig, found: Found, kind: str, name: str) -> None:
+    """A known set says itself what it is: settings that say otherwise must not be ignored."""
+    own = {"kind": kind, "task": found.task, **found.options}
+    for key in ("kind", "task", *_READING):
+        said = getattr(config, key)
+        if said and said != own.get(key):
+            flag = f"data.{key}" if key in ("text", "drop", "time_splits") else _flag(key)
+            raise UsageError(
+                f"{flag} {said}: the data set {name} is {kind} data for {found.task} and is read in its "
+                "own way",
+                hint="leave it out, or give the data as a file or folder of your own",
+            )
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace("_", "-")
 
 
 def _recognised(path: Path) -> tuple[Found, str] | None:

@@ -136,10 +136,14 @@ def _strata(samples: Samples) -> Iterator[dict[str, list[int]]]:
             by_group.setdefault(group, []).append(index)
         yield by_group
         return
-    one_class = samples.targets.ndim == 1 and samples.targets.dtype == np.int64
-    labels = samples.targets if one_class else np.zeros(len(samples), dtype=np.int64)
+    labels = samples.targets if _one_class(samples) else np.zeros(len(samples), dtype=np.int64)
     for label in np.unique(labels):
         yield {samples.ids[i]: [i] for i in np.flatnonzero(labels == label).tolist()}
+
+
+def _one_class(samples: Samples) -> bool:
+    """Whether each sample has one class, rather than several labels or numbers."""
+    return samples.targets.ndim == 1 and samples.targets.dtype == np.int64
 
 
 def _draw(seed: int, id_: str) -> int:
@@ -165,16 +169,16 @@ def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
             f"{len(set(samples.groups))} groups are too few to hold one out for validation",
             hint="give a split column, or leave the group column out",
         )
-    targets, counts = np.unique(samples.targets[train], return_counts=True)
+    one_class = _one_class(samples)
+    labels = samples.targets[train] if one_class else np.zeros(len(train), dtype=np.int64)
+    found, counts = np.unique(labels, return_counts=True)
     if counts.max() >= 2:
-        largest = targets[counts.argmax()]
-        index = next(i for i in train if samples.targets[i] == largest)
-        train.remove(index)
-        return index
+        return train.pop(int(np.argmax(labels == found[counts.argmax()])))
     if test:
         return test.pop()
+    what = f"{len(samples)} samples, one a class, are" if one_class else "one sample is"
     raise DlcliError(
-        f"{len(samples)} samples, one a class, are too few to hold out a validation split",
+        f"{what} too few to hold out a validation split",
         hint="add samples: a class needs at least 2, better 20",
     )
 

@@ -11,7 +11,7 @@ from dlcli.card import Card
 from dlcli.config import DataConfig, EvalConfig, validate
 from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
-from dlcli.data.sources import open_other, open_source
+from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import run_of
@@ -66,7 +66,7 @@ def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource,
     wanted = _config(card.data.data, config.data_dir or card.data.data_dir, config, card.data.options)
     run = run_of(artifact)
     if run is not None and run.splits.is_file():
-        source, changed = apply_splits(run.splits, open_source(wanted, seed=0))
+        source, changed = apply_splits(run.splits, open_undivided(wanted))
         return source, changed
     # The artifact has left its run: only splits that the data itself brings are known.
     return open_other(wanted, card.task), []
@@ -96,5 +96,10 @@ def _note(source: DataSource, split: str, config: EvalConfig) -> str:
         return "val chose the best epoch, so its figures flatter the model a little"
     if split == "train" and config.data is None:
         return "the model has seen these samples: this is no estimate of how it does on new ones"
+    if split == "all" and config.data is None:
+        return (
+            "every sample of the source, those it was trained on among them, since the run's splits are "
+            "not at hand: this is no estimate of how it does on new ones"
+        )
     origin = "given by the data" if split in source.given else "held out by dlcli"
     return "every sample of the source" if split == "all" else f"the {split} split, {origin}"

@@ -16,7 +16,7 @@ from dlcli.engine.tta import averaged
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, EvalProgress, ignore
 from dlcli.formats.base import Artifact, Outputs
-from dlcli.task import ImageInput, TaskSpec
+from dlcli.task import ImageInput, PairsInput, TaskSpec
 
 
 def evaluate(
@@ -83,10 +83,19 @@ def count(
 
 
 def default_batch_size(task: TaskSpec) -> int:
-    """As many images as 64 photos of 224x224 have pixels, at most 256: memory, not results."""
+    """As many images as 64 photos of 224x224 have pixels, at most 256: memory, not results.
+
+    Of texts to write, as many as have 256 MiB of logits.
+    """
     if isinstance(task.input, ImageInput):
         return max(1, min(256, 64 * 224 * 224 // (task.input.height * task.input.width)))
-    return 256
+    return min(256, answers_within(2**28, task))
+
+
+def answers_within(size: int, task: TaskSpec) -> int:
+    """How many samples' answers take at most ``size`` bytes; at least one."""
+    length = task.input.target.max_length if isinstance(task.input, PairsInput) else 1
+    return max(1, size // (4 * task.num_outputs * length))
 
 
 def _batches(reader: Reader, batch_size: int) -> Iterator[tuple[Indices, Inputs, Indices]]:

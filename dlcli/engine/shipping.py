@@ -13,10 +13,13 @@ from typing import Any
 from dlcli.config import EvalConfig, ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.engine.evaldata import EvalData, eval_data
-from dlcli.engine.parity import Parity, compare, real_samples
+from dlcli.engine.evaluate import answers_within
+from dlcli.engine.parity import BATCH_SIZES, Parity, compare, real_samples
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import TMP_PREFIX, cannot_write, fsync_path
 from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact, sniff_format
+
+_ANSWER_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,16 @@ def _publish(staged: Path, output: Path) -> None:
 
 def check(before: Artifact, after: Artifact, config: ExportConfig) -> Parity:
     """Compare on validation samples; where they cannot be reached, on noise, and say so."""
+    # Answers of all samples are held at once, twice and with their difference: a text's are megabytes.
+    count = min(config.samples, max(max(BATCH_SIZES), answers_within(_ANSWER_BYTES, before.card.task)))
     try:
         data = _validation(before, config)
-        inputs, targets = real_samples(data, config.samples)
+        inputs, targets = real_samples(data, count)
     except DlcliError as exc:
         return compare(
             before,
             after,
-            random_inputs(before.card.task, config.samples),
+            random_inputs(before.card.task, count),
             None,
             config,
             data="random",

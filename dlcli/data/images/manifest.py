@@ -19,6 +19,7 @@ from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import Found
 from dlcli.data.sets.named import clean
+from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import (
     is_table,
     need_column,
@@ -59,18 +60,22 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> Found:
     for split, file in files.items():
         frame, said = read_frame(file)
         warnings += said
-        if split == "all" and config.split_column is not None:
-            for name, where in split_by_column(frame, config.split_column, path=file).items():
+        column = config.split_column
+        if other and column is not None and column not in frame.columns:
+            warnings.append(f"there is no split column {column!r} here, so none is used")
+            column = None
+        if split == "all" and column is not None:
+            for name, where in split_by_column(frame, column, path=file).items():
                 frames[name] = (file, frame[where])
         else:
             frames[split] = (file, frame)
     first = next(iter(frames.values()))[1]
-    column = _path_column(first)
-    if column is None:
+    images = _path_column(first)
+    if images is None:
         raise DlcliError(
             f"{path} has no column of image files", hint="name it path, with one file a row"
         )
-    names = _target_columns(first, column, config, path)
+    names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
     decided = decide({name: base[1][name] for name in names}, config.task, least=1 if other else 2)
     warnings += decided.notes
@@ -78,7 +83,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> Found:
         for name in names:
             need_column(frame, name, what="the target", path=file)
         targets, rows = encode({n: frame[n] for n in names}, decided, where=f"{file} ({split})")
-        said_paths = [str(value) for value in frame[column].to_list()]
+        said_paths = [str(value) for value in frame[images].to_list()]
         kept = [said_paths[i] for i in np.flatnonzero(rows)]
         if not kept:
             continue
@@ -90,8 +95,9 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> Found:
         groups = None
         if config.group_column is not None:
             need_column(frame, config.group_column, what="--group-column", path=file)
-            values = frame[config.group_column].to_list()
-            groups = tuple(str(values[i]) for i in np.flatnonzero(rows))
+            cells = as_words(frame[config.group_column]).filter(rows).to_list()
+            # A row without a group is one of its own.
+            groups = tuple(f"row {i}" if c is None else c for c, i in zip(cells, ids, strict=True))
         splits[split] = Samples(ids=ids, targets=targets, items=Listed(paths), groups=groups)
         parts += [f"{id_}\0{_size(p)}".encode() for id_, p in zip(ids, paths, strict=True)]
         parts.append(np.ascontiguousarray(targets).tobytes())
@@ -124,7 +130,8 @@ def _path_column(frame: polars.DataFrame) -> str | None:
 def _target_columns(frame: polars.DataFrame, column: str, config: DataConfig, path: Path) -> list[str]:
     """What is predicted: as said, else every other column that is not a split, a group or dropped."""
     if config.target is not None:
-        names = [name.strip() for name in config.target.split(",")]
+        whole = config.target in frame.columns  # a name may hold a comma
+        names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
         for name in names:
             need_column(frame, name, what="--target", path=path)
         return names

@@ -94,7 +94,9 @@ def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
         groups = None
         if config.group_column is not None:
             need_column(frame, config.group_column, what="the group column", path=file)
-            groups = np.array(strings(frame[config.group_column]), dtype=object)
+            cells = strings(frame[config.group_column])
+            # A row without a group is one of its own.
+            groups = np.array([cell or f"row {i}" for i, cell in enumerate(cells)], dtype=object)
         rows = {split: np.arange(frame.height)}
         if split == "all" and config.split_column is not None:
             rows = split_by_column(frame, config.split_column, path=file)
