@@ -53,6 +53,9 @@ def command(
         for message in (*data.warnings, *data.reader.notes):
             emit(Warned(message))
         result = measure(model, data, config, emit=emit)
+        note = data.note + (
+            "; mean over each image and its mirror image" if config.tta == "flip" else ""
+        )
         run, plots = run_of(path), []
         if run is not None:
             try:
@@ -65,7 +68,7 @@ def command(
             {
                 "command": "eval",
                 "artifact": str(path),
-                "note": data.note,
+                "note": note,
                 **result.to_dict(),
                 "class_names": list(model.card.task.class_names),
                 "plots": [str(plot) for plot in plots],
@@ -73,7 +76,7 @@ def command(
             }
         )
     else:
-        print_eval(result, str(path), data.note)
+        print_eval(result, str(path), note)
     for text in missed:
         if text:
             raise BoundMissed(text)

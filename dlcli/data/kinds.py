@@ -23,7 +23,8 @@ class Found:
 
     ``native`` is (C, H, W) of images, or (C, 0, 0) where sizes differ. ``name`` is the data set's own
     where one was recognised. ``options`` are settings that were found out by looking (the target
-    column, say): with them the same data reads the same again.
+    column, say): with them the same data reads the same again. ``made`` are the splits that the kind
+    itself divided (by time), not the data.
     """
 
     splits: dict[str, Samples]
@@ -35,6 +36,7 @@ class Found:
     options: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     name: str | None = None
+    made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

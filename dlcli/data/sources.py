@@ -194,7 +194,7 @@ def _source(found: Found, *, kind: str, name: str, origin: str, data_dir: Path |
         kind=kind,
         task=found.task,
         splits=found.splits,
-        given=frozenset(found.splits) - {"all"},
+        given=frozenset(found.splits) - {"all"} - found.made,
         fingerprint=found.fingerprint,
         class_names=found.class_names,
         target_names=found.target_names,

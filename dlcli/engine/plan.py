@@ -22,11 +22,13 @@ from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
 from dlcli.engine.metrics import default_monitor
 from dlcli.errors import DlcliError, UsageError
+from dlcli.formats.checkpoint import card_of
 from dlcli.runs import RunFolder
 from dlcli.task import InputKind, TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
 from dlcli.zoo.weights import (
     StateDict,
+    adapt,
     load_matching,
     pretrained_or_reason,
     read_state_dict,
@@ -43,6 +45,7 @@ class Plan:
     model: ModelSpec
     weights_from: str = "scratch"
     initial: StateDict | None = field(default=None, repr=False)
+    initial_task: TaskSpec | None = field(default=None, repr=False)  # of the artifact they come from
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
 
@@ -70,7 +73,13 @@ class Plan:
         said: list[str] = []
         head = find_model(self.model.name, self.task.input.kind).head(module)
         if self.initial is not None:
-            loaded = load_matching(module, self.initial, source=self.weights_from)
+            initial = self.initial
+            if self.initial_task is not None:
+                initial, adapted = adapt(
+                    module, initial, old=self.initial_task, new=self.task, head=head
+                )
+                said += [f"{self.weights_from}: {text}" for text in adapted]
+            loaded = load_matching(module, initial, source=self.weights_from)
             strange = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
             # That published weights bring a head of other classes goes without saying.
             if strange or (self.config.model.weights is not None and (loaded.fresh or loaded.unused)):
@@ -114,7 +123,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         )
     _refuse_foreign_options(said.model, kind.name)
     warnings = list(source.warnings)
-    initial, weights_from = _first_weights(entry, said, warnings)
+    initial, weights_from, initial_task = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
     config = resolve(merge(entry.recipe_for(source.task), published.recipe if published else {}))
     needs = replace(entry.needs, name=entry.name)
@@ -122,7 +131,9 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         needs = replace(needs, mean=published.mean, std=published.std)
     task, notes = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
-    return Plan(config, source, task, spec, weights_from, initial, tuple(warnings), tuple(notes))
+    return Plan(
+        config, source, task, spec, weights_from, initial, initial_task, tuple(warnings), tuple(notes)
+    )
 
 
 def _refuse_foreign_options(model: ModelConfig, kind: str) -> None:
@@ -152,7 +163,7 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     try:
         said = record["plan"]
         task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
-        weights_from, initial = str(said["weights_from"]), None
+        weights_from, initial, initial_task = str(said["weights_from"]), None, None
         warnings = tuple(map(str, record.get("warnings", ())))
         notes = tuple(map(str, record.get("notes", ())))
     except (KeyError, TypeError, ValidationError) as exc:
@@ -163,10 +174,10 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     if fresh and weights_from != "scratch":
         # Without the same weights it would be another run, so here they are a must.
         must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
-        initial, _ = _first_weights(
+        initial, _, initial_task = _first_weights(
             find_model(model.name, task.input.kind), validate(TrainConfig, must), []
         )
-    return Plan(config, source, task, model, weights_from, initial, warnings, notes)
+    return Plan(config, source, task, model, weights_from, initial, initial_task, warnings, notes)
 
 
 def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:
@@ -180,22 +191,34 @@ def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:
 
 def _first_weights(
     entry: ModelEntry, config: TrainConfig, warnings: list[str]
-) -> tuple[StateDict | None, str]:
-    """The weights to start from and where they come from; a warning when scratch was not the wish."""
+) -> tuple[StateDict | None, str, TaskSpec | None]:
+    """The weights to start from, where they come from and what they were trained for, if known.
+
+    A warning when scratch was not the wish.
+    """
     model = config.model
     if model.weights is not None:
         if model.pretrained:
             raise UsageError("--weights and --pretrained exclude each other")
-        return read_state_dict(Path(model.weights)), model.weights
+        path = Path(model.weights)
+        return read_state_dict(path), model.weights, _task_of(path)
     if model.pretrained is False or (model.pretrained is None and entry.weights is None):
-        return None, "scratch"
+        return None, "scratch", None
     state = pretrained_or_reason(entry, offline=config.data.offline)
     if not isinstance(state, str):
         assert entry.weights is not None  # else there would have been a reason
-        return state, entry.weights.label
+        return state, entry.weights.label, None
     if model.pretrained:
         raise DlcliError(
             f"--pretrained: {state}", hint="use --weights FILE, or --no-pretrained to train from scratch"
         )
     warnings.append(f"TRAINING FROM SCRATCH: {state}. Expect less accuracy and more epochs.")
-    return None, "scratch"
+    return None, "scratch", None
+
+
+def _task_of(path: Path) -> TaskSpec | None:
+    """What an artifact of dlcli was trained for; None for other files."""
+    try:
+        return card_of(path).task
+    except DlcliError:
+        return None

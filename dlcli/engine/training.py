@@ -55,7 +55,7 @@ class TrainResult:
 def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
     """A folder with the run's settings, record and splits in it. Raises: DlcliError, UsageError."""
     check_settings(plan)
-    run = create_run(root, name or f"{plan.model.name}-{plan.source.name}")
+    run = create_run(root, name or f"{plan.model.name.rpartition(':')[2]}-{plan.source.name}")
     write_text(run.config, dump_yaml(plan.config))
     write_splits(run.splits, plan.source)
     run.write_record(
@@ -289,7 +289,7 @@ def _update_record(run: RunFolder, **values: Any) -> None:
 def _bad_sentence(bad: dict[str, str], run: RunFolder) -> str:
     name, reason = next(iter(bad.items()))
     return (
-        f"{len(bad)} unreadable samples were left out, such as {name} ({reason}); "
+        f"unreadable samples left out: {len(bad)}, such as {name} ({reason}); "
         f"all are listed in {run.record}"
     )
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.network import require
+from dlcli.task import TabularInput, TaskSpec, TextInput
 from dlcli.zoo.base import ModelEntry, Weights
 from dlcli.zoo.runtime import load_tensors
 
@@ -76,6 +77,54 @@ def read_state_dict(path: Path) -> StateDict:
     if len(head) == 9 and head[8:9] == b"{":
         return _read_safetensors(path)
     return _read_pth(path)
+
+
+def adapt(
+    module: nn.Module, state: StateDict, *, old: TaskSpec, new: TaskSpec, head: str
+) -> tuple[StateDict, list[str]]:
+    """The tensors of a model for ``old`` as far as they mean the same for ``new``; and sentences.
+
+    A row of an embedding belongs to a token: rows go to the same token's place in the new vocabulary,
+    and tokens that are new keep their fresh rows. A head of other classes or targets is left out.
+    Raises: DlcliError for tables of other columns, whose weights mean nothing here.
+    """
+    said: list[str] = []
+    if old.class_names != new.class_names or old.targets != new.targets:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
+        said.append("it answers other classes or numbers, so the head starts fresh")
+    if isinstance(old.input, TabularInput) and isinstance(new.input, TabularInput):
+        one, other = _columns(old.input), _columns(new.input)
+        if one != other:
+            raise DlcliError(
+                "--weights: its columns are not those of the data, so its weights mean nothing here",
+                hint=f"it reads {', '.join(name for name, _ in one)[:200]}",
+            )
+    one_text, other_text = old.input, new.input
+    if isinstance(one_text, TextInput) and isinstance(other_text, TextInput) and one_text != other_text:
+        state, known = _by_token(module, state, one_text.vocabulary, other_text.vocabulary)
+        said.append(f"its vocabulary knows {known:,} of the {other_text.vocab_size:,} tokens here")
+    return state, said
+
+
+def _columns(spec: TabularInput) -> list[tuple[str, tuple[str, ...]]]:
+    """Name, and words in the order of their codes, of each column."""
+    numbers: list[tuple[str, tuple[str, ...]]] = [(column.name, ()) for column in spec.numbers]
+    return numbers + [(column.name, column.values) for column in spec.categories]
+
+
+def _by_token(
+    module: nn.Module, state: StateDict, old: tuple[str, ...], new: tuple[str, ...]
+) -> tuple[StateDict, int]:
+    """Embeddings with their rows moved to the new vocabulary; how many tokens were known."""
+    place = {token: row for row, token in enumerate(old)}
+    pairs = [(row, place[token]) for row, token in enumerate(new) if token in place]
+    to, come = (torch.tensor(rows, dtype=torch.int64) for rows in zip(*pairs, strict=True))
+    own, moved = module.state_dict(), dict(state)
+    for name, tensor in state.items():
+        fits = name in own and tensor.ndim == 2 and tensor.shape[1:] == own[name].shape[1:]
+        if fits and len(tensor) == len(old) and len(own[name]) == len(new):
+            moved[name] = own[name].clone().index_copy_(0, to, tensor[come])
+    return moved, len(pairs)
 
 
 def load_matching(module: nn.Module, state: StateDict, *, source: object) -> Loaded:

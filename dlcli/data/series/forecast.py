@@ -111,6 +111,7 @@ def read_long(path: Path, config: DataConfig, other: bool) -> Found:
         target_names=wanted,
         options=options,
         warnings=(*notes, *table.notes, *said, *gaps),
+        made=frozenset(starts) if len(sizes) == 1 else frozenset({"val"} - set(sizes)),
     )
 
 

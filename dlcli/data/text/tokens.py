@@ -53,11 +53,14 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as ids, and how many were ``cut`` to the largest length or had no token (``empty``)."""
+    """Texts as ids; how many were ``cut`` to the largest length, had no token (``empty``), or consist
+    mostly of tokens that the vocabulary lacks (``strange``).
+    """
 
     ids: list[TokenIds]
     cut: int
     empty: int
+    strange: int
 
     def notes(self, spec: TextInput) -> list[str]:
         """What the user should know of it, as sentences."""
@@ -70,6 +73,11 @@ class Encoded:
             said.append(
                 f"{self.cut:,} of {len(self.ids):,} texts are longer than {spec.max_length:,} tokens "
                 "and lose their end (--max-length)"
+            )
+        if self.strange:
+            said.append(
+                f"{self.strange:,} of {len(self.ids):,} texts: most of their words were not seen in "
+                "training"
             )
         return said
 
@@ -127,13 +135,14 @@ def encode(text: str, spec: TextInput) -> TokenIds:
 def encode_all(texts: Sequence[str], spec: TextInput) -> Encoded:
     """Every text as `encode` does it, with a count of what was cut or empty."""
     codec = codec_of(spec)
-    out, cut, empty = [], 0, 0
+    out, cut, empty, strange = [], 0, 0, 0
     for text in texts:
         ids = codec.ids(text)
         cut += len(ids) > spec.max_length
         empty += not ids
+        strange += 2 * ids.count(UNKNOWN) > len(ids)
         out.append(np.array(ids[: spec.max_length] or [UNKNOWN], dtype=np.int64))
-    return Encoded(out, cut, empty)
+    return Encoded(out, cut, empty, strange)
 
 
 def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
