@@ -350,3 +350,11 @@ def test_nothing_is_written_into_the_data_folder(photo_folder: Make) -> None:
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     opened(root)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "said", [{"target": "x"}, {"group_column": "x"}, {"split_column": "x"}, {"task": "regression"}]
+)
+def test_class_folders_refuse_what_they_would_ignore(said: dict[str, str], photo_folder: Make) -> None:
+    with pytest.raises(UsageError, match="class folders"):
+        opened(photo_folder(), **said)

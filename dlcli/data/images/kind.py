@@ -48,7 +48,21 @@ def read(path: Path, config: DataConfig, other: bool) -> Found:
     """The listed photos of a folder or of a table that names them."""
     if not path.is_dir():
         return read_manifest(path, config, other)
-    return read_other_folder(path) if other else read_folder(path)
+    if other:
+        return read_other_folder(path)
+    for key in ("target", "split_column", "group_column"):
+        if getattr(config, key) is not None:
+            flag = "--" + key.replace("_", "-")
+            raise UsageError(
+                f"{flag} {getattr(config, key)}: class folders have no columns",
+                hint="a table that names the image files has: path,label",
+            )
+    if config.task not in (None, "classification"):
+        raise UsageError(
+            f"--task {config.task}: class folders are for classification",
+            hint="for labels or numbers give a table that names the image files: path,label",
+        )
+    return read_folder(path)
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
