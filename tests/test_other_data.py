@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from dlcli.card import Card, DataRecord, ModelSpec
-from dlcli.config import DataConfig, EvalConfig
+from dlcli.cli import main
+from dlcli.config import DataConfig, EvalConfig, TrainConfig, merge, validate
 from dlcli.data.base import Listed, Samples
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import hold_out, write_splits
 from dlcli.engine.evaldata import eval_data
 from dlcli.engine.evaluate import answers_within, default_batch_size
+from dlcli.engine.plan import make_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import ImageInput, NumberColumn, PairsInput, TabularInput, TaskSpec, TextInput
 
@@ -142,3 +144,33 @@ def test_batches_of_texts_to_write_are_bounded_by_their_logits() -> None:
     task = TaskSpec(kind="seq2seq", input=PairsInput(source=words, target=words))
     assert default_batch_size(task) == answers_within(2**28, task) == 2**28 // (4 * 100 * 20_000)
     assert default_batch_size(table_task("ab")) == 256
+
+
+@pytest.mark.parametrize(
+    ("said", "flag"),
+    [
+        ({"data": {"tokenizer": "bpe"}}, "--tokenizer"),
+        ({"data": {"min_count": 2}}, "data.min_count"),
+        ({"data": {"max_length": 9}}, "--max-length"),
+        ({"model": {"img_size": 8}}, "--img-size"),
+        ({"model": {"pretrained": True}}, "--pretrained"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(said: dict[str, dict[str, object]], flag: str) -> None:
+    base = {"model": {"name": "mlp"}, "data": {"data": "iris"}}
+    with pytest.raises(UsageError, match=f"^{flag} is for "):
+        make_plan(lambda recipe: validate(TrainConfig, merge(recipe, base, said)))
+    fine = {"model": {"pretrained": False}}
+    make_plan(lambda recipe: validate(TrainConfig, merge(recipe, base, fine)))
+
+
+def test_beams_are_for_translation(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    rows: list[list[object]] = [[i, i % 7, "even" if i % 2 else "odd"] for i in range(30)]
+    data = write(tmp_path / "t.csv", ["a", "b", "label"], rows)
+    runs = ["--runs-dir", str(tmp_path / "runs")]
+    assert main(["train", "-m", "linear", "-d", str(data), "-e", "1", "-q", *runs]) == 0
+    for command in (["eval"], ["predict", str(data)]):
+        capsys.readouterr()
+        assert main([*command, *runs]) == 0
+        assert main([*command, "--beams", "3", *runs]) == 2
+        assert "--beams 3 is for translation" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from dlcli.engine.baselines import baselines, counted_order
 from dlcli.engine.evaldata import EvalData
 from dlcli.engine.metrics import Counts, EvalResult, make_counts
 from dlcli.engine.prefetch import prefetch
-from dlcli.engine.translation import bleu
+from dlcli.engine.translation import bleu, check_beams
 from dlcli.engine.tta import averaged
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, EvalProgress, ignore
@@ -40,6 +40,7 @@ def evaluate(
 def measure(model: Artifact, data: EvalData, config: EvalConfig, *, emit: Emit = ignore) -> EvalResult:
     """`evaluate` for an artifact on the split it was asked for, with baselines beside it."""
     task = model.card.task
+    check_beams(task, config.beams)
     counts = count(
         averaged(model.predict, task, config.tta),
         data.reader,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from dlcli.card import DataRecord, ModelSpec
-from dlcli.config import ModelConfig, TrainConfig, load_yaml, merge, validate
+from dlcli.config import ModelConfig, TrainConfig, fields_of, load_yaml, merge, validate
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
 from dlcli.data.sources import open_source
@@ -121,7 +121,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
             f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
             hint="dlcli models lists what each model does; --task says what is to be predicted",
         )
-    _refuse_foreign_options(said.model, kind.name)
+    _refuse_foreign_options(said, kind.name)
     warnings = list(source.warnings)
     initial, weights_from, initial_task = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
@@ -136,12 +136,39 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     )
 
 
-def _refuse_foreign_options(model: ModelConfig, kind: str) -> None:
-    """Options that only images have must not be ignored elsewhere."""
-    said = {"--img-size": model.img_size, "--pretrained": model.pretrained or None}
-    for flag, value in said.items():
-        if kind != "image" and value is not None:
-            raise UsageError(f"{flag} is for images, and the data is {kind}", hint="leave it out")
+# Settings that mean something for some kinds of data only.
+_IMAGES, _TEXTS, _SERIES = ("image",), ("text", "pairs"), ("series",)
+_ONLY_FOR = {
+    "model.img_size": _IMAGES,
+    "model.pretrained": _IMAGES,
+    "data.text": _TEXTS,
+    "data.tokenizer": _TEXTS,
+    "data.vocab_size": _TEXTS,
+    "data.min_count": _TEXTS,
+    "data.lowercase": _TEXTS,
+    "data.max_length": (*_TEXTS, *_SERIES),
+    "data.time_column": _SERIES,
+    "data.window": _SERIES,
+    "data.horizon": _SERIES,
+    "data.time_splits": _SERIES,
+}
+
+
+def _refuse_foreign_options(said: TrainConfig, kind: str) -> None:
+    """Settings of one kind of data must not be ignored by another."""
+    fields = fields_of(TrainConfig)
+    for key, kinds in _ONLY_FOR.items():
+        group, name = key.split(".")
+        value = getattr(getattr(said, group), name)
+        # --no-pretrained asks for nothing that other kinds lack.
+        silent = value == fields[key].default or (key == "model.pretrained" and not value)
+        if kind not in kinds and not silent:
+            flags = fields[key].json_schema_extra["flags"]
+            raise UsageError(
+                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(kinds)} data, "
+                f"and this is {kind}",
+                hint="leave it out, or say --kind",
+            )
 
 
 def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:

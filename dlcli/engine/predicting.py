@@ -18,7 +18,7 @@ from dlcli.data.images.inputs import why_no_image
 from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.metrics import softmax
 from dlcli.engine.prefetch import prefetch
-from dlcli.engine.translation import translate
+from dlcli.engine.translation import check_beams, translate
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
 
@@ -55,6 +55,7 @@ def predict(
     ``answer`` is an artifact's `predict`. ``top_k`` is for classification; ``beams`` for seq2seq,
     where 1 is greedy.
     """
+    check_beams(task, beams)
     say = _sayer(answer, task, top_k, beams)
     names = reader.samples.ids
     try:

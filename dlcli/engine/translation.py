@@ -9,11 +9,18 @@ import numpy as np
 from dlcli.data.base import Inputs, Listed, Reader
 from dlcli.data.text.tokens import decode as spell
 from dlcli.engine.decoding import corpus_bleu, decode, next_of
+from dlcli.errors import UsageError
 from dlcli.events import Emit, EvalProgress
 from dlcli.formats.base import Outputs
 from dlcli.task import PairsInput, TaskSpec
 
 _BATCH = 64
+
+
+def check_beams(task: TaskSpec, beams: int) -> None:
+    """Beams are for models that write. Raises: UsageError."""
+    if beams > 1 and task.kind != "seq2seq":
+        raise UsageError(f"--beams {beams} is for translation, and this model does {task.kind}")
 
 
 def translate(

@@ -148,7 +148,7 @@ register(
         build=build_cnn,
         head=lambda module: "head",
         args=CnnArgs,
-        needs=ModelNeeds(name="cnn", photo_size=96),
+        needs=ModelNeeds(photo_size=96),
         summary="three conv blocks and a two-layer head, about 100 K parameters",
     )
 )
@@ -158,7 +158,7 @@ register(
         build=build_vgg,
         head=lambda module: "head",
         args=VggArgs,
-        needs=ModelNeeds(name="cnn-vgg", photo_size=64),
+        needs=ModelNeeds(photo_size=64),
         recipe={
             "optim": {"lr": 2e-3, "weight_decay": 0.05, "label_smoothing": 0.1},
             "fit": {"epochs": 20, "batch_size": 128},

@@ -12,7 +12,6 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import nn
 
-from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, SeriesInput, TaskSpec
 from dlcli.zoo.base import ModelEntry, register
 from dlcli.zoo.layers import (
@@ -141,7 +140,6 @@ register(
         head=lambda module: "head",
         tasks=("classification", "multilabel", "regression", "forecast"),
         args=SeriesCnnArgs,
-        needs=ModelNeeds(name="cnn"),
         # Of a few dozen series a validation split is a handful: its accuracy is 1 long before the net is
         # good, its loss still tells.
         recipe={

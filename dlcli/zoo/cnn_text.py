@@ -10,7 +10,6 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, TaskSpec, TextInput
 from dlcli.zoo.base import ModelEntry, register
 from dlcli.zoo.layers import (
@@ -97,7 +96,6 @@ register(
         build=build,
         head=lambda module: "head",
         args=TextCnnArgs,
-        needs=ModelNeeds(name="cnn"),
         recipe={"fit": {"epochs": 20, "batch_size": 64}},
         summary="filters of 3, 4 and 5 tokens and the most of each over the text",
     )

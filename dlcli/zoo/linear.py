@@ -111,7 +111,7 @@ register(
         build=build_image,
         head=lambda module: "head",
         args=LinearArgs,
-        needs=ModelNeeds(name="linear", photo_size=32),
+        needs=ModelNeeds(photo_size=32),
         summary="logistic or linear regression on flattened pixels",
     )
 )
@@ -122,7 +122,6 @@ register(
         build=build_tabular,
         head=lambda module: "head",
         args=LinearArgs,
-        needs=ModelNeeds(name="linear"),
         recipe={"optim": {"lr": 1e-2}, "fit": {"epochs": 20, "batch_size": 64}},
         summary="logistic or linear regression on numbers and one-hot categories",
     )
@@ -134,7 +133,6 @@ register(
         build=build_text,
         head=lambda module: "head",
         args=BagArgs,
-        needs=ModelNeeds(name="linear"),
         recipe={"optim": {"lr": 1e-2}, "fit": {"epochs": 20, "batch_size": 64}},
         summary="a linear layer on the mean of the words' vectors",
     )

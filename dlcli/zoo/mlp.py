@@ -178,7 +178,7 @@ register(
         build=build_image,
         head=lambda module: "head",
         args=MlpArgs,
-        needs=ModelNeeds(name="mlp", photo_size=32),
+        needs=ModelNeeds(photo_size=32),
         summary="hidden layers over flattened pixels",
     )
 )
@@ -189,7 +189,6 @@ register(
         build=build_tabular,
         head=lambda module: "head",
         args=TabularMlpArgs,
-        needs=ModelNeeds(name="mlp"),
         recipe={"optim": {"lr": 2e-3}, "fit": {"epochs": 40, "batch_size": 128}},
         summary="hidden layers over numbers and category embeddings",
     )
@@ -202,7 +201,6 @@ register(
         head=lambda module: "net.head" if isinstance(module, MlpForecaster) else "head",
         tasks=("classification", "multilabel", "regression", "forecast"),
         args=SeriesMlpArgs,
-        needs=ModelNeeds(name="mlp"),
         recipe={"fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"}},
         recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64}}},
         summary="hidden layers over a flattened series",

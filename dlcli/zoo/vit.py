@@ -88,7 +88,7 @@ register(
             "optim": {"lr": 1e-3, "weight_decay": 0.05, "label_smoothing": 0.1, "clip_grad_norm": 1.0},
             "fit": {"epochs": 20, "batch_size": 64},
         },
-        needs=ModelNeeds(name="vit-tiny", photo_size=96, min_size=8, size_multiple=4),
+        needs=ModelNeeds(photo_size=96, min_size=8, size_multiple=4),
         summary="patch transformer for images, any size that is a multiple of 4",
     )
 )
