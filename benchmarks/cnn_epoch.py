@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from common import interleave, machine, ratios, spread
 
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.plan import make_plan
 from dlcli.engine.training import new_run, train
 from dlcli.events import EpochDone, Event
+from dlcli.settings import merge, validate
 from dlcli.zoo.base import build_model
 
 

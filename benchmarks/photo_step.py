@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from common import interleave, machine, ratios, spread
 
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.data.images.reader import PixelReader
 from dlcli.engine import training
 from dlcli.engine.fit import FitJob, set_train_mode, train_step
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.plan import make_plan
 from dlcli.events import ignore
+from dlcli.settings import merge, validate
 from dlcli.task import ImageInput
 from dlcli.zoo.runtime import place
 

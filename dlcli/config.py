@@ -1,27 +1,31 @@
-"""Settings: groups of fields, declared once, that become flags, YAML keys and ``--set`` keys.
-
-Layers, weakest first: the defaults here, the model's recipe, ``--config FILE``, ``--set key=value``,
-flags that were really typed. Unknown keys are refused with the nearest known one.
-"""
+"""The settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
-
-from dlcli.errors import UsageError, nearest
+from dlcli.settings import setting
 from dlcli.task import Frozen, InputKind, Interpolation, TaskKind
 
-ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
-
-def setting(default: Any, help: str, *flags: str, **bounds: Any) -> Any:
-    """A field with its help; with ``flags`` it is also a command-line option."""
-    return Field(default, description=help, json_schema_extra={"flags": list(flags)}, **bounds)
+Optimizer = Literal[
+    "adamw",
+    "adam",
+    "sgd",
+    "momentum",
+    "nesterov",
+    "rmsprop",
+    "adagrad",
+    "radam",
+    "nadam",
+    "lion",
+    "muon",
+]
+Scheduler = Literal[
+    "onecycle", "cosine", "cosine-restarts", "linear", "polynomial", "step", "multistep", "exponential",
+    "constant", "plateau",
+]  # fmt: skip
+LossName = Literal["cross_entropy", "focal", "bce", "mse", "l1", "smooth_l1", "huber", "triplet"]
 
 
 class DataConfig(Frozen):
@@ -106,7 +110,16 @@ class ModelConfig(Frozen):
     weights: str | None = setting(
         None, "Start from this file: a dlcli artifact, .pth or .safetensors.", "--weights"
     )
-    freeze: Literal["none", "backbone"] = setting("none", "backbone: train the head alone.", "--freeze")
+    freeze: str = setting(
+        "none",
+        "backbone: train the head alone; or names of layers with commas, such as layer1,conv*.",
+        "--freeze",
+    )
+    unfreeze: str | None = setting(
+        None,
+        "Frozen layers that train from a share of the run on: 'layer4@50%,layer3@75%'.",
+        "--unfreeze",
+    )
     head: Literal["linear", "mlp"] = setting("linear", "Head of a torchvision model.", "--head")
     resize: Literal["crop", "squash"] = setting(
         "crop", "Fit images by cutting out the centre, or by squashing both sides."
@@ -119,18 +132,90 @@ class ModelConfig(Frozen):
 class OptimConfig(Frozen):
     """Optimizer and schedule"""
 
-    optimizer: Literal["adamw", "sgd"] = setting("adamw", "Update rule.", "--optimizer")
-    lr: float = setting(1e-3, "Peak learning rate.", "--lr", gt=0)
-    scheduler: Literal["onecycle", "cosine", "constant"] = setting(
-        "onecycle", "Shape of the learning rate over the run.", "--scheduler"
+    optimizer: Optimizer = setting("adamw", "Update rule.", "--optimizer")
+    lr: float | Literal["auto"] = setting(
+        1e-3, "Peak learning rate, or auto: found by a short sweep.", "--lr", gt=0
     )
-    warmup: float = setting(0.0, "Warm-up, as a share of all steps.", "--warmup", ge=0, lt=1)
     weight_decay: float = setting(
         0.01, "Decay of weights; norms and biases are left alone.", "--weight-decay", ge=0
     )
-    momentum: float = setting(0.9, "Momentum of sgd (Nesterov).", ge=0, lt=1)
-    label_smoothing: float = setting(0.0, "Share of the target spread over all classes.", ge=0, lt=1)
-    clip_grad_norm: float | None = setting(None, "Largest gradient norm.", gt=0)
+    momentum: float = setting(
+        0.9, "Of momentum, nesterov, rmsprop and muon; sgd has none.", "--momentum", ge=0, lt=1
+    )
+    betas: tuple[float, float] | None = setting(
+        None, "Decay rates of the averages of adam's family and lion (default: the optimizer's)."
+    )
+    layer_decay: float = setting(
+        1.0,
+        "Each layer learns at this share of the rate of the one above it.",
+        "--layer-decay",
+        gt=0,
+        le=1,
+    )
+    backbone_lr: float = setting(
+        1.0, "Rate of everything below the head, as a share of the head's.", "--backbone-lr", gt=0
+    )
+    scheduler: Scheduler = setting("onecycle", "Shape of the learning rate over the run.", "--scheduler")
+    warmup: float | None = setting(
+        None,
+        "Warm-up, as a share of all steps (default: 0.3 for onecycle, else none).",
+        "--warmup",
+        ge=0,
+        lt=1,
+    )
+    lr_min: float = setting(
+        0.0, "Lowest rate of the falling schedules, as a share of the peak.", ge=0, le=1
+    )
+    gamma: float | None = setting(
+        None,
+        "Factor of each drop of step, multistep and plateau (default: 0.1); for exponential, of the whole "
+        "run (default: 0.01).",
+        gt=0,
+        le=1,
+    )
+    decay_every: float = setting(
+        0.3, "Distance between the drops of step: a share of the run, or whole epochs.", gt=0
+    )
+    milestones: tuple[float, ...] = setting(
+        (0.5, 0.75), "Where multistep drops: shares of the run, or whole epochs."
+    )
+    power: float = setting(2.0, "Exponent of polynomial.", gt=0)
+    cycles: int = setting(3, "Cycles of cosine-restarts.", ge=1)
+    cycle_growth: float = setting(1.0, "Length of each such cycle over that of the one before.", ge=1)
+    plateau_patience: int = setting(2, "Epochs without a better metric before plateau drops.", ge=0)
+    clip_grad_norm: float | None = setting(None, "Largest gradient norm.", "--clip-grad-norm", gt=0)
+    clip_grad_value: float | None = setting(
+        None, "Largest value in a gradient.", "--clip-grad-value", gt=0
+    )
+
+    @property
+    def peak_lr(self) -> float:
+        """The rate of a run, where "auto" has been resolved."""
+        assert self.lr != "auto", "the learning rate was not looked for yet"
+        return self.lr
+
+
+class LossConfig(Frozen):
+    """Loss"""
+
+    name: LossName | None = setting(None, "What is minimised (default: by task).", "--loss")
+    label_smoothing: float = setting(
+        0.0, "Share of the target spread over all classes.", "--label-smoothing", ge=0, lt=1
+    )
+    focal_gamma: float = setting(2.0, "How little what is right already counts in focal.", ge=0)
+    huber_delta: float = setting(
+        1.0, "Where huber and smooth_l1 turn from square to straight, in scaled units.", gt=0
+    )
+    margin: float = setting(
+        0.2, "By how much triplet wants another class farther off than the own.", gt=0
+    )
+    teacher: str | None = setting(
+        None, "A trained artifact whose answers are learnt too (distillation).", "--teacher"
+    )
+    distill_alpha: float = setting(
+        0.5, "Share of the teacher's answers in the loss.", "--distill-alpha", ge=0, le=1
+    )
+    temperature: float = setting(2.0, "How soft the teacher's answers are.", "--temperature", gt=0)
 
 
 class AugmentConfig(Frozen):
@@ -163,21 +248,90 @@ class FitConfig(Frozen):
     """Training"""
 
     epochs: int = setting(10, "Passes over the training split.", "--epochs", "-e", ge=1)
-    batch_size: int = setting(64, "Samples one optimizer step sees.", "--batch-size", "-b", ge=1)
+    batch_size: int | Literal["auto"] = setting(
+        64, "Samples one optimizer step sees, or auto: what memory holds.", "--batch-size", "-b", ge=1
+    )
+    grad_accum_steps: int = setting(
+        1, "Parts a device's share of the batch is computed in.", "--grad-accum-steps", ge=1
+    )
+    max_steps: int | None = setting(None, "Most optimizer steps of the run.", "--max-steps", ge=1)
+    max_time: str | None = setting(None, "Longest time of the run: 90s, 30min, 2h.", "--max-time")
+    overfit_batches: int | None = setting(
+        None,
+        "Learn this many batches by heart, as a test of model and data.",
+        "--overfit-batches",
+        ge=1,
+    )
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
     amp: Literal["auto", "none", "bf16", "fp16"] = setting("auto", "Mixed precision.", "--amp")
+    grad_checkpointing: str = setting(
+        "none",
+        "Compute activations again instead of keeping them: none, auto or a number of segments.",
+        "--grad-checkpointing",
+    )
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = setting(
+        "none", "torch.compile of the training step, in this mode.", "--compile"
+    )
+    deterministic: bool = setting(
+        False, "Bit-identical runs on one device and version of torch.", "--deterministic"
+    )
     seed: int = setting(0, "Of the split, the order and the weights.", "--seed", ge=0, lt=2**31)
+    ema: float | None = setting(
+        None, "Evaluate and keep a moving average of the weights with this decay.", "--ema", gt=0, lt=1
+    )
+    swa: float | None = setting(
+        None, "Also average the epochs' weights from this share of the run on.", "--swa", ge=0, lt=1
+    )
     monitor: str | None = setting(
         None, "Validation metric that picks the best epoch (default: by task).", "--monitor"
     )
     patience: int | None = setting(
         None, "Stop after this many epochs without a better metric.", "--patience", ge=1
     )
+    min_delta: float = setting(0.0, "What counts as better, for patience and plateau.", ge=0)
+    keep_best: int = setting(1, "How many of the best epochs' models are kept.", "--keep-best", ge=1)
+    max_bad_steps: int = setting(
+        25, "Steps in a row whose gradient is no finite number that end the run.", ge=1
+    )
     checkpoint_every: str = setting(
         "1ep,5min", "When to save the state: N steps, Nmin or Nep.", "--checkpoint-every"
     )
     keep_states: int = setting(2, "How many training states are kept.", ge=1)
+    tensorboard: bool = setting(False, "Write TensorBoard files too.", "--tensorboard")
+    histograms: bool = setting(False, "Histograms of weights and gradients in TensorBoard, each epoch.")
     log_every: float = setting(0.5, "Seconds between progress events.", ge=0)
+
+    @property
+    def step_samples(self) -> int:
+        """The batch size of a run, where "auto" has been resolved."""
+        assert self.batch_size != "auto", "the batch size was not looked for yet"
+        return self.batch_size
+
+
+class LaunchConfig(Frozen):
+    """Several devices"""
+
+    devices: str = setting(
+        "1", "How many devices, which ones (0,1: those two), or auto: all of them.", "--devices"
+    )
+    nnodes: str = setting(
+        "1", "Machines: 2, or 1:4 for whatever is there; run the command on each.", "--nnodes"
+    )
+    rdzv_endpoint: str | None = setting(
+        None, "HOST:PORT of one of the machines, where all of them meet.", "--rdzv-endpoint"
+    )
+    max_restarts: int = setting(
+        3,
+        "How often the processes start again from the last state when one dies.",
+        "--max-restarts",
+        ge=0,
+    )
+    timeout_s: float = setting(
+        600.0, "Seconds after which a process that others wait for is given up.", gt=0
+    )
+    sync_bn: bool = setting(
+        True, "Batch norms see the whole step's batch, not one device's.", "--sync-bn/--no-sync-bn"
+    )
 
 
 class TrainConfig(Frozen):
@@ -185,9 +339,11 @@ class TrainConfig(Frozen):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
+    launch: LaunchConfig = LaunchConfig()
 
 
 class EvalConfig(Frozen):
@@ -259,88 +415,3 @@ class PredictConfig(Frozen):
     workers: int | None = setting(
         None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
     )
-
-
-def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Dotted key to pydantic field of every setting, groups opened."""
-    found: dict[str, Any] = {}
-    for name, field in config.model_fields.items():
-        key = f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= fields_of(field.annotation, f"{key}.")
-        else:
-            found[key] = field
-    return found
-
-
-def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over each other; a later layer wins, key by key."""
-    out: dict[str, Any] = {}
-    for layer in layers:
-        for key, value in layer.items():
-            if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
-                out[key] = merge(out[key], value)
-            else:
-                out[key] = value
-    return out
-
-
-def nested(key: str, value: Any) -> dict[str, Any]:
-    """``nested("optim.lr", 1)`` is ``{"optim": {"lr": 1}}``."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]  # the loop runs at least once
-
-
-def load_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file. Raises: UsageError when it is missing, no YAML or no mapping."""
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
-        raise UsageError(f"cannot read --config {path}: {exc}") from exc
-    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: a date such as 2026-13-45
-        raise UsageError(f"--config {path} is no YAML: {' '.join(str(exc).split())}") from exc
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UsageError(f"--config {path} must map setting names to values")
-    return loaded
-
-
-def parse_set(item: str) -> dict[str, Any]:
-    """``optim.lr=3e-4`` as a layer. Raises: UsageError when there is no ``=``."""
-    key, eq, text = item.partition("=")
-    if not eq or not key.strip():
-        raise UsageError(f"--set {item!r} is not of the form key=value", hint="--set optim.lr=3e-4")
-    try:
-        return nested(key.strip(), yaml.safe_load(text) if text else "")
-    except (yaml.YAMLError, ValueError) as exc:
-        raise UsageError(f"--set {item!r}: the value is no YAML") from exc
-
-
-def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """The validated, frozen settings. Raises: UsageError naming the key and the value."""
-    try:
-        return config.model_validate(values)
-    except ValidationError as exc:
-        raise _usage_error(config, exc) from exc
-
-
-def dump_yaml(config: BaseModel) -> str:
-    """The settings as YAML that `validate` reads back to an equal object."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
-    known = fields_of(config)
-    first = exc.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        leaf = key.rsplit(".", 1)[-1]
-        same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
-        hint = f"did you mean {same_leaf[0]!r}?" if same_leaf else nearest(key, known)
-        return UsageError(f"unknown setting {key!r}", hint=hint)
-    field = known.get(key)
-    flags = field.json_schema_extra["flags"] if field is not None else []
-    where = f"{key} ({flags[0]})" if flags else key
-    return UsageError(f"{where} = {first['input']!r}: {first['msg'].lower()}")

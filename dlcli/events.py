@@ -32,8 +32,9 @@ class RunStarted(Event):
     """The plan of a run, before its first step (or after a resume).
 
     ``kind`` is of the data, ``task`` what is predicted. ``num_classes`` is 0 where there are none.
-    ``input_shape`` is of one sample; a dimension that varies has a name. ``notes`` are further facts as
-    sentences: the balance of the classes, window and horizon.
+    ``input_shape`` is of one sample; a dimension that varies has a name. ``division`` says how a step's
+    batch is shared out: "256 = 2 devices x 4 micro-batches x 32". ``notes`` are further facts as
+    sentences: the balance of the classes, window and horizon. ``settings`` are all of them, by dotted key.
     """
 
     run: str
@@ -58,13 +59,17 @@ class RunStarted(Event):
     monitor: str
     notes: tuple[str, ...] = ()
     resumed_step: int = 0
+    world_size: int = 1
+    division: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class StepDone(Event):
     """One logging interval of training; loss and accuracy are means over the epoch so far.
 
-    ``accuracy`` is None where the task has none.
+    ``accuracy`` is None where the task has none. ``grad_norm`` is of the last step, before clipping;
+    ``skipped`` counts the run's steps so far whose gradient was no finite number.
     """
 
     step: int
@@ -80,6 +85,8 @@ class StepDone(Event):
     elapsed_s: float
     eta_s: float
     memory_mib: float | None = None
+    grad_norm: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ class EpochDone(Event):
     samples_per_s: float
     epoch_s: float
     elapsed_s: float
+    grad_norm: float | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """The last event of a run that was not interrupted."""
+    """The last event of a run that was not interrupted; ``reason`` says why it ended early, if so."""
 
     run: str
     step: int
@@ -133,6 +142,39 @@ class RunFinished(Event):
     best_epoch: int
     elapsed_s: float
     stopped_early: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LiveEvent(Event):
+    """An event with arrays or a module in it, for sinks that draw; metrics.jsonl leaves it out."""
+
+
+@dataclass(frozen=True)
+class ModelReady(LiveEvent):
+    """The model before its first step, and one batch of the tensors that it takes, on its device."""
+
+    module: Any
+    inputs: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Histograms(LiveEvent):
+    """Weights and gradients after an epoch, by parameter name: counts (bins,) and edges (bins + 1,)."""
+
+    step: int
+    weights: dict[str, tuple[Any, Any]]
+    gradients: dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Examples(LiveEvent):
+    """Validation images with what the model says of them: uint8 (n, H, W, C), true and said names."""
+
+    step: int
+    images: Any
+    true: tuple[str, ...]
+    said: tuple[str, ...]
 
 
 Emit = Callable[[Event], None]

@@ -12,8 +12,9 @@ import typer
 from dlcli import __version__
 from dlcli.cli import main
 from dlcli.commands.options import Settings, takes_config
-from dlcli.config import TrainConfig, setting
+from dlcli.config import TrainConfig
 from dlcli.errors import BoundMissed, DlcliError, Interrupted, UsageError
+from dlcli.settings import setting
 
 
 def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -6,18 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcli.config import (
-    EvalConfig,
-    TrainConfig,
-    dump_yaml,
-    fields_of,
-    load_yaml,
-    merge,
-    nested,
-    parse_set,
-    validate,
-)
+from dlcli.config import EvalConfig, TrainConfig
 from dlcli.errors import UsageError
+from dlcli.settings import dump_yaml, fields_of, load_yaml, merge, nested, parse_set, validate
 
 
 def test_defaults_survive_yaml(tmp_path: Path) -> None:

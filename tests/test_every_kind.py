@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dlcli.cli import main
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.engine import training
 from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
+from dlcli.settings import merge, validate
 
 RNG = np.random.default_rng(0)
 

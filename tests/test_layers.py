@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "dlcli"
 # Lower number, lower layer. A module may import its own layer and those below.
 LAYERS = {
     "errors": 0, "registry": 0, "events": 0, "": 0,
-    "task": 1, "files": 1, "config": 1, "card": 1, "runs": 1, "network": 1,
+    "task": 1, "files": 1, "settings": 1, "config": 1, "locks": 1, "card": 1, "runs": 1, "network": 1,
     "data": 2, "zoo": 2,
     "formats": 3, "engine": 4,  # within the third floor, engine may import formats, not the reverse
     "ui": 5, "machine": 5,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dlcli.card import Card, DataRecord, ModelSpec
 from dlcli.cli import main
-from dlcli.config import DataConfig, EvalConfig, TrainConfig, merge, validate
+from dlcli.config import DataConfig, EvalConfig, TrainConfig
 from dlcli.data.base import Listed, Samples
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import hold_out, write_splits
@@ -20,6 +20,7 @@ from dlcli.engine.evaldata import eval_data
 from dlcli.engine.evaluate import answers_within, default_batch_size
 from dlcli.engine.plan import make_plan
 from dlcli.errors import DlcliError, UsageError
+from dlcli.settings import merge, validate
 from dlcli.task import ImageInput, NumberColumn, PairsInput, TabularInput, TaskSpec, TextInput
 
 IMAGE = ImageInput(channels=3, height=8, width=8, resize_size=8, mean=(0, 0, 0), std=(1, 1, 1))

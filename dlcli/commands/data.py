@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from dlcli.commands.options import Json, Quiet, Settings, takes_config
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
+from dlcli.settings import merge, validate
 
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.commands.options import Json
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
+from dlcli.settings import merge, validate
 from dlcli.task import InputKind
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
 
-from dlcli.config import fields_of, load_yaml, merge, nested, parse_set, validate
+from dlcli.settings import fields_of, load_yaml, merge, nested, parse_set, validate
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -131,8 +131,16 @@ def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]
             rich_help_panel=panels.get(key.split(".")[0]) or inspect.getdoc(config),
         )
         name = key.replace(".", "_")
-        found[name] = (_parameter(name, Annotated[info.annotation, option], info.default), key)
+        found[name] = (_parameter(name, Annotated[_typed(info.annotation), option], info.default), key)
     return found
+
+
+def _typed(annotation: Any) -> Any:
+    """What the command line reads: text where a setting is a number or a word, which typer cannot say."""
+    kinds = get_args(annotation)
+    if any(get_origin(kind) is Literal for kind in kinds) and type(None) not in kinds:
+        return str
+    return annotation
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
-from dlcli.config import TrainConfig, dump_yaml, merge
+from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, Interrupted, UsageError
 from dlcli.files import write_text
 from dlcli.runs import DEFAULT_ROOT, RunFolder, find_run, newest_run
+from dlcli.settings import dump_yaml, merge
 
 if TYPE_CHECKING:
     from dlcli.engine.training import TrainResult

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.card import Card
-from dlcli.config import DataConfig, EvalConfig, validate
+from dlcli.config import DataConfig, EvalConfig
 from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import run_of
+from dlcli.settings import validate
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from dlcli.card import DataRecord, ModelSpec
-from dlcli.config import ModelConfig, TrainConfig, fields_of, load_yaml, merge, validate
+from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
 from dlcli.data.sources import open_source
@@ -24,6 +24,7 @@ from dlcli.engine.metrics import default_monitor
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.checkpoint import card_of
 from dlcli.runs import RunFolder
+from dlcli.settings import fields_of, load_yaml, merge, validate
 from dlcli.task import InputKind, TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
 from dlcli.zoo.weights import (

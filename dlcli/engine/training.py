@@ -15,7 +15,6 @@ from torch import nn
 
 from dlcli import __version__
 from dlcli.card import Card
-from dlcli.config import dump_yaml
 from dlcli.data.base import Reader
 from dlcli.data.images.reader import cache_budget
 from dlcli.data.kinds import ReadOptions, kind_of
@@ -37,6 +36,7 @@ from dlcli.events import Emit, RunStarted, Warned
 from dlcli.files import write_text
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs import RunFolder, create_run, started_now
+from dlcli.settings import dump_yaml
 from dlcli.zoo.runtime import describe_device, place, predict, resolve_device
 
 

@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from dlcli.errors import DlcliError
-from dlcli.events import EvalProgress, Event
+from dlcli.events import EvalProgress, Event, LiveEvent
 from dlcli.files import cannot_write, write_bytes
 from dlcli.ui.report import to_json
 
 
 class MetricsLog:
-    """A sink that appends every event but `EvalProgress`, flushed a line at a time.
+    """A sink that appends every event but progress and live ones, flushed a line at a time.
 
     The file is opened at the first event, so that `truncate_events` may run before. A power cut can
     tear the last line; whoever reads the file leaves a torn line out.
@@ -26,7 +26,7 @@ class MetricsLog:
 
     def __call__(self, event: Event) -> None:
         """Write one line. Raises: DlcliError when the disk is full or the folder is read-only."""
-        if isinstance(event, EvalProgress):
+        if isinstance(event, EvalProgress | LiveEvent):
             return
         try:
             if self._file is None:

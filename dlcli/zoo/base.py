@@ -10,10 +10,10 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from dlcli.card import ModelSpec
-from dlcli.config import merge
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
+from dlcli.settings import merge
 from dlcli.task import Frozen, InputKind, TaskKind, TaskSpec
 
 

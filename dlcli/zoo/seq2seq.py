@@ -140,7 +140,8 @@ register(
         tasks=("seq2seq",),
         args=Seq2seqArgs,
         recipe={
-            "optim": {"lr": 1e-3, "label_smoothing": 0.1, "clip_grad_norm": 1.0},
+            "optim": {"lr": 1e-3, "clip_grad_norm": 1.0},
+            "loss": {"label_smoothing": 0.1},
             "fit": {"epochs": 20, "batch_size": 64},
         },
         summary="encoder-decoder Transformer for pairs of texts",

@@ -85,7 +85,8 @@ register(
         head=lambda module: "head",
         args=VitArgs,
         recipe={
-            "optim": {"lr": 1e-3, "weight_decay": 0.05, "label_smoothing": 0.1, "clip_grad_norm": 1.0},
+            "optim": {"lr": 1e-3, "weight_decay": 0.05, "clip_grad_norm": 1.0},
+            "loss": {"label_smoothing": 0.1},
             "fit": {"epochs": 20, "batch_size": 64},
         },
         needs=ModelNeeds(photo_size=96, min_size=8, size_multiple=4),

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.engine import training
 from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import open_artifact
+from dlcli.settings import merge, validate
 
 pytestmark = [
     pytest.mark.gpu,

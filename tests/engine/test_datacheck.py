@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.data.sources import open_source
 from dlcli.engine.datacheck.base import CheckOptions, DataReport, Finding
 from dlcli.engine.datacheck.checking import check_data
 from dlcli.engine.datacheck.leaks import told_by
 from dlcli.engine.datacheck.shift import distance
 from dlcli.engine.datacheck.targets import piled
+from dlcli.settings import merge, validate
 
 
 def check(path: Path | str, most_read: int | None = None, **data: Any) -> DataReport:

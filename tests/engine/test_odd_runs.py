@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dlcli.cli import main
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.engine import fit as fit_module
 from dlcli.engine import training
 from dlcli.engine.fit import is_better
@@ -24,6 +24,7 @@ from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
 from dlcli.formats.checkpoint import card_of, open_checkpoint
+from dlcli.settings import merge, validate
 
 BASE = {
     "data": {"data": "digits"},

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from dlcli.cli import main
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.engine import training
 from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError
 from dlcli.events import Event, StepDone, Warned, ignore
 from dlcli.runs import RunFolder
+from dlcli.settings import merge, validate
 
 BASE = {
     "data": {"data": "digits"},

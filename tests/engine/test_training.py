@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dlcli.cli import main
-from dlcli.config import TrainConfig, merge, validate
+from dlcli.config import TrainConfig
 from dlcli.engine import training
 from dlcli.engine.plan import Plan, make_plan, read_plan
 from dlcli.engine.state import load_newest
@@ -22,6 +22,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import EpochDone, Event, StepDone, Tee, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs import RunFolder
+from dlcli.settings import merge, validate
 
 # Dropout draws from torch's generator and the last batch is ragged: both must survive a resume.
 BASE = {

@@ -1,0 +1,108 @@
+"""How settings work: fields declared once, layers laid over each other, and errors that name the key.
+
+Layers, weakest first: the defaults, the model's recipe, ``--config FILE``, ``--set key=value``, flags
+that were really typed. Unknown keys are refused with the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from dlcli.errors import UsageError, nearest
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def setting(default: Any, help: str, *flags: str, **bounds: Any) -> Any:
+    """A field with its help; with ``flags`` it is also a command-line option."""
+    return Field(default, description=help, json_schema_extra={"flags": list(flags)}, **bounds)
+
+
+def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted key to pydantic field of every setting, groups opened."""
+    found: dict[str, Any] = {}
+    for name, field in config.model_fields.items():
+        key = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= fields_of(field.annotation, f"{key}.")
+        else:
+            found[key] = field
+    return found
+
+
+def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings laid over each other; a later layer wins, key by key."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
+                out[key] = merge(out[key], value)
+            else:
+                out[key] = value
+    return out
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``nested("optim.lr", 1)`` is ``{"optim": {"lr": 1}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]  # the loop runs at least once
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """A configuration file. Raises: UsageError when it is missing, no YAML or no mapping."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"cannot read --config {path}: {exc}") from exc
+    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: a date such as 2026-13-45
+        raise UsageError(f"--config {path} is no YAML: {' '.join(str(exc).split())}") from exc
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"--config {path} must map setting names to values")
+    return loaded
+
+
+def parse_set(item: str) -> dict[str, Any]:
+    """``optim.lr=3e-4`` as a layer. Raises: UsageError when there is no ``=``."""
+    key, eq, text = item.partition("=")
+    if not eq or not key.strip():
+        raise UsageError(f"--set {item!r} is not of the form key=value", hint="--set optim.lr=3e-4")
+    try:
+        return nested(key.strip(), yaml.safe_load(text) if text else "")
+    except (yaml.YAMLError, ValueError) as exc:
+        raise UsageError(f"--set {item!r}: the value is no YAML") from exc
+
+
+def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """The validated, frozen settings. Raises: UsageError naming the key and the value."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as exc:
+        raise _usage_error(config, exc) from exc
+
+
+def dump_yaml(config: BaseModel) -> str:
+    """The settings as YAML that `validate` reads back to an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
+    known = fields_of(config)
+    first = exc.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        leaf = key.rsplit(".", 1)[-1]
+        same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+        hint = f"did you mean {same_leaf[0]!r}?" if same_leaf else nearest(key, known)
+        return UsageError(f"unknown setting {key!r}", hint=hint)
+    field = known.get(key)
+    flags = field.json_schema_extra["flags"] if field is not None else []
+    where = f"{key} ({flags[0]})" if flags else key
+    return UsageError(f"{where} = {first['input']!r}: {first['msg'].lower()}")
