@@ -20,14 +20,17 @@ from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig
 from dlcli.data.images.reader import PixelReader
-from dlcli.engine import training
-from dlcli.engine.fit import FitJob, set_train_mode, train_step
+from dlcli.engine.fit import FitJob
+from dlcli.engine.job import make_job, make_readers
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.plan import make_plan
+from dlcli.engine.state import Progress
+from dlcli.engine.step import optimizer_step, set_train_mode
+from dlcli.engine.world import ALONE
 from dlcli.events import ignore
+from dlcli.runs import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput
-from dlcli.zoo.runtime import place
 
 
 def random_batches(job: FitJob, size: int) -> Iterator[Batch]:
@@ -36,17 +39,18 @@ def random_batches(job: FitJob, size: int) -> Iterator[Batch]:
     pixels = torch.randint(0, 256, (size, spec.height, spec.width, 3), dtype=torch.uint8)
     targets = torch.randint(0, 10, (size,))
     while True:
-        yield Batch((pixels,), targets, np.arange(size))
+        yield Batch((pixels,), targets, np.arange(size), size)
 
 
 def rate(job: FitJob, batches: Iterator[Batch], steps: int) -> float:
     """Images a second over ``steps`` steps; the first batch is waited for outside the clock."""
     set_train_mode(job.module)
-    train_step(job, next(batches), 0)
+    first = next(batches)
+    optimizer_step(job, first, Progress(), len(first))
     t0, images = time.perf_counter(), 0
     for _ in range(steps):
         batch = next(batches)
-        train_step(job, batch, 0)
+        optimizer_step(job, batch, Progress(), len(batch))
         images += len(batch)
     return images / (time.perf_counter() - t0)
 
@@ -66,10 +70,9 @@ def main() -> None:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as root:
-        run = training.new_run(plan, Path(root), None)
         module, _ = plan.build()
-        readers = {name: training.make_reader(plan, name, 1.0) for name in ("train", "val")}
-        job = training.make_job(plan, run, place(module, cpu), readers, cpu, ignore)
+        readers = make_readers(plan, ALONE)
+        job = make_job(plan, RunFolder(Path(root)), module, readers, cpu, ignore, ALONE).job
         few = (args.steps + 2) * args.batch_size
         kept = plan.source.splits["train"].take(torch.randperm(few).numpy())
 

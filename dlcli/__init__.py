@@ -1,3 +1,3 @@
 """dlcli: train, evaluate, export and inspect deep learning models from the command line."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

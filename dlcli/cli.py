@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "Write a model for deployment and prove that it still gives the same answers.",
     "data": "Look at a data set: what it holds and what is wrong with it.",
     "models": "List the models, or show one layer by layer.",
+    "runs": "List the runs with their best metrics, or compare some of them.",
     "info": "Show what this machine can do, or what a model file holds.",
 }
 

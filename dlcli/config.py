@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from dlcli.settings import setting
 from dlcli.task import Frozen, InputKind, Interpolation, TaskKind
-
 
 Optimizer = Literal[
     "adamw",
@@ -121,6 +122,9 @@ class ModelConfig(Frozen):
         "--unfreeze",
     )
     head: Literal["linear", "mlp"] = setting("linear", "Head of a torchvision model.", "--head")
+    embedding_size: int = setting(
+        128, "Numbers in the answer to --task embedding.", "--embedding-size", ge=2
+    )
     resize: Literal["crop", "squash"] = setting(
         "crop", "Fit images by cutting out the centre, or by squashing both sides."
     )
@@ -133,8 +137,8 @@ class OptimConfig(Frozen):
     """Optimizer and schedule"""
 
     optimizer: Optimizer = setting("adamw", "Update rule.", "--optimizer")
-    lr: float | Literal["auto"] = setting(
-        1e-3, "Peak learning rate, or auto: found by a short sweep.", "--lr", gt=0
+    lr: Annotated[float, Field(gt=0)] | Literal["auto"] = setting(
+        1e-3, "Peak learning rate, or auto: found by a short sweep.", "--lr"
     )
     weight_decay: float = setting(
         0.01, "Decay of weights; norms and biases are left alone.", "--weight-decay", ge=0
@@ -168,8 +172,8 @@ class OptimConfig(Frozen):
     )
     gamma: float | None = setting(
         None,
-        "Factor of each drop of step, multistep and plateau (default: 0.1); for exponential, of the whole "
-        "run (default: 0.01).",
+        "Factor of each drop of step, multistep and plateau (default: 0.1); for exponential, of the "
+        "whole run (default: 0.01).",
         gt=0,
         le=1,
     )
@@ -248,8 +252,8 @@ class FitConfig(Frozen):
     """Training"""
 
     epochs: int = setting(10, "Passes over the training split.", "--epochs", "-e", ge=1)
-    batch_size: int | Literal["auto"] = setting(
-        64, "Samples one optimizer step sees, or auto: what memory holds.", "--batch-size", "-b", ge=1
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        64, "Samples one optimizer step sees, or auto: what memory holds.", "--batch-size", "-b"
     )
     grad_accum_steps: int = setting(
         1, "Parts a device's share of the batch is computed in.", "--grad-accum-steps", ge=1

@@ -28,12 +28,20 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Noted(Event):
+    """Something that was decided on the way and is no reason for worry."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class RunStarted(Event):
     """The plan of a run, before its first step (or after a resume).
 
     ``kind`` is of the data, ``task`` what is predicted. ``num_classes`` is 0 where there are none.
     ``input_shape`` is of one sample; a dimension that varies has a name. ``division`` says how a step's
-    batch is shared out: "256 = 2 devices x 4 micro-batches x 32". ``notes`` are further facts as
+    batch is shared out: "256 = 2 devices x 4 micro-batches x 32", ``schedule`` how the learning rate
+    goes. ``notes`` are further facts as
     sentences: the balance of the classes, window and horizon. ``settings`` are all of them, by dotted key.
     """
 
@@ -61,6 +69,7 @@ class RunStarted(Event):
     resumed_step: int = 0
     world_size: int = 1
     division: str = ""
+    schedule: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dlcli import __version__
 from dlcli.errors import DlcliError, nearest
 from dlcli.files import read_json, write_json
 
@@ -48,6 +52,15 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def micro(self) -> Path:
+        """How large a micro-batch may be since memory ran out in one of several processes."""
+        return self.path / "micro-batch.json"
+
+    def model(self, name: str) -> Path:
+        """The file of "best", or of another epoch that is kept, "epoch-7"."""
+        return self.best if name == "best" else self.path / "epochs" / f"{name}.safetensors"
+
+    @property
     def state(self) -> Path:
         return self.path / "state"
 
@@ -75,6 +88,12 @@ def started_now() -> dict[str, Any]:
         for said in (sys.argv, [os.getcwd()])
     )
     return {"argv": argv, "cwd": cwd[0], "started_at": datetime.now(UTC).isoformat()}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    return {"dlcli": __version__, "python": platform.python_version(), **found}
 
 
 def create_run(root: Path, name: str) -> RunFolder:
@@ -165,3 +184,28 @@ def run_of(artifact: Path) -> RunFolder | None:
     """The run folder that an artifact lies in, or None."""
     run = RunFolder(artifact.parent)
     return run if run.record.is_file() else None
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a file, in order, each as `Event.to_dict` gave it; torn lines are left out.
+
+    A number that was NaN or infinite is None. Raises: DlcliError when the file cannot be read.
+    """
+    return [event for _, event in event_lines(path)]
+
+
+def event_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Each line that is a whole JSON object, without its end, and what it says."""
+    try:
+        raw = path.read_bytes()
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
+    found = []
+    for line in raw.split(b"\n"):
+        try:
+            event = json.loads(line)
+        except ValueError:  # torn: no JSON, or cut within a character
+            continue
+        if isinstance(event, dict):
+            found.append((line, event))
+    return found

@@ -35,13 +35,27 @@ def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """Dotted key to value of every setting, JSON-ready."""
+    found: dict[str, Any] = {}
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over each other; a later layer wins, key by key."""
+    """Nested settings laid over each other; a later layer wins, key by key. Raises: UsageError."""
     out: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
                 out[key] = merge(out[key], value)
+            elif key in out and isinstance(value, Mapping) != isinstance(out[key], Mapping):
+                alone = out[key] if isinstance(value, Mapping) else value
+                raise UsageError(f"{key} = {alone!r}: {key} is a group of settings, not a value")
             else:
                 out[key] = value
     return out
@@ -96,7 +110,7 @@ def dump_yaml(config: BaseModel) -> str:
 def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
     known = fields_of(config)
     first = exc.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = _key(first["loc"], known)
     if first["type"] == "extra_forbidden":
         leaf = key.rsplit(".", 1)[-1]
         same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
@@ -105,4 +119,11 @@ def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
     field = known.get(key)
     flags = field.json_schema_extra["flags"] if field is not None else []
     where = f"{key} ({flags[0]})" if flags else key
-    return UsageError(f"{where} = {first['input']!r}: {first['msg'].lower()}")
+    said = [error["msg"].lower() for error in exc.errors() if _key(error["loc"], known) == key]
+    return UsageError(f"{where} = {first['input']!r}: {'; or '.join(said)}")
+
+
+def _key(loc: tuple[int | str, ...], known: Mapping[str, Any]) -> str:
+    """The dotted key of an error; of a setting with alternatives pydantic adds the one it tried."""
+    parent = ".".join(map(str, loc[:-1]))
+    return parent if parent in known and isinstance(loc[-1], str) else ".".join(map(str, loc))

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-TaskKind = Literal["classification", "multilabel", "regression", "forecast", "seq2seq"]
+TaskKind = Literal["classification", "multilabel", "regression", "forecast", "seq2seq", "embedding"]
 InputKind = Literal["image", "text", "tabular", "series", "pairs"]
 
 # The first entries of every vocabulary.
@@ -242,7 +242,9 @@ class TaskSpec(Frozen):
 
     Answers by ``kind``: classification and multilabel: one logit for each of ``class_names``;
     regression: one scaled number for each of ``targets``; forecast: (horizon, targets) scaled numbers;
-    seq2seq: (T, target vocabulary) logits of the next token after each of the prefix.
+    seq2seq: (T, target vocabulary) logits of the next token after each of the prefix; embedding:
+    ``embedding_size`` numbers, a vector of length 1 that lies near those of the same class, where
+    ``class_names`` are the classes it was learnt from.
     """
 
     kind: TaskKind = "classification"
@@ -250,6 +252,7 @@ class TaskSpec(Frozen):
     class_names: tuple[str, ...] = ()
     targets: tuple[TargetNumber, ...] = ()
     horizon: int = Field(default=0, ge=0)
+    embedding_size: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _complete(self) -> TaskSpec:
@@ -263,16 +266,20 @@ class TaskSpec(Frozen):
             raise ValueError("a forecast needs series and a horizon")
         if (self.kind == "seq2seq") != (self.input.kind == "pairs"):
             raise ValueError("seq2seq and pairs belong together")
+        if (self.kind == "embedding") != (self.embedding_size > 0):
+            raise ValueError("an embedding needs a size, and nothing else has one")
         return self
 
     @property
     def num_classes(self) -> int:
-        """The number of classes or labels, in the order of the names; 0 for other tasks."""
+        """The number of classes or labels, in the order of the names; 0 for tasks without any."""
         return len(self.class_names)
 
     @property
     def output_shape(self) -> tuple[int | str, ...]:
         """The model's answer for one sample."""
+        if self.kind == "embedding":
+            return (self.embedding_size,)
         if self.class_names:
             return (len(self.class_names),)
         if self.kind == "regression":
@@ -293,5 +300,6 @@ class TaskSpec(Frozen):
     @property
     def output(self) -> TensorSpec:
         """The model's answer for a batch. Its name is none of the inputs': a graph has one namespace."""
-        name = "numbers" if self.targets else "logits"
+        # "embedding" is what torch calls a look-up of tokens, inside the same graph.
+        name = "vectors" if self.kind == "embedding" else "numbers" if self.targets else "logits"
         return TensorSpec(name, "float32", ("batch", *self.output_shape))

@@ -51,6 +51,7 @@ def test_imports_point_downwards(path: Path) -> None:
     "args",
     [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"],
      ["export", "--help"], ["info", "--help"], ["data", "--help"], ["models", "--help"],
+     ["runs", "--help"],
      ["train", "--modle", "x"]],
 )  # fmt: skip
 def test_help_imports_no_heavy_library(args: list[str]) -> None:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, takes_config
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs import DEFAULT_ROOT, find_artifact, run_of
+
+if TYPE_CHECKING:
+    from dlcli.engine.metrics import EvalResult
+    from dlcli.events import Emit
 
 
 @takes_config(EvalConfig)
 def command(
     settings: Settings[EvalConfig],
     *,
-    artifact: Artifact = None,
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARTIFACT]...",
+            help="A model file, a run folder or a run's name (default: the newest run); of several the "
+            "mean answer is measured, and each beside it.",
+        ),
+    ] = None,
     minimum: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,50 +49,103 @@ def command(
     """
     config = settings.resolve()
     bounds = [_parse_bound(text) for text in minimum or []]
-    path = find_artifact(artifact, runs_dir)
+    named: Sequence[str | None] = artifacts or [None]
+    paths = [find_artifact(text, runs_dir) for text in named]
 
+    from dlcli.engine.ensemble import Ensemble, seen_in_training
     from dlcli.engine.evaldata import eval_data
     from dlcli.engine.evaluate import measure
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact
-    from dlcli.ui.plots import save_result
     from dlcli.ui.report import print_json
     from dlcli.ui.sinks import progress_sink
     from dlcli.ui.tables import print_eval
 
     with progress_sink(quiet, json_output) as emit:
-        model = open_artifact(path, device=config.device)
-        data = eval_data(model.card, path, config)
-        for message in (*data.warnings, *data.reader.notes):
+        models = [open_artifact(path, device=config.device) for path in paths]
+        ensemble = Ensemble(models, tta=config.tta)
+        data = eval_data(models[0].card, paths[0], config)
+        warnings = list(data.warnings)
+        if config.data is None:
+            warnings += seen_in_training(models, data.reader.samples.ids)
+        for message in warnings:
             emit(Warned(message))
-        result = measure(model, data, config, emit=emit)
-        note = data.note + (
-            "; mean over each image and its mirror image" if config.tta == "flip" else ""
-        )
-        run, plots = run_of(path), []
-        if run is not None:
-            try:
-                plots = save_result(run.plots, result)
-            except DlcliError as exc:  # a run that may only be read can still be measured
-                emit(Warned(f"no plot: {exc.message}"))
+        result = measure(ensemble, data, config, emit=emit)
+        # A run's plots are of its own model.
+        plots = _save_plots(paths[0], result, emit) if len(paths) == 1 else []
+    note = data.note + ("; mean over each image and its mirror image" if config.tta == "flip" else "")
     missed = [_missed(bound, result.metrics) for bound in bounds]
     if json_output:
+        alone = {"artifact": str(paths[0])} if len(paths) == 1 else {}
         print_json(
             {
                 "command": "eval",
-                "artifact": str(path),
+                **alone,
+                "artifacts": [str(path) for path in paths],
                 "note": note,
                 **result.to_dict(),
-                "class_names": list(model.card.task.class_names),
+                "class_names": list(ensemble.task.class_names),
                 "plots": [str(plot) for plot in plots],
                 "missed": [text for text in missed if text],
             }
         )
     else:
-        print_eval(result, str(path), note)
+        several = f"the mean answer of {len(paths)} models"
+        print_eval(result, str(paths[0]) if len(paths) == 1 else several, note)
+        if result.members:
+            _print_members(result)
     for text in missed:
         if text:
             raise BoundMissed(text)
+
+
+def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
+    """The plots of an artifact that lies in its run, there."""
+    from dlcli.events import Warned
+    from dlcli.ui.plots import save_result
+
+    run = run_of(path)
+    if run is None:
+        return []
+    try:
+        return save_result(run.plots, result)
+    except DlcliError as exc:  # a run that may only be read can still be measured
+        emit(Warned(f"no plot: {exc.message}"))
+        return []
+
+
+def _print_members(result: EvalResult) -> None:
+    """Each model of an ensemble alone, by number, and whether the mean is really better."""
+    import math
+
+    from dlcli.ui.console import stdout
+    from dlcli.ui.sections import Row, Section, print_sections
+    from dlcli.ui.tables import print_comparison
+    from dlcli.ui.text import figure, signed
+
+    metric = result.members[0].metric
+    verdicts = {True: "better", False: "worse", None: "no difference beyond chance"}
+    names, rows = [], []
+    for number, row in enumerate(result.members, 1):
+        bounded = math.isfinite(row.low) and math.isfinite(row.high)
+        names.append(Row(str(number), row.artifact))
+        rows.append(
+            [
+                str(number),
+                figure(row.metrics[metric]),
+                signed(row.difference),
+                f"{signed(row.low)} to {signed(row.high)}" if bounded else "unknown",
+                verdicts[row.better] if bounded else "too few samples to tell",
+            ]
+        )
+    stdout().print()
+    print_sections([Section("the models", names)])
+    stdout().print()
+    print_comparison(
+        f"each alone (difference: the mean answer's {figure(result.metrics[metric])} minus its own)",
+        ["model", metric, "difference", "95 % interval", "the mean answer is"],
+        rows,
+    )
 
 
 def _parse_bound(text: str) -> tuple[str, float]:

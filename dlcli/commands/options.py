@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from dlcli.settings import fields_of, load_yaml, merge, nested, parse_set, validate
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
+_NOTHING = object()
 
 Artifact = Annotated[
     str | None,
@@ -33,6 +34,7 @@ class Settings(Generic[ConfigT]):
     file: dict[str, Any] = field(default_factory=dict)
     sets: dict[str, Any] = field(default_factory=dict)
     flags: dict[str, Any] = field(default_factory=dict)
+    file_name: str = ""  # of --config
 
     @property
     def said(self) -> dict[str, Any]:
@@ -42,6 +44,22 @@ class Settings(Generic[ConfigT]):
     def resolve(self, recipe: dict[str, Any] | None = None) -> ConfigT:
         """Defaults < recipe < file < --set < flags, validated. Raises: UsageError."""
         return validate(self.config, merge(recipe or {}, self.said))
+
+    def origins(self, recipe: dict[str, Any]) -> dict[str, str]:
+        """Where each setting's value comes from, by dotted key, strongest layer first.
+
+        The flag that was typed (its long name), "--set", "--config FILE", "recipe" or "default".
+        """
+        file = f"--config {self.file_name}"
+        found = {}
+        for key, info in fields_of(self.config).items():
+            flag = (info.json_schema_extra["flags"] or [""])[0]
+            yes, _, no = flag.partition("/")
+            typed = no if _find(self.flags, key) is False else yes
+            layers = ((typed, self.flags), ("--set", self.sets), (file, self.file), ("recipe", recipe))
+            named = (name for name, layer in layers if _find(layer, key) is not _NOTHING)
+            found[key] = next(named, "default")
+        return found
 
 
 def takes_config(
@@ -74,6 +92,7 @@ def takes_config(
                 file=load_yaml(file) if file else {},
                 sets=merge(*(parse_set(item) for item in sets or [])),
                 flags=flags,
+                file_name=str(file or ""),
             )
             command(settings, **values)
 
@@ -112,6 +131,14 @@ def takes_config(
     return decorate
 
 
+def _find(layer: Mapping[str, Any], key: str) -> Any:
+    """What a layer has under a dotted key, or `_NOTHING`."""
+    value: Any = layer
+    for part in key.split("."):
+        value = value.get(part, _NOTHING) if isinstance(value, Mapping) else _NOTHING
+    return value
+
+
 def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]]:
     """Parameter name to (option, dotted key) of every field that has flags."""
     found: dict[str, tuple[inspect.Parameter, str]] = {}
@@ -136,7 +163,7 @@ def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]
 
 
 def _typed(annotation: Any) -> Any:
-    """What the command line reads: text where a setting is a number or a word, which typer cannot say."""
+    """What the command line reads: text where a setting is a number or a word (typer has no unions)."""
     kinds = get_args(annotation)
     if any(get_origin(kind) is Literal for kind in kinds) and type(None) not in kinds:
         return str

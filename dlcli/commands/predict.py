@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, RunFolder, find_artifact
 
 if TYPE_CHECKING:
+    from dlcli.data.base import Reader
+    from dlcli.task import TaskSpec
     from dlcli.ui.writers import Head
 
 OutputFormat = Literal["table", "csv", "json", "jsonl"]
@@ -27,9 +29,10 @@ def command(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="[ARTIFACT] INPUT...",
+            metavar="[ARTIFACT]... INPUT...",
             help="Files, folders, quoted globs; - reads texts from stdin. A model file, run folder or "
-            "run's name in front is the model to use (default: the newest run's).",
+            "run's name in front is the model to use (default: the newest run's); several answer with "
+            "their mean.",
         ),
     ],
     output_format: Annotated[
@@ -40,8 +43,12 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Write to this file instead of stdout.")
     ] = None,
     artifact: Annotated[
-        str | None,
-        typer.Option("--artifact", "-a", help="The model to use; then every argument is an input."),
+        list[str] | None,
+        typer.Option(
+            "--artifact",
+            "-a",
+            help="The model to use, or several by repeating it; then every argument is an input.",
+        ),
     ] = None,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
@@ -53,32 +60,48 @@ def command(
     """
     config = settings.resolve()
     chosen = _output_format(output_format, output, json_output)
-    arguments = inputs
-    if artifact is None:
-        artifact, arguments = _split_arguments(inputs, runs_dir)
-    path = find_artifact(artifact, runs_dir)
+    front, arguments = (artifact, inputs) if artifact else _split_arguments(inputs, runs_dir)
+    named: Sequence[str | None] = front or [None]
+    paths = [find_artifact(text, runs_dir) for text in named]
 
     from dlcli.data.kinds import ReadOptions, kind_of
+    from dlcli.engine.ensemble import Ensemble, check_members
+    from dlcli.engine.evaluate import batch_size_of
     from dlcli.engine.predicting import predict
-    from dlcli.engine.tta import averaged
     from dlcli.events import EvalProgress, Warned
     from dlcli.formats.base import open_artifact, read_card
     from dlcli.ui.sinks import progress_sink
     from dlcli.ui.writers import WRITERS, Head, destination
 
-    task = read_card(path).task
+    tasks = [read_card(path).task for path in paths]
+    check_members([(str(path), task) for path, task in zip(paths, tasks, strict=True)])
+    task = tasks[0]
     kind = kind_of(task)
     samples = kind.inputs(arguments, task)  # before the weights: a wrong name is found at once
     total = len(samples)
     if not total:
         raise DlcliError(f"{', '.join(arguments[:5])} holds nothing to predict")
-    model = open_artifact(path, device=config.device)
-    reader = kind.reader(samples, task, ReadOptions(workers=config.workers))
+    ensemble = Ensemble([open_artifact(path, device=config.device) for path in paths], tta=config.tta)
+
+    def read_as(wanted: TaskSpec) -> Reader:
+        # Tables and series are read by the columns that a model wants; images and texts are the same
+        # for all, and what stdin holds can be read only once.
+        same = wanted.input == task.input or wanted.input.kind in ("image", "text")
+        listed = samples if same else kind.inputs(arguments, wanted)
+        return kind.reader(listed, wanted, ReadOptions(workers=config.workers))
+
+    reader = ensemble.reader(read_as)
 
     classes = min(config.top_k, task.num_classes)
     top_k = {"top_k": classes} if task.kind == "classification" else {}
     head = Head(
-        facts={"command": "predict", "artifact": str(path), "task": task.kind, **top_k},
+        facts={
+            "command": "predict",
+            **({"artifact": str(paths[0])} if len(paths) == 1 else {}),
+            "artifacts": [str(path) for path in paths],
+            "task": task.kind,
+            **top_k,
+        },
         task=task,
         inputs=samples.ids,
         top_k=classes,
@@ -92,11 +115,11 @@ def command(
 
         def rows() -> Iterator[dict[str, Any]]:
             found = predict(
-                averaged(model.predict, task, config.tta),
+                ensemble.predict,
                 reader,
                 task,
                 top_k=head.top_k,
-                batch_size=config.batch_size,
+                batch_size=config.batch_size or batch_size_of(ensemble),
                 beams=config.beams,
             )
             for done, prediction in enumerate(found, 1):
@@ -134,16 +157,17 @@ def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet:
         stderr().print(said, soft_wrap=True)
 
 
-def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[str | None, list[str]]:
-    """The artifact, if the first argument is one, and the inputs. Raises: UsageError for no inputs."""
-    first = inputs[0]
-    if not _is_artifact(first, runs_dir):
-        return None, inputs
-    if len(inputs) == 1:
+def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[list[str], list[str]]:
+    """The artifacts in front, if any, and the inputs. Raises: UsageError for no inputs."""
+    first = next((i for i, text in enumerate(inputs) if not _is_artifact(text, runs_dir)), len(inputs))
+    named, rest = inputs[:first], inputs[first:]
+    if not rest:
         raise UsageError(
-            f"{first} is a model; nothing was given to predict", hint=f"dlcli predict {first} FILE..."
+            f"{', '.join(named)} {'is a model' if len(named) == 1 else 'are models'}; nothing was given "
+            "to predict",
+            hint=f"dlcli predict {' '.join(named)} FILE...",
         )
-    return first, inputs[1:]
+    return named, rest
 
 
 def _is_artifact(text: str, runs_dir: Path) -> bool:

@@ -1,11 +1,23 @@
-"""Scales of numeric targets, from the training split alone."""
+"""What is predicted, in what scales: from the training split alone."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from dlcli.config import ModelConfig
 from dlcli.data.base import DataSource
-from dlcli.task import TargetNumber
+from dlcli.task import InputSpec, TargetNumber, TaskSpec
+
+
+def make_task(source: DataSource, spec: InputSpec, model: ModelConfig) -> TaskSpec:
+    """The task of a source whose samples have a target each, with the input that was fitted on it."""
+    return TaskSpec(
+        kind=source.task,
+        input=spec,
+        class_names=source.class_names,
+        targets=target_numbers(source) if source.task == "regression" else (),
+        embedding_size=model.embedding_size if source.task == "embedding" else 0,
+    )
 
 
 def target_numbers(source: DataSource) -> tuple[TargetNumber, ...]:

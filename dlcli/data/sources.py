@@ -33,6 +33,7 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     data is missing or unfit, UsageError when ``data`` or the fractions make no sense.
     """
     source = _find(config, other=False)
+    least = 2 if source.task == "embedding" else 1
     if "all" in source.splits:
         if config.val_fraction + config.test_fraction >= 1:
             raise UsageError(
@@ -41,17 +42,20 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
                 hint="their sum must be below 1",
             )
         fractions = {"val": config.val_fraction, "test": config.test_fraction}
-        splits = hold_out(source.splits["all"], fractions, seed=seed)
+        splits = hold_out(source.splits["all"], fractions, seed=seed, least=least)
     else:
         if "train" not in source.splits:
             raise DlcliError(f"{source.origin} has {' and '.join(source.splits)}, but no train split")
         splits = dict(source.splits)
         if "val" not in splits:
-            splits |= hold_out(splits["train"], {"val": config.val_fraction}, seed=seed)
+            fractions = {"val": config.val_fraction}
+            splits |= hold_out(splits["train"], fractions, seed=seed, least=least)
     ordered: dict[str, Samples] = {
         name: splits[name] for name in ("train", "val", "test") if name in splits
     }
     source = replace(source, splits=ordered)
+    if source.task == "embedding":
+        _need_pairs(source)
     return replace(source, warnings=(*source.warnings, *_thin_classes(source)))
 
 
@@ -66,8 +70,9 @@ def open_undivided(config: DataConfig) -> DataSource:
 def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
     """Other data for a model of ``task``: its splits as given, or all of it as "all".
 
-    Class targets index the task's names, matched by name. Raises: DlcliError when the data is missing,
-    is of another kind, or naming the classes that the model does not know.
+    Class targets index the task's names, matched by name; an embedding is tried on any classes. Raises:
+    DlcliError when the data is missing, is of another kind, or naming the classes that the model does
+    not know.
     """
     # Groups matter for dividing only: other data need not name them.
     known = {"kind": task.input.kind, "task": task.kind, "group_column": None}
@@ -82,6 +87,8 @@ def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
             f"{source.origin} is data for {source.task}, but the model does {task.kind}",
             hint="give data with the target that the model was trained on",
         )
+    if task.kind == "embedding":
+        return source
     splits: dict[str, Samples] = {}
     strange: dict[str, None] = {}
     for name, part in source.splits.items():
@@ -101,7 +108,24 @@ def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
 
 
 def _find(config: DataConfig, *, other: bool) -> DataSource:
-    """The source with its splits as they are: train, val and test, or one "all"."""
+    """The source with its splits as they are: train, val and test, or one "all".
+
+    Raises: UsageError when embeddings are asked for and there are no classes.
+    """
+    source = _listed(config, other=other)
+    if config.task != "embedding":
+        return source
+    if source.task != "classification":
+        raise UsageError(
+            f"--task embedding needs samples of one class each; {source.origin} is for {source.task}",
+            hint="name a column of classes with --target, or leave --task out",
+        )
+    options = {key: "embedding" if key == "task" else value for key, value in source.options.items()}
+    return replace(source, task="embedding", options=options)
+
+
+def _listed(config: DataConfig, *, other: bool) -> DataSource:
+    """The data set with the task that its own target suggests."""
     text = config.data
     if not text:
         raise UsageError("--data is missing", hint="give a folder, a file, or a name such as digits")
@@ -136,7 +160,9 @@ def _find(config: DataConfig, *, other: bool) -> DataSource:
 
 def _refuse_settings(config: DataConfig, found: Found, kind: str, name: str) -> None:
     """A known set says itself what it is: settings that say otherwise must not be ignored."""
-    own = {"kind": kind, "task": found.task, **found.options}
+    own = {"kind": kind, **found.options, "task": found.task}
+    if config.task == "embedding":  # of classes; `_find` sees to it that there are some
+        own["task"] = "embedding"
     for key in ("kind", "task", *_READING):
         said = getattr(config, key)
         if said and said != own.get(key):
@@ -218,6 +244,19 @@ def _missing(text: str, path: Path) -> DlcliError:
         f"--data {text!r} is neither a folder or file here nor the name of a data set",
         hint=nearest(text, DATASETS.names()),
     )
+
+
+def _need_pairs(source: DataSource) -> None:
+    """Raises: DlcliError for a split without two samples of a class, or for train of a single class."""
+    for split in ("train", "val"):
+        counts = np.bincount(source.splits[split].targets)
+        if counts.max(initial=0) < 2:
+            raise DlcliError(
+                f"the {split} split of {source.origin} has no two samples of one class",
+                hint="of a class of six or more samples dlcli holds two out; or give splits of your own",
+            )
+    if (np.bincount(source.splits["train"].targets) > 0).sum() < 2:
+        raise DlcliError(f"the train split of {source.origin} has one class: nothing to tell it from")
 
 
 def _thin_classes(source: DataSource) -> list[str]:

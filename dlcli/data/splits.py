@@ -18,20 +18,24 @@ from dlcli.files import read_json, write_json
 SPLITS_SCHEMA = 1
 
 
-def hold_out(samples: Samples, fractions: Mapping[str, float], *, seed: int) -> dict[str, Samples]:
+def hold_out(
+    samples: Samples, fractions: Mapping[str, float], *, seed: int, least: int = 1
+) -> dict[str, Samples]:
     """``samples`` divided into "train" and one split for each fraction above 0.
 
     Class by class where each sample has one class; samples of one group stay together, and then groups
     are divided, not classes. Which sample goes where depends on the seed and its own id (or group) only,
     not on the order of the listing. Every class keeps a training sample; a class of three or more gives
-    at least one to each other split. Raises: DlcliError when not even one sample can be spared.
+    at least one to each other split. With ``least`` 2 a class of six or more gives at least two to each,
+    and a smaller one none: one sample alone finds none of its class. Raises: DlcliError when not even
+    one sample can be spared.
     """
     wanted = {name: share for name, share in fractions.items() if share > 0}
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in wanted}}
     for stratum in _strata(samples):
         members = sorted(stratum, key=lambda unit: (_draw(seed, unit), unit))
         start = 0
-        for name, count in _shares(len(members), wanted).items():
+        for name, count in _shares(len(members), wanted, least).items():
             chosen[name] += [i for unit in members[start : start + count] for i in stratum[unit]]
             start += count
         chosen["train"] += [i for unit in members[start:] for i in stratum[unit]]
@@ -151,9 +155,12 @@ def _draw(seed: int, id_: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _shares(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
+def _shares(count: int, wanted: Mapping[str, float], least: int) -> dict[str, int]:
     """Samples of a class of ``count`` for each held-out split."""
-    least = 1 if count >= 3 else 0
+    if count < 3 * least:
+        if least > 1:
+            return {}
+        least = 0
     shares = {name: max(least, round(count * share)) for name, share in wanted.items()}
     while shares and sum(shares.values()) > count - 1:
         largest = max(shares, key=lambda name: shares[name])

@@ -166,10 +166,11 @@ def make_augment(
             f"augmentation is for images, not {task.input.kind} data",
             hint="leave --augment and the augment settings out",
         )
-    if not task.class_names and policy.mixes:
+    if task.kind not in ("classification", "multilabel") and policy.mixes:
         if asked.get("mixup") or asked.get("cutmix"):
             raise UsageError(
-                f"augment.mixup and augment.cutmix mix classes; a {task.kind} task has none",
+                "augment.mixup and augment.cutmix mix answers that are classes; "
+                f"a {task.kind} task has none",
                 hint="leave them out, or use another --task",
             )
         policy = replace(policy, mixup=0.0, cutmix=0.0)

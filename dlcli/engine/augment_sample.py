@@ -73,7 +73,7 @@ def _spread(source: DataSource, seed: int) -> Indices:
     """Positions of at most `ROWS` training samples, one of each class before a second of any."""
     train = source.splits["train"]
     order = np.random.default_rng(seed).permutation(len(train))
-    if source.task == "classification":
+    if source.task in ("classification", "embedding"):
         targets = train.targets[order]
         turn = np.zeros(len(order), dtype=np.int64)  # the how-manieth of its class
         for label in np.unique(targets):

@@ -1,6 +1,7 @@
-"""What is done about classes of unequal size: a weighted loss, a balanced draw, or a focal loss.
+"""What an epoch draws, and what is done about classes of unequal size.
 
-N: training samples; K: classes or labels.
+Against those: a weighted loss, a balanced draw, or a focal loss. Embeddings are learnt from samples side
+by side, so their epochs are laid out in groups of one class. N: training samples; K: classes or labels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import numpy.typing as npt
 import torch
 
 from dlcli.data.base import Indices, Targets
-from dlcli.engine.losses import GAMMA
 from dlcli.errors import UsageError
 from dlcli.task import TaskSpec
 
@@ -27,7 +27,11 @@ LARGEST_WEIGHT = 20.0
 # From this ratio of the largest class to the smallest on, the user is told though nothing was asked for.
 _WORTH_A_WORD = 5.0
 
-_TAG = 100  # of the generator: not one of another order or of an operation in `augment_draw`
+# Samples of a class side by side in an epoch for embeddings, the K of arXiv:1703.07737.
+GROUP = 4
+
+# Of the generators: none of another order or of an operation in `augment_draw`.
+_TAG, _TAG_GROUPS = 100, 101
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class BalancePlan:
 
     ``counts`` (K,) are the training samples of each class, or the positive ones of each label; None
     where there are no classes. ``weights`` float32 (K,) are for `dlcli.engine.losses.make_loss`.
-    ``order(seed, epoch)`` is what an epoch draws instead of every sample once. ``sentence`` is for the
-    user, empty where there is nothing to say.
+    ``order(seed, epoch)`` is what an epoch draws instead of every sample once; with ``grouped`` its
+    neighbours belong together, so it must not be sorted by length. ``sentence`` is for the user, empty
+    where there is nothing to say.
     """
 
     kind: BalanceKind = "none"
@@ -45,13 +50,14 @@ class BalancePlan:
     weights: torch.Tensor | None = None
     order: Callable[[int, int], Indices] | None = None
     sentence: str = ""
+    grouped: bool = False
 
 
 def balance_plan(kind: BalanceKind, task: TaskSpec, targets: Targets) -> BalancePlan:
     """What ``--balance`` means for the targets of the train split: int64 (N,), or 0 and 1 (N, K).
 
-    Raises: UsageError for a task without classes, and for a balanced draw of samples with several
-    labels, of which no draw makes each as frequent as the others.
+    Raises: UsageError for a task without classes, for a balanced draw of samples with several labels, of
+    which no draw makes each as frequent as the others, and for a weighted or focal loss of embeddings.
     """
     if not task.class_names:
         if kind != "none":
@@ -66,6 +72,8 @@ def balance_plan(kind: BalanceKind, task: TaskSpec, targets: Targets) -> Balance
         )
     counts = _counts(targets, task)
     said = _sizes(counts, task)
+    if task.kind == "embedding":
+        return _grouped_plan(kind, targets, counts, said)
     if kind == "weights":
         several = targets.ndim > 1
         weights, cut = label_weights(counts, len(targets)) if several else class_weights(counts)
@@ -78,7 +86,7 @@ def balance_plan(kind: BalanceKind, task: TaskSpec, targets: Targets) -> Balance
         sentence = f"balance sampler: {said}; an epoch draws about {each:.0f} of each class"
         return BalancePlan(kind, counts, None, BalancedOrder(targets), sentence)
     if kind == "focal":
-        return BalancePlan(kind, counts, None, None, f"balance focal: {said}; gamma {GAMMA:g}")
+        return BalancePlan(kind, counts, None, None, f"balance focal: {said}")
     present = counts[counts > 0]
     if not len(present) or present.max() < _WORTH_A_WORD * present.min():
         return BalancePlan(kind, counts)
@@ -131,6 +139,56 @@ class BalancedOrder:
         return rng.permutation(np.concatenate(drawn)).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class GroupedOrder:
+    """Epochs in groups of up to 4 samples of one class: any few neighbours hold pairs of a class.
+
+    "PK batches" of Hermans et al., arXiv:1703.07737, for batches of any size: every sample of ``draw``
+    comes once (by default every sample). A class is cut into groups of almost one size, which are spread
+    evenly over the epoch, so that neighbouring groups are of different classes as far as there are
+    others. A function of (seed, epoch).
+    """
+
+    targets: npt.NDArray[np.int64]
+    draw: Callable[[int, int], Indices] | None = None
+
+    def __call__(self, seed: int, epoch: int) -> Indices:
+        """(N,) positions in the train split."""
+        rng = np.random.default_rng([seed, epoch, _TAG_GROUPS])
+        drawn = rng.permutation(len(self.targets)) if self.draw is None else self.draw(seed, epoch)
+        drawn = drawn[np.argsort(self.targets[drawn], kind="stable")]  # class by class
+        _, label, sizes = np.unique(self.targets[drawn], return_inverse=True, return_counts=True)
+        starts = np.cumsum(sizes) - sizes
+        groups = -(-sizes // GROUP)  # of each class
+        number = (np.arange(len(drawn)) - starts[label]) * groups[label] // sizes[label]
+        first = np.cumsum(groups) - groups
+        # The g-th of a class's G groups lies at a random place in the g-th of G parts of the epoch.
+        of_class = np.repeat(np.arange(len(sizes)), groups)
+        within = np.arange(len(of_class)) - first[of_class]
+        place = (within + rng.random(len(of_class))) / groups[of_class]
+        rank = np.empty(len(place), dtype=np.int64)
+        rank[np.argsort(place, kind="stable")] = np.arange(len(place))
+        return drawn[np.argsort(rank[first[label] + number], kind="stable")].astype(np.int64)
+
+
+def _grouped_plan(kind: BalanceKind, targets: Targets, counts: Counts, said: str) -> BalancePlan:
+    """What an embedding's epochs draw. Raises: UsageError for weights and focal."""
+    if kind in ("weights", "focal"):
+        raise UsageError(
+            f"--balance {kind} is for a loss of single samples; an embedding is learnt from triplets",
+            hint="--balance sampler draws every class equally often",
+        )
+    balanced = BalancedOrder(targets) if kind == "sampler" else None
+    sentence = f"batches: groups of up to {GROUP} samples of a class"
+    if balanced is not None:
+        sentence += f", every class equally often ({said})"
+    alone = int((counts == 1).sum())
+    if alone:
+        have = "class has" if alone == 1 else "classes have"
+        sentence += f"; {alone:,} {have} one training sample, which can only be told from others"
+    return BalancePlan(kind, counts, None, GroupedOrder(targets, balanced), sentence, grouped=True)
+
+
 def _cycled(rng: np.random.Generator, members: Indices, wanted: int) -> Indices:
     """``wanted`` of the members: all of them as often as they fit, then some of them."""
     whole, rest = divmod(wanted, len(members))
@@ -147,7 +205,7 @@ def _counts(targets: Targets, task: TaskSpec) -> Counts:
 
 def _sizes(counts: Counts, task: TaskSpec) -> str:
     """The largest and the smallest class as words."""
-    what = "classes" if task.kind == "classification" else "labels"
+    what = "labels" if task.kind == "multilabel" else "classes"
     shown = np.where(counts > 0, counts, np.iinfo(np.int64).max)
     large, small = int(counts.argmax()), int(shown.argmin())
     if not counts[large]:

@@ -17,7 +17,7 @@ from dlcli.engine.intervals import of_difference
 from dlcli.engine.metrics import DIRECTIONS, BaselineRow, Counts, make_counts
 from dlcli.engine.metrics.base import Floats, Outputs
 from dlcli.engine.metrics.forecast import target_channels
-from dlcli.task import SeriesInput, TaskSpec
+from dlcli.task import ImageInput, SeriesInput, TabularInput, TaskSpec
 
 BATCH = 512
 # The season is looked for in this many training windows and targets, evenly spread.
@@ -25,6 +25,8 @@ SEASON_WINDOWS, SEASON_TARGETS = 256, 16
 # A season must stand out by this much of the variance; of lags that stand out nearly as much as the best
 # the shortest counts, since multiples of a season do.
 SEASON_LEAST, SEASON_TIE = 0.1, 0.85
+# Numbers of a raw input that are compared as an embedding: of more, images are averaged to fewer pixels.
+RAW_NUMBERS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ def baselines(
     """The evaluated model, as ``counts``, against each baseline on the same samples of ``test``.
 
     Always: majority (classification, multi-label: of each label), mean (regression), last value and
-    seasonal naive (forecast). With ``strong`` also what scikit-learn fits: TF-IDF and a linear model
-    for texts; a linear model and histogram gradient boosting for tables; 1-nearest-neighbour for
-    classes of series. Nothing for seq2seq. ``kept`` are the samples counted, in the order they were;
-    left out, all of `counted_order` that are not in ``test.bad``.
+    seasonal naive (forecast), the inputs as they are, or chance (embedding). With ``strong`` also what
+    scikit-learn fits: TF-IDF and a linear model for texts; a linear model and histogram gradient
+    boosting for tables; 1-nearest-neighbour for classes of series. Nothing for seq2seq. ``kept`` are the
+    samples counted, in the order they were; left out, all of `counted_order` that are not in
+    ``test.bad``.
 
     Raises: ValueError when ``kept`` are not as many as were counted.
     """
@@ -85,6 +88,8 @@ def simple_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseli
         return _naive_forecasts(task, train, test)
     if task.kind == "seq2seq":
         return []
+    if task.kind == "embedding":
+        return [_as_embedding(task, test)]
     targets = train.targets(np.arange(len(train), dtype=np.int64))
     if task.kind == "regression":
         stats = [(target.mean, target.std) for target in task.targets]
@@ -120,6 +125,33 @@ def _compare(
     if low > 0 or high < 0:
         better = (low > 0) == (DIRECTIONS[metric] > 0)
     return BaselineRow(baseline.name, metric, value, difference, low, high, better, note)
+
+
+def _as_embedding(task: TaskSpec, test: Reader) -> Baseline:
+    """The inputs themselves as embeddings; where their sizes vary, vectors drawn at random."""
+    spec = task.input
+    if isinstance(spec, ImageInput):
+        factor = 1
+        while -(-spec.height // factor) * -(-spec.width // factor) * spec.channels > RAW_NUMBERS:
+            factor += 1
+
+        def pixels(indices: Indices) -> Outputs:
+            values = test.read(indices)[0][0] / np.float32(255)  # (n, H, W, C)
+            values = ((values - np.array(spec.mean)) / np.array(spec.std)).astype(np.float32)
+            for axis in (1, 2):
+                starts = np.arange(0, values.shape[axis], factor)
+                values = np.add.reduceat(values, starts, axis=axis)
+            return values.reshape(len(values), -1)
+
+        note = f"averaged over squares of {factor} x {factor} pixels" if factor > 1 else ""
+        return Baseline("nearest pixels", pixels, note)
+    fixed = isinstance(spec, SeriesInput) and not spec.varies
+    if fixed or (isinstance(spec, TabularInput) and not spec.categories):
+        return Baseline(
+            "nearest values", lambda indices: test.read(indices)[0][0].reshape(len(indices), -1)
+        )
+    draws = np.random.default_rng(0).standard_normal((len(test), 64))
+    return Baseline("chance", lambda indices: draws[indices], "embeddings drawn at random")
 
 
 def _naive_forecasts(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:

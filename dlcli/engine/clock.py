@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from dlcli.zoo.runtime import memory_mib
 
 if TYPE_CHECKING:
     from dlcli.engine.fit import FitJob
+    from dlcli.engine.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,28 @@ class CheckpointEvery:
         return cls(**found)
 
 
+def parse_time(text: str | None) -> float | None:
+    """ "90s", "30min", "2h" or "1h30min" in seconds. Raises: UsageError."""
+    if text is None:
+        return None
+    match = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)min)?(?:(\d+(?:\.\d+)?)s)?", text.strip()
+    )
+    parts = [float(part or 0) for part in match.groups()] if match else [0.0]
+    if not any(parts):
+        raise UsageError(f"--max-time {text!r} is no length of time", hint="90s, 30min, 2h or 1h30min")
+    return sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
+
+
 class Clock:
     """The times of a run, in seconds: when the next event and the next state are due."""
 
     def __init__(self, job: FitJob, progress: Progress) -> None:
         self.job = job
         self.every = CheckpointEvery.parse(job.config.checkpoint_every)
+        self.limit_s = parse_time(job.config.max_time)
+        self.lr, self.grad_norm = 0.0, math.nan  # of the last step
+        self.told = progress.step  # the step of the last event
         self.t0 = time.perf_counter() - progress.elapsed_s
         self.first_step, self.start_elapsed = progress.step, progress.elapsed_s
         self.last_log = self.last_save = time.perf_counter()
@@ -59,15 +77,15 @@ class Clock:
     def read(self, progress: Progress) -> None:
         progress.elapsed_s = time.perf_counter() - self.t0
 
-    def due(self, progress: Progress) -> tuple[bool, bool]:
-        """Whether to log and whether to save after this step."""
+    def due(self, progress: Progress) -> tuple[bool, bool, bool]:
+        """Whether to log, whether to save and whether the run's time is up, before the next step."""
         now, every = time.perf_counter(), self.every
         self.save_owed |= every.steps is not None and progress.step % every.steps == 0
         self.save_owed |= every.minutes is not None and now - self.last_save >= every.minutes * 60
         log = now - self.last_log >= self.job.config.log_every
         if log:
             self.last_log = now
-        return log, self.save_owed
+        return log, self.save_owed, self.limit_s is not None and now - self.t0 >= self.limit_s
 
     def epoch_save_due(self, progress: Progress) -> bool:
         """Whether to save after this epoch's validation."""
@@ -84,7 +102,16 @@ class Clock:
         seconds = max(time.perf_counter() - self.epoch_t0, 1e-9)
         return seconds, (progress.seen - self.epoch_seen) / seconds
 
-    def step_event(self, progress: Progress, lr: float) -> StepDone:
+    def tell(self, progress: Progress, tally: Tally) -> None:
+        """Add up what the processes have seen, and say how far they are."""
+        tally.store(progress)
+        self.read(progress)
+        if progress.step != self.told:
+            self.told, self.grad_norm = progress.step, float(tally.grad_norm)
+            self.job.emit(self.step_event(progress))
+
+    def step_event(self, progress: Progress) -> StepDone:
+        """The event of the step that was done last."""
         loss, accuracy = means(progress, hits=self.job.counts_hits)
         total = self.job.total_steps
         done = max(progress.step - self.first_step, 1)
@@ -98,11 +125,13 @@ class Clock:
             steps_per_epoch=len(self.job.batches),
             loss=loss,
             accuracy=accuracy,
-            lr=lr,
+            lr=self.lr,
             samples_per_s=self.epoch_figures(progress)[1],
             elapsed_s=progress.elapsed_s,
             eta_s=spent / done * (total - progress.step),
             memory_mib=memory_mib(self.job.precision.device),
+            grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
+            skipped=progress.skipped,
         )
 
 

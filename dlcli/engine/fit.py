@@ -1,9 +1,13 @@
-"""The training loop. It knows tensors, counters and events; it knows no files and no terminal."""
+"""The training loop. It knows tensors, counters and events; it knows no files and no terminal.
+
+Several processes run this same loop, each on its share of every batch. Whatever one of them wishes
+(to stop, to save, to log) is agreed on between two steps, so all of them do it at the same step.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,45 +15,65 @@ from torch import nn
 
 from dlcli.config import FitConfig, OptimConfig
 from dlcli.engine.augment import Augment
-from dlcli.engine.clock import Clock, means
+from dlcli.engine.averaging import WeightAverage
+from dlcli.engine.clock import Clock
+from dlcli.engine.distill import Teacher
+from dlcli.engine.epochs import end_epoch
+from dlcli.engine.freezing import Freezing
 from dlcli.engine.interrupt import StopGuard, StopRequested
 from dlcli.engine.loader import Batch, TrainBatches
-from dlcli.engine.losses import Loss
-from dlcli.engine.metrics import DIRECTIONS, EvalResult
+from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim import set_lr
 from dlcli.engine.precision import Precision
 from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
-from dlcli.errors import DlcliError
-from dlcli.events import CheckpointSaved, Emit, EpochDone, RunFinished
+from dlcli.engine.step import optimizer_step, set_train_mode
+from dlcli.engine.tally import Tally
+from dlcli.engine.world import World
+from dlcli.events import Emit, RunFinished
 from dlcli.task import TaskSpec
-from dlcli.zoo.runtime import model_inputs
 
 
-@dataclass(frozen=True)
+@dataclass
 class FitJob:
-    """Everything that `fit` works on. The callables are how it reaches files."""
+    """Everything that `fit` works on. The callables are how it reaches files and other processes.
+
+    ``forward`` is ``module`` as a training step calls it: wrapped, compiled; ``remake`` makes it anew
+    when layers begin to train. ``loss`` takes answers, targets and, with a ``teacher``, its answers.
+    ``micro`` is the largest micro-batch that was asked for.
+    """
 
     run: str
     module: nn.Module
+    forward: Callable[..., torch.Tensor]
+    remake: Callable[[], Callable[..., torch.Tensor]]
     task: TaskSpec
+    world: World
     batches: TrainBatches
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: Precision
     config: FitConfig
     optim: OptimConfig
-    loss: Loss
+    micro: int
+    loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    teacher: Teacher | None
     augment: Augment | None
+    freezing: Freezing
+    averages: Mapping[str, WeightAverage]  # "ema", "swa"
     monitor: str
     validate: Callable[[Callable[[], None]], EvalResult]  # its argument may raise StopRequested
-    save_best: Callable[[EvalResult, int], str]  # the path that was written
+    save_model: Callable[[str, EvalResult, int], str]  # name, metrics, epoch; the path written
+    drop_model: Callable[[str], None]
     save_state: Callable[[Progress], str]
+    watch: Callable[[Progress], None]  # pictures and histograms, after an epoch
     emit: Emit
 
     @property
     def total_steps(self) -> int:
-        return len(self.batches) * self.config.epochs
+        """Optimizer steps of the run, which its schedule spans."""
+        steps = len(self.batches) * self.config.epochs
+        return min(steps, self.config.max_steps or steps)
 
     @property
     def counts_hits(self) -> bool:
@@ -65,195 +89,105 @@ class FitResult:
     signum: int | None = None
 
 
-def fit(job: FitJob, progress: Progress) -> FitResult:
-    """Train from ``progress`` to the last epoch, an early stop or a signal.
+class _Stopped(Exception):
+    """All processes agreed to stop after a signal."""
 
-    ``progress`` is changed in place. After a signal the state is saved and the result says so.
-    Raises: DlcliError when the loss is no finite number, no sample can be read or memory runs out;
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+def fit(job: FitJob, progress: Progress) -> FitResult:
+    """Train from ``progress`` to the last epoch, an early stop, a limit or a signal.
+
+    ``progress`` is changed in place. After a signal the state is saved and the result says so. Raises:
+    DlcliError when training diverges, no sample can be read or memory runs out for a single sample;
     the states saved before stay.
     """
     clock = Clock(job, progress)
+    progress.micro = min(progress.micro or job.micro, job.micro)
     with StopGuard() as guard:
         try:
             while not progress.finished:
-                _train_epoch(job, progress, clock, guard)
-                _end_epoch(job, progress, clock, guard)
-        except StopRequested:
+                tally = _train_epoch(job, progress, clock, guard)
+                end_epoch(job, progress, clock, guard, tally)
+        except (_Stopped, StopRequested) as stop:
             clock.read(progress)
             clock.save(progress)
-            return FitResult(progress, guard.signum)
-        except (torch.OutOfMemoryError, MemoryError) as exc:
-            raise DlcliError(
-                f"{job.precision.device} is out of memory at step {progress.step}",
-                hint="use a smaller --batch-size or --img-size, or a smaller model",
-            ) from exc
+            return FitResult(progress, stop.signum if isinstance(stop, _Stopped) else guard.signum)
     job.emit(
         RunFinished(
             run=job.run,
             step=progress.step,
-            epochs_done=progress.epoch,
+            epochs_done=progress.epochs_begun,
             monitor=job.monitor,
             best=progress.best if progress.best is not None else math.nan,
             best_epoch=progress.best_epoch,
             elapsed_s=progress.elapsed_s,
             stopped_early=progress.stopped_early,
+            reason=progress.reason,
         )
     )
     return FitResult(progress)
 
 
-def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) -> None:
-    """The steps of the current epoch from its current batch on."""
+def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) -> Tally:
+    """The steps of the current epoch from its current batch on, as far as the run may go."""
+    _thaw(job, progress)
     set_train_mode(job.module)
-    sums = _EpochSums(progress, job.precision.device)
+    tally = Tally(progress, job.precision.device, job.world, job.config.max_bad_steps)
     clock.start_epoch(progress)
     for batch in job.batches.epoch(progress.epoch, start=progress.batch):
-        lr = job.optim.lr * lr_factor(progress.step, job.total_steps, job.optim)
-        set_lr(job.optimizer, lr)
-        if job.batches.usable(progress.batch, len(batch)):
-            sums.add(*train_step(job, batch, progress.epoch), len(batch))
+        if progress.step >= job.total_steps:
+            break
+        total, readable = _between_steps(job, progress, clock, guard, tally, batch)
+        if progress.finished:
+            break
+        factor = lr_factor(
+            progress.step, job.total_steps, len(job.batches), job.optim, progress.plateau.factor
+        )
+        clock.lr = job.optim.peak_lr * factor
+        set_lr(job.optimizer, clock.lr)
+        if _thaw(job, progress):
+            set_train_mode(job.module)
+        if job.batches.usable(progress.batch, readable):
+            tally.add(optimizer_step(job, batch, progress, total), len(batch), progress)
+            if "ema" in job.averages:
+                job.averages["ema"].update(job.module)
         progress.step += 1
         progress.batch += 1
-        due_log, due_save = clock.due(progress)
-        last = progress.batch == len(job.batches)
-        stop = guard.signum is not None  # asked once: what is saved below must have been read
-        if due_log or due_save or last or stop:
-            sums.store(progress)
-            clock.read(progress)
-            job.emit(clock.step_event(progress, lr))
-            if not math.isfinite(progress.loss_sum):
-                raise _not_finite(job, progress)
-        if stop:
-            raise StopRequested
-        if due_save and not last:  # after the last step validation comes first
-            clock.save(progress)
+    clock.tell(progress, tally)
+    return tally
 
 
-def train_step(job: FitJob, batch: Batch, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One optimizer step: the loss sum, what it is divided by, and the hits, on the device.
+def _between_steps(
+    job: FitJob, progress: Progress, clock: Clock, guard: StopGuard, tally: Tally, batch: Batch
+) -> tuple[float, int]:
+    """Agree on the next step and do what is due before it: log, save, stop.
 
-    Hits are the samples whose class is right, where samples have one.
+    Gives the count that the next step's loss is divided by and its readable samples, over all
+    processes. Raises: _Stopped after a signal; DlcliError.
     """
-    inputs, targets = batch.inputs, batch.targets
-    if job.augment is not None:
-        pixels, targets = job.augment(inputs[0], targets, batch.indices, epoch)
-        inputs = (pixels,)
-    job.optimizer.zero_grad(set_to_none=True)
-    try:
-        with job.precision.autocast():
-            outputs = job.module(*model_inputs(inputs, job.task))
-        loss_sum, count = job.loss(outputs.float(), targets)
-    except ValueError as exc:
-        if "more than 1 value per channel" not in str(exc):
-            raise
-        raise DlcliError(
-            "batch normalisation cannot train on a batch of one sample",
-            hint="use --batch-size 2 or more, and at least two training samples",
-        ) from exc
-    job.scaler.scale(loss_sum / count).backward()  # type: ignore[no-untyped-call]
-    if job.optim.clip_grad_norm is not None:
-        job.scaler.unscale_(job.optimizer)
-        nn.utils.clip_grad_norm_(job.module.parameters(), job.optim.clip_grad_norm)
-    job.scaler.step(job.optimizer)
-    job.scaler.update()
-    return loss_sum.detach(), count, _hits(job, outputs.detach(), targets)
-
-
-def _hits(job: FitJob, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    if not job.counts_hits:
-        return torch.zeros((), dtype=torch.int64, device=outputs.device)
-    return (outputs.argmax(1) == targets).sum()
-
-
-def set_train_mode(module: nn.Module) -> None:
-    """Train mode, except batch norms whose weights are frozen: their statistics stay frozen too."""
-    module.train()
-    for sub in module.modules():
-        own = list(sub.parameters(recurse=False))
-        if hasattr(sub, "running_mean") and own and not any(p.requires_grad for p in own):
-            sub.eval()
-
-
-def _end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) -> None:
-    """Validate, keep the best, decide on stopping, save the state."""
-    if not progress.seen:
-        reader = job.batches.reader
-        first = next((f"; {name}: {reason}" for name, reason in reader.bad.items()), "")
-        raise DlcliError(f"none of the {len(reader)} samples of the train split can be used{first}")
-    train_loss, train_accuracy = means(progress, hits=job.counts_hits)
-    epoch_s, samples_per_s = clock.epoch_figures(progress)
-    job.module.eval()
-    result = job.validate(guard.check)
-    value = result.metrics[job.monitor]  # its name was checked before the run
-    loss = result.metrics["loss"]
-    higher = is_better(value, progress.best, job.monitor)
-    # On a few samples many epochs reach the same accuracy: of those the surest is kept. Patience
-    # waits for the metric alone.
-    better = higher or (value == progress.best and is_better(loss, progress.best_loss, "loss"))
-    progress.stale_epochs = 0 if higher else progress.stale_epochs + 1
-    if better:
-        progress.best, progress.best_epoch, progress.best_loss = value, progress.epoch + 1, loss
-        path = job.save_best(result, progress.epoch + 1)
-        job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
-    clock.read(progress)
-    job.emit(
-        EpochDone(
-            epoch=progress.epoch + 1,
-            epochs=job.config.epochs,
-            step=progress.step,
-            loss=train_loss,
-            accuracy=train_accuracy,
-            lr=job.optimizer.param_groups[0]["lr"],
-            val=result.metrics,
-            monitor=job.monitor,
-            improved=better,
-            samples_per_s=samples_per_s,
-            epoch_s=epoch_s,
-            elapsed_s=progress.elapsed_s,
-        )
+    log, save, out_of_time = clock.due(progress) if job.world.main else (False, False, False)
+    job.world.note(progress.step)
+    signum = guard.signum or 0  # read once: what is saved below must have been asked for
+    total, readable, signals, signums, log_due, save_due, time_due = job.world.sum(
+        batch.count, len(batch), signum > 0, signum, log, save, out_of_time
     )
-    progress.epoch, progress.batch = progress.epoch + 1, 0
-    progress.loss_sum, progress.loss_count, progress.hits, progress.seen = 0.0, 0.0, 0, 0
-    patience = job.config.patience
-    progress.stopped_early = patience is not None and progress.stale_epochs >= patience
-    progress.finished = progress.stopped_early or progress.epoch >= job.config.epochs
-    if progress.finished or clock.epoch_save_due(progress):
+    done = progress.step > clock.told  # since the last time, or since the run went on
+    if done and (log_due or save_due or signals or time_due):
+        clock.tell(progress, tally)
+    if signals:
+        raise _Stopped(round(signums / signals))
+    if time_due:
+        progress.finished, progress.reason = True, "time"
+    elif save_due and done and not progress.bad_streak:  # bad steps may end the run
         clock.save(progress)
-    guard.check()
+    return total, int(readable)
 
 
-def is_better(value: float, best: float | None, name: str) -> bool:
-    """Whether ``value`` beats ``best`` in the metric's own direction.
-
-    The first value always does, and nothing is worse than NaN.
-    """
-    return best is None or math.isnan(best) > math.isnan(value) or (value - best) * DIRECTIONS[name] > 0
-
-
-class _EpochSums:
-    """Sums on the device; reading them is a synchronisation, so it is done at logging only."""
-
-    def __init__(self, progress: Progress, device: torch.device) -> None:
-        kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.loss = torch.tensor(progress.loss_sum, dtype=kind, device=device)
-        self.count = torch.tensor(progress.loss_count, dtype=kind, device=device)
-        self.hits = torch.tensor(progress.hits, dtype=torch.int64, device=device)
-        self.seen = progress.seen
-
-    def add(self, loss_sum: torch.Tensor, count: torch.Tensor, hits: torch.Tensor, samples: int) -> None:
-        self.loss += loss_sum
-        self.count += count
-        self.hits += hits
-        self.seen += samples
-
-    def store(self, progress: Progress) -> None:
-        progress.loss_sum, progress.loss_count = float(self.loss), float(self.count)
-        progress.hits, progress.seen = int(self.hits), self.seen
-
-
-def _not_finite(job: FitJob, progress: Progress) -> DlcliError:
-    return DlcliError(
-        f"the loss is {progress.loss_sum} at step {progress.step}: training has diverged",
-        hint=f"use a lower --lr than {job.optim.lr:g}, or --amp none; the states and the best model "
-        "saved before are whole",
-    )
+def _thaw(job: FitJob, progress: Progress) -> bool:
+    """Let the layers train whose time has come; whether there were any."""
+    changed: bool = job.freezing.apply(job.module, progress.step / job.total_steps)
+    if changed:
+        job.forward = job.remake()
+    return changed

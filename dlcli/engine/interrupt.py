@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
+SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
 
 
 class StopRequested(Exception):
@@ -15,7 +15,13 @@ class StopRequested(Exception):
 
 
 class StopGuard:
-    """Context in which the signals only set ``signum``; outside the main thread it does nothing."""
+    """Context in which the signals only set ``signum``; outside the main thread it does nothing.
+
+    In a process of a group all signals count as one (``StopGuard.patient``): a Ctrl-C may reach it from
+    the terminal and from its launcher, and it is the launcher that a second one ends.
+    """
+
+    patient = False
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -23,7 +29,7 @@ class StopGuard:
 
     def __enter__(self) -> StopGuard:
         if threading.current_thread() is threading.main_thread():
-            for name in _SIGNALS:
+            for name in SIGNALS:
                 signum = getattr(signal, name, None)
                 if signum is not None:
                     self._before[signum] = signal.signal(signum, self._first)
@@ -40,8 +46,10 @@ class StopGuard:
             raise StopRequested
 
     def _first(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        self._restore()
+        if self.signum is None:
+            self.signum = signum
+        if not self.patient:
+            self._restore()
 
     def _restore(self) -> None:
         for signum, handler in self._before.items():

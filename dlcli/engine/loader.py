@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dlcli.data.base import Indices, Reader, Targets
+from dlcli.data.base import Indices, Inputs, Reader, Targets
 from dlcli.engine.prefetch import prefetch
+from dlcli.errors import DlcliError
 
 # Share of a GPU's free memory that an encoded split may take to be indexed there.
 _RESIDENT_SHARE = 0.4
@@ -25,20 +26,39 @@ _POOL = 50
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimizer step sees."""
+    """What one process sees of an optimizer step.
+
+    ``count`` is what the loss divides by for these samples: their number, or that of their tokens. With
+    several processes it may be empty.
+    """
 
     inputs: tuple[torch.Tensor, ...]
     targets: torch.Tensor
     indices: Indices
+    count: int
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def take(self, where: Indices) -> Batch:
+        """Some of its samples, by position; ``count`` stays that of the whole batch."""
+        if len(where) == len(self):
+            return self
+        rows = torch.from_numpy(where).to(self.targets.device)
+        return Batch(
+            tuple(tensor.index_select(0, rows) for tensor in self.inputs),
+            self.targets.index_select(0, rows),
+            self.indices[where],
+            self.count,
+        )
 
 
 class TrainBatches:
     """The batches of a training split, epoch by epoch, from any position in an epoch.
 
-    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed.
+    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed. Of each
+    step's batch this process gets portion ``rank`` of ``size``; with ``mirrored`` a sample and the one
+    at the same place from the other end stay together, as MixUp and CutMix need.
     """
 
     def __init__(
@@ -49,12 +69,18 @@ class TrainBatches:
         seed: int,
         device: torch.device,
         draw: Callable[[int, int], Indices] | None = None,
+        count: Callable[[Targets], int] = len,
+        rank: int = 0,
+        size: int = 1,
+        mirrored: bool = False,
     ) -> None:
         self.reader = reader
         self.seed = seed
         self.device = device
         self.bounds = batch_bounds(len(reader), batch_size)
-        self._draw = draw
+        self.mirrored = mirrored
+        self._draw, self._count = draw, count
+        self._rank, self._size = rank, size
         self._resident: tuple[tuple[torch.Tensor, ...], torch.Tensor] | None = None
 
     def __len__(self) -> int:
@@ -75,31 +101,54 @@ class TrainBatches:
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Batches ``start``, ``start + 1`` ... of an epoch; unreadable samples are left out."""
         order = self.order(epoch)
-        spans = list(zip(self.bounds[start:-1], self.bounds[start + 1 :], strict=True))
+        spans = zip(self.bounds[start:-1], self.bounds[start + 1 :], strict=True)
+        shares = [order[low:high][self._portion(high - low)] for low, high in spans]
         whole = self._whole_split()
         if whole is not None:
-            inputs, targets = whole
-            where = torch.from_numpy(order).to(self.device)
-            for low, high in spans:
-                index = where[low:high]
-                rows = tuple(tensor.index_select(0, index) for tensor in inputs)
-                yield Batch(rows, targets.index_select(0, index), order[low:high])
+            for share in shares:
+                yield self._of(whole, share)
             return
-        reader = self.reader
-        for host, kept in prefetch(reader.read(order[low:high]) for low, high in spans):
-            yield Batch(
-                tuple(self._to_device(torch.from_numpy(array)) for array in host),
-                self._to_device(_plain(reader.targets(kept), self.device)),
-                kept,
-            )
+        for host, kept in prefetch(self.reader.read(share) for share in shares):
+            yield self._on_device(host, kept)
+
+    def stand_in(self) -> Batch:
+        """Two readable samples, or as many as there are: for a process whose share is empty.
+
+        Processes wait for each other within a step, so each must compute something; its loss counts
+        nothing. Raises: DlcliError when no sample can be read.
+        """
+        for low in range(0, len(self.reader), 2):
+            host, kept = self.reader.read(np.arange(low, min(low + 2, len(self.reader)), dtype=np.int64))
+            if len(kept):
+                return self._on_device(host, kept)
+        raise DlcliError(f"none of the {len(self.reader)} samples of the train split can be used")
 
     def usable(self, batch: int, readable: int) -> bool:
-        """Whether batch number ``batch`` can be trained on with so many readable samples.
+        """Whether batch number ``batch`` can be trained on with so many readable samples in all.
 
         One that unreadable samples have left alone cannot: batch statistics need two.
         """
         planned = self.bounds[batch + 1] - self.bounds[batch]
         return readable > 1 or readable == planned == 1
+
+    def _portion(self, samples: int) -> Indices:
+        return portions(samples, self._size, mirrored=self.mirrored)[self._rank]
+
+    def _of(self, whole: tuple[tuple[torch.Tensor, ...], torch.Tensor], indices: Indices) -> Batch:
+        inputs, targets = whole
+        where = torch.from_numpy(indices).to(self.device)
+        rows = tuple(tensor.index_select(0, where) for tensor in inputs)
+        count = self._count(self.reader.targets(indices))
+        return Batch(rows, targets.index_select(0, where), indices, count)
+
+    def _on_device(self, host: Inputs, kept: Indices) -> Batch:
+        targets = self.reader.targets(kept)
+        return Batch(
+            tuple(self._to_device(torch.from_numpy(array)) for array in host),
+            self._to_device(_plain(targets, self.device)),
+            kept,
+            self._count(targets),
+        )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda":
@@ -114,7 +163,8 @@ class TrainBatches:
                 return None
             if self.device.type == "cuda":
                 free, _ = torch.cuda.mem_get_info(self.device)
-                if sum(array.nbytes for array in arrays) > free * _RESIDENT_SHARE:
+                targets = self.reader.samples.targets
+                if sum(array.nbytes for array in (*arrays, targets)) > free * _RESIDENT_SHARE:
                     return None
             elif self.device.type != "cpu":
                 return None
@@ -148,6 +198,18 @@ def bucketed(
     parts = [head[start : start + pool] for start in range(0, len(head), pool)]
     alike = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
     return np.concatenate([alike.reshape(full, size)[rng.permutation(full)].reshape(-1), tail])
+
+
+def portions(samples: int, parts: int, *, mirrored: bool = False) -> list[Indices]:
+    """The positions 0 .. samples - 1 in ``parts`` shares of nearly equal size, each ascending.
+
+    With ``mirrored`` a position and the one as far from the other end share a part, so that reversing a
+    part gives each sample the partner that reversing the whole gives it. Shares may be empty.
+    """
+    if not mirrored:
+        return np.array_split(np.arange(samples, dtype=np.int64), parts)
+    pairs = np.array_split(np.arange((samples + 1) // 2, dtype=np.int64), parts)
+    return [np.unique(np.concatenate([part, samples - 1 - part])) for part in pairs]
 
 
 def batch_bounds(samples: int, batch_size: int) -> list[int]:

@@ -13,20 +13,24 @@ from dlcli.data.base import Inputs, Targets
 from dlcli.engine.evaldata import EvalData
 from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.metrics import DIRECTIONS, default_monitor, make_counts
+from dlcli.engine.metrics.embedding import unit
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.task import TaskSpec
 
 # One sample, as a service sends it, and a size that divides nothing: a graph with a fixed batch fails.
 BATCH_SIZES = (1, 7)
+# Neighbours whose cosines differ by less are as near: on noise, all of a model's embeddings are alike.
+_AS_NEAR = 1e-4
 
 
 @dataclass(frozen=True)
 class BatchParity:
     """The exported file against the original at one batch size.
 
-    ``max_abs_diff`` is of logits or scaled numbers; ``relative_diff`` divides it by the largest (at
-    least 1); ``agreement`` is the share of equal classes, None where the answers are numbers.
+    ``max_abs_diff`` is of logits, scaled numbers or embeddings; ``relative_diff`` divides it by the
+    largest (at least 1); ``agreement`` is the share of equal classes, or of embeddings with the same
+    nearest neighbour among those compared; None where the answers are numbers.
     """
 
     batch_size: int
@@ -146,9 +150,22 @@ def _agreement(reference: Outputs, answers: Outputs, task: TaskSpec) -> float | 
     """Share of samples (tokens, labels) with the same answer; None where answers are numbers."""
     if task.targets:
         return None
+    if task.kind == "embedding":
+        return _same_neighbours(unit(reference), unit(answers))
     if task.kind == "multilabel":
         return float(((reference > 0) == (answers > 0)).mean())
     return float((reference.argmax(-1) == answers.argmax(-1)).mean())
+
+
+def _same_neighbours(reference: Outputs, answers: Outputs) -> float | None:
+    """Share of unit vectors (n, D) whose nearest other one is the same before; None for fewer than 2."""
+    if len(reference) < 2:
+        return None
+    before, after = reference @ reference.T, answers @ answers.T  # (n, n)
+    for cosines in (before, after):
+        np.fill_diagonal(cosines, -np.inf)
+    chosen = np.take_along_axis(before, after.argmax(axis=1, keepdims=True), axis=1)[:, 0]
+    return float((chosen >= before.max(axis=1) - _AS_NEAR).mean())
 
 
 def _missed(
@@ -162,7 +179,8 @@ def _missed(
             f"{batch.relative_diff:.3g} of the largest, where {config.tolerance:g} is allowed"
         )
     if batch.agreement is not None and batch.agreement < config.agreement:
-        found.append(f"{batch.agreement:.2%} of samples get the same class {at}")
+        what = "nearest neighbour" if task.kind == "embedding" else "class"
+        found.append(f"{batch.agreement:.2%} of samples get the same {what} {at}")
     if before:
         name = default_monitor(task)
         # A share falls by so many points; an error has the data's units and grows by a share of itself.

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from packaging.version import Version
 from pydantic import ValidationError
 from torch import nn
 
 from dlcli.card import DataRecord, ModelSpec
-from dlcli.config import ModelConfig, TrainConfig
+from dlcli.config import ModelConfig, OptimConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
 from dlcli.data.sources import open_source
@@ -35,6 +36,9 @@ from dlcli.zoo.weights import (
     read_state_dict,
 )
 
+if TYPE_CHECKING:  # it works on plans
+    from dlcli.engine.lr_finder import LrSweep
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,8 +51,11 @@ class Plan:
     weights_from: str = "scratch"
     initial: StateDict | None = field(default=None, repr=False)
     initial_task: TaskSpec | None = field(default=None, repr=False)  # of the artifact they come from
+    recipe: dict[str, Any] = field(default_factory=dict)  # settings that the model's entry brought
+    said_optim: OptimConfig | None = None  # the optimizer's settings without the recipe, where known
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
+    lr_sweep: LrSweep | None = field(default=None, repr=False)  # what --lr auto saw
 
     @property
     def monitor(self) -> str:
@@ -65,7 +72,7 @@ class Plan:
         )
 
     def build(self) -> tuple[nn.Module, list[str]]:
-        """The module with its first weights, frozen as asked; sentences about what was loaded.
+        """The module with its first weights; sentences about what was loaded.
 
         The fresh weights are a function of the seed.
         """
@@ -85,11 +92,9 @@ class Plan:
             # That published weights bring a head of other classes goes without saying.
             if strange or (self.config.model.weights is not None and (loaded.fresh or loaded.unused)):
                 said.append(f"{self.weights_from}: {loaded.sentence()}")
-        if self.config.model.freeze == "backbone":
-            for name, parameter in module.named_parameters():
-                parameter.requires_grad = name.startswith(f"{head}.")
-            if self.weights_from == "scratch":
-                said.append("the backbone is frozen at random weights: nothing was loaded into it")
+        if self.config.model.freeze != "none" and self.weights_from == "scratch":
+            what = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
+            said.append(f"{what} frozen at random weights: nothing was loaded into the model")
         return module, said
 
 
@@ -126,14 +131,25 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     warnings = list(source.warnings)
     initial, weights_from, initial_task = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
-    config = resolve(merge(entry.recipe_for(source.task), published.recipe if published else {}))
+    recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
+    config = resolve(recipe)
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
     task, notes = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
     return Plan(
-        config, source, task, spec, weights_from, initial, initial_task, tuple(warnings), tuple(notes)
+        config=config,
+        source=source,
+        task=task,
+        model=spec,
+        weights_from=weights_from,
+        initial=initial,
+        initial_task=initial_task,
+        recipe=recipe,
+        said_optim=said.optim,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
     )
 
 
@@ -179,7 +195,7 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     DlcliError when its data is gone or no longer holds the samples it was trained on.
     """
     record = run.read_record()
-    config = validate(TrainConfig, merge(load_yaml(run.config), changes))
+    config = validate(TrainConfig, merge(current_settings(run), changes))
     source = open_source(config.data, seed=config.fit.seed)
     source, changed = apply_splits(run.splits, source)
     if changed:
@@ -205,7 +221,35 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
         initial, _, initial_task = _first_weights(
             find_model(model.name, task.input.kind), validate(TrainConfig, must), []
         )
-    return Plan(config, source, task, model, weights_from, initial, initial_task, warnings, notes)
+    return Plan(
+        config=config,
+        source=source,
+        task=task,
+        model=model,
+        weights_from=weights_from,
+        initial=initial,
+        initial_task=initial_task,
+        warnings=warnings,
+        notes=notes,
+    )
+
+
+def current_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings of a run as this dlcli spells them; before 0.2 some had other names and meanings.
+
+    Raises: DlcliError, UsageError when its files are damaged.
+    """
+    settings, record = load_yaml(run.config), run.read_record()
+    if Version(str(record.get("versions", {}).get("dlcli", "0.1.0"))) >= Version("0.2"):
+        return settings
+    optim = dict(settings.get("optim", {}))
+    if optim.get("optimizer") == "sgd":
+        optim["optimizer"] = "nesterov" if optim.get("momentum", 0.9) else "sgd"
+    if "label_smoothing" in optim:
+        settings = merge({"loss": {"label_smoothing": optim.pop("label_smoothing")}}, settings)
+    if not optim.get("warmup"):
+        optim["warmup"] = None  # 0 meant the schedule's own
+    return {**settings, "optim": optim}
 
 
 def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:

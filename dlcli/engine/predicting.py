@@ -33,7 +33,8 @@ class Prediction:
     Every row has ``input``. Classification: ``label``, ``probability``, ``top_k``. Multilabel:
     ``labels`` (those above 0.5), ``probabilities`` by name. Regression: ``value``, or
     ``values`` by name where there are several targets. Forecast: a row a step, ``step`` from 1, and
-    ``value`` or ``values``. Seq2seq: ``text``. Values are in the data's own units.
+    ``value`` or ``values``. Seq2seq: ``text``. Embedding: ``embedding``, a list of its numbers. Values
+    are in the data's own units.
     """
 
     input: str
@@ -90,12 +91,14 @@ def _sayer(answer: Answer, task: TaskSpec, top_k: int, beams: int) -> Callable[[
         return lambda inputs: [
             ({"text": text},) for text in translate(answer, inputs, task, beams=beams)
         ]
-    say = {
+    sayers: dict[str, Callable[[Outputs], list[Rows]]] = {
         "classification": partial(_ranked, names=task.class_names, top_k=top_k),
         "multilabel": partial(_labels, names=task.class_names),
         "regression": partial(_numbers, task=task),
         "forecast": partial(_steps, task=task),
-    }[task.kind]
+        "embedding": _vectors,
+    }
+    say = sayers[task.kind]
     return lambda inputs: say(answer(inputs))
 
 
@@ -131,6 +134,11 @@ def _steps(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
         tuple({"step": step, **_values(row, task)} for step, row in enumerate(rows, 1))
         for rows in unscale(outputs, task).tolist()
     ]
+
+
+def _vectors(outputs: Outputs) -> list[Rows]:
+    """The numbers of (B, D), with the digits that float32 holds in a vector of length 1."""
+    return [({"embedding": row},) for row in outputs.astype(np.float64).round(7).tolist()]
 
 
 def _values(row: list[float], task: TaskSpec) -> dict[str, Any]:

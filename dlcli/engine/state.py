@@ -10,7 +10,7 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from dlcli.engine.averaging import WeightAverage
+from dlcli.engine.schedule import Plateau
 from dlcli.errors import DlcliError
 from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors
 from dlcli.zoo.runtime import load_tensors
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2  # 1 had one process, and no averages
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -33,7 +35,10 @@ class Progress:
     """The counters of a run. ``batch`` is the next one of ``epoch``; both count from 0.
 
     ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits`` and ``seen`` are sums over the samples of
-    the epoch so far.
+    the epoch so far, of all processes. ``micro`` is the largest micro-batch that fits a device, None before
+    the first step. ``skipped`` counts the steps whose gradient was no finite number, ``bad_streak`` the
+    last ones without a break. ``mark`` is the best metric as patience sees it. ``kept`` are the epochs whose models are kept, best first: value, loss,
+    epoch. ``reason`` says why a run ended before its last epoch: "patience", "steps", "time" or "".
     """
 
     step: int = 0
@@ -46,10 +51,37 @@ class Progress:
     best: float | None = None
     best_loss: float | None = None
     best_epoch: int = 0
+    mark: float | None = None
     stale_epochs: int = 0
     elapsed_s: float = 0.0
     finished: bool = False
-    stopped_early: bool = False
+    reason: str = ""
+    micro: int | None = None
+    skipped: int = 0
+    bad_streak: int = 0
+    plateau: Plateau = field(default_factory=Plateau)
+    kept: list[tuple[float, float, int]] = field(default_factory=list)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience ended the run."""
+        return self.reason == "patience"
+
+    @property
+    def epochs_begun(self) -> int:
+        """Epochs that were trained on, also one that was not gone through whole."""
+        return self.epoch + (self.batch > 0)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Progress:
+        """From `asdict`, also that of an older dlcli."""
+        values = dict(values)
+        if values.pop("stopped_early", False):
+            values["reason"] = "patience"
+        values.setdefault("mark", values.get("best"))
+        values["plateau"] = Plateau(**values.get("plateau", {}))
+        values["kept"] = [tuple(kept) for kept in values.get("kept", [])]
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -62,17 +94,34 @@ class TrainingState:
     values: dict[str, Any] = field(repr=False)
 
     def restore(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
-    ) -> None:
-        """Put weights, optimizer, scaler and every random generator back. Raises: DlcliError."""
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        averages: Mapping[str, WeightAverage],
+        rank: int = 0,
+    ) -> bool:
+        """Put weights, averages, optimizer, scaler and the process's random generators back.
+
+        Whether the state holds generators for this rank: a run that goes on with more processes than it
+        was saved with has some that begin anew. Raises: DlcliError.
+        """
         try:
             load_tensors(module, _below(self.tensors, "model/"))
             optimizer.load_state_dict(self._optimizer_state(optimizer))
+            for name, average in averages.items():
+                if name in self.values.get("averages", {}):
+                    average.load(_below(self.tensors, f"average/{name}/"), self.values["averages"][name])
         except (RuntimeError, ValueError, KeyError, IndexError) as exc:
             raise DlcliError(f"{self.path} does not belong to this model: {exc}") from exc
         if self.values["scaler"]:
             scaler.load_state_dict(self.values["scaler"])
-        _restore_rng(self.tensors, self.values["rng"])
+        # The first process's generators stand where they stood when there was only one.
+        everyone = [self.values["rng"], *self.values.get("rng_of_others", [])]
+        if rank >= len(everyone):
+            return False
+        _restore_rng(_below(self.tensors, f"rng-{rank}/" if rank else "rng/"), everyone[rank])
+        return True
 
     def _optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state: dict[int, dict[str, Any]] = {}
@@ -90,16 +139,24 @@ class TrainingState:
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
+Rng = tuple[dict[str, torch.Tensor], dict[str, Any]]  # of one process: tensors and plain values
+
+
 def save_state(
     root: Path,
     *,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    averages: Mapping[str, WeightAverage],
     progress: Progress,
+    generators: list[Rng],
     keep: int,
 ) -> Path:
-    """Write ``root/step-N`` and then delete all but the newest ``keep``. Raises: DlcliError."""
+    """Write ``root/step-N`` and then delete all but the newest ``keep``. Raises: DlcliError.
+
+    ``generators`` are `capture_rng` of every process, by rank.
+    """
     tensors = {f"model/{k}": v for k, v in module.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
     for index, entries in optimizer.state_dict()["state"].items():
@@ -108,13 +165,18 @@ def save_state(
                 tensors[f"optim/{index}/{key}"] = value
             else:
                 plain.setdefault(str(index), {})[key] = value
-    rng_tensors, rng_values = _capture_rng()
+    for name, average in averages.items():
+        tensors |= {f"average/{name}/{k}": v for k, v in average.tensors().items()}
+    for rank, (found, _) in enumerate(generators):
+        tensors |= {f"rng-{rank}/{k}" if rank else f"rng/{k}": v for k, v in found.items()}
     values = {
         "schema": STATE_SCHEMA,
         "progress": asdict(progress),
         "optim": plain,
         "scaler": scaler.state_dict(),
-        "rng": rng_values,
+        "averages": {name: average.n for name, average in averages.items()},
+        "rng": generators[0][1],
+        "rng_of_others": [values for _, values in generators[1:]],
     }
     target = root / f"step-{progress.step}"
     _remove_leftovers(root)
@@ -122,7 +184,7 @@ def save_state(
         # Same step, later position (validation done): the older one makes room once this is whole.
         target = root / f"step-{progress.step}.{1 + max(map(_revision, _folders(root)), default=0)}"
     with atomic_folder(target) as tmp:
-        write_tensors(tmp / _TENSORS, tensors | rng_tensors, {})
+        write_tensors(tmp / _TENSORS, tensors, {})
         (tmp / _VALUES).write_text(json.dumps(values), encoding="utf-8")
         manifest = {name: sha256_file(tmp / name) for name in (_TENSORS, _VALUES)}
         (tmp / _MANIFEST).write_text(json.dumps({"sha256": manifest}), encoding="utf-8")
@@ -161,10 +223,13 @@ def _load(folder: Path) -> TrainingState:
         if sha256_file(folder / name) != digests.get(name):
             raise DlcliError(f"{folder / name} does not match its SHA-256")
     values = read_json(folder / _VALUES)
-    if values["schema"] != STATE_SCHEMA:
-        raise DlcliError(f"{folder} has schema {values['schema']}, this dlcli reads {STATE_SCHEMA}")
+    if values["schema"] not in range(1, STATE_SCHEMA + 1):
+        raise DlcliError(
+            f"{folder} has schema {values['schema']}, this dlcli reads 1 to {STATE_SCHEMA}",
+            hint="it was written by a newer dlcli: install that one",
+        )
     tensors, _ = read_tensors(folder / _TENSORS)
-    return TrainingState(folder, Progress(**values["progress"]), tensors, values)
+    return TrainingState(folder, Progress.from_dict(values["progress"]), tensors, values)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -191,17 +256,13 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _cuda_generators() -> Iterator[int]:
-    yield from range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-
-
-def _capture_rng() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The state of every generator that a layer or a library may draw from."""
-    tensors = {"rng/torch": torch.get_rng_state()}
-    for index in _cuda_generators():
-        tensors[f"rng/cuda/{index}"] = torch.cuda.get_rng_state(index)
+def capture_rng() -> Rng:
+    """The state of every generator of this process that a layer or a library may draw from."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # asking another would open it
+        tensors[f"cuda/{torch.cuda.current_device()}"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
-        tensors["rng/mps"] = torch.mps.get_rng_state()
+        tensors["mps"] = torch.mps.get_rng_state()
     version, words, gauss = random.getstate()
     legacy: dict[str, Any] = np.random.get_state(legacy=False)
     return tensors, {
@@ -216,12 +277,13 @@ def _capture_rng() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _restore_rng(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["rng/torch"])
-    for index in _cuda_generators():
-        if f"rng/cuda/{index}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"rng/cuda/{index}"], index)
-    if "rng/mps" in tensors and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(tensors["rng/mps"])
+    torch.set_rng_state(tensors["torch"])
+    on_cuda = [key for key in sorted(tensors) if key.startswith("cuda/")]
+    if on_cuda and torch.cuda.is_available():
+        own = f"cuda/{torch.cuda.current_device()}"
+        torch.cuda.set_rng_state(tensors[own if own in on_cuda else on_cuda[0]])
+    if "mps" in tensors and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(tensors["mps"])
     version, words, gauss = values["python"]
     random.setstate((version, tuple(words), gauss))
     mt = values["numpy"]

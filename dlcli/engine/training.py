@@ -1,43 +1,45 @@
-"""One training run from plan to result: its folder, its files, its job."""
+"""One training run from plan to result: its folder, its record, its end."""
 
 from __future__ import annotations
 
-import platform
+import os
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
-from dlcli import __version__
-from dlcli.card import Card
 from dlcli.data.base import Reader
-from dlcli.data.images.reader import cache_budget
-from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.splits import write_splits
 from dlcli.engine.augment import make_augment
 from dlcli.engine.balance import balance_plan
-from dlcli.engine.clock import CheckpointEvery
+from dlcli.engine.clock import CheckpointEvery, parse_time
+from dlcli.engine.distill import open_teacher
+from dlcli.engine.epochs import settle
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob, FitResult, fit
-from dlcli.engine.loader import TrainBatches
-from dlcli.engine.losses import make_loss
+from dlcli.engine.freezing import parse_freezing
+from dlcli.engine.hints import Hints
+from dlcli.engine.job import Prepared, make_job, make_readers
+from dlcli.engine.losses import check_loss
 from dlcli.engine.metrics import EvalResult, metric_names
-from dlcli.engine.optim import make_optimizer
+from dlcli.engine.optim import check_optim, make_optimizer
 from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
-from dlcli.engine.state import Progress, TrainingState, save_state
+from dlcli.engine.recompute import checkpoint_segments
+from dlcli.engine.state import Progress, TrainingState
+from dlcli.engine.step import OutOfMemory
+from dlcli.engine.world import ALONE, World
 from dlcli.errors import UsageError, nearest
-from dlcli.events import Emit, RunStarted, Warned
-from dlcli.files import write_text
-from dlcli.formats.checkpoint import open_checkpoint, save_model
-from dlcli.runs import RunFolder, create_run, started_now
-from dlcli.settings import dump_yaml
-from dlcli.zoo.runtime import describe_device, place, predict, resolve_device
+from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
+from dlcli.files import write_json, write_text
+from dlcli.formats.checkpoint import open_checkpoint
+from dlcli.runs import RunFolder, create_run, read_events, started_now, versions
+from dlcli.settings import dump_yaml, flat
+from dlcli.zoo.base import find_model
+from dlcli.zoo.runtime import describe_device, model_inputs, resolve_device
 
 
 @dataclass(frozen=True)
@@ -80,174 +82,162 @@ def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
 
 def check_settings(plan: Plan) -> None:
     """Refuse what would only fail after the first epoch. Raises: UsageError, DlcliError."""
-    CheckpointEvery.parse(plan.config.fit.checkpoint_every)
+    config = plan.config
+    CheckpointEvery.parse(config.fit.checkpoint_every)
+    parse_time(config.fit.max_time)
     known = metric_names(plan.task)
     if plan.monitor not in known:
         raise UsageError(
             f"--monitor {plan.monitor!r} is no metric here", hint=nearest(plan.monitor, known)
         )
-    balance_plan(plan.config.data.balance, plan.task, plan.source.splits["train"].targets)
-    device = resolve_device(plan.config.fit.device)
-    resolve_precision(plan.config.fit.amp, device)
-    make_augment(plan.config.augment, plan.task, samples=1, seed=0, device=device)
-    if plan.config.model.weights is not None and plan.initial is not None:
-        plan.build()  # a file of another model
+    if plan.said_optim is not None:  # a run that goes on was checked when it was made
+        check_optim(config.optim, plan.said_optim)
+    check_loss(plan.task, config.loss)
+    balance_plan(config.data.balance, plan.task, plan.source.splits["train"].targets)
+    device = resolve_device(config.fit.device)
+    resolve_precision(config.fit.amp, device)
+    make_augment(config.augment, plan.task, samples=1, seed=0, device=device)
+    if config.fit.compile != "none" and config.fit.grad_checkpointing != "none":
+        raise UsageError(
+            "--compile and --grad-checkpointing do not work together", hint="use one of them"
+        )
+    if config.fit.histograms and not config.fit.tensorboard:
+        raise UsageError("fit.histograms are for TensorBoard", hint="add --tensorboard")
+    layers = (config.model.freeze, config.model.unfreeze, config.fit.grad_checkpointing)
+    named = config.model.weights is not None and plan.initial is not None
+    if named or layers != ("none", None, "none") or config.optim.optimizer == "muon":
+        module, _ = plan.build()  # a file of another model, names of other layers
+        head = find_model(plan.model.name, plan.task.input.kind).head(module)
+        freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)
+        make_optimizer(module, config.optim, head=head, never=freezing.never)
+        checkpoint_segments(module, config.fit.grad_checkpointing)
+    if config.loss.teacher is not None:
+        open_teacher(Path(config.loss.teacher), plan.task, torch.device("cpu"))
 
 
-def train(plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None) -> TrainResult:
+def train(
+    plan: Plan, run: RunFolder, emit: Emit, *, state: TrainingState | None, world: World = ALONE
+) -> TrainResult:
     """Train a run from ``state`` to its end, an early stop or a signal; then check its best model.
 
-    Raises: DlcliError; what was saved before stays whole.
+    Every process of ``world`` calls this; only the main one writes files, and only its ``emit`` should
+    show anything. Raises: DlcliError; what was saved before stays whole.
     """
-    device = resolve_device(plan.config.fit.device)
+    config = plan.config.fit
+    device = world.device(config.device)
+    make_deterministic(config.deterministic, device)
     module, said = plan.build()
     warnings = list(dict.fromkeys([*plan.warnings, *said]))  # a resumed run has said some before
-    module = place(module, device)
-    readers = {split: make_reader(plan, split, share) for split, share in (("train", 0.9), ("val", 0.1))}
-    job = make_job(plan, run, module, readers, device, emit)
-    progress = Progress()
+    readers = make_readers(plan, world)
+    emit = _with_hints(emit, run) if world.main else ignore
+    prepared = make_job(plan, run, module, readers, device, emit, world)
+    job, progress = prepared.job, Progress()
+    if world.rank:  # alike so far; from here on each draws its own masks
+        torch.manual_seed(_seed_of(config.seed, world.rank, 0))
     if state is not None:
-        state.restore(module, job.optimizer, job.scaler)
         progress = state.progress
-        patience = plan.config.fit.patience
-        progress.stopped_early = patience is not None and progress.stale_epochs >= patience
-        progress.finished = progress.stopped_early or progress.epoch >= plan.config.fit.epochs
+        if not state.restore(job.module, job.optimizer, job.scaler, job.averages, world.rank):
+            torch.manual_seed(_seed_of(config.seed, world.rank, progress.step))
+        validated = progress.finished or progress.batch == 0
+        progress.finished, progress.reason = False, ""
+        if validated:
+            settle(progress, patience=config.patience, epochs=config.epochs, steps=job.total_steps)
     for message in warnings:
         emit(Warned(message))
     for split, reader in readers.items():
         for message in reader.notes:
             emit(Warned(f"{split}: {message}"))
-    emit(_started(plan, run, job, progress, readers))
-    _update_record(run, status="running", warnings=warnings)
+    emit(started(plan, run, prepared, progress, device))
+    if config.tensorboard and world.main:
+        emit(ModelReady(job.module, _example(job)))
+    if world.main:
+        _update_record(run, status="running", warnings=warnings)
     try:
         result = fit(job, progress)
-    except BaseException:
-        _update_record(run, status="failed")
+    except OutOfMemory as exc:
+        write_json(run.micro, {"micro": exc.args[0]})
         raise
-    before = run.read_record().get("bad_samples", {})  # found before a resumed run was stopped
-    bad = {**before, **readers["train"].bad, **readers["val"].bad}
-    status = "finished" if result.signum is None else "interrupted"
-    _update_record(
-        run,
-        status=status,
-        stopped_early=result.progress.stopped_early,
-        bad_samples=bad,
-        device=describe_device(device),
-    )
-    if bad:
-        emit(Warned(_bad_sentence(bad, run)))
-    validation = None
-    if result.signum is None:
-        best = open_checkpoint(run.best, str(device))
-        validation = evaluate(best.predict, readers["val"], plan.task, split="val")
+    except BaseException:
+        if world.main:
+            _update_record(run, status="failed")
+        raise
+    return _finish(plan, run, job, readers, result, warnings)
+
+
+def _finish(
+    plan: Plan,
+    run: RunFolder,
+    job: FitJob,
+    readers: dict[str, Reader],
+    result: FitResult,
+    warnings: list[str],
+) -> TrainResult:
+    """The run's record, and the metrics of the best model as it was read back from its file."""
+    found = {**readers["train"].bad, **readers["val"].bad}
+    others = job.world.gather(found)
+    validation, bad = None, found
+    if job.world.main:
+        before = run.read_record().get("bad_samples", {})  # found before a resumed run was stopped
+        bad = dict(before)
+        for names in others:
+            bad |= names
+        _update_record(
+            run,
+            status="finished" if result.signum is None else "interrupted",
+            stopped_early=result.progress.stopped_early,
+            reason=result.progress.reason,
+            bad_samples=bad,
+            device=describe_device(job.precision.device),
+            world_size=job.world.size,
+            micro_batch=result.progress.micro,
+        )
+        if bad:
+            job.emit(Warned(_bad_sentence(bad, run)))
+        if result.signum is None:
+            device = job.precision.device
+            best = open_checkpoint(run.best, str(device))
+            validation = evaluate(best.predict, readers["val"], plan.task, split="val")
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
-    return {"dlcli": __version__, "python": platform.python_version(), **found}
+def make_deterministic(asked: bool, device: torch.device) -> None:
+    """Only algorithms that give the same bits in every run; those that have none raise RuntimeError."""
+    torch.use_deterministic_algorithms(asked)
+    if asked and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.backends.cudnn.benchmark = False
 
 
-def make_reader(plan: Plan, split: str, share: float) -> Reader:
-    """The reader of a split; it may keep pixels in its ``share`` of the memory that is free."""
-    config = plan.config.data
-    options = ReadOptions(
-        workers=config.workers,
-        cache_bytes=int(cache_budget(config.cache) * share),
-        on_bad_sample=config.on_bad_sample,
-    )
-    return kind_of(plan.task).reader(plan.source.splits[split], plan.task, options)
+def _with_hints(emit: Emit, run: RunFolder) -> Emit:
+    """``emit``, followed by the hints that an event gives rise to."""
+    hints = Hints()
+    if run.metrics.is_file():
+        hints.recall(read_events(run.metrics))
+
+    def both(event: Event) -> None:
+        emit(event)
+        for said in hints(event):
+            emit(Noted(said))
+
+    return both
 
 
-def make_job(
-    plan: Plan,
-    run: RunFolder,
-    module: nn.Module,
-    readers: dict[str, Reader],
-    device: torch.device,
-    emit: Emit,
-) -> FitJob:
-    """What `fit` works on, with the run's folder behind its callables."""
-    config, task = plan.config.fit, plan.task
-    train_targets = readers["train"].samples.targets
-    balance = balance_plan(plan.config.data.balance, task, train_targets)
-    optimizer = make_optimizer(module, plan.config.optim)
-    precision = resolve_precision(config.amp, device)
-    scaler = precision.scaler()
-
-    def validate(check: Callable[[], None]) -> EvalResult:
-        def emit_unless_stopped(event: Any) -> None:
-            check()
-            emit(event)
-
-        return evaluate(
-            lambda inputs: predict(module, inputs, task, device),
-            readers["val"],
-            task,
-            split="val",
-            emit=emit_unless_stopped,
-        )
-
-    def save_best(result: EvalResult, epoch: int) -> str:
-        card = Card(
-            model=plan.model,
-            task=task,
-            metrics={"val": result.metrics},
-            data=plan.data_record(),
-            weights_from=plan.weights_from,
-            params=sum(p.numel() for p in module.parameters()),
-            epoch=epoch,
-            versions=versions(),
-        )
-        save_model(run.best, module, card)
-        return str(run.best)
-
-    def save(progress: Progress) -> str:
-        return str(
-            save_state(
-                run.state,
-                module=module,
-                optimizer=optimizer,
-                scaler=scaler,
-                progress=progress,
-                keep=config.keep_states,
-            )
-        )
-
-    return FitJob(
-        run=str(run.path),
-        module=module,
-        task=task,
-        batches=TrainBatches(
-            readers["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            device=device,
-            draw=balance.order,
-        ),
-        optimizer=optimizer,
-        scaler=scaler,
-        precision=precision,
-        config=config,
-        optim=plan.config.optim,
-        loss=make_loss(
-            task, plan.config.optim, class_weights=balance.weights, focal=balance.kind == "focal"
-        ),
-        augment=make_augment(
-            plan.config.augment, task, samples=len(readers["train"]), seed=config.seed, device=device
-        ),
-        monitor=plan.monitor,
-        validate=validate,
-        save_best=save_best,
-        save_state=save,
-        emit=emit,
-    )
+def _seed_of(*parts: int) -> int:
+    """A seed for one process, different from its neighbours'."""
+    return int(np.random.default_rng(parts).integers(2**63))
 
 
-def _started(
-    plan: Plan, run: RunFolder, job: FitJob, progress: Progress, readers: dict[str, Reader]
+def _example(job: FitJob) -> tuple[torch.Tensor, ...]:
+    """A small batch as the module takes it."""
+    batch = job.batches.stand_in()
+    return model_inputs(batch.inputs, job.task)
+
+
+def started(
+    plan: Plan, run: RunFolder, prepared: Prepared, progress: Progress, device: torch.device
 ) -> RunStarted:
+    """The plan of a run as an event, for screens and sinks."""
+    job, config = prepared.job, plan.config
     parameters = list(job.module.parameters())
     return RunStarted(
         run=str(run.path),
@@ -260,26 +250,23 @@ def _started(
         task=plan.task.kind,
         num_classes=plan.task.num_classes,
         input_shape=plan.task.input.shape,
-        notes=_notes(plan, job),
-        epochs=plan.config.fit.epochs,
+        notes=(*plan.notes, *prepared.notes),
+        epochs=config.fit.epochs,
         steps_per_epoch=len(job.batches),
         total_steps=job.total_steps,
-        batch_size=plan.config.fit.batch_size,
-        optimizer=plan.config.optim.optimizer,
-        scheduler=plan.config.optim.scheduler,
-        lr=plan.config.optim.lr,
-        device=describe_device(job.precision.device),
+        batch_size=config.fit.step_samples,
+        optimizer=config.optim.optimizer,
+        scheduler=config.optim.scheduler,
+        lr=config.optim.peak_lr,
+        device=describe_device(device),
         amp=job.precision.name,
         monitor=plan.monitor,
         resumed_step=progress.step,
+        world_size=job.world.size,
+        division=prepared.division,
+        schedule=prepared.schedule,
+        settings=flat(config),
     )
-
-
-def _notes(plan: Plan, job: FitJob) -> tuple[str, ...]:
-    """What the plan should show beside its rows."""
-    balance = balance_plan(plan.config.data.balance, plan.task, plan.source.splits["train"].targets)
-    augmented = "" if job.augment is None else job.augment.sentence
-    return tuple(said for said in (*plan.notes, balance.sentence, augmented) if said)
 
 
 def _update_record(run: RunFolder, **values: Any) -> None:

@@ -1,8 +1,11 @@
-"""Test-time augmentation: the mean answer over views of each input. No torch here."""
+"""Test-time augmentation: the mean answer over views of each input. No torch here.
+
+B is the number of samples in a batch, K of classes, E the size of an embedding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,7 +23,8 @@ def averaged(
     """``predict``, or with "flip" the mean over an image and its mirror image.
 
     Classifiers average probabilities (and answer their logarithm, so that losses stay what they are);
-    other tasks average the answers. Raises: UsageError for data that has no mirror image.
+    embeddings are averaged and have length 1 again; other tasks average the answers. Raises: UsageError
+    for data that has no mirror image.
     """
     if tta == "none":
         return predict
@@ -30,11 +34,23 @@ def averaged(
     def both(inputs: Inputs) -> Outputs:
         (pixels,) = inputs
         views = [predict((view,)) for view in (pixels, np.ascontiguousarray(pixels[:, :, ::-1]))]
-        if task.kind != "classification":
-            mean: Outputs = np.stack(views).mean(axis=0)
-            return mean
-        shares = np.stack([softmax(view) for view in views]).mean(axis=0)
-        logs: Outputs = np.log(np.maximum(shares, np.finfo(np.float32).tiny)).astype(np.float32)
-        return logs
+        if task.kind == "classification":
+            return mean_classes(views)
+        mean: Outputs = np.stack(views).mean(axis=0)
+        return unit_length(mean) if task.kind == "embedding" else mean
 
     return both
+
+
+def mean_classes(views: Sequence[Outputs]) -> Outputs:
+    """Logarithms of the mean probabilities of several logits (B, K): logits of the mean."""
+    shares = np.stack([softmax(view) for view in views]).mean(axis=0)
+    logs: Outputs = np.log(np.maximum(shares, np.finfo(np.float32).tiny)).astype(np.float32)
+    return logs
+
+
+def unit_length(vectors: Outputs) -> Outputs:
+    """Vectors (B, E) at length 1; one that is 0 stays so."""
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    out: Outputs = (vectors / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
+    return out

@@ -57,6 +57,9 @@ def _task(task: TaskSpec) -> str:
         return f"regression, {text.plural(len(task.targets), 'target')}"
     if task.kind == "seq2seq":
         return "seq2seq, a text from a text"
+    if task.kind == "embedding":
+        classes = text.plural(task.num_classes, "class")
+        return f"embedding, {task.embedding_size} numbers, learnt from {classes}"
     noun = "label" if task.kind == "multilabel" else "class"
     return f"{task.kind}, {text.plural(task.num_classes, noun)}"
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from dlcli.errors import DlcliError
 from dlcli.events import EvalProgress, Event, LiveEvent
 from dlcli.files import cannot_write, write_bytes
+from dlcli.runs import event_lines
 from dlcli.ui.report import to_json
 
 
@@ -51,14 +50,6 @@ class MetricsLog:
         self.close()
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a file, in order, each as `Event.to_dict` gave it; torn lines are left out.
-
-    A number that was NaN or infinite is None. Raises: DlcliError when the file cannot be read.
-    """
-    return [event for _, event in _lines(path)]
-
-
 def truncate_events(path: Path, step: int) -> None:
     """Forget what happened after ``step``, as a run does that goes on from the state of that step.
 
@@ -70,30 +61,13 @@ def truncate_events(path: Path, step: int) -> None:
         return
     kept: list[bytes] = []
     dropped = False
-    for line, event in _lines(path):
+    for line, event in event_lines(path):
         at = event.get("step")
         if at <= step if isinstance(at, int) else not dropped:
             kept.append(line)
         else:
             dropped = True
     write_bytes(path, b"".join(line + b"\n" for line in kept))
-
-
-def _lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each line that is a whole JSON object, without its end, and what it says."""
-    try:
-        raw = path.read_bytes()
-    except OSError as exc:
-        raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    found = []
-    for line in raw.split(b"\n"):
-        try:
-            event = json.loads(line)
-        except ValueError:  # torn: no JSON, or cut within a character
-            continue
-        if isinstance(event, dict):
-            found.append((line, event))
-    return found
 
 
 def _open_at_line_start(path: Path) -> BinaryIO:

@@ -49,9 +49,10 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
         (
             "steps",
             f"{text.plural(event.epochs, 'epoch')} x {text.count(event.steps_per_epoch)}"
-            f" = {text.count(event.total_steps)}, batch {text.count(event.batch_size)}",
+            f"{_total(event)}, batch {event.division or text.count(event.batch_size)}",
         ),
-        ("optimizer", f"{event.optimizer}, {event.scheduler}, lr {event.lr:g}"),
+        ("optimizer", f"{event.optimizer}, lr {event.lr:g}"),
+        ("schedule", event.schedule or event.scheduler),
         ("best by", f"val {event.monitor}"),
         ("device", f"{event.device}, amp {event.amp}"),
     ]
@@ -103,7 +104,11 @@ def step_cells(event: StepDone) -> list[Cell]:
 
 def finished(event: RunFinished) -> str:
     """One sentence on a run's end."""
-    early = "stopped early" if event.stopped_early else "done"
+    early = {
+        "patience": "stopped early",
+        "steps": "--max-steps reached",
+        "time": "--max-time is over",
+    }.get(event.reason, "stopped early" if event.stopped_early else "done")
     return text.sentence(
         f"{early}: {text.plural(event.epochs_done, 'epoch')}, {text.plural(event.step, 'step')}"
         f" in {text.duration(event.elapsed_s)}; best val {event.monitor} {text.figure(event.best)}"
@@ -123,6 +128,11 @@ def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[
 def _part(name: str, number: int, total: int, *, rank: int) -> Cell:
     digits = len(str(total))
     return Cell(name, f"{number}/{total}", 2 * digits + 1, rank)
+
+
+def _total(event: RunStarted) -> str:
+    whole = event.epochs * event.steps_per_epoch == event.total_steps
+    return f"{' =' if whole else ', at most'} {text.count(event.total_steps)}"
 
 
 def _task(event: RunStarted) -> str:

@@ -18,6 +18,7 @@ from dlcli.events import (
     EpochDone,
     EvalProgress,
     Event,
+    Noted,
     RunFinished,
     RunStarted,
     StepDone,
@@ -25,7 +26,7 @@ from dlcli.events import (
 )
 from dlcli.ui import text
 from dlcli.ui.lines import GAP, Cell, epoch_cells, finished, fit, plan
-from dlcli.ui.plain import warn
+from dlcli.ui.plain import note, warn
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -63,6 +64,8 @@ class LiveView:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
             warn(self._console, event)
+        elif isinstance(event, Noted):
+            note(self._console, event)
         elif isinstance(event, RunStarted):
             self._run, self._step, self._eval = event, None, None
             self._console.print(_panel(event))

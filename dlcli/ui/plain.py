@@ -6,7 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dlcli.events import EpochDone, EvalProgress, Event, RunFinished, RunStarted, StepDone, Warned
+from dlcli.events import (
+    EpochDone,
+    EvalProgress,
+    Event,
+    Noted,
+    RunFinished,
+    RunStarted,
+    StepDone,
+    Warned,
+)
 from dlcli.ui import text
 from dlcli.ui.console import on_terminal
 from dlcli.ui.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells
@@ -21,6 +30,11 @@ def warn(console: Console, event: Warned) -> None:
     """Print a warning: wrapped between words on a screen, elsewhere one line that tools find whole."""
     line = f"warning: {text.sentence(event.message)}"
     console.print(line, style="yellow", soft_wrap=not on_terminal(console))
+
+
+def note(console: Console, event: Noted) -> None:
+    """Print a note, in the same way."""
+    console.print(f"note: {text.sentence(event.message)}", soft_wrap=not on_terminal(console))
 
 
 class WarningsOnly:
@@ -52,6 +66,8 @@ class PlainLines:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Warned):
             warn(self._console, event)
+        elif isinstance(event, Noted):
+            note(self._console, event)
         elif isinstance(event, RunStarted):
             self._plan(event)
         elif isinstance(event, StepDone):

@@ -38,6 +38,7 @@ def print_predictions(rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs:
         "regression": _values,
         "forecast": _values,
         "seq2seq": _texts,
+        "embedding": _vectors,
     }[task.kind]
     head, line = make(console, task, _widest([printable(name) for name in islice(inputs, NAMES)]))
     for count, row in enumerate(rows):
@@ -104,6 +105,22 @@ def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
     heads = [_right(target, width) for target, width in zip(names[:shown], widths, strict=False)]
     at = ["step".rjust(step)] if step else []
     return GAP.join([_left("input", name), *at, *heads]) + more, line
+
+
+def _vectors(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
+    """The first numbers, as many as there is room for."""
+    width, total = len("-0.1234"), task.embedding_size
+    name = min(name, max(console.width // 2, MIN_NAME))
+    room = console.width - name - len(GAP)
+    shown = min(total, max(1, (room - len(" ...")) // (width + 1)))
+    rest = " ..." if shown < total else ""
+
+    def line(row: Mapping[str, Any]) -> str:
+        numbers = " ".join(f"{value:{width}.4f}" for value in row["embedding"][:shown])
+        return f"{_left(row['input'], name)}{GAP}{numbers}{rest}"
+
+    head = f"embedding, {shown} of {total} numbers" if rest else "embedding"
+    return f"{_left('input', name)}{GAP}{head}"[: console.width].rstrip(), line
 
 
 def _texts(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:

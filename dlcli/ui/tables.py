@@ -30,6 +30,7 @@ _ORDER = {
     "regression": ("r2", "mae", "rmse", "mse", "loss"),
     "forecast": ("mse", "mae", "rmse", "loss", "smape", "mase"),
     "seq2seq": ("loss", "accuracy", "bleu"),
+    "embedding": ("recall_at_1", "loss"),
 }
 # What a metric's name does not say.
 _MEANING = {
@@ -38,6 +39,8 @@ _MEANING = {
     "regression": "mae, rmse and mse are in the data's own units, loss is on scaled values",
     "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; smape is in percent",
     "seq2seq": "accuracy is of single tokens, each after the true ones before it",
+    "embedding": "recall_at_1 counts samples whose nearest other one in the split is of their class; "
+    "those alone in it are not asked",
 }
 _VERDICTS = {True: "better", False: "worse", None: "no difference beyond chance"}
 

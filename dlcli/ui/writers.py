@@ -62,7 +62,8 @@ def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """A header, then a line a row. The columns depend on the task alone.
 
     ``label_2, probability_2`` ... are the classes behind the first; ``probability_NAME`` and
-    ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|".
+    ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ... are the
+    numbers of an embedding.
     """
     out = csv.writer(file, lineterminator="\n")
     out.writerow(_columns(head))
@@ -85,6 +86,7 @@ def _columns(head: Head) -> list[str]:
             "regression": values,
             "forecast": ["step", *values],
             "seq2seq": ["text"],
+            "embedding": [f"e{i}" for i in range(task.embedding_size)],
         }[task.kind],
     ]
 
@@ -100,6 +102,8 @@ def _cells(row: Row) -> list[Any]:
         cells += [f"{p:.6f}" for p in row["probabilities"].values()]
     elif "text" in row:
         cells.append(row["text"])
+    elif "embedding" in row:
+        cells += [f"{value:.8g}" for value in row["embedding"]]
     else:
         cells += [row["step"]] if "step" in row else []
         values = row["values"].values() if "values" in row else [row["value"]]

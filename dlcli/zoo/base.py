@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
+from torch.nn import functional as F
 
 from dlcli.card import ModelSpec
 from dlcli.data.kinds import ModelNeeds
@@ -15,6 +17,9 @@ from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
 from dlcli.settings import merge
 from dlcli.task import Frozen, InputKind, TaskKind, TaskSpec
+
+# What any head that gives ``task.num_outputs`` numbers a sample can be trained for.
+SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression", "embedding")
 
 
 class NoArgs(Frozen):
@@ -36,18 +41,18 @@ class Weights:
 class ModelEntry:
     """A model for one kind of input; the same name may be registered for several kinds.
 
-    ``build(task, args)`` gives a module that takes the tensors of ``task.input.signature`` in order
-    and gives ``task.output``; its head is the submodule at ``head(module)``. ``tasks`` are those it
-    can be trained for. ``recipe`` holds settings that beat the general defaults, and ``recipes`` more
-    of them for one task, which beat ``recipe``. ``needs`` is what it asks of its input. ``summary`` is
-    a line for `dlcli models`.
+    ``build(task, args)`` gives a module that takes the tensors of ``task.input.signature`` in order and
+    gives ``task.output`` (of an embedding any length: `build_model` scales it to 1); its head is the
+    submodule at ``head(module)``. ``tasks`` are those it can be trained for. ``recipe`` holds settings
+    that beat the general defaults, and ``recipes`` more of them for one task, which beat ``recipe``.
+    ``needs`` is what it asks of its input. ``summary`` is a line for `dlcli models`.
     """
 
     name: str
     build: Callable[[TaskSpec, Any], nn.Module]
     head: Callable[[nn.Module], str]
     kind: InputKind = "image"
-    tasks: tuple[TaskKind, ...] = ("classification", "multilabel", "regression")
+    tasks: tuple[TaskKind, ...] = SUPERVISED
     args: type[BaseModel] = NoArgs
     recipe: dict[str, Any] = field(default_factory=dict)
     recipes: dict[TaskKind, dict[str, Any]] = field(default_factory=dict)
@@ -140,7 +145,24 @@ def find_model(name: str, kind: InputKind) -> ModelEntry:
 def build_model(spec: ModelSpec, task: TaskSpec) -> nn.Module:
     """The module of a card, with fresh weights."""
     entry = find_model(spec.name, task.input.kind)
-    return entry.build(task, entry.arguments(spec.args))
+    module = entry.build(task, entry.arguments(spec.args))
+    if task.kind == "embedding":
+        _wake(module, entry.head(module))
+        # A hook, not a layer around it: the tensors keep the names they have in a classifier.
+        module.register_forward_hook(_unit_length)
+    return module
+
+
+def _unit_length(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+    """Embeddings (B, D) scaled to length 1, in float32: half precision holds no small squares."""
+    return F.normalize(output.float(), dim=1)
+
+
+def _wake(module: nn.Module, head: str) -> None:
+    """First weights for a head that begins at 0, as ViTs' do: no direction could come out of it."""
+    for name, weight in module.named_parameters():
+        if name.startswith(f"{head}.") and weight.ndim > 1 and not weight.is_meta and not weight.any():
+            nn.init.xavier_uniform_(weight)
 
 
 def wrong_kind(name: str, kind: str) -> UsageError:

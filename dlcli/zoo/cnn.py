@@ -161,8 +161,11 @@ register(
         needs=ModelNeeds(photo_size=64),
         recipe={
             "optim": {"lr": 2e-3, "weight_decay": 0.05},
-            "loss": {"label_smoothing": 0.1},
             "fit": {"epochs": 20, "batch_size": 128},
+        },
+        recipes={
+            "classification": {"loss": {"label_smoothing": 0.1}},
+            "multilabel": {"loss": {"label_smoothing": 0.1}},
         },
         summary="double conv blocks 64-128-256 and global pooling, 1.15 M parameters",
     )

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import nn
 
 from dlcli.task import Frozen, SeriesInput, TaskSpec
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import (
     ActivationName,
     NormName,
@@ -138,7 +138,7 @@ register(
         kind="series",
         build=build,
         head=lambda module: "head",
-        tasks=("classification", "multilabel", "regression", "forecast"),
+        tasks=(*SUPERVISED, "forecast"),
         args=SeriesCnnArgs,
         # Of a few dozen series a validation split is a handful: its accuracy is 1 long before the net is
         # good, its loss still tells.

@@ -13,7 +13,7 @@ from torch import nn
 
 from dlcli.task import Frozen, SeriesInput, TaskSpec
 from dlcli.zoo.attention import head
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import max_steps, mean_steps
 from dlcli.zoo.windows import WindowNorm, WindowNormName, own_channels
 
@@ -141,7 +141,7 @@ register(
         kind="series",
         build=build,
         head=lambda module: "head",
-        tasks=("classification", "multilabel", "regression", "forecast"),
+        tasks=(*SUPERVISED, "forecast"),
         args=LinearSeriesArgs,
         recipe={"optim": {"lr": 1e-2}, "fit": {"epochs": 60, "batch_size": 16}},
         recipes={"forecast": {"optim": {"lr": 1e-3}, "fit": {"epochs": 20, "batch_size": 64}}},

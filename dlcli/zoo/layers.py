@@ -110,7 +110,8 @@ class StepBatchNorm(nn.BatchNorm1d):
         mean = (x * true).sum((0, 2)) / count
         centred = x - mean[:, None]
         var = (centred.square() * true).sum((0, 2)) / count
-        self._remember(mean.detach(), var.detach() * count / (count - 1).clamp(min=1))
+        if self.track_running_stats:
+            self._remember(mean.detach(), var.detach() * count / (count - 1).clamp(min=1))
         scale = self.weight * (var + self.eps).rsqrt()
         return centred * scale[:, None] + self.bias[:, None]
 
@@ -119,10 +120,11 @@ class StepBatchNorm(nn.BatchNorm1d):
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(var.to(self.running_var.dtype), self.momentum)
+        # Without a momentum it is the mean over all batches, as in torch's own layers.
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(var.to(self.running_var.dtype), share)
 
 
 def pool2d(name: PoolName, size: tuple[int, int]) -> nn.Module:

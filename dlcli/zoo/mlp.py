@@ -15,7 +15,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, SeriesInput, TabularInput, TaskSpec
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import ActivationName, NormName, activation, init_body, init_head, mask_of, norm1d
 from dlcli.zoo.windows import WindowNorm, WindowNormName
 
@@ -199,7 +199,7 @@ register(
         kind="series",
         build=build_series,
         head=lambda module: "net.head" if isinstance(module, MlpForecaster) else "head",
-        tasks=("classification", "multilabel", "regression", "forecast"),
+        tasks=(*SUPERVISED, "forecast"),
         args=SeriesMlpArgs,
         recipe={"fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"}},
         recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64}}},

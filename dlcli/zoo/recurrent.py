@@ -18,7 +18,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, SeriesInput, TaskSpec, TextInput
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import (
     ActivationName,
     NormName,
@@ -271,7 +271,7 @@ def _register(cell: Cell, what: str) -> None:
             kind="series",
             build=lambda task, args: _build_series(cell, task, args),
             head=_head,
-            tasks=("classification", "multilabel", "regression", "forecast"),
+            tasks=(*SUPERVISED, "forecast"),
             args=SeriesRecurrentArgs,
             needs=ModelNeeds(name=cell),
             recipe={

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from dlcli.task import SeriesInput, TabularInput, TaskKind, TaskSpec, TextInput
+from dlcli.task import SeriesInput, TabularInput, TaskSpec, TextInput
 from dlcli.zoo.attention import Encoder, EncoderArgs, PositionName, Positions, head
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import TokenEmbedding, mask_of, pool_steps
 from dlcli.zoo.windows import WindowNorm, WindowNormName, own_channels
 
@@ -254,14 +254,13 @@ def build_table(task: TaskSpec, args: TableArgs) -> nn.Module:
     return TableTransformer(task.input, task.num_outputs, args)
 
 
-_SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression")
 register(
     ModelEntry(
         name="transformer",
         kind="text",
         build=build_text,
         head=lambda module: "head",
-        tasks=_SUPERVISED,
+        tasks=SUPERVISED,
         args=TextArgs,
         recipe={"optim": {"lr": 1e-3, "clip_grad_norm": 1.0}, "fit": {"epochs": 10, "batch_size": 64}},
         summary="encoder of tokens, mean or class-token pooling",
@@ -273,7 +272,7 @@ register(
         kind="series",
         build=build_series,
         head=lambda module: "head",
-        tasks=(*_SUPERVISED, "forecast"),
+        tasks=(*SUPERVISED, "forecast"),
         args=SeriesArgs,
         recipe={"optim": {"lr": 1e-3, "clip_grad_norm": 1.0}, "fit": {"epochs": 60, "batch_size": 16}},
         # Windows overlap, so few are independent: a small model is as good, and far faster on a CPU.
@@ -292,7 +291,7 @@ register(
         kind="tabular",
         build=build_table,
         head=lambda module: "head",
-        tasks=_SUPERVISED,
+        tasks=SUPERVISED,
         args=TableArgs,
         recipe={"optim": {"lr": 1e-3, "clip_grad_norm": 1.0}, "fit": {"epochs": 30, "batch_size": 128}},
         summary="encoder of columns, one token each (FT-Transformer)",

@@ -86,8 +86,11 @@ register(
         args=VitArgs,
         recipe={
             "optim": {"lr": 1e-3, "weight_decay": 0.05, "clip_grad_norm": 1.0},
-            "loss": {"label_smoothing": 0.1},
             "fit": {"epochs": 20, "batch_size": 64},
+        },
+        recipes={
+            "classification": {"loss": {"label_smoothing": 0.1}},
+            "multilabel": {"loss": {"label_smoothing": 0.1}},
         },
         needs=ModelNeeds(photo_size=96, min_size=8, size_multiple=4),
         summary="patch transformer for images, any size that is a multiple of 4",

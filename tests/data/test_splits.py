@@ -26,6 +26,23 @@ def listed(counts: list[int]) -> Samples:
     return Samples(ids, targets, Listed(tuple(Path("/data") / id_ for id_ in ids)))
 
 
+@given(COUNTS, SHARES, st.integers(0, 2**31 - 1))
+def test_what_is_held_out_in_pairs_is_never_alone(
+    counts: list[int], shares: tuple[float, float], seed: int
+) -> None:
+    samples = listed([6, *counts])
+    fractions = dict(zip(("val", "test"), shares, strict=True))
+    splits = hold_out(samples, fractions, seed=seed, least=2)
+    assert sorted(id_ for part in splits.values() for id_ in part.ids) == sorted(samples.ids)
+    for name, part in splits.items():
+        held = np.bincount(part.targets, minlength=len(counts) + 1)
+        if name == "train":
+            assert (held >= 1).all()
+        elif sum(shares) < 0.8:
+            assert held[np.array([6, *counts]) < 6].sum() == 0
+            assert (held[np.array([6, *counts]) >= 12] >= 2).all()
+
+
 @given(COUNTS.filter(lambda counts: max(counts) > 1), SHARES, st.integers(0, 2**31 - 1))
 def test_splits_are_disjoint_complete_and_stratified(
     counts: list[int], shares: tuple[float, float], seed: int

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcli.engine.balance import (
+    GROUP,
     LARGEST_WEIGHT,
     BalancedOrder,
+    BalanceKind,
+    GroupedOrder,
     balance_plan,
     class_weights,
     label_weights,
@@ -21,6 +24,7 @@ TABLE = TabularInput(numbers=(NumberColumn(name="x"),))
 CLASSES = TaskSpec(input=TABLE, class_names=("cat", "dog", "emu"))
 LABELS = TaskSpec(kind="multilabel", input=TABLE, class_names=("cat", "dog", "emu"))
 NUMBERS = TaskSpec(kind="regression", input=TABLE, targets=(TargetNumber(name="y"),))
+EMBED = TaskSpec(kind="embedding", input=TABLE, class_names=("cat", "dog", "emu"), embedding_size=2)
 TARGETS = np.repeat(np.array([0, 1, 2]), [30, 6, 3])
 SEVERAL = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [1, 0, 0]], dtype=np.uint8)
 
@@ -103,7 +107,7 @@ def test_a_sampler_draws_and_a_focal_loss_needs_nothing() -> None:
     assert "about 13 of each class" in plan.sentence
     focal = balance_plan("focal", CLASSES, TARGETS)
     assert (focal.kind, focal.weights, focal.order) == ("focal", None, None)
-    assert "gamma 2" in focal.sentence
+    assert focal.sentence.startswith("balance focal: classes from 30 (cat)")
 
 
 def test_labels_get_a_weight_for_their_positives() -> None:
@@ -126,7 +130,7 @@ def test_without_balance_only_very_unequal_classes_are_worth_a_sentence() -> Non
 def test_what_cannot_be_balanced_is_refused() -> None:
     for kind in ("weights", "sampler", "focal"):
         with pytest.raises(UsageError, match="regression task has none"):
-            balance_plan(kind, NUMBERS, np.zeros((4, 1)))  # type: ignore[arg-type]
+            balance_plan(kind, NUMBERS, np.zeros((4, 1)))
     with pytest.raises(UsageError, match="several labels") as caught:
         balance_plan("sampler", LABELS, SEVERAL)
     assert "weights" in (caught.value.hint or "")
@@ -135,3 +139,68 @@ def test_what_cannot_be_balanced_is_refused() -> None:
 def test_no_class_at_all_has_samples() -> None:
     plan = balance_plan("weights", LABELS, np.zeros((4, 3), dtype=np.uint8))
     assert "without a sample" in plan.sentence
+
+
+# Embeddings
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=9).filter(any),
+    st.integers(0, 5),
+    st.integers(0, 5),
+)
+def test_an_epoch_of_groups_holds_every_sample_once_beside_one_of_its_class(
+    sizes: list[int], seed: int, epoch: int
+) -> None:
+    targets = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    order = GroupedOrder(targets)(seed, epoch)
+    assert sorted(order.tolist()) == list(range(len(targets)))
+    assert np.array_equal(order, GroupedOrder(targets)(seed, epoch))
+    classes = [-1, *targets[order].tolist(), -1]
+    for place in range(1, len(classes) - 1):
+        alone = classes[place] not in (classes[place - 1], classes[place + 1])
+        assert not alone or sizes[classes[place]] == 1
+
+
+def test_epochs_group_other_samples() -> None:
+    targets = np.repeat(np.arange(5), 8)
+    orders = [GroupedOrder(targets)(0, epoch) for epoch in (0, 1)]
+    groups = [{frozenset(o[i : i + GROUP].tolist()) for i in range(0, 40, GROUP)} for o in orders]
+    assert groups[0] != groups[1]
+    assert len(groups[0]) == 10
+    assert all(len(set(targets[list(group)])) == 1 for group in groups[0] | groups[1])
+
+
+@pytest.mark.parametrize("batch", [8, 12, 32, 60])
+def test_batches_of_groups_hold_pairs_and_other_classes(batch: int) -> None:
+    targets = np.repeat(np.arange(10), 23)
+    order = GroupedOrder(targets)(0, 0)
+    for start in range(0, len(order) - batch + 1, batch):
+        counts = np.bincount(targets[order[start : start + batch]])
+        assert (counts > 0).sum() > 1
+        assert counts[counts > 1].sum() >= batch - 2  # a group may be cut at both ends
+
+
+def test_groups_of_a_balanced_draw_hold_each_class_equally_often() -> None:
+    plan = balance_plan("sampler", EMBED, TARGETS)
+    assert plan.grouped
+    assert plan.order is not None
+    drawn = TARGETS[plan.order(0, 0)]
+    assert np.bincount(drawn).tolist() == [13, 13, 13]
+    assert (drawn[1:] == drawn[:-1]).mean() > 0.6
+
+
+def test_embeddings_are_told_of_their_groups_and_of_lone_samples() -> None:
+    plan = balance_plan("none", EMBED, np.array([0, 0, 0, 1, 1, 2]))
+    assert plan.sentence == (
+        "batches: groups of up to 4 samples of a class; 1 class has one training sample, which can only "
+        "be told from others"
+    )
+    assert plan.grouped
+    assert not balance_plan("none", CLASSES, TARGETS).grouped
+
+
+@pytest.mark.parametrize("kind", ["weights", "focal"])
+def test_a_loss_of_single_samples_is_not_for_embeddings(kind: BalanceKind) -> None:
+    with pytest.raises(UsageError, match=f"--balance {kind} is for a loss of single samples"):
+        balance_plan(kind, EMBED, TARGETS)

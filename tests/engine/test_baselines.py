@@ -15,6 +15,8 @@ from dlcli.engine.metrics import BaselineRow, Counts, make_counts
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,
+    ImageInput,
+    InputSpec,
     NumberColumn,
     PairsInput,
     SeriesInput,
@@ -48,6 +50,58 @@ def one_hot(task: TaskSpec, classes: np.ndarray) -> np.ndarray:
 
 def by_name(rows: tuple[BaselineRow, ...]) -> dict[str, BaselineRow]:
     return {row.name: row for row in rows}
+
+
+# --- embeddings
+
+
+def embedding(spec: InputSpec) -> TaskSpec:
+    return TaskSpec(kind="embedding", input=spec, class_names=("x", "y"), embedding_size=3)
+
+
+def retrieval(spec: InputSpec, test: Reader) -> BaselineRow:
+    """The one baseline beside a model that finds everything."""
+    task = embedding(spec)
+    counts = counted(task, test, np.eye(3)[test.samples.targets])
+    (row,) = baselines(task, test, test, counts)
+    assert row.metric == "recall_at_1"
+    assert row.difference == pytest.approx(1 - row.value)
+    return row
+
+
+@pytest.mark.parametrize("side", [8, 40])
+def test_an_embedding_is_held_against_the_pixels(side: int) -> None:
+    spec = ImageInput(
+        channels=3, height=side, width=side, resize_size=side, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    targets = np.arange(20) % 2
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 100, (20, side, side, 3)).astype(np.uint8)
+    pixels[targets == 1, : side // 2] += 120
+    row = retrieval(spec, reader((pixels,), targets))
+    assert (row.name, row.value) == ("nearest pixels", 1.0)
+    assert bool(row.note) == (side > 18)
+    noise = reader((rng.integers(0, 255, pixels.shape).astype(np.uint8),), targets)
+    assert retrieval(spec, noise).value < 0.9
+
+
+def test_an_embedding_of_numbers_is_held_against_them() -> None:
+    numbers = TabularInput(numbers=(NumberColumn(name="a"), NumberColumn(name="b")))
+    targets = np.arange(20) % 2
+    values = np.random.default_rng(0).normal(0, 0.1, (20, 2)) + np.array([[1, -1], [-1, 1]])[targets]
+    row = retrieval(numbers, reader((values.astype(np.float32),), targets))
+    assert (row.name, row.value) == ("nearest values", 1.0)
+
+
+def test_an_embedding_of_texts_is_held_against_chance() -> None:
+    ids = [np.array([4, 5 + i % 2]) for i in range(400)]
+    samples = Samples(tuple(map(str, range(400))), np.arange(400) % 4, Listed(tuple(ids)))
+    task = TaskSpec(kind="embedding", input=TEXT, class_names=tuple("abcd"), embedding_size=4)
+    test = RaggedReader(samples, ids)
+    (row,) = baselines(task, test, test, counted(task, test, np.eye(4)[samples.targets]))
+    assert row.name == "chance"
+    assert row.value == pytest.approx(0.25, abs=0.08)
+    assert row.better
 
 
 # --- classes, labels, numbers

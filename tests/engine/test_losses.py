@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dlcli.config import OptimConfig
-from dlcli.engine.losses import make_loss
+from dlcli.config import LossConfig
+from dlcli.engine.losses import FITTING, check_loss, make_loss
+from dlcli.errors import UsageError
 from dlcli.task import (
     PAD,
     SPECIAL_TOKENS,
@@ -24,14 +25,16 @@ from dlcli.task import (
 )
 
 TABLE = TabularInput(numbers=(NumberColumn(name="x"),))
-PLAIN, SMOOTH = OptimConfig(), OptimConfig(label_smoothing=0.1)
+PLAIN, SMOOTH = LossConfig(), LossConfig(label_smoothing=0.1)
 K, V, T = 4, 9, 5
 
 
-def task(kind: str, **more: Any) -> TaskSpec:
+def task(kind: Any, **more: Any) -> TaskSpec:
     names = tuple("abcd")
     if kind in ("classification", "multilabel"):
-        return TaskSpec(kind=kind, input=TABLE, class_names=names)  # type: ignore[arg-type]
+        return TaskSpec(kind=kind, input=TABLE, class_names=names)
+    if kind == "embedding":
+        return TaskSpec(kind=kind, input=TABLE, class_names=names, embedding_size=3)
     if kind == "seq2seq":
         words = TextInput(vocabulary=(*SPECIAL_TOKENS, *"vwxyz"), max_length=T)
         return TaskSpec(kind=kind, input=PairsInput(source=words, target=words))
@@ -66,27 +69,31 @@ CASES = [
     ("classification", {"focal": True}),
     ("classification", {"class_weights": WEIGHTS}),
     ("classification", {"class_weights": WEIGHTS, "focal": True}),
+    ("classification", {"name": "bce"}),
+    ("classification", {"name": "bce", "class_weights": WEIGHTS}),
     ("mixed", {}),
+    ("mixed", {"name": "bce", "class_weights": WEIGHTS}),
     ("mixed", {"class_weights": WEIGHTS, "focal": True}),
     ("multilabel", {}),
     ("multilabel", {"class_weights": WEIGHTS}),
     ("multilabel", {"class_weights": WEIGHTS, "focal": True}),
-    ("regression", {}),
-    ("forecast", {}),
+    *((kind, {"name": name}) for kind in ("regression", "forecast") for name in FITTING[kind]),
     ("seq2seq", {}),
 ]
 
 
-@pytest.mark.parametrize("optim", [PLAIN, SMOOTH], ids=["plain", "smooth"])
+@pytest.mark.parametrize("config", [PLAIN, SMOOTH], ids=["plain", "smooth"])
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_parts_of_a_batch_add_up_to_the_whole(
-    kind: str, options: dict[str, Any], optim: OptimConfig
+    kind: str, options: dict[str, Any], config: LossConfig
 ) -> None:
-    loss = make_loss(task("classification" if kind == "mixed" else kind), optim, **options)
+    options = dict(options)
+    config = config.model_copy(update={"name": options.pop("name", None)})
+    loss = make_loss(task("classification" if kind == "mixed" else kind), config, **options)
     outputs, targets = batch(kind)
     total, count = loss(outputs, targets)
     assert total.ndim == count.ndim == 0
-    assert float(total) > 0
+    assert float(total.detach()) > 0
     parts = [loss(outputs[low:high], targets[low:high]) for low, high in ((0, 1), (1, 8), (8, 11))]
     torch.testing.assert_close(torch.stack([part for part, _ in parts]).sum(), total)
     assert float(sum(n for _, n in parts)) == float(count)
@@ -94,13 +101,14 @@ def test_parts_of_a_batch_add_up_to_the_whole(
         assert float(count) == len(outputs)
 
 
-@pytest.mark.parametrize(("weights", "optim"), [(None, PLAIN), (WEIGHTS, PLAIN), (WEIGHTS, SMOOTH)])
+@pytest.mark.parametrize(("weights", "config"), [(None, PLAIN), (WEIGHTS, PLAIN), (WEIGHTS, SMOOTH)])
 def test_a_class_and_its_certain_share_are_the_same_target(
-    weights: torch.Tensor | None, optim: OptimConfig
+    weights: torch.Tensor | None, config: LossConfig
 ) -> None:
     outputs, targets = batch("classification")
-    for focal in (False, True):
-        loss = make_loss(task("classification"), optim, class_weights=weights, focal=focal)
+    for name in FITTING["classification"]:
+        named = config.model_copy(update={"name": name})
+        loss = make_loss(task("classification"), named, class_weights=weights)
         torch.testing.assert_close(loss(outputs, F.one_hot(targets, K).float()), loss(outputs, targets))
 
 
@@ -108,8 +116,8 @@ def test_a_mixed_target_gives_the_mixed_loss() -> None:
     outputs, targets = batch("classification")
     own = torch.linspace(0, 1, len(targets))[:, None]
     one, other = F.one_hot(targets, K).float(), F.one_hot(targets.flip(0), K).float()
-    for focal in (False, True):
-        loss = make_loss(task("classification"), PLAIN, class_weights=WEIGHTS, focal=focal)
+    for name in FITTING["classification"]:
+        loss = make_loss(task("classification"), LossConfig(name=name), class_weights=WEIGHTS)
         mixed, _ = loss(outputs, own * one + (1 - own) * other)
         apart = [
             loss(outputs[i : i + 1], t[i : i + 1])[0] * s
@@ -194,9 +202,9 @@ def test_shapes_that_would_be_broadcast_are_a_defect() -> None:
         make_loss(task("regression"), PLAIN)(torch.zeros(3, 2), torch.zeros(3, 1))
 
 
-@pytest.mark.parametrize("optim", [PLAIN, SMOOTH])
-def test_padding_costs_nothing(optim: OptimConfig) -> None:
-    loss = make_loss(task("seq2seq"), optim)
+@pytest.mark.parametrize("config", [PLAIN, SMOOTH])
+def test_padding_costs_nothing(config: LossConfig) -> None:
+    loss = make_loss(task("seq2seq"), config)
     outputs, targets = batch("seq2seq")
     total, count = loss(outputs, targets)
     assert float(count) == int((targets != PAD).sum())
@@ -204,3 +212,169 @@ def test_padding_costs_nothing(optim: OptimConfig) -> None:
     torch.testing.assert_close(loss(other, targets)[0], total)
     longer = torch.cat([outputs, outputs], 1), torch.cat([targets, torch.full_like(targets, PAD)], 1)
     torch.testing.assert_close(loss(*longer), (total, count))
+
+
+def test_one_vs_rest_is_torchs_binary_loss_of_one_hot_targets() -> None:
+    outputs, targets = batch("classification")
+    for smoothing in (0.0, 0.1):
+        config = LossConfig(name="bce", label_smoothing=smoothing)
+        total, count = make_loss(task("classification"), config)(outputs, targets)
+        shares = F.one_hot(targets, K) * (1 - smoothing) + smoothing / K
+        expected = F.binary_cross_entropy_with_logits(outputs, shares)
+        torch.testing.assert_close(total / count, expected)
+
+
+def test_class_weights_of_one_vs_rest_weigh_samples() -> None:
+    outputs, targets = batch("classification")
+    total, _ = make_loss(task("classification"), LossConfig(name="bce"), class_weights=WEIGHTS)(
+        outputs, targets
+    )
+    each = F.binary_cross_entropy_with_logits(outputs, F.one_hot(targets, K).float(), reduction="none")
+    torch.testing.assert_close(total, (each.mean(dim=1) * WEIGHTS[targets]).sum())
+
+
+@pytest.mark.parametrize("kind", ["regression", "forecast"])
+def test_errors_of_numbers_are_torchs_own_on_scaled_values(kind: str) -> None:
+    outputs, targets = batch(kind)
+    scaled = ((targets - torch.tensor([3.0, 0.0])) / torch.tensor([2.0, 5.0])).float()
+    own: dict[str, Any] = {
+        "mse": F.mse_loss(outputs, scaled),
+        "l1": F.l1_loss(outputs, scaled),
+        "huber": F.huber_loss(outputs, scaled, delta=0.3),
+        "smooth_l1": F.smooth_l1_loss(outputs, scaled, beta=0.3),
+    }
+    assert set(own) == set(FITTING[kind])  # type: ignore[index]
+    for name, expected in own.items():
+        config = LossConfig.model_validate({"name": name, "huber_delta": 0.3})
+        total, count = make_loss(task(kind), config)(outputs, targets)
+        torch.testing.assert_close(total / count, expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 5.0])
+def test_gamma_says_how_little_the_easy_counts(gamma: float) -> None:
+    for kind in ("classification", "multilabel"):
+        outputs, targets = batch(kind)
+        outputs[0] = 100.0 * targets[0] if kind == "multilabel" else 0.0
+        outputs[1, 0] = 1e4
+        outputs.requires_grad_()
+        total, _ = make_loss(task(kind), LossConfig(name="focal", focal_gamma=gamma))(outputs, targets)
+        (grad,) = torch.autograd.grad(total, outputs)
+        assert torch.isfinite(grad).all()
+        if not gamma:
+            plain, _ = make_loss(task(kind), PLAIN)(outputs, targets)
+            torch.testing.assert_close(total, plain)
+
+
+# Triplets
+
+EMBED = TaskSpec(kind="embedding", input=TABLE, class_names=tuple("abcd"), embedding_size=3)
+
+
+def hardest_of_all(outputs: torch.Tensor, targets: torch.Tensor, margin: float) -> torch.Tensor:
+    """Torch's own triplet loss at the hardest positive and negative, found by trying every pair."""
+    unit = F.normalize(outputs, dim=1)
+    total = outputs.new_zeros(())
+    for a, own in enumerate(targets.tolist()):
+        where = [i for i in range(len(targets)) if i != a and targets[i] == own]
+        others = [i for i in range(len(targets)) if targets[i] != own]
+        if where and others:
+            distances = torch.cdist(unit[a : a + 1].detach(), unit.detach())[0]
+            p = max(where, key=lambda i: float(distances[i]))
+            n = min(others, key=lambda i: float(distances[i]))
+            total = total + F.triplet_margin_loss(unit[a], unit[p], unit[n], margin=margin, eps=0.0)
+    return total
+
+
+@pytest.mark.parametrize("margin", [0.2, 1.5])
+def test_each_sample_has_its_hardest_triplet(margin: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    outputs = torch.randn(13, 3, generator=g, requires_grad=True)
+    targets = torch.randint(3, (13,), generator=g)
+    targets[0] = 3  # alone in its class
+    total, count = make_loss(EMBED, LossConfig(margin=margin))(outputs, targets)
+    expected = hardest_of_all(outputs, targets, margin)
+    torch.testing.assert_close(total, expected)
+    assert float(count) == 13
+    assert float(total.detach()) > 0
+    one, other = (torch.autograd.grad(value, outputs)[0] for value in (total, expected))
+    torch.testing.assert_close(one, other)
+
+
+def test_the_length_of_an_embedding_does_not_matter() -> None:
+    outputs, targets = torch.randn(8, 3), torch.arange(8) % 2
+    loss = make_loss(EMBED, PLAIN)
+    torch.testing.assert_close(loss(outputs, targets), loss(outputs * 7, targets))
+
+
+def test_equal_embeddings_cost_the_margin_and_give_a_finite_gradient() -> None:
+    outputs = torch.ones(6, 3, requires_grad=True)
+    total, count = make_loss(EMBED, LossConfig(margin=0.3))(outputs, torch.arange(6) % 2)
+    assert float(total.detach() / count) == pytest.approx(0.3)
+    (grad,) = torch.autograd.grad(total, outputs)
+    assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("classes", [[0, 0, 0], [0, 1, 2], [2]])
+def test_without_a_pair_or_another_class_there_is_nothing_to_learn(classes: list[int]) -> None:
+    outputs = torch.randn(len(classes), 3, requires_grad=True)
+    total, count = make_loss(EMBED, PLAIN)(outputs, torch.tensor(classes))
+    assert (float(total.detach()), float(count)) == (0.0, len(classes))
+    (grad,) = torch.autograd.grad(total, outputs)
+    assert not grad.any()
+
+
+# What fits
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("classification", "mse"),
+        ("multilabel", "cross_entropy"),
+        ("regression", "focal"),
+        ("forecast", "triplet"),
+        ("seq2seq", "bce"),
+        ("embedding", "cross_entropy"),
+    ],
+)
+def test_a_loss_of_another_task_is_refused_with_those_that_fit(kind: str, name: str) -> None:
+    config = LossConfig.model_validate({"name": name})
+    for refuse in (make_loss, check_loss):
+        with pytest.raises(UsageError, match=f"--loss {name} does not fit {kind}") as caught:
+            refuse(task(kind), config)
+        assert FITTING[kind][0] in str(caught.value.hint)  # type: ignore[index]
+
+
+def test_focal_by_balance_is_focal_by_name() -> None:
+    outputs, targets = batch("classification")
+    named = make_loss(task("classification"), LossConfig(name="focal"))
+    balanced = make_loss(task("classification"), PLAIN, focal=True)
+    assert named(outputs, targets) == balanced(outputs, targets)
+    with pytest.raises(UsageError, match="--loss bce and --balance focal exclude each other"):
+        make_loss(task("classification"), LossConfig(name="bce"), focal=True)
+    with pytest.raises(UsageError, match="--balance focal does not fit regression"):
+        make_loss(task("regression"), PLAIN, focal=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("regression", {"label_smoothing": 0.1}),
+        ("embedding", {"label_smoothing": 0.1}),
+        ("classification", {"focal_gamma": 1.0}),
+        ("multilabel", {"huber_delta": 0.5}),
+        ("regression", {"name": "l1", "huber_delta": 0.5}),
+        ("seq2seq", {"margin": 0.5}),
+    ],
+)
+def test_settings_that_the_loss_ignores_are_refused(kind: str, settings: dict[str, Any]) -> None:
+    (key,) = settings.keys() - {"name"}
+    with pytest.raises(UsageError, match=rf"loss\.{key} \S+ is for .*, and the loss here is"):
+        check_loss(task(kind), LossConfig.model_validate(settings))
+
+
+def test_settings_that_the_loss_knows_are_fine() -> None:
+    check_loss(task("classification"), LossConfig(focal_gamma=1.0), focal=True)
+    check_loss(task("regression"), LossConfig(name="huber", huber_delta=0.5))
+    check_loss(task("seq2seq"), SMOOTH)
+    check_loss(task("embedding"), LossConfig(margin=0.5))

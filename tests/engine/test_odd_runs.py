@@ -16,8 +16,9 @@ import torch
 from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.engine import fit as fit_module
+from dlcli.engine import job as job_module
 from dlcli.engine import training
-from dlcli.engine.fit import is_better
+from dlcli.engine.epochs import is_better
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import load_newest
@@ -70,9 +71,9 @@ def test_a_train_split_that_cannot_be_read_is_an_error(
 def test_a_model_whose_loss_is_no_number_can_be_read_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = training.predict
+    real = job_module.predict
     nan = np.float32(np.nan)
-    monkeypatch.setattr(training, "predict", lambda *args: real(*args) * nan)
+    monkeypatch.setattr(job_module, "predict", lambda *args: real(*args) * nan)
     run = train(tmp_path).run
     assert math.isnan(card_of(run.best).metrics["val"]["loss"])
     open_checkpoint(run.best, "cpu")
@@ -110,16 +111,6 @@ def test_a_signal_at_any_moment_saves_whole_sums(
     assert state is not None
     assert state.progress.batch > 0
     assert state.progress.seen == state.progress.batch * 200
-
-
-def test_out_of_memory_is_no_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(*args: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(fit_module, "train_step", step)
-    with pytest.raises(DlcliError, match="out of memory at step 0") as caught:
-        train(tmp_path)
-    assert "--batch-size" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,12 @@ def test_classes_are_ranked_and_equal_ones_keep_the_models_order() -> None:
     assert [item["label"] for item in second["top_k"]] == ["a", "b"]
 
 
+def test_an_embedding_is_a_list_of_its_numbers() -> None:
+    task = TaskSpec(kind="embedding", input=TABLE, class_names=("a", "b"), embedding_size=3)
+    (row,) = said(task, [[0.6, -0.8, 1 / 3]])
+    assert row == {"input": "row 0", "embedding": [0.6, -0.8, 0.3333333]}
+
+
 def test_labels_are_those_above_a_half_without_overflow() -> None:
     task = TaskSpec(kind="multilabel", input=TABLE, class_names=("a", "b", "c"))
     rows = said(task, [[1e4, -1e4, 0.0], [-1.0, 1.0, 0.001]])

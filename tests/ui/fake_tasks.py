@@ -45,5 +45,6 @@ TASKS = {
         targets=(HUFL, OIL),
         horizon=3,
     ),
+    "embedding": TaskSpec(kind="embedding", input=IMAGE, class_names=("cat", "dog"), embedding_size=40),
     "seq2seq": TaskSpec(kind="seq2seq", input=PairsInput(source=TEXT, target=TEXT)),
 }

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dlcli.errors import DlcliError
 from dlcli.events import EvalProgress, Warned
-from dlcli.ui.jsonl import MetricsLog, read_events, truncate_events
+from dlcli.runs import read_events
+from dlcli.ui.jsonl import MetricsLog, truncate_events
 
 
 def write(path: Path, lines: list[dict[str, object]], torn: bytes = b"") -> None:

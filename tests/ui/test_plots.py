@@ -168,8 +168,9 @@ def test_scatter_bears_nothing_and_extremes(tmp_path: Path) -> None:
     ("result", "drawn"),
     [(diagonal(["a", "b"]), ["confusion.png"]), (numbers(9), ["scatter.png"]),
      (numbers(9, "forecast"), ["scatter.png"]), (EvalResult("val", 2, {}, task="seq2seq"), []),
-     (EvalResult("val", 2, {}, task="multilabel"), [])],
-    ids=["classification", "regression", "forecast", "seq2seq", "multilabel"],
+     (EvalResult("val", 2, {}, task="multilabel"), []),
+     (EvalResult("val", 2, {}, task="embedding"), [])],
+    ids=["classification", "regression", "forecast", "seq2seq", "multilabel", "embedding"],
 )  # fmt: skip
 def test_a_result_is_drawn_by_its_task(tmp_path: Path, result: EvalResult, drawn: list[str]) -> None:
     folder = tmp_path / "plots"

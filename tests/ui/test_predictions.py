@@ -35,6 +35,7 @@ ROWS: dict[str, list[Row]] = {
         for step in (1, 2, 3)
     ],
     "seq2seq": [{"input": "pairs.tsv:1", "text": "the cat sat . " * 15}],
+    "embedding": [{"input": "a.jpg", "embedding": [0.25, -0.125] * 20}],
 }  # fmt: skip
 
 
@@ -111,6 +112,18 @@ def test_many_targets_are_cut_to_the_screen_and_counted(
     assert head.endswith(f"and {40 - shown} more")
 
 
+def test_an_embedding_shows_the_numbers_there_is_room_for(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("embedding")
+    head, line = lines_of(capsys, width)
+    shown = line.split()[1:-1]
+    assert shown == (["0.2500", "-0.1250"] * 20)[: len(shown)]
+    assert line.endswith(" ...")
+    assert len(line) > width - 12
+    assert head.split() == ["input", "embedding,", str(len(shown)), "of", "40", "numbers"]
+
+
 def test_nothing_waits_for_a_later_row(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     printed: list[str] = []
 
@@ -180,6 +193,7 @@ def test_json_and_lines_hold_the_rows(task: str) -> None:
         ("regressions", {"input": "row 1", "value_price": "206855.816", "value_age": "31.25"}),
         ("forecast", {"input": "ETT", "step": "1", "value_HUFL": "1.5", "value_OT": "-2"}),
         ("seq2seq", {"input": "pairs.tsv:1", "text": "the cat sat . " * 15}),
+        ("embedding", {"input": "a.jpg", **{f"e{i}": ("0.25", "-0.125")[i % 2] for i in range(40)}}),
     ],
 )  # fmt: skip
 def test_csv_has_a_column_for_each_value(task: str, first: Row) -> None:

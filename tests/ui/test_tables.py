@@ -193,6 +193,15 @@ def test_seq2seq_shows_its_scores_alone(width: int, capsys: pytest.CaptureFixtur
     assert "target" not in out
 
 
+def test_an_embedding_shows_what_was_found(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    print_eval(EvalResult("val", 200, {"loss": 0.3, "recall_at_1": 0.875}, task="embedding"), "x", None)
+    out = capsys.readouterr().out
+    check_fits(out, width)
+    rows = [line.split() for line in out.splitlines()]
+    assert rows.index(["recall_at_1", "0.8750"]) < rows.index(["loss", "0.3000"])
+    assert "nearest other one" in " ".join(out.split())
+
+
 def test_baselines_say_in_words_who_wins(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     inf = float("inf")
     baselines = (

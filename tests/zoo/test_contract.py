@@ -93,9 +93,10 @@ def task_of(kind: InputKind, task: TaskKind, *, varies: bool = True) -> TaskSpec
     return TaskSpec(
         kind=task,
         input=input_of(kind, varies=varies and task != "forecast"),
-        class_names=names if task in ("classification", "multilabel") else (),
+        class_names=names if task in ("classification", "multilabel", "embedding") else (),
         targets=tuple(TargetNumber(name=n) for n in "uw") if task in ("regression", "forecast") else (),
         horizon=4 if task == "forecast" else 0,
+        embedding_size=5 if task == "embedding" else 0,
     )
 
 
@@ -140,6 +141,8 @@ def test_contract(kind: InputKind, name: str, task_kind: TaskKind, tmp_path: Pat
     before = module(*inputs)
     assert before.shape == (6, *task.output_shape)
     assert before.dtype == torch.float32
+    if task.kind == "embedding":
+        torch.testing.assert_close(before.norm(dim=1), torch.ones(6))
 
     head = find_model(name, kind).head(module)
     assert any(key.startswith(f"{head}.") for key in module.state_dict())
@@ -164,6 +167,40 @@ def test_contract(kind: InputKind, name: str, task_kind: TaskKind, tmp_path: Pat
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
     assert loss_of(task, module(*inputs), targets) < first
+
+
+@pytest.mark.parametrize(("kind", "name"), MODELS)
+def test_an_embedding_has_the_tensors_of_a_plain_answer(kind: InputKind, name: str) -> None:
+    _, module = make(kind, name, task_of(kind, "embedding"))
+    five = task_of(kind, "classification").model_copy(update={"class_names": tuple("abcde")})
+    _, plain = make(kind, name, five)
+    shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (module, plain)]
+    assert shapes[0] == shapes[1]
+    module.load_state_dict(plain.state_dict())
+    inputs = batch_of(five)
+    expected = nn.functional.normalize(plain.eval()(*inputs), dim=1)
+    torch.testing.assert_close(module.eval()(*inputs), expected)
+
+
+ZERO_HEAD = """
+from torch import nn
+
+def Net(task):
+    head = nn.Linear(144, task.num_outputs)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(nn.Flatten(), head)
+"""
+
+
+def test_a_head_that_begins_at_zero_is_given_a_direction(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(ZERO_HEAD)
+    spec = ModelSpec(name=f"{tmp_path / 'net.py'}:Net")
+    module = build_model(spec, task_of("image", "embedding"))
+    answer = module(*batch_of(task_of("image", "embedding")))
+    assert torch.linalg.matrix_rank(answer) > 1
+    plain = build_model(spec, task_of("image", "classification"))
+    assert not any(p.any() for p in plain.parameters())
 
 
 @pytest.mark.parametrize(("kind", "name"), MODELS)
@@ -428,6 +465,13 @@ def check_export(kind: InputKind, name: str, task: TaskSpec, folder: Path) -> No
 )
 def test_exports_agree_at_other_sizes(kind: InputKind, name: str, tmp_path: Path) -> None:
     check_export(kind, name, task_of(kind, "classification"), tmp_path)
+
+
+def test_an_exported_embedding_has_length_one(tmp_path: Path) -> None:
+    check_export("image", "cnn", task_of("image", "embedding"), tmp_path)
+    exported = open_onnx(tmp_path / "m.onnx", "cpu")
+    answer = exported.predict(random_inputs(exported.card.task, 3))
+    assert np.allclose(np.linalg.norm(answer, axis=1), 1, atol=1e-5)
 
 
 @pytest.mark.slow

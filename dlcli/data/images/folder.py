@@ -57,13 +57,14 @@ class Scan:
     _followed: set[str] = field(default_factory=set)
 
 
-def read_folder(root: Path) -> Found:
+def read_folder(root: Path, *, unseen: bool = False) -> Found:
     """The folder's classes in natural order, its splits and what is odd about it.
 
-    Raises: DlcliError when it is empty, flat, has one class, or a class that train lacks.
+    With ``unseen`` another split may have classes that train lacks; they come after train's. Raises:
+    DlcliError when it is empty, flat, has one class, or, but for ``unseen``, a class that train lacks.
     """
     scan = scan_folder(root)
-    names = _class_names(scan)
+    names = _class_names(scan, unseen=unseen)
     if len(names) < 2:
         raise DlcliError(
             f"{root} has one class, {names[0]!r}; a classifier needs at least two",
@@ -211,18 +212,21 @@ def _same_drive(a: str, b: str) -> bool:
     return os.path.splitdrive(a)[0].lower() == os.path.splitdrive(b)[0].lower()
 
 
-def _class_names(scan: Scan) -> list[str]:
+def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
     """The classes to train on: those with photos in train, or anywhere where there are no splits.
 
-    Raises: DlcliError for one that val or test has and train lacks.
+    With ``unseen`` also, behind them, those of val and test alone. Raises: DlcliError for such a class
+    otherwise.
     """
     base = "all" if "all" in scan.splits else "train"
     if base not in scan.splits:
         raise DlcliError(f"{scan.root} has {' and '.join(scan.splits)}, but no train", hint=LAYOUTS)
     names = {name for name, photos in scan.splits[base].items() if photos}
+    others: set[str] = set()
     for split, classes in scan.splits.items():
         strange = sorted((n for n, photos in classes.items() if photos and n not in names), key=natural)
-        if strange:
+        others.update(strange)
+        if strange and not unseen:
             raise DlcliError(
                 f"{split} has photos of {_some(strange)}, which train lacks: no model could learn it",
                 hint="add photos of it to train, or take it out of " + split,
@@ -231,9 +235,9 @@ def _class_names(scan: Scan) -> list[str]:
         raise DlcliError(f"{scan.root / 'train'} holds no photos", hint=LAYOUTS)
     for split, classes in scan.splits.items():
         lacking = sorted((n for n in names if not classes.get(n)), key=natural)
-        if lacking and any(classes.values()):
+        if lacking and any(classes.values()) and not unseen:
             scan.warnings.append(f"{split} has no photos of {_some(lacking)}")
-    return sorted(names, key=natural)
+    return sorted(names, key=natural) + sorted(others, key=natural)
 
 
 def _found(scan: Scan, names: Sequence[str]) -> Found:

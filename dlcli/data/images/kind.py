@@ -19,7 +19,7 @@ from dlcli.data.images.inputs import image_inputs
 from dlcli.data.images.manifest import is_manifest, read_manifest
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
-from dlcli.data.scales import target_numbers
+from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
 
@@ -57,19 +57,18 @@ def read(path: Path, config: DataConfig, other: bool) -> Found:
                 f"{flag} {getattr(config, key)}: class folders have no columns",
                 hint="a table that names the image files has: path,label",
             )
-    if config.task not in (None, "classification"):
+    if config.task not in (None, "classification", "embedding"):
         raise UsageError(
-            f"--task {config.task}: class folders are for classification",
+            f"--task {config.task}: class folders are for classification and embedding",
             hint="for labels or numbers give a table that names the image files: path,label",
         )
-    return read_folder(path)
+    return read_folder(path, unseen=config.task == "embedding")
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
     """The task of a source: the input of the model, and scales of numeric targets."""
     spec = image_input(source, config.model, needs)
-    targets = target_numbers(source) if source.task == "regression" else ()
-    return TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets), []
+    return make_task(source, spec, config.model), []
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:

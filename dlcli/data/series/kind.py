@@ -14,7 +14,7 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Reader, Samples, Stacked, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
-from dlcli.data.scales import target_numbers
+from dlcli.data.scales import make_task
 from dlcli.data.series.files import find_files, named_files, read_files, read_input
 from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
 from dlcli.data.series.reader import SeriesReader, cut_sentence, pieces, statistics
@@ -133,9 +133,7 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
             longer = sum(len(values) > spec.length for values in _values(samples))
             if longer:
                 notes.append(f"{split}: {cut_sentence(longer, len(samples), spec.length)}")
-    targets = target_numbers(source) if source.task == "regression" else ()
-    task = TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets)
-    return task, notes
+    return make_task(source, spec, config.model), notes
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:

@@ -13,7 +13,7 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import ArrayReader, DataSource, Indices, Samples, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
-from dlcli.data.scales import target_numbers
+from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
 from dlcli.data.tables.frames import (
@@ -100,8 +100,7 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     train = source.splits["train"]
     assert isinstance(train.items, Frame)
     spec, notes = fit_columns(train.items.frame, _row_numbers(train.ids))
-    targets = target_numbers(source) if source.task == "regression" else ()
-    return TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets), notes
+    return make_task(source, spec, config.model), notes
 
 
 def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReader:

@@ -39,17 +39,19 @@ class Decided:
 
 
 def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, least: int = 2) -> Decided:
-    """What ``columns`` of the training rows are as a target, or as ``asked``.
+    """What ``columns`` of the training rows are as a target, or as ``asked``; embeddings are of classes.
 
     ``least``: how many classes or values there must be (1 for data of a model that exists). Raises:
     UsageError when ``asked`` does not suit a table, DlcliError when the cells do not suit the task or
     have one value only.
     """
     names = tuple(columns)
+    if asked == "embedding":
+        asked = "classification"
     if asked not in (None, "classification", "multilabel", "regression"):
         raise UsageError(
             f"task {asked!r} is not for a column of a table",
-            hint="a column is classification, multilabel or regression",
+            hint="a column is classification, multilabel, regression or embedding",
         )
     if asked == "classification" and len(names) > 1:
         raise UsageError(

@@ -14,7 +14,7 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
-from dlcli.data.scales import target_numbers
+from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import is_table, split_files
 from dlcli.data.tables.targets import decide, encode
@@ -70,9 +70,7 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     items = source.splits["train"].items
     assert isinstance(items, Listed)
     spec, notes = fit_text(items.values, config.data, column=source.options.get("text"))
-    targets = target_numbers(source) if source.task == "regression" else ()
-    task = TaskSpec(kind=source.task, input=spec, class_names=source.class_names, targets=targets)
-    return task, notes
+    return make_task(source, spec, config.model), notes
 
 
 class TextReader(RaggedReader):

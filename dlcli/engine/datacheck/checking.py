@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
@@ -39,9 +40,11 @@ def check_data(source: DataSource, options: CheckOptions, needs: ModelNeeds | No
     config = options.config
     said = [*source.warnings]
     task, own = _fitted(source, config, needs or ModelNeeds(), said)
+    asked, targets = source.task, check_targets(source)
+    if asked == "embedding":  # it is learnt from classes, so what is odd about those matters alike
+        source = replace(source, task="classification")
     check = CHECKS.find(source.kind)
     part = check(source, task, options) if check is not None else Part()
-    targets = check_targets(source)
     find_duplicates(source, part)
     _groups(source, part)
     charts = [*targets.charts, *part.charts]
@@ -54,7 +57,7 @@ def check_data(source: DataSource, options: CheckOptions, needs: ModelNeeds | No
         name=source.name,
         origin=source.origin,
         kind=source.kind,
-        task=source.task,
+        task=asked,
         splits=split_facts(source),
         facts={**targets.facts, **part.facts},
         tables=(*targets.tables, *part.tables),

@@ -17,9 +17,16 @@ from dlcli.engine.datacheck.base import (
     counted,
     share,
 )
+from dlcli.task import TaskKind
 
 # The largest class beside the smallest: from here on accuracy hides the small ones.
 _UNEVEN, _VERY_UNEVEN = 3.0, 10.0
+# What to do about uneven classes, for each task that has classes.
+_HINTS: dict[TaskKind, str] = {
+    "classification": "judge by f1_macro or balanced_accuracy; --balance weights trains against it",
+    "multilabel": "judge by f1_macro",
+    "embedding": "--balance sampler trains against it",
+}
 _FEW = 10  # training samples of a class that are too few to learn it from
 # One value in so many samples, among so many different ones, looks like the end of a scale.
 _PILED, _DIFFERENT = 0.01, 50
@@ -28,7 +35,7 @@ _PILED, _DIFFERENT = 0.01, 50
 def check_targets(source: DataSource) -> Part:
     """Balance and gaps of classes, or the spread of numeric targets."""
     part = Part()
-    if source.task in ("classification", "multilabel"):
+    if source.task in _HINTS:
         _classes(source, part)
     elif source.task == "regression":
         _numbers(source, part)
@@ -61,7 +68,7 @@ def piled(values: Numbers) -> list[tuple[float, int]]:
 
 def split_facts(source: DataSource) -> dict[str, dict[str, Any]]:
     """Samples of each split, whether it was given, and its classes."""
-    has_classes = source.task in ("classification", "multilabel")
+    has_classes = source.task in _HINTS
     counts = class_counts(source) if has_classes else {}
     return {
         split: {
@@ -139,9 +146,7 @@ def _balance(source: DataSource, train: Numbers, part: Part, noun: str) -> None:
             "warning" if ratio >= _VERY_UNEVEN else "note",
             "imbalance",
             f"train has {_times(ratio)} times as many samples of {large} as of {small}",
-            hint="judge by f1_macro"
-            if source.task == "multilabel"
-            else "judge by f1_macro or balanced_accuracy; --balance weights trains against it",
+            hint=_HINTS[source.task],
         )
     few = [f"{source.class_names[k]} {train[k]}" for k in np.argsort(train) if 0 < train[k] < _FEW]
     if few:

@@ -16,6 +16,7 @@ from dlcli.engine.metrics.classification import (
     cross_entropy,
     softmax,
 )
+from dlcli.engine.metrics.embedding import EmbeddingCounts
 from dlcli.engine.metrics.forecast import ForecastCounts, target_channels
 from dlcli.engine.metrics.multilabel import MultilabelCounts
 from dlcli.engine.metrics.regression import RegressionCounts
@@ -44,6 +45,7 @@ _NAMES: dict[TaskKind, tuple[str, ...]] = {
     "regression": ("loss", "mae", "rmse", "mse", "r2"),
     "forecast": ("loss", "mse", "mae", "rmse", "smape", "mase"),
     "seq2seq": ("loss", "accuracy"),
+    "embedding": ("loss", "recall_at_1"),
 }
 _MONITORS: dict[TaskKind, str] = {
     "classification": "accuracy",
@@ -51,6 +53,7 @@ _MONITORS: dict[TaskKind, str] = {
     "regression": "rmse",
     "forecast": "mse",
     "seq2seq": "loss",
+    "embedding": "recall_at_1",
 }
 
 
@@ -67,6 +70,8 @@ def make_counts(task: TaskSpec) -> Counts:
             return ForecastCounts(task)
         case "seq2seq":
             return TokenCounts()
+        case "embedding":
+            return EmbeddingCounts()
 
 
 def default_monitor(task: TaskSpec) -> str:

@@ -83,13 +83,31 @@ class BaselineRow:
 
 
 @dataclass(frozen=True)
+class MemberRow:
+    """One model of an ensemble, alone on the same samples.
+
+    ``difference`` is the ensemble's ``metric`` minus this model's; ``low``, ``high`` and ``better``
+    (of the ensemble) are as in `BaselineRow`.
+    """
+
+    artifact: str
+    metrics: dict[str, float]
+    metric: str
+    difference: float
+    low: float
+    high: float
+    better: bool | None
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """The metrics of a model on a split; ``confusion[t][p]`` counts targets t predicted as p.
 
     ``points`` are up to 2,000 pairs (true, predicted) of the first target in its own units, evenly
     spread over the samples; of a forecast, of the last step of the horizon. Pairs that are not finite
     are left out of them. ``non_finite`` counts the samples with NaN or infinity in the answer: their
-    class counts as wrong, and sums that they enter are not finite either.
+    class counts as wrong, and sums that they enter are not finite either. ``members`` are the models
+    of an ensemble, none for a model alone.
     """
 
     split: str
@@ -101,6 +119,7 @@ class EvalResult:
     per_target: tuple[TargetRow, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
     baselines: tuple[BaselineRow, ...] = ()
+    members: tuple[MemberRow, ...] = ()
     bad_samples: dict[str, str] = field(default_factory=dict)
     non_finite: int = 0
 
@@ -130,6 +149,14 @@ class Counts(ABC):
         """Count a batch: the model's answers, the targets of the same samples, and what it was given."""
 
     @abstractmethod
+    def merge(self, other: Counts) -> None:
+        """Add what ``other``, of the same task, has counted on other samples; its scores come behind.
+
+        The figures are those of one object that saw all samples, bit for bit, in whatever order they
+        were merged. ``other`` is left as it is.
+        """
+
+    @abstractmethod
     def metrics(self) -> dict[str, float]:
         """The derived figures; NaN where nothing was counted."""
 
@@ -152,6 +179,11 @@ class PerSample:
     def add(self, *columns: npt.NDArray[Any]) -> None:
         """One array (n,) for each name."""
         self._parts.append(np.stack(columns, axis=1).astype(np.float64))
+
+    def extend(self, other: PerSample) -> None:
+        """The rows of ``other``, of the same names, behind the own ones."""
+        assert self.names == other.names
+        self._parts = [*self._parts, *other._parts]
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._parts)

@@ -51,6 +51,14 @@ class ClassificationCounts:
         hits = answered & (predicted == targets)
         self._rows.add(cross_entropy(logits, targets), hits, answered & (rank(logits, targets) < TOP))
 
+    def merge(self, other: ClassificationCounts) -> None:
+        """Add what ``other`` has counted on other samples."""
+        assert self.confusion.shape == other.confusion.shape
+        self.confusion += other.confusion
+        self.unanswered += other.unanswered
+        self.non_finite += other.non_finite
+        self._rows.extend(other._rows)
+
     def metrics(self) -> dict[str, float]:
         """The derived figures; top-5 only where there are more than five classes."""
         hits, support, predicted = self._totals()
@@ -108,6 +116,13 @@ class NamedClasses(Counts):
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
         """Count a batch: logits (n, C), targets (n,) in 0..C-1."""
         self.counts.update(outputs, targets)
+        self.non_finite = self.counts.non_finite
+
+    def merge(self, other: Counts) -> None:
+        """Add what ``other`` has counted on other samples of the same classes."""
+        assert isinstance(other, NamedClasses)
+        assert self.class_names == other.class_names
+        self.counts.merge(other.counts)
         self.non_finite = self.counts.non_finite
 
     def metrics(self) -> dict[str, float]:

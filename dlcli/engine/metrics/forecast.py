@@ -20,6 +20,7 @@ from dlcli.engine.metrics.base import (
     Outputs,
     PerSample,
     TargetRow,
+    exact_sum,
     pick_points,
     r2_score,
 )
@@ -45,8 +46,8 @@ class ForecastCounts(Counts):
         self._mean = np.array([target.mean for target in task.targets])
         self._std = np.array([target.std for target in task.targets])
         self._rows = PerSample("mse", "mae", "smape", "last_true", "last_predicted")
-        self._targets = _TargetSums(len(task.targets))
-        self._change = np.zeros(len(task.targets))
+        self._targets = _Targets(len(task.targets))
+        self._change: list[Floats] = []  # (n, R): of each window, summed over its steps
         self._changes = 0
         self._channels = target_channels(task)
 
@@ -60,7 +61,8 @@ class ForecastCounts(Counts):
         if not len(targets):
             return
         true = targets.astype(np.float64)
-        predicted = outputs.astype(np.float64) * self._std + self._mean
+        # In C order: a window's steps are then summed alike in every batch.
+        predicted = outputs.astype(np.float64, order="C") * self._std + self._mean
         self.non_finite += int((~np.isfinite(outputs).all(axis=(1, 2))).sum())
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(outputs - (true - self._mean) / self._std)
@@ -69,10 +71,19 @@ class ForecastCounts(Counts):
             smape = 200.0 * absolute / np.where(size == 0, 1.0, size)
             means = (part.reshape(len(true), -1).mean(axis=1) for part in (error**2, error, smape))
             self._rows.add(*means, true[:, -1, 0], predicted[:, -1, 0])
-            targets_last = (-1, true.shape[-1])
-            self._targets.add((true - self._mean).reshape(targets_last), absolute.reshape(targets_last))
+            self._targets.add(true - self._mean, absolute)
         if inputs is not None:
             self._count_changes(inputs)
+
+    def merge(self, other: Counts) -> None:
+        """Add what ``other`` has counted on other windows of the same series."""
+        assert isinstance(other, ForecastCounts)
+        assert self.task == other.task
+        self.non_finite += other.non_finite
+        self._rows.extend(other._rows)
+        self._targets.extend(other._targets)
+        self._change = [*self._change, *other._change]
+        self._changes += other._changes
 
     def metrics(self) -> dict[str, float]:
         """The derived figures; loss is the mse."""
@@ -87,7 +98,7 @@ class ForecastCounts(Counts):
         if self._changes:
             # A target that never moves has no naive error: infinite, or NaN when it was hit exactly.
             with np.errstate(divide="ignore", invalid="ignore"):
-                naive = self._change / self._changes
+                naive = _exact_sums(np.concatenate(self._change)) / self._changes
                 out["mase"] = float((self._targets.mae() / naive).mean())
         return out
 
@@ -115,13 +126,13 @@ class ForecastCounts(Counts):
         unit = np.array(self.task.input.std)[self._channels]
         change = np.abs(np.diff(inputs[0][:, :, self._channels].astype(np.float64), axis=1)) * unit
         steps = change.shape[1]
-        if len(inputs) > 1:  # what lies behind a window's end is padding
+        if self.task.input.varies:  # what lies behind a window's end is padding
             inside = np.arange(1, steps + 1)[None, :] < inputs[1][:, None]
             change = np.where(inside[:, :, None], change, 0.0)
             self._changes += int(inside.sum())
         else:
             self._changes += len(change) * steps
-        self._change += change.sum(axis=(0, 1))
+        self._change.append(change.sum(axis=1))
 
 
 def target_channels(task: TaskSpec) -> list[int] | None:
@@ -133,52 +144,72 @@ def target_channels(task: TaskSpec) -> list[int] | None:
     return [names.index(target.name) for target in task.targets]
 
 
-class _TargetSums:
+class _Targets:
     """Each target's errors and spread over all steps of all windows.
 
-    The spread is kept as a count, a mean and squares about it, and batches are merged by the formula of
-    Chan, Golub and LeVeque (1979): sums of squares would cancel for a target far from 0.
+    Figures of each window are kept, not summed, so that totals are correctly rounded: the same bits in
+    any batching and order. A spread is squares about each window's own mean, and those of the windows'
+    means about the mean of all: plain sums of squares would cancel for a target far from 0.
     """
 
     def __init__(self, targets: int) -> None:
-        self.count = 0
-        self.mean = np.zeros(targets)
-        self.spread = np.zeros(targets)
+        self.steps = 0
         self.low = np.full(targets, np.inf)
         self.high = np.full(targets, -np.inf)
-        self.absolute = np.zeros(targets)
-        self.squared = np.zeros(targets)
+        # (n, 4, R) a batch: sums of absolute and of squared errors, mean of the truth, squares about it.
+        self._parts: list[Floats] = [np.zeros((0, 4, targets))]
 
     def add(self, true: Floats, absolute: Floats) -> None:
-        """Rows of truth (from any fixed number on) and of absolute errors, (rows, R)."""
-        rows, mean = len(true), true.mean(axis=0)
-        total = self.count + rows
-        shift = mean - self.mean
-        self.spread += ((true - mean) ** 2).sum(axis=0) + shift**2 * (self.count * rows / total)
-        self.mean += shift * (rows / total)
-        self.count = total
-        self.low = np.minimum(self.low, true.min(axis=0))
-        self.high = np.maximum(self.high, true.max(axis=0))
-        self.absolute += absolute.sum(axis=0)
-        self.squared += (absolute**2).sum(axis=0)
+        """Truth (from any fixed number on) and absolute errors of windows, (n, H, R)."""
+        self.steps = true.shape[1]
+        mean = true.mean(axis=1)
+        spread = ((true - mean[:, None]) ** 2).sum(axis=1)
+        self._parts.append(
+            np.stack([absolute.sum(axis=1), (absolute**2).sum(axis=1), mean, spread], axis=1)
+        )
+        self.low = np.minimum(self.low, true.min(axis=(0, 1)))
+        self.high = np.maximum(self.high, true.max(axis=(0, 1)))
+
+    def extend(self, other: _Targets) -> None:
+        """The windows of ``other`` behind the own ones."""
+        self.steps = self.steps or other.steps
+        self.low = np.minimum(self.low, other.low)
+        self.high = np.maximum(self.high, other.high)
+        self._parts = [*self._parts, *other._parts]
 
     def mae(self) -> Floats:
-        """Mean absolute error of each target."""
-        return self.absolute / self.count if self.count else np.full_like(self.absolute, np.nan)
+        """Mean absolute error of each target; NaN for no window."""
+        windows = self._windows()
+        return _exact_sums(windows[:, 0]) / (len(windows) * self.steps or math.nan)
 
     def rows(self, names: list[str]) -> tuple[TargetRow, ...]:
         """A line for each target."""
-        maes = self.mae().tolist()
-        spreads = np.where(self.low == self.high, 0.0, self.spread).tolist()
-        count = self.count or math.nan
+        windows = self._windows()
+        count = len(windows) * self.steps
+        centre = _exact_sums(windows[:, 2]) / (len(windows) or math.nan)
+        between = self.steps * (windows[:, 2] - centre) ** 2
+        spread = _exact_sums(windows[:, 3]) + _exact_sums(between)
+        spreads = np.where(self.low == self.high, 0.0, spread).tolist()
+        squares = _exact_sums(windows[:, 1]).tolist()
         return tuple(
             TargetRow(
                 name,
                 mae,
-                math.sqrt(squared / count),
-                r2_score(squared, spread) if self.count > 1 else math.nan,
+                math.sqrt(squared / (count or math.nan)),
+                r2_score(squared, spread) if count > 1 else math.nan,
             )
             for name, mae, squared, spread in zip(
-                names, maes, self.squared.tolist(), spreads, strict=True
+                names, self.mae().tolist(), squares, spreads, strict=True
             )
         )
+
+    def _windows(self) -> Floats:
+        """All windows' figures, (N, 4, R)."""
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts)]
+        return self._parts[0]
+
+
+def _exact_sums(values: Floats) -> Floats:
+    """The correctly rounded sum of each column of (N, R)."""
+    return np.array([exact_sum(column) for column in values.T])

@@ -47,6 +47,14 @@ class MultilabelCounts(Counts):
         losses = binary_cross_entropy(outputs, true)
         self._rows.add(losses.mean(axis=1), (predicted == true).all(axis=1))
 
+    def merge(self, other: Counts) -> None:
+        """Add what ``other`` has counted on other samples of the same labels."""
+        assert isinstance(other, MultilabelCounts)
+        assert self.class_names == other.class_names
+        self.totals += other.totals
+        self.non_finite += other.non_finite
+        self._rows.extend(other._rows)
+
     def metrics(self) -> dict[str, float]:
         """The derived figures; loss is the mean over samples and labels."""
         precision, recall, f1 = precision_recall_f1(*self.totals)

@@ -62,6 +62,15 @@ class RegressionCounts(Counts):
         self._true.append(true)
         self._predicted.append(predicted)
 
+    def merge(self, other: Counts) -> None:
+        """Add what ``other`` has counted on other samples of the same targets."""
+        assert isinstance(other, RegressionCounts)
+        assert self.targets == other.targets
+        self.non_finite += other.non_finite
+        self._rows.extend(other._rows)
+        self._true = [*self._true, *other._true]
+        self._predicted = [*self._predicted, *other._predicted]
+
     def metrics(self) -> dict[str, float]:
         """The derived figures; loss is the mean squared error of scaled values."""
         mse = self._rows.mean("mse")

@@ -56,6 +56,12 @@ class TokenCounts(Counts):
         self.non_finite += int(broken.sum())
         self._rows.add(losses.sum(axis=1), hits.sum(axis=1), (targets != PAD).sum(axis=1))
 
+    def merge(self, other: Counts) -> None:
+        """Add what ``other`` has counted on other texts."""
+        assert isinstance(other, TokenCounts)
+        self.non_finite += other.non_finite
+        self._rows.extend(other._rows)
+
     def metrics(self) -> dict[str, float]:
         """Loss in nats a token and the share of tokens that are right; NaN where there was no token."""
         tokens = exact_sum(self._rows.column("tokens")) or float("nan")

@@ -1,0 +1,228 @@
+"""Train a run, in this process or in several, and report what came of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.config import LaunchConfig, TrainConfig
+from dlcli.errors import DlcliError, Interrupted
+from dlcli.files import write_text
+from dlcli.locks import hold
+from dlcli.runs import DEFAULT_ROOT, RunFolder, newest_run
+from dlcli.settings import dump_yaml, merge, validate
+
+if TYPE_CHECKING:
+    from dlcli.engine.plan import Plan
+    from dlcli.engine.state import TrainingState
+    from dlcli.engine.training import TrainResult
+    from dlcli.engine.world import World
+    from dlcli.events import Emit
+
+
+def train_run(
+    run: RunFolder,
+    *,
+    quiet: bool,
+    as_json: bool,
+    plan: Plan | None = None,
+    changed: dict[str, Any] | None = None,
+    launch: LaunchConfig | None = None,
+) -> None:
+    """Train a run from where it stands, in this process or in several; then report.
+
+    Without ``plan`` it goes on from its own files, with ``changed`` laid over its settings. ``launch``
+    is this machine's part, where that is not the run's own. Raises: DlcliError; Interrupted after a signal.
+    """
+    from dlcli.engine.plan import current_settings
+    from dlcli.engine.ranks import is_wanted, ranks_wanted
+    from dlcli.engine.world import ALONE
+    from dlcli.events import Noted
+    from dlcli.ui.sinks import progress_sink
+
+    config = validate(TrainConfig, merge(current_settings(run), changed or {}))
+    launch = launch or config.launch
+    ranks = ranks_wanted(launch, config.fit.device)
+    if ranks.said:
+        with progress_sink(quiet, as_json) as show:
+            show(Noted(ranks.said))
+    if not is_wanted(launch, ranks):
+        train_here(run, ALONE, quiet=quiet, as_json=as_json, plan=plan, changed=changed)
+        return
+
+    from dlcli.engine import launch as launching
+
+    if changed:
+        with hold(run.path):
+            write_text(run.config, dump_yaml(config))  # the processes read the folder alone
+    flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
+    try:
+        launching.launch(
+            run, launch, ranks, resume=f"dlcli train --resume {resume_name(run)}", flags=flags
+        )
+    finally:
+        _show_cursor()
+
+
+def train_here(
+    run: RunFolder,
+    world: World,
+    *,
+    quiet: bool,
+    as_json: bool,
+    plan: Plan | None = None,
+    changed: dict[str, Any] | None = None,
+) -> None:
+    """Train a run in this process, which may be one of several; the main one shows and reports."""
+    from dlcli.engine.plan import read_plan
+    from dlcli.engine.state import load_newest
+    from dlcli.engine.training import check_settings, train
+    from dlcli.events import Tee, Warned, ignore
+    from dlcli.ui.jsonl import MetricsLog, truncate_events
+    from dlcli.ui.sinks import progress_sink
+
+    with ExitStack() as stack:
+        show: Emit = ignore
+        if world.main:
+            unlocked = stack.enter_context(hold(run.path))  # one writer
+            show = stack.enter_context(progress_sink(quiet, as_json))
+            if unlocked:
+                show(Warned(unlocked))
+        state = None
+        if plan is None:
+            state, damaged = load_newest(run.state)
+            for message in damaged:
+                show(Warned(message))
+            plan = read_plan(run, changes=changed or {}, fresh=state is None)
+            check_settings(plan)
+        if world.restarted_after:
+            show(Warned(f"started again: {world.restarted_after}"))
+        if world.main:
+            for message in _changes_told(changed or {}, state):
+                show(Warned(message))
+            write_text(run.config, dump_yaml(plan.config))  # what changed holds from here on
+            truncate_events(run.metrics, 0 if state is None else state.progress.step)
+        sinks: list[Emit] = [show]
+        if world.main:
+            sinks.append(stack.enter_context(MetricsLog(run.metrics)))
+            if plan.config.fit.tensorboard:
+                from dlcli.ui.tensorboard import TensorBoard
+
+                sinks.append(stack.enter_context(TensorBoard(run.path / "tensorboard", emit=show)))
+        result = train(plan, run, Tee(sinks), state=state, world=world)
+        plots = _draw(result, show) if world.main else []
+    if world.main or result.fit.signum is not None:
+        _report(result, plots, as_json)
+
+
+def _changes_told(changed: dict[str, Any], state: TrainingState | None) -> list[str]:
+    """What a resumed run should know of its new settings."""
+    fit = changed.get("fit", {})
+    if state is None or not ({"epochs", "max_steps"} & set(fit) or "optim" in changed):
+        return []
+    return [
+        f"the schedule is built anew for what is left: the first {state.progress.step} steps followed "
+        "the old one, so this is not the run that the new settings would have given from the start"
+    ]
+
+
+def resume_name(run: RunFolder) -> str:
+    """What finds the run again from here."""
+    root = run.path.parent
+    return run.name if root == DEFAULT_ROOT else f"{run.name} --runs-dir {root}"
+
+
+def _draw(result: TrainResult, emit: Emit) -> list[Path]:
+    """The plots of a run that was not interrupted; one that fails costs a warning, not the result."""
+    from dlcli.events import Warned
+    from dlcli.ui.plots import save_curves, save_result
+
+    if result.validation is None:
+        return []
+    run, validation = result.run, result.validation
+    drawn: list[Path] = []
+    draws: list[Callable[[], list[Path]]] = [
+        lambda: [save_curves(run.plots / "curves.png", run.metrics)],
+        lambda: save_result(run.plots, validation),
+    ]
+    for draw in draws:
+        try:
+            drawn += draw()
+        except DlcliError as exc:
+            emit(Warned(f"no plot: {exc.message}"))
+    return drawn
+
+
+def _next(run: RunFolder) -> str:
+    """The commands that follow, which name the run unless it is the one they take by themselves."""
+    root = run.path.parent
+    which = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {run.path}"
+    return f"dlcli eval{which}   dlcli predict{which} FILE   dlcli export{which} --onnx"
+
+
+def _scores(result: TrainResult) -> list[tuple[str, str]]:
+    """The metric that chose the best epoch, with the number of samples, and the loss."""
+    from dlcli.ui.text import figure
+
+    assert result.validation is not None
+    metrics, monitor = result.validation.metrics, result.monitor
+    rows = [(monitor, f"{figure(metrics[monitor])} on {result.validation.samples:,} samples")]
+    return [*rows, ("loss", figure(metrics["loss"]))] if monitor != "loss" else rows
+
+
+def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
+    from dlcli.ui.report import print_json
+    from dlcli.ui.tables import print_key_values
+
+    run, progress = result.run, result.fit.progress
+    if result.fit.signum is not None:
+        raise Interrupted(
+            f"interrupted at step {progress.step}; the state is saved in {run.state}",
+            signum=result.fit.signum,
+            hint=f"go on with: dlcli train --resume {resume_name(run)}",
+        )
+    assert result.validation is not None  # it is missing only after a signal
+    metrics = result.validation.metrics
+    if as_json:
+        print_json(
+            {
+                "command": "train",
+                "run": str(run.path),
+                "artifact": str(run.best),
+                "status": "finished",
+                "stopped_early": progress.stopped_early,
+                "reason": progress.reason or "epochs",
+                "epochs": progress.epochs_begun,
+                "steps": progress.step,
+                "best_epoch": progress.best_epoch,
+                "elapsed_s": round(progress.elapsed_s, 3),
+                "skipped_steps": progress.skipped,
+                "metrics": {"val": metrics},
+                "bad_samples": result.bad_samples,
+                "warnings": list(result.warnings),
+                "plots": [str(plot) for plot in plots],
+            }
+        )
+        return
+    early = {
+        "patience": ", stopped early",
+        "steps": ", ended by --max-steps",
+        "time": ", ended by --max-time",
+    }.get(progress.reason, "")
+    rows = [
+        ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{early}"),
+        *((f"val {name}", value) for name, value in _scores(result)),
+        ("model", str(run.best)),
+        ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
+        ("next", _next(run)),
+    ]
+    print_key_values(f"run {run.name}", rows)
+
+
+def _show_cursor() -> None:
+    """A process that was ended in the midst of a live view could not put its terminal in order."""
+    if os.isatty(2):
+        os.write(2, b"\x1b[?25h")

@@ -1,0 +1,29 @@
+"""A rank of a run, as `dlcli.engine.launch` starts it. It is no command of dlcli."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+
+def main(argv: list[str]) -> NoReturn:
+    """Train the run in ``argv[0]`` with the other ranks; ``--json`` and ``--quiet`` as for train."""
+    from dlcli.engine.guard import prepare
+
+    prepare(Path(argv[0]))
+
+    from dlcli.commands.running import train_here
+    from dlcli.config import TrainConfig
+    from dlcli.engine.worker import serve
+    from dlcli.runs import RunFolder
+    from dlcli.settings import load_yaml, validate
+
+    path = Path(argv[0])
+    run = RunFolder(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    config = validate(TrainConfig, load_yaml(run.config))
+    serve(
+        run,
+        config.launch,
+        config.fit.device,
+        lambda world: train_here(run, world, quiet="--quiet" in argv, as_json="--json" in argv),
+    )

@@ -1,0 +1,139 @@
+"""Averages of weights over steps (EMA) or epochs (SWA), and the batch statistics that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class WeightAverage:
+    """A running average of a module's parameters and floating buffers; other buffers are copied.
+
+    With ``decay`` it is an exponential one (Polyak and Juditsky, 1992): each update moves it by
+    1 - d towards the module, d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random
+    first weights are soon forgotten. Without, it is the plain mean of the updates (stochastic weight
+    averaging, Izmailov et al., arXiv:1803.05407), whose batch statistics want `refresh_batch_norms`.
+
+    It starts as a copy of the module, on its device, in float32 where the weights are narrower: a
+    step of 0.001 towards a bfloat16 is no step. Updating draws nothing and waits for no device.
+    The module is always the bare one, not wrapped by DistributedDataParallel or torch.compile.
+    """
+
+    def __init__(self, module: nn.Module, *, decay: float | None) -> None:
+        self.decay, self.n = decay, 0
+        with torch.no_grad():
+            self._values = {
+                name: tensor.detach().to(_kept(tensor.dtype), copy=True)
+                for name, tensor in _state(module).items()
+            }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Take the module's present values in."""
+        decay = self.n / (self.n + 1)
+        if self.decay is not None:
+            decay = min(self.decay, (1 + self.n) / (10 + self.n))
+        # Lists of one dtype, since the fused kernels take no others.
+        pairs: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for name, tensor in _state(module).items():
+            value = self._values[name]
+            values, present = pairs.setdefault(value.dtype, ([], []))
+            values.append(value)
+            present.append(tensor.detach().to(value.dtype))
+        for dtype, (values, present) in pairs.items():
+            if dtype.is_floating_point:
+                torch._foreach_lerp_(values, present, 1 - decay)
+            else:
+                torch._foreach_copy_(values, present)
+        self.n += 1
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The averages by their names in the module; they are the live ones, no copies."""
+        return dict(self._values)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, torch.Tensor], n: int) -> None:
+        """Go on from ``tensors`` after ``n`` updates.
+
+        Raises: ValueError when they are not those of this module.
+        """
+        for name, value in self._values.items():
+            if name not in tensors or tensors[name].shape != value.shape:
+                raise ValueError(f"the weight average does not fit at {name}")
+        _write(self._values, tensors)
+        self.n = n
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Inside, the module computes with the averages; after it, with exactly what it had.
+
+        Values are copied, so parameters, buffers and their memory stay the same objects: for
+        optimizers, DistributedDataParallel and captured graphs nothing has happened. What the block
+        does to the module is undone with it. Costs the memory of the weights once more.
+        """
+        state = _state(module)
+        own = {name: tensor.detach().clone() for name, tensor in state.items()}
+        try:
+            _write(state, self._values)
+            yield
+        finally:
+            _write(state, own)
+
+
+def refresh_batch_norms(module: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
+    """Give batch norms the mean statistics of ``batches``: averaged weights have seen none.
+
+    Each of ``batches`` holds the inputs of one forward pass. As `torch.optim.swa_utils.update_bn` does
+    it, except that everything else is in eval mode (no dropout) and that layers whose own weights are
+    frozen keep their statistics. Modes and momenta are what they were afterwards; a model without
+    such layers reads no batch, and without a batch nothing changes.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and _learns(part)]
+    if not norms:
+        return
+    modes = [(part, part.training) for part in module.modules()]
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    try:
+        with torch.no_grad():
+            for index, inputs in enumerate(batches):
+                for norm in norms if index == 0 else ():
+                    norm.reset_running_stats()
+                    norm.momentum = None  # a mean over all batches
+                    norm.train()
+                module(*inputs)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for part, mode in modes:
+            part.training = mode
+
+
+def _learns(norm: _BatchNorm) -> bool:
+    own = list(norm.parameters(recurse=False))
+    return norm.running_mean is not None and (not own or any(p.requires_grad for p in own))
+
+
+def _kept(kind: torch.dtype) -> torch.dtype:
+    return torch.promote_types(kind, torch.float32) if kind.is_floating_point else kind
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of the module's state by name, each once: tied weights have several names."""
+    seen: set[int] = set()
+    found: dict[str, torch.Tensor] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if isinstance(value, torch.Tensor) and id(value) not in seen:
+            seen.add(id(value))
+            found[name] = value
+    return found
+
+
+@torch.no_grad()
+def _write(state: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in state.items():
+        tensor.copy_(values[name])

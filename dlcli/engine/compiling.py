@@ -1,0 +1,32 @@
+"""torch.compile for the training step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from dlcli.errors import DlcliError
+
+
+def compiled(module: nn.Module, mode: str) -> Callable[..., torch.Tensor]:
+    """The module, or what torch.compile makes of it; the first step of each shape takes a while.
+
+    Raises: DlcliError where the CPU's compiler is missing: torch would fail in the first step.
+    """
+    if mode == "none":
+        return module
+    first = next(module.parameters(), None)
+    if (
+        first is not None
+        and first.device.type == "cpu"
+        and not (shutil.which("g++") or shutil.which("clang++"))
+    ):
+        raise DlcliError(
+            f"--compile {mode} needs a C++ compiler, and there is no g++ or clang++ here",
+            hint="install one, or leave --compile out",
+        )
+    return cast(Callable[..., torch.Tensor], torch.compile(module, mode=cast(Any, mode)))

@@ -1,0 +1,83 @@
+"""How deep in a model each parameter lies, found from any module's tree, for layer-wise rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+
+@dataclass(frozen=True)
+class Depths:
+    """The layers below the head, counted from 0 at the input; the head is layer ``layers``."""
+
+    of: dict[str, int]  # by the parameter's name
+    layers: int
+
+
+def parameter_depths(module: nn.Module, *, head: str) -> Depths:
+    """The layer of each parameter of ``module``; ``head`` is the path of the submodule on top.
+
+    Layers are the children in the order in which they were defined. A child that holds a container
+    (Sequential, ModuleList, ModuleDict) is opened, and each member of a container is a layer:
+    ``layer1.0``, ``encoder.layers.encoder_layer_3``. Members, and siblings of one class (blocks, or the
+    branches of one), are opened only when they are containers themselves. What holds vectors alone
+    (norms, scales) and a parameter that an opened module owns itself (class token, positions) belong to
+    the layer before; embeddings do too, but begin the first layer where there is none.
+    """
+    of: dict[str, int] = {}
+    layer = -1  # the last one that was begun
+    for names, kind in _pieces(module, "", head):
+        if kind == "layer" or (kind == "table" and layer < 0):
+            layer += 1
+        of.update(dict.fromkeys(names, max(layer, 0)))
+    layers = max(of.values(), default=-1) + 1
+    for name, _ in module.named_parameters():
+        if below(name, head):
+            of[name] = layers
+    return Depths(of, layers)
+
+
+def below(path: str, top: str) -> bool:
+    """Whether ``path`` is the submodule ``top`` or lies in it; everything lies in "", the root."""
+    return not top or path == top or path.startswith(f"{top}.")
+
+
+def _pieces(module: nn.Module, path: str, head: str) -> Iterator[tuple[list[str], str]]:
+    """Names of parameters that share a layer, in order, and what they are: layer, table or part."""
+    prefix = f"{path}." if path else ""
+    if below(path, head):
+        return
+    own = [prefix + name for name, _ in module.named_parameters(recurse=False)]
+    if own:
+        yield own, "part"
+    children = [(name, child) for name, child in module.named_children() if _has_parameters(child)]
+    for name, child in children:
+        inside = prefix + name
+        twins = sum(type(other) is type(child) for _, other in children) > 1
+        if below(head, inside) or _opened(child, member=isinstance(module, _CONTAINERS) or twins):
+            yield from _pieces(child, inside, head)
+        else:
+            yield [f"{inside}.{n}" for n, _ in child.named_parameters()], _kind(child)
+
+
+def _opened(child: nn.Module, *, member: bool) -> bool:
+    if isinstance(child, _CONTAINERS):
+        return True
+    return not member and any(isinstance(sub, _CONTAINERS) for sub in child.modules())
+
+
+def _kind(module: nn.Module) -> str:
+    tables = {id(p) for sub in module.modules() if isinstance(sub, _TABLES) for p in sub.parameters()}
+    heavy = [p for p in module.parameters() if p.ndim > 1]
+    if not heavy:
+        return "part"
+    return "table" if all(id(p) in tables for p in heavy) else "layer"
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -1,0 +1,319 @@
+"""From a plan to what `fit` works on: the module as it trains, its optimizer, its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from dlcli.card import Card
+from dlcli.config import TrainConfig
+from dlcli.data.base import Reader, Targets
+from dlcli.data.images.reader import cache_budget
+from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.engine.augment import make_augment
+from dlcli.engine.averaging import WeightAverage
+from dlcli.engine.balance import balance_plan
+from dlcli.engine.batchnorm import synchronise_batch_norms
+from dlcli.engine.compiling import compiled
+from dlcli.engine.distill import Teacher, distill, open_teacher
+from dlcli.engine.evaluate import evaluate
+from dlcli.engine.fit import FitJob
+from dlcli.engine.freezing import parse_freezing
+from dlcli.engine.loader import TrainBatches
+from dlcli.engine.losses import make_loss
+from dlcli.engine.metrics import EvalResult
+from dlcli.engine.optim import make_optimizer
+from dlcli.engine.plan import Plan
+from dlcli.engine.precision import resolve_precision
+from dlcli.engine.recompute import checkpoint_segments
+from dlcli.engine.schedule import describe
+from dlcli.engine.state import Progress, capture_rng, save_state
+from dlcli.engine.watching import make_watch
+from dlcli.engine.world import World
+from dlcli.events import Emit
+from dlcli.files import read_json
+from dlcli.formats.checkpoint import save_model
+from dlcli.runs import RunFolder, versions
+from dlcli.task import PAD, TaskSpec
+from dlcli.zoo.base import find_model
+from dlcli.zoo.runtime import place, predict
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job, and what the plan on the screen says of it.
+
+    ``division`` of a step's batch, ``schedule`` of the rate, and ``notes``.
+    """
+
+    job: FitJob
+    division: str
+    schedule: str
+    notes: tuple[str, ...]
+
+
+def make_readers(plan: Plan, world: World) -> dict[str, Reader]:
+    """Readers of train and val; with ``fit.overfit_batches`` both of the same few samples."""
+    splits = {name: plan.source.splits[name] for name in ("train", "val")}
+    few = plan.config.fit.overfit_batches
+    if few is not None:
+        everything = make_reader(plan, "train", 0.0)
+        order = TrainBatches(
+            everything,
+            batch_size=plan.config.fit.step_samples,
+            seed=plan.config.fit.seed,
+            device=torch.device("cpu"),
+        ).order(0)[: few * plan.config.fit.step_samples]
+        splits = dict.fromkeys(("train", "val"), splits["train"].take(order))
+    shares = {"train": 0.9 / world.local_size, "val": 0.1 / world.local_size}
+    return {name: _reader(plan, splits[name], shares[name]) for name in shares}
+
+
+def make_reader(plan: Plan, split: str, share: float) -> Reader:
+    """The reader of a split; it may keep pixels in its ``share`` of the memory that is free."""
+    return _reader(plan, plan.source.splits[split], share)
+
+
+def _reader(plan: Plan, samples: Any, share: float) -> Reader:
+    config = plan.config.data
+    options = ReadOptions(
+        workers=config.workers,
+        cache_bytes=int(cache_budget(config.cache) * share),
+        on_bad_sample=config.on_bad_sample,
+    )
+    return kind_of(plan.task).reader(samples, plan.task, options)
+
+
+def make_job(
+    plan: Plan,
+    run: RunFolder,
+    module: nn.Module,
+    readers: dict[str, Reader],
+    device: torch.device,
+    emit: Emit,
+    world: World,
+) -> Prepared:
+    """What `fit` works on, with the run's folder behind its callables. ``module`` is rewired in place.
+
+    Raises: UsageError, DlcliError for settings that do not fit the model.
+    """
+    config, task = plan.config.fit, plan.task
+    head = find_model(plan.model.name, task.input.kind).head(module)
+    balance = balance_plan(plan.config.data.balance, task, readers["train"].samples.targets)
+    augment = make_augment(
+        plan.config.augment, task, samples=len(readers["train"]), seed=config.seed, device=device
+    )
+    if config.overfit_batches is not None:
+        augment = None
+    module = place(module, device)
+    notes = [balance.sentence, "" if augment is None else augment.sentence]
+    notes += _overfit_note(plan, readers)
+    if world.size > 1 and plan.config.launch.sync_bn:
+        module = synchronise_batch_norms(module, device)
+    notes += [checkpoint_segments(module, config.grad_checkpointing) or ""]
+    freezing = parse_freezing(module, plan.config.model.freeze, plan.config.model.unfreeze, head=head)
+    freezing.apply(module, 0.0)
+    optimizer = make_optimizer(module, plan.config.optim, head=head, never=freezing.never)
+    precision = resolve_precision(config.amp, device)
+    scaler = precision.scaler()
+    averages = _averages(plan.config, module)
+    loss = make_loss(
+        task, plan.config.loss, class_weights=balance.weights, focal=balance.kind == "focal"
+    )
+    teacher = _teacher(plan, device)
+    micro = _micro_batch(plan.config, world, run)
+    batches = TrainBatches(
+        readers["train"],
+        batch_size=config.step_samples,
+        seed=config.seed,
+        device=device,
+        draw=balance.order,
+        count=_tokens if task.kind == "seq2seq" else len,
+        rank=world.rank,
+        size=world.size,
+        mirrored=augment is not None and augment.mixes,
+    )
+
+    def remake() -> Callable[..., torch.Tensor]:
+        return compiled(world.wrap(module), config.compile)
+
+    job = FitJob(
+        run=str(run.path),
+        module=module,
+        forward=remake(),
+        remake=remake,
+        task=task,
+        world=world,
+        batches=batches,
+        optimizer=optimizer,
+        scaler=scaler,
+        precision=precision,
+        config=config,
+        optim=plan.config.optim,
+        micro=micro,
+        loss=loss if teacher is None else distill(loss, task, plan.config.loss),
+        teacher=teacher,
+        augment=augment,
+        freezing=freezing,
+        averages=averages,
+        monitor=plan.monitor,
+        validate=_validator(module, readers["val"], task, device, world, emit),
+        save_model=_model_writer(plan, run, module, world),
+        drop_model=lambda name: run.model(name).unlink(missing_ok=True) if world.main else None,
+        save_state=lambda progress: _save_state(job, run, progress),
+        watch=make_watch(plan, module, readers["val"], device, emit, world),
+        emit=emit,
+    )
+    notes += [*freezing.sentences, *_exactness(module, micro, plan.config, world)]
+    notes += _kept(plan.config)
+    return Prepared(
+        job,
+        division=_division(plan.config, world, micro),
+        schedule=describe(plan.config.optim, job.total_steps, len(batches)),
+        notes=tuple(said for said in notes if said),
+    )
+
+
+def _validator(
+    module: nn.Module, reader: Reader, task: TaskSpec, device: torch.device, world: World, emit: Emit
+) -> Callable[[Callable[[], None]], EvalResult]:
+    def validate(check: Callable[[], None]) -> EvalResult:
+        def emit_unless_stopped(event: Any) -> None:
+            check()
+            emit(event)
+
+        return evaluate(
+            lambda inputs: predict(module, inputs, task, device),
+            reader,
+            task,
+            split="val",
+            emit=emit_unless_stopped,
+            world=world,
+        )
+
+    return validate
+
+
+def _model_writer(
+    plan: Plan, run: RunFolder, module: nn.Module, world: World
+) -> Callable[[str, EvalResult, int], str]:
+    def write(name: str, result: EvalResult, epoch: int) -> str:
+        path = run.model(name)
+
+        def save() -> None:
+            card = Card(
+                model=plan.model,
+                task=plan.task,
+                metrics={"val": result.metrics},
+                data=plan.data_record(),
+                weights_from=plan.weights_from,
+                params=sum(p.numel() for p in module.parameters()),
+                epoch=epoch,
+                versions=versions(),
+            )
+            save_model(path, module, card)
+
+        world.lead(save)  # a disk that is full ends all processes, not one
+        return str(path)
+
+    return write
+
+
+def _save_state(job: FitJob, run: RunFolder, progress: Progress) -> str:
+    generators = job.world.gather(capture_rng())
+
+    def save() -> str:
+        path = save_state(
+            run.state,
+            module=job.module,
+            optimizer=job.optimizer,
+            scaler=job.scaler,
+            averages=job.averages,
+            progress=progress,
+            generators=generators,
+            keep=job.config.keep_states,
+        )
+        return str(path)
+
+    return job.world.lead(save)
+
+
+def _averages(config: TrainConfig, module: nn.Module) -> dict[str, WeightAverage]:
+    found = {}
+    if config.fit.ema is not None:
+        found["ema"] = WeightAverage(module, decay=config.fit.ema)
+    if config.fit.swa is not None:
+        found["swa"] = WeightAverage(module, decay=None)
+    return found
+
+
+def _teacher(plan: Plan, device: torch.device) -> Teacher | None:
+    from pathlib import Path
+
+    named = plan.config.loss.teacher
+    return None if named is None else open_teacher(Path(named), plan.task, device)
+
+
+def _tokens(targets: Targets) -> int:
+    """The tokens that a loss of texts counts."""
+    return int((targets != PAD).sum())
+
+
+def _micro_batch(config: TrainConfig, world: World, run: RunFolder) -> int:
+    """The largest micro-batch: what the settings ask for, or less where memory ran out before."""
+    share = math.ceil(config.fit.step_samples / world.size)
+    asked = math.ceil(share / config.fit.grad_accum_steps)
+    found = read_json(run.micro)["micro"] if run.micro.is_file() else asked
+    return max(1, min(asked, int(found)))
+
+
+def _division(config: TrainConfig, world: World, micro: int) -> str:
+    """ "256 = 2 devices x 4 micro-batches x 32"; empty where nothing is divided."""
+    whole = config.fit.step_samples
+    parts = math.ceil(math.ceil(whole / world.size) / micro)
+    if world.size == 1 and parts == 1:
+        return ""
+    factors = [f"{world.size} devices"] if world.size > 1 else []
+    factors += [f"{parts} micro-batches"] if parts > 1 else []
+    exact = world.size * parts * micro == whole
+    return f"{whole} = {' x '.join(factors)} x {'' if exact else 'up to '}{micro}"
+
+
+def _exactness(module: nn.Module, micro: int, config: TrainConfig, world: World) -> Iterator[str]:
+    """What dividing a batch changes after all."""
+    divided = micro < config.fit.step_samples
+    norms = any(hasattr(sub, "running_mean") for sub in module.modules())
+    if divided and norms:
+        synced = world.size > 1 and config.launch.sync_bn
+        seen = micro * world.size if synced else micro
+        if seen < config.fit.step_samples:
+            over = f" on {world.size} devices" if synced else ""
+            yield f"batch norms see {seen} samples at a time (each micro-batch{over}), not the whole batch"
+        else:
+            yield "batch norms see the whole batch: their sums are added up over the devices"
+    if divided and any(isinstance(sub, nn.Dropout) and sub.p > 0 for sub in module.modules()):
+        yield "dropout draws other masks than it would for the undivided batch"
+
+
+def _kept(config: TrainConfig) -> Iterator[str]:
+    """Which weights are evaluated and kept."""
+    if config.fit.ema is not None:
+        yield f"evaluated and kept: a moving average of the weights, decay {config.fit.ema:g}"
+    if config.fit.swa is not None:
+        yield f"averaged from {config.fit.swa:.0%} of the run on: the weights at the end of each epoch"
+    if config.fit.deterministic:
+        yield "deterministic: the same bits on the same device, driver and version of torch"
+
+
+def _overfit_note(plan: Plan, readers: dict[str, Reader]) -> list[str]:
+    if plan.config.fit.overfit_batches is None:
+        return []
+    return [
+        f"a test: the same {len(readers['train'])} samples are learnt and validated on, without "
+        "augmentation; a sound model gets nearly all of them right"
+    ]

@@ -1,0 +1,212 @@
+"""What the run folders say of themselves: read from their files, without torch and without their data.
+
+A folder that cannot be read does not hide the others: what is wrong with it is part of its summary.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlcli.config import TrainConfig
+from dlcli.engine.metrics import DIRECTIONS
+from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.runs import RunFolder, list_runs, read_events
+from dlcli.settings import load_yaml
+
+STATUSES = ("finished", "interrupted", "failed", "running")
+DEFAULTS = "default"  # the column that a single run is held against
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run. What is not known is None, "" or NaN; ``problems`` say why.
+
+    ``best`` is the value of ``monitor`` in epoch ``best_epoch``; ``metrics`` are all validation metrics
+    of that epoch, whose model best.safetensors is, of ``best_bytes``. ``elapsed_s`` is time spent on
+    training.
+    """
+
+    name: str
+    path: str
+    status: str = "unknown"
+    model: str = ""
+    data: str = ""
+    task: str = ""
+    monitor: str = ""
+    best: float = math.nan
+    best_epoch: int | None = None
+    epochs_done: int = 0
+    epochs: int | None = None
+    params: int | None = None
+    best_bytes: int | None = None
+    elapsed_s: float = math.nan
+    started_at: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def summaries(root: Path) -> list[RunSummary]:
+    """Every run below ``root``, oldest first; folders that have lost their record come before them.
+
+    Raises: DlcliError when ``root`` is no folder; one that does not exist is empty.
+    """
+    if not root.exists():
+        return []
+    if not root.is_dir():
+        raise DlcliError(f"{root} is a file, not a folder of runs", hint="say --runs-dir FOLDER")
+    found = [RunFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
+    lost = [run for run in found if not run.record.is_file() and _was_a_run(run)]
+    return [summarise(run) for run in (*lost, *list_runs(root))]
+
+
+def summarise(run: RunFolder) -> RunSummary:
+    """One run, as far as its files can be read."""
+    problems: list[str] = []
+    record: dict[str, Any] = {}
+    events: list[dict[str, Any]] = []
+    try:
+        record = run.read_record()
+    except DlcliError as exc:
+        problems.append(exc.message)
+    if run.metrics.exists():
+        try:
+            events = read_events(run.metrics)
+        except DlcliError as exc:
+            problems.append(exc.message)
+    status = str(record.get("status", "unknown"))
+    plan = _mapping(record.get("plan"))
+    started = _last(events, "RunStarted")
+    task = _mapping(plan.get("task")).get("kind")
+    return RunSummary(
+        name=run.name,
+        path=str(run.path),
+        status=status if status in STATUSES else "unknown",
+        model=str(started.get("model") or _mapping(plan.get("model")).get("name") or ""),
+        data=str(started.get("data") or ""),
+        task=str(started.get("task") or task or ""),
+        epochs=_whole(started.get("epochs")),
+        params=_whole(started.get("params")),
+        best_bytes=_size(run.best),
+        started_at=str(record.get("started_at", "")),
+        problems=tuple(problems),
+        **_progress(events),
+    )
+
+
+def sort_by(runs: Sequence[RunSummary], metric: str) -> list[RunSummary]:
+    """Best first by ``metric`` of the best epoch; runs without it last. Raises: UsageError."""
+    known = {name for run in runs for name in run.metrics}
+    if metric not in known:
+        raise UsageError(
+            f"--sort {metric!r}: no run here has such a metric",
+            hint=nearest(metric, known or DIRECTIONS),
+        )
+    sign = -DIRECTIONS.get(metric, 1)
+
+    def key(run: RunSummary) -> tuple[bool, float]:
+        value = run.metrics.get(metric, math.nan)
+        return (True, 0.0) if math.isnan(value) else (False, sign * value)
+
+    return sorted(runs, key=key)
+
+
+def differences(runs: Sequence[RunFolder]) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """The settings that are not the same in all runs, by dotted key; by run, what cannot be read.
+
+    Values are in the order of the runs; None where a run does not know the setting. Data of another
+    content and other versions count as settings. A single run is held against the defaults: the second
+    value is theirs.
+    """
+    problems: dict[str, str] = {}
+    default = flatten(TrainConfig().model_dump(mode="json"))
+    # A run of an older version lacks the newer settings: it was trained as their defaults say.
+    columns = [default | _settings_of(run, problems) for run in runs]
+    if len(runs) == 1:
+        groups = set(TrainConfig.model_fields)  # of versions and data there is no default
+        columns = [{k: v for k, v in columns[0].items() if k.partition(".")[0] in groups}, default]
+    keys = dict.fromkeys(key for column in columns for key in column)
+    rows = {key: [column.get(key) for column in columns] for key in keys}
+    return {k: v for k, v in rows.items() if any(x != v[0] for x in v[1:])}, problems
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key to value; empty groups disappear."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flatten(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _settings_of(run: RunFolder, problems: dict[str, str]) -> dict[str, Any]:
+    """A run's settings and what else decided its numbers; what is unreadable goes to ``problems``."""
+    settings: dict[str, Any] = {}
+    record: dict[str, Any] = {}
+    try:
+        settings = load_yaml(run.config)
+        record = run.read_record()
+    except DlcliError as exc:
+        problems[run.name] = exc.message.replace("--config ", "")
+    content = {
+        "data fingerprint": record.get("fingerprint"),
+        "weights from": _mapping(record.get("plan")).get("weights_from"),
+        "versions": _mapping(record.get("versions")),
+    }
+    return flatten({**settings, **{k: v for k, v in content.items() if v is not None}})
+
+
+def _progress(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far a run came and how good it was, as fields of its summary."""
+    epochs = [event for event in events if event.get("event") == "EpochDone"]
+    finished = _last(events, "RunFinished")
+    better = [event for event in epochs if event.get("improved") is True]
+    best = better[-1] if better else {}
+    metrics = {name: _number(value) for name, value in _mapping(best.get("val")).items()}
+    monitor = str(best.get("monitor") or finished.get("monitor") or "")
+    times = [_number(event.get("elapsed_s")) for event in events if "elapsed_s" in event]
+    return {
+        "monitor": monitor,
+        "best": metrics.get(monitor, _number(finished.get("best"))),
+        "best_epoch": _whole(best.get("epoch")) or _whole(finished.get("best_epoch")),
+        "epochs_done": max((_whole(event.get("epoch")) or 0 for event in epochs), default=0),
+        "elapsed_s": times[-1] if times else math.nan,
+        "metrics": metrics,
+    }
+
+
+def _was_a_run(run: RunFolder) -> bool:
+    return any(path.exists() for path in (run.config, run.metrics, run.best, run.state))
+
+
+def _last(events: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next((event for event in reversed(events) if event.get("event") == kind), {})
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None

@@ -1,0 +1,61 @@
+"""One run folder for several machines that share a file system."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from dlcli.config import TrainConfig
+from dlcli.errors import DlcliError, UsageError
+from dlcli.files import TMP_PREFIX
+from dlcli.runs import RunFolder
+
+
+def launch_id(config: TrainConfig) -> str:
+    """What the commands on all machines have in common: the settings, but those of the launch."""
+    said = config.model_dump(mode="json", exclude={"launch"})
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def shared_run(
+    root: Path, name: str, identity: str, make: Callable[[Path], RunFolder]
+) -> tuple[RunFolder, bool]:
+    """The run that several machines train together, and whether this one made its folder.
+
+    ``make(root)`` makes a run's folder, whole, in another root; it is renamed into place, so the first
+    machine wins and the others see nothing unfinished. ``identity`` is `launch_id`: it tells a run to
+    join, or to go on with, from somebody else's of that name. Raises: UsageError for the latter.
+    """
+    run = RunFolder(root / name)
+    if run.record.is_file():
+        return _joined(run, identity), False
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        tmp = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=root))
+    except OSError as exc:
+        raise DlcliError(f"cannot make a run in {root}: {exc.strerror}") from exc
+    try:
+        made = make(tmp)
+        made.write_record({**made.read_record(), "launch_id": identity})
+        os.rename(made.path, run.path)
+    except OSError as exc:
+        if not run.record.is_file():
+            raise DlcliError(f"cannot make the run folder {run.path}: {exc.strerror}") from exc
+        return _joined(run, identity), False  # another machine was faster
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return run, True
+
+
+def _joined(run: RunFolder, identity: str) -> RunFolder:
+    if run.read_record().get("launch_id") != identity:
+        raise UsageError(
+            f"run {run.name} exists already and was started with other settings",
+            hint="give another --name on all machines, or go on with that run by --resume",
+        )
+    return run

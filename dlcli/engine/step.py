@@ -1,0 +1,182 @@
+"""One optimizer step: micro-batches in, one update of the weights out.
+
+A step's batch is the same whatever divides it. Each part contributes its loss as a sum over the count
+of the whole batch, so that the gradients add up to those of the undivided batch: over micro-batches by
+accumulation, over processes by the averaging of `World.wrap`.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from dlcli.engine.loader import Batch, portions
+from dlcli.engine.state import Progress
+from dlcli.errors import DlcliError
+from dlcli.events import Warned
+from dlcli.zoo.runtime import model_inputs
+
+if TYPE_CHECKING:
+    from dlcli.engine.fit import FitJob
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a step gives back, on the device: sums over this process's samples, and the gradient's norm.
+
+    ``hits`` are the samples whose class is right, where samples have one. ``finite`` is whether the
+    update was made: a bool where that costs nothing to know, else a tensor.
+    """
+
+    loss_sum: torch.Tensor
+    count: torch.Tensor
+    hits: torch.Tensor
+    grad_norm: torch.Tensor
+    finite: bool | torch.Tensor
+
+
+class OutOfMemory(Exception):
+    """A process of several ran out of memory; the group starts again with smaller micro-batches."""
+
+
+def optimizer_step(job: FitJob, batch: Batch, progress: Progress, total: float) -> Taken:
+    """Forward, backward and update for one batch; ``total`` is the count over all processes.
+
+    When memory runs out, the micro-batches are halved and the step is done again, so that the batch
+    stays what it was; that is told, and kept in ``progress.micro``. Raises: DlcliError when a single
+    sample is too much, `OutOfMemory` in a group.
+    """
+    while True:
+        try:
+            return _attempt(job, batch, progress, total)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+            _halve(job, batch, progress, exc)
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Whether an error means that memory ran out; a CPU's allocator says so in words only."""
+    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(exc, RuntimeError) and (
+        "can't allocate memory" in str(exc) or "out of memory" in str(exc)
+    )
+
+
+def _attempt(job: FitJob, batch: Batch, progress: Progress, total: float) -> Taken:
+    job.optimizer.zero_grad(set_to_none=True)
+    share = batch if len(batch) else job.batches.stand_in()
+    weight = 1.0 if len(batch) else 0.0
+    parts = portions_of(share, progress.micro or len(share), mirrored=job.batches.mirrored)
+    sums: list[torch.Tensor] = []
+    for number, part in enumerate(parts, 1):
+        with job.world.no_sync(job.forward) if number < len(parts) else nullcontext():
+            sums_of_part = _forward_backward(job, part, progress.epoch, total / job.world.size, weight)
+        sums = [a + b for a, b in zip(sums, sums_of_part, strict=True)] if sums else list(sums_of_part)
+    norm, finite = _update(job)
+    loss, count, hits = sums
+    return Taken(loss, count, hits, norm, finite)
+
+
+def portions_of(batch: Batch, micro: int, *, mirrored: bool) -> list[Batch]:
+    """The micro-batches of a batch, of at most ``micro`` samples each (rounded up to pairs)."""
+    parts = max(1, math.ceil(len(batch) / max(micro, 1)))
+    return [batch.take(p) for p in portions(len(batch), parts, mirrored=mirrored) if len(p)]
+
+
+def _forward_backward(
+    job: FitJob, batch: Batch, epoch: int, divisor: float, weight: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of one micro-batch; loss sum, count and hits."""
+    inputs, targets = batch.inputs, batch.targets
+    if job.augment is not None:
+        pixels, targets = job.augment(inputs[0], targets, batch.indices, epoch)
+        inputs = (pixels,)
+    taught = () if job.teacher is None else (job.teacher(inputs),)
+    try:
+        with job.precision.autocast():
+            outputs = job.forward(*model_inputs(inputs, job.task))
+        loss_sum, count = job.loss(outputs.float(), targets, *taught)
+    except ValueError as exc:
+        if "more than 1 value per channel" not in str(exc):
+            raise
+        raise DlcliError(
+            "batch normalisation cannot train on a batch of one sample",
+            hint="use --batch-size 2 or more for each device and micro-batch, at least two training "
+            "samples, and leave --no-sync-bn out",
+        ) from exc
+    scaled = loss_sum / divisor
+    job.scaler.scale(scaled if weight else scaled * 0.0).backward()  # type: ignore[no-untyped-call]
+    if not weight:
+        zero = torch.zeros_like(loss_sum)
+        return zero, zero, zero.long()
+    return loss_sum.detach(), count, _hits(job, outputs.detach(), targets)
+
+
+def _hits(job: FitJob, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if not job.counts_hits:
+        return torch.zeros((), dtype=torch.int64, device=outputs.device)
+    return (outputs.argmax(1) == targets).sum()
+
+
+def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
+    """Clip, and step unless a gradient is no finite number; its norm before clipping, and which it was."""
+    job.scaler.unscale_(job.optimizer)
+    with_grad = [p for p in job.module.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
+    if job.optim.clip_grad_value is not None:
+        nn.utils.clip_grad_value_(with_grad, job.optim.clip_grad_value)
+    if job.optim.clip_grad_norm is not None:
+        nn.utils.clip_grads_with_norm_(with_grad, job.optim.clip_grad_norm, norm)
+    finite = torch.isfinite(norm)
+    if job.scaler.is_enabled():
+        job.scaler.step(job.optimizer)  # it leaves the update out by itself
+        job.scaler.update()
+    elif norm.device.type == "cuda" and getattr(job.optimizer, "_step_supports_amp_scaling", False):
+        # A fused optimizer reads on the device whether to update: no wait for the device here.
+        job.optimizer.grad_scale, job.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
+        job.optimizer.step()
+    else:
+        if stepped := bool(finite):
+            job.optimizer.step()
+        return norm, stepped
+    return norm, finite
+
+
+def _halve(job: FitJob, batch: Batch, progress: Progress, exc: BaseException) -> None:
+    """Smaller micro-batches from here on. Raises: DlcliError, OutOfMemory."""
+    device = job.precision.device
+    micro = min(progress.micro or len(batch), max(len(batch), 1))
+    if micro <= 1:
+        raise DlcliError(
+            f"{device} is out of memory at step {progress.step} with a single sample",
+            hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16",
+        ) from exc
+    progress.micro = math.ceil(micro / 2)
+    exc.__traceback__ = None  # it holds the activations
+    job.optimizer.zero_grad(set_to_none=True)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    job.emit(
+        Warned(
+            f"out of memory at step {progress.step}: micro-batches of {progress.micro} instead of {micro} "
+            f"from here on; a step still sees {job.config.step_samples} samples"
+        )
+    )
+    if job.world.size > 1:
+        raise OutOfMemory(progress.micro) from None
+
+
+def set_train_mode(module: nn.Module) -> None:
+    """Train mode, except batch norms whose weights are frozen: their statistics stay frozen too."""
+    module.train()
+    for sub in module.modules():
+        own = list(sub.parameters(recurse=False))
+        if hasattr(sub, "running_mean") and own and not any(p.requires_grad for p in own):
+            sub.eval()

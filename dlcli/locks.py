@@ -1,0 +1,117 @@
+"""One writer for a run: the system's lock on ``runs/RUN/lock``, which ends with its holder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from dlcli.errors import DlcliError
+from dlcli.files import cannot_write
+
+NAME = "lock"
+_POLL_S = 0.1
+_held: set[Path] = set()  # by this process
+_NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+
+
+class RunBusy(DlcliError):
+    """Another process writes in this run folder."""
+
+
+@contextmanager
+def hold(run_path: Path, *, grace_s: float = 3.0) -> Iterator[str | None]:
+    """Be the one that writes in a run folder, for the length of the block.
+
+    The lock ends with the process, however that dies. ``grace_s`` is how long to wait for a predecessor
+    that is just dying. A process that holds it already may hold it again. Gives a warning where the file
+    system knows no locks, else None.
+
+    Raises: RunBusy when another process holds it, on this machine or, on file systems that share
+    locks, on another; DlcliError when the folder cannot be written.
+    """
+    path = (run_path / NAME).resolve()
+    if path in _held:
+        yield None
+        return
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as exc:
+        raise cannot_write(path, exc) from exc
+    try:
+        warning = _take(fd, path, grace_s)
+        _write_holder(fd)
+        _held.add(path)
+        yield warning
+        with suppress(OSError):
+            os.ftruncate(fd, 0)  # an empty file: nobody writes
+    finally:
+        _held.discard(path)
+        os.close(fd)
+
+
+def holder(run_path: Path) -> str:
+    """Who wrote in this run last or writes now, "process 12 on host h since ..."; "" when unknown."""
+    try:
+        said = json.loads((run_path / NAME).read_text(encoding="utf-8"))
+        since = datetime.fromisoformat(said["since"]).strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {int(said['pid'])} on host {said['host']} since {since}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _take(fd: int, path: Path, grace_s: float) -> str | None:
+    deadline = time.monotonic() + grace_s
+    while True:
+        try:
+            _lock(fd)
+            return None
+        except OSError as exc:
+            if exc.errno in _NOT_SUPPORTED:
+                return (
+                    f"{path} cannot be locked here ({exc.strerror}): start no second run in this folder"
+                )
+        if time.monotonic() >= deadline:
+            who = holder(path.parent) or "another process"
+            raise RunBusy(
+                f"run {path.parent.name} is being written by {who}",
+                hint="wait for it or stop it, then use --resume; or train another run with --name",
+            )
+        time.sleep(_POLL_S)
+
+
+def _write_holder(fd: int) -> None:
+    said = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.write(fd, json.dumps(said).encode("ascii"))
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(fd: int) -> None:
+        # A byte far behind the text, since Windows lets nobody read what is locked.
+        os.lseek(fd, 1 << 30, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(fd, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _lock(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,209 @@
+"""The screens of `dlcli runs`: runs side by side, and how some of them differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from dlcli.ui import console as consoles
+from dlcli.ui import text
+from dlcli.ui.sections import Row, Section, print_sections
+
+if TYPE_CHECKING:
+    from dlcli.engine.runlist import RunSummary
+
+GAP = 2
+NARROWEST = 12  # characters of a cell that is cut
+FEWEST = 3  # columns: the run, its status, its best metric
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the list; a narrow screen loses the one of the highest ``rank`` first."""
+
+    title: str
+    cells: list[str]
+    rank: int
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(len(self.title), *map(len, self.cells))
+
+
+def print_runs(runs: Sequence[RunSummary], *, sort: str | None = None) -> None:
+    """Print a line a run, and what is wrong with those that cannot be read."""
+    from rich.text import Text
+
+    console = consoles.stdout()
+    whole = [run for run in runs if not run.problems]
+    if whole:
+        columns = fit_columns(_columns(whole, sort), console.width)
+        console.print(Text(_line([column.title for column in columns], columns), "dim"), soft_wrap=True)
+        for cells in zip(*(column.cells for column in columns), strict=True):
+            console.print(_line(cells, columns), soft_wrap=True)
+    damaged = {run.name: "; ".join(run.problems) for run in runs if run.problems}
+    print_problems(damaged, before=bool(whole))
+
+
+def print_problems(problems: Mapping[str, str], *, before: bool) -> None:
+    """Print what could not be read, by name; ``before`` says that something stands above it."""
+    if problems:
+        if before:
+            consoles.stdout().print()
+        rows = [Row(text.key(name), text.sentence(said)) for name, said in problems.items()]
+        print_sections([Section(f"damaged: {text.plural(len(problems), 'run')}", rows)])
+
+
+def print_differences(
+    runs: Sequence[RunSummary], rows: Mapping[str, Sequence[Any]], *, last: str | None = None
+) -> None:
+    """Print the settings that differ and the metrics, a column a run.
+
+    ``last`` heads one more column of ``rows``, which has no metrics: the defaults.
+    """
+    names = _labels(runs)
+    if rows:
+        title = "settings that are not the default" if last else "settings that differ"
+        table = {key: [_value(value) for value in values] for key, values in rows.items()}
+        _print_table(title, [*names, *([last] if last else [])], table)
+    else:
+        said = "all are the defaults" if last else "they are the same in all of them"
+        print_sections([Section("settings", [Row("", said)])])
+    consoles.stdout().print()
+    metrics = dict.fromkeys(name for run in runs for name in run.metrics)
+    scores = {name: [_figure(run.metrics.get(name, math.nan)) for run in runs] for name in metrics}
+    _print_table("validation metrics of the best epoch", names, {**scores, **_facts(runs)})
+
+
+def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Print rows by name. Long cells are cut in the middle; runs that do not fit follow below."""
+    from rich.text import Text
+
+    console = consoles.stdout()
+    key_width = max(map(len, rows))
+    room = max(console.width - key_width - GAP, NARROWEST)
+    at_once = max(1, room // (NARROWEST + GAP))
+    console.print(Text(title, "bold"), soft_wrap=True)
+    for first in range(0, len(heads), at_once):
+        part = slice(first, first + at_once)
+        width = room // len(heads[part]) - GAP
+        lines = [["", *heads[part]], *([key, *values[part]] for key, values in rows.items())]
+        cells = [[text.shorten(text.printable(cell), width) for cell in line[1:]] for line in lines]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for number, (line, values) in enumerate(zip(lines, cells, strict=True)):
+            shown = [value.rjust(w) for value, w in zip(values, widths, strict=True)]
+            said = (" " * GAP).join(["", line[0].ljust(key_width), *shown])
+            console.print(Text(said, "dim" if number == 0 else ""), soft_wrap=True)
+
+
+def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
+    """The columns that fit: first models and data are cut, then columns go, names are cut last."""
+    kept = list(columns)
+    while (over := sum(column.width + GAP for column in kept) - GAP - width) > 0:
+        cut = {c.title: max(c.width - NARROWEST, 0) for c in kept if c.title in ("model", "data")}
+        if sum(cut.values()) >= over:
+            return [_narrowed(column, over, cut) for column in kept]
+        if len(kept) <= FEWEST:
+            return [_narrowed(column, over, {kept[0].title: over}) for column in kept]
+        kept.remove(max(kept, key=lambda column: column.rank))
+    return kept
+
+
+def _narrowed(column: Column, over: int, cut: Mapping[str, int]) -> Column:
+    """A column cut by its share of what is too much; ``cut`` is by how much columns may shrink."""
+    if not cut.get(column.title):
+        return column
+    width = max(column.width - math.ceil(over * cut[column.title] / sum(cut.values())), 1)
+    return replace(column, cells=[text.shorten(cell, width) for cell in column.cells])
+
+
+def _columns(runs: Sequence[RunSummary], sort: str | None) -> list[Column]:
+    sorted_by = []
+    if sort is not None and {run.monitor for run in runs if run.monitor} != {sort}:
+        values = [_figure(run.metrics.get(sort, math.nan)) for run in runs]
+        sorted_by = [Column(text.SHORT_NAMES.get(sort, sort), values, 1, right=True)]
+    return [
+        Column("run", [text.printable(run.name) for run in runs], 0),
+        Column("status", [run.status for run in runs], 2),
+        *sorted_by,
+        Column("best", [_best(run) for run in runs], 1),
+        Column("best epoch", [_epochs(run) for run in runs], 4, right=True),
+        Column("time", [text.duration(run.elapsed_s) for run in runs], 5, right=True),
+        Column("model", [text.printable(run.model) or "-" for run in runs], 3),
+        Column("data", [text.printable(run.data) or "-" for run in runs], 6),
+        Column("parameters", [_count(run.params) for run in runs], 7, right=True),
+        Column("size", [_size(run.best_bytes) for run in runs], 9, right=True),
+        Column("started", [_when(run.started_at) for run in runs], 8),
+    ]
+
+
+def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
+    padded = [
+        cell.rjust(column.width) if column.right else cell.ljust(column.width)
+        for cell, column in zip(cells, columns, strict=True)
+    ]
+    return (" " * GAP).join(padded).rstrip()
+
+
+def _facts(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
+    return {
+        "best epoch": [_epochs(run) for run in runs],
+        "status": [run.status for run in runs],
+        "parameters": [_count(run.params) for run in runs],
+        "size": [_size(run.best_bytes) for run in runs],
+        "time": [text.duration(run.elapsed_s) for run in runs],
+        "started": [_when(run.started_at) for run in runs],
+    }
+
+
+def _labels(runs: Sequence[RunSummary]) -> list[str]:
+    """Names, or paths where two runs of different folders have one name."""
+    names = [run.name for run in runs]
+    return [run.path if names.count(run.name) > 1 else run.name for run in runs]
+
+
+def _best(run: RunSummary) -> str:
+    if run.best_epoch is None:
+        return "-"
+    return f"{text.SHORT_NAMES.get(run.monitor, run.monitor)} {text.figure(run.best)}"
+
+
+def _epochs(run: RunSummary) -> str:
+    """The best epoch, those done and those planned: ``7 of 12/20``; ``7 of 20`` where all were done."""
+    if run.best_epoch is None:
+        return "-" if not run.epochs_done else f"of {run.epochs_done}"
+    planned = f"/{run.epochs}" if run.epochs not in (None, run.epochs_done) else ""
+    return f"{run.best_epoch} of {run.epochs_done}{planned}"
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else text.figure(value)
+
+
+def _count(number: int | None) -> str:
+    return "-" if number is None else text.count(number)
+
+
+def _size(size: int | None) -> str:
+    """``74 KB``, ``44.8 MB``: of files, so in thousands."""
+    if size is None:
+        return "-"
+    return f"{size / 1e3:.0f} KB" if size < 999_500 else f"{size / 1e6:,.1f} MB"
+
+
+def _when(started_at: str) -> str:
+    """An instant in the reader's own time zone, to the minute."""
+    try:
+        return datetime.fromisoformat(started_at).astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return "-"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)

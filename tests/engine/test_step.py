@@ -1,0 +1,214 @@
+"""One optimizer step is the same however its batch is divided, and survives what hardware and data do to it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dlcli.config import TrainConfig
+from dlcli.engine import step as step_module
+from dlcli.engine import training
+from dlcli.engine.fit import FitJob
+from dlcli.engine.job import make_job, make_readers
+from dlcli.engine.loader import portions
+from dlcli.engine.plan import Plan, make_plan
+from dlcli.engine.state import Progress
+from dlcli.engine.step import optimizer_step, set_train_mode
+from dlcli.engine.world import ALONE
+from dlcli.errors import DlcliError
+from dlcli.events import EpochDone, Event, StepDone, Warned, ignore
+from dlcli.runs import RunFolder
+from dlcli.settings import merge, validate
+
+BASE = {
+    "data": {"data": "digits"},
+    "model": {"name": "mlp", "args": {"widths": [8], "norm": "none", "dropout": 0.0}},
+    "optim": {"optimizer": "momentum", "lr": 0.1},
+    "fit": {"epochs": 1, "batch_size": 32, "device": "cpu", "log_every": 0},
+}
+
+
+def plan(**changes: Any) -> Plan:
+    return make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+
+
+def job_of(tmp_path: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> FitJob:
+    made = plan(**changes)
+    module, _ = made.build()
+    readers = make_readers(made, ALONE)
+    return make_job(made, RunFolder(tmp_path), module, readers, torch.device("cpu"), emit, ALONE).job
+
+
+def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
+    made = plan(**changes)
+    return training.train(made, training.new_run(made, root, "run"), emit, state=None)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 32, 33])
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_portions_cover_a_batch_once(samples: int, parts: int, mirrored: bool) -> None:
+    shares = portions(samples, parts, mirrored=mirrored)
+    assert len(shares) == parts
+    assert sorted(np.concatenate(shares).tolist()) == list(range(samples))
+    if mirrored:
+        for share in shares:  # reversing a share partners as reversing the whole does
+            assert (share[::-1] == samples - 1 - share).all()
+    else:
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+TEXTS = "text,label\n" + "".join(
+    f"{' '.join('abcdefg'[(i + j) % 7] * 2 for j in range(1 + i % 5))},{'xy'[i % 2]}\n"
+    for i in range(60)
+)
+
+
+@pytest.mark.parametrize("accum", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["plain", "mixed", "ragged"])
+def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, accum: int, kind: str) -> None:
+    changes: dict[str, Any] = {}
+    if kind == "mixed":
+        changes = {"augment": {"mixup": 0.4, "cutmix": 1.0, "flip": 0.0}}
+    if kind == "ragged":
+        (tmp_path / "texts.csv").write_text(TEXTS)
+        changes = {
+            "data": {"data": str(tmp_path / "texts.csv")},
+            "model": {"name": "lstm", "args": None},
+        }
+        base = {k: v for k, v in BASE.items() if k != "model"}
+    gradients = []
+    for divided in (1, accum):
+        fit = {"grad_accum_steps": divided, "batch_size": 19}
+        if kind == "ragged":
+            said = merge(
+                base,
+                {"data": changes["data"], "fit": fit},
+                {"model": {"name": "lstm", "args": {"dropout": 0.0, "token_dropout": 0.0}}},
+            )
+            made = make_plan(lambda recipe, said=said: validate(TrainConfig, merge(recipe, said)))
+            module, _ = made.build()
+            job = make_job(
+                made, RunFolder(tmp_path), module, make_readers(made, ALONE), torch.device("cpu"), ignore,
+                ALONE,
+            ).job  # fmt: skip
+        else:
+            job = job_of(tmp_path, **merge(changes, {"fit": fit}))
+        set_train_mode(job.module)
+        batches = list(job.batches.epoch(0))
+        for batch in (batches[0], batches[-1]):  # the last one is short
+            optimizer_step(job, batch, Progress(micro=job.micro), batch.count)
+            gradients.append([p.grad.clone() for p in job.module.parameters() if p.grad is not None])
+    for whole, parts in zip(gradients[:2], gradients[2:], strict=True):
+        for a, b in zip(whole, parts, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+class Memory:
+    """Stands in for a device that holds so many samples."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, samples: int, *, words: bool = False) -> None:
+        real = step_module._forward_backward
+
+        def forward_backward(job: FitJob, batch: Any, *rest: Any) -> Any:
+            if len(batch) > samples:
+                raise RuntimeError("can't allocate memory") if words else torch.OutOfMemoryError("CUDA")
+            return real(job, batch, *rest)
+
+        monkeypatch.setattr(step_module, "_forward_backward", forward_backward)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_out_of_memory_halves_the_micro_batch_and_not_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: bool
+) -> None:
+    plain = train(tmp_path / "plain")
+    Memory(monkeypatch, 10, words=words)
+    seen: list[Event] = []
+    small = train(tmp_path / "small", seen.append)
+    told = [event.message for event in seen if isinstance(event, Warned)]
+    assert [text for text in told if "micro-batches of 8 instead of 16" in text]
+    assert json.loads(small.run.record.read_text())["micro_batch"] == 8
+    assert plain.validation is not None
+    assert small.validation is not None
+    assert small.validation.metrics["loss"] == pytest.approx(plain.validation.metrics["loss"], rel=1e-4)
+
+
+def test_memory_for_no_sample_at_all_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Memory(monkeypatch, 0)
+    with pytest.raises(DlcliError, match="out of memory at step 0 with a single sample") as caught:
+        train(tmp_path)
+    assert "--img-size" in (caught.value.hint or "")
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the loss of some steps no number."""
+    real = step_module._forward_backward
+
+    def forward_backward(job: FitJob, batch: Any, *rest: Any) -> Any:
+        if poisoned(job):
+            plain, job.loss = job.loss, lambda *a: tuple(t * math.nan for t in job_loss(*a))
+            job_loss = plain
+            try:
+                return real(job, batch, *rest)
+            finally:
+                job.loss = plain
+        return real(job, batch, *rest)
+
+    taken = -1
+
+    def poisoned(job: FitJob) -> bool:
+        nonlocal taken
+        taken += 1
+        return taken in steps
+
+    monkeypatch.setattr(step_module, "_forward_backward", forward_backward)
+
+
+def test_a_step_without_a_finite_gradient_is_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {3, 4, 9})
+    seen: list[Event] = []
+    result = train(tmp_path, seen.append)
+    assert result.fit.progress.skipped == 3
+    assert result.fit.progress.bad_streak == 0
+    epoch = next(event for event in seen if isinstance(event, EpochDone))
+    assert epoch.skipped == 3
+    assert math.isfinite(epoch.loss)
+    steps = [event for event in seen if isinstance(event, StepDone)]
+    assert all(math.isfinite(event.loss) for event in steps)
+
+
+def test_too_many_such_steps_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, set(range(8, 1000)))
+    with pytest.raises(DlcliError, match=r"last 5 steps, up to step 12: training has diverged"):
+        train(tmp_path, fit={"max_bad_steps": 5})
+
+
+def test_a_run_without_any_update_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, set(range(1000)))
+    with pytest.raises(DlcliError, match="training has diverged"):
+        train(tmp_path, fit={"batch_size": 500})
+
+
+def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
+    for optim, bound in (({"clip_grad_norm": 0.01}, "norm"), ({"clip_grad_value": 0.001}, "value")):
+        job = job_of(tmp_path, optim=optim)
+        batch = next(job.batches.epoch(0))
+        taken = optimizer_step(job, batch, Progress(micro=job.micro), batch.count)
+        gradient = torch.cat([p.grad.flatten() for p in job.module.parameters() if p.grad is not None])
+        assert float(taken.grad_norm) > 0.1  # before clipping
+        if bound == "norm":
+            assert float(gradient.norm()) == pytest.approx(0.01, rel=1e-4)
+        else:
+            assert float(gradient.abs().max()) == pytest.approx(0.001)
