@@ -220,7 +220,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(SETTINGS))
+@pytest.mark.parametrize(
+    "kind", ["image", "tabular", *(pytest.param(k, marks=pytest.mark.slow) for k in ("text", "series"))]
+)
 def test_train_eval_predict_export(
     kind: str,
     tmp_path: Path,

@@ -82,12 +82,12 @@ def find_batch_size(plan: Plan, emit: Emit) -> int:
         elif not cuda and size > 4 * _enough(found).size:
             end = "larger ones are hardly faster"
         elif size == too_large or not (tried := trial(size)).fits:
-            end = f"{size} do not fit into the {_gib(budget)} of {device} that may be used"
+            end = f"{size} do not fit into the {_bytes(budget)} of {device} that may be used"
         else:
             found.append(tried)
     best = found[-1] if cuda else _enough(found)
     if best is not found[-1]:
-        end = f"{found[-1].size} make {found[-1].samples_per_s:.0f} samples/s"
+        end = f"{found[-1].size} make {found[-1].samples_per_s:,.0f} samples/s"
     emit(Noted(_sentence(plan, best, devices, end)))
     return best.size * devices
 
@@ -107,8 +107,8 @@ def _enough(found: list[Trial]) -> Trial:
 def _sentence(plan: Plan, best: Trial, devices: int, why: str) -> str:
     each = f", {best.size} on each of {devices} devices" if devices > 1 else ""
     text = (
-        f"batch size auto: {best.size * devices}{each} ({best.samples_per_s:.0f} samples/s and "
-        f"{_gib(best.peak)}{' a device' if devices > 1 else ''}; {why})"
+        f"batch size auto: {best.size * devices}{each} ({best.samples_per_s:,.0f} samples/s and "
+        f"{_bytes(best.peak)}{' a device' if devices > 1 else ''}; {why})"
     )
     if plan.config.optim.lr != "auto":
         text += f"; --lr stays {plan.config.optim.lr:g}, --lr auto looks for one that suits it"
@@ -179,5 +179,6 @@ def _power_of_two(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+def _bytes(size: int) -> str:
+    unit = next((unit for unit in (30, 20) if size >= 2**unit), 10)
+    return f"{size / 2**unit:.{int(unit == 30)}f} {'KMG'[unit // 10 - 1]}iB"

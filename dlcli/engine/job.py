@@ -30,9 +30,10 @@ from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim import make_optimizer
 from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
-from dlcli.engine.recompute import checkpoint_segments
+from dlcli.engine.recompute import checkpoint_segments, saving_sentence
 from dlcli.engine.schedule import describe
 from dlcli.engine.state import Progress, capture_rng, save_state
+from dlcli.engine.step import portions_of, set_train_mode
 from dlcli.engine.watching import make_watch
 from dlcli.engine.world import World
 from dlcli.events import Emit
@@ -41,7 +42,7 @@ from dlcli.formats.checkpoint import save_model
 from dlcli.runs import RunFolder, versions
 from dlcli.task import PAD, TaskSpec
 from dlcli.zoo.base import find_model
-from dlcli.zoo.runtime import place, predict
+from dlcli.zoo.runtime import model_inputs, place, predict
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def make_job(
         seed=config.seed,
         device=device,
         draw=balance.order,
-        count=_tokens if task.kind == "seq2seq" else len,
+        count=_tokens if task.kind == "seq2seq" else None,
         rank=world.rank,
         size=world.size,
         mirrored=augment is not None and augment.mixes,
@@ -169,6 +170,8 @@ def make_job(
         watch=make_watch(plan, module, readers["val"], device, emit, world),
         emit=emit,
     )
+    if config.grad_checkpointing != "none":
+        notes.append(_saving(job))
     notes += [*freezing.sentences, *_exactness(module, micro, plan.config, world)]
     notes += _kept(plan.config)
     return Prepared(
@@ -241,6 +244,17 @@ def _save_state(job: FitJob, run: RunFolder, progress: Progress) -> str:
         return str(path)
 
     return job.world.lead(save)
+
+
+def _saving(job: FitJob) -> str:
+    """What gradient checkpointing saves, measured on one micro-batch."""
+    batch = next(job.batches.epoch(0))
+    share = batch if len(batch) else job.batches.stand_in()
+    part = portions_of(share, job.micro, mirrored=job.batches.mirrored)[0]
+    set_train_mode(job.module)
+    inputs = model_inputs(part.inputs, job.task)
+    with job.precision.autocast():
+        return saving_sentence(job.module, inputs, lambda outputs: outputs.float().sum())
 
 
 def _averages(config: TrainConfig, module: nn.Module) -> dict[str, WeightAverage]:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -88,6 +88,15 @@ def launch(
     failure = _for_good(run, found)
     if failure is not None:
         raise failure.error()
+    _drop_empty_logs(run.path / "logs")
+
+
+def _drop_empty_logs(folder: Path) -> None:
+    for log in folder.glob("*.log"):
+        if log.stat().st_size == 0:
+            log.unlink(missing_ok=True)
+    with suppress(OSError):  # it is not empty
+        folder.rmdir()
 
 
 class _RankLogs(LogsSpecs):

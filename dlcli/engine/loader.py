@@ -56,7 +56,8 @@ class Batch:
 class TrainBatches:
     """The batches of a training split, epoch by epoch, from any position in an epoch.
 
-    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed. Of each
+    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed. ``count``
+    says what a loss counts in targets, where that is not samples. Of each
     step's batch this process gets portion ``rank`` of ``size``; with ``mirrored`` a sample and the one
     at the same place from the other end stay together, as MixUp and CutMix need.
     """
@@ -69,7 +70,7 @@ class TrainBatches:
         seed: int,
         device: torch.device,
         draw: Callable[[int, int], Indices] | None = None,
-        count: Callable[[Targets], int] = len,
+        count: Callable[[Targets], int] | None = None,
         rank: int = 0,
         size: int = 1,
         mirrored: bool = False,
@@ -138,7 +139,7 @@ class TrainBatches:
         inputs, targets = whole
         where = torch.from_numpy(indices).to(self.device)
         rows = tuple(tensor.index_select(0, where) for tensor in inputs)
-        count = self._count(self.reader.targets(indices))
+        count = len(indices) if self._count is None else self._count(self.reader.targets(indices))
         return Batch(rows, targets.index_select(0, where), indices, count)
 
     def _on_device(self, host: Inputs, kept: Indices) -> Batch:
@@ -147,7 +148,7 @@ class TrainBatches:
             tuple(self._to_device(torch.from_numpy(array)) for array in host),
             self._to_device(_plain(targets, self.device)),
             kept,
-            self._count(targets),
+            len(kept) if self._count is None else self._count(targets),
         )
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:

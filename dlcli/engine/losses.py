@@ -251,7 +251,8 @@ def triplet(options: LossOptions) -> Loss:
     class, or whose class is alone, costs 0 but counts.
 
     Triplets are formed among the samples that come together, so this loss is by micro-batch: dividing a
-    batch leaves fewer to choose the hardest from.
+    batch leaves fewer to choose the hardest from. As in the paper, an untrained model first draws all
+    embeddings together: the loss is the margin until, some hundred steps later, classes come apart.
     """
     margin = options.config.margin
 

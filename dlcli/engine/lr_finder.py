@@ -46,6 +46,14 @@ class LrSweep:
     smoothed: tuple[float, ...]
     suggestion: float
 
+    @property
+    def sentence(self) -> str:
+        """What was found, for people."""
+        return (
+            f"lr auto: {self.suggestion:.1e} (steepest descent of {len(self.rates)} steps from "
+            f"{self.rates[0]:.0e} to {self.rates[-1]:.1e})"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -67,12 +75,7 @@ def find_lr(plan: Plan, emit: Emit) -> LrSweep:
         steps = max(FEWEST_STEPS, min(MOST_STEPS, job.total_steps))
         rates, losses = _sweep(job, steps, emit)
     sweep = suggest(rates, losses)
-    emit(
-        Noted(
-            f"lr auto: {sweep.suggestion:.1e} (steepest descent of {len(rates)} steps from "
-            f"{rates[0]:.0e} to {rates[-1]:.1e})"
-        )
-    )
+    emit(Noted(sweep.sentence))
     return sweep
 
 

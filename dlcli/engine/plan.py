@@ -16,15 +16,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from dlcli.card import DataRecord, ModelSpec
-from dlcli.config import ModelConfig, OptimConfig, TrainConfig
+from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
 from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
 from dlcli.engine.metrics import default_monitor
 from dlcli.errors import DlcliError, UsageError
+from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of
-from dlcli.runs import RunFolder
+from dlcli.runs import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.settings import fields_of, load_yaml, merge, validate
 from dlcli.task import InputKind, TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
@@ -52,7 +53,7 @@ class Plan:
     initial: StateDict | None = field(default=None, repr=False)
     initial_task: TaskSpec | None = field(default=None, repr=False)  # of the artifact they come from
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that the model's entry brought
-    said_optim: OptimConfig | None = None  # the optimizer's settings without the recipe, where known
+    said: TrainConfig | None = None  # the settings without the recipe, of a new run
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
     lr_sweep: LrSweep | None = field(default=None, repr=False)  # what --lr auto saw
@@ -132,7 +133,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     initial, weights_from, initial_task = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
-    config = resolve(recipe)
+    config = _with_teacher_found(resolve(recipe))
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
@@ -147,7 +148,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         initial=initial,
         initial_task=initial_task,
         recipe=recipe,
-        said_optim=said.optim,
+        said=said,
         warnings=tuple(warnings),
         notes=tuple(notes),
     )
@@ -196,6 +197,7 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     """
     record = run.read_record()
     config = validate(TrainConfig, merge(current_settings(run), changes))
+    _check_teacher(run, config)
     source = open_source(config.data, seed=config.fit.seed)
     source, changed = apply_splits(run.splits, source)
     if changed:
@@ -250,6 +252,27 @@ def current_settings(run: RunFolder) -> dict[str, Any]:
     if not optim.get("warmup"):
         optim["warmup"] = None  # 0 meant the schedule's own
     return {**settings, "optim": optim}
+
+
+def _with_teacher_found(config: TrainConfig) -> TrainConfig:
+    """The teacher as a path that holds wherever the run goes on. Raises: DlcliError."""
+    if config.loss.teacher is None:
+        return config
+    path = find_artifact(config.loss.teacher, DEFAULT_ROOT).resolve()
+    return config.model_copy(update={"loss": config.loss.model_copy(update={"teacher": str(path)})})
+
+
+def _check_teacher(run: RunFolder, config: TrainConfig) -> None:
+    """Raises: DlcliError when the teacher is gone or no longer the one that the run began with."""
+    if config.loss.teacher is None:
+        return
+    path = Path(config.loss.teacher)
+    known = run.read_record().get("teacher_sha256")
+    if not path.is_file() or sha256_file(path) != known:
+        raise DlcliError(
+            f"run {run.name} cannot go on: its teacher {path} is gone or another file now",
+            hint=f"put it back, or start a new run from this one's weights: --weights {run.best}",
+        )
 
 
 def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def saving_sentence(
     mib = [size / 2**20 for size in sizes]
     return (
         f"activations kept for the backward pass: {mib[0]:.1f} MiB instead of {mib[1]:.1f} "
-        f"({sizes[0] / max(sizes[1], 1) - 1:+.0%})"
+        f"({100 * (sizes[0] / max(sizes[1], 1) - 1):+.0f} %)"
     )
 
 

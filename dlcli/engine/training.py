@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dlcli.config import LossConfig
 from dlcli.data.base import Reader
 from dlcli.data.splits import write_splits
 from dlcli.engine.augment import make_augment
@@ -34,7 +35,7 @@ from dlcli.engine.step import OutOfMemory
 from dlcli.engine.world import ALONE, World
 from dlcli.errors import UsageError, nearest
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
-from dlcli.files import write_json, write_text
+from dlcli.files import sha256_file, write_json, write_text
 from dlcli.formats.checkpoint import open_checkpoint
 from dlcli.runs import RunFolder, create_run, read_events, started_now, versions
 from dlcli.settings import dump_yaml, flat
@@ -57,6 +58,7 @@ class TrainResult:
 def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
     """A folder with the run's settings, record and splits in it. Raises: DlcliError, UsageError."""
     check_settings(plan)
+    teacher = plan.config.loss.teacher
     run = create_run(root, name or f"{plan.model.name.rpartition(':')[2]}-{plan.source.name}")
     write_text(run.config, dump_yaml(plan.config))
     write_splits(run.splits, plan.source)
@@ -68,6 +70,7 @@ def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
             "versions": versions(),
             "git": _git_commit(),
             "fingerprint": plan.source.fingerprint,
+            "teacher_sha256": sha256_file(Path(teacher)) if teacher else None,
             "plan": {
                 "model": plan.model.model_dump(mode="json"),
                 "task": plan.task.model_dump(mode="json"),
@@ -90,9 +93,9 @@ def check_settings(plan: Plan) -> None:
         raise UsageError(
             f"--monitor {plan.monitor!r} is no metric here", hint=nearest(plan.monitor, known)
         )
-    if plan.said_optim is not None:  # a run that goes on was checked when it was made
-        check_optim(config.optim, plan.said_optim)
-    check_loss(plan.task, config.loss)
+    if plan.said is not None:  # a run that goes on was checked when it was made
+        check_optim(config.optim, plan.said.optim)
+        check_loss(plan.task, plan.said.loss, focal=config.data.balance == "focal")
     balance_plan(config.data.balance, plan.task, plan.source.splits["train"].targets)
     device = resolve_device(config.fit.device)
     resolve_precision(config.fit.amp, device)
@@ -111,7 +114,11 @@ def check_settings(plan: Plan) -> None:
         freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)
         make_optimizer(module, config.optim, head=head, never=freezing.never)
         checkpoint_segments(module, config.fit.grad_checkpointing)
-    if config.loss.teacher is not None:
+    if config.loss.teacher is None:
+        for name, flag in (("distill_alpha", "--distill-alpha"), ("temperature", "--temperature")):
+            if getattr(config.loss, name) != getattr(LossConfig(), name):
+                raise UsageError(f"{flag} is for learning from a teacher", hint="add --teacher RUN")
+    else:
         open_teacher(Path(config.loss.teacher), plan.task, torch.device("cpu"))
 
 

@@ -17,7 +17,11 @@ from dlcli.errors import UsageError
 from dlcli.zoo.layers import StepBatchNorm
 
 CPU = torch.device("cpu")
-SHARES = {3: [(2, 0, 5)], 2: [(3, 3), (1, 4), (0, 2), (1, 1)]}  # samples of each process
+# Samples of each process, by the number of processes.
+SHARES: dict[int, list[tuple[int, ...]]] = {
+    3: [(2, 0, 5)],
+    2: [(3, 3), (1, 4), (0, 2), (1, 1)],
+}
 
 
 class Masked(nn.Module):

@@ -1,0 +1,267 @@
+"""The screen of ``dlcli train --dry-run``: the plan, memory, the schedule, time, and whose settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from dlcli.settings import flat
+from dlcli.ui import console as consoles
+from dlcli.ui import text
+from dlcli.ui.linechart import line_chart
+from dlcli.ui.lines import plan as plan_rows
+from dlcli.ui.report import print_json
+from dlcli.ui.sections import Row, Section, print_sections
+from dlcli.ui.sinks import progress_sink
+
+if TYPE_CHECKING:
+    from dlcli.engine.dryrun import DryRun, TimeEstimate
+    from dlcli.engine.lr_finder import LrSweep
+    from dlcli.engine.plan import Plan
+
+_WIDEST, _HEIGHT = 100, 9  # of the chart
+_VALUE_WIDTH = 40
+
+
+def show_plan(plan: Plan, origins: Mapping[str, str], *, as_json: bool) -> None:
+    """Try a plan out and print what a run would be. ``origins`` says where each setting comes from.
+
+    Raises: UsageError, DlcliError as the run would.
+    """
+    from dlcli.engine.dryrun import dry_run
+
+    with progress_sink(False, as_json) as show:
+        found = dry_run(plan, show)
+    settings = _settings(plan, found, origins)
+    if as_json:
+        print_json(_facts(found, settings))
+        return
+    _print(found, settings)
+
+
+def _settings(plan: Plan, found: DryRun, origins: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and origin; "auto" behind the origin of what was looked for."""
+    asked = flat(plan.config)
+    return {
+        key: (value, f"{origins[key]} auto" if asked[key] == "auto" != value else origins[key])
+        for key, value in flat(found.plan.config).items()
+    }
+
+
+def _facts(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    """Everything, JSON-ready."""
+    event, plan, time = found.started, found.plan, found.time
+    memory = asdict(found.memory)
+    micro = memory.pop("micro")
+    return {
+        "command": "train",
+        "dry_run": True,
+        "data": {
+            "data": event.data,
+            "kind": event.kind,
+            "task": event.task,
+            "samples": event.samples,
+            "classes": list(plan.task.class_names),
+            "input_shape": list(event.input_shape),
+        },
+        "model": {
+            "name": event.model,
+            "weights_from": plan.weights_from,
+            "params": event.params,
+            "trainable_params": event.trainable_params,
+            "macs": found.macs,
+        },
+        "device": {"name": event.device, "amp": event.amp, "processes": event.world_size},
+        "memory_bytes": {
+            **memory,
+            "total": found.memory.total,
+            "measured_peak": found.peak,
+            "micro_batch": micro,
+        },
+        "steps": {
+            "epochs": event.epochs,
+            "per_epoch": event.steps_per_epoch,
+            "total": event.total_steps,
+            "batch_size": event.batch_size,
+            "division": event.division,
+        },
+        "schedule": {
+            "scheduler": event.scheduler,
+            "points": [list(point) for point in found.schedule],
+            "thaws": list(found.thaws),
+        },
+        "time_s": {
+            "timed_steps": list(time.steps),
+            "training": time.training,
+            "evaluation": time.evaluation,
+            "total": time.total,
+            "limit": time.limit,
+        },
+        "lr_sweep": None if plan.lr_sweep is None else plan.lr_sweep.to_dict(),
+        "monitor": event.monitor,
+        "notes": [*found.found, *event.notes],
+        "warnings": list(found.warnings),
+        "settings": {
+            key: {"value": value, "origin": origin} for key, (value, origin) in settings.items()
+        },
+    }
+
+
+def _print(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> None:
+    event = found.started
+    rows = []
+    for word, said in plan_rows(event):
+        rows.append(Row(word, said))
+        if word == "model":
+            macs = f"{text.plural(found.macs, 'multiply-add')} a sample"
+            rows.append(Row("", f"{macs}, weights from {found.plan.weights_from}"))
+    rows += [Row("found", said) for said in found.found]
+    print_sections(
+        [
+            Section("plan (nothing is trained, nothing is written)", rows),
+            Section("warnings", [Row("", said) for said in found.warnings]),
+            Section(_memory_title(found), _memory_rows(found)),
+            Section("time, estimated", _time_rows(found)),
+        ]
+    )
+    _print_schedule(found)
+    if found.plan.lr_sweep is not None:
+        _print_sweep(found.plan.lr_sweep)
+    _print_settings(settings)
+
+
+def _print_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
+    """The settings that are not the general defaults, with their origins in one column."""
+    shown = {key: (_value(value), said) for key, (value, said) in settings.items() if said != "default"}
+    width = max((len(value) for value, _ in shown.values()), default=0)
+    title = f"settings by recipe, file and flag ({len(settings) - len(shown)} more are defaults: --json)"
+    rows = [Row(key, f"{value.ljust(width)}  {said}") for key, (value, said) in shown.items()]
+    consoles.stdout().print()
+    print_sections([Section(title, rows)])
+
+
+def _memory_title(found: DryRun) -> str:
+    layers = ", once all layers train" if found.thaws else ""
+    return f"memory of one step on one device, counted in a trial{layers}"
+
+
+def _memory_rows(found: DryRun) -> list[Row]:
+    memory = found.memory
+    parts = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        f"state of {found.started.optimizer}": memory.optimizer,
+        "averages": memory.averages,
+        "batch": memory.batch,
+        "activations": memory.activations,
+    }
+    kept = {name: size for name, size in parts.items() if size}
+    width = max(len(_bytes(size)) for size in (*kept.values(), memory.total))
+    said = {"activations": f"  kept for the backward pass of {text.plural(memory.micro, 'sample')}"}
+    rows = [Row(name, _bytes(size).rjust(width) + said.get(name, "")) for name, size in kept.items()]
+    rows.append(Row("together", f"{_bytes(memory.total).rjust(width)}  and what layers need in passing"))
+    if found.peak is not None:
+        rows.append(Row("measured peak", _bytes(found.peak).rjust(width)))
+    return rows
+
+
+def _time_rows(found: DryRun) -> list[Row]:
+    time, event = found.time, found.started
+    rows = [
+        Row("a step", _timed(time)),
+        Row("training", f"{text.duration(time.training)} for {text.plural(event.total_steps, 'step')}"),
+        Row("evaluation", f"{text.duration(time.evaluation)}, after each epoch and at the end"),
+    ]
+    if time.limit is not None and time.total == time.limit:
+        rows.append(Row("together", f"{text.duration(time.total)}, where --max-time ends it"))
+    else:
+        rows.append(Row("together", text.duration(time.total)))
+    config = found.plan.config.fit
+    if config.compile != "none":
+        rows.append(Row("", f"timed without --compile {config.compile}"))
+    if event.world_size > 1:
+        rows.append(Row("", "timed with one process alone: sharing gradients comes on top"))
+    return rows
+
+
+def _timed(time: TimeEstimate) -> str:
+    low, *_, high = sorted(time.steps)
+    middle = sorted(time.steps)[len(time.steps) // 2]
+    return f"{_short(middle)} (median of {len(time.steps)}, {_short(low)} to {_short(high)})"
+
+
+def _print_schedule(found: DryRun) -> None:
+    event = found.started
+    _print_chart(
+        f"learning rate by step ({text.count(event.steps_per_epoch)} an epoch)",
+        found.schedule,
+        label=lambda rate: f"{rate:.3g}",
+        x_label=lambda step: text.count(round(step)),
+        marks=found.thaws,
+    )
+    console = consoles.stdout()
+    if event.scheduler == "plateau":
+        console.print("  its drops depend on the metric", soft_wrap=True)
+    if found.thaws:
+        steps = ", ".join(text.count(step) for step in found.thaws)
+        console.print(f"  more layers train from step {steps} on", soft_wrap=True)
+
+
+def _print_sweep(sweep: LrSweep) -> None:
+    """The smoothed losses by rate; those far above the start, where the sweep ends, are cut off."""
+    most = 1.2 * max(sweep.smoothed[:10])
+    _print_chart(
+        f"loss by learning rate, --lr auto took {sweep.suggestion:g}",
+        [(math.log10(r), min(loss, most)) for r, loss in zip(sweep.rates, sweep.smoothed, strict=True)],
+        label=lambda loss: f"{loss:.3g}",
+        x_label=lambda power: f"{10**power:.1e}",
+        marks=[math.log10(sweep.suggestion)],
+    )
+
+
+def _print_chart(
+    title: str,
+    points: Sequence[tuple[float, float]],
+    *,
+    label: Callable[[float], str],
+    x_label: Callable[[float], str],
+    marks: Sequence[float],
+) -> None:
+    from rich.text import Text
+
+    console = consoles.stdout()
+    console.print()
+    console.print(Text(title, "bold"))
+    chart = line_chart(
+        points,
+        width=min(console.width - 2, _WIDEST),
+        height=_HEIGHT,
+        label=label,
+        x_label=x_label,
+        marks=marks,
+        ascii_only=console.options.ascii_only,
+    )
+    for line in chart:
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _value(value: Any) -> str:
+    """A setting as the command line would have it."""
+    shown = (
+        ",".join(map(str, value))
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else value
+    )
+    return text.shorten(text.printable(str(shown)), _VALUE_WIDTH)
+
+
+def _bytes(size: int) -> str:
+    if size < 2**20:
+        return f"{size / 2**10:.0f} KiB" if size >= 2**10 else f"{size} B"
+    return f"{size / 2**20:.1f} MiB" if size < 10 * 2**20 else text.memory(size / 2**20)
+
+
+def _short(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -1,0 +1,84 @@
+"""One writer for a run, also when the one before was killed."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from dlcli.errors import DlcliError
+from dlcli.locks import RunBusy, hold, holder
+
+HOLDER = (
+    "import sys, time; from pathlib import Path; from dlcli.locks import hold\n"
+    "with hold(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
+)
+
+
+@contextmanager
+def other_process(run: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """One that holds the run, for so long."""
+    command = [sys.executable, "-c", HOLDER, str(run), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+    with (
+        other_process(tmp_path, 60) as first,
+        pytest.raises(
+            RunBusy, match=rf"{tmp_path.name} is being written by process {first.pid} on host"
+        ),
+        hold(tmp_path, grace_s=0.2),
+    ):
+        pass
+
+
+def test_a_killed_writer_leaves_the_run_free(tmp_path: Path) -> None:
+    with other_process(tmp_path, 60) as first:
+        first.kill()
+        first.wait()
+        with hold(tmp_path, grace_s=0):
+            pass
+
+
+def test_a_writer_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:
+    with other_process(tmp_path, 0.5):
+        t0 = time.monotonic()
+        with hold(tmp_path, grace_s=20):
+            assert time.monotonic() - t0 < 15
+
+
+def test_one_process_may_hold_a_run_twice_and_frees_it_once(tmp_path: Path) -> None:
+    with hold(tmp_path):
+        with hold(tmp_path / ".", grace_s=0):
+            pass
+        assert holder(tmp_path).startswith("process ")
+        code = HOLDER.replace("sys.argv[1])", "sys.argv[1]), grace_s=0")
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path), "0"], capture_output=True, text=True
+        )
+        assert "RunBusy" in done.stderr
+    assert holder(tmp_path) == ""
+    with other_process(tmp_path, 0):
+        pass
+
+
+def test_an_error_in_the_block_frees_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), hold(tmp_path):
+        _ = 1 / 0
+    with other_process(tmp_path, 0):
+        pass
+
+
+def test_a_folder_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(DlcliError, match="nowhere"), hold(tmp_path / "nowhere"):
+        pass
