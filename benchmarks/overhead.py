@@ -2,12 +2,12 @@
 
     python benchmarks/overhead.py [--rounds 9] [--device cpu]
 
-Both train the same model on the same resident uint8 images (scikit-learn's digits, enlarged) with the same
-batches, optimizer and schedule-free rate; the bare loop indexes, normalises, computes the loss, steps, and
-nothing else. dlcli's loop does all it does by default: schedule, events, gradient norm and NaN guard,
-sums for the metrics, signals. Seconds a step over one epoch without validation; runs are interleaved.
-Bars: at most 3 % slower for resnet18, 15 % for cnn. The third line is the same loop as the only rank of a
-process group, with DistributedDataParallel; bar: at most 3 % slower than without.
+Both train the same model on the same resident uint8 images (scikit-learn's digits, enlarged) with the
+same batches and the same optimizer at a constant rate; the bare loop indexes, normalises, computes the
+loss, steps, and nothing else. dlcli's loop does all it does by default: schedule, events, gradient norm
+and NaN guard, sums for the metrics, signals. Seconds a step over one epoch without validation; runs are
+interleaved. Bars: at most 3 % slower for resnet18, 15 % for cnn. The third line is the same loop as the
+only rank of a process group, with DistributedDataParallel; bar: at most 3 % slower than without.
 """
 
 from __future__ import annotations

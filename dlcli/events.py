@@ -41,8 +41,8 @@ class RunStarted(Event):
     ``kind`` is of the data, ``task`` what is predicted. ``num_classes`` is 0 where there are none.
     ``input_shape`` is of one sample; a dimension that varies has a name. ``division`` says how a step's
     batch is shared out: "256 = 2 devices x 4 micro-batches x 32", ``schedule`` how the learning rate
-    goes. ``notes`` are further facts as
-    sentences: the balance of the classes, window and horizon. ``settings`` are all of them, by dotted key.
+    goes. ``notes`` are further facts as sentences: the balance of the classes, window and horizon.
+    ``settings`` are all of them, by dotted key.
     """
 
     run: str

@@ -39,7 +39,7 @@ def test_version() -> None:
         (["train", "--model", "cnn"], "--data is missing"),
         (["train", "--model", "cnn", "--data", "digits", "--epochs", "0"], "--epochs"),
         (["train", "--resume", "last", "--name", "x"], "--name is for new runs"),
-        (["train", "--resume", "last", "--lr", "1"], "optim.lr cannot change"),
+        (["train", "--model", "cnn", "--data", "digits", "--force"], "--force is for --resume"),
     ],
 )
 def test_usage_errors_exit_with_2(args: list[str], message: str, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def train_run(
     """Train a run from where it stands, in this process or in several; then report.
 
     Without ``plan`` it goes on from its own files, with ``changed`` laid over its settings. ``launch``
-    is this machine's part, where that is not the run's own. Raises: DlcliError; Interrupted after a signal.
+    is this machine's part, where that is not the run's own. Raises: DlcliError, Interrupted.
     """
     from dlcli.engine.plan import current_settings
     from dlcli.engine.ranks import is_wanted, ranks_wanted

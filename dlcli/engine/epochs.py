@@ -14,7 +14,6 @@ from dlcli.engine.clock import Clock, means
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.metrics import DIRECTIONS, EvalResult
 from dlcli.engine.state import Progress
-from dlcli.engine.step import portions_of
 from dlcli.engine.tally import Tally, diverged
 from dlcli.errors import DlcliError
 from dlcli.events import CheckpointSaved, EpochDone, Noted
@@ -181,9 +180,8 @@ def _finish_mean(job: FitJob, progress: Progress, check: Callable[[], None]) -> 
 def _train_inputs(job: FitJob) -> Iterator[tuple[torch.Tensor, ...]]:
     """The training samples without augmentation, as the module takes them."""
     for batch in job.batches.epoch(0):
-        share = batch if len(batch) else job.batches.stand_in()
-        for part in portions_of(share, job.micro, mirrored=False):
-            yield model_inputs(part.inputs, job.task)
+        share = batch if len(batch) or job.synchronised else job.batches.stand_in()
+        yield model_inputs(share.inputs, job.task)
 
 
 def _check_weights(job: FitJob, progress: Progress) -> None:

@@ -40,7 +40,8 @@ class FitJob:
 
     ``forward`` is ``module`` as a training step calls it: wrapped, compiled; ``remake`` makes it anew
     when layers begin to train. ``loss`` takes answers, targets and, with a ``teacher``, its answers.
-    ``micro`` is the largest micro-batch that was asked for.
+    ``micro`` is the largest micro-batch that was asked for; ``synchronised`` whether batch norms see the
+    samples of all processes.
     """
 
     run: str
@@ -56,6 +57,7 @@ class FitJob:
     config: FitConfig
     optim: OptimConfig
     micro: int
+    synchronised: bool
     loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     teacher: Teacher | None
     augment: Augment | None

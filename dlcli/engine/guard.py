@@ -18,6 +18,8 @@ from dlcli.engine.failures import failure_since, mark
 
 # Set by the launcher for its ranks: its process id, the mark of the failure.json it found, a log file.
 LAUNCHER, FOUND, LOG = "DLCLI_LAUNCHER", "DLCLI_FOUND_FAILURE", "DLCLI_RANK_LOG"
+# Exit codes that the launcher reads: somebody else writes the run; another rank is lost; start again.
+EXIT_BUSY, EXIT_LOST, EXIT_AGAIN = 73, 76, 75
 _EVERY_S = 0.5
 _GRACE_S = 3.0  # for a process that is about to end by itself
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
@@ -76,4 +78,4 @@ def _watch_group(run_path: Path, before: str, log: TextIO) -> None:
             log.write(f"ended because of {failure.message}\n")
             log.flush()
             faulthandler.dump_traceback(log)
-            os._exit(1)
+            os._exit(EXIT_LOST)

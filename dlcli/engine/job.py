@@ -64,8 +64,11 @@ def make_readers(plan: Plan, world: World) -> dict[str, Reader]:
     few = plan.config.fit.overfit_batches
     if few is not None:
         everything = make_reader(plan, "train", 0.0)
+        balance = balance_plan(plan.config.data.balance, plan.task, everything.samples.targets)
         order = TrainBatches(
             everything,
+            draw=balance.order,
+            grouped=balance.grouped,
             batch_size=plan.config.fit.step_samples,
             seed=plan.config.fit.seed,
             device=torch.device("cpu"),
@@ -114,7 +117,10 @@ def make_job(
     module = place(module, device)
     notes = [balance.sentence, "" if augment is None else augment.sentence]
     notes += _overfit_note(plan, readers)
-    if world.size > 1 and plan.config.launch.sync_bn:
+    synchronised = (
+        world.size > 1 and plan.config.launch.sync_bn and any(map(_is_batch_norm, module.modules()))
+    )
+    if synchronised:
         module = synchronise_batch_norms(module, device)
     notes += [checkpoint_segments(module, config.grad_checkpointing) or ""]
     freezing = parse_freezing(module, plan.config.model.freeze, plan.config.model.unfreeze, head=head)
@@ -138,6 +144,7 @@ def make_job(
         rank=world.rank,
         size=world.size,
         mirrored=augment is not None and augment.mixes,
+        grouped=balance.grouped,
     )
 
     def remake() -> Callable[..., torch.Tensor]:
@@ -157,6 +164,7 @@ def make_job(
         config=config,
         optim=plan.config.optim,
         micro=micro,
+        synchronised=synchronised,
         loss=loss if teacher is None else distill(loss, task, plan.config.loss),
         teacher=teacher,
         augment=augment,
@@ -172,7 +180,7 @@ def make_job(
     )
     if config.grad_checkpointing != "none":
         notes.append(_saving(job))
-    notes += [*freezing.sentences, *_exactness(module, micro, plan.config, world)]
+    notes += [*freezing.sentences, *_exactness(module, micro, plan, world)]
     notes += _kept(plan.config)
     return Prepared(
         job,
@@ -298,18 +306,22 @@ def _division(config: TrainConfig, world: World, micro: int) -> str:
     return f"{whole} = {' x '.join(factors)} x {'' if exact else 'up to '}{micro}"
 
 
-def _exactness(module: nn.Module, micro: int, config: TrainConfig, world: World) -> Iterator[str]:
+def _exactness(module: nn.Module, micro: int, plan: Plan, world: World) -> Iterator[str]:
     """What dividing a batch changes after all."""
+    config = plan.config
     divided = micro < config.fit.step_samples
-    norms = any(hasattr(sub, "running_mean") for sub in module.modules())
+    norms = any(map(_is_batch_norm, module.modules()))
     if divided and norms:
         synced = world.size > 1 and config.launch.sync_bn
         seen = micro * world.size if synced else micro
         if seen < config.fit.step_samples:
             over = f" on {world.size} devices" if synced else ""
-            yield f"batch norms see {seen} samples at a time (each micro-batch{over}), not the whole batch"
+            each = f"each micro-batch{over}"
+            yield f"batch norms see {seen} samples at a time ({each}), not the whole batch"
         else:
             yield "batch norms see the whole batch: their sums are added up over the devices"
+    if divided and plan.task.kind == "embedding":
+        yield f"triplets are formed among {micro} samples at a time, not among the whole batch"
     if divided and any(isinstance(sub, nn.Dropout) and sub.p > 0 for sub in module.modules()):
         yield "dropout draws other masks than it would for the undivided batch"
 
@@ -322,6 +334,10 @@ def _kept(config: TrainConfig) -> Iterator[str]:
         yield f"averaged from {config.fit.swa:.0%} of the run on: the weights at the end of each epoch"
     if config.fit.deterministic:
         yield "deterministic: the same bits on the same device, driver and version of torch"
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return hasattr(module, "running_mean")
 
 
 def _overfit_note(plan: Plan, readers: dict[str, Reader]) -> list[str]:

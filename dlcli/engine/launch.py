@@ -27,10 +27,9 @@ from torch.distributed.launcher.api import elastic_launch
 
 from dlcli.config import LaunchConfig
 from dlcli.engine.failures import Failure, failure_since, mark
-from dlcli.engine.guard import FOUND, LAUNCHER, LOG
+from dlcli.engine.guard import EXIT_BUSY, EXIT_LOST, FOUND, LAUNCHER, LOG
 from dlcli.engine.interrupt import SIGNALS
 from dlcli.engine.ranks import Ranks, machines
-from dlcli.engine.worker import EXIT_BUSY, EXIT_LOST
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
 from dlcli.locks import hold, holder
 from dlcli.runs import RunFolder

@@ -56,10 +56,11 @@ class Batch:
 class TrainBatches:
     """The batches of a training split, epoch by epoch, from any position in an epoch.
 
-    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed. ``count``
-    says what a loss counts in targets, where that is not samples. Of each
-    step's batch this process gets portion ``rank`` of ``size``; with ``mirrored`` a sample and the one
-    at the same place from the other end stay together, as MixUp and CutMix need.
+    ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed;
+    ``grouped`` keeps its neighbours together, where else samples of one length would be. ``count`` says
+    what a loss counts in targets, where that is not samples. Of each step's batch this process gets
+    portion ``rank`` of ``size``; with ``mirrored`` a sample and the one at the same place from the other
+    end stay together, as MixUp and CutMix need.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class TrainBatches:
         rank: int = 0,
         size: int = 1,
         mirrored: bool = False,
+        grouped: bool = False,
     ) -> None:
         self.reader = reader
         self.seed = seed
         self.device = device
         self.bounds = batch_bounds(len(reader), batch_size)
         self.mirrored = mirrored
+        self._bucketed = reader.lengths is not None and not grouped
         self._draw, self._count = draw, count
         self._rank, self._size = rank, size
         self._resident: tuple[tuple[torch.Tensor, ...], torch.Tensor] | None = None
@@ -95,7 +98,7 @@ class TrainBatches:
             order = self._draw(self.seed, epoch)
         else:
             order = rng.permutation(len(self.reader))
-        if self.reader.lengths is None:
+        if not self._bucketed or self.reader.lengths is None:
             return order
         return bucketed(order, self.reader.lengths, self.bounds, rng)
 
@@ -111,6 +114,11 @@ class TrainBatches:
             return
         for host, kept in prefetch(self.reader.read(share) for share in shares):
             yield self._on_device(host, kept)
+
+    def largest_share(self, batch: int) -> int:
+        """The most samples that any process gets of batch number ``batch``, were all readable."""
+        planned = self.bounds[batch + 1] - self.bounds[batch]
+        return max(map(len, portions(planned, self._size, mirrored=self.mirrored)))
 
     def stand_in(self) -> Batch:
         """Two readable samples, or as many as there are: for a process whose share is empty.

@@ -1,8 +1,10 @@
 """``--lr auto``: a short sweep over learning rates, and the rate that its losses suggest.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3, in the form
-that fast.ai made known: the rate rises exponentially from step to step while the loss is watched. Here
-the losses are smoothed around each step and not behind it, which would move the curve to higher rates.
+that fast.ai made known: the rate rises exponentially from step to step while the loss is watched. Two
+things differ. From each loss that of the first weights on the same batch is taken off: easy and hard
+batches, which can hide the whole descent, then look alike. And losses are smoothed around each step,
+not behind it, which would move the curve to higher rates.
 """
 
 from __future__ import annotations
@@ -14,15 +16,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
 from dlcli.engine.fit import FitJob
+from dlcli.engine.loader import Batch
 from dlcli.engine.optim import set_lr
 from dlcli.engine.plan import Plan
-from dlcli.engine.rehearsal import rehearsal, training_batches
+from dlcli.engine.rehearsal import loss_of, rehearsal, training_batches
 from dlcli.engine.state import Progress
-from dlcli.engine.step import optimizer_step, set_train_mode
+from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, Noted
+from dlcli.zoo.runtime import place
 
 LOWEST, HIGHEST = 1e-7, 10.0
 MOST_STEPS, FEWEST_STEPS = 100, 50
@@ -32,6 +38,7 @@ STOP_AT = 4.0  # times the lowest loss: what comes after is known
 MARGIN = 3.0
 _SMOOTH = 0.2  # deviation of the smoothing, in decades
 _LEVEL = 1e-5  # rates below it change nothing: their losses are the level that the sweep starts from
+_SURE = 3.0  # deviations that a descent must exceed to be one
 _SLOW_S = 20.0  # a sweep that takes longer says so before
 
 Curve = npt.NDArray[np.float64]
@@ -39,7 +46,7 @@ Curve = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LrSweep:
-    """The losses of a sweep, by rate, as they were and smoothed, and the rate that they suggest."""
+    """The losses of a sweep by rate, as if all batches were alike; smoothed; what they suggest."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -73,18 +80,25 @@ def find_lr(plan: Plan, emit: Emit) -> LrSweep:
     with rehearsal(plan) as made:
         job = made.job
         steps = max(FEWEST_STEPS, min(MOST_STEPS, job.total_steps))
-        rates, losses = _sweep(job, steps, emit)
+        first, _ = plan.build()
+        rates, losses = _sweep(job, place(first, job.precision.device), steps, emit)
     sweep = suggest(rates, losses)
     emit(Noted(sweep.sentence))
     return sweep
 
 
-def _sweep(job: FitJob, steps: int, emit: Emit) -> tuple[list[float], list[float]]:
-    """The mean loss of each step's batch before the step, until it is four times the lowest."""
+def _sweep(job: FitJob, first: nn.Module, steps: int, emit: Emit) -> tuple[list[float], list[float]]:
+    """The rates, and the loss of each step's batch before the step, until it is four times the lowest.
+
+    ``first`` has the first weights and keeps them.
+    """
     rates: list[float] = []
     losses: list[float] = []
+    untrained: list[float] = []
     progress = Progress(micro=job.micro)
     set_train_mode(job.module)
+    job.freezing.apply(first, 0.0)
+    set_train_mode(first)
     lowest, mean, weight = math.inf, 0.0, 0.0
     t0 = time.perf_counter()
     batches = training_batches(job, progress)
@@ -96,6 +110,7 @@ def _sweep(job: FitJob, steps: int, emit: Emit) -> tuple[list[float], list[float
             break
         rates.append(rate)
         losses.append(loss)
+        untrained.append(_loss(job, first, batch, progress))
         mean, weight = 0.8 * mean + 0.2 * loss, 0.8 * weight + 0.2
         lowest = min(lowest, mean / weight)
         if mean / weight > STOP_AT * lowest:
@@ -105,7 +120,16 @@ def _sweep(job: FitJob, steps: int, emit: Emit) -> tuple[list[float], list[float
             if left > _SLOW_S:
                 emit(Noted(f"lr auto: a sweep of {steps} steps, about {left:.0f} s"))
     batches.close()
-    return rates, losses
+    alike = np.asarray(losses) - np.asarray(untrained) + np.mean(untrained)
+    return rates, alike.tolist()
+
+
+@torch.no_grad()
+def _loss(job: FitJob, module: nn.Module, batch: Batch, progress: Progress) -> float:
+    """The mean loss of a batch, in micro-batches, in training mode."""
+    parts = portions_of(batch, progress.micro or len(batch), mirrored=job.batches.mirrored)
+    sums = [loss_of(job, module, part, progress.epoch) for part in parts]
+    return float(sum(loss for loss, _ in sums)) / max(float(sum(count for _, count in sums)), 1.0)
 
 
 def suggest(rates: list[float], losses: list[float]) -> LrSweep:
@@ -116,13 +140,14 @@ def suggest(rates: list[float], losses: list[float]) -> LrSweep:
     where, values = np.log10(np.asarray(rates)), np.asarray(losses, dtype=np.float64)
     if len(values) < 10:
         raise _no_descent(f"the loss was no finite number after {len(values)} steps")
-    level, scatter = _level(where, values)
+    first = where <= math.log10(_LEVEL)
+    level = float(np.median(values[first]))
     # One batch far above all others must not bend the curve around it.
-    smoothed = _smooth(where, np.minimum(values, level + 3 * scatter + 0.5 * abs(level)))
+    smoothed, shrunk = _smooth(where, np.minimum(values, 1.5 * level))
     lowest = int(np.argmin(smoothed))
-    # The mean of about n values scatters by 1/sqrt(n) of one.
-    together = max(1.0, _SMOOTH * math.sqrt(4 * math.pi) / float(where[1] - where[0]))
-    if level - smoothed[lowest] <= max(4 * scatter / math.sqrt(together), 0.01 * abs(level)):
+    scatter = _scatter(where, values - smoothed, lowest)
+    sure = _SURE * scatter * (shrunk[lowest] + 1.25 / math.sqrt(first.sum()))
+    if level - smoothed[lowest] <= max(sure, 0.01 * level):
         raise _no_descent(f"the loss stayed near {level:.4g} in {len(values)} steps")
     slope = np.gradient(smoothed, where)
     steepest = int(np.argmin(slope[: lowest + 1]))
@@ -130,18 +155,17 @@ def suggest(rates: list[float], losses: list[float]) -> LrSweep:
     return LrSweep(tuple(rates), tuple(losses), tuple(smoothed.tolist()), float(f"{rate:.1e}"))
 
 
-def _level(where: Curve, values: Curve) -> tuple[float, float]:
-    """The median of the first losses, and how far one of them lies from it (as a deviation)."""
-    first = values[where <= math.log10(_LEVEL)]
-    level = float(np.median(first))
-    return level, 1.4826 * float(np.median(np.abs(first - level)))
-
-
-def _smooth(where: Curve, values: Curve) -> Curve:
-    """Means weighted by a normal curve around each rate, on the logarithmic axis."""
+def _smooth(where: Curve, values: Curve) -> tuple[Curve, Curve]:
+    """Means weighted by a normal curve around each rate, and how far each scatters for 1 of a value."""
     weights = np.exp(-0.5 * ((where[:, None] - where[None, :]) / _SMOOTH) ** 2)
-    smoothed: Curve = (weights * values).sum(axis=1) / weights.sum(axis=1)
-    return smoothed
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights @ values, np.sqrt((weights**2).sum(axis=1))
+
+
+def _scatter(where: Curve, rest: Curve, lowest: int) -> float:
+    """The deviation of a loss, by what smoothing took off: on the way down or around the lowest one."""
+    parts = (where <= where[lowest], np.abs(where - where[lowest]) <= 0.5, where <= math.log10(_LEVEL))
+    return 1.4826 * max(float(np.median(np.abs(rest[part]))) for part in parts)
 
 
 def _no_descent(why: str) -> DlcliError:

@@ -10,7 +10,7 @@ import torch
 from dlcli.engine.fit import FitJob
 from dlcli.engine.loader import Batch
 from dlcli.engine.recompute import saved_bytes
-from dlcli.zoo.runtime import model_inputs
+from dlcli.engine.rehearsal import loss_of
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,7 @@ def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
 
 def activation_bytes(job: FitJob, part: Batch) -> int:
     """Bytes that a backward pass over a micro-batch needs; it costs one forward pass."""
-
-    def forward() -> torch.Tensor:
-        taught = () if job.teacher is None else (job.teacher(part.inputs),)
-        inputs, targets = part.inputs, part.targets
-        if job.augment is not None:
-            pixels, targets = job.augment(inputs[0], targets, part.indices, 0)
-            inputs = (pixels,)
-        with job.precision.autocast():
-            outputs = job.forward(*model_inputs(inputs, job.task))
-        return job.loss(outputs.float(), targets, *taught)[0]
-
-    return saved_bytes(forward)
+    return saved_bytes(lambda: loss_of(job, job.forward, part, 0)[0])
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:

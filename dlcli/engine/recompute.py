@@ -54,7 +54,8 @@ def checkpoint_segments(module: nn.Module, asked: str) -> str | None:
         note = f"; {asked} were asked for, and a segment lies within one of these parts"
         if wanted > blocks:
             note = f"; {asked} were asked for"
-    return f"gradient checkpointing: {made} segments of {blocks} blocks in {where}{note}"
+    parts, whole = "segment" + "s" * (made != 1), "block" + "s" * (blocks != 1)
+    return f"gradient checkpointing: {made} {parts} of {blocks} {whole} in {where}{note}"
 
 
 def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
@@ -159,10 +160,10 @@ class _Segmented:
     """Mixed into a list of modules: while training, going through it gives segments."""
 
     training: bool
-    segments: list[Callable[..., Any]]
+    segments: Sequence[Callable[..., Any]] = ()  # a slice of the list is a new one, without any
 
     def __iter__(self) -> Iterator[Any]:
-        if self.training and torch.is_grad_enabled():
+        if self.segments and self.training and torch.is_grad_enabled():
             return iter(self.segments)
         return iter(super().__iter__())  # type: ignore[misc]
 

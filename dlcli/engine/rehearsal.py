@@ -9,7 +9,7 @@ import gc
 import random
 import tempfile
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from dlcli.engine.world import ALONE, World
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, ignore
 from dlcli.runs import RunFolder
-from dlcli.zoo.runtime import resolve_device
+from dlcli.zoo.runtime import model_inputs, resolve_device
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,20 @@ def training_batches(job: FitJob, progress: Progress) -> Generator[Batch, None, 
             first = next((f"; {name}: {reason}" for name, reason in reader.bad.items()), "")
             raise DlcliError(f"none of the {len(reader)} samples of the train split can be used{first}")
         progress.epoch += 1
+
+
+def loss_of(
+    job: FitJob, forward: Callable[..., torch.Tensor], part: Batch, epoch: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss sum and count of a micro-batch as a step of ``epoch`` has them, by any ``forward``."""
+    inputs, targets = part.inputs, part.targets
+    if job.augment is not None:
+        pixels, targets = job.augment(inputs[0], targets, part.indices, epoch)
+        inputs = (pixels,)
+    taught = () if job.teacher is None else (job.teacher(inputs),)
+    with job.precision.autocast():
+        outputs = forward(*model_inputs(inputs, job.task))
+    return job.loss(outputs.float(), targets, *taught)
 
 
 def free_memory(device: torch.device) -> None:

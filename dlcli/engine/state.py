@@ -35,10 +35,11 @@ class Progress:
     """The counters of a run. ``batch`` is the next one of ``epoch``; both count from 0.
 
     ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits`` and ``seen`` are sums over the samples of
-    the epoch so far, of all processes. ``micro`` is the largest micro-batch that fits a device, None before
-    the first step. ``skipped`` counts the steps whose gradient was no finite number, ``bad_streak`` the
-    last ones without a break. ``mark`` is the best metric as patience sees it. ``kept`` are the epochs whose models are kept, best first: value, loss,
-    epoch. ``reason`` says why a run ended before its last epoch: "patience", "steps", "time" or "".
+    the epoch so far, of all processes. ``micro`` is the largest micro-batch that fits a device, None
+    before the first step. ``skipped`` counts the steps whose gradient was no finite number,
+    ``bad_streak`` the last ones without a break. ``mark`` is the best metric as patience sees it.
+    ``kept`` are the epochs whose models are kept, best first: value, loss, epoch. ``reason`` says why a
+    run ended before its last epoch: "patience", "steps", "time" or "".
     """
 
     step: int = 0

@@ -71,17 +71,44 @@ def is_out_of_memory(exc: BaseException) -> bool:
 
 def _attempt(job: FitJob, batch: Batch, progress: Progress, total: float) -> Taken:
     job.optimizer.zero_grad(set_to_none=True)
-    share = batch if len(batch) else job.batches.stand_in()
-    weight = 1.0 if len(batch) else 0.0
-    parts = portions_of(share, progress.micro or len(share), mirrored=job.batches.mirrored)
-    sums: list[torch.Tensor] = []
+    parts = _parts(job, batch, progress)
+    sums: tuple[torch.Tensor, ...] | None = None
     for number, part in enumerate(parts, 1):
         with job.world.no_sync(job.forward) if number < len(parts) else nullcontext():
-            sums_of_part = _forward_backward(job, part, progress.epoch, total / job.world.size, weight)
-        sums = [a + b for a, b in zip(sums, sums_of_part, strict=True)] if sums else list(sums_of_part)
+            if not len(part):
+                _stand_in(job, part)
+                continue
+            found = _forward_backward(job, part, progress.epoch, total / job.world.size)
+        sums = found if sums is None else tuple(a + b for a, b in zip(sums, found, strict=True))
     norm, finite = _update(job)
-    loss, count, hits = sums
+    zero = torch.zeros((), device=job.precision.device)
+    loss, count, hits = sums or (zero, zero, zero.long())
     return Taken(loss, count, hits, norm, finite)
+
+
+def _parts(job: FitJob, batch: Batch, progress: Progress) -> list[Batch]:
+    """The micro-batches: of several processes each has as many, since they wait for each other in each.
+
+    Some may then be empty.
+    """
+    if job.world.size == 1:
+        return portions_of(batch, progress.micro or len(batch), mirrored=job.batches.mirrored)
+    largest = job.batches.largest_share(progress.batch)
+    count = math.ceil(largest / (progress.micro or largest))
+    return [batch.take(p) for p in portions(len(batch), count, mirrored=job.batches.mirrored)]
+
+
+def _stand_in(job: FitJob, empty: Batch) -> None:
+    """Take part in what all processes do in a micro-batch, without a sample of one's own.
+
+    Where batch norms are synchronised it must be a batch of no samples, lest others count in them; other
+    layers need not know such batches.
+    """
+    batch = empty if job.synchronised else job.batches.stand_in()
+    with job.precision.autocast():
+        outputs = job.forward(*model_inputs(batch.inputs, job.task))
+    nothing = outputs.float().sum() * 0.0
+    job.scaler.scale(nothing).backward()  # type: ignore[no-untyped-call]
 
 
 def portions_of(batch: Batch, micro: int, *, mirrored: bool) -> list[Batch]:
@@ -91,7 +118,7 @@ def portions_of(batch: Batch, micro: int, *, mirrored: bool) -> list[Batch]:
 
 
 def _forward_backward(
-    job: FitJob, batch: Batch, epoch: int, divisor: float, weight: float
+    job: FitJob, batch: Batch, epoch: int, divisor: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of one micro-batch; loss sum, count and hits."""
     inputs, targets = batch.inputs, batch.targets
@@ -111,11 +138,7 @@ def _forward_backward(
             hint="use --batch-size 2 or more for each device and micro-batch, at least two training "
             "samples, and leave --no-sync-bn out",
         ) from exc
-    scaled = loss_sum / divisor
-    job.scaler.scale(scaled if weight else scaled * 0.0).backward()  # type: ignore[no-untyped-call]
-    if not weight:
-        zero = torch.zeros_like(loss_sum)
-        return zero, zero, zero.long()
+    job.scaler.scale(loss_sum / divisor).backward()  # type: ignore[no-untyped-call]
     return loss_sum.detach(), count, _hits(job, outputs.detach(), targets)
 
 
@@ -126,7 +149,7 @@ def _hits(job: FitJob, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Te
 
 
 def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
-    """Clip, and step unless a gradient is no finite number; its norm before clipping, and which it was."""
+    """Clip, and step unless a gradient is no finite number; its norm before clipping, and whether so."""
     job.scaler.unscale_(job.optimizer)
     with_grad = [p for p in job.module.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
@@ -165,8 +188,8 @@ def _halve(job: FitJob, batch: Batch, progress: Progress, exc: BaseException) ->
         torch.cuda.empty_cache()
     job.emit(
         Warned(
-            f"out of memory at step {progress.step}: micro-batches of {progress.micro} instead of {micro} "
-            f"from here on; a step still sees {job.config.step_samples} samples"
+            f"out of memory at step {progress.step}: micro-batches of {progress.micro} instead of "
+            f"{micro} from here on; a step still sees {job.config.step_samples} samples"
         )
     )
     if job.world.size > 1:

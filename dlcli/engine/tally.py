@@ -56,7 +56,7 @@ class Tally:
         self.streak = (self.streak + bad) * bad
 
     def store(self, progress: Progress) -> None:
-        """Put the sums over all processes into ``progress``. Raises: DlcliError when training diverged."""
+        """Put the sums over all processes into ``progress``. Raises: DlcliError after divergence."""
         loss, count, hits, seen = self.world.sum(
             float(self.loss), float(self.count), int(self.hits), self.seen
         )

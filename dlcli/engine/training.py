@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dlcli.config import LossConfig
+from dlcli.config import LossConfig, ModelConfig
 from dlcli.data.base import Reader
 from dlcli.data.splits import write_splits
 from dlcli.engine.augment import make_augment
@@ -97,6 +97,11 @@ def check_settings(plan: Plan) -> None:
         check_optim(config.optim, plan.said.optim)
         check_loss(plan.task, plan.said.loss, focal=config.data.balance == "focal")
     balance_plan(config.data.balance, plan.task, plan.source.splits["train"].targets)
+    if plan.task.kind != "embedding" and config.model.embedding_size != ModelConfig().embedding_size:
+        raise UsageError(
+            f"--embedding-size is for --task embedding, and this is {plan.task.kind}",
+            hint="leave it out",
+        )
     device = resolve_device(config.fit.device)
     resolve_precision(config.fit.amp, device)
     make_augment(config.augment, plan.task, samples=1, seed=0, device=device)

@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 from dlcli.config import LaunchConfig
 from dlcli.engine.failures import Failure, forget, read_failure, write_failure
-from dlcli.engine.guard import LOG, die_with_group
+from dlcli.engine.guard import EXIT_AGAIN, EXIT_BUSY, EXIT_LOST, LOG, die_with_group
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.step import OutOfMemory
 from dlcli.engine.world import Lost, World, explain, is_lost, join
@@ -23,8 +23,6 @@ from dlcli.files import write_json
 from dlcli.locks import RunBusy, hold
 from dlcli.runs import RunFolder
 
-# Exit codes that the launcher reads: somebody else writes the run; another rank is lost; start again.
-EXIT_BUSY, EXIT_LOST, EXIT_AGAIN = 73, 76, 75
 _BUSY_GRACE_S = 10.0  # the rank 0 before this one may still be dying
 
 

@@ -30,8 +30,8 @@ from dlcli.settings import merge, validate
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
-# 1,439 training digits in batches of 300 are 5 steps an epoch. MixUp, dropout, micro-batches, batch norm,
-# both averages, a schedule with a memory of its own and layers that thaw: all of it is in the state.
+# 1,439 training digits in batches of 300 are 5 steps an epoch. MixUp, dropout, micro-batches, batch
+# norm, both averages, a schedule with a memory of its own, layers that thaw: all of it is in the state.
 EVERYTHING = {
     "data": {"data": "digits"},
     "model": {

@@ -331,6 +331,13 @@ def test_arguments_by_name_and_in_lists_reach_a_block() -> None:
     assert " 3 segments" in check_same(make, [(torch.randn(5, 4),)], "1")
 
 
+def test_a_slice_of_a_rewired_list_still_runs() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3), nn.Tanh())
+    checkpoint_segments(net, "1")
+    x = torch.randn(2, 3)
+    assert torch.equal(net[2:](net[:2](x)), net(x))
+
+
 # Words
 
 

@@ -71,6 +71,21 @@ def test_a_refused_resume_leaves_the_run_as_it_was(here: Path, options: list[str
     assert main(["train", "--resume", "a", "-e", "2", "-q"]) == 0
 
 
+def test_what_changes_learning_is_refused_with_the_difference_unless_forced(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "-e", "1"]) == 0
+    assert main(["train", "--resume", "a", "-e", "2", "--lr", "0.5", "--batch-size", "100"]) == 2
+    said = capsys.readouterr().err
+    assert "fit.batch_size: 500 -> 100; " in said.replace("optim.lr: 0.001 -> 0.5; ", "") + "; "
+    assert "optim.lr: 0.001 -> 0.5" in said
+    assert "fit.epochs" not in said
+    assert main(["train", "--resume", "a", "-e", "2", "--lr", "0.5", "--force"]) == 0
+    assert "schedule is built anew" in capsys.readouterr().err
+    # What is as it was is no change.
+    assert main(["train", "--resume", "a", "-e", "3", "--lr", "0.5", "-q"]) == 0
+
+
 def test_a_run_that_stopped_early_goes_on_with_more_patience(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

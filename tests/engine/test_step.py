@@ -1,4 +1,4 @@
-"""One optimizer step is the same however its batch is divided, and survives what hardware and data do to it."""
+"""One optimizer step is the same however its batch is divided, and survives what meets it."""
 
 from __future__ import annotations
 
@@ -95,10 +95,8 @@ def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, accum: int
             )
             made = make_plan(lambda recipe, said=said: validate(TrainConfig, merge(recipe, said)))
             module, _ = made.build()
-            job = make_job(
-                made, RunFolder(tmp_path), module, make_readers(made, ALONE), torch.device("cpu"), ignore,
-                ALONE,
-            ).job  # fmt: skip
+            readers, cpu = make_readers(made, ALONE), torch.device("cpu")
+            job = make_job(made, RunFolder(tmp_path), module, readers, cpu, ignore, ALONE).job
         else:
             job = job_of(tmp_path, **merge(changes, {"fit": fit}))
         set_train_mode(job.module)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 
 from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.engine import failures, shared
@@ -92,10 +92,10 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """What each of two or three ranks saw."""
-    size = request.param
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """What each of three ranks saw."""
+    size = 3
     out = tmp_path_factory.mktemp("world") / "said"
     common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
     common |= {"MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
@@ -126,13 +126,13 @@ def test_all_processes_agree(ranks: list[Any]) -> None:
 
 
 def test_gradients_are_those_of_the_undivided_batch(ranks: list[Any]) -> None:
-    layer = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
     torch.manual_seed(0)
-    layer = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    first = nn.Linear(3, 2)
+    layer = nn.Sequential(first, nn.Linear(2, 1))
     (layer(torch.arange(24.0).reshape(8, 3)).sum() / 8).backward()
     expected = {n: p.grad.flatten() for n, p in layer.named_parameters() if p.grad is not None}
     for said in ranks:
-        assert said["weights"] == layer[0].weight.flatten().tolist()  # those of the first process
+        assert said["weights"] == first.weight.flatten().tolist()  # those of the first process
         for case in ("whole", "parts", "thawed"):
             assert set(said[case]) == set(expected)
             for name, grad in said[case].items():
@@ -165,7 +165,7 @@ def test_one_process_alone_needs_no_group() -> None:
 
 
 def test_who_does_not_answer_is_named_with_its_last_step() -> None:
-    store = dist.HashStore()
+    store = HashStore()
     rolls = [Roll(store, rank, 3) for rank in range(3)]
     starts = [threading.Thread(target=roll.start) for roll in rolls]
     for start in starts:
@@ -215,7 +215,8 @@ def test_srun_is_joined_and_a_batch_script_is_not() -> None:
     port = found.variables.pop("MASTER_PORT")
     assert 1024 < int(port) < 65536
     assert found.variables == {
-        "RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "gpu003",
+        "RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "gpu003",
     }  # fmt: skip
     batch = {k: v for k, v in SRUN.items() if "STEP" not in k}
     assert found_group(batch) is None
