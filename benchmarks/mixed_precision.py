@@ -1,12 +1,12 @@
-"""What mixed precision, gradient checkpointing and torch.compile gain: time and memory of a training step.
+"""What mixed precision, gradient checkpointing and torch.compile gain: time and memory of a step.
 
     python benchmarks/mixed_precision.py [--device cuda] [--rounds 5] [--steps 30] [--small]
 
 resnet50 on images of 224x224 and a transformer encoder of 12 layers on texts of 256 words, each as plain
 float32, with --amp bf16 and fp16, with --grad-checkpointing auto, with --compile default, and bf16 with
 compile. Every variant is a real dlcli job and its own optimizer step; the rounds are interleaved.
-``--small`` shrinks models, inputs and batches, so that the program itself can be tried without a GPU; there
-fp16 is left out and no memory is shown.
+``--small`` shrinks models, inputs and batches, so that the program itself can be tried without a GPU;
+there fp16 is left out and no memory is shown.
 """
 
 from __future__ import annotations
