@@ -163,8 +163,9 @@ def _smooth(where: Curve, values: Curve) -> tuple[Curve, Curve]:
 
 
 def _scatter(where: Curve, rest: Curve, lowest: int) -> float:
-    """The deviation of a loss, by what smoothing took off: on the way down or around the lowest one."""
-    parts = (where <= where[lowest], np.abs(where - where[lowest]) <= 0.5, where <= math.log10(_LEVEL))
+    """The deviation of a loss, by what smoothing took off: on the whole way down, or at its end."""
+    way = where <= where[lowest]  # what comes behind explodes
+    parts = (way, way & (where >= where[lowest] - 0.6))
     return 1.4826 * max(float(np.median(np.abs(rest[part]))) for part in parts)
 
 
