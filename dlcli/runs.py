@@ -96,12 +96,17 @@ def versions() -> dict[str, str]:
     return {"dlcli": __version__, "python": platform.python_version(), **found}
 
 
+def safe_name(name: str) -> str:
+    """The folder's name of a run that was given this name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+
+
 def create_run(root: Path, name: str) -> RunFolder:
     """A new folder ``root/name``, or ``name-2``, ``-3`` ... when taken; nobody's run is overwritten.
 
     Raises: DlcliError when the folder cannot be made.
     """
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    safe = safe_name(name)
     for number in range(1, 100_000):
         path = root / (safe if number == 1 else f"{safe}-{number}")
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import TMP_PREFIX
-from dlcli.runs import RunFolder
+from dlcli.runs import RunFolder, safe_name
 
 
 def launch_id(config: TrainConfig) -> str:
@@ -31,7 +31,7 @@ def shared_run(
     machine wins and the others see nothing unfinished. ``identity`` is `launch_id`: it tells a run to
     join, or to go on with, from somebody else's of that name. Raises: UsageError for the latter.
     """
-    run = RunFolder(root / name)
+    run = RunFolder(root / safe_name(name))
     if run.record.is_file():
         return _joined(run, identity), False
     try:

@@ -324,6 +324,12 @@ def test_the_first_machine_makes_the_run_and_the_others_join_it(tmp_path: Path) 
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["a"]
 
 
+def test_a_name_that_is_no_folder_name_means_the_same_folder_on_all_machines(tmp_path: Path) -> None:
+    first, _ = shared_run(tmp_path, "../a", "me", make_run)
+    assert first.path == tmp_path / "a"
+    assert shared_run(tmp_path, "../a", "me", make_run) == (first, False)
+
+
 def test_of_two_machines_at_once_one_makes_the_run(tmp_path: Path) -> None:
     def slower(root: Path) -> RunFolder:
         shared_run(tmp_path, "a", "me", make_run)  # the other machine, meanwhile
