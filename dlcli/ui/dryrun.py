@@ -101,7 +101,7 @@ def _facts(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, 
         },
         "lr_sweep": None if plan.lr_sweep is None else plan.lr_sweep.to_dict(),
         "monitor": event.monitor,
-        "notes": [*found.found, *event.notes],
+        "notes": list(event.notes),
         "warnings": list(found.warnings),
         "settings": {
             key: {"value": value, "origin": origin} for key, (value, origin) in settings.items()
@@ -117,7 +117,6 @@ def _print(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> None:
         if word == "model":
             macs = f"{text.plural(found.macs, 'multiply-add')} a sample"
             rows.append(Row("", f"{macs}, weights from {found.plan.weights_from}"))
-    rows += [Row("found", said) for said in found.found]
     print_sections(
         [
             Section("plan (nothing is trained, nothing is written)", rows),
@@ -171,13 +170,13 @@ def _time_rows(found: DryRun) -> list[Row]:
     time, event = found.time, found.started
     rows = [
         Row("a step", _timed(time)),
-        Row("training", f"{text.duration(time.training)} for {text.plural(event.total_steps, 'step')}"),
-        Row("evaluation", f"{text.duration(time.evaluation)}, after each epoch and at the end"),
+        Row("training", f"{_short(time.training)} for {text.plural(event.total_steps, 'step')}"),
+        Row("evaluation", f"{_short(time.evaluation)}, after each epoch and at the end"),
     ]
     if time.limit is not None and time.total == time.limit:
-        rows.append(Row("together", f"{text.duration(time.total)}, where --max-time ends it"))
+        rows.append(Row("together", f"{_short(time.total)}, where --max-time ends it"))
     else:
-        rows.append(Row("together", text.duration(time.total)))
+        rows.append(Row("together", _short(time.total)))
     config = found.plan.config.fit
     if config.compile != "none":
         rows.append(Row("", f"timed without --compile {config.compile}"))
@@ -264,4 +263,4 @@ def _bytes(size: int) -> str:
 
 
 def _short(seconds: float) -> str:
-    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else text.duration(seconds)
