@@ -23,11 +23,11 @@ import torch
 from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig
+from dlcli.engine.distributed.world import ALONE
 from dlcli.engine.job import make_job, make_readers
 from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
-from dlcli.engine.world import ALONE
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
 from dlcli.runs import RunFolder

@@ -24,12 +24,12 @@ from common import interleave, machine, ratios, spread
 from torch.nn import functional as F
 
 from dlcli.config import LaunchConfig, TrainConfig
+from dlcli.engine.distributed.world import ALONE, World, join
 from dlcli.engine.fit import FitJob, fit
 from dlcli.engine.job import make_job, make_readers
 from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import set_train_mode
-from dlcli.engine.world import ALONE, World, join
 from dlcli.events import EpochDone, Event
 from dlcli.runs import RunFolder
 from dlcli.settings import merge, validate

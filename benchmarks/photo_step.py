@@ -20,13 +20,13 @@ from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig
 from dlcli.data.images.reader import PixelReader
+from dlcli.engine.distributed.world import ALONE
 from dlcli.engine.fit import FitJob
 from dlcli.engine.job import make_job, make_readers
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.plan import make_plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
-from dlcli.engine.world import ALONE
 from dlcli.events import ignore
 from dlcli.runs import RunFolder
 from dlcli.settings import merge, validate

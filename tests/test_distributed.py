@@ -53,6 +53,8 @@ class Net(nn.Module):
                     raise DlcliError("rank 1 does not like it", hint="ask it nicely")
                 if wish == "defect":
                     raise KeyError("nothing there")
+            if wish == "memory" and os.environ.get("RANK") == str(rank) and len(x) > step:
+                raise torch.OutOfMemoryError(f"CUDA out of memory: no room for {len(x)} samples")
         return self.head(torch.tanh(self.body(x.flatten(1))))
 """
 COMMON = ("--data", "digits", "--device", "cpu", "-b", "64", "--set", "fit.log_every=0", "--quiet")
@@ -195,6 +197,17 @@ def test_a_killed_process_starts_again_and_ends_at_the_same_weights(here: Path, 
     assert once.exists()
     assert weights("torn") == weights("whole")
     assert losses("torn") == losses("whole")
+
+
+@pytest.mark.slow
+def test_a_process_without_memory_starts_the_group_again_with_smaller_micro_batches(here: Path) -> None:
+    more = ("-e", "1", "--devices", "2")
+    train(*net(), *more, "--name", "whole")
+    _, said = train(*net(rank=1, step=10, wish="memory"), *more, "--name", "small")
+    assert "started again" in said
+    record = json.loads(RunFolder(Path("runs/small")).record.read_text())
+    assert record["micro_batch"] == 8  # of a share of 32
+    assert losses("small") == pytest.approx(losses("whole"), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def _show_augment(
     source: DataSource, config: TrainConfig, needs: ModelNeeds | None, folder: Path | None, as_json: bool
 ) -> None:
     from dlcli.data.kinds import ModelNeeds
-    from dlcli.engine.augment_sample import sample_augmented
+    from dlcli.engine.augmentation.sample import sample_augmented
     from dlcli.engine.datacheck.targets import split_facts
     from dlcli.ui.dataview import print_augmented
     from dlcli.ui.pictures import AugmentRow, captions, save_augment_grid

@@ -16,10 +16,10 @@ from dlcli.runs import DEFAULT_ROOT, RunFolder, newest_run
 from dlcli.settings import dump_yaml, merge, validate
 
 if TYPE_CHECKING:
+    from dlcli.engine.distributed.world import World
     from dlcli.engine.plan import Plan
     from dlcli.engine.state import TrainingState
     from dlcli.engine.training import TrainResult
-    from dlcli.engine.world import World
     from dlcli.events import Emit
 
 
@@ -37,9 +37,9 @@ def train_run(
     Without ``plan`` it goes on from its own files, with ``changed`` laid over its settings. ``launch``
     is this machine's part, where that is not the run's own. Raises: DlcliError, Interrupted.
     """
+    from dlcli.engine.distributed.ranks import is_wanted, ranks_wanted
+    from dlcli.engine.distributed.world import ALONE
     from dlcli.engine.plan import current_settings
-    from dlcli.engine.ranks import is_wanted, ranks_wanted
-    from dlcli.engine.world import ALONE
     from dlcli.events import Noted
     from dlcli.ui.sinks import progress_sink
 
@@ -53,7 +53,7 @@ def train_run(
         train_here(run, ALONE, quiet=quiet, as_json=as_json, plan=plan, changed=changed)
         return
 
-    from dlcli.engine import launch as launching
+    from dlcli.engine.distributed import launch as launching
 
     if changed:
         with hold(run.path):

@@ -10,12 +10,12 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
 from dlcli.commands.running import resume_name, train_here, train_run
 from dlcli.config import TrainConfig
-from dlcli.errors import UsageError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, RunFolder, find_run, list_runs
 from dlcli.settings import flat, merge, nested, validate
 
 if TYPE_CHECKING:
-    from dlcli.engine.found import FoundGroup
+    from dlcli.engine.distributed.found import FoundGroup
     from dlcli.engine.plan import Plan
 
 # What a resumed run may be told: nothing here changes what a step sees, but for what dividing changes.
@@ -62,7 +62,7 @@ def command(
             raise UsageError("--name is for new runs; --resume already names one")
         if dry_run:
             raise UsageError("--dry-run is for new runs; a run's plan is printed when it goes on")
-        from dlcli.engine.found import found_group
+        from dlcli.engine.distributed.found import found_group
 
         settings.resolve()
         run = find_run(resume, runs_dir)
@@ -101,8 +101,8 @@ def _joins(
 
     Whether it was so; else this process is to train alone.
     """
-    from dlcli.engine.found import found_group
-    from dlcli.engine.ranks import check_machines, machines
+    from dlcli.engine.distributed.found import found_group
+    from dlcli.engine.distributed.ranks import check_machines, machines
 
     config = settings.resolve()
     found = found_group()
@@ -113,7 +113,7 @@ def _joins(
     if machines(config.launch) == (1, 1):
         return False
 
-    from dlcli.engine.shared import launch_id, shared_run
+    from dlcli.engine.distributed.shared import launch_id, shared_run
 
     assert name is not None  # `check_machines` asks for it
     run, made = shared_run(
@@ -137,7 +137,7 @@ def _join_group(
     resumed: RunFolder | None = None,
 ) -> None:
     """Be a rank among processes of torchrun or srun; the first one makes the run or finds it again."""
-    from dlcli.engine.worker import membership
+    from dlcli.engine.distributed.worker import membership
 
     config = settings.resolve()
     found.adopt()
@@ -161,9 +161,11 @@ def _new_run(
     settings: Settings[TrainConfig], root: Path, name: str | None, quiet: bool, as_json: bool
 ) -> tuple[RunFolder, Plan]:
     """A run's folder and its plan, with what was "auto" in the settings looked for."""
-    from dlcli.engine.auto import resolve_auto
+    from dlcli.engine.auto.resolve import resolve_auto
     from dlcli.engine.plan import make_plan
     from dlcli.engine.training import new_run
+    from dlcli.events import Warned
+    from dlcli.ui.lr_plot import save_sweep
     from dlcli.ui.sinks import progress_sink
     from dlcli.ui.tensorboard import check_installed
 
@@ -172,7 +174,13 @@ def _new_run(
         if plan.config.fit.tensorboard:
             check_installed()
         plan = resolve_auto(plan, show)
-    return new_run(plan, root, name), plan
+        run = new_run(plan, root, name)
+        if plan.lr_sweep is not None:
+            try:
+                save_sweep(run.plots / "lr.png", plan.lr_sweep)
+            except DlcliError as exc:
+                show(Warned(f"no plot: {exc.message}"))
+    return run, plan
 
 
 def check_changes(run: RunFolder, said: dict[str, Any], *, force: bool) -> dict[str, Any]:

@@ -14,22 +14,22 @@ import torch
 from torch import nn
 
 from dlcli.config import FitConfig, OptimConfig
-from dlcli.engine.augment import Augment
+from dlcli.engine.augmentation.augment import Augment
 from dlcli.engine.averaging import WeightAverage
 from dlcli.engine.clock import Clock
 from dlcli.engine.distill import Teacher
+from dlcli.engine.distributed.world import World
 from dlcli.engine.epochs import end_epoch
-from dlcli.engine.freezing import Freezing
 from dlcli.engine.interrupt import StopGuard, StopRequested
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.metrics import EvalResult
-from dlcli.engine.optim import set_lr
+from dlcli.engine.optim.freezing import Freezing
+from dlcli.engine.optim.make import set_lr
+from dlcli.engine.optim.schedule import lr_factor
 from dlcli.engine.precision import Precision
-from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
 from dlcli.engine.tally import Tally
-from dlcli.engine.world import World
 from dlcli.events import Emit, RunFinished
 from dlcli.task import TaskSpec
 

@@ -15,27 +15,27 @@ from dlcli.config import TrainConfig
 from dlcli.data.base import Reader, Targets
 from dlcli.data.images.reader import cache_budget
 from dlcli.data.kinds import ReadOptions, kind_of
-from dlcli.engine.augment import make_augment
+from dlcli.engine.augmentation.augment import make_augment
 from dlcli.engine.averaging import WeightAverage
 from dlcli.engine.balance import balance_plan
 from dlcli.engine.batchnorm import synchronise_batch_norms
 from dlcli.engine.compiling import compiled
 from dlcli.engine.distill import Teacher, distill, open_teacher
+from dlcli.engine.distributed.world import World
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob
-from dlcli.engine.freezing import parse_freezing
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.losses import make_loss
 from dlcli.engine.metrics import EvalResult
-from dlcli.engine.optim import make_optimizer
+from dlcli.engine.optim.freezing import parse_freezing
+from dlcli.engine.optim.make import make_optimizer
+from dlcli.engine.optim.schedule import describe
 from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
 from dlcli.engine.recompute import checkpoint_segments, saving_sentence
-from dlcli.engine.schedule import describe
 from dlcli.engine.state import Progress, capture_rng, save_state
 from dlcli.engine.step import portions_of, set_train_mode
 from dlcli.engine.watching import make_watch
-from dlcli.engine.world import World
 from dlcli.events import Emit
 from dlcli.files import read_json
 from dlcli.formats.checkpoint import save_model

@@ -38,7 +38,7 @@ from dlcli.zoo.weights import (
 )
 
 if TYPE_CHECKING:  # it works on plans
-    from dlcli.engine.lr_finder import LrSweep
+    from dlcli.engine.auto.lr_finder import LrSweep
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from dlcli.engine.averaging import WeightAverage
-from dlcli.engine.schedule import Plateau
+from dlcli.engine.optim.schedule import Plateau
 from dlcli.errors import DlcliError
 from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from dlcli.engine.distributed.world import World
 from dlcli.engine.state import Progress
 from dlcli.engine.step import Taken
-from dlcli.engine.world import World
 from dlcli.errors import DlcliError
 
 

@@ -14,25 +14,25 @@ import torch
 from dlcli.config import LossConfig, ModelConfig
 from dlcli.data.base import Reader
 from dlcli.data.splits import write_splits
-from dlcli.engine.augment import make_augment
+from dlcli.engine.augmentation.augment import make_augment
 from dlcli.engine.balance import balance_plan
 from dlcli.engine.clock import CheckpointEvery, parse_time
 from dlcli.engine.distill import open_teacher
+from dlcli.engine.distributed.world import ALONE, World
 from dlcli.engine.epochs import settle
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob, FitResult, fit
-from dlcli.engine.freezing import parse_freezing
 from dlcli.engine.hints import Hints
 from dlcli.engine.job import Prepared, make_job, make_readers
 from dlcli.engine.losses import check_loss
 from dlcli.engine.metrics import EvalResult, metric_names
-from dlcli.engine.optim import check_optim, make_optimizer
+from dlcli.engine.optim.freezing import parse_freezing
+from dlcli.engine.optim.make import check_optim, make_optimizer
 from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
 from dlcli.engine.recompute import checkpoint_segments
 from dlcli.engine.state import Progress, TrainingState
 from dlcli.engine.step import OutOfMemory
-from dlcli.engine.world import ALONE, World
 from dlcli.errors import UsageError, nearest
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
 from dlcli.files import sha256_file, write_json, write_text

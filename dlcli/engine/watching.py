@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from dlcli.data.base import Reader
+from dlcli.engine.distributed.world import World
 from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
-from dlcli.engine.world import World
 from dlcli.events import Emit, Examples, Histograms
 from dlcli.task import ImageInput
 from dlcli.zoo.runtime import predict

@@ -17,8 +17,8 @@ from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.sinks import progress_sink
 
 if TYPE_CHECKING:
-    from dlcli.engine.dryrun import DryRun, TimeEstimate
-    from dlcli.engine.lr_finder import LrSweep
+    from dlcli.engine.auto.dryrun import DryRun, TimeEstimate
+    from dlcli.engine.auto.lr_finder import LrSweep
     from dlcli.engine.plan import Plan
 
 _WIDEST, _HEIGHT = 100, 9  # of the chart
@@ -30,7 +30,7 @@ def show_plan(plan: Plan, origins: Mapping[str, str], *, as_json: bool) -> None:
 
     Raises: UsageError, DlcliError as the run would.
     """
-    from dlcli.engine.dryrun import dry_run
+    from dlcli.engine.auto.dryrun import dry_run
 
     with progress_sink(False, as_json) as show:
         found = dry_run(plan, show)

@@ -11,9 +11,9 @@ import torch
 
 from dlcli.config import AugmentConfig
 from dlcli.data.images.decode import normalize
-from dlcli.engine import augment_ops as ops
-from dlcli.engine.augment import LEVELS, Augment, make_augment, preview
-from dlcli.engine.augment_draw import OPERATIONS, Draw, Drawn, Policy
+from dlcli.engine.augmentation import ops
+from dlcli.engine.augmentation.augment import LEVELS, Augment, make_augment, preview
+from dlcli.engine.augmentation.draw import OPERATIONS, Draw, Drawn, Policy
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TargetNumber, TaskSpec
 from dlcli.zoo.runtime import input_tensor

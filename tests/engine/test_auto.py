@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from dlcli.config import TrainConfig
-from dlcli.engine import batch_size, training
-from dlcli.engine.auto import resolve_auto
-from dlcli.engine.batch_size import Trial, find_batch_size
-from dlcli.engine.dryrun import dry_run
-from dlcli.engine.lr_finder import HIGHEST, LOWEST, find_lr, suggest
-from dlcli.engine.memory import activation_bytes, estimate_memory
+from dlcli.engine import training
+from dlcli.engine.auto import batch_size
+from dlcli.engine.auto.batch_size import Trial, find_batch_size
+from dlcli.engine.auto.dryrun import dry_run
+from dlcli.engine.auto.lr_finder import HIGHEST, LOWEST, find_lr, suggest
+from dlcli.engine.auto.memory import activation_bytes, estimate_memory
+from dlcli.engine.auto.rehearsal import changed, rehearsal, training_batches
+from dlcli.engine.auto.resolve import resolve_auto
 from dlcli.engine.plan import Plan, make_plan
-from dlcli.engine.rehearsal import changed, rehearsal, training_batches
 from dlcli.engine.state import Progress, load_newest
 from dlcli.engine.step import optimizer_step
 from dlcli.errors import DlcliError

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dlcli.config import OptimConfig
-from dlcli.engine.depth import parameter_depths
-from dlcli.engine.optim import lr_scales
+from dlcli.engine.optim.depth import parameter_depths
+from dlcli.engine.optim.make import lr_scales
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,

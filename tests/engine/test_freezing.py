@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dlcli.config import OptimConfig
-from dlcli.engine.freezing import parse_freezing
-from dlcli.engine.optim import make_optimizer
+from dlcli.engine.optim.freezing import parse_freezing
+from dlcli.engine.optim.make import make_optimizer
 from dlcli.errors import UsageError
 
 

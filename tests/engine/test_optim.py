@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.config import OptimConfig, Optimizer
-from dlcli.engine.muon import hidden_weights, orthogonalised
-from dlcli.engine.optim import check_optim, make_optimizer, set_lr
+from dlcli.engine.optim.make import check_optim, make_optimizer, set_lr
+from dlcli.engine.optim.muon import hidden_weights, orthogonalised
 from dlcli.errors import UsageError
 
 NAMES = get_args(Optimizer)

@@ -15,13 +15,13 @@ import torch
 from dlcli.config import TrainConfig
 from dlcli.engine import step as step_module
 from dlcli.engine import training
+from dlcli.engine.distributed.world import ALONE
 from dlcli.engine.fit import FitJob
 from dlcli.engine.job import make_job, make_readers
 from dlcli.engine.loader import portions
 from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
-from dlcli.engine.world import ALONE
 from dlcli.errors import DlcliError
 from dlcli.events import EpochDone, Event, StepDone, Warned, ignore
 from dlcli.runs import RunFolder

@@ -17,12 +17,12 @@ from torch import nn
 from torch._C._distributed_c10d import HashStore
 
 from dlcli.config import LaunchConfig, TrainConfig
-from dlcli.engine import failures, shared
-from dlcli.engine.found import first_host, found_group
-from dlcli.engine.ranks import Ranks, check_machines, is_wanted, machines, ranks_wanted
-from dlcli.engine.roll import Roll
-from dlcli.engine.shared import launch_id, shared_run
-from dlcli.engine.world import ALONE
+from dlcli.engine.distributed import failures, shared
+from dlcli.engine.distributed.found import first_host, found_group
+from dlcli.engine.distributed.ranks import Ranks, check_machines, is_wanted, machines, ranks_wanted
+from dlcli.engine.distributed.roll import Roll
+from dlcli.engine.distributed.shared import launch_id, shared_run
+from dlcli.engine.distributed.world import ALONE
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import write_json
 from dlcli.runs import RunFolder
@@ -33,7 +33,7 @@ import json, sys
 import torch
 from torch import nn
 from dlcli.config import LaunchConfig
-from dlcli.engine.worker import membership
+from dlcli.engine.distributed.worker import membership
 from dlcli.errors import DlcliError
 
 def gradients(world, forward, layer, parts):

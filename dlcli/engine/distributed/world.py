@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from dlcli.config import LaunchConfig
-from dlcli.engine.roll import Roll
+from dlcli.engine.distributed.roll import Roll
 from dlcli.errors import DlcliError, UsageError
 from dlcli.zoo.runtime import resolve_device
 

@@ -10,7 +10,7 @@ import torch
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource, Indices, Pixels, Targets
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions
-from dlcli.engine.augment import make_augment, preview
+from dlcli.engine.augmentation.augment import make_augment, preview
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from dlcli.engine.auto.rehearsal import loss_of
 from dlcli.engine.fit import FitJob
 from dlcli.engine.loader import Batch
 from dlcli.engine.recompute import saved_bytes
-from dlcli.engine.rehearsal import loss_of
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,8 @@ import torch
 
 from dlcli.data.base import Indices, Samples
 from dlcli.data.images.reader import cache_budget
-from dlcli.engine.fit import FitJob
-from dlcli.engine.job import make_reader
-from dlcli.engine.memory import activation_bytes, bytes_of
-from dlcli.engine.plan import Plan
-from dlcli.engine.rehearsal import (
+from dlcli.engine.auto.memory import activation_bytes, bytes_of
+from dlcli.engine.auto.rehearsal import (
     changed,
     device_of,
     free_memory,
@@ -22,6 +19,9 @@ from dlcli.engine.rehearsal import (
     rehearsal,
     training_batches,
 )
+from dlcli.engine.fit import FitJob
+from dlcli.engine.job import make_reader
+from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
 from dlcli.errors import DlcliError

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from dlcli.config import OptimConfig
-from dlcli.engine.depth import parameter_depths
-from dlcli.engine.lion import Lion
-from dlcli.engine.muon import Muon, hidden_weights
+from dlcli.engine.optim.depth import parameter_depths
+from dlcli.engine.optim.lion import Lion
+from dlcli.engine.optim.muon import Muon, hidden_weights
 from dlcli.errors import UsageError
 
 Groups = list[dict[str, Any]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dlcli.engine.batch_size import find_batch_size
-from dlcli.engine.lr_finder import find_lr
+from dlcli.engine.auto.batch_size import find_batch_size
+from dlcli.engine.auto.lr_finder import find_lr
+from dlcli.engine.auto.rehearsal import changed
 from dlcli.engine.plan import Plan
-from dlcli.engine.rehearsal import changed
 from dlcli.engine.training import check_settings
 from dlcli.events import Emit, Noted
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from dlcli.engine.depth import below
+from dlcli.engine.optim.depth import below
 
 _STEPS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0 among those that keep singular values near 1

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from dlcli.engine.auto.rehearsal import loss_of, rehearsal, training_batches
 from dlcli.engine.fit import FitJob
 from dlcli.engine.loader import Batch
-from dlcli.engine.optim import set_lr
+from dlcli.engine.optim.make import set_lr
 from dlcli.engine.plan import Plan
-from dlcli.engine.rehearsal import loss_of, rehearsal, training_batches
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
 from dlcli.errors import DlcliError

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from dlcli.engine.auto import resolve_auto
+from dlcli.engine.auto.memory import MemoryEstimate, estimate_memory
+from dlcli.engine.auto.rehearsal import Rehearsal, rehearsal, training_batches
+from dlcli.engine.auto.resolve import resolve_auto
 from dlcli.engine.clock import parse_time
 from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.fit import FitJob
-from dlcli.engine.memory import MemoryEstimate, estimate_memory
+from dlcli.engine.optim.schedule import lr_factor
 from dlcli.engine.plan import Plan
-from dlcli.engine.rehearsal import Rehearsal, rehearsal, training_batches
-from dlcli.engine.schedule import lr_factor
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
 from dlcli.engine.training import check_settings, started

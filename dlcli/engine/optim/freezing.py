@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dlcli.engine.depth import below
+from dlcli.engine.optim.depth import below
 from dlcli.errors import UsageError, nearest
 
 _SHOWN = 6  # layers named in a sentence

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dlcli.config import LaunchConfig
-from dlcli.engine.world import chosen
+from dlcli.engine.distributed.world import chosen
 from dlcli.errors import UsageError
 from dlcli.zoo.runtime import resolve_device
 

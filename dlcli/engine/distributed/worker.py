@@ -13,11 +13,11 @@ from dataclasses import replace
 from typing import NoReturn, TextIO
 
 from dlcli.config import LaunchConfig
-from dlcli.engine.failures import Failure, forget, read_failure, write_failure
-from dlcli.engine.guard import EXIT_AGAIN, EXIT_BUSY, EXIT_LOST, LOG, die_with_group
+from dlcli.engine.distributed.failures import Failure, forget, read_failure, write_failure
+from dlcli.engine.distributed.guard import EXIT_AGAIN, EXIT_BUSY, EXIT_LOST, LOG, die_with_group
+from dlcli.engine.distributed.world import Lost, World, explain, is_lost, join
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.step import OutOfMemory
-from dlcli.engine.world import Lost, World, explain, is_lost, join
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
 from dlcli.files import write_json
 from dlcli.locks import RunBusy, hold
@@ -52,7 +52,7 @@ def membership(launch: LaunchConfig, device: str) -> Iterator[World]:
 
 
 def serve(run: RunFolder, launch: LaunchConfig, device: str, work: Callable[[World], None]) -> NoReturn:
-    """Be a rank that `dlcli.engine.launch` started: join, do ``work``, leave with an exit code.
+    """Be a rank that `launch` started: join, do ``work``, leave with an exit code.
 
     Rank 0 holds the run's lock. Whatever ends ``work`` goes to failure.json, or, for a defect, to the
     rank's log as a traceback.

@@ -1,7 +1,7 @@
 """Variation of training images, as batched operations on the training device.
 
 The same images are never seen twice in the same way, yet what is seen is a function of (seed, epoch,
-sample): see `dlcli.engine.augment_draw`.
+sample): see `dlcli.engine.augmentation.draw`.
 
 In this order: flips, random resized crop, shift, rotation and RandAugment's own geometry in one
 interpolation; colours; RandAugment's other operations; erasing; MixUp or CutMix. Crops are of the
@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from dlcli.config import AugmentConfig
 from dlcli.data.base import Indices
-from dlcli.engine import augment_ops as ops
-from dlcli.engine.augment_draw import OPERATIONS, Draw, Drawn, Policy
+from dlcli.engine.augmentation import ops
+from dlcli.engine.augmentation.draw import OPERATIONS, Draw, Drawn, Policy
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
 

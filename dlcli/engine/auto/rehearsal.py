@@ -20,15 +20,15 @@ import torch
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import Reader
+from dlcli.engine.distributed.ranks import machines, ranks_wanted
+from dlcli.engine.distributed.world import ALONE, World
 from dlcli.engine.fit import FitJob
 from dlcli.engine.job import Prepared, make_job, make_readers
 from dlcli.engine.loader import Batch
 from dlcli.engine.plan import Plan
-from dlcli.engine.ranks import machines, ranks_wanted
 from dlcli.engine.state import Progress
 from dlcli.engine.summary import Summary, summarize
 from dlcli.engine.training import make_deterministic
-from dlcli.engine.world import ALONE, World
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, ignore
 from dlcli.runs import RunFolder

@@ -26,10 +26,10 @@ from torch.distributed.launcher.api import LaunchConfig as ElasticConfig
 from torch.distributed.launcher.api import elastic_launch
 
 from dlcli.config import LaunchConfig
-from dlcli.engine.failures import Failure, failure_since, mark
-from dlcli.engine.guard import EXIT_BUSY, EXIT_LOST, FOUND, LAUNCHER, LOG
+from dlcli.engine.distributed.failures import Failure, failure_since, mark
+from dlcli.engine.distributed.guard import EXIT_BUSY, EXIT_LOST, FOUND, LAUNCHER, LOG
+from dlcli.engine.distributed.ranks import Ranks, machines
 from dlcli.engine.interrupt import SIGNALS
-from dlcli.engine.ranks import Ranks, machines
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
 from dlcli.locks import hold, holder
 from dlcli.runs import RunFolder

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import psutil
 
-from dlcli.engine.failures import failure_since, mark
+from dlcli.engine.distributed.failures import failure_since, mark
 
 # Set by the launcher for its ranks: its process id, the mark of the failure.json it found, a log file.
 LAUNCHER, FOUND, LOG = "DLCLI_LAUNCHER", "DLCLI_FOUND_FAILURE", "DLCLI_RANK_LOG"

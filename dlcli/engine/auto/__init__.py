@@ -1,0 +1,1 @@
+"""What only trials can tell: batch size, learning rate, and what a run would cost."""
