@@ -275,7 +275,7 @@ def test_devices_are_counted_named_or_all(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.engine.ranks.resolve_device", torch.device)
+    monkeypatch.setattr("dlcli.engine.distributed.ranks.resolve_device", torch.device)
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
 
 
