@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
-from dlcli.errors import EXIT_DEFECT, DlcliError
+from dlcli.errors import EXIT_DEFECT, DlcliError, refusal
 
 # One line a command: the module is dlcli/commands/NAME.py and holds a function NAME (or NAME_).
 COMMANDS = {
@@ -103,16 +103,14 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         return _report(exc.message, exc.hint, exc.exit_code)
-    except OSError as exc:
-        if debug or exc.filename is None:
-            raise
-        # What the system refuses is no defect: a name too long, a file without permission.
-        return _report(f"{exc.filename}: {exc.strerror}", None, 1)
     except Exception as exc:
         if hasattr(exc, "format_message") and hasattr(exc, "exit_code"):  # a usage error of typer's
             return _usage(exc)
         if debug:
             raise
+        refused = refusal(exc)
+        if refused is not None:
+            return _report(refused, None, 1)
         return _report(
             f"{type(exc).__name__}: {exc}",
             "this is a defect of dlcli; run it again with --debug and report what it prints",
@@ -123,7 +121,8 @@ def main(argv: list[str] | None = None) -> int:
 def _usage(exc: Any) -> int:
     context = getattr(exc, "ctx", None)
     path = context.command_path if context is not None else "dlcli"
-    return _report(exc.format_message(), f"see {path} --help", int(exc.exit_code))
+    message = exc.format_message().replace("Value error, ", "")
+    return _report(message, f"see {path} --help", int(exc.exit_code))
 
 
 def _report(message: str, hint: str | None, code: int) -> int:

@@ -55,6 +55,17 @@ class BadSample(DlcliError):
     """One sample that cannot be read; the caller skips and counts it, or fails."""
 
 
+def refusal(exc: BaseException) -> str | None:
+    """What the system refused, as a sentence: a full disk, a file without permission; None for a defect.
+
+    An OSError without a number is none of the system's: libraries raise such for content.
+    """
+    if not isinstance(exc, OSError) or exc.errno is None:
+        return None
+    what = exc.strerror or type(exc).__name__
+    return what if exc.filename is None else f"{exc.filename}: {what}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence for a hint: the known name closest to ``name``, or the list when none is close."""
     names = sorted(known)

@@ -57,6 +57,28 @@ def hold(run_path: Path, *, grace_s: float = 3.0) -> Iterator[str | None]:
         os.close(fd)
 
 
+def is_held(run_path: Path) -> bool:
+    """Whether some process, also this one, holds the run now. Nothing in the folder is touched.
+
+    True where it cannot be told: the file system knows no locks, or the file may not be read. Of another
+    machine it is known on file systems that share locks.
+    """
+    path = (run_path / NAME).resolve()
+    if path in _held:
+        return True
+    try:
+        fd = os.open(path, _QUERY)
+    except OSError as exc:
+        return not isinstance(exc, FileNotFoundError | NotADirectoryError)
+    try:
+        _lock(fd, shared=True)  # it ends with the file, some microseconds later
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def holder(run_path: Path) -> str:
     """Who wrote in this run last or writes now, "process 12 on host h since ..."; "" when unknown."""
     try:
@@ -102,7 +124,9 @@ def _write_holder(fd: int) -> None:
 if sys.platform == "win32":
     import msvcrt
 
-    def _lock(fd: int) -> None:
+    _QUERY = os.O_RDWR
+
+    def _lock(fd: int, *, shared: bool = False) -> None:
         # A byte far behind the text, since Windows lets nobody read what is locked.
         os.lseek(fd, 1 << 30, os.SEEK_SET)
         try:
@@ -113,5 +137,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _QUERY = os.O_RDONLY
+
+    def _lock(fd: int, *, shared: bool = False) -> None:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -155,7 +156,8 @@ def find_run(text: str, root: Path) -> RunFolder:
         return newest_run(root)
     for path in (root / text, Path(text)):
         if RunFolder(path).record.is_file():
-            return RunFolder(path)
+            # "." and ".." have no name, by which a hint could name the run.
+            return RunFolder(path if path.name not in ("", "..") else path.resolve())
     names = [run.name for run in list_runs(root)]
     raise DlcliError(
         f"there is no run {text!r} in {root}{os.sep}",
@@ -180,14 +182,29 @@ def find_artifact(text: str | None, root: Path) -> Path:
     if not run.best.is_file():
         raise DlcliError(
             f"run {run.name} has no model yet: {run.best} does not exist",
-            hint=f"go on with it: dlcli train --resume {run.name}",
+            hint=f"go on with it: {resume_command(run)}",
         )
     return run.best
 
 
+def resume_command(run: RunFolder) -> str:
+    """The command that goes on with a run, from the folder that this one was called in."""
+    root = run.path.parent
+    where = "" if root == DEFAULT_ROOT else f" --runs-dir {as_typed(root)}"
+    return f"dlcli train --resume {as_typed(run.name)}{where}"
+
+
+def as_typed(path: Path | str) -> str:
+    """A name as a shell takes it: quoted where it holds blanks or other signs."""
+    if os.name == "nt":
+        return f'"{path}"' if " " in str(path) else str(path)
+    return shlex.quote(str(path))
+
+
 def run_of(artifact: Path) -> RunFolder | None:
-    """The run folder that an artifact lies in, or None."""
-    run = RunFolder(artifact.parent)
+    """The run folder that an artifact lies in, also below ``epochs/``, or None."""
+    folder = artifact.parent
+    run = RunFolder(folder.parent if folder.name == "epochs" else folder)
     return run if run.record.is_file() else None
 
 

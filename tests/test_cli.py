@@ -84,6 +84,35 @@ def test_every_failure_has_its_exit_code(
     assert "\n\nhint: " in err
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (PermissionError(13, "Permission denied", "a/b"), "error: a/b: Permission denied\n"),
+    ],
+)
+def test_what_the_system_refuses_is_no_defect(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str) -> Any:
+        raise error
+
+    monkeypatch.setattr("dlcli.cli._load", fail)
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err == said
+
+
+def test_a_librarys_oserror_is_a_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str) -> Any:
+        raise OSError("cannot identify image file")
+
+    monkeypatch.setattr("dlcli.cli._load", fail)
+    assert main(["info"]) == 70
+    assert "--debug" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> Any:
         raise DlcliError("a")

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from dlcli.cli import main
+from dlcli.engine.distributed import launch, worker
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs import RunFolder, read_events
 
@@ -141,7 +142,9 @@ def ranks_of(run: str) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "cnn"])
 def test_two_processes_learn_what_one_learns(here: Path, model: str) -> None:
+    # Not Adam: it divides by the size of gradients, so that rounding grows where those are nearly 0.
     same = ("--model", model, "--set", "model.args.dropout=0", "-e", "3")
+    same += ("--optimizer", "nesterov", "--lr", "0.02")
     assert main(["train", *COMMON, *same, "--name", "one"]) == 0
     out, _ = train(*same, "--name", "two", "--devices", "2", "--json")
     one, two = losses("one"), losses("two")
@@ -170,6 +173,44 @@ def test_the_users_error_in_one_process_ends_the_run_without_another_try(here: P
     assert "Traceback" not in err
     starts = {path.name.split(".")[1] for path in Path("runs/a/logs").glob("rank-1.*.log")}
     assert starts <= {"0", "1"}  # the second start finds the error and leaves
+
+
+@pytest.mark.slow
+def test_the_users_error_keeps_its_hint_where_nobody_tries_again(here: Path) -> None:
+    told = net(rank=1, step=3, wish="error")
+    _, err = train(*told, "--name", "a", "--devices", "2", "--max-restarts", "0", code=1)
+    assert "error: rank 1 does not like it\n\nhint: ask it nicely\n" in err
+
+
+@pytest.mark.slow
+def test_a_run_goes_by_the_name_that_it_was_given(here: Path) -> None:
+    more = ("-e", "1", "--devices", "2", "--json")
+    for root in (here / "my runs", Path("my runs")):
+        out, _ = train(*net(), *more, "--runs-dir", str(root), "--name", "a")
+        path = Path(json.loads(out)["run"])
+        assert path.parent == root
+        assert path.is_dir()
+
+
+@pytest.mark.parametrize(("state", "said"), [(True, "is the one saved before"), (False, "no state is")])
+def test_an_interrupted_launch_says_what_is_saved(tmp_path: Path, state: bool, said: str) -> None:
+    run = RunFolder(tmp_path)
+    if state:
+        (run.state / "step-7").mkdir(parents=True)
+    stop = launch._Stop()
+    stop.signum = signal.SIGTERM
+    error = launch._interrupted(run, "", stop, "dlcli train --resume a")
+    assert said in error.message
+    assert (error.exit_code, error.hint) == (143, "go on with: dlcli train --resume a")
+
+
+def test_what_the_system_refuses_a_rank_is_not_tried_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    refused = worker._failure(OSError(28, "No space left on device", "a/b"), 0)
+    assert refused is not None
+    assert (refused.kind, refused.message) == ("error", "a/b: No space left on device")
+    assert worker._is_to_tell(run, OSError(), refused, 0)
+    assert worker._failure(OSError("cannot identify image file"), 0) is None
 
 
 def test_no_process_outlives_its_launcher(here: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.locks import RunBusy, hold, holder
+from dlcli.locks import RunBusy, hold, holder, is_held
 
 HOLDER = (
     "import sys, time; from pathlib import Path; from dlcli.locks import hold\n"
@@ -82,3 +82,20 @@ def test_an_error_in_the_block_frees_the_run(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(DlcliError, match="nowhere"), hold(tmp_path / "nowhere"):
         pass
+
+
+def test_whether_a_run_is_held_is_told_without_touching_its_folder(tmp_path: Path) -> None:
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "nowhere")
+    assert list(tmp_path.iterdir()) == []
+    with other_process(tmp_path, 60) as first:
+        assert is_held(tmp_path)
+        first.kill()
+        first.wait()
+        assert not is_held(tmp_path)
+        before = (tmp_path / "lock").stat().st_mtime_ns
+        assert not is_held(tmp_path)
+        assert (tmp_path / "lock").stat().st_mtime_ns == before
+    with hold(tmp_path):
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.runs import create_run, find_artifact, find_run, newest_run, run_of
+from dlcli.runs import create_run, find_artifact, find_run, newest_run, resume_command, run_of
 
 
 def make(root: Path, name: str, started_at: str, *, model: bool = True) -> Path:
@@ -51,3 +51,24 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert caught.value.hint == "did you mean 'cnn-digits'?"
     with pytest.raises(DlcliError, match=r"nowhere\.onnx does not exist"):
         find_artifact("nowhere.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("text", [".", "../a"])
+def test_a_run_that_is_named_from_within_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    folder = make(tmp_path, "a", "2026-01-01")
+    monkeypatch.chdir(folder)
+    assert find_run(text, Path("runs")).name == "a"
+
+
+def test_the_command_that_goes_on_with_a_run_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(Path("runs"), "a", "2026")
+    make(Path("my runs"), "b", "2026", model=False)
+    assert resume_command(find_run("a", Path("runs"))) == "dlcli train --resume a"
+    with pytest.raises(DlcliError) as caught:
+        find_artifact(None, Path("my runs"))
+    assert caught.value.hint == "go on with it: dlcli train --resume b --runs-dir 'my runs'"

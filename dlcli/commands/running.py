@@ -12,7 +12,7 @@ from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.files import write_text
 from dlcli.locks import hold
-from dlcli.runs import DEFAULT_ROOT, RunFolder, newest_run
+from dlcli.runs import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
 from dlcli.settings import dump_yaml, merge, validate
 
 if TYPE_CHECKING:
@@ -37,14 +37,15 @@ def train_run(
     Without ``plan`` it goes on from its own files, with ``changed`` laid over its settings. ``launch``
     is this machine's part, where that is not the run's own. Raises: DlcliError, Interrupted.
     """
-    from dlcli.engine.distributed.ranks import is_wanted, ranks_wanted
+    from dlcli.engine.distributed.ranks import check_machines, is_wanted, ranks_wanted
     from dlcli.engine.distributed.world import ALONE
-    from dlcli.engine.plan import current_settings
+    from dlcli.engine.plan import current_settings, read_plan
     from dlcli.events import Noted
     from dlcli.ui.sinks import progress_sink
 
     config = validate(TrainConfig, merge(current_settings(run), changed or {}))
     launch = launch or config.launch
+    check_machines(launch, run.name)
     ranks = ranks_wanted(launch, config.fit.device)
     if ranks.said:
         with progress_sink(quiet, as_json) as show:
@@ -54,15 +55,15 @@ def train_run(
         return
 
     from dlcli.engine.distributed import launch as launching
+    from dlcli.engine.training import check_settings
 
     if changed:
+        check_settings(read_plan(run, changes=changed, fresh=False))  # before they are the run's own
         with hold(run.path):
             write_text(run.config, dump_yaml(config))  # the processes read the folder alone
     flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
     try:
-        launching.launch(
-            run, launch, ranks, resume=f"dlcli train --resume {resume_name(run)}", flags=flags
-        )
+        launching.launch(run, launch, ranks, resume=resume_command(run), flags=flags)
     finally:
         _show_cursor()
 
@@ -129,12 +130,6 @@ def _changes_told(changed: dict[str, Any], state: TrainingState | None) -> list[
     ]
 
 
-def resume_name(run: RunFolder) -> str:
-    """What finds the run again from here."""
-    root = run.path.parent
-    return run.name if root == DEFAULT_ROOT else f"{run.name} --runs-dir {root}"
-
-
 def _draw(result: TrainResult, emit: Emit) -> list[Path]:
     """The plots of a run that was not interrupted; one that fails costs a warning, not the result."""
     from dlcli.events import Warned
@@ -159,7 +154,7 @@ def _draw(result: TrainResult, emit: Emit) -> list[Path]:
 def _next(run: RunFolder) -> str:
     """The commands that follow, which name the run unless it is the one they take by themselves."""
     root = run.path.parent
-    which = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {run.path}"
+    which = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {as_typed(run.path)}"
     return f"dlcli eval{which}   dlcli predict{which} FILE   dlcli export{which} --onnx"
 
 
@@ -182,7 +177,7 @@ def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
         raise Interrupted(
             f"interrupted at step {progress.step}; the state is saved in {run.state}",
             signum=result.fit.signum,
-            hint=f"go on with: dlcli train --resume {resume_name(run)}",
+            hint=f"go on with: {resume_command(run)}",
         )
     assert result.validation is not None  # it is missing only after a signal
     metrics = result.validation.metrics

@@ -18,8 +18,7 @@ def main(argv: list[str]) -> NoReturn:
     from dlcli.runs import RunFolder
     from dlcli.settings import load_yaml, validate
 
-    path = Path(argv[0])
-    run = RunFolder(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    run = RunFolder(Path(argv[0]))
     config = validate(TrainConfig, load_yaml(run.config))
     serve(
         run,

@@ -51,6 +51,10 @@ class WeightAverage:
                 torch._foreach_copy_(values, present)
         self.n += 1
 
+    def forget(self) -> None:
+        """Begin anew: the next update is the first. The values stay until then."""
+        self.n = 0
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """The averages by their names in the module; they are the live ones, no copies."""
         return dict(self._values)

@@ -14,7 +14,7 @@ import torch
 from torch import distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dlcli.errors import UsageError
 from dlcli.zoo.layers import StepBatchNorm
@@ -182,6 +182,44 @@ class _Normalise(torch.autograd.Function):
             grad_x = ((grad - through) * _wide(factor, x)).to(dtype)
         affine = weight is not None
         return grad_x, grad_weight if affine else None, grad_bias if affine else None, *(None,) * 5
+
+
+class RunningStatistics:
+    """The running statistics of a module's batch norms, to be put back when a step is left out.
+
+    A forward pass changes them before it is known whether the step counts. What is no finite number
+    would stay in them for good: no later batch takes it out of a running mean.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        norms = [part for part in module.modules() if isinstance(part, _NormBase)]
+        values = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+        counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+        self._live = [tensors for tensors in (values, counts) if tensors]
+        self._kept: list[list[torch.Tensor]] = []
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them as they are; waits for no device."""
+        if not self._kept:
+            self._kept = [[tensor.clone() for tensor in live] for live in self._live]
+            return
+        for live, kept in zip(self._live, self._kept, strict=True):
+            torch._foreach_copy_(kept, live)
+
+    @torch.no_grad()
+    def put_back(self, *, unless: bool | torch.Tensor = False) -> None:
+        """Make them what `keep` saw, ``unless`` that is true; of a tensor the device decides."""
+        if unless is True:
+            return
+        for live, kept in zip(self._live, self._kept, strict=True):
+            if isinstance(unless, torch.Tensor):
+                new, old = (torch.cat([t.reshape(-1) for t in found]) for found in (live, kept))
+                sizes = [t.numel() for t in live]
+                pieces = torch.split(torch.where(unless, new, old), sizes)
+                torch._foreach_copy_(live, [p.view_as(t) for p, t in zip(pieces, live, strict=True)])
+            else:
+                torch._foreach_copy_(live, kept)
 
 
 def _axes(x: torch.Tensor) -> tuple[int, ...]:

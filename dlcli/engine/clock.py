@@ -70,6 +70,7 @@ class Clock:
         self.first_step, self.start_elapsed = progress.step, progress.elapsed_s
         self.last_log = self.last_save = time.perf_counter()
         self.save_owed = False
+        self.saved = progress.step  # the step of the last state
 
     def start_epoch(self, progress: Progress) -> None:
         self.epoch_t0, self.epoch_seen = time.perf_counter(), progress.seen
@@ -80,21 +81,33 @@ class Clock:
     def due(self, progress: Progress) -> tuple[bool, bool, bool]:
         """Whether to log, whether to save and whether the run's time is up, before the next step."""
         now, every = time.perf_counter(), self.every
-        self.save_owed |= every.steps is not None and progress.step % every.steps == 0
+        self.save_owed |= self._steps_due(progress)
         self.save_owed |= every.minutes is not None and now - self.last_save >= every.minutes * 60
         log = now - self.last_log >= self.job.config.log_every
+        # Also a hundred times a run, so that its curves have points however short it is.
+        log |= progress.step % max(1, self.job.total_steps // 100) == 0
         if log:
             self.last_log = now
-        return log, self.save_owed, self.limit_s is not None and now - self.t0 >= self.limit_s
+        return log, self.save_owed, progress.step > 0 and self.out_of_time()
+
+    def out_of_time(self) -> bool:
+        """Whether the run has lasted as long as it may."""
+        return self.limit_s is not None and time.perf_counter() - self.t0 >= self.limit_s
 
     def epoch_save_due(self, progress: Progress) -> bool:
         """Whether to save after this epoch's validation."""
         epochs = self.every.epochs
-        return self.save_owed or (epochs is not None and progress.epoch % epochs == 0)
+        owed = self.save_owed or self._steps_due(progress)
+        return owed or (epochs is not None and progress.epoch % epochs == 0)
+
+    def _steps_due(self, progress: Progress) -> bool:
+        steps = self.every.steps
+        return steps is not None and progress.step > self.saved and progress.step % steps == 0
 
     def save(self, progress: Progress) -> None:
+        self.read(progress)
         path = self.job.save_state(replace(progress))
-        self.last_save, self.save_owed = time.perf_counter(), False
+        self.last_save, self.save_owed, self.saved = time.perf_counter(), False, progress.step
         self.job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
 
     def epoch_figures(self, progress: Progress) -> tuple[float, float]:
@@ -138,4 +151,5 @@ class Clock:
 def means(progress: Progress, *, hits: bool) -> tuple[float, float | None]:
     """Training loss, and accuracy where ``hits`` are counted, over the epoch so far."""
     loss = progress.loss_sum / (progress.loss_count or 1)
-    return loss, progress.hits / max(progress.seen, 1) if hits else None
+    # Steps that were left out count neither in the hits nor in this count of samples.
+    return loss, progress.hits / (progress.loss_count or 1) if hits else None

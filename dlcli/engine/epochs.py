@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,7 @@ from dlcli.engine.clock import Clock, means
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.metrics import DIRECTIONS, EvalResult
 from dlcli.engine.state import Progress
+from dlcli.engine.step import micro_batches
 from dlcli.engine.tally import Tally, diverged
 from dlcli.errors import DlcliError
 from dlcli.events import CheckpointSaved, EpochDone, Noted
@@ -34,13 +36,11 @@ def end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard, t
     train_loss, train_accuracy = means(progress, hits=job.counts_hits)
     epoch_s, samples_per_s = clock.epoch_figures(progress)
     whole = progress.batch == len(job.batches)
-    check = (
-        guard.check if job.world.size == 1 else _nothing
-    )  # processes that wait must not be left alone
     job.world.share_buffers(job.module)
     with _weights(job, "ema"):
+        job.world.share_buffers(job.module)  # the average's own are those of this process
         job.module.eval()
-        result = job.validate(check)
+        result = job.validate(_check_of(job, guard))
         higher, better = _judge(job, progress, result)
     progress.stale_epochs = 0 if higher else progress.stale_epochs + 1
     value = result.metrics[job.monitor]
@@ -70,12 +70,17 @@ def end_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard, t
     )
     job.watch(progress)
     _turn(job, progress, whole=whole)
-    if progress.finished:
-        _finish_mean(job, progress, check)
-    due = job.world.sum(job.world.main and (progress.finished or clock.epoch_save_due(progress)))[0]
+    due, out_of_time = job.world.sum(
+        job.world.main and clock.epoch_save_due(progress), job.world.main and clock.out_of_time()
+    )
+    if progress.finished:  # `fit` saves what is left to save
+        return
+    if out_of_time:
+        progress.finished, progress.reason = True, "time"
+        return
     if due and not progress.bad_streak:
         clock.save(progress)
-    guard.check() if job.world.size == 1 else None
+    _check_of(job, guard)()
 
 
 def is_better(value: float, best: float | None, name: str, min_delta: float = 0.0) -> bool:
@@ -88,15 +93,22 @@ def is_better(value: float, best: float | None, name: str, min_delta: float = 0.
     return (value - best) * DIRECTIONS[name] > min_delta
 
 
-def _nothing() -> None:
-    """Of several processes none may leave in the midst of what all do together."""
+def _check_of(job: FitJob, guard: StopGuard) -> Callable[[], None]:
+    """What stops a long evaluation after a signal.
+
+    Of several processes none may leave in the midst of what all do together.
+    """
+    return guard.check if job.world.size == 1 else lambda: None
 
 
 def _turn(job: FitJob, progress: Progress, *, whole: bool) -> None:
     """To the next epoch, or to the end. A run that ended within an epoch stays where it is."""
     if whole:
-        if "swa" in job.averages and progress.epoch + 1 > (job.config.swa or 0) * job.config.epochs:
-            job.averages["swa"].update(job.module)
+        if "swa" in job.averages:
+            if progress.step > (job.config.swa or 0) * job.total_steps:
+                job.averages["swa"].update(job.module)
+            else:  # a run that was given more epochs has some of the former end in its mean
+                job.averages["swa"].forget()
         progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.loss_sum, progress.loss_count, progress.hits, progress.seen = 0.0, 0.0, 0, 0
     settle(progress, patience=job.config.patience, epochs=job.config.epochs, steps=job.total_steps)
@@ -153,19 +165,20 @@ def _keep(job: FitJob, progress: Progress, result: EvalResult, new: tuple[float,
         job.drop_model(f"epoch-{epoch}")
 
 
-def _finish_mean(job: FitJob, progress: Progress, check: Callable[[], None]) -> None:
+def finish_mean(job: FitJob, progress: Progress, guard: StopGuard) -> None:
     """At the end of a run: the mean of the last epochs' weights, kept where it is better.
 
     Its batch statistics are counted anew over the training samples, as arXiv:1803.05407 asks for.
+    Raises: StopRequested after a signal; the run that goes on then begins here.
     """
     mean = job.averages.get("swa")
     if mean is None or not mean.n:
         return
     with mean.applied(job.module):
-        refresh_batch_norms(job.module, _train_inputs(job))
+        refresh_batch_norms(job.module, _train_inputs(job, progress))
         job.world.share_buffers(job.module)
         job.module.eval()
-        result = job.validate(check)
+        result = job.validate(_check_of(job, guard))
         value, best = result.metrics[job.monitor], progress.best
         better = is_better(value, best, job.monitor)
         said = f"the mean of the weights of {mean.n} epochs: val {job.monitor} {value:.4f}"
@@ -177,15 +190,22 @@ def _finish_mean(job: FitJob, progress: Progress, check: Callable[[], None]) -> 
         job.emit(Noted(f"{said}, the best epoch's {best if best is not None else math.nan:.4f}; {kept}"))
 
 
-def _train_inputs(job: FitJob) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The training samples without augmentation, as the module takes them."""
-    for batch in job.batches.epoch(0):
-        share = batch if len(batch) or job.synchronised else job.batches.stand_in()
-        yield model_inputs(share.inputs, job.task)
+def _train_inputs(job: FitJob, progress: Progress) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The training samples without augmentation, as the module takes them, in micro-batches."""
+    at = replace(progress)
+    for at.batch, batch in enumerate(job.batches.epoch(0)):
+        if not job.batches.usable(at.batch, int(job.world.sum(len(batch))[0])):
+            continue
+        for part in micro_batches(job, batch, at):
+            share = part if len(part) > 1 or job.synchronised else job.batches.stand_in()
+            yield model_inputs(share.inputs, job.task)
 
 
 def _check_weights(job: FitJob, progress: Progress) -> None:
-    """Raises: DlcliError when a weight is no finite number: no later step could mend it."""
-    for name, parameter in job.module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise diverged(f"weights of {name} are no finite numbers", progress)
+    """Raises: DlcliError when a weight or a statistic is no finite number: no later step mends it."""
+    statistics = (
+        b for b in job.module.named_buffers() if b[0].endswith(("running_mean", "running_var"))
+    )
+    for name, tensor in (*job.module.named_parameters(), *statistics):
+        if not torch.isfinite(tensor).all():
+            raise diverged(f"values of {name} are no finite numbers", progress)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -16,10 +16,11 @@ from torch import nn
 from dlcli.config import FitConfig, OptimConfig
 from dlcli.engine.augmentation.augment import Augment
 from dlcli.engine.averaging import WeightAverage
+from dlcli.engine.batchnorm import RunningStatistics
 from dlcli.engine.clock import Clock
 from dlcli.engine.distill import Teacher
 from dlcli.engine.distributed.world import World
-from dlcli.engine.epochs import end_epoch
+from dlcli.engine.epochs import end_epoch, finish_mean
 from dlcli.engine.interrupt import StopGuard, StopRequested
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.metrics import EvalResult
@@ -70,6 +71,10 @@ class FitJob:
     save_state: Callable[[Progress], str]
     watch: Callable[[Progress], None]  # pictures and histograms, after an epoch
     emit: Emit
+    statistics: RunningStatistics = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.statistics = RunningStatistics(self.module)
 
     @property
     def total_steps(self) -> int:
@@ -106,12 +111,15 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     the states saved before stay.
     """
     clock = Clock(job, progress)
-    progress.micro = min(progress.micro or job.micro, job.micro)
     with StopGuard() as guard:
         try:
             while not progress.finished:
                 tally = _train_epoch(job, progress, clock, guard)
-                end_epoch(job, progress, clock, guard, tally)
+                if progress.batch:  # else its time was up before the epoch's first step
+                    end_epoch(job, progress, clock, guard, tally)
+            finish_mean(job, progress, guard)
+            if not progress.bad_streak:
+                clock.save(progress)
         except (_Stopped, StopRequested) as stop:
             clock.read(progress)
             clock.save(progress)

@@ -296,7 +296,8 @@ def rate_never_fell(history: History) -> str | None:
     losses, last = history.val("loss"), epochs[-1]
     if last.lr < 0.9 * max(epoch.lr for epoch in epochs) or not all(map(math.isfinite, losses)):
         return None
-    if not finished.stopped_early and last.improved and losses[-1] <= 0.98 * losses[-4]:
+    ended = finished.stopped_early or finished.reason  # by a limit, which more epochs do not lift
+    if not ended and last.improved and losses[-1] <= 0.98 * losses[-4]:
         return (
             f"the last epoch was the best, and val loss still fell: from {losses[-4]:.3g} to "
             f"{losses[-1]:.3g} in 3 epochs. dlcli train --resume {finished.run} --epochs "

@@ -44,7 +44,7 @@ class Batch:
         """Some of its samples, by position; ``count`` stays that of the whole batch."""
         if len(where) == len(self):
             return self
-        rows = torch.from_numpy(where).to(self.targets.device)
+        rows = on_device(torch.from_numpy(where), self.targets.device)
         return Batch(
             tuple(tensor.index_select(0, rows) for tensor in self.inputs),
             self.targets.index_select(0, rows),
@@ -145,7 +145,7 @@ class TrainBatches:
 
     def _of(self, whole: tuple[tuple[torch.Tensor, ...], torch.Tensor], indices: Indices) -> Batch:
         inputs, targets = whole
-        where = torch.from_numpy(indices).to(self.device)
+        where = on_device(torch.from_numpy(indices), self.device)
         rows = tuple(tensor.index_select(0, where) for tensor in inputs)
         count = len(indices) if self._count is None else self._count(self.reader.targets(indices))
         return Batch(rows, targets.index_select(0, where), indices, count)
@@ -153,16 +153,11 @@ class TrainBatches:
     def _on_device(self, host: Inputs, kept: Indices) -> Batch:
         targets = self.reader.targets(kept)
         return Batch(
-            tuple(self._to_device(torch.from_numpy(array)) for array in host),
-            self._to_device(_plain(targets, self.device)),
+            tuple(on_device(torch.from_numpy(array), self.device) for array in host),
+            on_device(_plain(targets, self.device), self.device),
             kept,
             len(kept) if self._count is None else self._count(targets),
         )
-
-    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
 
     def _whole_split(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor] | None:
         """The encoded split on the training device, where it is complete and fits."""
@@ -183,6 +178,13 @@ class TrainBatches:
                 _plain(targets, self.device).to(self.device),
             )
         return self._resident
+
+
+def on_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A host tensor on the device; from pinned memory, else the copy would wait for a GPU's kernels."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _plain(targets: Targets, device: torch.device) -> torch.Tensor:

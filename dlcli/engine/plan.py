@@ -197,6 +197,12 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     """
     record = run.read_record()
     config = validate(TrainConfig, merge(current_settings(run), changes))
+    for key, value in (("optim.lr", config.optim.lr), ("fit.batch_size", config.fit.batch_size)):
+        if value == "auto":
+            raise UsageError(
+                f"{key} = auto is looked for before a run begins, and {run.name} has begun",
+                hint=f"give a number, or start a new run from this one's weights: --weights {run.best}",
+            )
     _check_teacher(run, config)
     source = open_source(config.data, seed=config.fit.seed)
     source, changed = apply_splits(run.splits, source)

@@ -29,7 +29,7 @@ class Precision:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass and its loss."""
+        """The context of a forward pass; losses are computed in float32, outside of it."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)

@@ -15,10 +15,11 @@ from typing import Any
 from dlcli.config import TrainConfig
 from dlcli.engine.metrics import DIRECTIONS
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.locks import is_held
 from dlcli.runs import RunFolder, list_runs, read_events
 from dlcli.settings import load_yaml
 
-STATUSES = ("finished", "interrupted", "failed", "running")
+STATUSES = ("finished", "interrupted", "failed", "running", "stopped")
 DEFAULTS = "default"  # the column that a single run is held against
 
 
@@ -28,7 +29,8 @@ class RunSummary:
 
     ``best`` is the value of ``monitor`` in epoch ``best_epoch``; ``metrics`` are all validation metrics
     of that epoch, whose model best.safetensors is, of ``best_bytes``. ``elapsed_s`` is time spent on
-    training.
+    training. ``status`` is one of `STATUSES` or "unknown"; "stopped" is a run whose record says that it
+    is running while nobody holds its lock: it was killed, or failed on the way.
     """
 
     name: str
@@ -83,6 +85,8 @@ def summarise(run: RunFolder) -> RunSummary:
         except DlcliError as exc:
             problems.append(exc.message)
     status = str(record.get("status", "unknown"))
+    if status == "running" and not is_held(run.path):
+        status = "stopped"
     plan = _mapping(record.get("plan"))
     started = _last(events, "RunStarted")
     task = _mapping(plan.get("task")).get("kind")

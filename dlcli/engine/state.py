@@ -36,7 +36,7 @@ class Progress:
 
     ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits`` and ``seen`` are sums over the samples of
     the epoch so far, of all processes. ``micro`` is the largest micro-batch that fits a device, None
-    before the first step. ``skipped`` counts the steps whose gradient was no finite number,
+    where memory never ran out. ``skipped`` counts the steps whose gradient was no finite number,
     ``bad_streak`` the last ones without a break. ``mark`` is the best metric as patience sees it.
     ``kept`` are the epochs whose models are kept, best first: value, loss, epoch. ``reason`` says why a
     run ended before its last epoch: "patience", "steps", "time" or "".
@@ -109,7 +109,8 @@ class TrainingState:
         """
         try:
             load_tensors(module, _below(self.tensors, "model/"))
-            optimizer.load_state_dict(self._optimizer_state(optimizer))
+            if self.same_optimizer(optimizer):
+                optimizer.load_state_dict(self._optimizer_state(module, optimizer))
             for name, average in averages.items():
                 if name in self.values.get("averages", {}):
                     average.load(_below(self.tensors, f"average/{name}/"), self.values["averages"][name])
@@ -124,18 +125,30 @@ class TrainingState:
         _restore_rng(_below(self.tensors, f"rng-{rank}/" if rank else "rng/"), everyone[rank])
         return True
 
-    def _optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def same_optimizer(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the state is of such an optimizer, as far as it says: older ones do not."""
+        known = self.values.get("optimizer")
+        return known is None or known["kind"] == _kind_of(optimizer)
+
+    def _optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state: dict[int, dict[str, Any]] = {}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        places = dict(enumerate(range(len(parameters))))  # as saved: as now
+        if "optimizer" in self.values:  # groups are sorted by rates, which may be other ones now
+            now = {name: at for at, name in enumerate(_parameter_names(module, optimizer))}
+            saved = self.values["optimizer"]["parameters"]
+            places = {at: now[name] for at, name in enumerate(saved) if name in now}
         for name, tensor in _below(self.tensors, "optim/").items():
             index, key = name.split("/")
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                # Fused optimizers walk memory: the moments need their parameter's strides.
-                tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
+            if int(index) in places:
+                parameter = parameters[places[int(index)]]
+                if tensor.shape == parameter.shape:
+                    # Fused optimizers walk memory: the moments need their parameter's strides.
+                    tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+                state.setdefault(places[int(index)], {})[key] = tensor
         for index_text, values in self.values["optim"].items():
-            state.setdefault(int(index_text), {}).update(values)
+            if int(index_text) in places:
+                state.setdefault(places[int(index_text)], {}).update(values)
         # The groups' settings come from the run's own configuration, not from the file.
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
@@ -174,6 +187,10 @@ def save_state(
         "schema": STATE_SCHEMA,
         "progress": asdict(progress),
         "optim": plain,
+        "optimizer": {
+            "kind": _kind_of(optimizer),
+            "parameters": _parameter_names(module, optimizer),
+        },
         "scaler": scaler.state_dict(),
         "averages": {name: average.n for name, average in averages.items()},
         "rng": generators[0][1],
@@ -233,6 +250,18 @@ def _load(folder: Path) -> TrainingState:
     return TrainingState(folder, Progress.from_dict(values["progress"]), tensors, values)
 
 
+def _kind_of(optimizer: torch.optim.Optimizer) -> str:
+    """What decides which tensors an optimizer keeps of a parameter."""
+    momentum = any(group.get("momentum") for group in optimizer.param_groups)
+    return type(optimizer).__name__ + (" with momentum" if momentum else "")
+
+
+def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of the optimizer's parameters, in its order."""
+    names = {id(p): name for name, p in module.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
 def _folders(root: Path) -> list[Path]:
     """The complete states, oldest first. Copies under other names, "step-9.bak", are no states."""
     if not root.is_dir():
@@ -262,6 +291,8 @@ def capture_rng() -> Rng:
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # asking another would open it
         tensors[f"cuda/{torch.cuda.current_device()}"] = torch.cuda.get_rng_state()
+    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+        tensors["xpu"] = torch.xpu.get_rng_state()
     if torch.backends.mps.is_available():
         tensors["mps"] = torch.mps.get_rng_state()
     version, words, gauss = random.getstate()
@@ -283,6 +314,8 @@ def _restore_rng(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> No
     if on_cuda and torch.cuda.is_available():
         own = f"cuda/{torch.cuda.current_device()}"
         torch.cuda.set_rng_state(tensors[own if own in on_cuda else on_cuda[0]])
+    if "xpu" in tensors and torch.xpu.is_available():
+        torch.xpu.set_rng_state(tensors["xpu"])
     if "mps" in tensors and torch.backends.mps.is_available():
         torch.mps.set_rng_state(tensors["mps"])
     version, words, gauss = values["python"]

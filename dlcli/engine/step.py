@@ -47,17 +47,57 @@ class OutOfMemory(Exception):
 def optimizer_step(job: FitJob, batch: Batch, progress: Progress, total: float) -> Taken:
     """Forward, backward and update for one batch; ``total`` is the count over all processes.
 
-    When memory runs out, the micro-batches are halved and the step is done again, so that the batch
-    stays what it was; that is told, and kept in ``progress.micro``. Raises: DlcliError when a single
-    sample is too much, `OutOfMemory` in a group.
+    When memory runs out, the micro-batches are halved and the gradient is computed again, so that the
+    batch stays what it was; that is told, and kept in ``progress.micro``. Where the gradient is no
+    finite number, neither weights nor running statistics change. Raises: DlcliError when a single sample
+    or the optimizer's state is too much, `OutOfMemory` in a group.
     """
+    job.statistics.keep()
     while True:
         try:
-            return _attempt(job, batch, progress, total)
+            loss, count, hits = _gradient(job, batch, progress, total)
+            break
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
             if not is_out_of_memory(exc):
                 raise
             _halve(job, batch, progress, exc)
+        job.statistics.put_back()  # no pass counts twice
+    try:
+        norm, finite = _update(job)
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+        if not is_out_of_memory(exc):
+            raise
+        # Some weights may have moved already, so this step cannot be done again.
+        raise DlcliError(
+            f"{job.precision.device} has no memory left for the state of {job.optim.optimizer} at step "
+            f"{progress.step}",
+            hint="use an optimizer that keeps less, such as --optimizer momentum or sgd, or a smaller "
+            "model; smaller batches do not help here",
+        ) from exc
+    if finite is not True:
+        job.statistics.put_back(unless=finite)
+    return Taken(loss, count, hits, norm, finite)
+
+
+def largest_micro(job: FitJob, progress: Progress) -> int:
+    """The largest micro-batch: as the settings say, or less where memory ran out."""
+    return min(progress.micro or job.micro, job.micro)
+
+
+def micro_batches(job: FitJob, batch: Batch, progress: Progress) -> list[Batch]:
+    """The parts that a batch is computed in, which depend on what was planned, not on what is readable.
+
+    Of several processes each has as many, since they wait for each other in each; some may then be
+    empty. A batch that took in a last sample is not divided for that one's sake.
+    """
+    size, mirrored = job.world.size, job.batches.mirrored
+    micro = largest_micro(job, progress)
+    share = min(job.batches.largest_share(progress.batch), math.ceil(job.config.step_samples / size))
+    count = math.ceil(share / micro)
+    if micro > 1:  # a part of one sample has no batch statistics
+        count = min(count, max(share // 2, 1))
+    parts = [batch.take(p) for p in portions(len(batch), count, mirrored=mirrored)]
+    return parts if size > 1 else [part for part in parts if len(part)]
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
@@ -65,37 +105,28 @@ def is_out_of_memory(exc: BaseException) -> bool:
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(exc, RuntimeError) and (
-        "can't allocate memory" in str(exc) or "out of memory" in str(exc)
+        "can't allocate memory" in str(exc)
+        or "out of memory" in str(exc)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in str(exc)
     )
 
 
-def _attempt(job: FitJob, batch: Batch, progress: Progress, total: float) -> Taken:
+def _gradient(
+    job: FitJob, batch: Batch, progress: Progress, total: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradient of a batch, in the parameters; loss sum, count and hits of this process's samples."""
     job.optimizer.zero_grad(set_to_none=True)
-    parts = _parts(job, batch, progress)
-    sums: tuple[torch.Tensor, ...] | None = None
+    parts = micro_batches(job, batch, progress)
+    zero = torch.zeros((), device=job.precision.device)
+    loss, count, hits = zero, zero, zero.long()
     for number, part in enumerate(parts, 1):
         with job.world.no_sync(job.forward) if number < len(parts) else nullcontext():
             if not len(part):
                 _stand_in(job, part)
                 continue
             found = _forward_backward(job, part, progress.epoch, total / job.world.size)
-        sums = found if sums is None else tuple(a + b for a, b in zip(sums, found, strict=True))
-    norm, finite = _update(job)
-    zero = torch.zeros((), device=job.precision.device)
-    loss, count, hits = sums or (zero, zero, zero.long())
-    return Taken(loss, count, hits, norm, finite)
-
-
-def _parts(job: FitJob, batch: Batch, progress: Progress) -> list[Batch]:
-    """The micro-batches: of several processes each has as many, since they wait for each other in each.
-
-    Some may then be empty.
-    """
-    if job.world.size == 1:
-        return portions_of(batch, progress.micro or len(batch), mirrored=job.batches.mirrored)
-    largest = job.batches.largest_share(progress.batch)
-    count = math.ceil(largest / (progress.micro or largest))
-    return [batch.take(p) for p in portions(len(batch), count, mirrored=job.batches.mirrored)]
+        loss, count, hits = loss + found[0], count + found[1], hits + found[2]
+    return loss, count, hits
 
 
 def _stand_in(job: FitJob, empty: Batch) -> None:
@@ -176,7 +207,7 @@ def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
 def _halve(job: FitJob, batch: Batch, progress: Progress, exc: BaseException) -> None:
     """Smaller micro-batches from here on. Raises: DlcliError, OutOfMemory."""
     device = job.precision.device
-    micro = min(progress.micro or len(batch), max(len(batch), 1))
+    micro = min(largest_micro(job, progress), max(len(batch), 1))
     if micro <= 1:
         raise DlcliError(
             f"{device} is out of memory at step {progress.step} with a single sample",

@@ -32,7 +32,7 @@ from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
 from dlcli.engine.recompute import checkpoint_segments
 from dlcli.engine.state import Progress, TrainingState
-from dlcli.engine.step import OutOfMemory
+from dlcli.engine.step import OutOfMemory, largest_micro
 from dlcli.errors import UsageError, nearest
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
 from dlcli.files import sha256_file, write_json, write_text
@@ -148,6 +148,8 @@ def train(
         torch.manual_seed(_seed_of(config.seed, world.rank, 0))
     if state is not None:
         progress = state.progress
+        if not state.same_optimizer(job.optimizer):
+            warnings.append("another optimizer than before: it goes on without the former one's state")
         if not state.restore(job.module, job.optimizer, job.scaler, job.averages, world.rank):
             torch.manual_seed(_seed_of(config.seed, world.rank, progress.step))
         validated = progress.finished or progress.batch == 0
@@ -201,7 +203,7 @@ def _finish(
             bad_samples=bad,
             device=describe_device(job.precision.device),
             world_size=job.world.size,
-            micro_batch=result.progress.micro,
+            micro_batch=largest_micro(job, result.progress),
         )
         if bad:
             job.emit(Warned(_bad_sentence(bad, run)))

@@ -25,14 +25,14 @@ _WIDEST, _HEIGHT = 100, 9  # of the chart
 _VALUE_WIDTH = 40
 
 
-def show_plan(plan: Plan, origins: Mapping[str, str], *, as_json: bool) -> None:
+def show_plan(plan: Plan, origins: Mapping[str, str], *, quiet: bool, as_json: bool) -> None:
     """Try a plan out and print what a run would be. ``origins`` says where each setting comes from.
 
     Raises: UsageError, DlcliError as the run would.
     """
     from dlcli.engine.auto.dryrun import dry_run
 
-    with progress_sink(False, as_json) as show:
+    with progress_sink(quiet, as_json) as show:
         found = dry_run(plan, show)
     settings = _settings(plan, found, origins)
     if as_json:

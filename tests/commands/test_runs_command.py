@@ -11,6 +11,7 @@ import yaml
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
+from dlcli.locks import hold
 from dlcli.runs import RunFolder
 from dlcli.settings import dump_yaml, validate
 
@@ -274,3 +275,15 @@ def test_runs_of_one_name_in_two_folders_are_told_apart(
     paths = [str(make(tmp_path / root, "a", [0.5]).path) for root in ("x", "y")]
     found = as_json(capsys, "--runs-dir", str(tmp_path), *paths)
     assert [run["path"] for run in found["runs"]] == paths
+
+
+def test_a_run_that_nobody_writes_any_more_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make(tmp_path, "a", [0.5], status="running")
+    (run.path / "lock").touch()
+    before = {path: path.stat().st_mtime_ns for path in (run.path, *run.path.iterdir())}
+    assert as_json(capsys, "--runs-dir", str(tmp_path))["runs"][0]["status"] == "stopped"
+    assert {path: path.stat().st_mtime_ns for path in (run.path, *run.path.iterdir())} == before
+    with hold(run.path):
+        assert as_json(capsys, "--runs-dir", str(tmp_path))["runs"][0]["status"] == "running"

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from dlcli.config import TrainConfig
+from dlcli.data.base import ArrayReader, Samples, Stacked
 from dlcli.engine import training
+from dlcli.engine.loader import TrainBatches
 from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
@@ -79,3 +81,18 @@ def test_a_stopped_run_goes_on_and_ends_as_well(tmp_path: Path) -> None:
     assert result.fit.progress.epoch == 3
     assert result.validation is not None
     assert result.validation.metrics["accuracy"] > 0.9
+
+
+def test_a_batch_of_a_split_on_the_device_waits_for_nothing() -> None:
+    values = np.arange(64, dtype=np.float32).reshape(32, 2)
+    samples = Samples(tuple(map(str, range(32))), np.arange(32, dtype=np.int64), Stacked(values))
+    reader = ArrayReader(samples, (values,))
+    batches = TrainBatches(reader, batch_size=8, seed=0, device=torch.device("cuda"))
+    next(batches.epoch(0))  # the split is put there
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        parts = [batch.take(np.array([1, 3])) for batch in batches.epoch(0)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for part in parts:
+        assert torch.equal(part.inputs[0][:, 0].cpu(), 2.0 * part.targets.cpu())

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,12 @@ import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import training
+from dlcli.engine import epochs, training
 from dlcli.engine.clock import parse_time
 from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.errors import UsageError
-from dlcli.events import EpochDone, Event, Noted, RunStarted, StepDone, ignore
+from dlcli.events import CheckpointSaved, EpochDone, Event, Noted, RunStarted, StepDone, ignore
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.runs import RunFolder
 from dlcli.settings import merge, validate
@@ -88,6 +91,71 @@ def test_max_time_ends_the_run_after_a_whole_step(
     assert result.run.best.is_file()
     monkeypatch.undo()
     assert resume(result.run, max_time="9h").fit.progress.step == 15
+
+
+def test_time_that_is_up_between_two_epochs_ends_the_run_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true, passed = time.perf_counter, [0.0]
+
+    def emit(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.epoch == 2:
+            passed[0] = 900.0  # its validation took that long
+
+    monkeypatch.setattr("dlcli.engine.clock.time.perf_counter", lambda: true() + passed[0])
+    result = train(tmp_path, emit, fit={"max_time": "500s"})
+    progress = result.fit.progress
+    assert (progress.epoch, progress.batch, progress.reason) == (2, 0, "time")
+    # A run that goes on without more time has nothing to do.
+    again = resume(result.run)
+    assert (again.fit.progress.step, again.fit.progress.reason) == (10, "time")
+    assert resume(result.run, max_time="9h").fit.progress.step == 15
+
+
+def test_states_are_saved_at_the_steps_that_were_asked_for(tmp_path: Path) -> None:
+    saved: list[int] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.what == "state":
+            saved.append(event.step)
+
+    train(tmp_path, emit, fit={"checkpoint_every": "5"})
+    assert saved == [5, 10, 15]
+
+
+def test_the_mean_of_the_last_epochs_is_of_the_run_that_is_really_made(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    train(tmp_path, seen.append, fit={"epochs": 30, "max_steps": 15, "swa": 0.5})
+    assert any("the mean of the weights of 2 epochs" in e.message for e in seen if isinstance(e, Noted))
+
+
+def test_a_run_that_gets_more_epochs_takes_its_mean_of_the_new_last_ones(tmp_path: Path) -> None:
+    run = train(tmp_path, fit={"swa": 0.5}).run
+    resume(run, epochs=9)
+    state, _ = load_newest(run.state)
+    assert state is not None
+    assert state.values["averages"]["swa"] == 5  # 5 to 9, without 2 and 3
+
+
+def test_a_run_that_is_stopped_while_its_mean_is_judged_judges_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tmp_path / "whole", fit={"swa": 0.3})
+    true = epochs.refresh_batch_norms
+
+    def interrupted(*args: Any) -> None:
+        true(*args)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(epochs, "refresh_batch_norms", interrupted)
+    short = train(tmp_path / "short", fit={"swa": 0.3})
+    assert short.fit.signum == signal.SIGINT
+    monkeypatch.undo()
+    said: list[Event] = []
+    state, _ = load_newest(short.run.state)
+    training.train(read_plan(short.run, changes={}, fresh=False), short.run, said.append, state=state)
+    assert any("the mean of the weights" in event.message for event in said if isinstance(event, Noted))
+    assert same(read_tensors(short.run.best)[0], read_tensors(whole.run.best)[0])
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ import torch
 from dlcli.config import TrainConfig
 from dlcli.engine import step as step_module
 from dlcli.engine import training
+from dlcli.engine.batchnorm import RunningStatistics
 from dlcli.engine.distributed.world import ALONE
 from dlcli.engine.fit import FitJob
 from dlcli.engine.job import make_job, make_readers
 from dlcli.engine.loader import portions
 from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import Progress
-from dlcli.engine.step import optimizer_step, set_train_mode
+from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.errors import DlcliError
 from dlcli.events import EpochDone, Event, StepDone, Warned, ignore
 from dlcli.runs import RunFolder
@@ -210,3 +211,85 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
             assert float(gradient.norm()) == pytest.approx(0.01, rel=1e-4)
         else:
             assert float(gradient.abs().max()) == pytest.approx(0.001)
+
+
+def test_a_last_sample_that_was_taken_in_divides_no_batch(tmp_path: Path) -> None:
+    job = job_of(tmp_path, fit={"batch_size": 719})  # 1,439 training digits: 719 and 720
+    sizes: list[int] = []
+    inner = job.forward
+    job.forward = lambda x: (sizes.append(len(x)), inner(x))[1]
+    for number, batch in enumerate(job.batches.epoch(0)):
+        optimizer_step(job, batch, Progress(batch=number, micro=job.micro), batch.count)
+    assert sizes == [719, 720]
+
+
+def test_no_micro_batch_of_pairs_is_a_single_sample(tmp_path: Path) -> None:
+    job = job_of(tmp_path, fit={"batch_size": 7, "grad_accum_steps": 4})
+    batch = next(job.batches.epoch(0))
+    assert [len(part) for part in micro_batches(job, batch, Progress())] == [3, 2, 2]
+
+
+def test_an_optimizer_without_memory_is_no_matter_of_the_batch(tmp_path: Path) -> None:
+    job = job_of(tmp_path)
+    progress, batch = Progress(), next(job.batches.epoch(0))
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    job.optimizer.step = fail  # type: ignore[assignment,method-assign]
+    with pytest.raises(DlcliError, match="no memory left for the state of momentum") as caught:
+        optimizer_step(job, batch, progress, batch.count)
+    assert progress.micro is None
+    assert "--optimizer" in str(caught.value.hint)
+
+
+NORMS = {"model": {"args": {"norm": "batch"}}}
+
+
+def running(job: FitJob) -> dict[str, torch.Tensor]:
+    return {name: b.clone() for name, b in job.module.named_buffers()}
+
+
+def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norms(tmp_path: Path) -> None:
+    job = job_of(tmp_path, **NORMS)
+    set_train_mode(job.module)
+    batch, inner = next(job.batches.epoch(0)), job.forward
+    optimizer_step(job, batch, Progress(), batch.count)
+    before = running(job)
+    job.forward = lambda x: inner(x * math.nan)
+    taken = optimizer_step(job, batch, Progress(), batch.count)
+    assert taken.finite is False
+    after = running(job)
+    assert before
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_step_that_is_done_again_counts_once_in_batch_norms(tmp_path: Path) -> None:
+    found = []
+    for fails in (False, True):
+        job = job_of(tmp_path, **NORMS, fit={"grad_accum_steps": 1 if fails else 2})
+        set_train_mode(job.module)
+        batch, inner, left = next(job.batches.epoch(0)), job.forward, [fails]
+
+        def forward(x: torch.Tensor, inner: Any = inner, left: list[bool] = left) -> torch.Tensor:
+            out: torch.Tensor = inner(x)
+            if left.pop() if left else False:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return out
+
+        job.forward = forward
+        optimizer_step(job, batch, Progress(), batch.count)
+        found.append(running(job))
+    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_device_decides_whether_statistics_are_put_back(counts: bool) -> None:
+    norm = torch.nn.BatchNorm1d(3)
+    statistics = RunningStatistics(torch.nn.Sequential(norm))
+    statistics.keep()
+    norm(torch.full((4, 3), math.nan))
+    statistics.put_back(unless=torch.tensor(counts))
+    assert norm.running_mean is not None
+    assert bool(torch.isnan(norm.running_mean).all()) is counts
+    assert int(norm.num_batches_tracked or 0) == counts

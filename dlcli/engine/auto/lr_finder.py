@@ -25,7 +25,7 @@ from dlcli.engine.loader import Batch
 from dlcli.engine.optim.make import set_lr
 from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
-from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
+from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, Noted
 from dlcli.zoo.runtime import place
@@ -135,8 +135,7 @@ def _sweep(job: FitJob, first: nn.Module, steps: int, emit: Emit) -> tuple[list[
 @torch.no_grad()
 def _loss(job: FitJob, module: nn.Module, batch: Batch, progress: Progress) -> float:
     """The mean loss of a batch, in micro-batches, in training mode."""
-    parts = portions_of(batch, progress.micro or len(batch), mirrored=job.batches.mirrored)
-    sums = [loss_of(job, module, part, progress.epoch) for part in parts]
+    sums = [loss_of(job, module, part, progress.epoch) for part in micro_batches(job, batch, progress)]
     return float(sum(loss for loss, _ in sums)) / max(float(sum(count for _, count in sums)), 1.0)
 
 

@@ -88,7 +88,7 @@ def rehearsal(
 
 
 def training_batches(job: FitJob, progress: Progress) -> Generator[Batch, None, None]:
-    """Batches of one epoch after the other without end; ``progress.epoch`` counts them.
+    """Batches of one epoch after the other without end; ``progress`` says which it is.
 
     Raises: DlcliError when no batch can be trained on.
     """
@@ -96,6 +96,7 @@ def training_batches(job: FitJob, progress: Progress) -> Generator[Batch, None, 
         found = False
         for number, batch in enumerate(job.batches.epoch(progress.epoch)):
             if job.batches.usable(number, len(batch) * job.world.size):
+                progress.batch = number
                 found = True
                 yield batch
         if not found:

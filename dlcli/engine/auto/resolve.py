@@ -25,11 +25,9 @@ def resolve_auto(plan: Plan, emit: Emit) -> Plan:
     check_settings(plan)  # before minutes are spent
     if size == "auto":
         found, said = find_batch_size(plan)
-        emit(Noted(said))
         plan = replace(changed(plan, fit={"batch_size": found}), notes=(*plan.notes, said))
     if lr == "auto":
         sweep = find_lr(plan, emit)
-        emit(Noted(sweep.sentence))
         plan = changed(plan, optim={"lr": sweep.suggestion})
         plan = replace(plan, notes=(*plan.notes, sweep.sentence), lr_sweep=sweep)
     return plan

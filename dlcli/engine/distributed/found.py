@@ -17,8 +17,8 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 class FoundGroup:
     """A group that this process was started in.
 
-    ``variables`` are what `dlcli.engine.world.join` reads. ``key`` is the same each time that the group
-    starts again, so that its run is found again.
+    ``variables`` are what `dlcli.engine.distributed.world.join` reads. ``key`` is the same each time
+    that the group starts again, so that its run is found again.
     """
 
     launcher: str

@@ -71,7 +71,7 @@ def launch(
         signals_to_handle="SIGURG",  # none that anybody sends: `_Stop` handles those
     )
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-    args = ("-P", "-c", _RANK, path, str(run.path.resolve()), *flags)
+    args = ("-P", "-c", _RANK, path, str(run.path), *flags)
     stop = _Stop()
     try:
         with _environment(), _quiet_loggers(run.path / "logs" / "launcher.log"), stop:
@@ -197,8 +197,10 @@ def _interrupted(run: RunFolder, found: str, stop: _Stop, resume: str) -> DlcliE
     if failure is not None and failure.kind == "interrupted" and not stop.twice:
         return Interrupted(failure.message, signum=stop.signum, hint=failure.hint)
     what = "left at once" if stop.twice else "interrupted"
+    saved = any(run.state.glob("step-*"))
+    left = "the last state is the one saved before" if saved else "no state is saved yet"
     return Interrupted(
-        f"{what}; the last state of run {run.name} is the one saved before",
+        f"{what}; of run {run.name} {left}",
         signum=stop.signum,
         hint=f"go on with: {resume}",
     )
@@ -220,10 +222,12 @@ def _died(
             hint="wait for it or stop it, then use --resume; or train another run with --name",
         )
     told = failure_since(run.path, found)
+    if told is not None and told.kind == "error":
+        return told.error()
     times = config.max_restarts + 1
     often = f", {times} times in all" if config.max_restarts else ""
     hint = f"the ranks' last words are in {run.path / 'logs'}; go on with: {resume}"
-    if told is not None and (not causes or told.kind in ("error", "memory")):
+    if told is not None and (not causes or told.kind == "memory"):
         return DlcliError(told.message + often, hint=hint)
     rank, failure = next(iter((causes or exc.failures).items()))
     ending = _ending(failure)
@@ -244,7 +248,8 @@ def _last_line(run: RunFolder, rank: int) -> str:
 
 def _ending(failure: ProcessFailure) -> str:
     if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
+        known = {int(signum): signum.name for signum in signal.Signals}
+        name = known.get(-failure.exitcode, f"signal {-failure.exitcode}")
         why = ", most often for lack of memory" if name == "SIGKILL" else ""
         return f"was ended by {name}{why}"
     return f"failed with exit code {failure.exitcode}"

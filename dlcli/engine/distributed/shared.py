@@ -42,11 +42,15 @@ def shared_run(
     try:
         made = make(tmp)
         made.write_record({**made.read_record(), "launch_id": identity})
-        os.rename(made.path, run.path)
-    except OSError as exc:
-        if not run.record.is_file():
-            raise DlcliError(f"cannot make the run folder {run.path}: {exc.strerror}") from exc
-        return _joined(run, identity), False  # another machine was faster
+        try:
+            os.rename(made.path, run.path)
+        except OSError as exc:
+            if not run.record.is_file():
+                raise DlcliError(
+                    f"cannot make the run folder {run.path}: {exc.strerror}",
+                    hint="give another --name on all machines, or another --runs-dir",
+                ) from exc
+            return _joined(run, identity), False  # another machine was faster
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return run, True

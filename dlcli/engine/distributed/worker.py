@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import NoReturn, TextIO
 
@@ -18,8 +18,7 @@ from dlcli.engine.distributed.guard import EXIT_AGAIN, EXIT_BUSY, EXIT_LOST, LOG
 from dlcli.engine.distributed.world import Lost, World, explain, is_lost, join
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.step import OutOfMemory
-from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
-from dlcli.files import write_json
+from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, refusal
 from dlcli.locks import RunBusy, hold
 from dlcli.runs import RunFolder
 
@@ -70,15 +69,14 @@ def serve(run: RunFolder, launch: LaunchConfig, device: str, work: Callable[[Wor
         code = 128 + signal.SIGINT
     except Exception as exc:
         failure = _failure(exc, rank)
-        if isinstance(exc, OutOfMemory):
-            write_json(run.micro, {"micro": exc.args[0]})
         if failure is None or failure.kind != "interrupted":
             traceback.print_exc(file=log)
         code = EXIT_DEFECT if failure is None else failure.exit_code
         if failure is not None and _is_to_tell(run, exc, failure, rank):
             write_failure(run.path, failure)
     for stream in (sys.stdout, sys.stderr, log):
-        stream.flush()
+        with suppress(OSError):  # whoever read it has gone
+            stream.flush()
     os._exit(code)  # process groups whose peers are gone hold up the interpreter's end
 
 
@@ -105,7 +103,8 @@ def _failure(exc: Exception, rank: int) -> Failure | None:
         return Failure("interrupted", exc.message, exc.hint, exc.exit_code, rank)
     if isinstance(exc, DlcliError):
         return Failure("error", exc.message, exc.hint, exc.exit_code, rank)
-    return None
+    refused = refusal(exc)  # nobody grants it the next time
+    return None if refused is None else Failure("error", refused, None, 1, rank)
 
 
 def _is_to_tell(run: RunFolder, exc: Exception, failure: Failure, rank: int) -> bool:

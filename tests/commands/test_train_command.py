@@ -1,0 +1,173 @@
+"""``dlcli train``: what it refuses before there is a run, and what a run that goes on may be told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dlcli.cli import main
+from dlcli.commands.train import _run_of
+from dlcli.config import LaunchConfig
+from dlcli.engine.distributed import ranks, worker
+from dlcli.engine.distributed.found import FoundGroup
+from dlcli.engine.distributed.world import ALONE, World
+from dlcli.runs import RunFolder
+
+NEW = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "500", "-q"]
+GROUP = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """This process as one that torchrun started."""
+    for key, value in (GROUP | {"MASTER_PORT": "29951"}).items():
+        monkeypatch.setenv(key, value)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--devices", "abc"], "--devices 'abc'"),
+        (["--devices", "0,1"], "names devices, but the processes run on the CPU"),
+        (["--nnodes", "2"], "needs --rdzv-endpoint"),
+    ],
+)
+def test_what_cannot_be_launched_leaves_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main([*NEW, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_quiet_is_quiet_also_about_a_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "--dry-run"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_finished_run_is_told_of_as_at_its_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "-e", "1", "--name", "a", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(["train", "--resume", "a", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {key: first[key] for key in again} == again
+
+
+def test_the_commands_that_are_told_can_be_typed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "-e", "1", "--name", "a", "--runs-dir", "my runs"]) == 0
+    assert "dlcli eval 'my runs/a' " in " ".join(capsys.readouterr().out.split())
+    assert main(["train", "--resume", "a", "--runs-dir", "my runs"]) == 0
+    told = "dlcli train --resume a --runs-dir 'my runs' --epochs N\n"
+    assert capsys.readouterr().out.endswith(told)
+
+
+def test_force_cannot_change_what_the_record_decides(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*NEW, "-e", "1", "--name", "a"]) == 0
+    before = RunFolder(Path("runs/a")).config.read_bytes()
+    options = ["-e", "2", "--set", "model.args.dropout=0.9", "--lr", "0.1"]
+    assert main(["train", "--resume", "a", *options, "--force"]) == 2
+    said = capsys.readouterr().err
+    assert "no run can change its model or its encoders: model.args: {} -> {'dropout': 0.9}" in said
+    assert "--weights runs/a/best.safetensors" in said
+    assert main(["train", "--resume", "a", *options]) == 2
+    assert "--force" not in capsys.readouterr().err
+    assert RunFolder(Path("runs/a")).config.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--devices", "2", "--checkpoint-every", "5sec"], "--checkpoint-every '5sec'"),
+        (["--devices", "2", "--max-time", "soon"], "--max-time 'soon'"),
+        (["--nnodes", "2"], "--nnodes 2 needs --rdzv-endpoint"),
+    ],
+)
+def test_a_refused_resume_in_several_processes_leaves_the_run_as_it_was(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main([*NEW, "-e", "1", "--name", "a"]) == 0
+    before = RunFolder(Path("runs/a")).config.read_bytes()
+    assert main(["train", "--resume", "a", "-e", "2", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert RunFolder(Path("runs/a")).config.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--devices", "--nnodes", "--max-restarts"])
+def test_what_a_launcher_is_told_is_not_ignored_under_another_one(
+    here: Path, torchrun: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main([*NEW, option, "2"]) == 2
+    assert f"{option} is for dlcli's own launcher, and torchrun started" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_list_of_devices_has_one_for_each_process_of_a_group(
+    here: Path, torchrun: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torchrun.setattr(torch.accelerator, "device_count", lambda: 8)
+    torchrun.setattr(ranks, "resolve_device", lambda name: torch.device("cuda"))
+    torchrun.setenv("LOCAL_WORLD_SIZE", "4")
+    assert main([*NEW, "--devices", "0,1"]) == 2
+    assert "not a device for each process: torchrun started 4" in capsys.readouterr().err
+    assert main([*NEW, "--devices", "a,b"]) == 2
+    assert "is no number, no list of devices" in capsys.readouterr().err
+
+
+def test_a_group_finds_its_run_beside_a_damaged_one(here: Path) -> None:
+    for name, record in (("b", "["), ("a", '{"group": "torchrun-1"}')):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, "run.json").write_text(record)
+    group = FoundGroup("torchrun", "torchrun-1", GROUP)
+
+    def make(root: Path) -> Any:
+        raise AssertionError("it makes another run")
+
+    assert _run_of(group, Path("runs"), make).name == "a"
+
+
+def test_a_resumed_run_joins_a_group_by_its_own_settings(
+    here: Path, torchrun: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as alone:
+        for key in GROUP:
+            alone.delenv(key)
+        assert main([*NEW, "--max-steps", "1", "--name", "a", "--set", "launch.timeout_s=77"]) == 0
+    run = RunFolder(Path("runs/a"))
+    run.write_record({**run.read_record(), "status": "interrupted"})
+    asked: list[Any] = []
+
+    @contextmanager
+    def membership(launch: LaunchConfig, device: str) -> Iterator[World]:
+        asked.extend([launch.timeout_s, device])
+        yield ALONE
+
+    torchrun.setattr(worker, "membership", membership)
+    assert main(["train", "--resume", "a", "-q"]) == 0
+    assert asked == [77.0, "cpu"]
+
+
+def test_one_of_a_group_says_that_a_run_is_finished(
+    here: Path, torchrun: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder(Path("runs/a"))
+    run.path.mkdir(parents=True)
+    run.write_record({"status": "finished"})
+    for rank in "01":
+        torchrun.setenv("RANK", rank)
+        assert main(["train", "--resume", "a"]) == 0
+    assert capsys.readouterr().out.count("run a is finished") == 1
