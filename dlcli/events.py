@@ -70,6 +70,7 @@ class RunStarted(Event):
     world_size: int = 1
     division: str = ""
     schedule: str = ""
+    loss: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
 

@@ -75,7 +75,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise UsageError(
-            f"cannot read --config {path}: {reason}", hint="give a YAML file, such as a run's config.yaml"
+            f"cannot read --config {path}: {reason}",
+            hint="give a YAML file, such as a run's config.yaml",
         ) from exc
     except (yaml.YAMLError, ValueError) as exc:  # a ValueError: a date such as 2026-13-45
         raise UsageError(f"--config {path} is no YAML: {' '.join(str(exc).split())}") from exc

@@ -131,11 +131,12 @@ def has_state(run: str) -> bool:
 
 def ranks_of(run: str) -> list[psutil.Process]:
     """The running ranks that train this run, in whatever process tree."""
-    path = str((Path("runs") / run).resolve())
+    path = (Path("runs") / run).resolve()
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if path in line and any("commands.worker" in part for part in line):
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        line, where = process.info["cmdline"] or [], Path(process.info["cwd"] or "/")
+        named = any((where / part).resolve() == path for part in line if part.endswith(run))
+        if named and any("commands.worker" in part for part in line):
             found.append(process)
     return found
 

@@ -53,7 +53,7 @@ def check_changes(run: RunFolder, said: dict[str, Any], *, force: bool) -> dict[
 
 
 def _check_epochs(run: RunFolder, epochs: int | None) -> None:
-    """Raises: UsageError for fewer epochs than were trained already: a typing error would end the run."""
+    """Raises: UsageError for fewer epochs than were trained: a typing error would end the run."""
     done = max((e["epoch"] for e in _epochs_of(run)), default=0)
     if epochs is not None and epochs < done:
         raise UsageError(

@@ -79,7 +79,7 @@ def train_here(
 ) -> None:
     """Train a run in this process, which may be one of several; the main one shows and reports."""
     from dlcli.engine.plan import read_plan
-    from dlcli.engine.state import load_newest
+    from dlcli.engine.state import load_state
     from dlcli.engine.training import check_settings, train
     from dlcli.events import Tee, Warned, ignore
     from dlcli.ui.jsonl import MetricsLog, truncate_events
@@ -94,9 +94,9 @@ def train_here(
                 show(Warned(unlocked))
         state = None
         if plan is None:
-            state, damaged = load_newest(run.state)
-            for message in damaged:
-                show(Warned(message))
+            # One choice for all: a disk that several machines share may show them different states.
+            newest = world.lead(lambda: _newest(run, show))
+            state = None if newest is None else load_state(run.state / newest)
             plan = read_plan(run, changes=changed or {}, fresh=state is None)
             check_settings(plan)
         if world.restarted_after:
@@ -117,6 +117,17 @@ def train_here(
         plots = _draw(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
         _report(result, plots, as_json)
+
+
+def _newest(run: RunFolder, show: Emit) -> str | None:
+    """The name of the newest state that is whole."""
+    from dlcli.engine.state import load_newest
+    from dlcli.events import Warned
+
+    state, damaged = load_newest(run.state)
+    for message in damaged:
+        show(Warned(message))
+    return None if state is None else state.path.name
 
 
 def _changes_told(changed: dict[str, Any], state: TrainingState | None) -> list[str]:
@@ -210,11 +221,20 @@ def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
     rows = [
         ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{early}"),
         *((f"val {name}", value) for name, value in _scores(result)),
+        *_test_note(run),
         ("model", str(run.best)),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
         ("next", _next(run)),
     ]
     print_key_values(f"run {run.name}", rows)
+
+
+def _test_note(run: RunFolder) -> list[tuple[str, str]]:
+    """That a test run was validated on what it learnt."""
+    from dlcli.engine.plan import current_settings
+
+    few = current_settings(run).get("fit", {}).get("overfit_batches")
+    return [("note", "a test: these are the training samples")] if few else []
 
 
 def _show_cursor() -> None:

@@ -119,7 +119,7 @@ def settle(progress: Progress, *, patience: int | None, epochs: int, steps: int)
     if progress.reason == "time" and progress.finished:
         return
     progress.reason = ""
-    if patience is not None and progress.stale_epochs >= patience:
+    if patience is not None and progress.stale_epochs >= patience and progress.epoch < epochs:
         progress.reason = "patience"
     elif progress.epoch < epochs and progress.step >= steps:
         progress.reason = "steps"
@@ -208,4 +208,4 @@ def _check_weights(job: FitJob, progress: Progress) -> None:
     )
     for name, tensor in (*job.module.named_parameters(), *statistics):
         if not torch.isfinite(tensor).all():
-            raise diverged(f"values of {name} are no finite numbers", progress)
+            raise diverged(f"values of {name} are no finite numbers", progress, job.run)

@@ -111,6 +111,9 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     the states saved before stay.
     """
     clock = Clock(job, progress)
+    clock.lr = _rate(
+        job, progress, max(progress.step - 1, 0)
+    )  # of a run that goes on behind a last step
     with StopGuard() as guard:
         try:
             while not progress.finished:
@@ -144,7 +147,7 @@ def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard
     """The steps of the current epoch from its current batch on, as far as the run may go."""
     _thaw(job, progress)
     set_train_mode(job.module)
-    tally = Tally(progress, job.precision.device, job.world, job.config.max_bad_steps)
+    tally = Tally(progress, job)
     clock.start_epoch(progress)
     for batch in job.batches.epoch(progress.epoch, start=progress.batch):
         if progress.step >= job.total_steps:
@@ -152,10 +155,7 @@ def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard
         total, readable = _between_steps(job, progress, clock, guard, tally, batch)
         if progress.finished:
             break
-        factor = lr_factor(
-            progress.step, job.total_steps, len(job.batches), job.optim, progress.plateau.factor
-        )
-        clock.lr = job.optim.peak_lr * factor
+        clock.lr = _rate(job, progress, progress.step)
         set_lr(job.optimizer, clock.lr)
         if _thaw(job, progress):
             set_train_mode(job.module)
@@ -193,6 +193,12 @@ def _between_steps(
     elif save_due and done and not progress.bad_streak:  # bad steps may end the run
         clock.save(progress)
     return total, int(readable)
+
+
+def _rate(job: FitJob, progress: Progress, step: int) -> float:
+    """The learning rate of an optimizer step."""
+    factor = lr_factor(step, job.total_steps, len(job.batches), job.optim, progress.plateau.factor)
+    return job.optim.peak_lr * factor
 
 
 def _thaw(job: FitJob, progress: Progress) -> bool:

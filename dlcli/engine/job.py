@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,16 +26,16 @@ from dlcli.engine.distributed.world import World
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob
 from dlcli.engine.loader import TrainBatches
-from dlcli.engine.losses import make_loss
+from dlcli.engine.losses import loss_name, make_loss
 from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim.freezing import parse_freezing
 from dlcli.engine.optim.make import make_optimizer
 from dlcli.engine.optim.schedule import describe
 from dlcli.engine.plan import Plan
 from dlcli.engine.precision import resolve_precision
-from dlcli.engine.recompute import checkpoint_segments, saving_sentence
+from dlcli.engine.recompute import checkpoint_segments
+from dlcli.engine.sentences import division, is_batch_norm, notes_of
 from dlcli.engine.state import Progress, capture_rng, save_state
-from dlcli.engine.step import portions_of, set_train_mode
 from dlcli.engine.watching import make_watch
 from dlcli.events import Emit
 from dlcli.files import read_json
@@ -42,17 +43,18 @@ from dlcli.formats.checkpoint import save_model
 from dlcli.runs import RunFolder, versions
 from dlcli.task import PAD, TaskSpec
 from dlcli.zoo.base import find_model
-from dlcli.zoo.runtime import model_inputs, place, predict
+from dlcli.zoo.runtime import place, predict
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A job, and what the plan on the screen says of it.
 
-    ``division`` of a step's batch, ``schedule`` of the rate, and ``notes``.
+    The ``loss``'s name, ``division`` of a step's batch, ``schedule`` of the rate, and ``notes``.
     """
 
     job: FitJob
+    loss: str
     division: str
     schedule: str
     notes: tuple[str, ...]
@@ -116,9 +118,8 @@ def make_job(
         augment = None
     module = place(module, device)
     notes = [balance.sentence, "" if augment is None else augment.sentence]
-    notes += _overfit_note(plan, readers)
     synchronised = (
-        world.size > 1 and plan.config.launch.sync_bn and any(map(_is_batch_norm, module.modules()))
+        world.size > 1 and plan.config.launch.sync_bn and any(map(is_batch_norm, module.modules()))
     )
     if synchronised:
         module = synchronise_batch_norms(module, device)
@@ -178,15 +179,12 @@ def make_job(
         watch=make_watch(plan, module, readers["val"], device, emit, world),
         emit=emit,
     )
-    if config.grad_checkpointing != "none":
-        notes.append(_saving(job))
-    notes += [*freezing.sentences, *_exactness(module, micro, plan, world)]
-    notes += _kept(plan.config)
     return Prepared(
         job,
-        division=_division(plan.config, world, micro),
+        loss=loss_name(task, plan.config.loss, focal=balance.kind == "focal"),
+        division=division(plan.config, world, micro),
         schedule=describe(plan.config.optim, job.total_steps, len(batches)),
-        notes=tuple(said for said in notes if said),
+        notes=tuple(said for said in (*notes, *notes_of(plan, job)) if said),
     )
 
 
@@ -254,17 +252,6 @@ def _save_state(job: FitJob, run: RunFolder, progress: Progress) -> str:
     return job.world.lead(save)
 
 
-def _saving(job: FitJob) -> str:
-    """What gradient checkpointing saves, measured on one micro-batch."""
-    batch = next(job.batches.epoch(0))
-    share = batch if len(batch) else job.batches.stand_in()
-    part = portions_of(share, job.micro, mirrored=job.batches.mirrored)[0]
-    set_train_mode(job.module)
-    inputs = model_inputs(part.inputs, job.task)
-    with job.precision.autocast():
-        return saving_sentence(job.module, inputs, lambda outputs: outputs.float().sum())
-
-
 def _averages(config: TrainConfig, module: nn.Module) -> dict[str, WeightAverage]:
     found = {}
     if config.fit.ema is not None:
@@ -275,8 +262,6 @@ def _averages(config: TrainConfig, module: nn.Module) -> dict[str, WeightAverage
 
 
 def _teacher(plan: Plan, device: torch.device) -> Teacher | None:
-    from pathlib import Path
-
     named = plan.config.loss.teacher
     return None if named is None else open_teacher(Path(named), plan.task, device)
 
@@ -292,58 +277,3 @@ def _micro_batch(config: TrainConfig, world: World, run: RunFolder) -> int:
     asked = math.ceil(share / config.fit.grad_accum_steps)
     found = read_json(run.micro)["micro"] if run.micro.is_file() else asked
     return max(1, min(asked, int(found)))
-
-
-def _division(config: TrainConfig, world: World, micro: int) -> str:
-    """ "256 = 2 devices x 4 micro-batches x 32"; empty where nothing is divided."""
-    whole = config.fit.step_samples
-    parts = math.ceil(math.ceil(whole / world.size) / micro)
-    if world.size == 1 and parts == 1:
-        return ""
-    factors = [f"{world.size} devices"] if world.size > 1 else []
-    factors += [f"{parts} micro-batches"] if parts > 1 else []
-    exact = world.size * parts * micro == whole
-    return f"{whole} = {' x '.join(factors)} x {'' if exact else 'up to '}{micro}"
-
-
-def _exactness(module: nn.Module, micro: int, plan: Plan, world: World) -> Iterator[str]:
-    """What dividing a batch changes after all."""
-    config = plan.config
-    divided = micro < config.fit.step_samples
-    norms = any(map(_is_batch_norm, module.modules()))
-    if divided and norms:
-        synced = world.size > 1 and config.launch.sync_bn
-        seen = micro * world.size if synced else micro
-        if seen < config.fit.step_samples:
-            over = f" on {world.size} devices" if synced else ""
-            each = f"each micro-batch{over}"
-            yield f"batch norms see {seen} samples at a time ({each}), not the whole batch"
-        else:
-            yield "batch norms see the whole batch: their sums are added up over the devices"
-    if divided and plan.task.kind == "embedding":
-        yield f"triplets are formed among {micro} samples at a time, not among the whole batch"
-    if divided and any(isinstance(sub, nn.Dropout) and sub.p > 0 for sub in module.modules()):
-        yield "dropout draws other masks than it would for the undivided batch"
-
-
-def _kept(config: TrainConfig) -> Iterator[str]:
-    """Which weights are evaluated and kept."""
-    if config.fit.ema is not None:
-        yield f"evaluated and kept: a moving average of the weights, decay {config.fit.ema:g}"
-    if config.fit.swa is not None:
-        yield f"averaged from {config.fit.swa:.0%} of the run on: the weights at the end of each epoch"
-    if config.fit.deterministic:
-        yield "deterministic: the same bits on the same device, driver and version of torch"
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-    return hasattr(module, "running_mean")
-
-
-def _overfit_note(plan: Plan, readers: dict[str, Reader]) -> list[str]:
-    if plan.config.fit.overfit_batches is None:
-        return []
-    return [
-        f"a test: the same {len(readers['train'])} samples are learnt and validated on, without "
-        "augmentation; a sound model gets nearly all of them right"
-    ]

@@ -65,12 +65,18 @@ def loss_name(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> Los
     name = config.name or ("focal" if focal else fitting[0])
     if name not in fitting:
         asked = f"--loss {name}" if config.name else "--balance focal"
-        raise UsageError(f"{asked} does not fit {task.kind}", hint=f"what fits: {', '.join(fitting)}")
+        raise UsageError(
+            f"{asked} does not fit {task.kind}", hint=f"what fits: {', '.join(fitting)}{_instead(asked)}"
+        )
     if focal and name != "focal":
         raise UsageError(
             f"--loss {name} and --balance focal exclude each other", hint="leave one of them out"
         )
     return name
+
+
+def _instead(asked: str) -> str:
+    return "; triplet is for --task embedding" if asked == "triplet" else ""
 
 
 def check_loss(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> None:

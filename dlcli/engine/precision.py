@@ -6,6 +6,7 @@ that the figures of a run are those of its artifact.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -75,6 +76,13 @@ def _try_bf16_on_cpu() -> None:
     done = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, check=False)
     if done.returncode:
         raise DlcliError(
-            f"--amp bf16 does not work on this CPU: a trial of it ended with {done.returncode}",
+            f"--amp bf16 does not work on this CPU: {_ending(done.returncode)}",
             hint="use --amp none; where only AMX fails, set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16",
         )
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"a trial of it ended with {code}"
+    illegal = " (illegal instruction: announced, but not there)" if -code == signal.SIGILL else ""
+    return f"a trial of it was ended by signal {-code}{illegal}"

@@ -219,7 +219,7 @@ def load_newest(root: Path) -> tuple[TrainingState | None, list[str]]:
     warnings: list[str] = []
     for folder in reversed(_folders(root)):
         try:
-            return _load(folder), warnings
+            return load_state(folder), warnings
         except DlcliError as exc:
             warnings.append(f"passed over a damaged training state: {exc.message}")
     if warnings:
@@ -230,7 +230,8 @@ def load_newest(root: Path) -> tuple[TrainingState | None, list[str]]:
     return None, warnings
 
 
-def _load(folder: Path) -> TrainingState:
+def load_state(folder: Path) -> TrainingState:
+    """A state read back. Raises: DlcliError when it is not whole."""
     manifest = read_json(folder / _MANIFEST)
     digests = manifest.get("sha256") if isinstance(manifest, dict) else None
     if not isinstance(digests, dict):

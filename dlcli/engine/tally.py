@@ -5,20 +5,24 @@ Everything stays on the device until somebody asks, since reading it there means
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
 import torch
 
-from dlcli.engine.distributed.world import World
 from dlcli.engine.state import Progress
 from dlcli.engine.step import Taken
 from dlcli.errors import DlcliError
+
+if TYPE_CHECKING:
+    from dlcli.engine.fit import FitJob
 
 
 class Tally:
     """Sums over this process's samples of an epoch. The main process starts from what a state held."""
 
-    def __init__(
-        self, progress: Progress, device: torch.device, world: World, max_bad_steps: int
-    ) -> None:
+    def __init__(self, progress: Progress, job: FitJob) -> None:
+        device, world = job.precision.device, job.world
         kind = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         start = progress if world.main else Progress()
         self.loss = torch.tensor(start.loss_sum, dtype=kind, device=device)
@@ -27,7 +31,7 @@ class Tally:
         self.seen = start.seen
         self.steps = 0  # of this epoch, in this process's life
         self.world = world
-        self.max_bad_steps = max_bad_steps
+        self.max_bad_steps, self.run = job.config.max_bad_steps, job.run
         self.skipped: int | torch.Tensor = progress.skipped
         self.streak: int | torch.Tensor = progress.bad_streak
         self.grad_norm = torch.zeros((), device=device)
@@ -75,13 +79,17 @@ class Tally:
             raise self._diverged(streak, progress)
 
     def _diverged(self, streak: int, progress: Progress) -> DlcliError:
-        return diverged(f"the gradient was no finite number in the last {streak} steps", progress)
+        said = f"the gradient was no finite number in the last {streak} steps"
+        return diverged(said, progress, self.run)
 
 
-def diverged(evidence: str, progress: Progress) -> DlcliError:
+def diverged(evidence: str, progress: Progress, run: str) -> DlcliError:
     """The error of a run that no longer learns."""
+    before = (
+        f"{run}{os.sep}best.safetensors is whole" if progress.best_epoch else "no model was saved yet"
+    )
     return DlcliError(
         f"{evidence}, up to step {progress.step}: training has diverged",
-        hint="use a lower --lr, --clip-grad-norm 1 or --amp none; the states and the best model saved "
-        "before are whole",
+        hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {before}, and so are the states in "
+        f"{run}{os.sep}state",
     )

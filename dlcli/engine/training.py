@@ -33,7 +33,7 @@ from dlcli.engine.precision import resolve_precision
 from dlcli.engine.recompute import checkpoint_segments
 from dlcli.engine.state import Progress, TrainingState
 from dlcli.engine.step import OutOfMemory, largest_micro
-from dlcli.errors import UsageError, nearest
+from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
 from dlcli.files import sha256_file, write_json, write_text
 from dlcli.formats.checkpoint import open_checkpoint
@@ -90,8 +90,11 @@ def check_settings(plan: Plan) -> None:
     parse_time(config.fit.max_time)
     known = metric_names(plan.task)
     if plan.monitor not in known:
+        short = plan.monitor.removeprefix("val_")  # as the screen has it: val_acc, val_f1
+        meant = next((name for name in known if name.startswith(short)), None)
         raise UsageError(
-            f"--monitor {plan.monitor!r} is no metric here", hint=nearest(plan.monitor, known)
+            f"--monitor {plan.monitor!r} is no metric here",
+            hint=f"did you mean {meant!r}?" if meant and short else nearest(plan.monitor, known),
         )
     if plan.said is not None:  # a run that goes on was checked when it was made
         check_optim(config.optim, plan.said.optim)
@@ -135,13 +138,31 @@ def train(
     Every process of ``world`` calls this; only the main one writes files, and only its ``emit`` should
     show anything. Raises: DlcliError; what was saved before stays whole.
     """
+    try:
+        return _train(plan, run, _with_hints(emit, run) if world.main else ignore, state, world)
+    except OutOfMemory as exc:
+        write_json(run.micro, {"micro": exc.args[0]})
+        raise
+    except BaseException as exc:
+        if world.main:
+            _update_record(run, status="failed")
+        if "deterministic implementation" in str(exc):
+            raise DlcliError(
+                f"--deterministic: {str(exc).partition('. ')[0]}",
+                hint="leave --deterministic out, or use another model or device",
+            ) from exc
+        raise
+
+
+def _train(
+    plan: Plan, run: RunFolder, emit: Emit, state: TrainingState | None, world: World
+) -> TrainResult:
     config = plan.config.fit
     device = world.device(config.device)
     make_deterministic(config.deterministic, device)
     module, said = plan.build()
     warnings = list(dict.fromkeys([*plan.warnings, *said]))  # a resumed run has said some before
     readers = make_readers(plan, world)
-    emit = _with_hints(emit, run) if world.main else ignore
     prepared = make_job(plan, run, module, readers, device, emit, world)
     job, progress = prepared.job, Progress()
     if world.rank:  # alike so far; from here on each draws its own masks
@@ -166,16 +187,7 @@ def train(
         emit(ModelReady(job.module, _example(job)))
     if world.main:
         _update_record(run, status="running", warnings=warnings)
-    try:
-        result = fit(job, progress)
-    except OutOfMemory as exc:
-        write_json(run.micro, {"micro": exc.args[0]})
-        raise
-    except BaseException:
-        if world.main:
-            _update_record(run, status="failed")
-        raise
-    return _finish(plan, run, job, readers, result, warnings)
+    return _finish(plan, run, job, readers, fit(job, progress), warnings)
 
 
 def _finish(
@@ -279,6 +291,7 @@ def started(
         world_size=job.world.size,
         division=prepared.division,
         schedule=prepared.schedule,
+        loss=prepared.loss,
         settings=flat(config),
     )
 

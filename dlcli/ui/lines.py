@@ -51,6 +51,7 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
             f"{text.plural(event.epochs, 'epoch')} x {text.count(event.steps_per_epoch)}"
             f"{_total(event)}, batch {event.division or text.count(event.batch_size)}",
         ),
+        *([("loss", event.loss.replace("_", " "))] if event.loss else []),
         ("optimizer", f"{event.optimizer}, lr {event.lr:g}"),
         ("schedule", event.schedule or event.scheduler),
         ("best by", f"val {event.monitor}"),

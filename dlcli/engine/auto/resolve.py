@@ -9,14 +9,14 @@ from dlcli.engine.auto.lr_finder import find_lr
 from dlcli.engine.auto.rehearsal import changed
 from dlcli.engine.plan import Plan
 from dlcli.engine.training import check_settings
-from dlcli.events import Emit, Noted
+from dlcli.events import Emit
 
 
 def resolve_auto(plan: Plan, emit: Emit) -> Plan:
     """The plan with numbers for ``optim.lr`` and ``fit.batch_size``, where they are "auto".
 
     The batch size comes first, as the right rate depends on it. No other setting changes, and the run
-    that follows is as if the numbers had been typed. What was found is told, and is among the notes.
+    that follows is as if the numbers had been typed. What was found is among its notes.
     Raises: UsageError for settings that do not fit; DlcliError when there is no such number.
     """
     size, lr = plan.config.fit.batch_size, plan.config.optim.lr
