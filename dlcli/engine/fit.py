@@ -111,9 +111,8 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     the states saved before stay.
     """
     clock = Clock(job, progress)
-    clock.lr = _rate(
-        job, progress, max(progress.step - 1, 0)
-    )  # of a run that goes on behind a last step
+    # A run may go on behind the last step of an epoch, whose rate is told after validation.
+    clock.lr = _rate(job, progress, max(progress.step - 1, 0))
     with StopGuard() as guard:
         try:
             while not progress.finished:

@@ -13,7 +13,8 @@ from dlcli.engine.distributed.world import World
 from dlcli.engine.fit import FitJob
 from dlcli.engine.plan import Plan
 from dlcli.engine.recompute import saving_sentence
-from dlcli.engine.step import portions_of, set_train_mode
+from dlcli.engine.state import Progress
+from dlcli.engine.step import micro_batches, set_train_mode
 from dlcli.zoo.runtime import model_inputs
 
 
@@ -22,7 +23,7 @@ def notes_of(plan: Plan, job: FitJob) -> list[str]:
     notes = _overfit(plan, job)
     if plan.config.fit.grad_checkpointing != "none":
         notes.append(_saving(job))
-    notes += [*job.freezing.sentences, *_exactness(job.module, job.micro, plan, job.world)]
+    notes += [*job.freezing.sentences, *_exactness(plan, job)]
     return [*notes, *_kept(plan.config), *_limits(plan.config)]
 
 
@@ -38,16 +39,15 @@ def division(config: TrainConfig, world: World, micro: int) -> str:
     return f"{whole} = {' x '.join(factors)} x {'' if exact else 'up to '}{micro}"
 
 
-def _exactness(module: nn.Module, micro: int, plan: Plan, world: World) -> Iterator[str]:
+def _exactness(plan: Plan, job: FitJob) -> Iterator[str]:
     """What dividing a batch changes after all."""
-    config = plan.config
+    config, module, micro, size = plan.config, job.module, job.micro, job.world.size
     divided = micro < config.fit.step_samples
     norms = any(map(is_batch_norm, module.modules()))
     if divided and norms:
-        synced = world.size > 1 and config.launch.sync_bn
-        seen = micro * world.size if synced else micro
+        seen = micro * size if job.synchronised else micro
         if seen < config.fit.step_samples:
-            over = f" on {world.size} devices" if synced else ""
+            over = f" on {size} devices" if job.synchronised else ""
             each = f"each micro-batch{over}"
             yield f"batch norms see {seen} samples at a time ({each}), not the whole batch"
         else:
@@ -100,7 +100,7 @@ def _saving(job: FitJob) -> str:
     """What gradient checkpointing saves, measured on one micro-batch."""
     batch = next(job.batches.epoch(0))
     share = batch if len(batch) else job.batches.stand_in()
-    part = portions_of(share, job.micro, mirrored=job.batches.mirrored)[0]
+    part = micro_batches(job, share, Progress())[0]
     set_train_mode(job.module)
     inputs = model_inputs(part.inputs, job.task)
     with job.precision.autocast():

@@ -142,12 +142,6 @@ def _stand_in(job: FitJob, empty: Batch) -> None:
     job.scaler.scale(nothing).backward()  # type: ignore[no-untyped-call]
 
 
-def portions_of(batch: Batch, micro: int, *, mirrored: bool) -> list[Batch]:
-    """The micro-batches of a batch, of at most ``micro`` samples each (rounded up to pairs)."""
-    parts = max(1, math.ceil(len(batch) / max(micro, 1)))
-    return [batch.take(p) for p in portions(len(batch), parts, mirrored=mirrored) if len(p)]
-
-
 def _forward_backward(
     job: FitJob, batch: Batch, epoch: int, divisor: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -212,6 +212,7 @@ def _finish(
             status="finished" if result.signum is None else "interrupted",
             stopped_early=result.progress.stopped_early,
             reason=result.progress.reason,
+            epochs_done=result.progress.epochs_begun,
             bad_samples=bad,
             device=describe_device(job.precision.device),
             world_size=job.world.size,

@@ -23,7 +23,7 @@ from dlcli.engine.fit import FitJob
 from dlcli.engine.job import make_reader
 from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
-from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
+from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.errors import DlcliError
 
 MOST = 1024  # samples of a step on all devices; larger ones want other settings
@@ -134,7 +134,7 @@ def _measure(job: FitJob, size: int, budget: int) -> Trial:
     batch = next(training_batches(job, progress))
     peak = 0
     if not cuda:
-        part = portions_of(batch, job.micro, mirrored=job.batches.mirrored)[0]
+        part = micro_batches(job, batch, progress)[0]
         peak = activation_bytes(job, part) + 4 * bytes_of(job.module.parameters())
         if peak > budget:
             return Trial(size, False, peak)

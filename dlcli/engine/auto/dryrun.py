@@ -17,7 +17,7 @@ from dlcli.engine.fit import FitJob
 from dlcli.engine.optim.schedule import lr_factor
 from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
-from dlcli.engine.step import optimizer_step, portions_of, set_train_mode
+from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.engine.training import check_settings, started
 from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.zoo.runtime import predict
@@ -108,7 +108,7 @@ def _memory(job: FitJob) -> tuple[MemoryEstimate, int | None]:
         torch.cuda.reset_peak_memory_stats(device)
     optimizer_step(job, batch, progress, batch.count * job.world.size)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    part = portions_of(batch, progress.micro or job.micro, mirrored=job.batches.mirrored)[0]
+    part = micro_batches(job, batch, progress)[0]
     return estimate_memory(job, batch, part), peak
 
 
