@@ -99,11 +99,11 @@ def say_finished(run: RunFolder, record: dict[str, Any], as_json: bool) -> None:
         return
     early = "stopped early" if record.get("stopped_early") else "is finished"
     setting, done = _what_goes_on(record), record.get("epochs_done")
+    beyond = f" beyond epoch {done}" if setting == "epochs" and done else ""
     value = "2h, the whole run's time" if setting == "max_time" else "N"
-    value += f", more than {done}" if setting == "epochs" and done else ""
     option = f"--{setting.replace('_', '-')} {value}"
     for line in (
         f"run {run.name} {early}: {run.best}",
-        f"to train on: {resume_command(run)} {option}",
+        f"to train on{beyond}: {resume_command(run)} {option}",
     ):
         stdout().print(printable(line), soft_wrap=True)
