@@ -101,11 +101,12 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class EvalProgress(Event):
-    """Samples of a split evaluated so far."""
+    """Samples of a split evaluated so far; of other work, ``unit`` says what is counted."""
 
     split: str
     done: int
     total: int
+    unit: str = "samples"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Name to entry, filled by decorators and found by discovery.
 
 Adding a model, a data set or a format is adding one file to its package: the registry imports every
-module of the package, at any depth, at its first look-up, and each module registers what it holds.
+module of the package, at any depth unless told otherwise, at its first look-up, and each module
+registers what it holds.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The entries of one kind; ``kind`` is the word used in messages ("model", "format")."""
+    """The entries of one kind; ``kind`` is the word used in messages ("model", "format").
 
-    def __init__(self, kind: str, package: str) -> None:
+    With ``deep`` False packages within the package are left alone: another registry's, perhaps.
+    """
+
+    def __init__(self, kind: str, package: str, *, deep: bool = True) -> None:
         self.kind = kind
         self.package = package
+        self._walk = pkgutil.walk_packages if deep else pkgutil.iter_modules
         self._entries: dict[str, T] = {}
         self._discovered = False
 
@@ -63,5 +68,5 @@ class Registry(Generic[T]):
             return
         self._discovered = True
         package = importlib.import_module(self.package)
-        for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+        for module in self._walk(package.__path__, f"{self.package}."):
             importlib.import_module(module.name)

@@ -57,6 +57,11 @@ class RunFolder:
         """How large a micro-batch may be since memory ran out in one of several processes."""
         return self.path / "micro-batch.json"
 
+    @property
+    def start(self) -> Path:
+        """The weights that a fine-tuned run began with, as a model file."""
+        return self.path / "start.safetensors"
+
     def model(self, name: str) -> Path:
         """The file of "best", or of another epoch that is kept, "epoch-7"."""
         return self.best if name == "best" else self.path / "epochs" / f"{name}.safetensors"

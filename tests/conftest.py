@@ -14,6 +14,12 @@ from PIL import Image
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests, and the processes they start, keep their list of known files to themselves."""
+    os.environ["DLCLI_STATE"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture
 def photo_folder(tmp_path: Path) -> Callable[..., Path]:
     """Make ``root[/split]/class/N.jpg``: photos of a colour for each class, with noise."""

@@ -23,6 +23,12 @@ Artifact = Annotated[
 ]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Open files of others that can run code: .pt2, TorchScript, file.py models."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 

@@ -51,6 +51,12 @@ class WeightAverage:
                 torch._foreach_copy_(values, present)
         self.n += 1
 
+    @torch.no_grad()
+    def begin(self, module: nn.Module) -> None:
+        """Start from the module as it is now, as a new average does."""
+        _write(self._values, _state(module))
+        self.n = 0
+
     def forget(self) -> None:
         """Begin anew: the next update is the first. The values stay until then."""
         self.n = 0

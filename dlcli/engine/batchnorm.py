@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dlcli.errors import UsageError
 from dlcli.zoo.layers import StepBatchNorm
+from dlcli.zoo.structures.fake_quant import FakeQuantizer
 
 
 def synchronise_batch_norms(module: nn.Module, device: torch.device) -> nn.Module:
@@ -185,7 +186,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class RunningStatistics:
-    """The running statistics of a module's batch norms, to be put back when a step is left out.
+    """The running statistics of batch norms and fake quantizers, to be put back when a step is left out.
 
     A forward pass changes them before it is known whether the step counts. What is no finite number
     would stay in them for good: no later batch takes it out of a running mean.
@@ -194,6 +195,8 @@ class RunningStatistics:
     def __init__(self, module: nn.Module) -> None:
         norms = [part for part in module.modules() if isinstance(part, _NormBase)]
         values = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+        ranges = [part for part in module.modules() if isinstance(part, FakeQuantizer)]
+        values += [t for part in ranges for t in (part.low, part.high)]
         counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
         self._live = [tensors for tensors in (values, counts) if tensors]
         self._kept: list[list[torch.Tensor]] = []

@@ -23,6 +23,7 @@ from dlcli.engine.distributed.world import World
 from dlcli.engine.epochs import end_epoch, finish_mean
 from dlcli.engine.interrupt import StopGuard, StopRequested
 from dlcli.engine.loader import Batch, TrainBatches
+from dlcli.engine.masks import Masks
 from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim.freezing import Freezing
 from dlcli.engine.optim.make import set_lr
@@ -64,6 +65,7 @@ class FitJob:
     augment: Augment | None
     freezing: Freezing
     averages: Mapping[str, WeightAverage]  # "ema", "swa"
+    masks: Masks | None  # zeros of pruned weights, which stay
     monitor: str
     validate: Callable[[Callable[[], None]], EvalResult]  # its argument may raise StopRequested
     save_model: Callable[[str, EvalResult, int], str]  # name, metrics, epoch; the path written
@@ -111,6 +113,8 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     the states saved before stay.
     """
     clock = Clock(job, progress)
+    if job.masks is not None:
+        job.masks.take()
     # A run may go on behind the last step of an epoch, whose rate is told after validation.
     clock.lr = _rate(job, progress, max(progress.step - 1, 0))
     with StopGuard() as guard:
@@ -160,6 +164,8 @@ def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard
             set_train_mode(job.module)
         if job.batches.usable(progress.batch, readable):
             tally.add(optimizer_step(job, batch, progress, total), len(batch), progress)
+            if job.masks is not None:
+                job.masks.hold()
             if "ema" in job.averages:
                 job.averages["ema"].update(job.module)
         progress.step += 1

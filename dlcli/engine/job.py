@@ -27,6 +27,7 @@ from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.losses import loss_name, make_loss
+from dlcli.engine.masks import make_masks
 from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim.freezing import parse_freezing
 from dlcli.engine.optim.make import make_optimizer
@@ -171,6 +172,7 @@ def make_job(
         augment=augment,
         freezing=freezing,
         averages=averages,
+        masks=make_masks(module, plan.transforms),
         monitor=plan.monitor,
         validate=_validator(module, readers["val"], task, device, world, emit),
         save_model=_model_writer(plan, run, module, world),
@@ -215,22 +217,35 @@ def _model_writer(
         path = run.model(name)
 
         def save() -> None:
-            card = Card(
-                model=plan.model,
-                task=plan.task,
-                metrics={"val": result.metrics},
-                data=plan.data_record(),
-                weights_from=plan.weights_from,
-                params=sum(p.numel() for p in module.parameters()),
-                epoch=epoch,
-                versions=versions(),
-            )
+            card = make_card(plan, module, metrics={"val": result.metrics}, epoch=epoch)
             save_model(path, module, card)
 
         world.lead(save)  # a disk that is full ends all processes, not one
         return str(path)
 
     return write
+
+
+def make_card(
+    plan: Plan,
+    module: nn.Module,
+    *,
+    metrics: dict[str, dict[str, float]] | None = None,
+    epoch: int | None = None,
+) -> Card:
+    """The card of a plan's module."""
+    return Card(
+        model=plan.model,
+        task=plan.task,
+        transforms=plan.transforms,
+        metrics=metrics or {},
+        data=plan.data_record(),
+        weights_from=plan.weights_from,
+        parent=plan.parent,
+        params=sum(p.numel() for p in module.parameters()),
+        epoch=epoch,
+        versions=versions(),
+    )
 
 
 def _save_state(job: FitJob, run: RunFolder, progress: Progress) -> str:

@@ -15,7 +15,7 @@ from packaging.version import Version
 from pydantic import ValidationError
 from torch import nn
 
-from dlcli.card import DataRecord, ModelSpec
+from dlcli.card import DataRecord, ModelSpec, TransformRecord
 from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
@@ -24,11 +24,13 @@ from dlcli.data.splits import apply_splits
 from dlcli.engine.metrics import default_monitor
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
-from dlcli.formats.checkpoint import card_of
+from dlcli.formats.checkpoint import card_of, read_tensors
+from dlcli.formats.packing import unpack
 from dlcli.runs import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.settings import fields_of, load_yaml, merge, validate
 from dlcli.task import InputKind, TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
+from dlcli.zoo.runtime import load_tensors
 from dlcli.zoo.weights import (
     StateDict,
     adapt,
@@ -54,6 +56,8 @@ class Plan:
     initial_task: TaskSpec | None = field(default=None, repr=False)  # of the artifact they come from
     recipe: dict[str, Any] = field(default_factory=dict)  # settings that the model's entry brought
     said: TrainConfig | None = None  # the settings without the recipe, of a new run
+    transforms: tuple[TransformRecord, ...] = ()  # what was done to the structure
+    parent: str | None = None  # the artifact that is fine-tuned
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
     lr_sweep: LrSweep | None = field(default=None, repr=False)  # what --lr auto saw
@@ -78,8 +82,12 @@ class Plan:
         The fresh weights are a function of the seed.
         """
         torch.manual_seed(self.config.fit.seed)
-        module = build_model(self.model, self.task)
+        module = build_model(self.model, self.task, self.transforms)
         said: list[str] = []
+        if self.parent is not None:
+            if self.initial is not None:
+                load_tensors(module, self.initial)
+            return module, said
         head = find_model(self.model.name, self.task.input.kind).head(module)
         if self.initial is not None:
             initial = self.initial
@@ -216,6 +224,8 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
         said = record["plan"]
         task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
         weights_from, initial, initial_task = str(said["weights_from"]), None, None
+        transforms = tuple(TransformRecord.model_validate(one) for one in said.get("transforms", ()))
+        parent = said.get("parent")
         warnings = tuple(map(str, record.get("warnings", ())))
         notes = tuple(map(str, record.get("notes", ())))
     except (KeyError, TypeError, ValidationError) as exc:
@@ -223,7 +233,9 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
             f"run {run.name} cannot go on: {run.record} is damaged",
             hint=f"start a new run from this one's weights: --weights {run.best}",
         ) from exc
-    if fresh and weights_from != "scratch":
+    if fresh and parent is not None:
+        initial = load_start(run)
+    elif fresh and weights_from != "scratch":
         # Without the same weights it would be another run, so here they are a must.
         must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
         initial, _, initial_task = _first_weights(
@@ -237,6 +249,8 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
         weights_from=weights_from,
         initial=initial,
         initial_task=initial_task,
+        transforms=transforms,
+        parent=parent,
         warnings=warnings,
         notes=notes,
     )
@@ -258,6 +272,15 @@ def current_settings(run: RunFolder) -> dict[str, Any]:
     if not optim.get("warmup"):
         optim["warmup"] = None  # 0 meant the schedule's own
     return {**settings, "optim": optim}
+
+
+def load_start(run: RunFolder) -> StateDict:
+    """The weights that a fine-tuned run began with. Raises: DlcliError when the file is damaged."""
+    stored, _ = read_tensors(run.start)
+    try:
+        return unpack(stored, card_of(run.start).transforms)
+    except ValueError as exc:
+        raise DlcliError(f"{run.start}: its tensors do not fit its card: {exc}") from exc
 
 
 def _with_teacher_found(config: TrainConfig) -> TrainConfig:

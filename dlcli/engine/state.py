@@ -114,6 +114,8 @@ class TrainingState:
             for name, average in averages.items():
                 if name in self.values.get("averages", {}):
                     average.load(_below(self.tensors, f"average/{name}/"), self.values["averages"][name])
+                else:  # asked for since; it was made before the weights were there
+                    average.begin(module)
         except (RuntimeError, ValueError, KeyError, IndexError) as exc:
             raise DlcliError(f"{self.path} does not belong to this model: {exc}") from exc
         if self.values["scaler"]:

@@ -23,7 +23,7 @@ from dlcli.engine.epochs import settle
 from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob, FitResult, fit
 from dlcli.engine.hints import Hints
-from dlcli.engine.job import Prepared, make_job, make_readers
+from dlcli.engine.job import Prepared, make_card, make_job, make_readers
 from dlcli.engine.losses import check_loss
 from dlcli.engine.metrics import EvalResult, metric_names
 from dlcli.engine.optim.freezing import parse_freezing
@@ -36,7 +36,8 @@ from dlcli.engine.step import OutOfMemory, largest_micro
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
 from dlcli.files import sha256_file, write_json, write_text
-from dlcli.formats.checkpoint import open_checkpoint
+from dlcli.formats.base import Runtime
+from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs import RunFolder, create_run, read_events, started_now, versions
 from dlcli.settings import dump_yaml, flat
 from dlcli.zoo.base import find_model
@@ -75,11 +76,16 @@ def new_run(plan: Plan, root: Path, name: str | None) -> RunFolder:
                 "model": plan.model.model_dump(mode="json"),
                 "task": plan.task.model_dump(mode="json"),
                 "weights_from": plan.weights_from,
+                "transforms": [record.model_dump(mode="json") for record in plan.transforms],
+                "parent": plan.parent,
             },
             "warnings": list(plan.warnings),
             "notes": list(plan.notes),
         }
     )
+    if plan.parent is not None:
+        module, _ = plan.build()
+        save_model(run.start, module, make_card(plan, module))
     return run
 
 
@@ -222,7 +228,7 @@ def _finish(
             job.emit(Warned(_bad_sentence(bad, run)))
         if result.signum is None:
             device = job.precision.device
-            best = open_checkpoint(run.best, str(device))
+            best = open_checkpoint(run.best, Runtime(str(device)))
             validation = evaluate(best.predict, readers["val"], plan.task, split="val")
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,13 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 from torch.nn import functional as F
 
-from dlcli.card import ModelSpec
+from dlcli.card import ModelSpec, TransformRecord
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
 from dlcli.settings import merge
 from dlcli.task import Frozen, InputKind, TaskKind, TaskSpec
+from dlcli.zoo.structure import replay
 
 # What any head that gives ``task.num_outputs`` numbers a sample can be trained for.
 SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression", "embedding")
@@ -142,14 +143,20 @@ def find_model(name: str, kind: InputKind) -> ModelEntry:
     )
 
 
-def build_model(spec: ModelSpec, task: TaskSpec) -> nn.Module:
-    """The module of a card, with fresh weights."""
+def build_model(
+    spec: ModelSpec, task: TaskSpec, transforms: Sequence[TransformRecord] = ()
+) -> nn.Module:
+    """The module of a card, with fresh weights and the structure that ``transforms`` left it.
+
+    Raises: ValueError when a transform does not fit the model.
+    """
     entry = find_model(spec.name, task.input.kind)
     module = entry.build(task, entry.arguments(spec.args))
     if task.kind == "embedding":
         _wake(module, entry.head(module))
         # A hook, not a layer around it: the tensors keep the names they have in a classifier.
         module.register_forward_hook(_unit_length)
+    replay(module, transforms)
     return module
 
 

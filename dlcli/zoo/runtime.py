@@ -7,7 +7,7 @@ import platform
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 
 import numpy as np
@@ -98,6 +98,20 @@ def predict(
         answer = module(*model_inputs(tensors, task))
         out: npt.NDArray[np.float32] = answer.float().cpu().numpy()
     return out
+
+
+def prepared(
+    module: nn.Module, inputs: Inputs, task: TaskSpec, device: torch.device
+) -> Callable[[], torch.Tensor]:
+    """The module's call on a batch that lies on the device; on a GPU it returns at once."""
+    tensors = model_inputs([torch.from_numpy(array).to(device) for array in inputs], task)
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            answer: torch.Tensor = module(*tensors)
+        return answer
+
+    return call
 
 
 def describe_device(device: torch.device) -> str:

@@ -24,6 +24,7 @@ from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
+from dlcli.formats.base import Runtime
 from dlcli.formats.checkpoint import card_of, open_checkpoint
 from dlcli.settings import merge, validate
 
@@ -76,7 +77,7 @@ def test_a_model_whose_loss_is_no_number_can_be_read_back(
     monkeypatch.setattr(job_module, "predict", lambda *args: real(*args) * nan)
     run = train(tmp_path).run
     assert math.isnan(card_of(run.best).metrics["val"]["loss"])
-    open_checkpoint(run.best, "cpu")
+    open_checkpoint(run.best, Runtime("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`)."""
+"""The settings of training: data, model, loss, optimizer, augmentation, the loop, the devices."""
 
 from __future__ import annotations
 
@@ -348,74 +348,3 @@ class TrainConfig(Frozen):
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
     launch: LaunchConfig = LaunchConfig()
-
-
-class EvalConfig(Frozen):
-    """Evaluation"""
-
-    data: str | None = setting(
-        None, "Other data to evaluate on (default: what it was trained on).", "--data", "-d"
-    )
-    data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
-    split: Literal["auto", "train", "val", "test", "all"] = setting(
-        "auto", "auto: test where there is one, else val.", "--split"
-    )
-    baselines: bool = setting(
-        False, "Fit strong baselines too: TF-IDF, linear, boosted trees, 1-NN.", "--baselines"
-    )
-    beams: int = setting(
-        1, "Translations that are followed at once; 1 takes each best token.", "--beams", ge=1
-    )
-    tta: Literal["none", "flip"] = setting(
-        "none", "Average over views of an image: flip is its mirror image.", "--tta"
-    )
-    batch_size: int | None = setting(
-        None, "Samples at a time (default: by image size).", "--batch-size", "-b", ge=1
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
-    workers: int | None = setting(
-        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
-    )
-    on_bad_sample: Literal["skip", "fail"] = setting(
-        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
-    )
-    offline: bool = setting(False, "Never try the network.", "--offline")
-
-
-class ExportConfig(Frozen):
-    """Export"""
-
-    opset: int = setting(20, "ONNX operator set.", "--opset", ge=18, le=23)
-    samples: int = setting(
-        256, "Validation samples that the written file is compared on.", "--samples", ge=1
-    )
-    tolerance: float = setting(
-        1e-3, "Largest difference of a logit, as a share of the largest logit.", "--tolerance", gt=0
-    )
-    agreement: float = setting(
-        0.99, "Share of samples that must get the same class.", "--agreement", ge=0, le=1
-    )
-    max_drop: float = setting(0.005, "Largest loss of accuracy.", "--max-drop", ge=0)
-    workers: int | None = setting(
-        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
-    )
-    offline: bool = setting(False, "Never try the network.", "--offline")
-
-
-class PredictConfig(Frozen):
-    """Prediction"""
-
-    top_k: int = setting(3, "How many classes are named for each input.", "--top-k", "-k", ge=1)
-    beams: int = setting(
-        1, "Translations that are followed at once; 1 takes each best token.", "--beams", ge=1
-    )
-    tta: Literal["none", "flip"] = setting(
-        "none", "Average over views of an image: flip is its mirror image.", "--tta"
-    )
-    batch_size: int | None = setting(
-        None, "Samples at a time (default: by image size).", "--batch-size", "-b", ge=1
-    )
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
-    workers: int | None = setting(
-        None, "Threads that decode images (default: one a core).", "--workers", "-j", ge=1, le=256
-    )

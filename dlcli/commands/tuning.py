@@ -1,0 +1,47 @@
+"""Fine-tuning for `prune` and `quantize`: a run of its own, shown and recorded as any other."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.errors import DlcliError, Interrupted
+from dlcli.locks import hold
+from dlcli.runs import resume_command
+
+if TYPE_CHECKING:
+    from dlcli.engine.plan import Plan
+    from dlcli.engine.training import TrainResult
+    from dlcli.engine.tuning import Tuner
+    from dlcli.events import Emit
+
+
+def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
+    """What trains a plan in a new run below ``runs_dir`` and gives its result.
+
+    It writes metrics.jsonl and the plots. Raises: Interrupted after a signal, with the command that
+    goes on with that run; DlcliError.
+    """
+
+    def tune(plan: Plan, name: str) -> TrainResult:
+        from dlcli.engine.training import new_run, train
+        from dlcli.events import Tee
+        from dlcli.ui.jsonl import MetricsLog
+        from dlcli.ui.plots import save_curves
+
+        run = new_run(plan, runs_dir, name)
+        with hold(run.path), MetricsLog(run.metrics) as log:
+            result = train(plan, run, Tee([show, log]), state=None)
+        if result.fit.signum is not None:
+            raise Interrupted(
+                f"interrupted at step {result.fit.progress.step} of fine-tuning; the state is saved in "
+                f"{run.state}",
+                signum=result.fit.signum,
+                hint=f"go on with the fine-tuning: {resume_command(run)}",
+            )
+        with suppress(DlcliError):  # curves are a picture beside the result
+            save_curves(run.plots / "curves.png", run.metrics)
+        return result
+
+    return tune

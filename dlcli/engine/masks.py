@@ -1,0 +1,54 @@
+"""Zeros that stay zero: what was pruned from weights is held while they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from dlcli.card import TransformRecord
+from dlcli.errors import DlcliError
+
+MASK_KIND = "mask"
+
+
+class Masks:
+    """The zeros of some weights. ``take`` notes where they are, ``hold`` puts them back.
+
+    An optimizer moves a zero by its momentum and by the gradient, so they are held after every update.
+    """
+
+    def __init__(self, weights: Sequence[torch.Tensor]) -> None:
+        self._weights = list(weights)
+        self._zeros: list[torch.Tensor] = []
+
+    def take(self) -> None:
+        """Note the zeros as they are now: at the start of a run, or after its state was restored."""
+        self._zeros = [weight.detach() == 0 for weight in self._weights]
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Make zero again what was zero."""
+        for weight, zeros in zip(self._weights, self._zeros, strict=True):
+            weight.masked_fill_(zeros, 0.0)  # a product could be -0.0, which no file stores as nothing
+
+
+def make_masks(module: nn.Module, transforms: Sequence[TransformRecord]) -> Masks | None:
+    """The masks of a model whose card says that weights were pruned; None for any other.
+
+    Raises: DlcliError where the model has no such weights: its zeros would not be held.
+    """
+    names = {
+        name for record in transforms if record.kind == MASK_KIND for name in record.args["weights"]
+    }
+    if not names:
+        return None
+    parameters = dict(module.named_parameters())
+    if missing := sorted(names - parameters.keys()):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DlcliError(
+            f"the card names pruned weights that the model does not have: {missing[0]}{more}",
+            hint="prune the model that this one was made from again",
+        )
+    return Masks([weight for name, weight in parameters.items() if name in names])

@@ -1,0 +1,1 @@
+"""Ways to store tensors smaller than they are used: one file each."""

@@ -1,0 +1,72 @@
+"""Before and after, as a table and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dlcli.ui.console import stdout
+from dlcli.ui.tables import print_comparison, print_key_values
+from dlcli.ui.text import figure, signed
+
+if TYPE_CHECKING:
+    from dlcli.engine.comparing import Comparison, Side
+
+
+def print_change(
+    found: Comparison, title: str, said: Sequence[str], rows: Sequence[tuple[str, str]] = ()
+) -> None:
+    """The two models side by side, then ``said``, the verdict; ``rows`` are further facts above."""
+    held = found.held
+    facts = [*rows, ("file", found.after.artifact)]
+    if found.split != "random":
+        facts.append(("measured on", f"{found.samples:,} samples of {found.split}"))
+    if found.device:
+        facts.append(("timed on", f"{found.device}, median of calls, in turns"))
+    facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(said)]
+    print_key_values(title, facts)
+    stdout().print()
+    print_comparison("before and after", ["", "before", "after", "change"], _table(found, held.metric))
+
+
+def _table(found: Comparison, metric: str) -> list[list[str]]:
+    before, after, held = found.before, found.after, found.held
+    rows = [
+        ["format", before.format, after.format, ""],
+        ["size", size(before.size_bytes), size(after.size_bytes), f"x {found.size_ratio:.3g}"],
+        ["parameters", f"{before.params:,}", f"{after.params:,}", _share(before, after)],
+    ]
+    if held.metrics:
+        interval = f" ({signed(held.low)} to {signed(held.high)})"
+        rows.append(
+            [
+                metric,
+                figure(before.metrics[metric]),
+                figure(after.metrics[metric]),
+                signed(held.difference) + (interval if held.low > float("-inf") else ""),
+            ]
+        )
+        if metric != "loss":
+            pair = (before.metrics["loss"], after.metrics["loss"])
+            rows.append(["loss", *map(figure, pair), signed(pair[1] - pair[0])])
+    if held.agreement is not None:
+        rows.append(["same answer", "", f"{held.agreement:.2%}", ""])
+    for batch, ratio in found.speedup.items():
+        each = [f"{side.latency_ms[batch]:.3g} ms" for side in (before, after)]
+        spread = f"{ratio.median:.2f} x faster ({ratio.low:.2f} to {ratio.high:.2f})"
+        rows.append([f"latency, batch {batch}", *each, spread])
+        each = [f"{side.throughput[batch]:,.0f}/s" for side in (before, after)]
+        rows.append([f"throughput, batch {batch}", *each, ""])
+    return rows
+
+
+def _share(before: Side, after: Side) -> str:
+    return "" if before.params in (0, after.params) else f"x {after.params / before.params:.3g}"
+
+
+def size(count: int) -> str:
+    """Bytes for people: 44.8 MB, 812 kB; decimal, as file managers show them."""
+    for unit, divisor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= divisor:
+            return f"{count / divisor:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"
