@@ -24,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,11 +36,11 @@ from torch import nn
 
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import InputKind, TaskKind, TaskSpec, TensorSpec
+from dlcli.trust import CODE_FILE, MODELS_GROUP, names_code
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
 
-GROUP = "dlcli.models"
+GROUP = MODELS_GROUP
 
-_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _NEEDS_CODE = "loading such a model runs its code, so it needs this file as it was at training"
 
 
@@ -53,7 +52,7 @@ class AnyArgs(BaseModel):
 
 def needs_code(name: str) -> bool:
     """Whether a model of that name is code of the user's or of another package, run at loading."""
-    return _FILE.fullmatch(name) is not None or name in _offered()
+    return names_code(name)
 
 
 def owns(name: str) -> bool:
@@ -71,7 +70,7 @@ def entry(name: str, kind: InputKind) -> ModelEntry:
 
     Raises: DlcliError when the file is not there.
     """
-    match = _FILE.fullmatch(name)
+    match = CODE_FILE.fullmatch(name)
     if match is None:
         load, full = lambda: _offered()[name].load(), name
     else:
