@@ -1,0 +1,109 @@
+"""``dlcli benchmark``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.config import BenchConfig
+from dlcli.errors import DlcliError
+from dlcli.runs import DEFAULT_ROOT, find_run, newest_run, run_of
+
+if TYPE_CHECKING:
+    from dlcli.engine.bench.benchmark import BenchResult
+    from dlcli.events import Emit
+
+
+@takes_config(BenchConfig)
+def command(
+    settings: Settings[BenchConfig],
+    *,
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARTIFACT]...",
+            help="Model files; a run's folder or name means all its files (default: the newest run).",
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Also write the figures there, a line for each row and batch size."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="PNG to draw (default: plots/benchmark.png of their run)."),
+    ] = None,
+    trust: Trust = False,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time model files side by side: latency, throughput, memory, size, accuracy.
+
+    Each file is loaded in a process of its own, and they are asked in turns. Timed is the model's
+    call on tensors that lie ready: decoding and normalising are left out, for all alike. The others
+    are compared with the first file. When one fails, the rest is measured all the same and the exit
+    code is 1.
+    """
+    config = settings.resolve()
+    paths = _paths(artifacts, runs_dir)
+
+    from dlcli.engine.bench.benchmark import benchmark
+    from dlcli.ui.benchmark import print_benchmark, write_csv
+    from dlcli.ui.benchplot import save_benchmark
+    from dlcli.ui.report import print_json
+    from dlcli.ui.sinks import progress_sink
+
+    with progress_sink(quiet, json_output) as emit:
+        result = benchmark(paths, config, trust=trust, emit=emit)
+        picture = plot or _draw(result, emit)
+    files = {"csv": csv, "plot": picture}
+    if json_output:
+        print_json({"command": "benchmark", "artifact": str(paths[0]), **result.to_dict(), **files})
+    else:
+        print_benchmark(result, files)
+    if csv is not None:  # a file that cannot be written costs no figure: they are told by now
+        write_csv(csv, result)
+    if plot is not None:
+        save_benchmark(plot, result)
+    if failed := result.failed:
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+        raise DlcliError(
+            f"{len(failed)} of {len(result.rows)} rows failed: {failed[0].path}{more}",
+            hint=failed[0].error,
+        )
+
+
+def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
+    """The files; each once. One that does not exist is kept: its row will say so."""
+    from dlcli.engine.bench.benchmark import artifacts_of
+
+    if not named:
+        return artifacts_of(newest_run(runs_dir))
+    found: list[Path] = []
+    for text in named:
+        path = Path(text)
+        if path.is_file() or (path.suffix and not path.is_dir() and not (runs_dir / text).is_dir()):
+            found.append(path)
+        else:
+            found += artifacts_of(find_run(text, runs_dir))
+    return list(dict.fromkeys(found))
+
+
+def _draw(result: BenchResult, emit: Emit) -> Path | None:
+    """The picture in the run that all files lie in, where they do."""
+    from dlcli.events import Warned
+    from dlcli.ui.benchplot import save_benchmark
+
+    runs = {None if (run := run_of(row.path)) is None else run.path.resolve() for row in result.rows}
+    run = run_of(result.rows[0].path)
+    if run is None or len(runs) > 1 or not any(row.timing and row.timing.speeds for row in result.rows):
+        return None
+    try:
+        return save_benchmark(run.plots / "benchmark.png", result)
+    except DlcliError as exc:  # a run that may only be read can still be measured
+        emit(Warned(f"no plot: {exc.message}"))
+        return None

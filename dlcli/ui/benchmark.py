@@ -1,0 +1,217 @@
+"""A benchmark as tables, as wide as the screen is, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.files import atomic_file
+from dlcli.ui.comparison import size
+from dlcli.ui.console import stdout
+from dlcli.ui.tables import print_comparison, print_key_values
+from dlcli.ui.text import figure, memory, plural, printable, rate, shorten
+
+if TYPE_CHECKING:
+    from dlcli.engine.bench.benchmark import BenchResult, Row
+
+NARROW = 100  # columns of a screen
+NAME_WIDTH, SHORT_NAME = 36, 24
+GAP = 2  # between the columns of a table
+MISSING = "-"
+FIELDS = (
+    "artifact", "format", "backend", "amp", "device", "threads", "size_bytes", "params", "macs",
+    "metric", "value", "agreement", "samples", "startup_s", "peak_mib", "batch_size", "calls",
+    "p50_ms", "p95_ms", "p99_ms", "throughput", "speedup", "speedup_low", "speedup_high", "front",
+    "error",
+)  # fmt: skip
+
+
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """What tells the rows apart: the file, with its folder where several have it, and how it ran."""
+    folders = {row.path.resolve().parent for row in rows}
+    found = []
+    for row in rows:
+        path = row.path.resolve()
+        name = path.name if len(folders) == 1 else f"{path.parent.name}/{path.name}"
+        ways = [row.backend] if row.backend not in ("", "eager") else []
+        ways += [row.amp] if row.amp != "none" else []
+        found.append(printable(", ".join([name, *ways])))
+    return found
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A heading and what stands below it for each row."""
+
+    name: str
+    cells: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.name, *self.cells)))
+
+    @property
+    def empty(self) -> bool:
+        return all(cell == MISSING for cell in self.cells)
+
+
+def print_benchmark(result: BenchResult, files: Mapping[str, Path | None]) -> None:
+    """Print how it was measured, what each row costs, and its speed at each batch size."""
+    rows = result.rows
+    print_key_values("benchmark", [*_facts(result), *((n, str(p)) for n, p in files.items() if p)])
+    digits = len(str(len(rows)))
+    numbers = [str(number).rjust(digits) for number in range(1, len(rows) + 1)]
+    width = stdout().width
+    longest = NAME_WIDTH if width > NARROW else SHORT_NAME
+    names = [shorten(name, longest) for name in names_of(rows)]
+    labels = [f"{number}  {name}" for number, name in zip(numbers, names, strict=True)]
+    _print_parts("models", labels, _costs(rows), width)
+    room = width - 2 - max(map(len, labels))
+    timed = {batch for row in rows if row.timing for batch in row.timing.speeds}
+    for batch in (batch for batch in result.batch_sizes if batch in timed):
+        columns = _speeds(rows, batch)
+        fits = sum(column.width + GAP for column in columns) <= room
+        _print_parts(f"batch {batch}, ms", labels if fits else numbers, columns, width)
+    failed = [(number.strip(), row.error) for number, row in zip(numbers, rows, strict=True)]
+    if result.failed:
+        stdout().print()
+        print_key_values("failed", [(number, why) for number, why in failed if why is not None])
+
+
+def _facts(result: BenchResult) -> list[tuple[str, str]]:
+    """How the figures came about, and what the headings mean."""
+    rows = result.rows
+    devices = dict.fromkeys(row.timing.device for row in rows if row.timing and row.timing.device)
+    what = "real samples" if result.inputs == "real" else "noise"
+    each = f"{result.seconds:g} s a row and batch size, in {result.rounds} rounds of turns"
+    facts = [
+        ("device", ", ".join(devices) or MISSING),
+        ("timed", f"the model's call on prepared tensors of {what}; {each}"),
+    ]
+    counts: dict[int, list[str]] = {}
+    for number, row in enumerate(rows, 1):
+        if row.metrics:
+            counts.setdefault(row.samples, []).append(str(number))
+    if counts:
+        on = [
+            plural(samples, "sample") + (f" ({', '.join(numbers)})" if len(counts) > 1 else "")
+            for samples, numbers in counts.items()
+        ]
+        facts.append(("measured on", f"{', '.join(on)} of {result.split}"))
+    if any(row.agreement is not None for row in rows[1:]):
+        facts.append(("same answer", "as row 1"))
+    if len(rows) > 1:
+        facts.append(("faster", "times as fast as row 1: median, and range over the rounds"))
+    if any(row.front for row in rows):
+        first = f"latency at batch {result.batch_sizes[0]}"
+        facts.append(("best for", f"no other row does as well for less {first}, or less size"))
+    return facts
+
+
+def _print_parts(title: str, labels: list[str], columns: list[_Column], width: int) -> None:
+    """One table, or several below each other where the screen is too narrow: nothing is cut."""
+    columns = [column for column in columns if not column.empty]
+    room = width - 2 - max(map(len, labels))
+    while columns:
+        taken, used = 0, 0
+        while taken < len(columns) and (taken == 0 or used + columns[taken].width + GAP <= room):
+            used += columns[taken].width + GAP
+            taken += 1
+        part, columns = columns[:taken], columns[taken:]
+        stdout().print()
+        table = [[label, *(c.cells[i] for c in part)] for i, label in enumerate(labels)]
+        print_comparison(title, ["", *(column.name for column in part)], table)
+
+
+def _costs(rows: Sequence[Row]) -> list[_Column]:
+    metric = next((row.metric for row in rows if row.metric), "accuracy")
+    columns: dict[str, Callable[[Row], str]] = {
+        "size": lambda row: size(row.size_bytes) if row.size_bytes else MISSING,
+        "params": lambda row: _count(row.params),
+        "MACs": lambda row: _count(row.macs),
+        metric: lambda row: figure(row.metrics[row.metric]) if row.metrics else MISSING,
+        "same answer": lambda row: MISSING if row.agreement is None else f"{row.agreement:.2%}",
+        "memory": lambda row: _known(row, "peak_mib", memory),
+        "start-up": lambda row: _known(row, "startup_s", lambda x: f"{x:.1f} s"),
+        "best for": lambda row: ", ".join(row.front) or MISSING,
+        "format": lambda row: row.format or MISSING,
+    }
+    return [_Column(name, [cell(row) for row in rows]) for name, cell in columns.items()]
+
+
+def _speeds(rows: Sequence[Row], batch: int) -> list[_Column]:
+    cells = []
+    for number, row in enumerate(rows):
+        speed = None if row.timing is None else row.timing.speeds.get(batch)
+        if speed is None:
+            cells.append(["failed", *[MISSING] * 4])
+            continue
+        ratio = row.speedup.get(batch)
+        faster = MISSING
+        if number and ratio is not None:
+            faster = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        percentiles = [_ms(x) for x in (speed.p50_ms, speed.p95_ms, speed.p99_ms)]
+        cells.append([*percentiles, rate(speed.throughput), faster])
+    names = ("p50", "p95", "p99", "samples/s", "faster")
+    return [_Column(name, [line[i] for line in cells]) for i, name in enumerate(names)]
+
+
+def _ms(value: float) -> str:
+    """Three digits: 0.0123, 1.23, 123."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
+def _count(value: int | None) -> str:
+    """A large number for people: 11.2 M, 592 M, 1.81 G."""
+    if not value:
+        return MISSING
+    for unit, divisor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= divisor:
+            return f"{value / divisor:.3g} {unit}"
+    return str(value)
+
+
+def _known(row: Row, name: str, spell: Callable[[float], str]) -> str:
+    value = float("nan") if row.timing is None else float(getattr(row.timing, name))
+    return spell(value) if math.isfinite(value) else MISSING
+
+
+def write_csv(path: Path, result: BenchResult) -> None:
+    """A line for each row and batch size; a row without any speed has one line with its error.
+
+    Raises: DlcliError when it cannot be written.
+    """
+    with atomic_file(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        for row in result.rows:
+            writer.writerows(_lines(row, result.threads))
+
+
+def _lines(row: Row, threads: int) -> list[dict[str, object]]:
+    said = row.to_dict()
+    base = {name: said[name] for name in FIELDS if name in said and name not in ("speedup",)}
+    base |= {
+        "threads": threads,
+        "value": row.metrics.get(row.metric),
+        "front": " ".join(row.front),
+    }
+    lines: list[dict[str, object]] = []
+    for batch, speed in ({} if row.timing is None else row.timing.speeds).items():
+        ratio = row.speedup.get(batch)
+        line = {
+            "batch_size": batch,
+            "calls": speed.calls,
+            "p50_ms": speed.p50_ms,
+            "p95_ms": speed.p95_ms,
+            "p99_ms": speed.p99_ms,
+            "throughput": speed.throughput,
+        }
+        if ratio is not None:
+            line |= {"speedup": ratio.median, "speedup_low": ratio.low, "speedup_high": ratio.high}
+        lines.append({**base, **line})
+    return lines or [base]
