@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dlcli.data.prepare import random_inputs
 from dlcli.task import TaskSpec
+from dlcli.zoo.counting import count_macs
 from dlcli.zoo.runtime import model_inputs
 
 
@@ -47,14 +47,10 @@ def summarize(module: nn.Module, task: TaskSpec) -> Summary:
     arrays = random_inputs(task, 1, length=longest)
     inputs = model_inputs([torch.from_numpy(array) for array in arrays], task)
     layers: dict[str, Layer] = {}
-    recurrent = 0
 
     def note(path: str) -> Any:
         def hook(sub: nn.Module, args: Any, output: Any) -> None:
-            nonlocal recurrent
             first = output[0] if isinstance(output, tuple) else output
-            if isinstance(sub, nn.RNNBase):
-                recurrent += _recurrent_macs(sub, int(args[0].shape[1 if sub.batch_first else 0]))
             if path not in layers and isinstance(first, torch.Tensor):
                 own = sum(p.numel() for p in sub.parameters())
                 layers[path] = Layer(path, type(sub).__name__, tuple(first.shape[1:]), own)
@@ -64,19 +60,12 @@ def summarize(module: nn.Module, task: TaskSpec) -> Summary:
     leaves = [(path, sub) for path, sub in module.named_modules() if not list(sub.children()) and path]
     handles = [sub.register_forward_hook(note(path)) for path, sub in leaves]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(*inputs)
+        macs = count_macs(module, inputs)
     finally:
         for handle in handles:
             handle.remove()
     return Summary(
         layers=tuple(layers.values()),
         params=sum(p.numel() for p in module.parameters()),
-        # The counter counts a multiplication and an addition as two; recurrent kernels it does not know.
-        macs=counter.get_total_flops() // 2 + recurrent,
+        macs=sum(macs.values()),
     )
-
-
-def _recurrent_macs(sub: nn.RNNBase, steps: int) -> int:
-    """Every weight matrix is used once a step."""
-    return steps * sum(p.numel() for name, p in sub.named_parameters() if name.startswith("weight"))

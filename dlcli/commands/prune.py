@@ -1,0 +1,81 @@
+"""``dlcli prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.tuning import make_tuner
+from dlcli.config import PruneSettings
+from dlcli.errors import BoundMissed, DlcliError
+from dlcli.runs import DEFAULT_ROOT, find_artifact
+
+if TYPE_CHECKING:
+    from dlcli.engine.pruning import PruneResult
+    from dlcli.events import Emit
+
+
+@takes_config(PruneSettings)
+def command(
+    settings: Settings[PruneSettings],
+    *,
+    artifact: Artifact = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new run (default: by model and method).")
+    ] = None,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    trust: Trust = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take weights or whole channels out of a model, train it on, and measure what that costs.
+
+    The result is a run of its own. With --method channel the network itself gets smaller and faster;
+    the other methods put zeros in, which makes the file smaller. With --max-drop and no --amount, the
+    largest amount that keeps the bound is searched. A bound that is missed: exit code 3, and the model
+    is kept.
+    """
+    config = settings.resolve()
+
+    from dlcli.engine.pruning import check, prune
+    from dlcli.ui.pruning import print_pruning
+    from dlcli.ui.report import print_json
+    from dlcli.ui.sinks import progress_sink
+
+    check(config)
+    path = find_artifact(artifact, runs_dir)
+    with progress_sink(quiet, json_output) as emit:
+        result = prune(
+            path,
+            config,
+            name=name,
+            runs_dir=runs_dir,
+            tuner=make_tuner(runs_dir, emit),
+            trust=trust,
+            emit=emit,
+        )
+        plots = _plot(result, emit)
+    if json_output:
+        print_json({"command": "prune", **result.to_dict(), "plots": [str(plot) for plot in plots]})
+    else:
+        print_pruning(result)
+    if result.missed is not None:
+        raise BoundMissed(
+            result.missed,
+            hint=f"the model is kept: {result.comparison.after.artifact}; prune less, or more epochs",
+        )
+
+
+def _plot(result: PruneResult, emit: Emit) -> list[Path]:
+    from dlcli.events import Warned
+    from dlcli.runs import RunFolder
+    from dlcli.ui.pruning import save_pruning
+
+    try:
+        return [save_pruning(RunFolder(result.run).plots / "pruning.png", result)]
+    except DlcliError as exc:  # a picture that fails costs a warning, not the result
+        emit(Warned(f"no plot: {exc.message}"))
+        return []

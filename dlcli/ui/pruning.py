@@ -1,0 +1,137 @@
+"""A pruned model for people: before and after, what is left of each layer, and a picture of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.ui.comparison import print_change, size
+from dlcli.ui.console import stdout
+from dlcli.ui.text import figure, plural, printable, shorten, signed
+
+if TYPE_CHECKING:
+    from dlcli.compress.channels import LayerChange
+    from dlcli.engine.pruning import PruneResult
+
+MAX_LAYERS = 24  # longer models show the first and the last of those that were pruned
+NAME_WIDTH = 32
+
+
+def print_pruning(found: PruneResult) -> None:
+    """Print the result, the attempts of a search, and the layers."""
+    from dlcli.ui.tables import print_comparison
+
+    rows = [("method", _how(found)), ("run", str(found.run))]
+    if found.zeros[1]:
+        zeros, total = found.zeros
+        rows.append(("zeros", f"{zeros:,} of {total:,} weights ({zeros / total:.1%})"))
+    print_change(found.comparison, "pruning", found.said(), rows)
+    if len(found.attempts) > 1:
+        stdout().print()
+        _print_attempts(found)
+    shown, hidden = _cut([layer for layer in found.layers if layer.kept < layer.of])
+    untouched = len([layer for layer in found.layers if layer.kept == layer.of])
+    masked = bool(found.zeros[1]) and found.macs[0] == found.macs[1]
+    table = [
+        [
+            shorten(layer.name, NAME_WIDTH),
+            f"{layer.kept:,} of {layer.of:,}",
+            f"{layer.kept / layer.of:.0%}",
+            _pair(layer.macs_before, layer.macs_after),
+            _pair(layer.params_before, layer.params_after),
+        ]
+        for layer in shown
+    ]
+    if hidden:
+        table.insert(len(shown) // 2, [f"({hidden} more)", "", "", "", ""])
+    sides = found.comparison.before, found.comparison.after
+    params = _pair(sides[0].params, sides[1].params)
+    table.append(["the model", "", "", _pair(*found.macs), params])
+    stdout().print()
+    what = "weights" if masked else "channels"
+    title = f"{plural(len(found.layers) - untouched, 'layer')} with fewer {what}"
+    if untouched:
+        title += f", {untouched} as before"
+    print_comparison(title, ["", f"{what} kept", "share", "multiply-adds", "parameters"], table)
+
+
+def save_pruning(path: Path, found: PruneResult) -> Path:
+    """Draw the share that each layer keeps; returns ``path``. Raises: DlcliError when it cannot."""
+    from dlcli.ui.canvas import BLUE, GREY, add_grid, new_figure, save_figure
+
+    layers = list(found.layers)
+    height = min(2.0 + 0.22 * len(layers), 40.0)
+    fig, panels = new_figure(9.0, height, columns=(1, 1))
+    places = range(len(layers))
+    names = [printable(shorten(layer.name, NAME_WIDTH)) for layer in layers]
+    masked = found.macs[0] == found.macs[1]
+    series = (
+        (f"{'weights' if masked else 'channels'} kept", [layer.kept / layer.of for layer in layers]),
+        _second(layers, masked),
+    )
+    for number, (axes, (title, shares)) in enumerate(zip(panels, series, strict=True)):
+        axes.barh(list(places), [1.0] * len(layers), color="#E5E5E5", height=0.72, zorder=1)
+        axes.barh(list(places), shares, color=BLUE, height=0.72, zorder=2)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(len(layers) - 0.4, -0.6)
+        axes.set_yticks(list(places), names if not number else [""] * len(layers))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        add_grid(axes)
+        axes.grid(False, axis="y")
+        axes.set_title(title, fontsize=11)
+        axes.tick_params(axis="y", length=0, labelcolor=GREY, labelsize=8)
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+    fig.suptitle(f"{printable(shorten(found.run.name, 60))}: {_how(found)}", fontsize=12)
+    return save_figure(fig, path)
+
+
+def _second(layers: Sequence[LayerChange], masked: bool) -> tuple[str, list[float]]:
+    if masked:  # where the values that are left lie
+        total = max(sum(layer.kept for layer in layers), 1)
+        return f"share of all {total:,} weights left", [layer.kept / total for layer in layers]
+    return "multiply-adds left", [layer.macs_after / max(layer.macs_before, 1) for layer in layers]
+
+
+def _how(found: PruneResult) -> str:
+    said = f"{found.method}, {found.goal.text()}"
+    if len(found.schedule) > 1:
+        said += f" in {len(found.schedule)} steps"
+    return said + (
+        f", {plural(found.epochs, 'epoch')} of fine-tuning" if found.epochs else ", not tuned"
+    )
+
+
+def _print_attempts(found: PruneResult) -> None:
+    from dlcli.ui.tables import print_comparison
+
+    held = found.comparison.held
+    rows = [
+        [
+            f"{100 * attempt.amount:.4g} %",
+            figure(attempt.metrics[held.metric]) if attempt.metrics else "",
+            signed(-attempt.drop) if attempt.drop else "0",
+            f"{attempt.params:,}",
+            size(attempt.size_bytes),
+            "keeps the bound" if attempt.kept_bound else "misses it",
+            "kept" if attempt.run else "removed",
+        ]
+        for attempt in found.attempts
+    ]
+    columns = ["taken out", held.metric, "better by", "parameters", "size", "bound", "run"]
+    print_comparison("attempts", columns, rows)
+
+
+def _cut(layers: Sequence[LayerChange]) -> tuple[list[LayerChange], int]:
+    """The layers that are shown, and how many are not."""
+    if len(layers) <= MAX_LAYERS:
+        return list(layers), 0
+    half = MAX_LAYERS // 2
+    return [*layers[:half], *layers[-half:]], len(layers) - 2 * half
+
+
+def _pair(before: int, after: int) -> str:
+    if before == after:
+        return f"{before:,}"
+    return f"{before:,} -> {after:,} ({after / max(before, 1):.0%})"
