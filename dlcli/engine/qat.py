@@ -1,0 +1,145 @@
+"""Quantization-aware training: a model learns to be int8, and the file computes what it learned.
+
+The batch norms are folded, rounding is put in (`dlcli.compress.qat`) and calibrated, and the model is
+fine-tuned by the same loop as any, its original teaching it. The run's best.safetensors simulates int8,
+so its metrics are those of an int8 model; the ONNX file is that very model, with the ranges it was
+trained with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dlcli.card import TransformRecord
+from dlcli.compress.folding import fold_batch_norms
+from dlcli.compress.patterns import named_layers
+from dlcli.compress.qat import calibrate, insert_fake_quantizers, quantizable_layers
+from dlcli.config import EvalConfig, ExportConfig, MeasureConfig, QuantizeSettings
+from dlcli.config.ship import parse_names
+from dlcli.data.prepare import random_inputs
+from dlcli.engine.candidates import this_machine
+from dlcli.engine.evaldata import eval_data
+from dlcli.engine.evaluate import default_batch_size
+from dlcli.engine.origin import origin_record
+from dlcli.engine.parity import trim
+from dlcli.engine.tuning import TuneDefaults, Tuner, tuning_plan
+from dlcli.errors import DlcliError, UsageError
+from dlcli.events import Emit, Noted, ignore
+from dlcli.formats.base import Artifact, Runtime
+from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
+from dlcli.formats.onnx import write_onnx
+from dlcli.runs import RunFolder, run_of
+from dlcli.zoo.base import build_model
+from dlcli.zoo.runtime import load_tensors, model_inputs
+
+FILE = "best.int8-qat.onnx"
+_DEFAULTS = TuneDefaults(epochs=3, lr_share=0.1)
+_EXAMPLE_LENGTH = 12  # of the sequences that one pass is watched with
+
+
+@dataclass(frozen=True)
+class QatResult:
+    """``path`` is the int8 ONNX file, not yet in its place; ``run`` the run whose best model it is."""
+
+    path: Path
+    run: RunFolder
+
+
+def qat(
+    source: Artifact, settings: QuantizeSettings, tuner: Tuner, folder: Path, emit: Emit = ignore
+) -> QatResult:
+    """Fine-tune ``source`` in a run of its own as an int8 model, and write that into ``folder``.
+
+    Raises: DlcliError where the model has nothing for it or the training data cannot be reached,
+    Interrupted after a signal.
+    """
+    module, records = prepare(source, settings)
+    plan = tuning_plan(
+        source,
+        module,
+        (*source.card.transforms, *records),
+        settings.tune,
+        settings.measure,
+        _DEFAULTS,
+    )
+    layers = len(records[-1].args["layers"])
+    emit(Noted(f"fine-tuning with {layers} layers as they will be in int8"))
+    own = run_of(source.path)
+    name = source.path.stem if own is None else own.name
+    result = tuner(plan, f"{name}-qat")
+    path = folder / FILE
+    write_int8(open_checkpoint(result.run.best, Runtime("cpu")), path)
+    return QatResult(path, result.run)
+
+
+def prepare(
+    source: Artifact, settings: QuantizeSettings
+) -> tuple[nn.Module, tuple[TransformRecord, ...]]:
+    """The source's model as it begins to learn: folded, rounding and calibrated; and what was done.
+
+    Raises: DlcliError, UsageError for a ``--skip`` that means no layer.
+    """
+    task, card = source.card.task, source.card
+    if task.kind == "seq2seq":
+        raise DlcliError(
+            "quantization-aware training is not for models that write texts word by word",
+            hint="--method dynamic is the way",
+        )
+    # A module of its own: the source goes on answering as it is.
+    module = build_model(card.model, task, card.transforms)
+    load_tensors(module, source.module().state_dict())
+    module.eval()
+    layers = set(quantizable_layers(module))
+    layers -= named_layers(layers, parse_names(settings.quantize.skip))
+    if not layers:
+        raise UsageError(f"--skip {settings.quantize.skip} leaves no layer to quantize")
+    arrays = random_inputs(task, 2, length=_EXAMPLE_LENGTH)
+    example = model_inputs([torch.from_numpy(array) for array in arrays], task)
+    folded = fold_batch_norms(module, example)
+    arm = (settings.quantize.target or this_machine()) == "arm"
+    rounded = insert_fake_quantizers(module, example, layers, activations="s8" if arm else "u8")
+    calibrate(module, _training_samples(source, settings))
+    return module, (rounded,) if folded is None else (folded, rounded)
+
+
+def write_int8(tuned: Artifact, path: Path) -> None:
+    """Write the int8 model that an artifact simulates as ONNX; its card says what it is."""
+    card = tuned.card
+    record = TransformRecord(kind="quantize", args={"method": "qat", "backend": "onnxruntime"})
+    done = (*card.transforms, record, origin_record(tuned.path))
+    card = card.model_copy(update={"transforms": done})
+    said = Checkpoint(tuned.path, card, tuned.module(), torch.device("cpu"))
+    write_onnx(said, path, ExportConfig())
+
+
+def _training_samples(
+    source: Artifact, settings: QuantizeSettings
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Samples of the training split, evenly spread, as the module takes them."""
+    task, measure = source.card.task, settings.measure
+    data = eval_data(source.card, source.path, _train_split(measure))
+    total = len(data.reader)
+    count = min(settings.quantize.calibration_samples, total)
+    picked = np.unique(np.linspace(0, total - 1, count).round().astype(np.int64))
+    size = default_batch_size(task)
+    for start in range(0, len(picked), size):
+        inputs, kept = data.reader.read(picked[start : start + size])
+        if len(kept):
+            tensors = [torch.from_numpy(array) for array in trim(inputs, task)]
+            yield model_inputs(tensors, task)
+
+
+def _train_split(measure: MeasureConfig) -> EvalConfig:
+    return EvalConfig(
+        data=measure.data,
+        data_dir=measure.data_dir,
+        split="train",
+        workers=measure.workers,
+        offline=measure.offline,
+    )
