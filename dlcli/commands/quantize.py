@@ -1,0 +1,75 @@
+"""``dlcli quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.tuning import make_tuner
+from dlcli.config import QuantizeSettings
+from dlcli.errors import BoundMissed, DlcliError
+from dlcli.runs import DEFAULT_ROOT, find_artifact
+
+if TYPE_CHECKING:
+    from dlcli.engine.quantized import QuantizeResult
+    from dlcli.events import Emit
+
+
+@takes_config(QuantizeSettings)
+def command(
+    settings: Settings[QuantizeSettings],
+    *,
+    artifact: Artifact = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to write (default: beside the model)."),
+    ] = None,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    trust: Trust = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a model smaller and faster with integer weights, and measure what that costs.
+
+    The file is opened again and held against the float model on real validation samples. --method auto
+    takes what suits the model: dynamic for MLP, LSTM and Transformer, static for conv nets. With
+    --max-drop it goes on until a candidate keeps the bound: layers in float, other methods,
+    quantization-aware training. A bound that none keeps: exit code 3, and the best file is kept.
+    """
+    config = settings.resolve()
+    path = find_artifact(artifact, runs_dir)
+
+    from dlcli.engine.quantizing import quantize
+    from dlcli.ui.quantizing import print_quantized
+    from dlcli.ui.report import print_json
+    from dlcli.ui.sinks import progress_sink
+
+    with progress_sink(quiet, json_output) as emit:
+        result = quantize(
+            path, config, output=output, tuner=make_tuner(runs_dir, emit), trust=trust, emit=emit
+        )
+        plots = _plot(result, emit)
+    if json_output:
+        print_json({"command": "quantize", **result.to_dict(), "plots": [str(plot) for plot in plots]})
+    else:
+        print_quantized(result, plots)
+    if result.missed is not None:
+        other = "" if config.quantize.method == "auto" else "; --method auto goes on with other methods"
+        raise BoundMissed(result.missed, hint=f"the file is kept: {result.output}{other}")
+
+
+def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:
+    from dlcli.engine.quantizing import plots_folder
+    from dlcli.events import Warned
+    from dlcli.ui.quantizing import save_sensitivity
+
+    if not result.sensitivity:
+        return []
+    try:
+        return [save_sensitivity(plots_folder(result.source) / "sensitivity.png", result)]
+    except DlcliError as exc:  # a picture that fails costs a warning, not the result
+        emit(Warned(f"no plot: {exc.message}"))
+        return []

@@ -1,0 +1,106 @@
+"""What quantization made: the candidates, and the one that was kept beside its model."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dlcli.engine.candidates import Backend
+from dlcli.engine.comparing import Comparison, Held, verdict
+from dlcli.engine.sensitivity import Sensitivity
+from dlcli.engine.shipping import folder_beside, publish
+from dlcli.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate: its file, what stayed in float, and how it was held against the float model."""
+
+    method: str
+    backend: Backend
+    file: Path
+    size_bytes: int
+    held: Held
+    kept_bound: bool
+    layers_in_float: tuple[str, ...] = ()
+    run: RunFolder | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "method": self.method,
+            "backend": self.backend,
+            "layers_in_float": list(self.layers_in_float),
+            "size_bytes": self.size_bytes,
+            "metrics": self.held.metrics,
+            "drop": self.held.drop,
+            "agreement": self.held.agreement,
+            "kept_bound": self.kept_bound,
+        }
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """A quantized file beside its model. ``refused`` says why methods were no candidates, by name.
+
+    ``missed`` says which bound was; ``notes`` are sentences on how it was made.
+    """
+
+    source: Path
+    output: Path
+    chosen: Attempt
+    comparison: Comparison
+    attempts: tuple[Attempt, ...]
+    refused: dict[str, str]
+    sensitivity: tuple[Sensitivity, ...]
+    notes: tuple[str, ...]
+    missed: str | None
+
+    def said(self) -> list[str]:
+        """The verdict in words."""
+        found = [*verdict(self.comparison), *self.notes]
+        if self.chosen.backend == "torch":
+            found.append("computes in float32: the file is smaller, not the work")
+        if len(self.attempts) > 1 and self.comparison.split != "random":
+            found.append(
+                f"chosen among {len(self.attempts)} candidates by these very samples of "
+                f"{self.comparison.split}, so its figures there flatter it a little"
+            )
+        if self.missed is not None:
+            found.append(f"MISSED: {self.missed}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        run = self.chosen.run
+        return {
+            "artifact": str(self.source),
+            "output": str(self.output),
+            "run": None if run is None else str(run.path),
+            "method": self.chosen.method,
+            "backend": self.chosen.backend,
+            **self.comparison.to_dict(),
+            "verdict": self.said(),
+            "layers_in_float": list(self.chosen.layers_in_float),
+            "candidates": [attempt.to_dict() for attempt in self.attempts],
+            "refused": self.refused,
+            "sensitivity": [asdict(one) for one in self.sensitivity],
+            "missed": self.missed,
+        }
+
+
+def order(attempt: Attempt) -> tuple[bool, float, int]:
+    """What is kept: what keeps the bound, then the smallest loss, then the smallest file."""
+    drop = attempt.held.drop
+    return (not attempt.kept_bound, drop if drop == drop else float("inf"), attempt.size_bytes)
+
+
+def place(staged: Path, target: Path) -> None:
+    """Give a file its name, on whatever file system that is."""
+    with folder_beside(target) as folder:
+        for path in staged.parent.iterdir():
+            name = target.name if path == staged else path.name
+            shutil.move(path, folder / name)
+        publish(folder / target.name, target)

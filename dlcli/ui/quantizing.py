@@ -1,0 +1,102 @@
+"""A quantized model for people: before and after, the candidates, and which layers suffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.ui.comparison import print_change, size
+from dlcli.ui.console import stdout
+from dlcli.ui.text import plural, printable, shorten, signed
+
+if TYPE_CHECKING:
+    from dlcli.engine.quantized import QuantizeResult
+
+MAX_LAYERS = 20
+NAMED = 5  # layers in float that are named one by one
+NAME_WIDTH = 40
+_BACKENDS = {"onnxruntime": "ONNX Runtime", "torch": "torch"}
+
+
+def print_quantized(found: QuantizeResult, plots: Sequence[Path] = ()) -> None:
+    """Print the result, the candidates where there were several, and the ranking of layers."""
+    from dlcli.ui.tables import print_comparison
+
+    chosen = found.chosen
+    rows = [("method", f"{chosen.method}, run by {_BACKENDS[chosen.backend]}")]
+    if chosen.backend == "onnxruntime":
+        rows.append(("beside", "the same model as float32 ONNX in ONNX Runtime, made for this"))
+    if chosen.run is not None:
+        rows.append(("run", str(chosen.run.path)))
+    if chosen.layers_in_float:
+        rows.append(("in float", _some(chosen.layers_in_float)))
+    rows += [(f"no {method}", why) for method, why in found.refused.items()]
+    rows += [("plot", str(plot)) for plot in plots]
+    print_change(found.comparison, "quantization", found.said(), rows)
+    if len(found.attempts) > 1:
+        stdout().print()
+        title = f"candidates on {found.comparison.split}, in the order they were tried"
+        columns = ["", "in float", "size", found.comparison.held.metric, "same answer", ""]
+        print_comparison(title, columns, _attempts(found))
+    if found.sensitivity:
+        stdout().print()
+        shown = found.sensitivity[:MAX_LAYERS]
+        more = len(found.sensitivity) - len(shown)
+        title = "each layer alone: change of the answers as a share of their spread"
+        table = [
+            [shorten(one.name, NAME_WIDTH), f"{one.error:.3g}", _share(one.agreement)] for one in shown
+        ]
+        print_comparison(title, ["", "change", "same answer"], table)
+        if more:
+            stdout().print(f"  and {plural(more, 'layer')} that change less")
+
+
+def save_sensitivity(path: Path, found: QuantizeResult) -> Path:
+    """Draw what each layer alone changes, worst first; returns ``path``. Raises: DlcliError."""
+    from dlcli.ui.canvas import BLUE, ORANGE, add_grid, new_figure, save_figure
+
+    ranked = found.sensitivity
+    fig, (axes,) = new_figure(7.5, min(1.6 + 0.22 * len(ranked), 40.0), columns=(1,))
+    in_float = set(found.chosen.layers_in_float)
+    colors = [ORANGE if in_float & set(one.layers) else BLUE for one in ranked]
+    widths = [one.error if one.error < float("inf") else 0.0 for one in ranked]
+    axes.barh(range(len(ranked)), widths, color=colors, height=0.72)
+    axes.set_yticks(range(len(ranked)), [printable(shorten(one.name, NAME_WIDTH)) for one in ranked])
+    axes.set_ylim(len(ranked) - 0.4, -0.6)
+    axes.set_xlabel("change of the answers, as a share of their spread", fontsize=10)
+    title = "each layer alone in fewer bits"
+    if ORANGE in colors:
+        title += " (orange: kept in float)"
+    axes.set_title(title, fontsize=11)
+    add_grid(axes)
+    return save_figure(fig, path)
+
+
+def _attempts(found: QuantizeResult) -> list[list[str]]:
+    rows = []
+    for attempt in found.attempts:
+        held = attempt.held
+        verdict = "keeps the bound" if attempt.kept_bound else "misses it"
+        chosen = ", chosen" if attempt is found.chosen else ""
+        rows.append(
+            [
+                attempt.method,
+                plural(len(attempt.layers_in_float), "layer"),
+                size(attempt.size_bytes),
+                signed(held.difference),
+                _share(held.agreement),
+                verdict + chosen,
+            ]
+        )
+    return rows
+
+
+def _some(layers: Sequence[str]) -> str:
+    if len(layers) <= NAMED:
+        return ", ".join(layers)
+    return f"{plural(len(layers), 'layer')}: {', '.join(layers[:NAMED])}, ..."
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

@@ -1,0 +1,102 @@
+"""`dlcli quantize` as it is typed: one JSON object, tables, exit codes, the plot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlcli.cli import main
+from dlcli.engine.comparing import Held, Yardstick
+from dlcli.formats.base import Artifact, open_artifact
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run, "net"."""
+    root = tmp_path_factory.mktemp("runs")
+    typed = "train --model mlp --data digits --epochs 2 --device cpu --name net --quiet"
+    assert main([*typed.split(), "--runs-dir", str(root), "--set", "fit.tensorboard=false"]) == 0
+    return root
+
+
+def call(capsys: pytest.CaptureFixture[str], runs: Path, *args: str, code: int = 0) -> Any:
+    capsys.readouterr()
+    got = main(["quantize", "net", "--runs-dir", str(runs), "--no-latency", "--json", *args])
+    out = capsys.readouterr()
+    assert got == code, out.err
+    return json.loads(out.out)
+
+
+def test_one_json_object_says_all(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = call(capsys, runs, "--method", "weight-only", "--backend", "torch", "--report", "sensitivity")
+    assert {"schema", "command", "artifact", "output", "method", "backend"} <= set(said)
+    for side in (said["before"], said["after"]):
+        assert {"size_bytes", "params", "latency_ms", "metrics"} <= set(side)
+    assert said["after"]["size_bytes"] < 0.4 * said["before"]["size_bytes"]
+    assert said["agreement"] > 0.97
+    assert [c["method"] for c in said["candidates"]] == ["weight-only"]
+    assert said["missed"] is None
+    errors = [one["error"] for one in said["sensitivity"]]
+    assert len(errors) == 3
+    assert errors == sorted(errors, reverse=True)
+    (plot,) = said["plots"]
+    assert Path(plot) == runs / "net" / "plots" / "sensitivity.png"
+    assert Path(plot).read_bytes().startswith(b"\x89PNG")
+    assert open_artifact(Path(said["output"])).card.parent is None
+
+
+def test_people_get_a_table_and_a_verdict(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["quantize", "net", "--runs-dir", str(runs), "--no-latency", "--method", "bf16", "-q"]
+    assert main(typed) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "best.bf16.safetensors",
+        "accuracy",
+        "same answer",
+        "the file is smaller",
+        "samples of val",
+    ):
+        assert text in out
+
+
+def test_a_missed_bound_is_exit_code_3_and_the_best_file_is_kept(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, drops = Yardstick.hold, iter([0.5, 0.2, 0.4])
+
+    def worse(self: Yardstick, after: Artifact) -> Held:
+        return replace(hold(self, after), drop=next(drops))
+
+    monkeypatch.setattr(Yardstick, "hold", worse)
+    args = ("--method", "weight-only", "--backend", "torch", "--bits", "4", "--max-drop", "1%")
+    said = call(capsys, runs, *args, code=3)
+    assert [c["drop"] for c in said["candidates"]] == [0.5, 0.2]
+    assert "got worse by 0.2000, where --max-drop 1% allows" in said["missed"]
+    assert said["layers_in_float"] == said["candidates"][1]["layers_in_float"] != []
+    assert Path(said["output"]).name == "best.int4-weight.safetensors"
+    assert Path(said["output"]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["--max-drop", "-1"], "--max-drop '-1' is no bound"),
+        (["--method", "dynamic", "--backend", "torch"], "does not exist"),
+        (["--calibration-samples", "1"], "--calibration-samples 1"),
+        (["--method", "weight-only", "--backend", "torch", "--skip", "hed"], "no layer is called so"),
+    ],
+)
+def test_what_means_nothing_is_a_usage_error(
+    runs: Path, capsys: pytest.CaptureFixture[str], args: list[str], error: str
+) -> None:
+    before = sorted((runs / "net").iterdir())
+    assert main(["quantize", "net", "--runs-dir", str(runs), *args, "-q"]) == 2
+    out = capsys.readouterr()
+    assert error in out.err
+    assert "hint: " in out.err
+    assert out.out == ""
+    assert sorted((runs / "net").iterdir()) == before

@@ -1,0 +1,334 @@
+"""Quantization from artifact to file: smaller, as good, refused where it means nothing, bounds kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dlcli.card import Card, TransformRecord
+from dlcli.config import QuantizeSettings, TrainConfig
+from dlcli.engine import candidates, training
+from dlcli.engine.plan import make_plan
+from dlcli.engine.quantized import QuantizeResult
+from dlcli.engine.quantizing import quantize
+from dlcli.errors import DlcliError, UsageError
+from dlcli.events import ignore
+from dlcli.formats.base import open_artifact, read_card
+from dlcli.formats.checkpoint import read_tensors, save_model
+from dlcli.formats.packings.groups import stored_bytes
+from dlcli.runs import RunFolder
+from dlcli.settings import merge, validate
+
+FIT = {"epochs": 3, "batch_size": 100, "device": "cpu", "tensorboard": False}
+CNN = {"name": "cnn", "args": {"widths": [8, 16], "hidden": 64}}
+MLP = {"name": "mlp", "args": {"widths": [96, 64]}}
+LSTM = {"name": "lstm", "args": {"dim": 24, "hidden": 24}}
+
+Runs = Callable[[str], RunFolder]
+
+
+def texts(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    words = {"cold": ["ice", "snow", "frost"], "warm": ["sun", "fire", "summer"]}
+    lines = ["text,label"]
+    for i in range(120):
+        label = ("cold", "warm")[i % 2]
+        said = " ".join(rng.choice([*words[label], "the", "a", "of"], size=3 + i % 7))
+        lines.append(f'"{said}, {i}",{label}')
+    (root / "texts.csv").write_text("\n".join(lines) + "\n")
+    return root / "texts.csv"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Small trained nets by name, each trained once."""
+    root = tmp_path_factory.mktemp("runs")
+    data = str(texts(tmp_path_factory.mktemp("texts")))
+    known = {
+        "cnn": ("digits", CNN),
+        "mlp": ("digits", MLP),
+        "lstm": (data, LSTM),
+        "text-cnn": (data, {"name": "cnn", "args": {"dim": 16, "filters": 8}}),
+    }
+
+    def run(name: str) -> RunFolder:
+        if not (root / name).exists():
+            path, model = known[name]
+            said = {"data": {"data": path}, "model": model, "optim": {"lr": 0.01}, "fit": FIT}
+            plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
+            training.train(plan, training.new_run(plan, root, name), ignore, state=None)
+        return RunFolder(root / name)
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def one_export_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export takes seconds: a model's float file is written once for all tests."""
+    write = candidates.Candidates.float_file.func  # type: ignore[attr-defined]
+
+    def float_file(self: candidates.Candidates) -> Path:
+        key = self.source.path.read_bytes()
+        if key not in _EXPORTED:
+            _EXPORTED[key] = write(self).read_bytes()
+        path = self._place() / "float.onnx"
+        path.write_bytes(_EXPORTED[key])
+        return path
+
+    monkeypatch.setattr(candidates.Candidates, "float_file", property(float_file))
+
+
+_EXPORTED: dict[bytes, bytes] = {}
+
+
+def settings(method: str = "auto", **config: Any) -> QuantizeSettings:
+    return validate(
+        QuantizeSettings,
+        {"quantize": {"method": method, **config}, "measure": {"latency": False}},
+    )
+
+
+def never(plan: Any, name: str) -> Any:
+    raise AssertionError("nothing is to be trained here")
+
+
+def run_quantize(source: Path, asked: QuantizeSettings, output: Path | None = None) -> QuantizeResult:
+    return quantize(source, asked, output=output, tuner=never)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def record(path: Path, kind: str = "quantize") -> dict[str, Any]:
+    (found,) = [one.args for one in read_card(path).transforms if one.kind == kind]
+    return found
+
+
+def copied(run: RunFolder, root: Path) -> RunFolder:
+    return RunFolder(Path(shutil.copytree(run.path, root / run.name)))
+
+
+def test_a_conv_net_gets_static_int8_beside_it(runs: Runs, tmp_path: Path) -> None:
+    run = copied(runs("cnn"), tmp_path)
+    before = contents(run.path)
+    found = run_quantize(run.best, settings())
+    assert (found.chosen.method, found.missed) == ("static", None)
+    assert found.output == run.path / "best.int8-static.onnx"
+    after = contents(run.path)
+    assert set(after) - set(before) == {"best.int8-static.onnx"}
+    assert all(after[name] == data for name, data in before.items())
+    said = found.to_dict()
+    assert said["size_ratio"] < 0.45
+    assert said["agreement"] > 0.95
+    assert said["before"]["format"] == said["after"]["format"] == "onnx"
+    assert said["before"]["artifact"] == str(run.best)
+    # A grey image's 3x3 convolution is faster in float.
+    assert said["layers_in_float"] == ["features.0"] == record(found.output)["float"]
+    assert record(found.output)["calibration_samples"] == 256
+    import onnx
+
+    graph = onnx.load(str(found.output)).graph
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert kinds["features.0.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["head.1.weight_quantized"] == onnx.TensorProto.INT8
+    assert read_card(found.output).metrics == {"val": said["after"]["metrics"]}
+    with pytest.raises(DlcliError, match="is quantized already"):
+        run_quantize(found.output, settings())
+
+
+def test_arm_gets_signed_activations(runs: Runs, tmp_path: Path) -> None:
+    import onnx
+
+    asked = settings("static", target="arm", calibration="percentile")
+    found = run_quantize(runs("cnn").best, asked, tmp_path / "arm.onnx")
+    points = [
+        tensor.data_type
+        for tensor in onnx.load(str(found.output)).graph.initializer
+        if tensor.name.endswith("_zero_point")
+    ]
+    assert onnx.TensorProto.UINT8 not in points
+    assert found.comparison.held.agreement is not None
+    assert found.comparison.held.agreement > 0.9
+
+
+@pytest.mark.parametrize("name", ["cnn", "text-cnn"])
+def test_dynamic_is_refused_for_conv_nets(runs: Runs, name: str) -> None:
+    before = contents(runs(name).path)
+    with pytest.raises(DlcliError, match=r"not for conv nets.*several times slower") as info:
+        run_quantize(runs(name).best, settings("dynamic"))
+    assert "--method static" in (info.value.hint or "")
+    assert contents(runs(name).path) == before
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_what_has_no_convolutions_gets_dynamic_int8(runs: Runs, tmp_path: Path, name: str) -> None:
+    import onnx
+
+    found = run_quantize(runs(name).best, settings(), tmp_path / "small.onnx")
+    assert found.chosen.method == "dynamic"
+    assert found.comparison.held.agreement is not None
+    assert found.comparison.held.agreement > 0.95
+    graph = onnx.load(str(found.output)).graph
+    ops = {node.op_type for node in graph.node}
+    assert ("DynamicQuantizeLSTM" in ops) == (name == "lstm")
+    left = [t.name for t in graph.initializer if t.data_type == 1 and np.prod(t.dims) >= 4096]
+    assert not left  # smaller products are faster in float
+
+
+def test_layers_that_are_named_stay_in_float(runs: Runs, tmp_path: Path) -> None:
+    import onnx
+
+    run = runs("mlp")
+    found = run_quantize(run.best, settings("dynamic", skip="head,body.0"), tmp_path / "some.onnx")
+    assert found.chosen.layers_in_float == ("body.0", "head")
+    kinds = {t.name: t.data_type for t in onnx.load(str(found.output)).graph.initializer}
+    assert kinds["body.0.weight"] == kinds["head.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["body.4.weight_quantized"] == onnx.TensorProto.INT8
+    with pytest.raises(UsageError, match="boddy: no layer is called so") as info:
+        run_quantize(run.best, settings("dynamic", skip="boddy"))
+    assert "body" in (info.value.hint or "")
+    with pytest.raises(UsageError, match="leaves no layer"):
+        run_quantize(run.best, settings("fp16", backend="torch", skip="*"))
+
+
+@pytest.mark.parametrize(("bits", "share"), [(8, 0.30), (4, 0.17)])
+def test_weights_alone_in_groups(runs: Runs, tmp_path: Path, bits: int, share: float) -> None:
+    run = runs("mlp")
+    in_onnx = run_quantize(run.best, settings("weight-only", bits=bits), tmp_path / "w.onnx")
+    in_torch = run_quantize(
+        run.best, settings("weight-only", bits=bits, backend="torch"), tmp_path / "w.safetensors"
+    )
+    for found in (in_onnx, in_torch):
+        assert found.comparison.held.agreement is not None
+        assert found.comparison.held.agreement > (0.97 if bits == 8 else 0.85)
+    shapes = [p.shape for p in open_artifact(run.best).module().parameters() if p.ndim > 1]
+    stored, _ = read_tensors(in_torch.output)
+    sizes = {n: t.numel() * t.element_size() for n, t in stored.items() if ":" in n}
+    assert sum(sizes.values()) == sum(stored_bytes(tuple(s), bits, 64) for s in shapes)
+    assert sum(sizes.values()) < share * 4 * sum(s.numel() for s in shapes)
+    assert any("the file is smaller, not the work" in text for text in in_torch.said())
+    with pytest.raises(DlcliError, match="is quantized already"):
+        run_quantize(in_torch.output, settings())
+
+
+def test_16_bits(runs: Runs, tmp_path: Path) -> None:
+    run = runs("cnn")
+    in_onnx = run_quantize(run.best, settings("fp16", skip="head.4"), tmp_path / "h.onnx")
+    in_torch = run_quantize(run.best, settings("bf16"), tmp_path / "h.safetensors")
+    assert in_onnx.comparison.size_ratio < 0.8
+    assert record(in_onnx.output)["float"] == ["head.4"]
+    assert record(in_torch.output, "half")["dtype"] == "bfloat16"
+    for found in (in_onnx, in_torch):
+        assert found.comparison.held.agreement is not None
+        assert found.comparison.held.agreement > 0.97
+
+
+def test_pairs_of_method_and_backend_that_do_not_exist(runs: Runs) -> None:
+    with pytest.raises(UsageError, match=r"dynamic --backend torch does not exist: torch's") as info:
+        run_quantize(runs("mlp").best, settings("dynamic", backend="torch"))
+    assert "weight-only, fp16, bf16" in (info.value.hint or "")
+    with pytest.raises(UsageError, match="refuses bfloat16"):
+        run_quantize(runs("mlp").best, settings("bf16", backend="onnxruntime"))
+    with pytest.raises(UsageError, match=r"--group-size 24: ONNX Runtime takes 16, 32"):
+        run_quantize(runs("mlp").best, settings("weight-only", backend="onnxruntime", group_size=24))
+
+
+def test_calibration_on_too_few_samples_is_refused(runs: Runs) -> None:
+    before = contents(runs("cnn").path)
+    with pytest.raises(UsageError, match=r"--calibration-samples 1: the ranges of 7 samples"):
+        run_quantize(runs("cnn").best, settings("static", calibration_samples=1))
+    assert contents(runs("cnn").path) == before
+
+
+def test_a_calibration_that_fails_leaves_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, read = runs("cnn"), []
+
+    def fail(graph: Any, feeds: Any, how: str, target: str) -> Any:
+        read.append(next(iter(feeds)))
+        raise DlcliError("the disk is gone")
+
+    monkeypatch.setattr(candidates, "calibrate", fail)
+    before = contents(run.path)
+    with pytest.raises(DlcliError, match="the disk is gone"):
+        run_quantize(run.best, settings("static"))
+    assert len(read[0]["input"]) == 8  # small batches: their activations are in memory at once
+    assert contents(run.path) == before
+
+
+def test_without_its_data_a_model_is_not_calibrated_and_not_verified(runs: Runs, tmp_path: Path) -> None:
+    run = copied(runs("lstm"), tmp_path)
+    card = read_card(run.best)
+    assert card.data is not None
+    gone = card.data.model_copy(update={"data": str(tmp_path / "gone.csv")})
+    source = open_artifact(run.best)
+    save_model(run.best, source.module(), card.model_copy(update={"data": gone}))
+    with pytest.raises(DlcliError, match="training samples, which cannot be reached"):
+        run_quantize(run.best, settings("static"))
+    with pytest.raises(DlcliError, match="cannot be held without data"):
+        run_quantize(run.best, settings("dynamic", max_drop="1%"))
+    found = run_quantize(run.best, settings())
+    assert found.chosen.method == "dynamic"
+    assert found.said()[0].startswith("NOT VERIFIED ON DATA")
+    assert "reason" in record(found.output, "not verified on data")
+
+
+def poisoned(run: RunFolder, root: Path) -> Path:
+    """The same model with a weight that ruins the grid of its layer: the corner of a digit is empty."""
+    source = open_artifact(run.best, device="cpu")
+    spec, module = source.card.task.input, source.module()
+    corner = -spec.mean[0] / spec.std[0]  # type: ignore[union-attr]
+    layer = module.get_submodule("body.0")
+    with torch.no_grad():
+        change = 400.0 - layer.weight[:, 0]  # type: ignore[index]
+        layer.weight[:, 0] += change  # type: ignore[index]
+        layer.bias -= corner * change  # type: ignore[operator]
+    path = root / "best.safetensors"
+    save_model(path, module, source.card)
+    return path
+
+
+def test_the_layer_that_suffers_stays_in_float(runs: Runs, tmp_path: Path) -> None:
+    run = copied(runs("mlp"), tmp_path)
+    path = poisoned(run, run.path)
+    asked = settings("dynamic", max_drop="0.05", report="sensitivity")
+    found = run_quantize(path, asked)
+    assert found.missed is None
+    assert found.chosen.layers_in_float == ("body.0", "head")  # a small head is no faster in int8
+    first, second = found.attempts
+    assert first.held.drop > 0.05 >= second.held.drop
+    assert found.sensitivity[0].layers == ("body.0",)
+    errors = [one.error for one in found.sensitivity]
+    assert errors == sorted(errors, reverse=True)
+    assert any("chosen among 2 candidates by these very samples" in text for text in found.said())
+    # What lost is gone, what was chosen is there.
+    assert not list(run.path.glob(".tmp-*"))
+    assert record(found.output)["float"] == ["body.0", "head"]
+
+
+def test_what_is_no_float_model_is_refused(runs: Runs, tmp_path: Path) -> None:
+    run = runs("mlp")
+    source = open_artifact(run.best)
+    tuned = TransformRecord(kind="half", args={"dtype": "float16"})
+    card: Card = source.card.model_copy(update={"transforms": (tuned,)})
+    save_model(tmp_path / "half.safetensors", source.module(), card)
+    with pytest.raises(DlcliError, match=r"is in 16 bits already \(float16\)"):
+        run_quantize(tmp_path / "half.safetensors", settings())
+
+
+def test_no_other_file_is_overwritten(runs: Runs, tmp_path: Path) -> None:
+    run = runs("mlp")
+    first = run_quantize(run.best, settings("fp16", backend="torch"), tmp_path / "a.safetensors")
+    run_quantize(run.best, settings("bf16"), tmp_path / "a.safetensors")  # an older one of its kind
+    assert record(first.output, "half")["dtype"] == "bfloat16"
+    shutil.copy(run.best, tmp_path / "b.safetensors")
+    with pytest.raises(UsageError, match="is no quantized model"):
+        run_quantize(run.best, settings("bf16"), tmp_path / "b.safetensors")
+    with pytest.raises(UsageError, match="is no onnx file"):
+        run_quantize(run.best, settings("dynamic"), tmp_path / "b.safetensors")
