@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs import DEFAULT_ROOT, find_artifact, run_of
@@ -38,6 +38,7 @@ def command(
             help="Exit with 3 when the metric is worse; may be repeated.",
         ),
     ] = None,
+    trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -62,7 +63,7 @@ def command(
     from dlcli.ui.tables import print_eval
 
     with progress_sink(quiet, json_output) as emit:
-        models = [open_artifact(path, device=config.device) for path in paths]
+        models = [open_artifact(path, device=config.device, trust=trust) for path in paths]
         ensemble = Ensemble(models, tta=config.tta)
         data = eval_data(models[0].card, paths[0], config)
         warnings = list(data.warnings)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, takes_config
-from dlcli.config import ExportConfig
-from dlcli.errors import BoundMissed, UsageError
+from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.config import ExportSettings, parse_names
+from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
-    from dlcli.engine.shipping import ExportResult
+    from dlcli.engine.shipping import ExportResult, Failure
+    from dlcli.formats.base import Format
 
 
-@takes_config(ExportConfig)
+@takes_config(ExportSettings)
 def command(
-    settings: Settings[ExportConfig],
+    settings: Settings[ExportSettings],
     *,
     artifact: Artifact = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="The same as --format onnx.")] = False,
     formats: Annotated[
-        str | None, typer.Option("--format", help="Formats to write, with commas: onnx.")
+        str | None,
+        typer.Option(
+            "--format",
+            help="Formats to write, with commas: onnx, torchscript, pt2, aoti, state-dict, openvino, "
+            "executorch.",
+        ),
     ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every format whose extra is installed.")] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write (default: beside the model)."),
@@ -33,87 +39,108 @@ def command(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the file with the model.")
     ] = True,
+    sidecar: Annotated[
+        bool,
+        typer.Option(
+            "--sidecar", help="Also write FILE.json: classes, preprocessing, encoders, tokenizer."
+        ),
+    ] = False,
+    example: Annotated[
+        bool,
+        typer.Option(
+            "--with-example", help="Also write a short program that uses the file without dlcli."
+        ),
+    ] = False,
+    trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model for deployment and prove that it still gives the same answers.
 
-    The file is opened again and compared with the model on real validation samples, at batch sizes
-    1 and 7. One that differs too much is named .failed, and the exit code is 3.
+    Each file is opened again and compared with the model on real validation samples, at batch sizes 1,
+    7 and 32 and, where lengths vary, at two of them. One that differs too much is named .failed, and the
+    exit code is 3. Then model and file are measured: size, accuracy, latency, before and after. Where
+    no data can be reached the comparison is on noise, and the file says so.
     """
     config = settings.resolve()
-    names = [name.strip() for name in (formats or "").split(",") if name.strip()]
-    names = list(dict.fromkeys([*names, *(["onnx"] if onnx else [])]))
-    if not names:
-        raise UsageError("no format was named", hint="dlcli export --onnx")
-    if output is not None and len(names) > 1:
-        raise UsageError(f"--output names one file, but {len(names)} formats were asked for")
     path = find_artifact(artifact, runs_dir)
 
-    from dlcli.engine.shipping import check_target, export, writer
+    from dlcli.engine.shipping import ExportResult, check_target, export_all
+    from dlcli.engine.sidecars import check_beside, write_beside
+    from dlcli.formats.base import read_card
+    from dlcli.ui.exports import print_export, print_exports
     from dlcli.ui.report import print_json
+    from dlcli.ui.sinks import progress_sink
 
-    entries = [writer(name) for name in names]
-    results = []
-    for entry in entries:
-        target = output or path.with_suffix(entry.suffix)
+    names = [*parse_names(formats), *(["onnx"] if onnx else [])]
+    entries = _formats(list(dict.fromkeys(names)), every=every)
+    if output is not None and len(entries) > 1:
+        raise UsageError(f"--output names one file, but {len(entries)} formats were asked for")
+    wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
+    some = any(entry.example is not None for entry in entries)
+    for entry, target in wanted:
         check_target(path, target, entry)
-        with _waiting(f"writing and checking {target}", quiet or json_output):
-            results.append(export(path, target, entry, config, verify=verify))
+        if sidecar or example:
+            card = read_card(path)
+            asked = example and (entry.example is not None or not some)
+            check_beside(entry, target, card, config.export, sidecar=sidecar, example=asked)
+    with progress_sink(quiet, json_output) as emit:
+        found = export_all(path, wanted, config, verify=verify, trust=trust, emit=emit)
+    beside = {
+        one.output: write_beside(one, sidecar=sidecar, example=example)
+        for one in found
+        if isinstance(one, ExportResult) and one.ok
+    }
     if json_output:
-        first = results[0].to_dict()
-        more = {"exports": [r.to_dict() for r in results]} if len(results) > 1 else {}
-        print_json({"command": "export", **first, **more})
-    else:
-        for result in results:
-            _show(result)
-    for result in results:
-        if result.parity is not None and not result.ok:
+        print_json(_report(path, found, beside))
+    elif len(found) == 1 and isinstance(found[0], ExportResult):
+        print_export(found[0], beside.get(found[0].output, []))
+    elif len(found) > 1:
+        print_exports(found)
+    _leave(found)
+
+
+def _formats(names: list[str], *, every: bool) -> list[Format]:
+    """The formats asked for. Raises: UsageError for none, and for one that cannot be written."""
+    from dlcli.engine.shipping import installed_writers
+    from dlcli.formats.base import formats_named
+
+    entries = formats_named(names)
+    if every:
+        entries += [entry for entry in installed_writers() if entry not in entries]
+    if not entries:
+        raise UsageError("no format was named", hint="dlcli export --onnx")
+    return entries
+
+
+def _report(
+    path: Path, found: list[ExportResult | Failure], beside: dict[Path, list[Path]]
+) -> dict[str, Any]:
+    """One object; the fields of the first format stand at its top too."""
+    rows = []
+    for one in found:
+        row = one.to_dict()
+        files = beside.get(one.output, [])
+        rows.append({**row, "beside": [str(file) for file in files]})
+    return {"command": "export", "artifact": str(path), **rows[0], "exports": rows}
+
+
+def _leave(found: list[ExportResult | Failure]) -> None:
+    """Raise what the exit code is to say: a format that failed, else a bound that was missed."""
+    from dlcli.engine.shipping import Failure
+
+    failed = [one for one in found if isinstance(one, Failure)]
+    if len(failed) == 1:
+        raise failed[0].error
+    if failed:
+        said = "; ".join(f"{one.format}: {one.error.message}" for one in failed)
+        raise DlcliError(
+            f"{len(failed)} of {len(found)} formats failed: {said}", hint=failed[0].error.hint
+        )
+    for one in found:
+        if not isinstance(one, Failure) and not one.ok and one.parity is not None:
             raise BoundMissed(
-                f"{result.output} does not give the model's answers: {result.parity.missed[0]}",
-                hint="the file is kept for inspection under this name; try another --opset",
+                f"{one.output} does not give the model's answers: {one.parity.missed[0]}",
+                hint="the file is kept under this name; try other options, or --no-verify",
             )
-
-
-def _waiting(message: str, silent: bool) -> AbstractContextManager[object]:
-    """A spinner on stderr, where stderr is a terminal."""
-    from dlcli.ui import console
-
-    screen = console.stderr()
-    return nullcontext() if silent or not console.on_terminal(screen) else screen.status(message)
-
-
-def _show(result: ExportResult) -> None:
-    from dlcli.ui.tables import print_comparison, print_key_values
-    from dlcli.ui.text import figure
-
-    parity = result.parity
-    size = f"{_mib(result.source_bytes)} -> {_mib(result.output_bytes)}"
-    rows = [("file", str(result.output)), ("size", size)]
-    if parity is None:
-        rows.append(("verdict", "not compared (--no-verify)"))
-        print_key_values(f"export to {result.format}", rows)
-        return
-    on = f"{parity.samples:,} samples of {parity.data}"
-    note = [("note", parity.note)] if parity.data == "random" else []
-    verdict = "gives the same answers" if parity.ok else "DIFFERS: " + "; ".join(parity.missed)
-    rows += [("compared on", on), *note, ("verdict", verdict)]
-    print_key_values(f"export to {result.format}", rows)
-    names = list(parity.metrics)
-    same = ["same class"] if parity.batches[0].agreement is not None else []  # numbers have none
-    table = [["model", "", *("" for _ in same), *(figure(parity.metrics[n]) for n in names)]]
-    table += [
-        [
-            f"{result.format}, batch {b.batch_size}",
-            f"{b.max_abs_diff:.2g}",
-            *([] if b.agreement is None else [f"{b.agreement:.2%}"]),
-            *(figure(b.metrics[n]) for n in names),
-        ]
-        for b in parity.batches
-    ]
-    print_comparison("beside the model", ["", "largest difference", *same, *names], table)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.2f} MiB"

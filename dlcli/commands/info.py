@@ -88,20 +88,32 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
 
 def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
     from dlcli.files import sha256_file
-    from dlcli.formats.base import sniff_format
+    from dlcli.formats.base import runs_code, size_of, sniff_format
     from dlcli.runs import find_artifact, run_of
+    from dlcli.trust import is_known
     from dlcli.ui.card import print_card
+    from dlcli.ui.changes import in_words
     from dlcli.ui.report import print_json
 
     path = find_artifact(artifact, runs_dir)
     file_format = sniff_format(path)
     card = file_format.read_card(path)
     try:
-        size_bytes, sha256 = path.stat().st_size, sha256_file(path)
+        size_bytes, sha256 = size_of(path), sha256_file(path)
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    risky = runs_code(file_format, card)
+    known = risky and is_known(path)
     if not as_json:
-        print_card(card, path=str(path), format=file_format.name, size_bytes=size_bytes, sha256=sha256)
+        print_card(
+            card,
+            path=str(path),
+            format=file_format.name,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            runs_code=risky,
+            known=known,
+        )
         return
     run = run_of(path)
     print_json(
@@ -112,6 +124,9 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             "format": file_format.name,
             "size_bytes": size_bytes,
             "sha256": sha256,
+            "runs_code": risky,
+            "trusted": known or not risky,
+            "changes": [in_words(record) for record in card.transforms],
             "metrics": card.metrics,
             "card": card.model_dump(mode="json"),
         }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import PredictConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, RunFolder, find_artifact
@@ -50,6 +50,7 @@ def command(
             help="The model to use, or several by repeating it; then every argument is an input.",
         ),
     ] = None,
+    trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -81,7 +82,8 @@ def command(
     total = len(samples)
     if not total:
         raise DlcliError(f"{', '.join(arguments[:5])} holds nothing to predict")
-    ensemble = Ensemble([open_artifact(path, device=config.device) for path in paths], tta=config.tta)
+    models = [open_artifact(path, device=config.device, trust=trust) for path in paths]
+    ensemble = Ensemble(models, tta=config.tta)
 
     def read_as(wanted: TaskSpec) -> Reader:
         # Tables and series are read by the columns that a model wants; images and texts are the same

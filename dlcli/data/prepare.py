@@ -16,6 +16,7 @@ from dlcli.task import (
     SPECIAL_TOKENS,
     START,
     ImageInput,
+    NumberColumn,
     PairsInput,
     SeriesInput,
     TabularInput,
@@ -45,8 +46,12 @@ def random_inputs(task: TaskSpec, count: int, *, length: int | None = None, seed
         return (rng.integers(0, 256, shape, dtype=np.uint8),)
     if isinstance(spec, TabularInput):
         codes = [rng.integers(0, column.codes, count) for column in spec.categories]
-        numbers = rng.normal(size=(count, spec.features))
-        return (np.column_stack([numbers, *codes]).astype(np.float32),)
+        numbers = rng.normal(size=(count, len(spec.numbers)))
+        missing = rng.random((count, len(spec.numbers))) < 0.1
+        marked = [i for i, column in enumerate(spec.numbers) if column.indicator]
+        for i in marked:
+            numbers[missing[:, i], i] = _filled(spec.numbers[i])
+        return (np.column_stack([numbers, missing[:, marked], *codes]).astype(np.float32),)
     if isinstance(spec, SeriesInput) and not spec.varies:
         return (rng.normal(size=(count, *spec.shape)).astype(np.float32),)
     if isinstance(spec, SeriesInput):
@@ -60,6 +65,14 @@ def random_inputs(task: TaskSpec, count: int, *, length: int | None = None, seed
     prefix, _ = _tokens(rng, spec.target, count, length)
     prefix[:, 0] = START
     return (*_tokens(rng, spec.source, count, length), prefix)
+
+
+def _filled(column: NumberColumn) -> float:
+    """What a missing cell is encoded as."""
+    value = column.fill
+    if column.log:
+        value = float(np.sign(value) * np.log1p(abs(value)))
+    return (value - column.mean) / column.std
 
 
 def _tokens(

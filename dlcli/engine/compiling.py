@@ -20,13 +20,15 @@ def compiled(module: nn.Module, mode: str) -> Callable[..., torch.Tensor]:
     if mode == "none":
         return module
     first = next(module.parameters(), None)
-    if (
-        first is not None
-        and first.device.type == "cpu"
-        and not (shutil.which("g++") or shutil.which("clang++"))
-    ):
-        raise DlcliError(
-            f"--compile {mode} needs a C++ compiler, and there is no g++ or clang++ here",
-            hint="install one, or leave --compile out",
-        )
+    if first is not None:
+        check_compiler(first.device, f"--compile {mode}")
     return cast(Callable[..., torch.Tensor], torch.compile(module, mode=cast(Any, mode)))
+
+
+def check_compiler(device: torch.device, what: str) -> None:
+    """Raises: DlcliError where the CPU's compiler is missing; ``what`` is the option that needs it."""
+    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
+        raise DlcliError(
+            f"{what} needs a C++ compiler, and there is no g++ or clang++ here",
+            hint=f"install one, or leave {what} out",
+        )

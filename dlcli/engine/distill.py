@@ -79,10 +79,10 @@ def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
     own, named = read_card(file).task, f"--teacher {path}"
     _check_question(own, task, named)
     _check_inputs(own.input, task.input, named)
-    form = sniff_format(file).name
-    if form != "safetensors":
+    form = sniff_format(file)
+    if not form.trainable:
         raise UsageError(
-            f"{named} is an {form} file, which torch cannot run beside the student",
+            f"{named} is an {form.name} file, which torch cannot run beside the student",
             hint="give the safetensors file that it was exported from",
         )
     return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)

@@ -13,6 +13,7 @@ from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
+from dlcli.engine.origin import stale
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs import run_of
 from dlcli.settings import validate
@@ -47,12 +48,13 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
     def read(split: str) -> Reader:
         return kind_of(card.task).reader(source.splits[split], card.task, options)
 
+    old = stale(artifact, card)
     own = config.data is None and "train" in source.splits
     return EvalData(
         reader=read(name),
         split=name,
         note=_note(source, name, config),
-        warnings=(*source.warnings, *warnings),
+        warnings=(*source.warnings, *warnings, *([old] if old else [])),
         train=(lambda: read("train")) if own else None,
     )
 

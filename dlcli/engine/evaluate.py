@@ -87,7 +87,7 @@ def measure(
     counts = make_counts(task)
     alone = [make_counts(task) for _ in ensemble.members if several]
     size = config.batch_size or batch_size_of(ensemble)
-    for inputs, kept in _batches(reader, size, data.split, emit):
+    for inputs, kept in batches(reader, size, data.split, emit):
         answers, targets = ensemble.answers(inputs), reader.targets(kept)
         counts.update(ensemble.mean(answers), targets, inputs)
         for own, answer in zip(alone, answers, strict=several):
@@ -142,7 +142,7 @@ def _share(
     """What this process counts, or why it could not: the others wait for it in any case."""
     counts = make_counts(task)
     try:
-        for inputs, kept in _batches(reader, batch_size or default_batch_size(task), split, emit, world):
+        for inputs, kept in batches(reader, batch_size or default_batch_size(task), split, emit, world):
             counts.update(predict(inputs), reader.targets(kept), inputs)
     except DlcliError as exc:
         return exc
@@ -198,8 +198,8 @@ def _refuse_none(counts: Counts, reader: Reader, split: str) -> None:
         raise DlcliError(f"none of the {len(reader)} samples of the {split} split can be read{first}")
 
 
-def _batches(
-    reader: Reader, batch_size: int, split: str, emit: Emit, world: World | None = None
+def batches(
+    reader: Reader, batch_size: int, split: str, emit: Emit = ignore, world: World | None = None
 ) -> Iterator[tuple[Inputs, Indices]]:
     """This process's batches: inputs of the readable samples, and which those are.
 

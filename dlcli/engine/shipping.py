@@ -1,30 +1,53 @@
-"""Export: write under a name that promises nothing, open again, compare, and only then name it."""
+"""Export: write under a name that promises nothing, open again, compare, and only then name it.
+
+`folder_beside` and `publish` are how every command puts a new model file beside another.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.config import EvalConfig, ExportConfig
-from dlcli.data.prepare import random_inputs
-from dlcli.engine.evaldata import EvalData, eval_data
-from dlcli.engine.evaluate import answers_within
-from dlcli.engine.parity import BATCH_SIZES, Parity, compare, real_samples
+from dlcli.card import Card, TransformRecord
+from dlcli.config import ExportSettings, parse_bound
+from dlcli.engine.comparing import Comparison, Yardstick, compare_files
+from dlcli.engine.export_worker import write_in_process
+from dlcli.engine.origin import origin_record
+from dlcli.engine.parity import Parity, compare
+from dlcli.engine.raw_samples import with_raw_parity
 from dlcli.errors import DlcliError, UsageError
+from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.files import TMP_PREFIX, cannot_write, fsync_path
-from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact, sniff_format
+from dlcli.formats.base import (
+    FORMATS,
+    Artifact,
+    Format,
+    check_options,
+    open_artifact,
+    require_extra,
+    size_of,
+    sniff_format,
+)
+from dlcli.trust import remember
 
-_ANSWER_BYTES = 2**28
+# Enough to tell one percent of other classes; more only cost time.
+SAMPLES = 256
+# A remark: nothing compared this file with its model on real samples. args {"reason": why}.
+UNVERIFIED = "not verified on data"
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written where. ``parity`` is None when the comparison was left out."""
+    """What was written where.
+
+    ``parity`` is None when the comparison was left out; ``change`` is the model before and the file
+    after, None where the file was not to be measured or is wrong.
+    """
 
     source: Path
     output: Path
@@ -32,6 +55,8 @@ class ExportResult:
     source_bytes: int
     output_bytes: int
     parity: Parity | None
+    change: Comparison | None
+    card: Card
 
     @property
     def ok(self) -> bool:
@@ -39,12 +64,33 @@ class ExportResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        change = {} if self.change is None else self.change.to_dict()
         return {
             "artifact": str(self.source),
             "output": str(self.output),
             "format": self.format,
             "size_bytes": {"before": self.source_bytes, "after": self.output_bytes},
             "parity": None if self.parity is None else self.parity.to_dict(),
+            "changes": [record.model_dump() for record in self.card.transforms],
+            **change,
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A format that could not be written; the others were."""
+
+    format: str
+    output: Path
+    error: DlcliError
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "format": self.format,
+            "output": None,
+            "error": self.error.message,
+            "hint": self.error.hint,
         }
 
 
@@ -57,8 +103,28 @@ def writer(name: str) -> Format:
     return found
 
 
+def installed_writers() -> list[Format]:
+    """Every format that can be written here: those whose extra is missing are left out."""
+    found = []
+    for _, entry in FORMATS.entries():
+        if entry.write is not None:
+            with suppress(DlcliError):
+                require_extra(entry)
+                found.append(entry)
+    return found
+
+
 def check_target(source: Path, target: Path, entry: Format) -> None:
-    """Refuse to write over anything but an older file of the same format. Raises: UsageError."""
+    """Refuse what the format cannot be called, and to write over anything but an older file of it.
+
+    Raises: UsageError.
+    """
+    ending = "." + entry.suffix.rpartition(".")[2]
+    if entry.own_suffix and target.suffix != ending:
+        raise UsageError(
+            f"--output {target}: {entry.name} files end in {ending}",
+            hint=f"--output {target.with_suffix(ending)}",
+        )
     if target.is_dir():
         raise UsageError(
             f"--output {target} is a folder", hint=f"--output {target / ('best' + entry.suffix)}"
@@ -68,46 +134,147 @@ def check_target(source: Path, target: Path, entry: Format) -> None:
     if target.resolve() == source.resolve():
         raise UsageError(f"--output {target} is the model itself", hint="choose another name")
     try:
-        same = sniff_format(target).name == entry.name
+        found = sniff_format(target)
+        found.read_card(target)  # another program's file may be the only one of its kind
+        same = found.name == entry.name
     except DlcliError:
         same = False
     if not same:
         raise UsageError(
-            f"--output {target} exists and is no {entry.name} file", hint="choose another name"
+            f"--output {target} exists and is no {entry.name} file of dlcli's",
+            hint="choose another name: --output",
         )
 
 
 def export(
-    source: Path, target: Path, entry: Format, config: ExportConfig, *, verify: bool
+    source: Path,
+    target: Path,
+    entry: Format,
+    settings: ExportSettings,
+    *,
+    verify: bool,
+    trust: bool = False,
+    emit: Emit = ignore,
 ) -> ExportResult:
     """Write ``source`` as ``target`` and compare the two; a file that misses a bound is named .failed.
 
     What was at ``target`` before stays until the new file has passed. Raises: DlcliError when the
     source cannot be opened or exported.
     """
+    (found,) = export_all(source, [(entry, target)], settings, verify=verify, trust=trust, emit=emit)
+    if isinstance(found, Failure):
+        raise found.error
+    return found
+
+
+def export_all(
+    source: Path,
+    wanted: Sequence[tuple[Format, Path]],
+    settings: ExportSettings,
+    *,
+    verify: bool,
+    trust: bool = False,
+    emit: Emit = ignore,
+) -> list[ExportResult | Failure]:
+    """`export` to several formats, measured on the same samples; one that fails stops no other.
+
+    Raises: DlcliError when the source itself cannot be opened, UsageError for an option that one of the
+    formats cannot honour.
+    """
+    for entry, _ in wanted:
+        check_options(entry, settings.export)
+    parse_bound(settings.export.max_drop)
+    artifact = open_artifact(source, device="cpu", trust=trust)
+    artifact.module()  # what has none is refused before its samples are read
+    measure = settings.measure
+    yardstick = None
+    reason = "--no-verify"
+    if verify:
+        asked = measure.model_copy(update={"samples": measure.samples or SAMPLES})
+        yardstick = Yardstick(artifact, asked, emit)
+        reason = yardstick.note if yardstick.split == "random" else ""
+    record = origin_record(source)
+    artifact.card = _noted(artifact.card, record.kind, **record.args)
+    if reason:
+        artifact.card = _noted(artifact.card, UNVERIFIED, reason=reason)
+    found: list[ExportResult | Failure] = []
+    for entry, target in wanted:
+        emit(Noted(f"writing {target}"))
+        try:
+            one = _export_one(artifact, target, entry, settings, yardstick, trust=trust, emit=emit)
+            found.append(one)
+        except DlcliError as exc:
+            found.append(Failure(entry.name, target, exc))
+    return found
+
+
+def _noted(card: Card, kind: str, **args: Any) -> Card:
+    """The card with one more remark, in the place of an older one of that kind."""
+    others = [record for record in card.transforms if record.kind != kind]
+    return card.model_copy(update={"transforms": (*others, TransformRecord(kind=kind, args=args))})
+
+
+def _export_one(
+    artifact: Artifact,
+    target: Path,
+    entry: Format,
+    settings: ExportSettings,
+    yardstick: Yardstick | None,
+    *,
+    trust: bool,
+    emit: Emit,
+) -> ExportResult:
     assert entry.write is not None  # `writer` has seen to it
-    artifact = open_artifact(source, device="cpu")
+    require_extra(entry)
     parity = None
-    with _folder_beside(target) as folder:
+    with folder_beside(target) as folder:
         staged = folder / target.name
-        entry.write(artifact, staged, config)
-        if verify:
-            parity = check(artifact, entry.open(staged, "cpu"), config)
+        if entry.fresh(artifact):
+            write_in_process(artifact, staged, entry, settings.export, trust=trust)
+        else:
+            entry.write(artifact, staged, settings.export)
+        # Read anew by its content, as any command will: written a moment ago, it is the user's own.
+        opened = open_artifact(staged, device="cpu", trust=True) if yardstick is not None else None
+        if yardstick is not None and opened is not None:
+            parity = _parity(artifact, opened, yardstick, settings)
         good = parity is None or parity.ok
         output = target if good else target.with_name(target.name + ".failed")
-        _publish(staged, output)
+        card, size = entry.read_card(staged), size_of(staged)
+        publish(staged, output)
+    if entry.runs_code and not remember(output):
+        emit(Warned(f"{output} will need --trust: the list of your own files cannot be written"))
+    change = None
+    if yardstick is not None and good:
+        # Both were trusted to be opened above, whether or not that could be remembered.
+        change = compare_files(artifact.path, output, yardstick, settings.measure, trust=True, emit=emit)
     return ExportResult(
-        source=source,
+        source=artifact.path,
         output=output,
         format=entry.name,
-        source_bytes=source.stat().st_size,
-        output_bytes=output.stat().st_size,
+        source_bytes=size_of(artifact.path),
+        output_bytes=size,
         parity=parity,
+        change=change,
+        card=card,
     )
 
 
+def _parity(before: Artifact, after: Artifact, yardstick: Yardstick, settings: ExportSettings) -> Parity:
+    inputs, targets = yardstick.everything()
+    found = compare(
+        before,
+        after,
+        inputs,
+        targets,
+        settings.export,
+        data=yardstick.split,
+        note=f"NOT VERIFIED ON DATA: {yardstick.note}" if targets is None else yardstick.note,
+    )
+    return with_raw_parity(found, before, after, yardstick, settings.export)
+
+
 @contextmanager
-def _folder_beside(target: Path) -> Iterator[Path]:
+def folder_beside(target: Path) -> Iterator[Path]:
     """A temporary folder on the target's file system, gone afterwards: a format may write two files."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,43 +284,23 @@ def _folder_beside(target: Path) -> Iterator[Path]:
         raise cannot_write(target, exc) from exc
 
 
-def _publish(staged: Path, output: Path) -> None:
-    """Give the file its name, after those it refers to (tensors beyond 2 GB) have theirs.
+def publish(staged: Path, output: Path) -> None:
+    """Give the file its name, after those it refers to (tensors that lie apart) have theirs.
 
-    A failed file goes alone: tensors of its own would replace those of an older good one.
+    A failed file goes alone: tensors of its own would replace those of an older good one. Raises:
+    DlcliError where a file of somebody else has the name of one that belongs to it.
     """
     beside = [path for path in staged.parent.iterdir() if path != staged]
-    for path in beside if output.name == staged.name else []:
+    beside = beside if output.name == staged.name else []
+    for path in beside:
+        taken = output.with_name(path.name)
+        if taken.exists() and not output.exists():
+            raise DlcliError(
+                f"{taken} exists and belongs to no {output.name}", hint="move it, or choose --output"
+            )
+    for path in beside:
         fsync_path(path)
         os.replace(path, output.with_name(path.name))
     fsync_path(staged)
     os.replace(staged, output)
     fsync_path(output.parent)
-
-
-def check(before: Artifact, after: Artifact, config: ExportConfig) -> Parity:
-    """Compare on validation samples; where they cannot be reached, on noise, and say so."""
-    # Answers of all samples are held at once, twice and with their difference: a text's are megabytes.
-    count = min(config.samples, max(max(BATCH_SIZES), answers_within(_ANSWER_BYTES, before.card.task)))
-    try:
-        data = _validation(before, config)
-        inputs, targets = real_samples(data, count)
-    except DlcliError as exc:
-        return compare(
-            before,
-            after,
-            random_inputs(before.card.task, count),
-            None,
-            config,
-            data="random",
-            note=f"NOT VERIFIED ON DATA: {exc.message}",
-        )
-    return compare(before, after, inputs, targets, config, data=data.split, note=data.note)
-
-
-def _validation(artifact: Artifact, config: ExportConfig) -> EvalData:
-    asked = EvalConfig(split="val", workers=config.workers, offline=config.offline)
-    try:
-        return eval_data(artifact.card, artifact.path, asked)
-    except UsageError:  # the data itself brings no validation split and the run's record is gone
-        return eval_data(artifact.card, artifact.path, asked.model_copy(update={"split": "auto"}))

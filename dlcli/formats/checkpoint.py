@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,29 @@ from dlcli.card import CARD_KEY, Card
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import atomic_file, cannot_write
-from dlcli.formats.base import FORMATS, Artifact, Format, Outputs
+from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
+from dlcli.formats.packing import pack, unpack
+from dlcli.trust import names_code, remember
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 DIGEST_KEY = "dlcli.sha256"
+LAYOUT_KEY = "dlcli.layout"  # "plain" in what `plain_safetensors` writes
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 
 
 def save_model(path: Path, module: nn.Module, card: Card) -> None:
-    """Write the module's state dict and the card, atomically. Raises: DlcliError when it cannot."""
-    write_tensors(path, module.state_dict(), {CARD_KEY: card.to_json()})
+    """Write the module's state dict and the card, atomically. Raises: DlcliError when it cannot.
+
+    The tensors are packed as the card's records say. A file whose loading will run code is remembered
+    as the user's own.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    write_tensors(path, pack(state, card.transforms), {CARD_KEY: card.to_json()})
+    if names_code(card.model.name):
+        remember(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -127,37 +137,73 @@ class Checkpoint(Artifact):
 
         return predict(self._module, inputs, self.card.task, self.device)
 
+    def prepared(self, inputs: Inputs) -> Callable[[], object]:
+        """The module's call on tensors that lie on its device."""
+        from dlcli.zoo.runtime import prepared
+
+        return prepared(self._module, inputs, self.card.task, self.device)
+
     def module(self) -> nn.Module:
         """The module, which takes the tensors of the card's signature."""
         return self._module
 
 
-def open_checkpoint(path: Path, device: str) -> Checkpoint:
+def open_checkpoint(path: Path, runtime: Runtime) -> Checkpoint:
     """Build the card's model and load its tensors. Raises: DlcliError when they do not fit."""
+    card = card_of(path)
+    stored, _ = read_tensors(path)
+    try:
+        state = unpack(stored, card.transforms)
+    except ValueError as exc:
+        raise _misfit(path, exc) from exc
+    return build_checkpoint(path, card, state, runtime)
+
+
+def build_checkpoint(
+    path: Path, card: Card, state: Mapping[str, torch.Tensor], runtime: Runtime
+) -> Checkpoint:
+    """The card's model with the tensors of a state dict. Raises: DlcliError when they do not fit."""
+    import torch
+
     from dlcli.zoo.base import build_model
     from dlcli.zoo.runtime import load_tensors, place, resolve_device
 
-    card = card_of(path)
-    module = build_model(card.model, card.task)
-    tensors, _ = read_tensors(path)
     try:
-        load_tensors(module, tensors)
-    except RuntimeError as exc:
-        raise DlcliError(f"{path}: its tensors do not fit its card: {exc}") from exc
-    where = resolve_device(device)
+        module = build_model(card.model, card.task, card.transforms)
+        load_tensors(module, state)
+    except (RuntimeError, ValueError) as exc:
+        raise _misfit(path, exc) from exc
+    where = resolve_device(runtime.device)
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
     return Checkpoint(path, card, place(module, where).eval(), where)
 
 
-def _sniff(head: bytes) -> bool:
+def _misfit(path: Path, why: Exception) -> DlcliError:
+    return DlcliError(f"{path}: its tensors do not fit its card: {why}")
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a file begins as safetensors does, whole or not. Raises: OSError."""
+    head = head_of(path)
     return len(head) >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file that begins as safetensors says that it is in plain layout. Raises: OSError."""
+    try:
+        return LAYOUT_KEY in read_metadata(path)
+    except DlcliError:
+        return False  # damaged: opening it says how
 
 
 FORMATS.register("safetensors")(
     Format(
         name="safetensors",
         suffix=".safetensors",
-        sniff=_sniff,
+        sniff=lambda path: looks_like(path) and not is_plain(path),
         read_card=card_of,
         open=open_checkpoint,
+        trainable=True,
     )
 )

@@ -1,36 +1,38 @@
 """ONNX: written by torch's dynamo exporter, read by ONNX Runtime. Reading imports no torch.
 
 The graph's inputs are the tensors of ``task.input.signature`` by name (an image is normalised float32
-``input``), its output is ``task.output``; the batch, and the length of texts and series, are free.
-The card is in metadata_props, so the file describes itself.
+``input``), its output is ``task.output``; the batch, and the length of texts and series, are free. The
+card is in metadata_props, so the file describes itself, and its remarks say where a file is different:
+of one size (`dlcli.formats.fixed`), with raw inputs (`onnx_embed`) or readable answers (`answers`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dlcli import __version__
-from dlcli.card import CARD_KEY, Card
+from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
-from dlcli.data.prepare import prepare, random_inputs
+from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import FORMATS, Artifact, Format, Outputs
+from dlcli.formats import onnx_embed, onnx_file
+from dlcli.formats.answers import answers_probabilities, as_model_output
+from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
+from dlcli.formats.fixed import ask_fixed, sizes_of
+from dlcli.formats.onnx_example import example
+from dlcli.formats.onnx_steps import output_name
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# A protobuf message may not be larger; the tensors of larger models go into a file beside it.
-_PROTOBUF_LIMIT = 2**31 - 2**20
-_EXAMPLE_LENGTH = 12  # of the sequences that a graph is traced with; any other must do as well
+
+_OPTIONS = frozenset({"opset", "half", "embed_preprocessing", "softmax", "simplify", "dynamic"})
 
 
 class OnnxArtifact(Artifact):
@@ -39,163 +41,135 @@ class OnnxArtifact(Artifact):
     def __init__(self, path: Path, card: Card, session: Any) -> None:
         super().__init__(path, card)
         self.session = session
+        self._sizes = sizes_of(card)
+        self._raw = onnx_embed.is_embedded(card)
+        self._readable = answers_probabilities(card)
 
     def predict(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch."""
-        out = self.session.run(None, prepare(inputs, self.card.task))[0]
-        return np.asarray(out, dtype=np.float32)
+        """The answers for a batch, as the model gives them: logits or scaled numbers."""
+        if self._sizes is None:
+            return self.ask(self._feeds(inputs))
+        return ask_fixed(lambda batch: self.ask(self._feeds(batch)), inputs, self.card.task, self._sizes)
+
+    def prepared(self, inputs: Inputs) -> Callable[[], object]:
+        """The session's run on arrays that lie ready, on a GPU with the copies to it and back."""
+        if self._sizes is not None:
+            return lambda: self.predict(inputs)
+        feeds = self._feeds(inputs)
+        return lambda: self.session.run(None, feeds)
+
+    @property
+    def rows_taken(self) -> int | None:
+        """How many samples a file of one size takes at a time; None where any number will do."""
+        return None if self._sizes is None else self._sizes["batch"]
+
+    def ask(self, feeds: dict[str, npt.NDArray[Any]]) -> Outputs:
+        """The answers to the graph's own inputs by name, as the model gives them."""
+        out = np.asarray(self.session.run(None, feeds)[0], dtype=np.float32)
+        return as_model_output(out, self.card.task) if self._readable else out
+
+    def _feeds(self, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
+        make = onnx_embed.raw_of if self._raw else prepare
+        return make(inputs, self.card.task)
 
 
 def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
-    """Export the source's module to ``path`` and check the file's structure.
+    """Export the source's module to ``path``. Raises: DlcliError, UsageError as the exporter does."""
+    from dlcli.formats import onnx_write
 
-    Raises: DlcliError when the source has no module or torch cannot export it.
-    """
-    import onnx
-    import torch
-
-    task = source.card.task
-    module = source.module().cpu().eval()
-    # Two samples: with one, the exporter may take the batch for a constant.
-    arrays = prepare(random_inputs(task, 2, length=_EXAMPLE_LENGTH), task)
-    example = tuple(torch.from_numpy(array) for array in arrays.values())
-    free = tuple(
-        {axis: name for axis, name in enumerate(tensor.dims) if isinstance(name, str)}
-        for tensor in task.input.signature
-    )
-    large = sum(p.numel() * p.element_size() for p in module.parameters()) > _PROTOBUF_LIMIT
-    try:
-        with _quietly():
-            program = torch.onnx.export(
-                module,
-                example,
-                dynamo=True,
-                opset_version=config.opset,
-                input_names=list(arrays),
-                output_names=[task.output.name],
-                dynamic_shapes=free,
-                verbose=False,
-            )
-            assert program is not None  # None only without the dynamo exporter
-            _forget_origins(program.model)
-            program.model.metadata_props[CARD_KEY] = source.card.to_json()
-            program.model.metadata_props["dlcli.version"] = __version__
-            program.save(str(path), external_data=large)
-            onnx.checker.check_model(str(path), full_check=True)
-    except (
-        torch.onnx.errors.OnnxExporterError,
-        onnx.checker.ValidationError,
-        onnx.shape_inference.InferenceError,
-        RuntimeError,
-    ) as exc:
-        first = str(exc).strip().partition("\n")[0]
-        raise DlcliError(
-            f"torch cannot export {source.card.model.name} to ONNX opset {config.opset}: {first}",
-            hint="try another --opset; --debug shows the exporter's whole report",
-        ) from exc
+    onnx_write.write_onnx(source, path, config)
 
 
-def _forget_origins(model: Any) -> None:
-    """Drop the exporter's notes on each node: stack traces with the paths of this machine."""
-    for graph in (model.graph, *model.functions.values()):
-        graph.metadata_props.clear()
-        for node in graph.all_nodes():
-            node.metadata_props.clear()
+def _beside(path: Path) -> list[Path]:
+    """The files that hold tensors too large for this one."""
+    model, _ = onnx_file.load(path, check=False)
+    return list(onnx_file.files_beside(model, path).values())
+
+
+def _depends_on_order(source: Artifact) -> bool:
+    """Recurrent nets that are no operator of ONNX must be exported in a fresh process."""
+    from dlcli.zoo.operators import keeps_recurrent
+
+    return keeps_recurrent(source.module())
 
 
 def read_card(path: Path) -> Card:
     """The card in metadata_props. Raises: DlcliError when the file is damaged or has none."""
-    return _card_of(_load(path), path)
+    model, _ = onnx_file.load(path, check=False)
+    return onnx_file.card_of(model, path)
 
 
-def open_onnx(path: Path, device: str) -> OnnxArtifact:
+def open_onnx(path: Path, runtime: Runtime) -> OnnxArtifact:
     """A session on the device. Raises: DlcliError when the file or the device cannot be used."""
     import onnxruntime
 
-    model = _load(path)
-    card = _card_of(model, path)
-    _refuse_foreign_tensors(model, path)
+    model, data = onnx_file.load(path)
+    card = onnx_file.card_of(model, path)
     _check_shapes(model, card, path)
-    providers = _providers(device)
+    providers = _providers(runtime.device)
     options = onnxruntime.SessionOptions()
+    if runtime.threads is not None:
+        options.intra_op_num_threads = runtime.threads
     options.log_severity_level = 3  # errors; warnings about unused initializers help nobody
+    # The very bytes that were checked; only tensors beside the file need its path.
+    whole: bytes | str = str(path) if onnx_file.has_files_beside(model) else data
     try:
-        session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
+        session = onnxruntime.InferenceSession(whole, sess_options=options, providers=providers)
     except Exception as exc:  # its errors share no base class but this
         first = str(exc).strip().partition("\n")[0]
-        raise DlcliError(f"ONNX Runtime cannot load {path}: {first}") from exc
-    return OnnxArtifact(path, card, session)
-
-
-def _load(path: Path) -> ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except DecodeError as exc:
         raise DlcliError(
-            f"{path} is damaged or no ONNX file: {exc}", hint="copy it again, or export it again"
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first}",
+            hint="it may lack an operator of the file: export it again with a lower --opset",
         ) from exc
-    except OSError as exc:
-        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    if not model.graph.node:
-        raise DlcliError(f"{path} is damaged or no ONNX file: it has no graph")
-    return model
-
-
-def _card_of(model: ModelProto, path: Path) -> Card:
-    for entry in model.metadata_props:
-        if entry.key == CARD_KEY:
-            return Card.from_json(entry.value, source=path)
-    raise DlcliError(
-        f"{path} is an ONNX file without a dlcli card: its classes and preprocessing are unknown",
-        hint="export it with dlcli export --onnx",
-    )
+    return OnnxArtifact(path, card, session)
 
 
 def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
     """The graph must take and give what the card says, whatever the batch and the lengths."""
-    task = card.task
-    wanted = [*task.input.signature, task.output]
-    found = {value.name: _dims(value) for value in (*model.graph.input, *model.graph.output)}
-    for tensor in wanted:
-        dims = found.get(tensor.name)
+    wanted = _signature(card)
+    given = {tensor.name for tensor in model.graph.initializer}  # inputs with a value need none
+    found = {
+        value.name: _dims(value)
+        for value in (*model.graph.input, *model.graph.output)
+        if value.name not in given
+    }
+    for name, dims in wanted.items():
+        have = found.get(name)
         fits = (
-            dims is not None
-            and len(dims) == len(tensor.dims)
+            have is not None
+            and len(have) == len(dims)
             and all(
-                have is None if isinstance(said, str) else have in (None, said)
-                for have, said in zip(dims, tensor.dims, strict=True)
+                size is None if isinstance(said, str) else size in (None, said)
+                for size, said in zip(have, dims, strict=True)
             )
         )
         if not fits or len(found) != len(wanted):
             shapes = ", ".join(f"{name} {dims}" for name, dims in found.items())
             raise DlcliError(
-                f"{path}: its graph has {shapes} where its card says {tensor.name} {tensor.dims}",
+                f"{path}: its graph has {shapes} where its card says {name} {dims}",
                 hint="another program may have changed it; export it again",
             )
+
+
+def _signature(card: Card) -> dict[str, tuple[int | str, ...]]:
+    """Dimensions of the graph's inputs and its output by name; one that varies has a name itself."""
+    task, sizes = card.task, sizes_of(card) or {}
+    if onnx_embed.is_embedded(card):
+        taken = {name: dims for name, _, dims in onnx_embed.raw_inputs(task)}
+    else:
+        taken = {tensor.name: tensor.dims for tensor in task.input.signature}
+    answer = output_name(task, readable=answers_probabilities(card))
+    taken[answer] = task.output.dims
+    return {
+        name: tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims)
+        for name, dims in taken.items()
+    }
 
 
 def _dims(value: Any) -> tuple[int | None, ...]:
     """A graph input's or output's dimensions, None for those that vary."""
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
-
-
-def _refuse_foreign_tensors(model: ModelProto, path: Path) -> None:
-    """Tensors kept outside the file must lie in its own folder."""
-    from onnx.external_data_helper import uses_external_data
-
-    folder = path.resolve().parent
-    for tensor in model.graph.initializer:
-        if not uses_external_data(tensor):
-            continue
-        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
-        if not (folder / location).resolve().is_relative_to(folder):
-            raise DlcliError(f"{path} wants tensors from {location!r}, outside its own folder")
-        if not (folder / location).is_file():
-            raise DlcliError(f"{path} keeps its tensors in {location}, which is not beside it")
 
 
 def _providers(device: str) -> list[Any]:
@@ -220,26 +194,9 @@ def _providers(device: str) -> list[Any]:
     return ["CPUExecutionProvider"]
 
 
-@contextlib.contextmanager
-def _quietly() -> Any:
-    """Keep the exporter's progress lines, notes on its own internals and loggers off the screen."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _sniff(head: bytes) -> bool:
+def _sniff(path: Path) -> bool:
     """A ModelProto starts with ir_version (field 1, a small number) and then another of its fields."""
+    head = head_of(path)
     if len(head) < 3 or head[0] != 0x08 or not 3 <= head[1] <= 32:
         return False
     if head[5:9] == b"\0\0\0{":  # a safetensors header of 0x12..08 bytes looks alike up to here
@@ -256,5 +213,9 @@ FORMATS.register("onnx")(
         read_card=read_card,
         open=open_onnx,
         write=write_onnx,
+        options=_OPTIONS,
+        fresh=_depends_on_order,
+        example=example,
+        beside=_beside,
     )
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import text
-from dlcli.ui.inputs import MOST_ROWS, input_sections
+from dlcli.ui.changes import in_words
+from dlcli.ui.inputs import MOST_ROWS, Tensor, input_sections, parts_of
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
@@ -15,13 +16,25 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 40  # more are counted, not listed; --json has them all
 
 
-def print_card(card: Card, *, path: str, format: str, size_bytes: int, sha256: str) -> None:
-    """Print the card and the facts of its file on stdout."""
+def print_card(
+    card: Card,
+    *,
+    path: str,
+    format: str,
+    size_bytes: int,
+    sha256: str,
+    runs_code: bool = False,
+    known: bool = False,
+) -> None:
+    """Print the card and the facts of its file on stdout.
+
+    ``runs_code`` is whether opening the file could run code, ``known`` whether this dlcli wrote it.
+    """
     task = card.task
     print_sections(
         [
             Section(card.model.name, _model(card)),
-            *input_sections(task),
+            *input_sections(task, *_tensors(card)),
             Section("Labels" if task.kind == "multilabel" else "Classes", _classes(task.class_names)),
             Section("Targets: the model answers (value - mean) / std", _targets(task.targets)),
             Section("Metrics", _metrics(card.metrics)),
@@ -33,6 +46,7 @@ def print_card(card: Card, *, path: str, format: str, size_bytes: int, sha256: s
                     Row("format", format),
                     Row("size", f"{_size(size_bytes)} ({text.count(size_bytes)} bytes)"),
                     Row("sha256", sha256),
+                    Row("opening it", _code(runs_code=runs_code, known=known)),
                 ],
             ),
         ]
@@ -44,9 +58,33 @@ def _model(card: Card) -> list[Row]:
     if card.model.args:
         rows.append(Row("arguments", _arguments(card.model.args)))
     for number, record in enumerate(card.transforms):
-        key = "" if number else "changes"
-        rows.append(Row(key, f"{record.kind} {_arguments(record.args)}".strip()))
+        rows.append(Row("" if number else "changes", in_words(record)))
     return rows
+
+
+def _tensors(card: Card) -> tuple[list[Tensor], Tensor]:
+    """What the file takes and gives: of its sizes, raw or readable, where its records say so."""
+    from dlcli.formats import fixed, onnx_embed
+    from dlcli.formats.answers import answers_probabilities
+
+    task, sizes = card.task, fixed.sizes_of(card) or {}
+    taken: list[Tensor] = [parts_of(tensor) for tensor in task.input.signature]
+    if onnx_embed.is_embedded(card):
+        taken = list(onnx_embed.raw_inputs(task))
+    name, dtype, dims = parts_of(task.output)
+    if answers_probabilities(card) and task.kind != "embedding":
+        name = "values" if task.targets else "probabilities"
+    found = [*taken, (name, dtype, dims)]
+    *taken, given = [(n, t, tuple(sizes.get(str(d), d) for d in dims)) for n, t, dims in found]
+    return taken, given
+
+
+def _code(*, runs_code: bool, known: bool) -> str:
+    if not runs_code:
+        return "runs no code of the file's"
+    if known:
+        return "can run code; your dlcli wrote this file, so it opens without asking"
+    return "can run code, and your dlcli did not write this file: --trust opens it"
 
 
 def _task(task: TaskSpec) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import text
@@ -29,16 +29,31 @@ _RESIZE = {
 }
 
 
-def input_sections(task: TaskSpec) -> list[Section]:
-    """The input of a task: what is done to raw data, and the tensors that come of it."""
+Tensor = tuple[str, str, tuple[int | str, ...]]  # name, type, dimensions
+
+
+def input_sections(
+    task: TaskSpec, taken: Sequence[Tensor] | None = None, given: Tensor | None = None
+) -> list[Section]:
+    """The input of a task: what is done to raw data, and the tensors that come of it.
+
+    ``taken`` and ``given`` are a file's own tensors, where they differ from the task's.
+    """
     facts, more = _DESCRIBE[task.input.kind](task.input)
-    tensors = ", ".join(_tensor(tensor) for tensor in task.input.signature)
+    tensors = ", ".join(map(_tensor, taken or [parts_of(tensor) for tensor in task.input.signature]))
     rows = [Row("kind", task.input.kind), *facts, Row("tensors", tensors)]
-    return [Section("Input", rows), *more, Section("Output", [Row("tensor", _tensor(task.output))])]
+    answer = Row("tensor", _tensor(given or parts_of(task.output)))
+    return [Section("Input", rows), *more, Section("Output", [answer])]
 
 
-def _tensor(tensor: TensorSpec) -> str:
-    return f"{tensor.name} {tensor.dtype} ({', '.join(str(dim) for dim in tensor.dims)})"
+def parts_of(tensor: TensorSpec) -> Tensor:
+    """Its name, type and dimensions."""
+    return tensor.name, tensor.dtype, tensor.dims
+
+
+def _tensor(tensor: Tensor) -> str:
+    name, dtype, dims = tensor
+    return f"{name} {dtype} ({', '.join(map(str, dims))})"
 
 
 def _image(spec: ImageInput) -> tuple[list[Row], list[Section]]:

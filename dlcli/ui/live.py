@@ -152,7 +152,8 @@ class LiveView:
         if seconds > 0.5 and event.done > began.done:
             speed = (event.done - began.done) / seconds
             clock = f"{text.rate(speed)}/s, {text.duration((event.total - event.done) / speed)} left"
-        _bar(bars, f"eval {text.printable(event.split)}", event.done, event.total, clock)
+        what = "eval " if event.unit == "samples" else ""
+        _bar(bars, f"{what}{text.printable(event.split)}", event.done, event.total, clock)
 
     def _figures(self, event: StepDone) -> RenderableType:
         from rich.text import Text

@@ -75,8 +75,9 @@ class PlainLines:
                 self._cells(step_cells(event))
         elif isinstance(event, EvalProgress):
             if self._due():
+                what = "eval " if event.unit == "samples" else ""
                 self._print(
-                    f"eval {text.printable(event.split)}  {event.done}/{event.total} samples", None
+                    f"{what}{text.printable(event.split)}  {event.done}/{event.total} {event.unit}", None
                 )
         elif isinstance(event, EpochDone):
             self._cells(epoch_cells(event), style="bold" if event.improved else None)

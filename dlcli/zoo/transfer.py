@@ -122,7 +122,6 @@ class MlpHead(nn.Sequential):
 def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
     from torchvision import models
 
-    extra = dict(_FIXED.get(name, {}))
     assert isinstance(task.input, ImageInput)
     height, width = task.input.height, task.input.width
     multiple = _multiple(name)
@@ -132,11 +131,7 @@ def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
             f"{name} needs an input side that is a multiple of {multiple}, not {height}",
             hint=f"--img-size {near}",
         )
-    if name.startswith("vit_"):
-        extra["image_size"] = height
-    elif name.startswith("maxvit"):
-        extra["input_size"] = (height, width)
-    module: nn.Module = models.get_model(name, weights=None, num_classes=task.num_outputs, **extra)
+    module: nn.Module = models.get_model(name, weights=None, **settings_of(name, task))
     if args.head == "mlp":
         path = head_name(module)
         last = module.get_submodule(path)
@@ -144,6 +139,17 @@ def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
             raise UsageError(f"{name} has a convolutional head", hint="use --head linear")
         module.set_submodule(path, MlpHead(last.in_features, args, task.num_outputs))
     return module
+
+
+def settings_of(name: str, task: TaskSpec) -> dict[str, Any]:
+    """What the torchvision constructor of that name is told for a task."""
+    assert isinstance(task.input, ImageInput)
+    settings = {"num_classes": task.num_outputs, **_FIXED.get(name, {})}
+    if name.startswith("vit_"):
+        settings["image_size"] = task.input.height
+    elif name.startswith("maxvit"):
+        settings["input_size"] = (task.input.height, task.input.width)
+    return settings
 
 
 def _multiple(name: str) -> int:

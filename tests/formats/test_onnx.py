@@ -13,11 +13,12 @@ import torch
 from onnx import TensorProto, helper
 
 from dlcli.card import Card, ModelSpec
-from dlcli.config import ExportConfig
-from dlcli.engine import shipping
+from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
+from dlcli.engine import parity, shipping
 from dlcli.engine.parity import Parity
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Artifact, open_artifact, read_card, sniff_format
+from dlcli.formats import onnx_file
+from dlcli.formats.base import Artifact, Runtime, open_artifact, read_card, sniff_format
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import OnnxArtifact, open_onnx, write_onnx
 from dlcli.task import ImageInput, TaskSpec
@@ -30,6 +31,12 @@ TASK = TaskSpec(
     class_names=("a", "b", "c", "d"),
 )
 CARD = Card(model=ModelSpec(name="cnn", args={"widths": [4, 8], "hidden": 8}), task=TASK)
+
+
+def settings(samples: int | None = None, **export: Any) -> ExportSettings:
+    """Without latency, which takes seconds."""
+    measure = MeasureConfig(samples=samples, latency=False)
+    return ExportSettings(export=ExportConfig(**export), measure=measure)
 
 
 @dataclass
@@ -48,7 +55,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         folder / "best.safetensors",
         folder / "best.onnx",
         shipping.writer("onnx"),
-        ExportConfig(samples=20),
+        settings(samples=20),
         verify=True,
     )
     assert result.ok
@@ -71,7 +78,9 @@ def test_any_batch_gives_the_models_answers(files: Files, n: int) -> None:
 
 def test_the_file_describes_itself(files: Files) -> None:
     assert sniff_format(files.onnx).name == "onnx"
-    assert read_card(files.onnx) == read_card(files.model)
+    card = read_card(files.onnx)
+    assert card.model_copy(update={"transforms": ()}) == read_card(files.model)
+    assert [record.kind for record in card.transforms] == ["exported", "not verified on data"]
     model = onnx.load(files.onnx)
     assert [i.name for i in model.graph.input] == ["input"]
     assert [o.name for o in model.graph.output] == ["logits"]
@@ -128,7 +137,7 @@ def test_a_file_without_a_card_says_so(tmp_path: Path) -> None:
 def test_tensors_from_other_folders_are_refused(tmp_path: Path, location: str, message: str) -> None:
     foreign(tmp_path / "x.onnx", location=location)
     with pytest.raises(DlcliError, match=message):
-        open_onnx(tmp_path / "x.onnx", "cpu")
+        open_onnx(tmp_path / "x.onnx", Runtime("cpu"))
 
 
 def test_a_device_that_is_not_there_is_named(files: Files) -> None:
@@ -147,8 +156,10 @@ def wrong(answers: Any) -> Any:
         def predict(self, pixels: Any) -> Any:
             return answers(super().predict(pixels))
 
-    def opened(path: Path, device: str) -> Artifact:
-        right = open_onnx(path, device)
+    def opened(path: Path, **how: Any) -> Artifact:
+        right = open_artifact(path, **how)
+        if not isinstance(right, OnnxArtifact):
+            return right
         return Wrong(path, right.card, right.session)
 
     return opened
@@ -171,11 +182,12 @@ def test_a_wrong_file_is_caught_and_named_failed(
     target.write_bytes(b"an older good one")
     entry = replace(
         shipping.writer("onnx"),
-        open=wrong(answers),
         write=lambda source, path, config: path.write_bytes(files.onnx.read_bytes()),
     )
-    result = shipping.export(files.model, target, entry, ExportConfig(samples=20), verify=True)
+    monkeypatch.setattr(shipping, "open_artifact", wrong(answers))
+    result = shipping.export(files.model, target, entry, settings(samples=20), verify=True)
     assert not result.ok
+    assert result.change is None
     assert isinstance(result.parity, Parity)
     assert message in " ".join(result.parity.missed)
     assert result.output.name == "best.onnx.failed"
@@ -204,7 +216,7 @@ def test_every_offered_opset_works(tmp_path: Path, name: str, opset: int) -> Non
         tmp_path / "m.safetensors",
         tmp_path / "m.onnx",
         shipping.writer("onnx"),
-        ExportConfig(samples=8, opset=opset),
+        settings(samples=8, opset=opset),
         verify=True,
     )
     assert result.ok, result.parity
@@ -233,7 +245,7 @@ def test_every_family_exports(tmp_path: Path, name: str) -> None:
         tmp_path / "m.safetensors",
         tmp_path / "m.onnx",
         shipping.writer("onnx"),
-        ExportConfig(samples=8),
+        settings(samples=8),
         verify=True,
     )
     assert result.ok, result.parity
@@ -241,7 +253,7 @@ def test_every_family_exports(tmp_path: Path, name: str) -> None:
 
 def export_again(files: Files, target: Path) -> shipping.ExportResult:
     return shipping.export(
-        files.model, target, shipping.writer("onnx"), ExportConfig(samples=3), verify=True
+        files.model, target, shipping.writer("onnx"), settings(samples=3), verify=True
     )
 
 
@@ -254,10 +266,12 @@ def test_the_file_does_not_name_the_machine_it_was_made_on(files: Files) -> None
 def test_tensors_too_large_for_the_file_lie_beside_it_under_its_name(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlcli.formats.onnx._PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("dlcli.formats.onnx_file.PROTOBUF_LIMIT", 0)
     result = export_again(files, tmp_path / "best.onnx")
     assert result.ok
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.onnx.data"]
+    files_written = sorted(tmp_path.iterdir())
+    assert [p.name for p in files_written] == ["best.onnx", "best.onnx.data"]
+    assert result.output_bytes == sum(p.stat().st_size for p in files_written)
     x = pixels(3)
     eager = open_artifact(files.model, device="cpu")
     assert np.allclose(eager.predict((x,)), open_artifact(result.output).predict((x,)), atol=1e-5)
@@ -291,8 +305,8 @@ def test_every_batch_of_the_comparison_has_its_size(
     )
     artifact = open_artifact(files.onnx, device="cpu")
     config = ExportConfig()
-    shipping.compare(artifact, artifact, (pixels(3),), None, config, data="val", note="")
-    assert {1, 7} <= sizes
+    parity.compare(artifact, artifact, (pixels(3),), None, config, data="val", note="")
+    assert {1, 7, 32} <= sizes
 
 
 @pytest.mark.parametrize(
@@ -307,14 +321,107 @@ def test_a_device_that_onnx_cannot_use_is_refused(files: Files, device: str, mes
 def test_a_graph_that_its_card_does_not_fit_is_refused(files: Files, tmp_path: Path) -> None:
     model = onnx.load(files.onnx)
     fewer = TASK.model_copy(update={"class_names": ("a", "b")})
-    for entry in model.metadata_props:
-        if entry.key == "dlcli.card":
-            entry.value = CARD.model_copy(update={"task": fewer}).to_json()
-    onnx.save(model, tmp_path / "x.onnx")
+    onnx_file.write(model, tmp_path / "x.onnx", CARD.model_copy(update={"task": fewer}))
     with pytest.raises(DlcliError, match="where its card says"):
         open_artifact(tmp_path / "x.onnx", device="cpu")
 
 
-def test_a_safetensors_header_is_not_taken_for_onnx() -> None:
-    entry = shipping.writer("onnx")
-    assert not entry.sniff((0x12_0A08).to_bytes(8, "little") + b'{"a":{"dtype":"F32"')
+def test_a_safetensors_header_is_not_taken_for_onnx(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes((0x12_0A08).to_bytes(8, "little") + b'{"a":{"dtype":"F32"')
+    assert not shipping.writer("onnx").sniff(path)
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(files: Files, tmp_path: Path) -> None:
+    data, path = files.onnx.read_bytes(), tmp_path / "x.onnx"
+    for where in np.linspace(0, len(data) - 83, 25).astype(int):
+        changed = bytearray(data)
+        changed[where] ^= 0b100
+        path.write_bytes(changed)
+        with pytest.raises(DlcliError):
+            open_artifact(path, device="cpu")
+
+
+def test_a_file_that_another_program_changed_says_so(files: Files, tmp_path: Path) -> None:
+    model = onnx.load(files.onnx)
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx.save(model, tmp_path / "x.onnx")
+    with pytest.raises(DlcliError, match="another program has changed it"):
+        open_artifact(tmp_path / "x.onnx", device="cpu")
+
+
+def test_files_of_older_versions_have_no_digest_and_open(files: Files, tmp_path: Path) -> None:
+    model = onnx.load(files.onnx)
+    kept = [entry for entry in model.metadata_props if entry.key != "dlcli.sha256"]
+    assert len(kept) == len(model.metadata_props) - 1
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "x.onnx")
+    x = pixels(2)
+    same = open_artifact(tmp_path / "x.onnx", device="cpu").predict((x,))
+    assert np.array_equal(same, open_artifact(files.onnx, device="cpu").predict((x,)))
+
+
+def test_tensors_beside_the_file_are_in_its_digest(files: Files, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_file, "PROTOBUF_LIMIT", 0)
+        onnx_file.write(onnx.load(files.onnx), path, CARD)
+    x = pixels(2)
+    same = open_artifact(path, device="cpu").predict((x,))
+    assert np.allclose(same, open_artifact(files.onnx, device="cpu").predict((x,)), atol=1e-6)
+    data = tmp_path / "x.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(DlcliError, match="is damaged"):
+        open_artifact(path, device="cpu")
+    data.unlink()
+    with pytest.raises(DlcliError, match="not beside it"):
+        open_artifact(path, device="cpu")
+
+
+def outside(kind: str) -> onnx.ModelProto:
+    """A model whose tensor of another folder is hidden in an attribute, a subgraph or a function."""
+    tensor = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    node = helper.make_node("Constant", [], ["w"], value=tensor)
+    answer = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, 1])
+    if kind == "subgraph":
+        inner = helper.make_graph([node], "inner", [], [helper.make_empty_tensor_value_info("w")])
+        node = helper.make_node("If", ["flag"], ["w"], then_branch=inner, else_branch=inner)
+    nodes = [node, helper.make_node("Add", ["input", "w"], ["logits"])]
+    given = helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, 1])
+    model = helper.make_model(helper.make_graph(nodes, "g", [given], [answer]))
+    if kind == "function":
+        opset = [helper.make_opsetid("", 20)]
+        model.functions.append(helper.make_function("own", "F", [], ["w"], [node], opset))
+        del model.graph.node[0]
+    model.metadata_props.add(key="dlcli.card", value=CARD.to_json())
+    return model
+
+
+@pytest.mark.parametrize("kind", ["attribute", "subgraph", "function"])
+def test_hidden_tensors_from_other_folders_are_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.onnx").write_bytes(outside(kind).SerializeToString())
+    with pytest.raises(DlcliError, match="outside its own folder"):
+        open_onnx(tmp_path / "x.onnx", Runtime("cpu"))
+
+
+def test_an_operator_that_onnx_runtime_lacks_is_named(tmp_path: Path) -> None:
+    task = TASK.model_copy(update={"class_names": ("a", "b", "c")})
+    graph = helper.make_graph(
+        [helper.make_node("Teleport", ["input"], ["logits"], domain="own")],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [None, 3, 9, 9])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [None, 3])],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    card = CARD.model_copy(update={"task": task})
+    model.metadata_props.add(key="dlcli.card", value=card.to_json())
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DlcliError, match=r"cannot load.*Teleport"):
+        open_artifact(tmp_path / "x.onnx", device="cpu")

@@ -61,12 +61,25 @@ def decode(image: Path | Pixels, spec: ImageInput) -> Pixels:
     Raises: BadSample with the reason when the file cannot be read as an image.
     """
     if isinstance(image, Path):
-        return resize(_open(image, spec), spec)
+        return resize(_open(image, spec, spec.channels), spec)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape == (spec.height, spec.width, spec.channels) and keeps_size(spec):
         return image
     return resize(_from_array(image, spec.channels), spec)
+
+
+def whole_image(image: Path | Pixels, spec: ImageInput) -> Pixels:
+    """All pixels (H, W, C) uint8 of an image, upright, in the spec's colours, at its own size.
+
+    Raises: BadSample as `decode`.
+    """
+    if isinstance(image, Path):
+        opened = _open(image, None, spec.channels)
+    else:
+        opened = _from_array(image[:, :, None] if image.ndim == 2 else image, spec.channels)
+    out: Pixels = np.array(opened, dtype=np.uint8).reshape(opened.height, opened.width, spec.channels)
+    return out
 
 
 def normalize(pixels: Pixels, spec: ImageInput) -> npt.NDArray[np.float32]:
@@ -122,8 +135,8 @@ def keeps_size(spec: ImageInput) -> bool:
     return spec.resize == "squash" or spec.resize_size == min(spec.height, spec.width)
 
 
-def _open(path: Path, spec: ImageInput) -> Image.Image:
-    """The decoded image, upright, in mode "L" or "RGB"."""
+def _open(path: Path, spec: ImageInput | None, channels: int) -> Image.Image:
+    """The decoded image, upright, in mode "L" or "RGB"; with ``spec`` no larger than that needs it."""
     _set_warnings()
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
@@ -134,9 +147,10 @@ def _open(path: Path, spec: ImageInput) -> Image.Image:
             file.seek(0)
             with Image.open(file, formats=PILLOW_FORMATS) as image:
                 _refuse_bomb(image)
-                _draft(image, spec)
+                if spec is not None:
+                    _draft(image, spec)
                 image.load()
-                return _to_mode(_upright(image), spec.channels)
+                return _to_mode(_upright(image), channels)
     except _DAMAGED as exc:
         raise BadSample(_reason(exc)) from exc
 

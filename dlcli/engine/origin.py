@@ -1,0 +1,42 @@
+"""Where an exported file comes from, and whether its source has changed since. No torch here.
+
+A run that is gone on with may improve: best.safetensors is then newer than best.onnx beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dlcli.card import Card, TransformRecord
+from dlcli.errors import DlcliError
+from dlcli.files import sha256_file
+
+# A remark: args {"source": the file's name, "sha256": of its bytes}.
+ORIGIN = "exported"
+
+
+def origin_record(source: Path) -> TransformRecord:
+    """The remark that names the file that another was made from. Raises: DlcliError."""
+    try:
+        digest = sha256_file(source)
+    except OSError as exc:
+        raise DlcliError(f"cannot read {source}: {exc.strerror}") from exc
+    return TransformRecord(kind=ORIGIN, args={"source": source.name, "sha256": digest})
+
+
+def stale(path: Path, card: Card) -> str | None:
+    """A sentence where the file that ``path`` was made from lies beside it and has changed, or None."""
+    records = [record for record in card.transforms if record.kind == ORIGIN]
+    if not records:
+        return None
+    said = records[-1].args  # an older one is of what that file was made from
+    source = path.parent / Path(str(said.get("source", ""))).name
+    if source.name == path.name:  # trained on from an export: its source lies elsewhere
+        return None
+    try:
+        same = not source.is_file() or sha256_file(source) == said.get("sha256")
+    except OSError:
+        return None
+    if same:
+        return None
+    return f"{path.name} was made from an older {source.name}: export it again for the newer weights"

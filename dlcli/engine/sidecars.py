@@ -1,0 +1,89 @@
+"""What lies beside an exported file: its facts as JSON, and a short program that uses it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dlcli.card import Card
+from dlcli.config import ExportConfig
+from dlcli.engine.shipping import ExportResult
+from dlcli.errors import UsageError
+from dlcli.files import write_json, write_text
+from dlcli.formats.base import FORMATS, Format
+from dlcli.formats.onnx_example import check_example as check_onnx_example
+
+SCHEMA = 1
+_MARK = "dlcli export"
+
+
+def check_beside(
+    entry: Format, target: Path, card: Card, config: ExportConfig, *, sidecar: bool, example: bool
+) -> None:
+    """Refuse what cannot be written, before anything is: no such program, or somebody else's file.
+
+    Raises: UsageError.
+    """
+    if example:
+        if entry.example is None:
+            able = ", ".join(name for name, other in FORMATS.entries() if other.example)
+            raise UsageError(
+                f"--with-example: there is no program for {entry.name} files",
+                hint=f"it is for {able}",
+            )
+        if entry.name == "onnx":
+            check_onnx_example(card, embedded=config.embed_preprocessing)
+        _refuse_strange(_example_path(entry, target))
+    if sidecar:
+        _refuse_strange(_sidecar_path(target))
+
+
+def write_beside(result: ExportResult, *, sidecar: bool, example: bool) -> list[Path]:
+    """Write what was asked for, and give the paths."""
+    entry, written = FORMATS.get(result.format), []
+    if sidecar:
+        path = _sidecar_path(result.output)
+        write_json(path, facts(result))
+        written.append(path)
+    if example and entry.example is not None:
+        path = _example_path(entry, result.output)
+        write_text(path, entry.example(result.output, result.card))
+        written.append(path)
+    return written
+
+
+def facts(result: ExportResult) -> dict[str, Any]:
+    """Classes, preprocessing, encoders and tokenizer of a file, for programs that read no card."""
+    card = result.card
+    task = card.task
+    return {
+        "written_by": _MARK,
+        "schema": SCHEMA,
+        "file": result.output.name,
+        "format": result.format,
+        "model": card.model.name,
+        "task": task.kind,
+        "classes": list(task.class_names),
+        "targets": [target.model_dump() for target in task.targets],
+        "preprocessing": task.input.model_dump(mode="json"),
+        "output": task.output.name,
+        "changes": [record.model_dump(mode="json") for record in card.transforms],
+        "card": json.loads(card.to_json()),
+    }
+
+
+def _sidecar_path(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+def _example_path(entry: Format, target: Path) -> Path:
+    return target.with_name(f"predict_{entry.name.replace('-', '_')}.py")
+
+
+def _refuse_strange(path: Path) -> None:
+    """Only what an earlier export wrote is written over."""
+    if path.is_dir() or (path.is_file() and _MARK.encode() not in path.read_bytes()[:4096]):
+        raise UsageError(
+            f"{path} exists and was not written by dlcli export", hint="move it, or choose --output"
+        )

@@ -1,0 +1,135 @@
+"""ExecuTorch: a program for phones and boards, its float layers run by XNNPACK, of one size always.
+
+The card stands behind the program, where no loader looks: JSON, the program's SHA-256, the card's
+length in 8 bytes, and a mark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.card import Card
+from dlcli.config import ExportConfig
+from dlcli.errors import DlcliError
+from dlcli.formats.base import FORMATS, Artifact, Format, Runtime, head_of
+from dlcli.formats.torch_files import TorchFile, cannot, captured, quietly, shipped
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "executorch"
+_MARK = b"dlc-card"
+_DIGEST = 32
+_TAIL = _DIGEST + 8 + len(_MARK)
+
+
+def write_executorch(source: Artifact, path: Path, config: ExportConfig) -> None:
+    """Lower the source's module to ``path``. Raises: DlcliError when ExecuTorch cannot, UsageError."""
+    module, card, sizes = shipped(source, config, always_static=True)
+    program = captured(module.cpu(), card, sizes)
+    try:
+        with quietly():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            data: bytes = edge.to_executorch().buffer
+    except Exception as exc:  # its passes raise what they like
+        raise cannot(card, "ExecuTorch lowers", exc, static=True) from exc
+    path.write_bytes(data + behind(data, card))
+
+
+def behind(program: bytes, card: Card) -> bytes:
+    """What stands behind a program."""
+    text = card.to_json().encode()
+    digest = hashlib.sha256(program).digest()
+    return b"".join([text, digest, len(text).to_bytes(8, "little"), _MARK])
+
+
+def read_card(path: Path) -> Card:
+    """The card behind the program. Raises: DlcliError when there is none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - _TAIL))
+            tail = file.read()
+            length = int.from_bytes(tail[_DIGEST : -len(_MARK)], "little")
+            if tail[-len(_MARK) :] != _MARK or length > size - _TAIL:
+                raise DlcliError(
+                    f"{path} is an ExecuTorch file without a dlcli card, or it is cut off",
+                    hint="copy it again, or export it with dlcli export --format executorch",
+                )
+            file.seek(size - _TAIL - length)
+            text = file.read(length)
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    return Card.from_json(text.decode("utf-8", "replace"), source=path)
+
+
+def open_executorch(path: Path, runtime: Runtime) -> TorchFile:
+    """The program in ExecuTorch's own runtime. Raises: DlcliError when it cannot be loaded."""
+    import torch
+
+    card = read_card(path)
+    if runtime.device not in ("auto", "cpu"):
+        raise DlcliError(
+            f"--device {runtime.device}: ExecuTorch files run on cpu here", hint="--device cpu"
+        )
+    try:
+        # From memory: a file that is replaced while it is mapped kills the process.
+        data = _program(path)
+        with quietly():
+            from executorch.runtime import Runtime as Loader
+
+            program = Loader.get().load_program(data)
+            method: Any = program.load_method("forward")
+    except (RuntimeError, OSError, ValueError) as exc:
+        first = str(exc).strip().partition("\n")[0]
+        raise DlcliError(
+            f"ExecuTorch cannot load {path}: {first}", hint="copy it again, or export it again"
+        ) from exc
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+
+    def run(*tensors: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = method.execute(tensors)[0]
+        return answer
+
+    run.program = program  # type: ignore[attr-defined]  # the method does not keep it alive
+    return TorchFile(path, card, run, torch.device("cpu"), contiguous=True)
+
+
+def _program(path: Path) -> bytes:
+    """The program in front of the card. Raises: DlcliError when a bit of it has changed, OSError."""
+    data = path.read_bytes()
+    tail = data[-_TAIL:]
+    program = data[: -_TAIL - int.from_bytes(tail[_DIGEST : -len(_MARK)], "little")]
+    if hashlib.sha256(program).digest() != tail[:_DIGEST]:
+        raise DlcliError(
+            f"{path} is damaged: its program does not match the SHA-256 behind it",
+            hint="copy it again, or export it again",
+        )
+    return program
+
+
+def _sniff(path: Path) -> bool:
+    return re.fullmatch(rb"ET\d\d", head_of(path, 8)[4:]) is not None  # a text may hold "ET" there
+
+
+FORMATS.register(NAME)(
+    Format(
+        name=NAME,
+        suffix=".pte",
+        sniff=_sniff,
+        read_card=read_card,
+        open=open_executorch,
+        write=write_executorch,
+        options=frozenset({"dynamic", "half", "softmax"}),
+        static=True,
+        extra="executorch",
+        module="executorch",
+    )
+)

@@ -1,0 +1,189 @@
+"""An ONNX file as bytes: its card, its digest, and what it wants from other files. No torch here.
+
+The digest is the last 82 bytes of the file: a metadata entry of its own, which protobuf reads as if it
+had been written with the others. It is the SHA-256 of everything in front of it and of the files that
+hold its tensors, so checking it needs no parsing. A file that another program wrote has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli import __version__
+from dlcli.card import CARD_KEY, Card
+from dlcli.errors import DlcliError
+from dlcli.files import sha256_file
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+DIGEST_KEY = "dlcli.sha256"
+# A protobuf message may not be larger; the tensors of larger models go into a file beside it.
+PROTOBUF_LIMIT = 2**31 - 2**20
+_DIGEST_CHARS = 64
+_VERSION_KEY = "dlcli.version"
+_OWN = (CARD_KEY, _VERSION_KEY, DIGEST_KEY)
+
+
+def load(path: Path, *, check: bool = True) -> tuple[ModelProto, bytes]:
+    """The model of a file, without tensors that lie elsewhere, and the file's bytes.
+
+    Raises: DlcliError when it is damaged, no ONNX, refers to files outside its folder or, with
+    ``check``, does not match its digest.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        data = path.read_bytes()
+        model = onnx.load_model_from_string(data)
+    except DecodeError as exc:
+        raise DlcliError(
+            f"{path} is damaged or no ONNX file: {exc}", hint="copy it again, or export it again"
+        ) from exc
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    if not model.graph.node:
+        raise DlcliError(f"{path} is damaged or no ONNX file: it has no graph")
+    if check:
+        files = files_beside(model, path)
+        if _value(model, DIGEST_KEY) is not None and not _holds(data, files):
+            raise DlcliError(
+                f"{path} is damaged, or another program has changed it: its content does not match "
+                "the SHA-256 in its metadata",
+                hint="copy it again, or export it again",
+            )
+    return model, data
+
+
+def card_of(model: ModelProto, path: Path) -> Card:
+    """The card in metadata_props. Raises: DlcliError when there is none."""
+    text = _value(model, CARD_KEY)
+    if text is None:
+        raise DlcliError(
+            f"{path} is an ONNX file without a dlcli card: its classes and preprocessing are unknown",
+            hint="export it with dlcli export --onnx",
+        )
+    return Card.from_json(text, source=path)
+
+
+def write(model: ModelProto, path: Path, card: Card, notes: Mapping[str, Any] | None = None) -> None:
+    """Write a graph with its card and digest; tensors beyond 2 GB go into ``path`` + ".data".
+
+    ``notes`` are further metadata, as JSON, for programs that know no cards. ``model`` is changed.
+    Raises: DlcliError when its structure is invalid.
+    """
+    import onnx
+
+    kept = [entry for entry in model.metadata_props if entry.key not in _OWN]
+    said = {CARD_KEY: card.to_json(), _VERSION_KEY: __version__}
+    said |= {key: json.dumps(value, ensure_ascii=False) for key, value in (notes or {}).items()}
+    entries = [(e.key, e.value) for e in kept if e.key not in said] + list(said.items())
+    del model.metadata_props[:]
+    for key, value in entries:
+        model.metadata_props.add(key=key, value=value)
+    files = {}
+    if sum(len(tensor.raw_data) for tensor in tensors_of(model)) > PROTOBUF_LIMIT:
+        beside = path.name + ".data"
+        onnx.save_model(
+            model, str(path), save_as_external_data=True, location=beside, size_threshold=1024
+        )
+        files = {beside: path.with_name(beside)}
+        body = path.read_bytes()
+    else:
+        body = model.SerializeToString(deterministic=True)
+    path.write_bytes(body + _tail(_digest(body, files)))
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        first = str(exc).strip().partition("\n")[0]
+        raise DlcliError(f"the graph of {card.model.name} is no valid ONNX: {first}") from exc
+
+
+def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor of a file: initializers and attributes, in subgraphs and functions too."""
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _of_attributes(node.attribute)
+        yield from _of_attributes(function.attribute_proto)
+
+
+def has_files_beside(model: ModelProto) -> bool:
+    """Whether some tensor lies in another file."""
+    from onnx.external_data_helper import uses_external_data
+
+    return any(uses_external_data(tensor) for tensor in tensors_of(model))
+
+
+def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _of_attributes(node.attribute)
+
+
+def _of_attributes(attributes: Any) -> Iterator[TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for tensor in (*sparse, *attribute.sparse_tensors):
+            yield from (tensor.values, tensor.indices)
+        if attribute.HasField("g"):
+            yield from _of_graph(attribute.g)
+        for graph in attribute.graphs:
+            yield from _of_graph(graph)
+
+
+def files_beside(model: ModelProto, path: Path) -> dict[str, Path]:
+    """The files that hold a model's tensors, by their names in it: all must lie in its own folder."""
+    from onnx.external_data_helper import uses_external_data
+
+    folder = path.resolve().parent
+    found: dict[str, Path] = {}
+    for tensor in tensors_of(model):
+        if not uses_external_data(tensor):
+            continue
+        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise DlcliError(f"{path} wants tensors from {location!r}, outside its own folder")
+        if not file.is_file():
+            raise DlcliError(
+                f"{path} keeps its tensors in {location}, which is not beside it",
+                hint="copy that file too; the two belong together",
+            )
+        found[location] = file
+    return found
+
+
+def _value(model: ModelProto, key: str) -> str | None:
+    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
+
+
+def _tail(digest: str) -> bytes:
+    """The digest as the last field of a file."""
+    from onnx import ModelProto
+
+    entry = ModelProto()
+    entry.metadata_props.add(key=DIGEST_KEY, value=digest)
+    return bytes(entry.SerializeToString())
+
+
+def _holds(data: bytes, files: Mapping[str, Path]) -> bool:
+    size = len(_tail("0" * _DIGEST_CHARS))
+    return data[-size:] == _tail(_digest(memoryview(data)[:-size], files))
+
+
+def _digest(body: bytes | memoryview, files: Mapping[str, Path]) -> str:
+    total = hashlib.sha256(body)
+    for name in sorted(files):
+        total.update(f"{name}\0{sha256_file(files[name])}".encode())
+    return total.hexdigest()

@@ -1,0 +1,124 @@
+"""What can be done to an ONNX graph after it was exported: fewer nodes, 16 bits, readable answers."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dlcli.errors import DlcliError
+from dlcli.task import TaskSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+PROBABILITIES, VALUES = "probabilities", "values"
+
+
+def count_nodes(model: ModelProto) -> int:
+    """The nodes of the main graph."""
+    return len(model.graph.node)
+
+
+def simplified(model: ModelProto) -> ModelProto:
+    """The graph after ONNX Runtime's basic optimisations: standard operators alone, on any machine.
+
+    It folds constants and batch norms, and drops what does nothing. Raises: DlcliError when ONNX Runtime
+    cannot load the graph.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        raw, out = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        onnx.save_model(model, str(raw), save_as_external_data=True, location="in.data")
+        options.optimized_model_filepath = str(out)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", "out.data"
+        )
+        try:
+            onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # its errors share no base class but this
+            first = str(exc).strip().partition("\n")[0]
+            raise DlcliError(f"ONNX Runtime cannot simplify the graph: {first}") from exc
+        found = onnx.load(str(out))
+    del found.metadata_props[:]
+    found.metadata_props.extend(model.metadata_props)
+    return found
+
+
+def halved(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
+    """The graph with weights and arithmetic in float16; its inputs and outputs stay float32.
+
+    Operators that ONNX Runtime has in float32 alone keep it, with casts around them, and so do the nodes
+    named in ``kept``.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    # Shapes that the exporter noted are of float32 tensors.
+    del model.graph.value_info[:]
+    with warnings.catch_warnings():
+        # It tells of each weight beyond float16's range that it cuts; the gate says what that costs.
+        warnings.simplefilter("ignore")
+        found: ModelProto = convert_float_to_float16(
+            model, keep_io_types=True, node_block_list=list(kept)
+        )
+    # Where two nodes that stay in float32 read one tensor, it writes the same cast twice.
+    nodes = {tuple(node.output): node for node in found.graph.node}
+    del found.graph.value_info[:]
+    del found.graph.node[:]
+    found.graph.node.extend(nodes.values())
+    OnnxModel.graph_topological_sort(found.graph)  # it puts its casts at the end
+    return found
+
+
+def add_readable_answers(model: ModelProto, task: TaskSpec) -> None:
+    """Let the graph give probabilities, or numbers in the data's own units; vectors stay as they are."""
+    from onnx import TensorProto, helper
+
+    if task.kind == "embedding":
+        return
+    graph, before = model.graph, task.output.name
+    dims = graph.output[0].type.tensor_type.shape
+    if task.targets:
+        name = VALUES
+        scales = {"std": [t.std for t in task.targets], "mean": [t.mean for t in task.targets]}
+        for key, values in scales.items():
+            graph.initializer.append(constant(f"{name}/{key}", np.array(values, dtype=np.float32)))
+        nodes = [
+            helper.make_node("Mul", [before, f"{name}/std"], [f"{name}/scaled"]),
+            helper.make_node("Add", [f"{name}/scaled", f"{name}/mean"], [name]),
+        ]
+    elif task.kind == "multilabel":
+        name = PROBABILITIES
+        nodes = [helper.make_node("Sigmoid", [before], [name])]
+    else:
+        name = PROBABILITIES
+        nodes = [helper.make_node("Softmax", [before], [name], axis=-1)]
+    graph.node.extend(nodes)
+    answer = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    answer.type.tensor_type.shape.CopyFrom(dims)
+    del graph.output[:]
+    graph.output.append(answer)
+
+
+def output_name(task: TaskSpec, *, readable: bool) -> str:
+    """What a file's output is called."""
+    if not readable or task.kind == "embedding":
+        return task.output.name
+    return VALUES if task.targets else PROBABILITIES
+
+
+def constant(name: str, value: Any) -> Any:
+    """An array as an initializer."""
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.asarray(value), name)

@@ -1,0 +1,171 @@
+"""OpenVINO IR: NAME.xml, the graph with the card in it, and NAME.bin, its tensors; both travel together.
+
+It is converted from ONNX, and so its inputs and outputs are named and shaped as there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlcli.card import Card
+from dlcli.config import ExportConfig
+from dlcli.data.base import Inputs
+from dlcli.data.prepare import prepare
+from dlcli.errors import DlcliError
+from dlcli.files import sha256_file
+from dlcli.formats.answers import answers_probabilities, as_model_output
+from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
+from dlcli.formats.fixed import ask_fixed, sizes_of
+from dlcli.formats.torch_files import noted
+
+NAME = "openvino"
+_PLACE = ["dlcli", "card"]  # in the graph's rt_info
+_DIGEST = "sha256_of_bin"
+
+
+class OpenVinoFile(Artifact):
+    """A compiled model of OpenVINO and the card of its file."""
+
+    def __init__(self, path: Path, card: Card, compiled: Any) -> None:
+        super().__init__(path, card)
+        self.compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._sizes = sizes_of(card)
+        self._readable = answers_probabilities(card)
+
+    def predict(self, inputs: Inputs) -> Outputs:
+        """The answers for a batch, as the model gives them: logits or scaled numbers."""
+        if self._sizes is not None:
+            return ask_fixed(self._ask, inputs, self.card.task, self._sizes)
+        return self._ask(inputs)
+
+    def prepared(self, inputs: Inputs) -> Callable[[], object]:
+        """The request on arrays that lie ready."""
+        if self._sizes is not None:
+            return lambda: self.predict(inputs)
+        feeds = prepare(inputs, self.card.task)
+        return lambda: self._request.infer(feeds, share_inputs=True, share_outputs=True)
+
+    def _ask(self, inputs: Inputs) -> Outputs:
+        found = self._request.infer(prepare(inputs, self.card.task), share_inputs=True)
+        out = np.array(found[self.compiled.output(0)], dtype=np.float32)
+        return as_model_output(out, self.card.task) if self._readable else out
+
+
+def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
+    """Convert the source's ONNX export to ``path`` and the .bin beside it.
+
+    With --half the tensors are stored in 16 bits; OpenVINO chooses the arithmetic by the processor.
+    Raises: DlcliError when the model cannot be exported or converted, UsageError as ONNX does.
+    """
+    import openvino
+
+    from dlcli.formats.onnx import read_card as read_onnx_card
+    from dlcli.formats.onnx import write_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder, "model.onnx")
+        write_onnx(source, onnx, config.model_copy(update={"half": False}))
+        card = read_onnx_card(onnx)
+        try:
+            model = openvino.convert_model(str(onnx))
+        except Exception as exc:  # its frontends raise what they like
+            first = str(exc).strip().partition("\n")[0]
+            raise DlcliError(f"OpenVINO cannot convert {card.model.name}: {first}") from exc
+    if config.half:
+        card = noted(card, "half", dtype="float16")
+    model.set_rt_info("", ["conversion_parameters"])  # it names a folder of this machine
+    model.set_rt_info(card.to_json(), _PLACE)
+    openvino.save_model(model, str(path), compress_to_fp16=config.half)
+    # The graph is written anew with the digest of its tensors: another model's .bin may have their size.
+    tree = ET.parse(path)
+    home = tree.getroot().find("rt_info/dlcli")
+    assert home is not None
+    ET.SubElement(home, _DIGEST, value=sha256_file(path.with_suffix(".bin")))
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _noted_value(path: Path, name: str) -> str | None:
+    """What the graph's rt_info has under dlcli/``name``. Raises: DlcliError for a damaged file."""
+    try:
+        found = ET.parse(path).getroot().find(f"rt_info/dlcli/{name}")
+    except ET.ParseError as exc:
+        raise DlcliError(
+            f"{path} is damaged or no OpenVINO file: {exc}", hint="copy it again, or export it again"
+        ) from exc
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    return None if found is None else found.get("value")
+
+
+def read_card(path: Path) -> Card:
+    """The card in the graph's rt_info, read as XML. Raises: DlcliError when there is none."""
+    text = _noted_value(path, _PLACE[1])
+    if text is None:
+        raise DlcliError(
+            f"{path} is an OpenVINO file without a dlcli card: its classes are unknown",
+            hint="export it with dlcli export --format openvino",
+        )
+    return Card.from_json(text, source=path)
+
+
+def open_openvino(path: Path, runtime: Runtime) -> OpenVinoFile:
+    """The model compiled for this processor. Raises: DlcliError when a part is missing or damaged."""
+    import openvino
+
+    card = read_card(path)
+    tensors = path.with_suffix(".bin")
+    if not tensors.is_file():
+        raise DlcliError(
+            f"{path} keeps its tensors in {tensors.name}, which is not beside it",
+            hint=f"copy both files, {path.name} and {tensors.name}",
+        )
+    if sha256_file(tensors) != _noted_value(path, _DIGEST):
+        raise DlcliError(
+            f"{tensors} is damaged or belongs to another model than {path}",
+            hint="copy both files again, or export them again",
+        )
+    if runtime.device not in ("auto", "cpu"):
+        raise DlcliError(
+            f"--device {runtime.device}: OpenVINO files run on cpu here", hint="--device cpu"
+        )
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # not bf16 where the processor has it
+    if runtime.threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = runtime.threads
+    try:
+        core = openvino.Core()
+        core.set_property({"ENABLE_MMAP": False})  # a mapped file that is changed kills the process
+        compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    except RuntimeError as exc:
+        first = str(exc).strip().partition("\n")[0]
+        raise DlcliError(f"OpenVINO {openvino.__version__} cannot load {path}: {first}") from exc
+    return OpenVinoFile(path, card, compiled)
+
+
+def _sniff(path: Path) -> bool:
+    head = head_of(path, 256).lstrip()
+    return head.startswith((b"<?xml", b"<net")) and b"<net " in head
+
+
+FORMATS.register(NAME)(
+    Format(
+        name=NAME,
+        suffix=".xml",
+        own_suffix=True,
+        sniff=_sniff,
+        read_card=read_card,
+        open=open_openvino,
+        beside=lambda path: [path.with_suffix(".bin")],
+        write=write_openvino,
+        options=frozenset({"dynamic", "opset", "half", "softmax", "simplify"}),
+        extra="openvino",
+        module="openvino",
+        fresh=lambda source: FORMATS.get("onnx").fresh(source),
+    )
+)

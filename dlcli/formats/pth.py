@@ -1,0 +1,103 @@
+"""pth: a state dict in torch's own format, as most tutorials load it. Only tensors and texts are in it.
+
+The file holds ``{"dlcli.card": JSON, "state_dict": tensors by name}``; the names are those of the
+module, and with a torchvision architecture those of torchvision.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any
+
+from dlcli.card import CARD_KEY, Card
+from dlcli.config import ExportConfig
+from dlcli.errors import DlcliError
+from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
+from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
+from dlcli.formats.snippets import state_dict_snippet
+from dlcli.formats.torch_files import noted, unpacked
+from dlcli.formats.zips import check_whole, damaged, holds, members, read_member, write_whole
+from dlcli.trust import names_code, remember
+
+NAME = "pth"
+STATE_KEY = "state_dict"
+
+
+def plain_state(source: Artifact, config: ExportConfig) -> tuple[dict[str, Any], Card]:
+    """The module's tensors by name, on the CPU, contiguous, in 16 bits with --half; and their card."""
+    card = unpacked(source.card)
+    state = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in source.module().state_dict().items()
+    }
+    if config.half:
+        card = noted(card, "half", dtype="float16")
+        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    return state, card
+
+
+def write_pth(source: Artifact, path: Path, config: ExportConfig) -> None:
+    """Save the source's state dict to ``path``. Raises: DlcliError when it has no module."""
+    import torch
+
+    state, card = plain_state(source, config)
+    # The card comes first: `read_card` looks no further.
+    content = {CARD_KEY: card.to_json(), STATE_KEY: state}
+    write_whole(path, lambda file: torch.save(content, file))
+    if names_code(card.model.name):
+        remember(path)
+
+
+def read_card(path: Path) -> Card:
+    """The card, from the pickle's strings: its operations are listed, and none is carried out."""
+    data = read_member(path, "data.pkl")
+    try:
+        texts = (arg for _, arg, _ in pickletools.genops(data or b"") if isinstance(arg, str))
+        for text in texts:
+            if text == CARD_KEY:
+                return Card.from_json(next(texts), source=path)
+            if text == STATE_KEY:
+                break
+    except (ValueError, StopIteration, RuntimeError) as exc:
+        raise damaged(path, exc) from exc
+    raise DlcliError(
+        f"{path} is a torch file without a dlcli card",
+        hint="to start from its weights: dlcli train --model NAME --weights FILE",
+    )
+
+
+def open_pth(path: Path, runtime: Runtime) -> Checkpoint:
+    """Build the card's model and load the tensors. Raises: DlcliError when they do not fit."""
+    import torch
+
+    card = read_card(path)
+    check_whole(path)
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        state = held[STATE_KEY]
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as exc:
+        first = str(exc).strip().partition("\n")[0]
+        raise damaged(path, first) from exc
+    return build_checkpoint(path, card, state, runtime)
+
+
+def _sniff(path: Path) -> bool:
+    names = members(path)
+    return holds(names, ["data.pkl"]) and not holds(names, ["constants.pkl"])
+
+
+FORMATS.register(NAME)(
+    Format(
+        name=NAME,
+        suffix=".pth",
+        sniff=_sniff,
+        read_card=read_card,
+        open=open_pth,
+        write=write_pth,
+        options=frozenset({"half"}),
+        trainable=True,
+        example=lambda path, card: state_dict_snippet(path, card, NAME),
+    )
+)

@@ -1,0 +1,121 @@
+"""What was done to a model, in words: one function for each kind of record that a card may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from dlcli.ui import text
+
+if TYPE_CHECKING:
+    from dlcli.card import TransformRecord
+
+_MOST_LETTERS = 160  # of a record that has no words of its own
+_METHODS = {
+    "dynamic": "int8 weights, activations rounded as they come (dynamic)",
+    "static": "int8 weights and activations (static, calibrated)",
+    "qat": "int8 weights and activations, trained for it (QAT)",
+    "weight-only": "weights alone",
+}
+_MASKS = {
+    "l1": "the smallest weights of each layer",
+    "random": "random weights of each layer",
+    "global-l1": "the smallest weights of all layers",
+    "global-random": "random weights of all layers",
+    "ln": "whole rows or channels",
+    "semi-structured": "two of every four weights",
+}
+
+
+def in_words(record: TransformRecord) -> str:
+    """A record as a line for people; kinds without words of their own show their arguments."""
+    describe = _WORDS.get(record.kind)
+    return describe(record.args) if describe else f"{record.kind} {_arguments(record.args)}".strip()
+
+
+def _channels(args: Mapping[str, Any]) -> str:
+    layers = len(args.get("shapes", {}))
+    said = [f"{_share(args['amount'])} of them asked for"] if "amount" in args else []
+    said += [f"by {args['importance']}"] if "importance" in args else []
+    said += [f"{text.plural(layers, 'layer')} smaller"] if layers else []
+    return "pruned by channel" + (f": {', '.join(said)}" if said else "")
+
+
+def _mask(args: Mapping[str, Any]) -> str:
+    what = _MASKS.get(str(args.get("method")), str(args.get("method", "weights")))
+    said = f"pruned by mask: {what} are zero"
+    if args.get("of"):
+        said += f", {_share(args.get('zeros', 0) / args['of'])} of {text.count(args['of'])}"
+    return said
+
+
+def _quantize(args: Mapping[str, Any]) -> str:
+    method = str(args.get("method", ""))
+    said = f"quantized: {_METHODS.get(method, method)}{_bits(args)}"
+    kept = args.get("float") or ()
+    return said + (f", {text.plural(len(kept), 'layer')} left in float" if kept else "")
+
+
+def _groups(args: Mapping[str, Any]) -> str:
+    return f"quantized: weights alone, stored as integers{_bits(args)}"
+
+
+def _bits(args: Mapping[str, Any]) -> str:
+    """Of what size, where the record says it."""
+    if "bits" not in args:
+        return ""
+    return f", int{args['bits']}" + (
+        f" in groups of {args['group_size']}" if "group_size" in args else ""
+    )
+
+
+def _static(args: Mapping[str, Any]) -> str:
+    sizes = ", ".join(f"{name} {size}" for name, size in args.items())
+    return f"of one size: {sizes}; what is asked is padded and cut to it"
+
+
+def _aoti(args: Mapping[str, Any]) -> str:
+    where = f"{args.get('device')}, {args.get('system')} {args.get('machine')} {args.get('vectors')}"
+    return f"compiled for {where} by torch {args.get('torch')}"
+
+
+_WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "channels": _channels,
+    "mask": _mask,
+    "quantize": _quantize,
+    "groups": _groups,
+    "static": _static,
+    "aoti": _aoti,
+    "sparse": lambda args: "zeros are not stored (sparse)",
+    "half": lambda args: f"weights in {args.get('dtype', 'float16')}",
+    "fold-batchnorm": lambda args: (
+        f"{text.plural(len(args.get('pairs', ())), 'batch norm')} folded into the layers before"
+    ),
+    "fake-quant": lambda args: (
+        f"trains as if {text.plural(len(args.get('layers', ())), 'layer')} had int8 weights (QAT)"
+    ),
+    "torchscript": lambda args: "traced" if args.get("by") == "trace" else "compiled from its code",
+    "probabilities": lambda args: "answers as people read them: probabilities, or the data's own units",
+    "embed-preprocessing": lambda args: "takes raw inputs: the preprocessing is in the file",
+    "simplify": lambda args: (
+        f"simplified: {args.get('nodes_before')} to {args.get('nodes_after')} nodes"
+    ),
+    "exported": lambda args: f"exported from {args.get('source')}",
+    "not verified on data": lambda args: f"NOT VERIFIED ON DATA: {args.get('reason')}",
+}
+
+
+def _share(value: float) -> str:
+    return f"{value:.3g}" if value < 0.01 else f"{value:.0%}"
+
+
+def _arguments(args: Mapping[str, Any]) -> str:
+    return text.shorten(
+        ", ".join(f"{name}={_value(value)}" for name, value in args.items()), _MOST_LETTERS
+    )
+
+
+def _value(value: Any) -> str:
+    """Long lists and mappings by their number of entries."""
+    many = isinstance(value, (list, tuple, dict)) and len(value) > 4
+    return f"({text.plural(len(value), 'entry')})" if many else str(value)

@@ -1,0 +1,105 @@
+"""What `dlcli export` shows: how equal the answers are, and the model before and the file after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.ui.comparison import print_change, size
+from dlcli.ui.console import stdout
+from dlcli.ui.tables import print_comparison, print_key_values
+
+if TYPE_CHECKING:
+    from dlcli.engine.parity import BatchParity, Parity
+    from dlcli.engine.shipping import ExportResult, Failure
+
+
+def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
+    """One file: parity in a line, its verdict, and the table of before and after."""
+    from dlcli.engine.comparing import verdict
+
+    title = f"export to {result.format}"
+    facts = [("beside it", str(path)) for path in beside]
+    facts += _simplified(result)
+    if result.parity is None:
+        sizes = f"{size(result.source_bytes)} -> {size(result.output_bytes)}"
+        rows = [("file", str(result.output)), ("size", sizes), *facts]
+        print_key_values(title, [*rows, ("verdict", "not compared (--no-verify)")])
+        return
+    facts += _parity(result.parity)
+    if result.change is None:
+        rows = [("file", str(result.output)), *facts]
+        missed = "; ".join(result.parity.missed)
+        print_key_values(title, [*rows, ("verdict", f"DIFFERS: {missed}")])
+        return
+    first = "gives the same answers"
+    print_change(result.change, title, [first, *verdict(result.change, shrunk=False)], facts)
+
+
+def print_exports(found: Sequence[ExportResult | Failure]) -> None:
+    """Several formats side by side, and what each is worth in words."""
+    from dlcli.engine.comparing import verdict
+    from dlcli.engine.shipping import ExportResult
+
+    columns = ["format", "size", "largest difference", "same answer"]
+    facts, rows = [], []
+    for one in found:
+        if not isinstance(one, ExportResult):
+            facts.append((one.format, f"FAILED: {one.error.message}"))
+            rows.append([one.format, "", "", ""])
+            continue
+        batches = [] if one.parity is None else one.parity.batches
+        same = [batch.agreement for batch in batches if batch.agreement is not None]
+        rows.append(
+            [
+                one.format,
+                size(one.output_bytes),
+                f"{max(b.max_abs_diff for b in batches):.2g}" if batches else "",
+                f"{min(same):.2%}" if same else "",
+            ]
+        )
+        said = [f"{one.output}"]
+        if one.parity is None:
+            said.append("not compared (--no-verify)")
+        elif not one.ok:
+            said.append("DIFFERS: " + "; ".join(one.parity.missed))
+        elif one.change is not None:
+            said += verdict(one.change, shrunk=False)
+        facts += [(one.format if i == 0 else "", text) for i, text in enumerate(said)]
+    print_key_values("exports", facts)
+    stdout().print()
+    print_comparison("side by side", columns, rows)
+
+
+def _parity(parity: Parity) -> list[tuple[str, str]]:
+    """The largest difference and the smallest agreement, of all batches."""
+    worst = max(parity.batches, key=lambda batch: batch.max_abs_diff)
+    said = f"{worst.max_abs_diff:.2g} at {_at(worst)}"
+    sizes = ", ".join(str(n) for n in dict.fromkeys(b.batch_size for b in parity.batches))
+    lengths = " and two lengths" if any(b.steps == "longer" for b in parity.batches) else ""
+    where = "noise" if parity.data == "random" else parity.data
+    rows = [
+        ("compared", f"{parity.samples:,} samples of {where}, at batch {sizes}{lengths}"),
+        ("difference", f"at most {said}"),
+    ]
+    agreements = [b.agreement for b in parity.batches if b.agreement is not None]
+    if agreements:
+        rows.append(("same answer", f"{min(agreements):.2%} or more"))
+    if parity.raw is not None:
+        same = "" if parity.raw.agreement is None else f"{parity.raw.agreement:.2%} the same, "
+        rows.append(
+            ("raw inputs", f"{parity.raw.samples:,}: {same}at most {parity.raw.max_abs_diff:.2g} away")
+        )
+    return rows
+
+
+def _at(batch: BatchParity) -> str:
+    return f"batch {batch.batch_size}" + (", longer" if batch.steps == "longer" else "")
+
+
+def _simplified(result: ExportResult) -> list[tuple[str, str]]:
+    for record in result.card.transforms:
+        if record.kind == "simplify":
+            return [("nodes", f"{record.args['nodes_before']} -> {record.args['nodes_after']}")]
+    return []

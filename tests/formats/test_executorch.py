@@ -1,0 +1,79 @@
+"""ExecuTorch files: of one size, with the card behind the program."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from small_models import MODELS, source, worst
+
+from dlcli.card import Card
+from dlcli.config import ExportConfig
+from dlcli.errors import DlcliError
+from dlcli.formats.base import Runtime, open_artifact, read_card, sniff_format
+from dlcli.formats.executorch import behind, open_executorch, write_executorch
+
+installed = importlib.util.find_spec("executorch") is not None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed, reason="executorch is not installed")
+# Its loader warns about its own use of torch.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["cnn", "series", "seq2seq"])
+def test_any_batch_and_length_gives_the_models_answers(name: str, tmp_path: Path) -> None:
+    before = source(tmp_path, name)
+    write_executorch(before, tmp_path / "x.pte", ExportConfig(batch_size=3))
+    assert sniff_format(tmp_path / "x.pte").name == "executorch"
+    after = open_artifact(tmp_path / "x.pte", device="cpu")
+    assert after.card.transforms[0].args["batch"] == 3
+    assert worst(before, after) < 1e-5
+    data = (tmp_path / "x.pte").read_bytes()
+    (tmp_path / "cut.pte").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DlcliError, match="cut off"):
+        open_artifact(tmp_path / "cut.pte", device="cpu")
+
+
+def made_up(path: Path) -> Card:
+    """A program of nothing, with a card behind it."""
+    spec, task = MODELS["cnn"]
+    card = Card(model=spec, task=task)
+    program = b"\0\0\0\0ET12" + bytes(64)
+    path.write_bytes(program + behind(program, card))
+    return card
+
+
+def test_the_card_is_read_without_the_package(tmp_path: Path) -> None:
+    card = made_up(tmp_path / "x.bin")
+    assert sniff_format(tmp_path / "x.bin").name == "executorch"
+    assert read_card(tmp_path / "x.bin") == card
+
+
+def test_a_changed_program_is_found(tmp_path: Path) -> None:
+    made_up(tmp_path / "x.pte")
+    data = bytearray((tmp_path / "x.pte").read_bytes())
+    data[20] ^= 1
+    (tmp_path / "x.pte").write_bytes(data)
+    with pytest.raises(DlcliError, match="does not match the SHA-256"):
+        open_executorch(tmp_path / "x.pte", Runtime("cpu"))
+
+
+def test_a_text_that_begins_a_little_like_one_is_none(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("The ETA of the train is unknown.")
+    with pytest.raises(DlcliError, match="is not a model file"):
+        sniff_format(tmp_path / "x.txt")
+
+
+def test_without_a_card_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.pte").write_bytes(b"\0\0\0\0ET12" + bytes(64))
+    with pytest.raises(DlcliError, match="without a dlcli card"):
+        read_card(tmp_path / "x.pte")
+
+
+@pytest.mark.skipif(installed, reason="executorch is installed")
+def test_a_missing_package_is_named_with_its_pip_line(tmp_path: Path) -> None:
+    made_up(tmp_path / "x.pte")
+    with pytest.raises(DlcliError, match="executorch, which is not installed") as caught:
+        open_artifact(tmp_path / "x.pte", device="cpu")
+    assert caught.value.hint == 'python -m pip install "dlcli[executorch]"'
