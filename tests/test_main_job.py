@@ -75,7 +75,7 @@ def test_a_folder_becomes_a_model_that_is_used_and_shipped(
     labels = call(capsys, "predict", photo)
     assert [p["label"] for p in labels["predictions"]] == ["green"]
 
-    exported = call(capsys, "export", "--onnx")
+    exported = call(capsys, "export", "--onnx", "--no-latency")
     assert Path(exported["output"]).name == "best.onnx"
 
     onnx = call(capsys, "eval", exported["output"])
@@ -97,7 +97,7 @@ def test_evaluating_onnx_imports_no_torch(
 ) -> None:
     photos = photo_folder(per_class=8)
     call(capsys, *TRAIN, "--data", str(photos), "--epochs", "1")
-    onnx = call(capsys, "export", "--onnx")["output"]
+    onnx = call(capsys, "export", "--onnx", "--no-latency")["output"]
     for args in (["eval", onnx, "--quiet"], ["predict", onnx, str(photos / "red")], ["info", onnx]):
         code = (
             "import sys\nfrom dlcli.cli import main\n"
