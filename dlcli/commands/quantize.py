@@ -10,12 +10,22 @@ import typer
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.tuning import make_tuner
 from dlcli.config import QuantizeSettings
-from dlcli.errors import BoundMissed, DlcliError
+from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, find_artifact
+from dlcli.settings import fields_of, merge
 
 if TYPE_CHECKING:
     from dlcli.engine.quantized import QuantizeResult
     from dlcli.events import Emit
+
+# Settings that only some methods read.
+_ONLY_FOR = {
+    "bits": ("weight-only",),
+    "group_size": ("weight-only",),
+    "calibration": ("static",),
+    "calibration_samples": ("static", "qat"),
+    "target": ("static", "qat"),
+}
 
 
 @takes_config(QuantizeSettings)
@@ -40,6 +50,7 @@ def command(
     quantization-aware training. A bound that none keeps: exit code 3, and the best file is kept.
     """
     config = settings.resolve()
+    _refuse_unused(settings, config)
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.engine.quantizing import quantize
@@ -59,6 +70,30 @@ def command(
     if result.missed is not None:
         other = "" if config.quantize.method == "auto" else "; --method auto goes on with other methods"
         raise BoundMissed(result.missed, hint=f"the file is kept: {result.output}{other}")
+
+
+def _refuse_unused(settings: Settings[QuantizeSettings], config: QuantizeSettings) -> None:
+    """Refuse what was said and means nothing to the method. Raises: UsageError."""
+    method, said = config.quantize.method, merge(settings.sets, settings.flags)
+    for name in said.get("quantize", {}):
+        able = _ONLY_FOR.get(name, (method,))
+        if method not in (*able, "auto"):
+            raise UsageError(
+                f"{_flag('quantize', name)} means nothing to --method {method}",
+                hint=f"it is for --method {' and '.join(able)}: leave it out",
+            )
+    trains = method == "qat" or (method == "auto" and config.quantize.max_drop is not None)
+    for name in () if trains else said.get("tune", {}):
+        raise UsageError(
+            f"{_flag('tune', name)} is of training, which is done for --method qat alone",
+            hint="--method qat; or --method auto with --max-drop, which tries it last",
+        )
+
+
+def _flag(group: str, name: str) -> str:
+    field = fields_of(QuantizeSettings)[f"{group}.{name}"]
+    flags: list[str] = field.json_schema_extra["flags"]
+    return flags[0] if flags else f"{group}.{name}"
 
 
 def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:

@@ -87,6 +87,9 @@ def test_a_missed_bound_is_exit_code_3_and_the_best_file_is_kept(
         (["--max-drop", "-1"], "--max-drop '-1' is no bound"),
         (["--method", "dynamic", "--backend", "torch"], "does not exist"),
         (["--calibration-samples", "1"], "--calibration-samples 1"),
+        (["--method", "bf16", "--bits", "4"], "--bits means nothing to --method bf16"),
+        (["--method", "bf16", "--epochs", "4"], "--epochs is of training"),
+        (["--set", "tune.lr=0.1"], "--lr is of training"),
         (["--method", "weight-only", "--backend", "torch", "--skip", "hed"], "no layer is called so"),
     ],
 )

@@ -54,6 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "cnn": ("digits", CNN),
         "mlp": ("digits", MLP),
         "lstm": (data, LSTM),
+        "gru": (data, {**LSTM, "name": "gru"}),
         "text-cnn": (data, {"name": "cnn", "args": {"dim": 16, "filters": 8}}),
     }
 
@@ -180,6 +181,13 @@ def test_what_has_no_convolutions_gets_dynamic_int8(runs: Runs, tmp_path: Path, 
     assert ("DynamicQuantizeLSTM" in ops) == (name == "lstm")
     left = [t.name for t in graph.initializer if t.data_type == 1 and np.prod(t.dims) >= 4096]
     assert not left  # smaller products are faster in float
+
+
+def test_auto_does_not_call_a_model_quantized_that_stays_in_float(runs: Runs, tmp_path: Path) -> None:
+    found = run_quantize(runs("gru").best, settings(), tmp_path / "gru.onnx")
+    assert found.chosen.method == "fp16"
+    assert set(found.refused) == {"dynamic", "static", "weight-only"}
+    assert "of the weights alone" in found.refused["dynamic"]
 
 
 def test_layers_that_are_named_stay_in_float(runs: Runs, tmp_path: Path) -> None:
