@@ -51,6 +51,10 @@ class Interrupted(DlcliError):
         self.exit_code = 128 + signum
 
 
+class Diverged(DlcliError):
+    """Training no longer learns: its weights or gradients are no finite numbers."""
+
+
 class BadSample(DlcliError):
     """One sample that cannot be read; the caller skips and counts it, or fails."""
 

@@ -13,6 +13,8 @@ from dlcli.files import sha256_file
 
 # A remark: args {"source": the file's name, "sha256": of its bytes}.
 ORIGIN = "exported"
+# A remark: nothing compared this file with its model on real samples. args {"reason": why}.
+UNVERIFIED = "not verified on data"
 
 
 def origin_record(source: Path) -> TransformRecord:
@@ -40,3 +42,8 @@ def stale(path: Path, card: Card) -> str | None:
     if same:
         return None
     return f"{path.name} was made from an older {source.name}: export it again for the newer weights"
+
+
+def of_the_model(card: Card) -> tuple[TransformRecord, ...]:
+    """The card's records without remarks that are of its file, and of no model made from it."""
+    return tuple(record for record in card.transforms if record.kind not in (ORIGIN, UNVERIFIED))

@@ -23,6 +23,7 @@ from dlcli.engine.job import make_card, make_reader
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.losses import make_loss
 from dlcli.engine.masks import MASK_KIND
+from dlcli.engine.origin import of_the_model
 from dlcli.engine.plan import Plan, current_settings
 from dlcli.engine.training import new_run
 from dlcli.engine.tuning import TuneDefaults, Tuner, tuning_plan
@@ -134,7 +135,7 @@ class PruneJob:
         Raises: DlcliError; Interrupted with the way to go on.
         """
         t0, steps = time.monotonic(), len(self.fractions)
-        done = Cut(self.source.module(), self.source.card.transforms)
+        done = Cut(self.source.module(), of_the_model(self.source.card))
         if steps > 1:  # what the last step cannot do is refused before the first one is trained
             self._cut(done, goal, last=True, emit=ignore)
         earlier: list[RunFolder] = []
@@ -203,8 +204,9 @@ class PruneJob:
         held = self.yardstick.hold
         try:
             plan = self._plan(done, 0)
-        except DlcliError:  # its data is gone: a run all the same, which cannot be trained on
-            run, card = self._bare_run(done, name)
+        except DlcliError as exc:  # its data is gone: a run all the same, which cannot be trained on
+            self.emit(Noted(f"the pruned run cannot be trained on: {exc.message}"))
+            run, card = self._bare_run(done, name, exc.message)
         else:
             run = new_run(plan, self.runs_dir, name)
             card = make_card(plan, done.module)
@@ -214,7 +216,7 @@ class PruneJob:
         run.write_record({**run.read_record(), "status": "finished", "epochs_done": 0})
         return run
 
-    def _bare_run(self, done: Cut, name: str) -> tuple[RunFolder, Card]:
+    def _bare_run(self, done: Cut, name: str, why: str) -> tuple[RunFolder, Card]:
         """A folder with the settings and splits of the model's own run, as far as there is one."""
         source = self.source
         run = create_run(self.runs_dir, name)
@@ -248,7 +250,7 @@ class PruneJob:
                     "transforms": [record.model_dump(mode="json") for record in done.transforms],
                     "parent": card.parent,
                 },
-                "warnings": [self.yardstick.note],
+                "warnings": [why],
                 "notes": [],
             }
         )

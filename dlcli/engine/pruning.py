@@ -20,7 +20,7 @@ from dlcli.engine.comparing import Comparison, Held, Yardstick, compare_files, v
 from dlcli.engine.cutting import Goal, is_mask, layer_macs, masked_layers
 from dlcli.engine.pruned_runs import Made, PruneJob, drop_run
 from dlcli.engine.tuning import Tuner
-from dlcli.errors import DlcliError, UsageError
+from dlcli.errors import Diverged, DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.runs import run_of
@@ -242,14 +242,15 @@ def _search(
 ) -> tuple[Made, tuple[Attempt, ...]]:
     """The largest goal that keeps the bound, by bisection; where none does, the one that lost least.
 
-    Raises: NothingToPrune where no amount takes anything out.
+    Raises: NothingToPrune where no amount takes anything out, Diverged where the training of all that
+    were tried did.
     """
     most = math.floor(math.log2(len(goals))) + 1
     among = ", ".join(goal.title() for goal in goals)
     job.emit(Noted(f"searching among {among} %: {most} attempts, {job.cost()} each"))
     low, high = 0, len(goals) - 1
     best: Made | None = None
-    nothing: NothingToPrune | None = None
+    failed: DlcliError | None = None
     attempts: list[Attempt] = []
     while low <= high:
         middle = (low + high) // 2
@@ -257,7 +258,11 @@ def _search(
             made = job.make(goals[middle], _titled(base, goals[middle]))
         except NothingToPrune as exc:  # by so little it stays as it is, which keeps every bound
             job.emit(Noted(f"amount {goals[middle].value:g} takes nothing out of this model"))
-            nothing, low = exc, middle + 1
+            failed, low = exc, middle + 1
+            continue
+        except Diverged as exc:  # what cannot be trained keeps no bound
+            job.emit(Noted(f"amount {goals[middle].value:g}: {exc.message}"))
+            failed, high = exc, middle - 1
             continue
         keeps = made.held.keeps(bound)
         better = best is None or keeps or _loses_less(made.held, best.held, bound)
@@ -270,8 +275,8 @@ def _search(
         best = made if better else best
         low, high = (middle + 1, high) if keeps else (low, middle - 1)
     if best is None:
-        assert nothing is not None  # a search tries one amount at least
-        raise nothing
+        assert failed is not None  # a search tries one amount at least
+        raise failed
     return best, tuple(attempts)
 
 

@@ -26,7 +26,7 @@ from dlcli.data.prepare import random_inputs
 from dlcli.engine.candidates import this_machine
 from dlcli.engine.evaldata import eval_data
 from dlcli.engine.evaluate import default_batch_size
-from dlcli.engine.origin import origin_record
+from dlcli.engine.origin import of_the_model, origin_record
 from dlcli.engine.parity import trim
 from dlcli.engine.tuning import TuneDefaults, Tuner, tuning_plan
 from dlcli.errors import DlcliError, UsageError
@@ -63,7 +63,7 @@ def qat(
     plan = tuning_plan(
         source,
         module,
-        (*source.card.transforms, *records),
+        (*of_the_model(source.card), *records),
         settings.tune,
         settings.measure,
         _DEFAULTS,

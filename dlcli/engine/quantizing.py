@@ -27,9 +27,10 @@ from dlcli.engine.candidates import (
     this_machine,
 )
 from dlcli.engine.comparing import Yardstick, compare_files
+from dlcli.engine.origin import UNVERIFIED
 from dlcli.engine.quantized import Attempt, QuantizeResult, order, place
 from dlcli.engine.sensitivity import SAMPLES, Sensitivity, rank
-from dlcli.engine.shipping import UNVERIFIED, check_target, folder_beside
+from dlcli.engine.shipping import check_target, folder_beside
 from dlcli.engine.tuning import Tuner
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore

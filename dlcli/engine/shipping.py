@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.card import Card, TransformRecord
-from dlcli.config import ExportSettings, parse_bound
+from dlcli.config import ExportConfig, ExportSettings, parse_bound
 from dlcli.engine.comparing import Comparison, Yardstick, compare_files
 from dlcli.engine.export_worker import write_in_process
-from dlcli.engine.origin import origin_record
+from dlcli.engine.origin import UNVERIFIED, origin_record
 from dlcli.engine.parity import Parity, compare
 from dlcli.engine.raw_samples import with_raw_parity
 from dlcli.errors import DlcliError, UsageError
@@ -32,13 +32,12 @@ from dlcli.formats.base import (
     require_extra,
     size_of,
     sniff_format,
+    unable,
 )
 from dlcli.trust import remember
 
 # Enough to tell one percent of other classes; more only cost time.
 SAMPLES = 256
-# A remark: nothing compared this file with its model on real samples. args {"reason": why}.
-UNVERIFIED = "not verified on data"
 
 
 @dataclass(frozen=True)
@@ -103,11 +102,12 @@ def writer(name: str) -> Format:
     return found
 
 
-def installed_writers() -> list[Format]:
-    """Every format that can be written here: those whose extra is missing are left out."""
+def installed_writers(config: ExportConfig) -> list[Format]:
+    """Every format that can be written so: without those whose extra is missing, or to which a setting
+    means nothing."""
     found = []
     for _, entry in FORMATS.entries():
-        if entry.write is not None:
+        if entry.write is not None and unable(entry, config) is None:
             with suppress(DlcliError):
                 require_extra(entry)
                 found.append(entry)

@@ -12,7 +12,7 @@ import torch
 
 from dlcli.engine.state import Progress
 from dlcli.engine.step import Taken
-from dlcli.errors import DlcliError
+from dlcli.errors import Diverged
 
 if TYPE_CHECKING:
     from dlcli.engine.fit import FitJob
@@ -37,7 +37,7 @@ class Tally:
         self.grad_norm = torch.zeros((), device=device)
 
     def add(self, taken: Taken, samples: int, progress: Progress) -> None:
-        """Count a step. One whose update was left out adds no loss. Raises: DlcliError."""
+        """Count a step. One whose update was left out adds no loss. Raises: Diverged."""
         finite = taken.finite
         self.grad_norm = taken.grad_norm
         self.steps += 1
@@ -60,7 +60,7 @@ class Tally:
         self.streak = (self.streak + bad) * bad
 
     def store(self, progress: Progress) -> None:
-        """Put the sums over all processes into ``progress``. Raises: DlcliError after divergence."""
+        """Put the sums over all processes into ``progress``. Raises: Diverged after divergence."""
         loss, count, hits, seen = self.world.sum(
             float(self.loss), float(self.count), int(self.hits), self.seen
         )
@@ -70,7 +70,7 @@ class Tally:
         self._check(progress.bad_streak, progress)
 
     def end(self, progress: Progress) -> None:
-        """Raises: DlcliError when no step of the epoch made an update."""
+        """Raises: Diverged when no step of the epoch made an update."""
         if self.steps and progress.bad_streak >= self.steps:
             raise self._diverged(progress.bad_streak, progress)
 
@@ -78,17 +78,17 @@ class Tally:
         if streak >= self.max_bad_steps:
             raise self._diverged(streak, progress)
 
-    def _diverged(self, streak: int, progress: Progress) -> DlcliError:
+    def _diverged(self, streak: int, progress: Progress) -> Diverged:
         said = f"the gradient was no finite number in the last {streak} steps"
         return diverged(said, progress, self.run)
 
 
-def diverged(evidence: str, progress: Progress, run: str) -> DlcliError:
+def diverged(evidence: str, progress: Progress, run: str) -> Diverged:
     """The error of a run that no longer learns."""
     before = (
         f"{run}{os.sep}best.safetensors is whole" if progress.best_epoch else "no model was saved yet"
     )
-    return DlcliError(
+    return Diverged(
         f"{evidence}, up to step {progress.step}: training has diverged",
         hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {before}, and so are the states in "
         f"{run}{os.sep}state",

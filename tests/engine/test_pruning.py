@@ -14,17 +14,18 @@ import torch
 from dlcli.card import TransformRecord
 from dlcli.commands.tuning import make_tuner
 from dlcli.compress.masks import count_zeros
-from dlcli.config import PruneSettings, TrainConfig
+from dlcli.config import ExportSettings, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
-from dlcli.engine import training
+from dlcli.engine import shipping, training
 from dlcli.engine.cutting import Goal
-from dlcli.engine.plan import make_plan, read_plan
+from dlcli.engine.origin import UNVERIFIED
+from dlcli.engine.plan import Plan, make_plan, read_plan
 from dlcli.engine.pruned_runs import divided, fractions
 from dlcli.engine.pruning import CHANNEL_AMOUNTS, MASK_AMOUNTS, PruneResult, check, float_module, prune
 from dlcli.engine.state import load_newest
-from dlcli.errors import DlcliError, Interrupted, UsageError
+from dlcli.errors import Diverged, DlcliError, Interrupted, UsageError
 from dlcli.events import Event, Noted, StepDone, ignore
-from dlcli.formats.base import Artifact, Outputs, open_artifact, read_card
+from dlcli.formats.base import FORMATS, Artifact, Outputs, open_artifact, read_card
 from dlcli.formats.checkpoint import card_of, read_tensors, save_model
 from dlcli.runs import RunFolder
 from dlcli.settings import merge, validate
@@ -310,6 +311,48 @@ def test_a_search_that_finds_nothing_keeps_what_lost_least(trained: RunFolder, t
     assert [path.name for path in tmp_path.iterdir()] == [result.run.name]
     drops = {a.amount: a.drop for a in result.attempts}
     assert drops[result.goal.value] == min(drops.values())
+
+
+# The search begins at 80 %: down from there, or up.
+@pytest.mark.parametrize("trainable", ["-30", "-80"])
+def test_a_search_goes_on_where_an_attempt_diverges(
+    trained: RunFolder, tmp_path: Path, trainable: str
+) -> None:
+    tune = make_tuner(tmp_path, ignore)
+
+    def breaks_down(plan: Plan, name: str) -> Any:
+        if not name.endswith(trainable):
+            raise Diverged(f"{name}: training has diverged")
+        return tune(plan, name)
+
+    asked = settings("l1", max_drop="99%", tune={"epochs": 1})
+    found = prune(trained.best, asked, name=None, runs_dir=tmp_path, tuner=breaks_down)
+    assert (found.goal.value, found.missed) == (int(trainable[1:]) / 100, None)
+
+
+def test_a_search_of_which_every_attempt_diverges_says_so(trained: RunFolder, tmp_path: Path) -> None:
+    def breaks_down(plan: Plan, name: str) -> Any:
+        raise Diverged(f"{name}: training has diverged")
+
+    with pytest.raises(Diverged, match="has diverged"):
+        prune(
+            trained.best,
+            settings("l1", max_drop="99%", tune={"epochs": 1}),
+            name=None,
+            runs_dir=tmp_path,
+            tuner=breaks_down,
+        )
+
+
+def test_what_was_remarked_of_an_exported_file_is_not_said_of_its_pruned_model(
+    trained: RunFolder, tmp_path: Path
+) -> None:
+    source = tmp_path / "net.pth"
+    shipping.export(trained.best, source, FORMATS.get("pth"), ExportSettings(), verify=False)
+    assert {record.kind for record in read_card(source).transforms} == {"exported", UNVERIFIED}
+    result = run_prune(source, tmp_path / "runs", settings("l1", amount=0.5, tune={"epochs": 0}))
+    kinds = [record.kind for record in card_of(RunFolder(result.run).best).transforms]
+    assert kinds == ["mask", "sparse"]
 
 
 def test_an_interrupted_step_says_how_to_go_on(

@@ -17,7 +17,7 @@ from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
 from dlcli.engine import export_worker, shipping
-from dlcli.engine.origin import origin_record, stale
+from dlcli.engine.origin import UNVERIFIED, origin_record, stale
 from dlcli.engine.parity import BATCH_SIZES, compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Format, Outputs, open_artifact
@@ -93,7 +93,7 @@ def test_an_export_is_measured_before_and_after(model: Path) -> None:
 def test_what_nobody_checked_says_so_itself(model: Path, verify: bool, reason: str) -> None:
     target = model.with_name("b.safetensors")
     result = shipping.export(model, target, copying(), SETTINGS, verify=verify)
-    (remark,) = [r for r in open_artifact(target).card.transforms if r.kind == shipping.UNVERIFIED]
+    (remark,) = [r for r in open_artifact(target).card.transforms if r.kind == UNVERIFIED]
     assert reason in remark.args["reason"]
     assert (result.parity is None) == (not verify)
 
