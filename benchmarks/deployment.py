@@ -4,8 +4,9 @@
 
 RUNS_DIR holds a run of each model, named as by compression.py (resnet18-s0, cnn-s0, ...); those it lacks
 are trained with --train, from a DATA_ROOT with clothing_small, fashion_mnist and trec. Each is exported
-and quantized by the command line, then all its files are benchmarked together. Prints the Markdown table
-of the README. A file is compared with its model in eager PyTorch: that is what the promises are about.
+and quantized by the command line, then all its files are benchmarked together. Prints the two Markdown
+tables of the README, medians side by side and every figure with its range. A file is compared with its
+model in eager PyTorch: that is what the promises are about.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ PROMISES = {
     "onnx": Promise("2-3x", 2.0, 3.0),
     "int8-dynamic": Promise("2-3x, -75 % size", 2.0, 3.0, LEAST_SAVED),
 }
+ORDER = ("eager", *FORMATS, "int8-dynamic", "int8-static")
+SMALLER = 0.9  # of the eager file's size: a saving worth a word
 NOT_HERE = "TensorRT (3-5x) needs an NVIDIA GPU and was not measured."
 
 
@@ -132,6 +135,32 @@ def lines(model: str, found: dict[str, Any]) -> list[str]:
     return out
 
 
+def side_by_side(found: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each kind of file, a column for each model: medians at both batch sizes."""
+    kinds: dict[str, dict[str, str]] = {}
+    for model, result in found.items():
+        first = result["rows"][0]
+        for number, row in enumerate(result["rows"]):
+            name = "eager" if number == 0 else kind(row)
+            if row["error"] is not None:
+                said = "failed"
+            elif number == 0:
+                said = " / ".join(f"{row['latency_ms'][size]:.3g}" for size in row["latency_ms"]) + " ms"
+            else:
+                said = " / ".join(f"{ratio['median']:.2f}" for ratio in row["speedup"].values())
+            if row["error"] is None and row["size_bytes"] < SMALLER * first["size_bytes"]:
+                said += f", {row['size_bytes'] / first['size_bytes'] - 1:+.0%} size"
+            kinds.setdefault(name, {})[model] = said
+    out = [f"| file | promised | {' | '.join(found)} |", f"| {' | '.join(['---'] * (len(found) + 2))} |"]
+    for name in ORDER:
+        if name in kinds:
+            promise = PROMISES.get(name)
+            cells = [name, "" if promise is None else promise.text]
+            cells += [kinds[name].get(model, "") for model in found]
+            out.append(f"| {' | '.join(cells)} |")
+    return out
+
+
 def versions() -> str:
     """Of the runtimes that are there."""
     found = []
@@ -149,10 +178,11 @@ def main() -> None:
     parser.add_argument("--train", type=Path, metavar="DATA_ROOT")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--threads", default="1")
-    parser.add_argument("--seconds", default="3")
+    parser.add_argument("--seconds", default="8")
     parser.add_argument("--rounds", default="7")
     args = parser.parse_args()
     table, missing, busy = [], [], []
+    measured: dict[str, dict[str, Any]] = {}
     for model in args.models.split(","):
         assert model in BASES, f"{model} is none of {', '.join(BASES)}"
         run = args.runs / f"{model}-s0"
@@ -164,8 +194,10 @@ def main() -> None:
         if isinstance(found, str):
             raise SystemExit(f"{model}: {found}")
         busy.append(found["busy_cores"])
+        measured[model] = found
         table += lines(model, found)
         print(*lines(model, found), sep="\n", file=sys.stderr, flush=True)
+    print(*side_by_side(measured), sep="\n", end="\n\n")
     print("| model | file | size | metric | same answer | batch 1 | batch 32 | promised | holds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     print(*table, sep="\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
-from dlcli.config import ExportSettings, parse_names
+from dlcli.config import ExportConfig, ExportSettings, parse_names
 from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs import DEFAULT_ROOT, find_artifact
 
@@ -31,7 +31,9 @@ def command(
             "executorch.",
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every format whose extra is installed.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every installed format that the options fit.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write (default: beside the model)."),
@@ -74,7 +76,7 @@ def command(
     from dlcli.ui.sinks import progress_sink
 
     names = [*parse_names(formats), *(["onnx"] if onnx else [])]
-    entries = _formats(list(dict.fromkeys(names)), every=every)
+    entries = _formats(list(dict.fromkeys(names)), config.export if every else None)
     if output is not None and len(entries) > 1:
         raise UsageError(f"--output names one file, but {len(entries)} formats were asked for")
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
@@ -101,14 +103,17 @@ def command(
     _leave(found)
 
 
-def _formats(names: list[str], *, every: bool) -> list[Format]:
-    """The formats asked for. Raises: UsageError for none, and for one that cannot be written."""
+def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
+    """The formats asked for; ``every`` adds all that can be written so.
+
+    Raises: UsageError for none, and for one that cannot be written.
+    """
     from dlcli.engine.shipping import installed_writers
     from dlcli.formats.base import formats_named
 
     entries = formats_named(names)
-    if every:
-        entries += [entry for entry in installed_writers() if entry not in entries]
+    if every is not None:
+        entries += [entry for entry in installed_writers(every) if entry not in entries]
     if not entries:
         raise UsageError("no format was named", hint="dlcli export --onnx")
     return entries

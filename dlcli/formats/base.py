@@ -107,25 +107,30 @@ _OPTIONS = {
     "embed_preprocessing": "--embed-preprocessing",
     "softmax": "--softmax",
     "simplify": "--simplify",
+    "dynamic": "--static",
 }
+
+
+def unable(entry: Format, config: ExportConfig) -> str | None:
+    """The first setting that means nothing to a format's files; None where they honour all."""
+    for name in _OPTIONS:
+        said = getattr(config, name) != ExportConfig.model_fields[name].default
+        if said and name not in entry.options:
+            return name
+    return None
 
 
 def check_options(entry: Format, config: ExportConfig) -> None:
     """Refuse what a format cannot honour, before anything is written. Raises: UsageError."""
-    for name, flag in _OPTIONS.items():
-        if (
-            getattr(config, name) != ExportConfig.model_fields[name].default
-            and name not in entry.options
-        ):
-            able = ", ".join(n for n, other in FORMATS.entries() if name in other.options)
-            raise UsageError(
-                f"{flag} means nothing to {entry.name} files",
-                hint=f"it is for {able}: leave it out here",
-            )
+    name = unable(entry, config)
+    if name is not None:
+        able = ", ".join(n for n, other in FORMATS.entries() if name in other.options)
+        raise UsageError(
+            f"{_OPTIONS[name]} means nothing to {entry.name} files",
+            hint=f"it is for {able}: leave it out here",
+        )
     if entry.static:
         return  # they are of one size whatever is said, so the sizes may be said alone
-    if not config.dynamic and "dynamic" not in entry.options:
-        raise UsageError(f"--static means nothing to {entry.name} files", hint="leave it out")
     for flag, size in (("--batch-size", config.batch_size), ("export.length", config.length)):
         if size is not None and config.dynamic:
             raise UsageError(f"{flag} is the size of a static {entry.name} file", hint="add --static")

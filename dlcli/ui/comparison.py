@@ -53,7 +53,7 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
         rows.append(["same answer", "", f"{held.agreement:.2%}", ""])
     for batch, ratio in found.speedup.items():
         each = [f"{side.latency_ms[batch]:.3g} ms" for side in (before, after)]
-        spread = f"{ratio.median:.2f} x faster ({ratio.low:.2f} to {ratio.high:.2f})"
+        spread = f"{ratio.median:.2f} x as fast ({ratio.low:.2f} to {ratio.high:.2f})"
         rows.append([f"latency, batch {batch}", *each, spread])
         each = [f"{side.throughput[batch]:,.0f}/s" for side in (before, after)]
         rows.append([f"throughput, batch {batch}", *each, ""])

@@ -85,7 +85,8 @@ def _parity(parity: Parity) -> list[tuple[str, str]]:
     ]
     agreements = [b.agreement for b in parity.batches if b.agreement is not None]
     if agreements:
-        rows.append(("same answer", f"{min(agreements):.2%} or more"))
+        least = f"{min(agreements):.2%}"
+        rows.append(("same answer", least if min(agreements) == 1 else f"{least} or more"))
     if parity.raw is not None:
         same = "" if parity.raw.agreement is None else f"{parity.raw.agreement:.2%} the same, "
         rows.append(

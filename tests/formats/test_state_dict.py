@@ -16,6 +16,7 @@ from small_models import MODELS, save, source, worst
 
 from dlcli.card import Card, ModelSpec, TransformRecord
 from dlcli.config import ExportConfig
+from dlcli.engine.shipping import installed_writers
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import (
     FORMATS,
@@ -169,6 +170,16 @@ def test_one_name_means_both(tmp_path: Path) -> None:
 def test_what_a_format_cannot_do_is_refused(form: str, options: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         check_options(FORMATS.get(form), ExportConfig.model_validate(options))
+
+
+def test_all_formats_are_those_that_the_options_fit() -> None:
+    def names(**options: object) -> set[str]:
+        return {entry.name for entry in installed_writers(ExportConfig.model_validate(options))}
+
+    assert {"onnx", "pt2", "torchscript", "pth", "plain-safetensors"} <= names()
+    assert names(softmax=True) == names(dynamic=False) == names() - {"pth", "plain-safetensors"}
+    assert names(embed_preprocessing=True) == {"onnx"}
+    assert names(batch_size=4) == names()  # without --static it is refused: there is a way out
 
 
 def test_what_a_format_can_do_is_not(tmp_path: Path) -> None:
