@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, metavar="DATA_ROOT")
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--threads", default="1")
-    parser.add_argument("--seconds", default="8")
+    parser.add_argument("--seconds", default="3")
     parser.add_argument("--rounds", default="7")
     args = parser.parse_args()
     table, missing, busy = [], [], []

@@ -33,11 +33,13 @@ Tuner = Callable[[Plan, str], TrainResult]
 class TuneDefaults:
     """What a method takes for settings that the user left open.
 
-    ``lr_share`` is of the rate of the model's own run.
+    ``lr_share`` is of the rate of the model's own run, ``distill_alpha`` the share of the original's
+    answers in the loss, where it teaches; None: as that run has it.
     """
 
     epochs: int
     lr_share: float
+    distill_alpha: float | None = None
 
 
 def tuning_plan(
@@ -136,6 +138,8 @@ def _changes(
     teaches = tune.distill and source.card.task.kind in ("classification", "multilabel")
     # Mixed targets and weights of classes are the run's own; the teacher comes on top of them.
     loss: dict[str, Any] = {"teacher": str(source.path.resolve())}
+    if defaults.distill_alpha is not None:
+        loss["distill_alpha"] = defaults.distill_alpha
     if not teaches or own.data.balance == "focal":
         plain = LossConfig()
         loss = {key: getattr(plain, key) for key in ("teacher", "distill_alpha", "temperature")}

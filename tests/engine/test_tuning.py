@@ -14,7 +14,15 @@ from dlcli.card import TransformRecord
 from dlcli.commands.tuning import make_tuner
 from dlcli.compress.channels import NothingToPrune
 from dlcli.compress.masks import count_zeros
-from dlcli.config import ExportConfig, MeasureConfig, PruneSettings, TrainConfig, TuneConfig, parse_bound
+from dlcli.config import (
+    ExportConfig,
+    LossConfig,
+    MeasureConfig,
+    PruneSettings,
+    TrainConfig,
+    TuneConfig,
+    parse_bound,
+)
 from dlcli.engine import parity, pruning, training
 from dlcli.engine.comparing import Comparison, Held, Side, verdict
 from dlcli.engine.cutting import Goal
@@ -89,9 +97,9 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
                 (),
                 TuneConfig(distill=distill, device="cpu"),
                 MeasureConfig(),
-                TuneDefaults(epochs=1, lr_share=1.0),
+                TuneDefaults(epochs=1, lr_share=1.0, distill_alpha=alpha),
             )
-            for distill in (False, True)
+            for distill, alpha in ((False, 1.0), (True, None), (True, 1.0))
         ]
     finally:
         write_text(trained.config, before)
@@ -99,7 +107,8 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
         training.check_settings(plan)
         assert not plan.config.fit.tensorboard  # nothing would write it
     assert plans[0].config.loss.teacher is None
-    assert plans[1].config.loss.distill_alpha == 0.9
+    assert plans[0].config.loss.distill_alpha == LossConfig().distill_alpha
+    assert [plan.config.loss.distill_alpha for plan in plans[1:]] == [0.9, 1.0]
 
 
 def search(drops: dict[float, float | None], bound: str) -> tuple[float, list[float]]:
