@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from typing import Annotated, Any
@@ -53,7 +54,11 @@ def _load(name: str) -> Any:
     """The real command. Its help is its function's docstring."""
     module = importlib.import_module(f"dlcli.commands.{name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(name, context_settings={"help_option_names": ["--help", "-h"]})(module.command)
+    paragraphs = inspect.getdoc(module.command) or ""
+    flowing = "\n\n".join(" ".join(text.split()) for text in paragraphs.split("\n\n"))
+    single.command(name, help=flowing, context_settings={"help_option_names": ["--help", "-h"]})(
+        module.command
+    )
     return typer.main.get_command(single)
 
 

@@ -133,6 +133,17 @@ def test_eval_says_nothing_of_splits_that_are_not_the_runs(tmp_path: Path) -> No
     assert not any("too few samples" in said for said in data.warnings)
     assert data.reader.samples.ids == source.splits["val"].ids
 
+    # The same rows in another place, given by --data, are divided as they were; other rows are not.
+    elsewhere = shutil.copy(path, tmp_path / "elsewhere.csv")
+    for split in ("train", "val"):
+        moved = eval_data(card, artifact, EvalConfig(data=str(elsewhere), split=split))
+        assert moved.reader.samples.ids == source.splits[split].ids
+    assert (
+        "no estimate" in eval_data(card, artifact, EvalConfig(data=str(elsewhere), split="train")).note
+    )
+    other = write(tmp_path / "other.csv", ["a", "g", "label"], rows[:-1])
+    assert eval_data(card, artifact, EvalConfig(data=str(other))).split == "all"
+
     # A model that has left its run may have seen any of the rows.
     shutil.move(artifact, tmp_path / "moved.safetensors")
     data = eval_data(card, tmp_path / "moved.safetensors", EvalConfig())

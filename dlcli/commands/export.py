@@ -79,6 +79,7 @@ def command(
     entries = _formats(list(dict.fromkeys(names)), config.export if every else None)
     if output is not None and len(entries) > 1:
         raise UsageError(f"--output names one file, but {len(entries)} formats were asked for")
+    _check_source(path)
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
     some = any(entry.example is not None for entry in entries)
     for entry, target in wanted:
@@ -101,6 +102,19 @@ def command(
     elif len(found) > 1:
         print_exports(found)
     _leave(found)
+
+
+def _check_source(path: Path) -> None:
+    """Raises: DlcliError for a file that is damaged, or is an export already."""
+    from dlcli.formats.base import sniff_format
+
+    entry = sniff_format(path)
+    entry.read_card(path)
+    if not entry.trainable:
+        raise DlcliError(
+            f"{path} is an {entry.name} file already, and holds no trainable model to export",
+            hint="export the model that it was made from: the run's best.safetensors",
+        )
 
 
 def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:

@@ -24,7 +24,11 @@ def command(
     *,
     artifact: Artifact = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the new run (default: by model and method).")
+        str | None,
+        typer.Option(
+            "--name",
+            help="Name of the new run (default: by model and method); a search adds the amount.",
+        ),
     ] = None,
     runs_dir: RunsDir = DEFAULT_ROOT,
     trust: Trust = False,

@@ -13,7 +13,7 @@ def named_layers(names: Iterable[str], patterns: Sequence[str], flag: str = "--s
 
     Raises: UsageError for a pattern that means none.
     """
-    known = list(names)
+    known = list(dict.fromkeys(names))
     found: set[str] = set()
     for pattern in patterns:
         meant = {name for name in known if _means(pattern, name)}

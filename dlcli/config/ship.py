@@ -76,7 +76,10 @@ class MeasureConfig(Frozen):
         "auto", "Split to measure on; auto: val, so that test has chosen nothing.", "--split"
     )
     samples: int | None = setting(
-        None, "Samples to measure on, evenly spread (default: the whole split).", "--samples", ge=1
+        None,
+        "Samples to measure on, evenly spread (default: the whole split; of export 256).",
+        "--samples",
+        ge=1,
     )
     latency: bool = setting(
         True, "Measure latency and throughput, in a process for each file.", "--latency/--no-latency"
@@ -156,11 +159,15 @@ class TuneConfig(Frozen):
     """Fine-tuning; what is not said here is as in the model's own run"""
 
     epochs: int | None = setting(
-        None, "Epochs of fine-tuning (default: by method).", "--epochs", "-e", ge=0
+        None,
+        "Epochs of fine-tuning (default: half of the run's for pruning, a tenth for QAT).",
+        "--epochs",
+        "-e",
+        ge=0,
     )
     lr: float | None = setting(
         None,
-        "Peak learning rate (default: a tenth of the run's for QAT, its own for pruning).",
+        "Peak learning rate (default: the run's own for pruning, a fiftieth for QAT).",
         "--lr",
         gt=0,
     )

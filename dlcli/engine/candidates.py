@@ -60,6 +60,10 @@ _DONE = {"quantize": "quantized", "groups": "quantized", "half": "in 16 bits", "
 QUANTIZED = frozenset(_DONE)
 
 
+class NoCalibration(DlcliError):
+    """The training samples cannot be reached: no fault of the model's, and of no method's."""
+
+
 def check_source(source: Artifact) -> None:
     """Refuse what cannot be quantized: no trainable model, or quantized already. Raises: DlcliError."""
     path = source.path
@@ -230,9 +234,9 @@ class Candidates:
         try:
             reader = eval_data(self.source.card, self.source.path, wanted).reader
         except DlcliError as exc:
-            raise DlcliError(
+            raise NoCalibration(
                 f"static int8 is calibrated on training samples, which cannot be reached: {exc.message}",
-                hint="give --data FOLDER with a train split, or --method dynamic",
+                hint="give --data FOLDER with a train split, or a --method without: dynamic, fp16",
             ) from exc
         if len(reader) < FEWEST_SAMPLES:
             raise DlcliError(

@@ -254,7 +254,12 @@ def verdict(found: Comparison, *, shrunk: bool = True) -> list[str]:
         said.append(f"{'NOT SMALLER' if shrunk else 'larger'}: {size:.2f} of the size")
     for batch, ratio in found.speedup.items():
         at = f"at batch {batch}"
-        if ratio.low > 1:
+        if not ratio.steady:
+            said.append(
+                f"speed {at} NOT KNOWN: {ratio.low:.2f} to {ratio.high:.2f} times as fast from round to "
+                "round, other programs use the machine (--threads 1 and more --seconds are steadier)"
+            )
+        elif ratio.low > 1:
             said.append(f"{ratio.median:.2f} times faster {at}")
         elif ratio.high < 1:
             said.append(f"SLOWER {at}: {ratio.median:.2f} of the speed")

@@ -15,7 +15,7 @@ from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.engine.origin import stale
 from dlcli.errors import DlcliError, UsageError
-from dlcli.runs import run_of
+from dlcli.runs import RunFolder, run_of
 from dlcli.settings import validate
 
 
@@ -38,10 +38,11 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
 
     Without ``--data`` it is the data the artifact was trained on, split as its run recorded; "auto"
     is test where there is one, else val. With ``--data`` a folder without splits counts whole, as
-    "all". Classes are matched by name. Raises: DlcliError when the data is gone or does not fit,
-    UsageError for a split that is not there.
+    "all"; where it is the artifact's own data in another place, a split may be named all the same.
+    Classes are matched by name. Raises: DlcliError when the data is gone or does not fit, UsageError
+    for a split that is not there.
     """
-    source, warnings = _source(card, artifact, config)
+    source, warnings, own = _source(card, artifact, config)
     name = _choose(source, config)
     options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
 
@@ -49,30 +50,51 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
         return kind_of(card.task).reader(source.splits[split], card.task, options)
 
     old = stale(artifact, card)
-    own = config.data is None and "train" in source.splits
     return EvalData(
         reader=read(name),
         split=name,
-        note=_note(source, name, config),
+        note=_note(source, name, own=own),
         warnings=(*source.warnings, *warnings, *([old] if old else [])),
-        train=(lambda: read("train")) if own else None,
+        train=(lambda: read("train")) if own and "train" in source.splits else None,
     )
 
 
-def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str]]:
+def recorded_splits(
+    card: Card, run: RunFolder | None, found: DataSource
+) -> tuple[DataSource, list[str]] | None:
+    """``found``, given by ``--data``, in the splits of the model's own run, where it is that run's data.
+
+    Data is told by its fingerprint, which does not know where it lies: it may have moved. None for other
+    data. Raises: DlcliError when the record is damaged.
+    """
+    if not _is_own(card, found) or run is None or not run.splits.is_file():
+        return None
+    return apply_splits(run.splits, found)
+
+
+def _is_own(card: Card, found: DataSource) -> bool:
+    return card.data is not None and card.data.fingerprint == found.fingerprint != ""
+
+
+def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str], bool]:
+    """The data, what is to be said of it, and whether it is what the artifact was trained on."""
     if config.data is not None:
         options = {} if card.data is None else card.data.options
         wanted = _config(config.data, config.data_dir, config, options)
-        return open_other(wanted, card.task), []
+        found = open_other(wanted, card.task)
+        if config.split not in ("auto", *found.splits):
+            moved = recorded_splits(card, run_of(artifact), found)
+            if moved is not None:
+                return (*moved, True)
+        return found, [], _is_own(card, found)
     if card.data is None:
         raise DlcliError(f"{artifact} does not say what it was trained on", hint="give --data FOLDER")
     wanted = _config(card.data.data, config.data_dir or card.data.data_dir, config, card.data.options)
     run = run_of(artifact)
     if run is not None and run.splits.is_file():
-        source, changed = apply_splits(run.splits, open_undivided(wanted))
-        return source, changed
+        return (*apply_splits(run.splits, open_undivided(wanted)), True)
     # The artifact has left its run: only splits that the data itself brings are known.
-    return open_other(wanted, card.task), []
+    return open_other(wanted, card.task), [], True
 
 
 def _config(
@@ -94,15 +116,15 @@ def _choose(source: DataSource, config: EvalConfig) -> str:
     return next(name for name in ("test", "val", "all", "train") if name in source.splits)
 
 
-def _note(source: DataSource, split: str, config: EvalConfig) -> str:
-    if split == "val" and config.data is None:
+def _note(source: DataSource, split: str, *, own: bool) -> str:
+    if split == "val" and own:
         return "val chose the best epoch, so its figures flatter the model a little"
-    if split == "train" and config.data is None:
+    if split == "train" and own:
         return "the model has seen these samples: this is no estimate of how it does on new ones"
-    if split == "all" and config.data is None:
+    if split == "all" and own:
         return (
-            "every sample of the source, those it was trained on among them, since the run's splits are "
-            "not at hand: this is no estimate of how it does on new ones"
+            "every sample of the source, those it was trained on among them: this is no estimate of how "
+            "it does on new ones"
         )
     origin = "given by the data" if split in source.given else "held out by dlcli"
     return "every sample of the source" if split == "all" else f"the {split} split, {origin}"

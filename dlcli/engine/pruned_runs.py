@@ -26,7 +26,7 @@ from dlcli.engine.masks import MASK_KIND
 from dlcli.engine.origin import of_the_model
 from dlcli.engine.plan import Plan, current_settings
 from dlcli.engine.training import new_run
-from dlcli.engine.tuning import TuneDefaults, Tuner, tuning_plan
+from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
@@ -95,8 +95,7 @@ class PruneJob:
         own = {} if self._run is None else current_settings(self._run).get("fit", {})
         self._seed = settings.tune.seed if settings.tune.seed is not None else int(own.get("seed", 0))
         # A net that has lost much learns as one that is new: with its own rate, and not for a moment.
-        epochs = max(1, round(_EPOCHS * int(own.get("epochs", 10))))
-        self._defaults = TuneDefaults(epochs=epochs, lr_share=1.0)
+        self._defaults = TuneDefaults(epochs=some_epochs(self._run, _EPOCHS), lr_share=1.0)
         asked = settings.tune.epochs
         self.epochs = self._defaults.epochs if asked is None else asked
 

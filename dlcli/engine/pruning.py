@@ -60,6 +60,7 @@ class PruneResult:
     goal: Goal
     schedule: tuple[float, ...]
     epochs: int
+    max_steps: int | None
     comparison: Comparison
     layers: tuple[LayerChange, ...]
     zeros: tuple[int, int]
@@ -101,6 +102,7 @@ class PruneResult:
             "target": None if self.goal.kind == "amount" else asdict(self.goal),
             "schedule": list(self.schedule),
             "epochs": self.epochs,
+            "max_steps": self.max_steps,
             **found.to_dict(),
             "sparsity": self.zeros[0] / self.zeros[1] if self.zeros[1] else 0.0,
             "zeros": self.zeros[0],
@@ -154,6 +156,7 @@ def prune(
         goal=made.goal,
         schedule=tuple(made.goal.at(fraction).value for fraction in job.fractions),
         epochs=job.epochs,
+        max_steps=settings.tune.max_steps,
         comparison=comparison,
         layers=masked_layers(after, task) if is_mask(config.method) else made.layers,
         zeros=made.zeros,

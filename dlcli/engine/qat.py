@@ -28,7 +28,7 @@ from dlcli.engine.evaldata import eval_data
 from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.origin import of_the_model, origin_record
 from dlcli.engine.parity import trim
-from dlcli.engine.tuning import TuneDefaults, Tuner, tuning_plan
+from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime
@@ -39,8 +39,9 @@ from dlcli.zoo.base import build_model
 from dlcli.zoo.runtime import load_tensors, model_inputs
 
 FILE = "best.int8-qat.onnx"
-# It is to give the answers of the original, and knows what that knew: nothing else is to be learnt.
-_DEFAULTS = TuneDefaults(epochs=3, lr_share=0.1, distill_alpha=1.0)
+# A net in int8 knows what its original knew, and is to give its answers: short, gentle, by these alone.
+# At a tenth of the run's rate instead of a fiftieth, resnet18 on 3,000 photos moved away from them.
+_EPOCHS, _LR_SHARE = 0.1, 0.02
 _EXAMPLE_LENGTH = 12  # of the sequences that one pass is watched with
 
 
@@ -61,17 +62,17 @@ def qat(
     Interrupted after a signal.
     """
     module, records = prepare(source, settings)
+    own = run_of(source.path)
     plan = tuning_plan(
         source,
         module,
         (*of_the_model(source.card), *records),
         settings.tune,
         settings.measure,
-        _DEFAULTS,
+        TuneDefaults(epochs=some_epochs(own, _EPOCHS), lr_share=_LR_SHARE, distill_alpha=1.0),
     )
     layers = len(records[-1].args["layers"])
     emit(Noted(f"fine-tuning with {layers} layers as they will be in int8"))
-    own = run_of(source.path)
     name = source.path.stem if own is None else own.name
     result = tuner(plan, f"{name}-qat")
     path = folder / FILE

@@ -21,6 +21,7 @@ from dlcli.engine.candidates import (
     QUANTIZED,
     Backend,
     Candidates,
+    NoCalibration,
     backends_of,
     check_options,
     check_source,
@@ -179,7 +180,8 @@ class _Job:
             except UsageError:
                 raise
             except DlcliError as exc:
-                if not self.auto:
+                # Passed over for want of data, float16 would be called what suits a conv net.
+                if not self.auto or (isinstance(exc, NoCalibration) and not self.attempts):
                     raise
                 self.refused[method] = exc.message
                 self.emit(Noted(f"{method} is passed over: {exc.message}"))
@@ -194,7 +196,7 @@ class _Job:
         if self.auto and backend == "onnxruntime" and self.made.reach(method) < _LEAST_REACH:
             share = f"{self.made.reach(method):.0%} of the weights"
             raise DlcliError(f"ONNX Runtime has int8 kernels for {share} alone")
-        self.emit(Noted(f"trying {method}: {len(layers)} layers"))
+        self.emit(Noted(f"trying {method}: {_layers(len(layers))}"))
         yield self._attempt(method, backend, layers, goal)
         if method not in _MIXED or len(layers) < 2:
             return
@@ -307,3 +309,7 @@ def plots_folder(path: Path) -> Path:
     """Where pictures of a model file go: into its run, else beside it."""
     run = run_of(path)
     return path.parent if run is None else run.plots
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"

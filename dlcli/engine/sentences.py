@@ -69,10 +69,11 @@ def _kept(config: TrainConfig) -> Iterator[str]:
     if config.fit.keep_best > 1:
         yield f"the models of the best {config.fit.keep_best} epochs are kept"
     if config.loss.teacher is not None:
-        teacher = Path(config.loss.teacher)
+        teacher, alpha = Path(config.loss.teacher), config.loss.distill_alpha
+        share = "the whole loss" if alpha == 1 else f"{alpha:.3g} of the loss"
         yield (
-            f"taught by {teacher.parent.name}/{teacher.name}: {config.loss.distill_alpha:g} of the "
-            f"loss, temperature {config.loss.temperature:g}"
+            f"distilled from {teacher.parent.name}/{teacher.name}: its answers are {share}, "
+            f"temperature {config.loss.temperature:g}"
         )
 
 

@@ -184,6 +184,8 @@ def export_all(
     for entry, _ in wanted:
         check_options(entry, settings.export)
     parse_bound(settings.export.max_drop)
+    if len(wanted) == 1:  # of several, the others are written
+        require_extra(wanted[0][0])
     artifact = open_artifact(source, device="cpu", trust=trust)
     artifact.module()  # what has none is refused before its samples are read
     measure = settings.measure

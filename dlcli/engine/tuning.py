@@ -18,6 +18,7 @@ from dlcli.config import DataConfig, LaunchConfig, LossConfig, MeasureConfig, Tr
 from dlcli.data.base import DataSource
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import apply_splits
+from dlcli.engine.evaldata import recorded_splits
 from dlcli.engine.plan import Plan, current_settings
 from dlcli.engine.training import TrainResult
 from dlcli.errors import DlcliError
@@ -40,6 +41,12 @@ class TuneDefaults:
     epochs: int
     lr_share: float
     distill_alpha: float | None = None
+
+
+def some_epochs(run: RunFolder | None, share: float) -> int:
+    """A share of the epochs that the model's own run had, of ten where there is none; one at least."""
+    own = {} if run is None else current_settings(run).get("fit", {})
+    return max(1, round(share * int(own.get("epochs", 10))))
 
 
 def tuning_plan(
@@ -154,6 +161,9 @@ def _source(
         source, changed = apply_splits(run.splits, open_source(config.data, seed=config.fit.seed))
         return source, changed
     found = open_other(config.data, card.task)
+    moved = recorded_splits(card, run, found)
+    if moved is not None:
+        return moved
     if {"train", "val"} <= set(found.splits):
         return found, []
     if measure.data is not None:

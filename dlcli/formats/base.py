@@ -141,8 +141,8 @@ def formats_named(names: Iterable[str]) -> list[Format]:
     found: dict[str, Format] = {}
     for name in names:
         for one in GROUPS.get(name, (name,)):
-            entry = FORMATS.get(one)
-            if entry.write is None:
+            entry = FORMATS.find(one)
+            if entry is None or entry.write is None:
                 able = [n for n, other in FORMATS.entries() if other.write is not None]
                 raise UsageError(
                     f"{one} is not an export format", hint="there is " + ", ".join([*able, *GROUPS])
@@ -184,6 +184,8 @@ def open_artifact(
     entry = sniff_format(path)
     require_extra(entry)
     strange = _strange_code(path, entry)
+    if strange:
+        entry.read_card(path)  # without one the file is of no use, whoever is trusted
     if strange and not trust:
         raise DlcliError(
             f"{path} was not written by your dlcli, and {strange}",

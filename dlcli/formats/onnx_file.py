@@ -66,7 +66,7 @@ def card_of(model: ModelProto, path: Path) -> Card:
     if text is None:
         raise DlcliError(
             f"{path} is an ONNX file without a dlcli card: its classes and preprocessing are unknown",
-            hint="export it with dlcli export --onnx",
+            hint="dlcli reads the ONNX files that dlcli export wrote",
         )
     return Card.from_json(text, source=path)
 

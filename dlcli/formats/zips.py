@@ -97,7 +97,8 @@ def card_in(path: Path, what: str) -> Card:
     if data is None:
         raise DlcliError(
             f"{path} is a {what} file without a dlcli card: its classes and preprocessing are unknown",
-            hint=f"export it with dlcli export --format {what}",
+            hint=f"dlcli export --format {what} makes one of a model of dlcli's; of a foreign network "
+            "dlcli takes the weights: dlcli train --model file.py:Class --weights FILE",
         )
     return Card.from_json(data.decode("utf-8", "replace"), source=path)
 

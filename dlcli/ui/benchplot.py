@@ -97,6 +97,8 @@ def _draw_front(
         (number, cost(row), row.metrics[metric], cost_name in row.front)
         for number, row in enumerate(rows, 1)
         if row.metrics and row.metric == metric and cost(row) == cost(row)
+        # One that was not compared with the first does another job: its metric is of other samples.
+        if row is rows[0] or row.speedup or not rows[0].speedup
     ]
     front = sorted((x, y) for _, x, y, best in points if best)
     if len(front) > 1:

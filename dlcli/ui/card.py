@@ -56,7 +56,8 @@ def print_card(
 def _model(card: Card) -> list[Row]:
     rows = [Row("task", _task(card.task)), Row("parameters", text.count(card.params))]
     if card.model.args:
-        rows.append(Row("arguments", _arguments(card.model.args)))
+        cut = any(record.kind == "channels" for record in card.transforms)
+        rows.append(Row("before pruning" if cut else "arguments", _arguments(card.model.args)))
     for number, record in enumerate(card.transforms):
         rows.append(Row("" if number else "changes", in_words(record)))
     return rows

@@ -34,10 +34,8 @@ def in_words(record: TransformRecord) -> str:
 
 
 def _channels(args: Mapping[str, Any]) -> str:
-    layers = len(args.get("shapes", {}))
-    said = [f"{_share(args['amount'])} of them asked for"] if "amount" in args else []
+    said = [f"amount {args['amount']:.3g}"] if "amount" in args else []
     said += [f"by {args['importance']}"] if "importance" in args else []
-    said += [f"{text.plural(layers, 'layer')} smaller"] if layers else []
     return "pruned by channel" + (f": {', '.join(said)}" if said else "")
 
 

@@ -22,7 +22,9 @@ def print_change(
     if found.split != "random":
         facts.append(("measured on", f"{found.samples:,} samples of {found.split}"))
     if found.device:
-        facts.append(("timed on", f"{found.device}, median of calls, in turns"))
+        facts.append(
+            ("timed on", f"{found.device}, in turns: median call; ratio of each round, median (range)")
+        )
     facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(said)]
     print_key_values(title, facts)
     stdout().print()
@@ -53,7 +55,8 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
         rows.append(["same answer", "", f"{held.agreement:.2%}", ""])
     for batch, ratio in found.speedup.items():
         each = [f"{side.latency_ms[batch]:.3g} ms" for side in (before, after)]
-        spread = f"{ratio.median:.2f} x as fast ({ratio.low:.2f} to {ratio.high:.2f})"
+        rounds = f"{ratio.low:.2f} to {ratio.high:.2f}"
+        spread = f"{ratio.median:.2f} x as fast ({rounds})" if ratio.steady else f"not steady ({rounds})"
         rows.append([f"latency, batch {batch}", *each, spread])
         each = [f"{side.throughput[batch]:,.0f}/s" for side in (before, after)]
         rows.append([f"throughput, batch {batch}", *each, ""])

@@ -88,9 +88,13 @@ def _parity(parity: Parity) -> list[tuple[str, str]]:
         least = f"{min(agreements):.2%}"
         rows.append(("same answer", least if min(agreements) == 1 else f"{least} or more"))
     if parity.raw is not None:
-        same = "" if parity.raw.agreement is None else f"{parity.raw.agreement:.2%} the same, "
+        same = "" if parity.raw.agreement is None else f"{parity.raw.agreement:.2%} the same answer, "
         rows.append(
-            ("raw inputs", f"{parity.raw.samples:,}: {same}at most {parity.raw.max_abs_diff:.2g} away")
+            (
+                "raw inputs",
+                f"{parity.raw.samples:,} samples by the file's own preprocessing: {same}"
+                f"difference at most {parity.raw.max_abs_diff:.2g}",
+            )
         )
     return rows
 

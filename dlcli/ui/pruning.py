@@ -98,9 +98,10 @@ def _how(found: PruneResult) -> str:
     said = f"{found.method}, {found.goal.text()}"
     if len(found.schedule) > 1:
         said += f" in {len(found.schedule)} steps"
-    return said + (
-        f", {plural(found.epochs, 'epoch')} of fine-tuning" if found.epochs else ", not tuned"
-    )
+    if not found.epochs:
+        return said + ", not tuned"
+    most = "" if found.max_steps is None else f", {plural(found.max_steps, 'step')} at most"
+    return said + f", {plural(found.epochs, 'epoch')} of fine-tuning{most}"
 
 
 def _print_attempts(found: PruneResult) -> None:

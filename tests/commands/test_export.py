@@ -170,7 +170,7 @@ def test_bad_requests_are_refused_before_anything_is_written(
     before = sorted(run.iterdir())
     for args, message in [
         ([], "no format was named"),
-        (["--format", "onx"], "unknown format 'onx'"),
+        (["--format", "onx"], "onx is not an export format"),
         (["--format", "onnx,pt2", "--output", "x.onnx"], "--output names one file"),
         (["--onnx", "--batch-size", "4"], "--batch-size"),
         (["--onnx", "--opset", "9"], "opset"),

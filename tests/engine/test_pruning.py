@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from dlcli.card import TransformRecord
 from dlcli.commands.tuning import make_tuner
 from dlcli.compress.masks import count_zeros
-from dlcli.config import ExportSettings, PruneSettings, TrainConfig
+from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
 from dlcli.engine import shipping, training
 from dlcli.engine.cutting import Goal
@@ -273,6 +274,14 @@ def test_without_its_data_a_model_can_be_pruned_but_not_tuned(
     result = run_prune(source.best, tmp_path / "runs", settings("l1", amount=0.5, tune={"epochs": 0}))
     assert result.said()[0].startswith("NOT VERIFIED ON DATA")
     assert zeros_in(RunFolder(result.run).best) == result.zeros[0]
+    # Told where it is now, the run's own splits are found in it.
+    own = json.loads(source.splits.read_text())["splits"]
+    there = settings("l1", amount=0.5).model_copy(
+        update={"measure": MeasureConfig(data=str(tmp_path / "elsewhere"), latency=False)}
+    )
+    tuned = run_prune(source.best, tmp_path / "runs", there, name="there")
+    assert json.loads(RunFolder(tuned.run).splits.read_text())["splits"] == own
+    assert (tuned.comparison.split, tuned.comparison.samples) == ("val", len(own["val"]))
     (tmp_path / "elsewhere").rename(photos)  # when it is there again, the new run finds it
     later = run_prune(RunFolder(result.run).best, tmp_path / "runs", settings("l1", amount=0.8))
     assert later.comparison.split == "val"

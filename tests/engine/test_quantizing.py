@@ -271,12 +271,18 @@ def test_a_calibration_that_fails_leaves_nothing(runs: Runs, monkeypatch: pytest
 
 
 def test_without_its_data_a_model_is_not_calibrated_and_not_verified(runs: Runs, tmp_path: Path) -> None:
-    run = copied(runs("lstm"), tmp_path)
-    card = read_card(run.best)
-    assert card.data is not None
-    gone = card.data.model_copy(update={"data": str(tmp_path / "gone.csv")})
-    source = open_artifact(run.best)
-    save_model(run.best, source.module(), card.model_copy(update={"data": gone}))
+    def without_data(run: RunFolder) -> RunFolder:
+        card = read_card(run.best)
+        assert card.data is not None
+        gone = card.data.model_copy(update={"data": str(tmp_path / "gone.csv")})
+        source = open_artifact(run.best)
+        save_model(run.best, source.module(), card.model_copy(update={"data": gone}))
+        return run
+
+    conv = without_data(copied(runs("cnn"), tmp_path / "conv"))
+    with pytest.raises(DlcliError, match="training samples, which cannot be reached"):
+        run_quantize(conv.best, settings())  # float16 would be no answer to that
+    run = without_data(copied(runs("lstm"), tmp_path))
     with pytest.raises(DlcliError, match="training samples, which cannot be reached"):
         run_quantize(run.best, settings("static"))
     with pytest.raises(DlcliError, match="cannot be held without data"):

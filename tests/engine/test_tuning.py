@@ -24,6 +24,7 @@ from dlcli.config import (
     parse_bound,
 )
 from dlcli.engine import parity, pruning, training
+from dlcli.engine.bench.figures import Ratio
 from dlcli.engine.comparing import Comparison, Held, Side, verdict
 from dlcli.engine.cutting import Goal
 from dlcli.engine.masks import make_masks
@@ -199,6 +200,24 @@ def test_a_metric_without_an_interval_is_not_said_to_differ_by_chance() -> None:
     said = verdict(Comparison(side, side, unknown, "val", 100, "", {}, "cpu"))[0]
     assert "chance is not known" in said
     assert "no difference" not in said
+
+
+@pytest.mark.parametrize(
+    ("rounds", "said"),
+    [
+        ((6.9, 6.0, 3774.0), "speed at batch 1 NOT KNOWN: 6.00 to 3774.00 times as fast"),
+        ((6.9, 6.0, 9.0), "6.90 times faster at batch 1"),
+        ((1.1, 0.9, 1.4), "no difference in speed at batch 1 beyond chance"),
+        ((0.5, 0.4, 0.7), "SLOWER at batch 1: 0.50 of the speed"),
+    ],
+)
+def test_a_ratio_that_jumps_from_round_to_round_is_no_verdict(
+    rounds: tuple[float, float, float], said: str
+) -> None:
+    side = Side("best.safetensors", "torch", 10, 1, {}, {}, {"accuracy": 0.9})
+    same = Held({"accuracy": 0.9}, "accuracy", 0.9, 0.0, -0.01, 0.01, 0.0, 1.0)
+    found = Comparison(side, side, same, "val", 100, "", {"1": Ratio(*rounds)}, "cpu")
+    assert verdict(found, shrunk=False)[1].startswith(said)
 
 
 def test_an_exported_file_that_just_keeps_its_bound_passes(trained: RunFolder) -> None:

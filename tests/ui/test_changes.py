@@ -16,7 +16,7 @@ from dlcli.ui.changes import in_words
     ("kind", "args", "said"),
     [
         ("channels", {"amount": 0.5, "importance": "taylor", "shapes": {"a": 1, "b": 2}},
-         "pruned by channel: 50% of them asked for, by taylor, 2 layers smaller"),
+         "pruned by channel: amount 0.5, by taylor"),
         ("mask", {"method": "l1", "weights": ["w"] * 99, "zeros": 90, "of": 100},
          "pruned by mask: the smallest weights of each layer are zero, 90% of 100"),
         ("quantize", {"method": "static", "backend": "onnxruntime"},

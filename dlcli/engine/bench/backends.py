@@ -207,17 +207,17 @@ class TorchRunner(Runner):
         return replay
 
 
-def check_backend(backend: str) -> None:
-    """Raises: UsageError for a name that is none."""
+def check_backend(backend: str, device: str) -> None:
+    """Raises: UsageError for a name that is none, and for one that the device cannot be asked in."""
     if backend not in BACKENDS:
         raise UsageError(f"--backends {backend!r} is none of {', '.join(BACKENDS)}")
+    if backend == "cuda-graph" and not device.startswith("cuda"):
+        raise UsageError(f"--backends cuda-graph needs a CUDA device, and this is {device}")
 
 
 def make_runner(open_file: Callable[[], Artifact], *, backend: str, device: str, amp: str) -> Runner:
     """Open the file and choose how to run it. Raises: DlcliError where that cannot be."""
-    check_backend(backend)
-    if backend == "cuda-graph" and not device.startswith("cuda"):
-        raise DlcliError(f"cuda-graph needs a CUDA device, and this is {device}")
+    check_backend(backend, device)
     artifact = open_file()
     if backend == "eager" and amp == "none":
         return Runner(artifact, device)

@@ -155,7 +155,7 @@ def benchmark(
     sizes = config.sizes
     backends = parse_names(config.backends)
     for backend in backends or ("",):
-        check_backend(backend)
+        check_backend(backend, config.device)
     drafts = [row for path in paths for row in _drafts(path, backends, config.amp)]
     good = [number for number, (row, _) in enumerate(drafts) if row.error is None]
     cards = {number: card for number, (_, card) in enumerate(drafts) if card is not None}

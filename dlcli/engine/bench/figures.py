@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_MOST_SPREAD = 5.0  # of the ratios of single rounds: quiet machines had 3.2 for calls of 0.02 ms
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -28,6 +30,11 @@ class Ratio:
     median: float
     low: float
     high: float
+
+    @property
+    def steady(self) -> bool:
+        """Whether the rounds agree well enough to say a ratio; beside busy programs they may not."""
+        return self.high <= _MOST_SPREAD * self.low
 
 
 def speed_of(batch_size: int, rounds: Sequence[Sequence[float]]) -> Speed:
