@@ -31,29 +31,30 @@ def print_pruning(found: PruneResult) -> None:
         stdout().print()
         _print_attempts(found)
     shown, hidden = _cut([layer for layer in found.layers if layer.kept < layer.of])
-    untouched = len([layer for layer in found.layers if layer.kept == layer.of])
+    rest = [layer for layer in found.layers if layer.kept == layer.of]
     masked = bool(found.zeros[1]) and found.macs[0] == found.macs[1]
     table = [
         [
             shorten(layer.name, NAME_WIDTH),
-            f"{layer.kept:,} of {layer.of:,}",
-            f"{layer.kept / layer.of:.0%}",
+            f"{layer.kept:,} of {layer.of:,} ({layer.kept / layer.of:.0%})",
             _pair(layer.macs_before, layer.macs_after),
             _pair(layer.params_before, layer.params_after),
         ]
         for layer in shown
     ]
     if hidden:
-        table.insert(len(shown) // 2, [f"({hidden} more)", "", "", "", ""])
+        table.insert(len(shown) // 2, [f"({hidden} more)", "", "", ""])
+    if rest:  # they keep their outputs, but what they read may have become less
+        macs = sum(layer.macs_before for layer in rest), sum(layer.macs_after for layer in rest)
+        weights = sum(layer.params_before for layer in rest), sum(layer.params_after for layer in rest)
+        table.append([f"({plural(len(rest), 'layer')} whole)", "", _pair(*macs), _pair(*weights)])
     sides = found.comparison.before, found.comparison.after
     params = _pair(sides[0].params, sides[1].params)
-    table.append(["the model", "", "", _pair(*found.macs), params])
+    table.append(["the model", "", _pair(*found.macs), params])
     stdout().print()
     what = "weights" if masked else "channels"
-    title = f"{plural(len(found.layers) - untouched, 'layer')} with fewer {what}"
-    if untouched:
-        title += f", {untouched} as before"
-    print_comparison(title, ["", f"{what} kept", "share", "multiply-adds", "parameters"], table)
+    title = f"{plural(len(found.layers) - len(rest), 'layer')} with fewer {what}"
+    print_comparison(title, ["", f"{what} kept", "multiply-adds", "parameters"], table)
 
 
 def save_pruning(path: Path, found: PruneResult) -> Path:
