@@ -60,16 +60,16 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
 
 
 def recorded_splits(
-    card: Card, run: RunFolder | None, found: DataSource
+    card: Card, run: RunFolder | None, found: DataSource, config: DataConfig
 ) -> tuple[DataSource, list[str]] | None:
-    """``found``, given by ``--data``, in the splits of the model's own run, where it is that run's data.
+    """What ``config`` opens (``found``, as other data) in the run's splits, if it is the run's own data.
 
     Data is told by its fingerprint, which does not know where it lies: it may have moved. None for other
     data. Raises: DlcliError when the record is damaged.
     """
     if not _is_own(card, found) or run is None or not run.splits.is_file():
         return None
-    return apply_splits(run.splits, found)
+    return apply_splits(run.splits, open_undivided(config))
 
 
 def _is_own(card: Card, found: DataSource) -> bool:
@@ -83,7 +83,7 @@ def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource,
         wanted = _config(config.data, config.data_dir, config, options)
         found = open_other(wanted, card.task)
         if config.split not in ("auto", *found.splits):
-            moved = recorded_splits(card, run_of(artifact), found)
+            moved = recorded_splits(card, run_of(artifact), found, wanted)
             if moved is not None:
                 return (*moved, True)
         return found, [], _is_own(card, found)

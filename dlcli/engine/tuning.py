@@ -161,7 +161,7 @@ def _source(
         source, changed = apply_splits(run.splits, open_source(config.data, seed=config.fit.seed))
         return source, changed
     found = open_other(config.data, card.task)
-    moved = recorded_splits(card, run, found)
+    moved = recorded_splits(card, run, found, config.data)
     if moved is not None:
         return moved
     if {"train", "val"} <= set(found.splits):
