@@ -64,7 +64,7 @@ def test_a_run_is_measured_whole_though_some_rows_fail(
     assert "0 bytes" in empty["error"]
     for row in (eager, onnx):
         assert row["error"] is None
-        assert row["device"] == "cpu (1 threads)"
+        assert row["device"] == "cpu (1 thread)"
         assert set(row["latency_ms"]) == {"1", "5"}
         assert row["latency"]["5"]["calls"] >= 6
         assert len(row["latency"]["5"]["rounds_ms"]) == 2

@@ -80,7 +80,8 @@ class Runner:
         """Where it runs, in words."""
         where = self._where()
         if where is None:  # a runtime of its own, which takes the device that was asked for or fails
-            return f"cpu ({threads} threads)" if self._asked == "cpu" else self._asked
+            cpu = f"cpu ({threads} thread{'' if threads == 1 else 's'})"
+            return cpu if self._asked == "cpu" else self._asked
         from dlcli.zoo.runtime import describe_device
 
         return describe_device(where)
