@@ -125,7 +125,7 @@ class Candidates:
         Raises: DlcliError where the method is not for the model, UsageError for a pattern that means no
         layer, or all.
         """
-        found = self._every_layer(method, backend)
+        found = self.suited(method, backend)
         known = [*found, *(n.name for n in self.graph.model.graph.node)] if backend != "torch" else found
         skipped = named_layers(known, parse_names(self.config.skip))
         kept = [name for name in found if name not in skipped]
@@ -136,12 +136,12 @@ class Candidates:
     def every_layer(self, backend: Backend) -> list[str]:
         """All layers with weights, for saying which stay in float."""
         if backend == "torch":
-            return self._every_layer("weight-only", backend)
+            return self.suited("weight-only", backend)
         return [layer.name for layer in self.graph.layers]
 
     def reach(self, method: str) -> float:
         """The share of the weights that a method of ONNX Runtime puts into fewer bits."""
-        names = set(self._every_layer(method, "onnxruntime"))
+        names = set(self.suited(method, "onnxruntime"))
         weights = {layer.name: layer.weights for layer in self.graph.layers}
         return sum(weights[name] for name in names) / sum(weights.values())
 
@@ -202,7 +202,8 @@ class Candidates:
             args |= {"bits": config.bits, "group_size": config.group_size}
         return TransformRecord(kind="quantize", args=args)
 
-    def _every_layer(self, method: str, backend: Backend) -> list[str]:
+    def suited(self, method: str, backend: Backend) -> list[str]:
+        """The layers that a method is for, and that it makes smaller or faster."""
         if backend == "torch":
             weights = (name for name, t in self._state().items() if t.is_floating_point() and t.ndim > 1)
             return list(dict.fromkeys(name.rpartition(".")[0] or name for name in weights))

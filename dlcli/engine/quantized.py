@@ -16,7 +16,10 @@ from dlcli.runs import RunFolder
 
 @dataclass(frozen=True)
 class Attempt:
-    """A candidate: its file, what stayed in float, and how it was held against the float model."""
+    """A candidate: its file, what stayed in float, and how it was held against the float model.
+
+    ``unsuited`` are those of ``layers_in_float`` that the method is not for, or makes no faster.
+    """
 
     method: str
     backend: Backend
@@ -25,6 +28,7 @@ class Attempt:
     held: Held
     kept_bound: bool
     layers_in_float: tuple[str, ...] = ()
+    unsuited: tuple[str, ...] = ()
     run: RunFolder | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -33,6 +37,7 @@ class Attempt:
             "method": self.method,
             "backend": self.backend,
             "layers_in_float": list(self.layers_in_float),
+            "unsuited": list(self.unsuited),
             "size_bytes": self.size_bytes,
             "metrics": self.held.metrics,
             "drop": self.held.drop,

@@ -223,6 +223,7 @@ class _Job:
             held=held,
             kept_bound=held.keeps(goal),
             layers_in_float=left,
+            unsuited=self._unsuited(method, backend),
         )
 
     def _train(self, goal: Bound | None, folder: Path) -> Attempt:
@@ -247,8 +248,13 @@ class _Job:
             held=held,
             kept_bound=held.keeps(goal),
             layers_in_float=tuple(name for name in every if name not in learned),
+            unsuited=self._unsuited("qat", "onnxruntime"),
             run=found.run,
         )
+
+    def _unsuited(self, method: str, backend: Backend) -> tuple[str, ...]:
+        suited = set(self.made.suited(method, backend))
+        return tuple(name for name in self.made.every_layer(backend) if name not in suited)
 
     def _rank(self, method: str, backend: Backend) -> list[Sensitivity]:
         """The ranking of a method's layers; that of QAT is of the static scheme it trains for."""

@@ -29,8 +29,10 @@ def print_quantized(found: QuantizeResult, plots: Sequence[Path] = ()) -> None:
         rows.append(("beside", "the same model as float32 ONNX in ONNX Runtime, made for this"))
     if chosen.run is not None:
         rows.append(("run", str(chosen.run.path)))
-    if chosen.layers_in_float:
-        rows.append(("in float", _some(chosen.layers_in_float)))
+    if chosen.unsuited:
+        rows.append(("in float", f"{_some(chosen.unsuited)} (nothing to gain there)"))
+    if kept := [name for name in chosen.layers_in_float if name not in chosen.unsuited]:
+        rows.append(("" if chosen.unsuited else "in float", _some(kept)))
     rows += [(f"no {method}", why) for method, why in found.refused.items()]
     rows += [("plot", str(plot)) for plot in plots]
     print_change(found.comparison, "quantization", found.said(), rows)

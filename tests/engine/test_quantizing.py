@@ -132,6 +132,7 @@ def test_a_conv_net_gets_static_int8_beside_it(runs: Runs, tmp_path: Path) -> No
     assert said["before"]["artifact"] == str(run.best)
     # A grey image's 3x3 convolution is faster in float.
     assert said["layers_in_float"] == ["features.0"] == record(found.output)["float"]
+    assert found.chosen.unsuited == ("features.0",)
     assert record(found.output)["calibration_samples"] == 256
     import onnx
 
@@ -196,6 +197,7 @@ def test_layers_that_are_named_stay_in_float(runs: Runs, tmp_path: Path) -> None
     run = runs("mlp")
     found = run_quantize(run.best, settings("dynamic", skip="head,body.0"), tmp_path / "some.onnx")
     assert found.chosen.layers_in_float == ("body.0", "head")
+    assert found.chosen.unsuited == ("head",)  # small; the other one was the user's choice
     kinds = {t.name: t.data_type for t in onnx.load(str(found.output)).graph.initializer}
     assert kinds["body.0.weight"] == kinds["head.weight"] == onnx.TensorProto.FLOAT
     assert kinds["body.4.weight_quantized"] == onnx.TensorProto.INT8
