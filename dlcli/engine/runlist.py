@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config import TrainConfig
-from dlcli.engine.metrics import DIRECTIONS
+from dlcli.engine.metrics import DIRECTIONS, default_monitor
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.formats.base import read_card
 from dlcli.locks import is_held
 from dlcli.runs import RunFolder, list_runs, read_events
 from dlcli.settings import load_yaml
@@ -88,7 +89,18 @@ def summarise(run: RunFolder) -> RunSummary:
     if status == "running" and not is_held(run.path):
         status = "stopped"
     plan = _mapping(record.get("plan"))
-    started = _last(events, "RunStarted")
+    started, progress = _last(events, "RunStarted"), _progress(events)
+    if not events and run.best.is_file():  # of `prune --epochs 0`: its card alone says how it does
+        try:
+            card = read_card(run.best)
+        except DlcliError as exc:
+            problems.append(exc.message)
+        else:
+            metrics, monitor = card.metrics.get("val", {}), default_monitor(card.task)
+            best = metrics.get(monitor, math.nan)
+            progress |= {"metrics": metrics, "monitor": monitor, "best": best}
+            data = "" if card.data is None else card.data.data
+            started = {"data": data, "params": card.params}
     task = _mapping(plan.get("task")).get("kind")
     return RunSummary(
         name=run.name,
@@ -102,7 +114,7 @@ def summarise(run: RunFolder) -> RunSummary:
         best_bytes=_size(run.best),
         started_at=str(record.get("started_at", "")),
         problems=tuple(problems),
-        **_progress(events),
+        **progress,
     )
 
 

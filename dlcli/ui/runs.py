@@ -167,7 +167,7 @@ def _labels(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _best(run: RunSummary) -> str:
-    if run.best_epoch is None:
+    if run.best_epoch is None and math.isnan(run.best):
         return "-"
     return f"{text.SHORT_NAMES.get(run.monitor, run.monitor)} {text.figure(run.best)}"
 

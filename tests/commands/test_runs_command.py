@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
+from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
 from dlcli.config import TrainConfig
+from dlcli.formats.checkpoint import save_model
 from dlcli.locks import hold
 from dlcli.runs import RunFolder
 from dlcli.settings import dump_yaml, validate
+from dlcli.task import NumberColumn, TabularInput, TaskSpec
+from dlcli.zoo.base import build_model
 
 
 def make(
@@ -287,3 +291,17 @@ def test_a_run_that_nobody_writes_any_more_is_stopped(
     assert {path: path.stat().st_mtime_ns for path in (run.path, *run.path.iterdir())} == before
     with hold(run.path):
         assert as_json(capsys, "--runs-dir", str(tmp_path))["runs"][0]["status"] == "running"
+
+
+def test_a_run_that_was_pruned_and_not_trained_says_what_its_card_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = TaskSpec(input=TabularInput(numbers=(NumberColumn(name="a"),)), class_names=("x", "y"))
+    model = ModelSpec(name="linear")
+    run = make(tmp_path, "cut", [])
+    run.metrics.unlink()
+    card = Card(model=model, task=task, params=4, metrics={"val": {"accuracy": 0.75, "loss": 0.5}})
+    save_model(run.best, build_model(model, task), card)
+    (found,) = as_json(capsys, "--runs-dir", str(tmp_path))["runs"]
+    assert (found["monitor"], found["best"], found["params"]) == ("accuracy", 0.75, 4)
+    assert "acc 0.7500" in shown(capsys, "--runs-dir", str(tmp_path))
