@@ -257,7 +257,7 @@ def verdict(found: Comparison, *, shrunk: bool = True) -> list[str]:
         if not ratio.steady:
             said.append(
                 f"speed {at} NOT KNOWN: {ratio.low:.2f} to {ratio.high:.2f} times as fast from round to "
-                "round, other programs use the machine (--threads 1 and more --seconds are steadier)"
+                "round, as beside other programs (--threads 1 and more --seconds are steadier)"
             )
         elif ratio.low > 1:
             said.append(f"{ratio.median:.2f} times faster {at}")

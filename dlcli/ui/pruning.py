@@ -47,7 +47,7 @@ def print_pruning(found: PruneResult) -> None:
     if rest:  # they keep their outputs, but what they read may have become less
         macs = sum(layer.macs_before for layer in rest), sum(layer.macs_after for layer in rest)
         weights = sum(layer.params_before for layer in rest), sum(layer.params_after for layer in rest)
-        table.append([f"({plural(len(rest), 'layer')} whole)", "", _pair(*macs), _pair(*weights)])
+        table.append([f"({len(rest)} whole)", "", _pair(*macs), _pair(*weights)])
     sides = found.comparison.before, found.comparison.after
     params = _pair(sides[0].params, sides[1].params)
     table.append(["the model", "", _pair(*found.macs), params])
