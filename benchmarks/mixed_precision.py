@@ -30,7 +30,7 @@ from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 VARIANTS: dict[str, dict[str, object]] = {

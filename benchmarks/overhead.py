@@ -31,7 +31,7 @@ from dlcli.engine.plan import Plan, make_plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import set_train_mode
 from dlcli.events import EpochDone, Event
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.zoo.runtime import input_tensor
 

@@ -28,7 +28,7 @@ from dlcli.engine.plan import make_plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
 from dlcli.events import ignore
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput
 

@@ -19,7 +19,7 @@ import pytest
 from dlcli.cli import main
 from dlcli.engine.distributed import launch, worker
 from dlcli.formats.checkpoint import read_tensors
-from dlcli.runs import RunFolder, read_events
+from dlcli.runs.folder import RunFolder, read_events
 
 # A model that, in one rank, at one training step, and once, does what it is told.
 MODEL = """

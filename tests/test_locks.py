@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.locks import RunBusy, hold, holder, is_held
+from dlcli.runs.locks import RunBusy, hold, holder, is_held
 
 HOLDER = (
-    "import sys, time; from pathlib import Path; from dlcli.locks import hold\n"
+    "import sys, time; from pathlib import Path; from dlcli.runs.locks import hold\n"
     "with hold(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
 )
 

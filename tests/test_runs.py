@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.runs import create_run, find_artifact, find_run, newest_run, resume_command, run_of
+from dlcli.runs.folder import create_run, find_artifact, find_run, newest_run, resume_command, run_of
 
 
 def make(root: Path, name: str, started_at: str, *, model: bool = True) -> Path:

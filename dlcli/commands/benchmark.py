@@ -10,7 +10,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import BenchConfig
 from dlcli.errors import DlcliError
-from dlcli.runs import DEFAULT_ROOT, find_run, newest_run, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, find_run, newest_run, run_of
 
 if TYPE_CHECKING:
     from dlcli.engine.bench.benchmark import BenchResult

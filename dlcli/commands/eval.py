@@ -11,7 +11,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
-from dlcli.runs import DEFAULT_ROOT, find_artifact, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact, run_of
 
 if TYPE_CHECKING:
     from dlcli.engine.metrics import EvalResult

@@ -10,7 +10,7 @@ import typer
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import ExportConfig, ExportSettings, parse_names
 from dlcli.errors import BoundMissed, DlcliError, UsageError
-from dlcli.runs import DEFAULT_ROOT, find_artifact
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
     from dlcli.engine.shipping import ExportResult, Failure

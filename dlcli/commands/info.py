@@ -9,7 +9,7 @@ import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
-from dlcli.runs import DEFAULT_ROOT
+from dlcli.runs.folder import DEFAULT_ROOT
 
 _Artifact = Annotated[
     str | None,
@@ -89,7 +89,7 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
 def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
     from dlcli.files import sha256_file
     from dlcli.formats.base import runs_code, size_of, sniff_format
-    from dlcli.runs import find_artifact, run_of
+    from dlcli.runs.folder import find_artifact, run_of
     from dlcli.trust import is_known
     from dlcli.ui.card import print_card
     from dlcli.ui.changes import in_words

@@ -12,7 +12,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import PredictConfig
 from dlcli.errors import DlcliError, UsageError
-from dlcli.runs import DEFAULT_ROOT, RunFolder, find_artifact
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 
 if TYPE_CHECKING:
     from dlcli.data.base import Reader

@@ -11,7 +11,7 @@ from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Tru
 from dlcli.commands.tuning import make_tuner
 from dlcli.config import PruneSettings
 from dlcli.errors import BoundMissed, DlcliError
-from dlcli.runs import DEFAULT_ROOT, find_artifact
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
     from dlcli.engine.pruning import PruneResult
@@ -75,7 +75,7 @@ def command(
 
 def _plot(result: PruneResult, emit: Emit) -> list[Path]:
     from dlcli.events import Warned
-    from dlcli.runs import RunFolder
+    from dlcli.runs.folder import RunFolder
     from dlcli.ui.pruning import save_pruning
 
     try:

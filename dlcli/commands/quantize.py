@@ -11,7 +11,7 @@ from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Tru
 from dlcli.commands.tuning import make_tuner
 from dlcli.config import QuantizeSettings
 from dlcli.errors import BoundMissed, DlcliError, UsageError
-from dlcli.runs import DEFAULT_ROOT, find_artifact
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.settings import fields_of, merge
 
 if TYPE_CHECKING:

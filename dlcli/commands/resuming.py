@@ -6,7 +6,7 @@ from typing import Any
 
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
-from dlcli.runs import RunFolder, as_typed, read_events, resume_command
+from dlcli.runs.folder import RunFolder, as_typed, read_events, resume_command
 from dlcli.settings import flat, merge, nested, validate
 
 # What a resumed run may be told: nothing here changes what a step sees, but for what dividing changes.

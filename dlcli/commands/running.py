@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.files import write_text
-from dlcli.locks import hold
-from dlcli.runs import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
+from dlcli.runs.locks import hold
 from dlcli.settings import dump_yaml, merge, validate
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 
 from dlcli.commands.options import Json, RunsDir
 from dlcli.errors import UsageError
-from dlcli.runs import DEFAULT_ROOT, find_run
+from dlcli.runs.folder import DEFAULT_ROOT, find_run
 
 
 def command(

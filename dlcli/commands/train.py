@@ -14,7 +14,7 @@ from dlcli.commands.resuming import check_changes, is_finished, say_finished
 from dlcli.commands.running import train_here, train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
-from dlcli.runs import DEFAULT_ROOT, RunFolder, find_run, list_runs, safe_name
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, list_runs, safe_name
 from dlcli.settings import merge, validate
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.errors import DlcliError, Interrupted
-from dlcli.locks import hold
-from dlcli.runs import resume_command
+from dlcli.runs.folder import resume_command
+from dlcli.runs.locks import hold
 
 if TYPE_CHECKING:
     from dlcli.engine.plan import Plan

@@ -15,7 +15,7 @@ def main(argv: list[str]) -> NoReturn:
     from dlcli.commands.running import train_here
     from dlcli.config import TrainConfig
     from dlcli.engine.distributed.worker import serve
-    from dlcli.runs import RunFolder
+    from dlcli.runs.folder import RunFolder
     from dlcli.settings import load_yaml, validate
 
     run = RunFolder(Path(argv[0]))

@@ -19,7 +19,7 @@ from dlcli.config import LossConfig
 from dlcli.engine.losses import Loss
 from dlcli.errors import UsageError
 from dlcli.formats.base import open_artifact, read_card, sniff_format
-from dlcli.runs import DEFAULT_ROOT, find_artifact
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, TaskSpec, TextInput
 from dlcli.zoo.runtime import model_inputs
 

@@ -18,7 +18,7 @@ from dlcli.engine.tta import averaged, mean_classes
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import read_json
 from dlcli.formats.base import Artifact, Outputs
-from dlcli.runs import run_of
+from dlcli.runs.folder import run_of
 from dlcli.task import TaskSpec
 
 # Why the answers of two such models have no mean.

@@ -15,7 +15,7 @@ from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.engine.origin import stale
 from dlcli.errors import DlcliError, UsageError
-from dlcli.runs import RunFolder, run_of
+from dlcli.runs.folder import RunFolder, run_of
 from dlcli.settings import validate
 
 

@@ -41,7 +41,7 @@ from dlcli.engine.watching import make_watch
 from dlcli.events import Emit
 from dlcli.files import read_json
 from dlcli.formats.checkpoint import save_model
-from dlcli.runs import RunFolder, versions
+from dlcli.runs.folder import RunFolder, versions
 from dlcli.task import PAD, TaskSpec
 from dlcli.zoo.base import find_model
 from dlcli.zoo.runtime import place, predict

@@ -32,7 +32,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
-from dlcli.runs import RunFolder, create_run, read_events, run_of, started_now, versions
+from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
 from dlcli.zoo.runtime import model_inputs
 
 _TAYLOR_BATCHES = 8

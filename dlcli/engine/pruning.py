@@ -23,7 +23,7 @@ from dlcli.engine.tuning import Tuner
 from dlcli.errors import Diverged, DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, open_artifact
-from dlcli.runs import run_of
+from dlcli.runs.folder import run_of
 
 # What a search tries, in the middle first, then in the half that is left: three attempts at most.
 CHANNEL_AMOUNTS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)

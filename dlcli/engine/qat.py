@@ -34,7 +34,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime
 from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
 from dlcli.formats.onnx import write_onnx
-from dlcli.runs import RunFolder, run_of
+from dlcli.runs.folder import RunFolder, run_of
 from dlcli.zoo.base import build_model
 from dlcli.zoo.runtime import load_tensors, model_inputs
 

@@ -11,7 +11,7 @@ from dlcli.engine.candidates import Backend
 from dlcli.engine.comparing import Comparison, Held, verdict
 from dlcli.engine.sensitivity import Sensitivity
 from dlcli.engine.shipping import folder_beside, publish
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from dlcli.config import TrainConfig
 from dlcli.engine.metrics import DIRECTIONS, default_monitor
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.formats.base import read_card
-from dlcli.locks import is_held
-from dlcli.runs import RunFolder, list_runs, read_events
+from dlcli.runs.folder import RunFolder, list_runs, read_events
+from dlcli.runs.locks import is_held
 from dlcli.settings import load_yaml
 
 STATUSES = ("finished", "interrupted", "failed", "running", "stopped")

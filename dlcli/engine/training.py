@@ -38,7 +38,7 @@ from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ign
 from dlcli.files import sha256_file, write_json, write_text
 from dlcli.formats.base import Runtime
 from dlcli.formats.checkpoint import open_checkpoint, save_model
-from dlcli.runs import RunFolder, create_run, read_events, started_now, versions
+from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, versions
 from dlcli.settings import dump_yaml, flat
 from dlcli.zoo.base import find_model
 from dlcli.zoo.runtime import describe_device, model_inputs, resolve_device

@@ -23,7 +23,7 @@ from dlcli.engine.plan import Plan, current_settings
 from dlcli.engine.training import TrainResult
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Artifact
-from dlcli.runs import RunFolder, run_of
+from dlcli.runs.folder import RunFolder, run_of
 from dlcli.settings import merge, validate
 
 # Fine-tunes a plan in a new run of this name; what `commands` gives to the engine, with its sinks.

@@ -17,7 +17,7 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.registry import Registry
-from dlcli.runs import as_typed
+from dlcli.runs.folder import as_typed
 from dlcli.trust import is_known, names_code, remember
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from dlcli.events import EvalProgress, Event, LiveEvent
 from dlcli.files import cannot_write, write_bytes
-from dlcli.runs import event_lines
+from dlcli.runs.folder import event_lines
 from dlcli.ui.report import to_json
 
 

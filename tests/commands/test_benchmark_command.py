@@ -19,7 +19,7 @@ from dlcli.engine.bench.backends import make_runner
 from dlcli.engine.bench.benchmark import artifacts_of
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 FEW = ("--threads", "1", "--seconds", "0.02", "--rounds", "2", "--batch-sizes", "1,5")
 

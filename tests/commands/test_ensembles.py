@@ -23,7 +23,7 @@ from dlcli.data.splits import write_splits
 from dlcli.engine.metrics import softmax
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import save_model
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,

@@ -19,7 +19,7 @@ from dlcli.data.images.reader import PixelReader
 from dlcli.engine.predicting import predict
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import save_model
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 

@@ -13,8 +13,8 @@ from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.formats.checkpoint import save_model
-from dlcli.locks import hold
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.locks import hold
 from dlcli.settings import dump_yaml, validate
 from dlcli.task import NumberColumn, TabularInput, TaskSpec
 from dlcli.zoo.base import build_model

@@ -17,7 +17,7 @@ from dlcli.config import LaunchConfig
 from dlcli.engine.distributed import ranks, worker
 from dlcli.engine.distributed.found import FoundGroup
 from dlcli.engine.distributed.world import ALONE, World
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 NEW = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "500", "-q"]
 GROUP = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}

@@ -25,7 +25,7 @@ from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.checkpoint import read_tensors
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

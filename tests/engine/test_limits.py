@@ -24,7 +24,7 @@ from dlcli.engine.state import load_newest
 from dlcli.errors import UsageError
 from dlcli.events import CheckpointSaved, EpochDone, Event, Noted, RunStarted, StepDone, ignore
 from dlcli.formats.checkpoint import card_of, read_tensors
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 # 1,439 training digits in batches of 300: 5 steps an epoch.

@@ -25,7 +25,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, read_tensors
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
 from dlcli.zoo.base import build_model

@@ -22,7 +22,7 @@ from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card
 from dlcli.formats.checkpoint import read_tensors, save_model
 from dlcli.formats.packings.groups import stored_bytes
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 FIT = {"epochs": 3, "batch_size": 100, "device": "cpu", "tensorboard": False}

@@ -19,7 +19,7 @@ from dlcli.engine.plan import make_plan, read_plan
 from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError
 from dlcli.events import Event, StepDone, Warned, ignore
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 BASE = {

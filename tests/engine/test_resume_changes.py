@@ -19,7 +19,7 @@ from dlcli.engine.state import Progress, load_newest
 from dlcli.engine.step import optimizer_step, set_train_mode
 from dlcli.errors import UsageError
 from dlcli.events import Event, Warned, ignore
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 # 1,439 training digits in batches of 300: 5 steps an epoch.

@@ -25,7 +25,7 @@ from dlcli.engine.state import Progress
 from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.errors import DlcliError
 from dlcli.events import EpochDone, Event, StepDone, Warned, ignore
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 BASE = {

@@ -21,7 +21,7 @@ from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import EpochDone, Event, StepDone, Tee, ignore
 from dlcli.formats.checkpoint import read_tensors
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 
 # Dropout draws from torch's generator and the last batch is ragged: both must survive a resume.
@@ -295,7 +295,7 @@ def test_the_command_line_from_train_to_a_finished_run(
 
 
 def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:
-    from dlcli.runs import read_events
+    from dlcli.runs.folder import read_events
     from dlcli.ui.jsonl import MetricsLog, truncate_events
 
     made = plan(fit={"checkpoint_every": "4,1ep"})

@@ -38,7 +38,7 @@ from dlcli.events import ignore
 from dlcli.files import write_text
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import card_of
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import dump_yaml, merge, validate
 
 BASE = {

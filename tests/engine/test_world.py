@@ -25,7 +25,7 @@ from dlcli.engine.distributed.shared import launch_id, shared_run
 from dlcli.engine.distributed.world import ALONE
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import write_json
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 # A rank: it writes what it saw to a file of its own.
 PROGRAM = """

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dlcli.errors import DlcliError
 from dlcli.events import EvalProgress, Warned
-from dlcli.runs import read_events
+from dlcli.runs.folder import read_events
 from dlcli.ui.jsonl import MetricsLog, truncate_events
 
 

@@ -31,7 +31,7 @@ from dlcli.engine.summary import Summary, summarize
 from dlcli.engine.training import make_deterministic
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, ignore
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 from dlcli.zoo.runtime import model_inputs, resolve_device
 
 

@@ -20,7 +20,7 @@ from dlcli.engine.parity import agreement_of
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, Warned
 from dlcli.formats.base import Outputs
-from dlcli.runs import run_of
+from dlcli.runs.folder import run_of
 from dlcli.task import TaskSpec
 
 

@@ -20,7 +20,7 @@ from dlcli.engine.metrics import DIRECTIONS
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, Warned, ignore
 from dlcli.formats.base import FORMATS, require_extra, size_of, sniff_format
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from dlcli.engine.distributed.guard import EXIT_BUSY, EXIT_LOST, FOUND, LAUNCHER
 from dlcli.engine.distributed.ranks import Ranks, machines
 from dlcli.engine.interrupt import SIGNALS
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
-from dlcli.locks import hold, holder
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.locks import hold, holder
 
 # The parent's own search path, so that a rank runs the very modules that the command runs.
 _RANK = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import dlcli.commands.worker as w; "

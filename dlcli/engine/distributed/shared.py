@@ -13,7 +13,7 @@ from pathlib import Path
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import TMP_PREFIX
-from dlcli.runs import RunFolder, safe_name
+from dlcli.runs.folder import RunFolder, safe_name
 
 
 def launch_id(config: TrainConfig) -> str:

@@ -19,8 +19,8 @@ from dlcli.engine.distributed.world import Lost, World, explain, is_lost, join
 from dlcli.engine.interrupt import StopGuard
 from dlcli.engine.step import OutOfMemory
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, refusal
-from dlcli.locks import RunBusy, hold
-from dlcli.runs import RunFolder
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.locks import RunBusy, hold
 
 _BUSY_GRACE_S = 10.0  # the rank 0 before this one may still be dying
 
