@@ -71,11 +71,11 @@ def _list(kind: str | None, as_json: bool) -> None:
 
 def _show(name: str, data: str | None, kind: InputKind | None, as_json: bool) -> None:
     from dlcli.card import ModelSpec
-    from dlcli.engine.summary import summarize
     from dlcli.ui.report import print_json
     from dlcli.ui.zoo import print_model
     from dlcli.zoo.base import build_model, check_name, find_model, own_kinds
     from dlcli.zoo.reference import reference_task
+    from dlcli.zoo.summary import summarize
 
     check_name(name)
     if data is not None:

@@ -20,7 +20,7 @@ from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 from dlcli.zoo.attention import Attention
-from dlcli.zoo.counting import count_macs
+from dlcli.zoo.macs import count_macs
 from dlcli.zoo.runtime import model_inputs
 from dlcli.zoo.structures.channels import KIND
 

@@ -24,7 +24,6 @@ from dlcli.config.ship import parse_names
 from dlcli.data.prepare import prepare
 from dlcli.engine.evaldata import eval_data
 from dlcli.engine.export_worker import write_in_process
-from dlcli.engine.origin import origin_record
 from dlcli.engine.parity import trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, EvalProgress, Noted
@@ -33,6 +32,7 @@ from dlcli.formats.base import FORMATS, Artifact, read_card
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx_fast import hasten
 from dlcli.formats.onnx_steps import halved
+from dlcli.provenance import origin_record
 
 if TYPE_CHECKING:
     from onnx import ModelProto

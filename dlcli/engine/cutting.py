@@ -26,7 +26,7 @@ from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.formats.packings.sparse import SHAPE, pack
 from dlcli.task import TaskSpec
 from dlcli.zoo.base import find_model
-from dlcli.zoo.counting import count_macs
+from dlcli.zoo.macs import count_macs
 from dlcli.zoo.runtime import model_inputs
 from dlcli.zoo.structures.channels import KIND as CHANNELS_KIND
 

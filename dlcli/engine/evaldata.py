@@ -13,8 +13,8 @@ from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
-from dlcli.engine.origin import stale
 from dlcli.errors import DlcliError, UsageError
+from dlcli.provenance import stale
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.settings import validate
 

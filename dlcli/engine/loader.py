@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from dlcli.data.base import Indices, Inputs, Reader, Targets
-from dlcli.engine.prefetch import prefetch
+from dlcli.data.prefetch import prefetch
 from dlcli.errors import DlcliError
 
 # Share of a GPU's free memory that an encoded split may take to be indexed there.

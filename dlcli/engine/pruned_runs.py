@@ -23,7 +23,6 @@ from dlcli.engine.job import make_card, make_reader
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.losses import make_loss
 from dlcli.engine.masks import MASK_KIND
-from dlcli.engine.origin import of_the_model
 from dlcli.engine.plan import Plan, current_settings
 from dlcli.engine.training import new_run
 from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
@@ -32,6 +31,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
+from dlcli.provenance import of_the_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
 from dlcli.zoo.runtime import model_inputs
 

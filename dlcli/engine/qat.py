@@ -26,7 +26,6 @@ from dlcli.data.prepare import random_inputs
 from dlcli.engine.candidates import this_machine
 from dlcli.engine.evaldata import eval_data
 from dlcli.engine.evaluate import default_batch_size
-from dlcli.engine.origin import of_the_model, origin_record
 from dlcli.engine.parity import trim
 from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, UsageError
@@ -34,6 +33,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime
 from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
 from dlcli.formats.onnx import write_onnx
+from dlcli.provenance import of_the_model, origin_record
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.zoo.base import build_model
 from dlcli.zoo.runtime import load_tensors, model_inputs

@@ -28,7 +28,6 @@ from dlcli.engine.candidates import (
     this_machine,
 )
 from dlcli.engine.comparing import Yardstick, compare_files
-from dlcli.engine.origin import UNVERIFIED
 from dlcli.engine.quantized import Attempt, QuantizeResult, order, place
 from dlcli.engine.sensitivity import SAMPLES, Sensitivity, rank
 from dlcli.engine.shipping import check_target, folder_beside
@@ -36,6 +35,7 @@ from dlcli.engine.tuning import Tuner
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
+from dlcli.provenance import UNVERIFIED
 from dlcli.runs.folder import RunFolder, run_of
 
 # What auto takes for a bound where none was said: it decides what is tried next, nothing else.

@@ -17,7 +17,6 @@ from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig, ExportSettings, parse_bound
 from dlcli.engine.comparing import Comparison, Yardstick, compare_files
 from dlcli.engine.export_worker import write_in_process
-from dlcli.engine.origin import UNVERIFIED, origin_record
 from dlcli.engine.parity import Parity, compare
 from dlcli.engine.raw_samples import with_raw_parity
 from dlcli.errors import DlcliError, UsageError
@@ -34,6 +33,7 @@ from dlcli.formats.base import (
     sniff_format,
     unable,
 )
+from dlcli.provenance import UNVERIFIED, origin_record
 from dlcli.trust import remember
 
 # Enough to tell one percent of other classes; more only cost time.

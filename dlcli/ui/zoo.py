@@ -10,7 +10,7 @@ from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.tables import print_comparison
 
 if TYPE_CHECKING:
-    from dlcli.engine.summary import Summary
+    from dlcli.zoo.summary import Summary
 
 _MOST_NAMES = 100  # timm has a thousand
 

@@ -25,7 +25,7 @@ from dlcli.formats.onnx import open_onnx, write_onnx
 from dlcli.task import SPECIAL_TOKENS, ImageInput, PairsInput, SeriesInput, TaskSpec, TextInput
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.base import build_model, find_model
-from dlcli.zoo.counting import count_macs
+from dlcli.zoo.macs import count_macs
 
 CLASSES = tuple("abcde")
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dlcli.data.base import Samples, Stacked
 from dlcli.data.images.reader import PixelReader
+from dlcli.data.prefetch import prefetch
 from dlcli.engine.loader import TrainBatches, batch_bounds
-from dlcli.engine.prefetch import prefetch
 from dlcli.task import ImageInput
 
 SPEC = ImageInput(channels=1, height=2, width=2, resize="squash", resize_size=2, mean=(0.5,), std=(0.5,))

@@ -19,7 +19,6 @@ from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConf
 from dlcli.data.base import Inputs
 from dlcli.engine import shipping, training
 from dlcli.engine.cutting import Goal
-from dlcli.engine.origin import UNVERIFIED
 from dlcli.engine.plan import Plan, make_plan, read_plan
 from dlcli.engine.pruned_runs import divided, fractions
 from dlcli.engine.pruning import CHANNEL_AMOUNTS, MASK_AMOUNTS, PruneResult, check, float_module, prune
@@ -28,6 +27,7 @@ from dlcli.errors import Diverged, DlcliError, Interrupted, UsageError
 from dlcli.events import Event, Noted, StepDone, ignore
 from dlcli.formats.base import FORMATS, Artifact, Outputs, open_artifact, read_card
 from dlcli.formats.checkpoint import card_of, read_tensors, save_model
+from dlcli.provenance import UNVERIFIED
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 

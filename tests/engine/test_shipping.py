@@ -17,11 +17,11 @@ from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
 from dlcli.engine import export_worker, shipping
-from dlcli.engine.origin import UNVERIFIED, origin_record, stale
 from dlcli.engine.parity import BATCH_SIZES, compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Format, Outputs, open_artifact
 from dlcli.formats.checkpoint import save_model
+from dlcli.provenance import UNVERIFIED, origin_record, stale
 from dlcli.task import NumberColumn as Column
 from dlcli.task import (
     PairsInput,

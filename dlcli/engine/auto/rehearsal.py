@@ -27,12 +27,12 @@ from dlcli.engine.job import Prepared, make_job, make_readers
 from dlcli.engine.loader import Batch
 from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
-from dlcli.engine.summary import Summary, summarize
 from dlcli.engine.training import make_deterministic
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.zoo.runtime import model_inputs, resolve_device
+from dlcli.zoo.summary import Summary, summarize
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,8 @@ class Runner:
 
     def macs(self) -> int:
         """Multiply-adds of the card's architecture on one sample."""
-        from dlcli.engine.summary import summarize
         from dlcli.zoo.base import build_model
+        from dlcli.zoo.summary import summarize
 
         card = self.artifact.card
         return summarize(build_model(card.model, card.task, card.transforms), card.task).macs

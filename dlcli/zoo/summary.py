@@ -10,7 +10,7 @@ from torch import nn
 
 from dlcli.data.prepare import random_inputs
 from dlcli.task import TaskSpec
-from dlcli.zoo.counting import count_macs
+from dlcli.zoo.macs import count_macs
 from dlcli.zoo.runtime import model_inputs
 
 
