@@ -17,9 +17,9 @@ from dlcli.config import AugmentConfig, DataConfig, ExportConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds
 from dlcli.data.sources import open_other, open_source
+from dlcli.datacheck.base import CheckOptions
+from dlcli.datacheck.checking import check_data
 from dlcli.engine.augmentation.augment import make_augment
-from dlcli.engine.datacheck.base import CheckOptions
-from dlcli.engine.datacheck.checking import check_data
 from dlcli.engine.parity import compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact

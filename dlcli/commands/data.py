@@ -16,7 +16,7 @@ from dlcli.settings import merge, validate
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource
     from dlcli.data.kinds import ModelNeeds
-    from dlcli.engine.datacheck.base import DataReport
+    from dlcli.datacheck.base import DataReport
     from dlcli.task import InputKind
 
 _OPTIONS = {
@@ -65,7 +65,7 @@ def command(
     config = validate(TrainConfig, merge(settings.said, said))
 
     from dlcli.data.sources import open_source
-    from dlcli.engine.datacheck.checking import opening_failed
+    from dlcli.datacheck.checking import opening_failed
     from dlcli.ui.report import print_json
 
     try:
@@ -114,8 +114,8 @@ def _check(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    from dlcli.engine.datacheck.base import CheckOptions
-    from dlcli.engine.datacheck.checking import check_data
+    from dlcli.datacheck.base import CheckOptions
+    from dlcli.datacheck.checking import check_data
     from dlcli.ui.dataview import print_report, reading_progress
     from dlcli.ui.report import print_json
 
@@ -146,8 +146,8 @@ def _show_augment(
     source: DataSource, config: TrainConfig, needs: ModelNeeds | None, folder: Path | None, as_json: bool
 ) -> None:
     from dlcli.data.kinds import ModelNeeds
+    from dlcli.datacheck.targets import split_facts
     from dlcli.engine.augmentation.sample import sample_augmented
-    from dlcli.engine.datacheck.targets import split_facts
     from dlcli.ui.dataview import print_augmented
     from dlcli.ui.pictures import AugmentRow, captions, save_augment_grid
     from dlcli.ui.report import print_json

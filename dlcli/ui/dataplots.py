@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from dlcli.engine.datacheck.base import Balance, Bars, Chart, Histogram, Panels, Points
+    from dlcli.datacheck.base import Balance, Bars, Chart, Histogram, Panels, Points
 
 COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
 LINES = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")

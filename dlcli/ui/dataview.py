@@ -13,7 +13,7 @@ from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
-    from dlcli.engine.datacheck.base import Cell, DataReport, Finding, Table
+    from dlcli.datacheck.base import Cell, DataReport, Finding, Table
 
 MOST_ROWS = 30  # of a table; a longer one shows its beginning and its end
 FIRST, LAST = 15, 5

@@ -14,11 +14,11 @@ from PIL import Image
 
 from dlcli.config import TrainConfig
 from dlcli.data.sources import open_source
-from dlcli.engine.datacheck.base import CheckOptions, DataReport, Finding
-from dlcli.engine.datacheck.checking import check_data
-from dlcli.engine.datacheck.leaks import told_by
-from dlcli.engine.datacheck.shift import distance
-from dlcli.engine.datacheck.targets import piled
+from dlcli.datacheck.base import CheckOptions, DataReport, Finding
+from dlcli.datacheck.checking import check_data
+from dlcli.datacheck.leaks import told_by
+from dlcli.datacheck.shift import distance
+from dlcli.datacheck.targets import piled
 from dlcli.settings import merge, validate
 
 

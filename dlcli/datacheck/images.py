@@ -22,7 +22,7 @@ from PIL import Image
 from dlcli.data.base import DataSource, Indices, Labels, Listed, Pixels, Samples, Stacked
 from dlcli.data.images.decode import decode
 from dlcli.data.images.formats import PILLOW_FORMATS
-from dlcli.engine.datacheck.base import (
+from dlcli.datacheck.base import (
     CHECKS,
     CheckOptions,
     Histogram,

@@ -16,7 +16,7 @@ from dlcli.data.base import DataSource, Listed, Samples, Stacked
 from dlcli.data.series.long_tables import as_times, read_table
 from dlcli.data.series.windows import LongSeries, Windows
 from dlcli.data.tables.frames import TABLES, read_frame, split_files
-from dlcli.engine.datacheck.base import (
+from dlcli.datacheck.base import (
     CHECKS,
     Cell,
     CheckOptions,

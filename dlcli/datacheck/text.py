@@ -10,7 +10,7 @@ import numpy as np
 from dlcli.data.base import DataSource, Listed, Samples
 from dlcli.data.tables.cells import shorten
 from dlcli.data.text.tokens import codec_of
-from dlcli.engine.datacheck.base import (
+from dlcli.datacheck.base import (
     CHECKS,
     EXAMPLES,
     Cell,

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 
 from dlcli.data.base import DataSource, Listed, Samples
-from dlcli.engine.datacheck.base import CHECKS, CheckOptions, Part, counted, share
-from dlcli.engine.datacheck.text import content, damaged, quoted, token_table
+from dlcli.datacheck.base import CHECKS, CheckOptions, Part, counted, share
+from dlcli.datacheck.text import content, damaged, quoted, token_table
 from dlcli.task import PairsInput, TaskSpec
 
 # Of the lengths of the two sides: so many times the usual ratio, for texts of some length.

@@ -16,7 +16,7 @@ from dlcli.data.tables.cells import LARGEST, as_numbers, as_words
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.frames import looks_like_text
 from dlcli.data.tables.rows import Frame
-from dlcli.engine.datacheck.base import (
+from dlcli.datacheck.base import (
     CHECKS,
     Bars,
     CheckOptions,
@@ -26,8 +26,8 @@ from dlcli.engine.datacheck.base import (
     reader_notes,
     share,
 )
-from dlcli.engine.datacheck.column_facts import describe, is_number
-from dlcli.engine.datacheck.leaks import TELLS, Floats, told_by
+from dlcli.datacheck.column_facts import describe, is_number
+from dlcli.datacheck.leaks import TELLS, Floats, told_by
 from dlcli.task import TabularInput, TaskSpec
 
 if TYPE_CHECKING:

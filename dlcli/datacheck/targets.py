@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dlcli.data.base import DataSource
-from dlcli.engine.datacheck.base import (
+from dlcli.datacheck.base import (
     Balance,
     Cell,
     Histogram,

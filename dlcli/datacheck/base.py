@@ -168,7 +168,7 @@ class Check(Protocol):
         """The facts and findings."""
 
 
-CHECKS: Registry[Check] = Registry("data check", "dlcli.engine.datacheck")  # by kind of data
+CHECKS: Registry[Check] = Registry("data check", "dlcli.datacheck")  # by kind of data
 
 
 @dataclass(frozen=True)

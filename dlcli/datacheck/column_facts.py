@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, shorten
-from dlcli.engine.datacheck.base import Cell, Part, Table, counted, share
-from dlcli.engine.datacheck.leaks import Floats
-from dlcli.engine.datacheck.targets import piled
+from dlcli.datacheck.base import Cell, Part, Table, counted, share
+from dlcli.datacheck.leaks import Floats
+from dlcli.datacheck.targets import piled
 
 if TYPE_CHECKING:
     import polars

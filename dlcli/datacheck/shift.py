@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from dlcli.engine.datacheck.base import Balance, Chart, Finding, Histogram, Numbers, share
+from dlcli.datacheck.base import Balance, Chart, Finding, Histogram, Numbers, share
 
 # A difference must be large, and larger than chance would have it (about one time in a thousand).
 _FAR, _CHANCE = 0.15, 1.95

@@ -8,10 +8,10 @@ from dataclasses import replace
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds
-from dlcli.engine.datacheck.base import CHECKS, CheckOptions, DataReport, Finding, Level, Part
-from dlcli.engine.datacheck.duplicates import find_duplicates
-from dlcli.engine.datacheck.shift import find_shifts
-from dlcli.engine.datacheck.targets import check_targets, split_facts
+from dlcli.datacheck.base import CHECKS, CheckOptions, DataReport, Finding, Level, Part
+from dlcli.datacheck.duplicates import find_duplicates
+from dlcli.datacheck.shift import find_shifts
+from dlcli.datacheck.targets import check_targets, split_facts
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 
