@@ -20,9 +20,9 @@ import torch
 from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig
-from dlcli.engine.evaluate import evaluate
 from dlcli.engine.plan import make_plan
 from dlcli.engine.training import new_run, train
+from dlcli.evaluation.evaluate import evaluate
 from dlcli.events import EpochDone, Event
 from dlcli.settings import merge, validate
 from dlcli.zoo.base import build_model
@@ -85,7 +85,7 @@ def unpack(data: Path, root: Path) -> None:
 def accuracy(data: str) -> None:
     """Test accuracy after 5 epochs, three seeds. Bar: at least 0.91."""
     from dlcli.config import EvalConfig
-    from dlcli.engine.evaldata import eval_data
+    from dlcli.evaluation.eval_data import eval_data
     from dlcli.formats.base import open_artifact
 
     found = []

@@ -14,7 +14,7 @@ from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact, run_of
 
 if TYPE_CHECKING:
-    from dlcli.engine.metrics import EvalResult
+    from dlcli.evaluation.metrics import EvalResult
     from dlcli.events import Emit
 
 
@@ -53,9 +53,9 @@ def command(
     named: Sequence[str | None] = artifacts or [None]
     paths = [find_artifact(text, runs_dir) for text in named]
 
-    from dlcli.engine.ensemble import Ensemble, seen_in_training
-    from dlcli.engine.evaldata import eval_data
-    from dlcli.engine.evaluate import measure
+    from dlcli.evaluation.ensemble import Ensemble, seen_in_training
+    from dlcli.evaluation.eval_data import eval_data
+    from dlcli.evaluation.evaluate import measure
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact
     from dlcli.ui.report import print_json
@@ -150,7 +150,7 @@ def _print_members(result: EvalResult) -> None:
 
 
 def _parse_bound(text: str) -> tuple[str, float]:
-    from dlcli.engine.metrics import DIRECTIONS
+    from dlcli.evaluation.metrics import DIRECTIONS
 
     name, _, value = text.partition("=")
     if name not in DIRECTIONS:
@@ -163,7 +163,7 @@ def _parse_bound(text: str) -> tuple[str, float]:
 
 def _missed(bound: tuple[str, float], metrics: dict[str, float]) -> str | None:
     """The sentence for a missed bound; a metric that falls is bounded from above."""
-    from dlcli.engine.metrics import DIRECTIONS
+    from dlcli.evaluation.metrics import DIRECTIONS
 
     name, value = bound
     if name not in metrics:

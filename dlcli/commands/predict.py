@@ -66,9 +66,9 @@ def command(
     paths = [find_artifact(text, runs_dir) for text in named]
 
     from dlcli.data.kinds import ReadOptions, kind_of
-    from dlcli.engine.ensemble import Ensemble, check_members
-    from dlcli.engine.evaluate import batch_size_of
-    from dlcli.engine.predicting import predict
+    from dlcli.evaluation.ensemble import Ensemble, check_members
+    from dlcli.evaluation.evaluate import batch_size_of
+    from dlcli.evaluation.predict import predict
     from dlcli.events import EvalProgress, Warned
     from dlcli.formats.base import open_artifact, read_card
     from dlcli.ui.sinks import progress_sink

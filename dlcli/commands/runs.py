@@ -39,7 +39,7 @@ def command(
 
 
 def _list(root: Path, sort: str | None, as_json: bool) -> None:
-    from dlcli.engine.runlist import sort_by, summaries
+    from dlcli.evaluation.run_summaries import sort_by, summaries
     from dlcli.ui.console import stdout
     from dlcli.ui.report import print_json
     from dlcli.ui.runs import print_runs
@@ -57,7 +57,7 @@ def _list(root: Path, sort: str | None, as_json: bool) -> None:
 
 
 def _compare(names: list[str], root: Path, as_json: bool) -> None:
-    from dlcli.engine.runlist import DEFAULTS, differences, summarise
+    from dlcli.evaluation.run_summaries import DEFAULTS, differences, summarise
     from dlcli.ui.report import print_json
     from dlcli.ui.runs import print_differences, print_problems
 

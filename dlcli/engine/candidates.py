@@ -22,10 +22,10 @@ from dlcli.compress.weight_only import quantize_weights, weight_only_layers
 from dlcli.config import EvalConfig, ExportConfig, QuantizeConfig, QuantizeSettings
 from dlcli.config.ship import parse_names
 from dlcli.data.prepare import prepare
-from dlcli.engine.evaldata import eval_data
 from dlcli.engine.export_worker import write_in_process
 from dlcli.engine.parity import trim
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.eval_data import eval_data
 from dlcli.events import Emit, EvalProgress, Noted
 from dlcli.formats import onnx_file
 from dlcli.formats.base import FORMATS, Artifact, read_card

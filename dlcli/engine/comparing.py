@@ -18,12 +18,12 @@ from dlcli.data.base import Inputs, Samples, Targets
 from dlcli.data.prepare import random_inputs
 from dlcli.engine.bench.figures import Ratio, paired
 from dlcli.engine.bench.rounds import Candidate, Timing, time_models
-from dlcli.engine.evaldata import EvalData, eval_data
-from dlcli.engine.evaluate import answers_within, default_batch_size
-from dlcli.engine.intervals import of_difference
-from dlcli.engine.metrics import DIRECTIONS, Counts, default_monitor, make_counts
 from dlcli.engine.parity import agreement_of, trim
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.eval_data import EvalData, eval_data
+from dlcli.evaluation.evaluate import answers_within, default_batch_size
+from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.metrics import DIRECTIONS, Counts, default_monitor, make_counts
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Artifact, Outputs, open_artifact
 from dlcli.task import TaskSpec

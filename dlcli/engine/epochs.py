@@ -13,11 +13,11 @@ import torch
 from dlcli.engine.averaging import refresh_batch_norms
 from dlcli.engine.clock import Clock, means
 from dlcli.engine.interrupt import StopGuard
-from dlcli.engine.metrics import DIRECTIONS, EvalResult
 from dlcli.engine.state import Progress
 from dlcli.engine.step import micro_batches
 from dlcli.engine.tally import Tally, diverged
 from dlcli.errors import DlcliError
+from dlcli.evaluation.metrics import DIRECTIONS, EvalResult
 from dlcli.events import CheckpointSaved, EpochDone, Noted
 from dlcli.zoo.runtime import model_inputs
 

@@ -24,7 +24,6 @@ from dlcli.engine.epochs import end_epoch, finish_mean
 from dlcli.engine.interrupt import StopGuard, StopRequested
 from dlcli.engine.loader import Batch, TrainBatches
 from dlcli.engine.masks import Masks
-from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim.freezing import Freezing
 from dlcli.engine.optim.make import set_lr
 from dlcli.engine.optim.schedule import lr_factor
@@ -32,6 +31,7 @@ from dlcli.engine.precision import Precision
 from dlcli.engine.state import Progress
 from dlcli.engine.step import optimizer_step, set_train_mode
 from dlcli.engine.tally import Tally
+from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit, RunFinished
 from dlcli.task import TaskSpec
 

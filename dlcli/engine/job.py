@@ -23,12 +23,10 @@ from dlcli.engine.batchnorm import synchronise_batch_norms
 from dlcli.engine.compiling import compiled
 from dlcli.engine.distill import Teacher, distill, open_teacher
 from dlcli.engine.distributed.world import World
-from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.losses import loss_name, make_loss
 from dlcli.engine.masks import make_masks
-from dlcli.engine.metrics import EvalResult
 from dlcli.engine.optim.freezing import parse_freezing
 from dlcli.engine.optim.make import make_optimizer
 from dlcli.engine.optim.schedule import describe
@@ -38,6 +36,8 @@ from dlcli.engine.recompute import checkpoint_segments
 from dlcli.engine.sentences import division, is_batch_norm, notes_of
 from dlcli.engine.state import Progress, capture_rng, save_state
 from dlcli.engine.watching import make_watch
+from dlcli.evaluation.evaluate import evaluate
+from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit
 from dlcli.files import read_json
 from dlcli.formats.checkpoint import save_model

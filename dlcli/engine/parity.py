@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from dlcli.config import Bound, ExportConfig, parse_bound
 from dlcli.data.base import Inputs, Targets
-from dlcli.engine.evaluate import default_batch_size
-from dlcli.engine.metrics import DIRECTIONS, default_monitor, make_counts
-from dlcli.engine.metrics.embedding import unit
+from dlcli.evaluation.evaluate import default_batch_size
+from dlcli.evaluation.metrics import DIRECTIONS, default_monitor, make_counts
+from dlcli.evaluation.metrics.embedding import unit
 from dlcli.formats.answers import answers_probabilities, to_probabilities
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.formats.onnx import OnnxArtifact

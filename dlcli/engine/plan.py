@@ -21,8 +21,8 @@ from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
 from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
-from dlcli.engine.metrics import default_monitor
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.metrics import default_monitor
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.formats.packing import unpack

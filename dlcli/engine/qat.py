@@ -24,11 +24,11 @@ from dlcli.config import EvalConfig, ExportConfig, MeasureConfig, QuantizeSettin
 from dlcli.config.ship import parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.engine.candidates import this_machine
-from dlcli.engine.evaldata import eval_data
-from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.parity import trim
 from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.eval_data import eval_data
+from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime
 from dlcli.formats.checkpoint import Checkpoint, open_checkpoint

@@ -20,12 +20,10 @@ from dlcli.engine.clock import CheckpointEvery, parse_time
 from dlcli.engine.distill import open_teacher
 from dlcli.engine.distributed.world import ALONE, World
 from dlcli.engine.epochs import settle
-from dlcli.engine.evaluate import evaluate
 from dlcli.engine.fit import FitJob, FitResult, fit
 from dlcli.engine.hints import Hints
 from dlcli.engine.job import Prepared, make_card, make_job, make_readers
 from dlcli.engine.losses import check_loss
-from dlcli.engine.metrics import EvalResult, metric_names
 from dlcli.engine.optim.freezing import parse_freezing
 from dlcli.engine.optim.make import check_optim, make_optimizer
 from dlcli.engine.plan import Plan
@@ -34,6 +32,8 @@ from dlcli.engine.recompute import checkpoint_segments
 from dlcli.engine.state import Progress, TrainingState
 from dlcli.engine.step import OutOfMemory, largest_micro
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.evaluation.evaluate import evaluate
+from dlcli.evaluation.metrics import EvalResult, metric_names
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
 from dlcli.files import sha256_file, write_json, write_text
 from dlcli.formats.base import Runtime

@@ -18,10 +18,10 @@ from dlcli.config import DataConfig, LaunchConfig, LossConfig, MeasureConfig, Tr
 from dlcli.data.base import DataSource
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import apply_splits
-from dlcli.engine.evaldata import recorded_splits
 from dlcli.engine.plan import Plan, current_settings
 from dlcli.engine.training import TrainResult
 from dlcli.errors import DlcliError
+from dlcli.evaluation.eval_data import recorded_splits
 from dlcli.formats.base import Artifact
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.settings import merge, validate

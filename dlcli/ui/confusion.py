@@ -14,7 +14,7 @@ from dlcli.ui.text import figure, plural, printable, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dlcli.engine.metrics import EvalResult
+    from dlcli.evaluation.metrics import EvalResult
 
 NAME_WIDTH = 22  # longer class names are cut in the middle
 SHARES = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)  # ticks of the colour bar

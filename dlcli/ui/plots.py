@@ -15,7 +15,7 @@ from dlcli.ui.text import figure, plural, printable, shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dlcli.engine.metrics import EvalResult
+    from dlcli.evaluation.metrics import EvalResult
 
 __all__ = ["save_confusion", "save_curves", "save_result", "save_scatter"]
 

@@ -13,7 +13,7 @@ from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
-    from dlcli.engine.runlist import RunSummary
+    from dlcli.evaluation.run_summaries import RunSummary
 
 GAP = 2
 NARROWEST = 12  # characters of a cell that is cut

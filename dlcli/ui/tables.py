@@ -16,7 +16,7 @@ from dlcli.ui.text import figure, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlcli.engine.metrics import BaselineRow, ClassRow, EvalResult, TargetRow
+    from dlcli.evaluation.metrics import BaselineRow, ClassRow, EvalResult, TargetRow
 
 MAX_CLASSES = 30  # longer lists show the worst ones
 WORST = 20

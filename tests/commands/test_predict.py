@@ -16,7 +16,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
 from dlcli.data.images.inputs import find_images, image_inputs
 from dlcli.data.images.reader import PixelReader
-from dlcli.engine.predicting import predict
+from dlcli.evaluation.predict import predict
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import save_model
 from dlcli.runs.folder import RunFolder

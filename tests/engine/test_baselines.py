@@ -8,10 +8,10 @@ import pytest
 from sklearn.metrics import r2_score
 
 from dlcli.data.base import ArrayReader, Inputs, Listed, RaggedReader, Reader, Samples, Stacked
-from dlcli.engine import strong_baselines
-from dlcli.engine.baselines import baselines, counted_order, find_season, standing_out
-from dlcli.engine.intervals import of_difference
-from dlcli.engine.metrics import BaselineRow, Counts, make_counts
+from dlcli.evaluation.baselines import fitted as strong_baselines
+from dlcli.evaluation.baselines.simple import baselines, counted_order, find_season, standing_out
+from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.metrics import BaselineRow, Counts, make_counts
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dlcli.engine.decoding import beam_search, corpus_bleu, decode, greedy, next_of, penalty
 from dlcli.errors import DlcliError
+from dlcli.evaluation.decoding import beam_search, corpus_bleu, decode, greedy, next_of, penalty
 from dlcli.task import END, PAD, START
 
 V = 7  # PAD, UNKNOWN, START, END and three words

@@ -12,12 +12,12 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import EvalConfig
 from dlcli.data.base import ArrayReader, Indices, Inputs, Reader, Samples, Stacked
 from dlcli.data.images.reader import PixelReader
-from dlcli.engine.ensemble import Ensemble, check_members
-from dlcli.engine.evaldata import EvalData
-from dlcli.engine.evaluate import evaluate, measure
-from dlcli.engine.metrics import softmax
-from dlcli.engine.tta import averaged
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.ensemble import Ensemble, check_members
+from dlcli.evaluation.eval_data import EvalData
+from dlcli.evaluation.evaluate import evaluate, measure
+from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.tta import averaged
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.task import (
     SPECIAL_TOKENS,
@@ -292,7 +292,7 @@ def test_readers_of_other_samples_are_refused() -> None:
 
 
 def data_of(listed: Samples, monkeypatch: pytest.MonkeyPatch) -> EvalData:
-    from dlcli.engine import evaluate as module
+    from dlcli.evaluation import evaluate as module
 
     class Kind:
         @staticmethod

@@ -17,9 +17,9 @@ import pytest
 
 from dlcli.data.base import ArrayReader, Indices, Inputs, Listed, RaggedReader, Samples, Stacked
 from dlcli.engine.distributed.world import ALONE, World
-from dlcli.engine.evaluate import count, evaluate
-from dlcli.engine.metrics import EvalResult
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.evaluate import count, evaluate
+from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import EvalProgress, Event
 from dlcli.task import NumberColumn, SeriesInput, TabularInput, TargetNumber, TaskSpec
 

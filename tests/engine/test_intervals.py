@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlcli.engine.intervals import (
+from dlcli.evaluation.intervals import (
     MAX_PIECES,
     _expanded_tail,
     of_difference,

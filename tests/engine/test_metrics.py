@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from dlcli.engine.metrics import DIRECTIONS, ClassificationCounts, cross_entropy, make_counts, softmax
+from dlcli.evaluation.metrics import (
+    DIRECTIONS,
+    ClassificationCounts,
+    cross_entropy,
+    make_counts,
+    softmax,
+)
 from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
 
 

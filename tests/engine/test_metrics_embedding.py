@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from dlcli.engine.metrics import default_monitor, make_counts, metric_names
-from dlcli.engine.metrics import embedding as module
-from dlcli.engine.metrics.embedding import EmbeddingCounts, nearest_cosines, unit
+from dlcli.evaluation.metrics import default_monitor, make_counts, metric_names
+from dlcli.evaluation.metrics import embedding as module
+from dlcli.evaluation.metrics.embedding import EmbeddingCounts, nearest_cosines, unit
 from dlcli.task import NumberColumn, TabularInput, TaskSpec
 
 TASK = TaskSpec(

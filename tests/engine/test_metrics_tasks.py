@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from dlcli.engine.metrics import DIRECTIONS, Counts, default_monitor, make_counts, metric_names
-from dlcli.engine.metrics.base import MAX_POINTS
+from dlcli.evaluation.metrics import DIRECTIONS, Counts, default_monitor, make_counts, metric_names
+from dlcli.evaluation.metrics.base import MAX_POINTS
 from dlcli.task import (
     PAD,
     SPECIAL_TOKENS,
@@ -368,7 +368,7 @@ def test_padding_of_any_width_and_content_changes_no_token_figure(
     wide = np.concatenate([outputs, np.full((20, 3, 7), math.nan, dtype=np.float32)], axis=1)
     wide[:, :5][targets == PAD] = math.inf
     assert count(WRITING, (wide, np.pad(targets, ((0, 0), (0, 5))))).metrics() == one
-    monkeypatch.setattr("dlcli.engine.metrics.tokens.CHUNK", 30)
+    monkeypatch.setattr("dlcli.evaluation.metrics.tokens.CHUNK", 30)
     assert count(WRITING, (outputs, targets)).metrics() == one
     with pytest.raises(ValueError, match="targets of 5 tokens, but logits of 3"):
         count(WRITING, (outputs[:, :3], np.ones((20, 5), dtype=np.int64)))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dlcli.data.base import ArrayReader, Indices, Inputs, Listed, RaggedReader, Samples
-from dlcli.engine.metrics import make_counts
-from dlcli.engine.predicting import Prediction, predict, unscale
+from dlcli.evaluation.metrics import make_counts
+from dlcli.evaluation.predict import Prediction, predict, unscale
 from dlcli.task import (
     END,
     SPECIAL_TOKENS,

@@ -15,13 +15,13 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import EvalConfig, QuantizeSettings, TrainConfig
 from dlcli.engine import training
 from dlcli.engine.batchnorm import RunningStatistics
-from dlcli.engine.evaldata import eval_data
-from dlcli.engine.evaluate import evaluate
 from dlcli.engine.plan import Plan, make_plan, read_plan
 from dlcli.engine.qat import QatResult, prepare, qat
 from dlcli.engine.state import load_newest
 from dlcli.engine.training import TrainResult
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.eval_data import eval_data
+from dlcli.evaluation.evaluate import evaluate
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, read_tensors

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlcli.engine.metrics import ClassificationCounts, EvalResult, TargetRow
 from dlcli.errors import DlcliError
+from dlcli.evaluation.metrics import ClassificationCounts, EvalResult, TargetRow
 from dlcli.events import Event
 from dlcli.ui.jsonl import MetricsLog
 from dlcli.ui.plots import save_confusion, save_curves, save_result, save_scatter

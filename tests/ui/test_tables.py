@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from fake_tasks import TASKS
 
-from dlcli.engine.metrics import BaselineRow, ClassificationCounts, EvalResult, TargetRow, make_counts
+from dlcli.evaluation.metrics import (
+    BaselineRow,
+    ClassificationCounts,
+    EvalResult,
+    TargetRow,
+    make_counts,
+)
 from dlcli.ui import text
 from dlcli.ui.report import print_json
 from dlcli.ui.tables import print_comparison, print_eval, print_key_values

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.decoding import decode, next_of
+from dlcli.evaluation.decoding import decode, next_of
 from dlcli.task import END, PAD, START
 from dlcli.zoo.base import find_model
 

@@ -12,13 +12,13 @@ from dlcli.engine.auto.memory import MemoryEstimate, estimate_memory
 from dlcli.engine.auto.rehearsal import Rehearsal, rehearsal, training_batches
 from dlcli.engine.auto.resolve import resolve_auto
 from dlcli.engine.clock import parse_time
-from dlcli.engine.evaluate import default_batch_size
 from dlcli.engine.fit import FitJob
 from dlcli.engine.optim.schedule import lr_factor
 from dlcli.engine.plan import Plan
 from dlcli.engine.state import Progress
 from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.engine.training import check_settings, started
+from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.zoo.runtime import predict
 

@@ -13,11 +13,11 @@ from dlcli.card import Card
 from dlcli.config import BenchConfig, EvalConfig
 from dlcli.data.base import Inputs
 from dlcli.engine.bench.rounds import Turns
-from dlcli.engine.evaldata import EvalData, eval_data
-from dlcli.engine.evaluate import batches, default_batch_size
-from dlcli.engine.metrics import default_monitor, make_counts
 from dlcli.engine.parity import agreement_of
 from dlcli.errors import DlcliError
+from dlcli.evaluation.eval_data import EvalData, eval_data
+from dlcli.evaluation.evaluate import batches, default_batch_size
+from dlcli.evaluation.metrics import default_monitor, make_counts
 from dlcli.events import Emit, Warned
 from dlcli.formats.base import Outputs
 from dlcli.runs.folder import run_of

@@ -16,8 +16,8 @@ from dlcli.engine.bench.accuracy import Found, Question, ask_all, questions
 from dlcli.engine.bench.backends import check_backend
 from dlcli.engine.bench.figures import Ratio, paired, unbeaten
 from dlcli.engine.bench.rounds import Candidate, Timing, Turns
-from dlcli.engine.metrics import DIRECTIONS
 from dlcli.errors import DlcliError
+from dlcli.evaluation.metrics import DIRECTIONS
 from dlcli.events import Emit, Warned, ignore
 from dlcli.formats.base import FORMATS, require_extra, size_of, sniff_format
 from dlcli.runs.folder import RunFolder

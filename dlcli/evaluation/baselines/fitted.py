@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Listed, Reader, Targets
-from dlcli.engine.baselines import Baseline
-from dlcli.engine.metrics.base import Floats, Outputs
+from dlcli.evaluation.baselines.simple import Baseline
+from dlcli.evaluation.metrics.base import Floats, Outputs
 from dlcli.task import TabularInput, TaskSpec
 
 # Training rows times models fitted (classes, labels or targets).

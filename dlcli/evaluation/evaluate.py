@@ -14,12 +14,12 @@ from dlcli.config import EvalConfig
 from dlcli.data.base import Indices, Inputs, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.prefetch import prefetch
-from dlcli.engine.baselines import baselines, counted_order
-from dlcli.engine.ensemble import Ensemble, member_row
-from dlcli.engine.evaldata import EvalData
-from dlcli.engine.metrics import Counts, EvalResult, make_counts
-from dlcli.engine.translation import bleu, check_beams
 from dlcli.errors import DlcliError
+from dlcli.evaluation.baselines.simple import baselines, counted_order
+from dlcli.evaluation.ensemble import Ensemble, member_row
+from dlcli.evaluation.eval_data import EvalData
+from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
+from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Outputs
 from dlcli.task import ImageInput, PairsInput, TaskSpec

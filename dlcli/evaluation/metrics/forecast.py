@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from dlcli.data.base import Inputs, Targets
-from dlcli.engine.metrics.base import (
+from dlcli.evaluation.metrics.base import (
     Counts,
     EvalResult,
     Floats,

@@ -11,11 +11,11 @@ from typing import Literal
 import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Reader, Targets
-from dlcli.engine.intervals import of_difference
-from dlcli.engine.metrics import DIRECTIONS, Counts
-from dlcli.engine.metrics.base import MemberRow
-from dlcli.engine.tta import averaged, mean_classes
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.metrics import DIRECTIONS, Counts
+from dlcli.evaluation.metrics.base import MemberRow
+from dlcli.evaluation.tta import averaged, mean_classes
 from dlcli.files import read_json
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.runs.folder import run_of

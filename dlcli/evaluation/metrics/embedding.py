@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Inputs, Labels, Targets
-from dlcli.engine.metrics.base import Counts, EvalResult, Floats, Outputs, exact_mean
+from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, exact_mean
 
 BLOCK = 2**24  # cosines that are held at once, whatever N is
 # Cosines this close are equal: more than float32 rounds, so that copies of an image do not win by chance

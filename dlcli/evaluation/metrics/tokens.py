@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from dlcli.data.base import Inputs, Targets
-from dlcli.engine.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample, exact_sum
-from dlcli.engine.metrics.classification import cross_entropy, predicted_classes
+from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample, exact_sum
+from dlcli.evaluation.metrics.classification import cross_entropy, predicted_classes
 from dlcli.task import PAD
 
 # Logits widened to float64 at a time: 32 MiB, where a batch of texts may be gigabytes.

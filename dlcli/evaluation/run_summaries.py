@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.config import TrainConfig
-from dlcli.engine.metrics import DIRECTIONS, default_monitor
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.evaluation.metrics import DIRECTIONS, default_monitor
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, list_runs, read_events
 from dlcli.runs.locks import is_held

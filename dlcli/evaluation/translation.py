@@ -8,8 +8,8 @@ import numpy as np
 
 from dlcli.data.base import Inputs, Listed, Reader
 from dlcli.data.text.tokens import decode as spell
-from dlcli.engine.decoding import corpus_bleu, decode, next_of
 from dlcli.errors import UsageError
+from dlcli.evaluation.decoding import corpus_bleu, decode, next_of
 from dlcli.events import Emit, EvalProgress
 from dlcli.formats.base import Outputs
 from dlcli.task import PairsInput, TaskSpec

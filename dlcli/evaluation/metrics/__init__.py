@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dlcli.engine.metrics.base import (
+from dlcli.evaluation.metrics.base import (
     DIRECTIONS,
     BaselineRow,
     ClassRow,
@@ -10,17 +10,17 @@ from dlcli.engine.metrics.base import (
     EvalResult,
     TargetRow,
 )
-from dlcli.engine.metrics.classification import (
+from dlcli.evaluation.metrics.classification import (
     ClassificationCounts,
     NamedClasses,
     cross_entropy,
     softmax,
 )
-from dlcli.engine.metrics.embedding import EmbeddingCounts
-from dlcli.engine.metrics.forecast import ForecastCounts, target_channels
-from dlcli.engine.metrics.multilabel import MultilabelCounts
-from dlcli.engine.metrics.regression import RegressionCounts
-from dlcli.engine.metrics.tokens import TokenCounts
+from dlcli.evaluation.metrics.embedding import EmbeddingCounts
+from dlcli.evaluation.metrics.forecast import ForecastCounts, target_channels
+from dlcli.evaluation.metrics.multilabel import MultilabelCounts
+from dlcli.evaluation.metrics.regression import RegressionCounts
+from dlcli.evaluation.metrics.tokens import TokenCounts
 from dlcli.task import SeriesInput, TaskKind, TaskSpec
 
 __all__ = [

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlcli.data.base import Inputs, Targets
-from dlcli.engine.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample
-from dlcli.engine.metrics.classification import class_rows, mean, precision_recall_f1
+from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample
+from dlcli.evaluation.metrics.classification import class_rows, mean, precision_recall_f1
 
 
 class MultilabelCounts(Counts):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dlcli.data.base import Inputs, Targets
-from dlcli.engine.metrics.base import (
+from dlcli.evaluation.metrics.base import (
     Counts,
     EvalResult,
     Floats,

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from dlcli.data.base import Inputs
-from dlcli.engine.metrics import softmax
 from dlcli.errors import UsageError
+from dlcli.evaluation.metrics import softmax
 from dlcli.formats.base import Outputs
 from dlcli.task import ImageInput, TaskSpec
 

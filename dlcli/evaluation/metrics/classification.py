@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Inputs, Labels, Targets
-from dlcli.engine.metrics.base import ClassRow, Counts, EvalResult, Floats, Outputs, PerSample
+from dlcli.evaluation.metrics.base import ClassRow, Counts, EvalResult, Floats, Outputs, PerSample
 
 TOP = 5
 

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from dlcli.data.base import Indices, Inputs, Reader
 from dlcli.data.images.inputs import why_no_image
 from dlcli.data.prefetch import prefetch
-from dlcli.engine.evaluate import default_batch_size
-from dlcli.engine.metrics import softmax
-from dlcli.engine.translation import check_beams, translate
+from dlcli.evaluation.evaluate import default_batch_size
+from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.translation import check_beams, translate
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlcli.data.base import Indices, Reader
-from dlcli.engine.intervals import of_difference
-from dlcli.engine.metrics import DIRECTIONS, BaselineRow, Counts, make_counts
-from dlcli.engine.metrics.base import Floats, Outputs
-from dlcli.engine.metrics.forecast import target_channels
+from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.metrics import DIRECTIONS, BaselineRow, Counts, make_counts
+from dlcli.evaluation.metrics.base import Floats, Outputs
+from dlcli.evaluation.metrics.forecast import target_channels
 from dlcli.task import ImageInput, SeriesInput, TabularInput, TaskSpec
 
 BATCH = 512
@@ -69,7 +69,7 @@ def baselines(
         return ()
     found = simple_baselines(task, train, test)
     if strong:
-        from dlcli.engine.strong_baselines import strong_baselines
+        from dlcli.evaluation.baselines.fitted import strong_baselines
 
         found += strong_baselines(task, train, test)
     return tuple(_compare(task, test, counts, kept, baseline) for baseline in found)
