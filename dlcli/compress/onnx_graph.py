@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.formats.onnx_steps import simplified
+from dlcli.formats.onnx.postprocess import simplified
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -27,11 +27,11 @@ from dlcli.engine.parity import trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.events import Emit, EvalProgress, Noted
-from dlcli.formats import onnx_file
 from dlcli.formats.base import FORMATS, Artifact, read_card
 from dlcli.formats.checkpoint import save_model
-from dlcli.formats.onnx_fast import hasten
-from dlcli.formats.onnx_steps import halved
+from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx.optimize_int8 import hasten
+from dlcli.formats.onnx.postprocess import halved
 from dlcli.provenance import origin_record
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from dlcli.config import PruneConfig, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.engine.masks import MASK_KIND
 from dlcli.events import Emit, Noted, Warned, ignore
-from dlcli.formats.packings.sparse import SHAPE, pack
+from dlcli.formats.encodings.sparse import SHAPE, pack
 from dlcli.task import TaskSpec
 from dlcli.zoo.base import find_model
 from dlcli.zoo.macs import count_macs

@@ -14,9 +14,9 @@ from dlcli.data.base import Inputs, Targets
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.metrics import DIRECTIONS, default_monitor, make_counts
 from dlcli.evaluation.metrics.embedding import unit
-from dlcli.formats.answers import answers_probabilities, to_probabilities
 from dlcli.formats.base import Artifact, Outputs
-from dlcli.formats.onnx import OnnxArtifact
+from dlcli.formats.onnx.format import OnnxArtifact
+from dlcli.formats.readable_outputs import answers_probabilities, to_probabilities
 from dlcli.task import TaskSpec
 
 # One sample, as a service sends it; a size that divides nothing, where a graph with a fixed batch fails;

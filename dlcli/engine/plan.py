@@ -25,7 +25,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.metrics import default_monitor
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
-from dlcli.formats.packing import unpack
+from dlcli.formats.encodings.base import unpack
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.settings import fields_of, load_yaml, merge, validate
 from dlcli.task import InputKind, TaskSpec

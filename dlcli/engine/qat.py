@@ -32,7 +32,7 @@ from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime
 from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
-from dlcli.formats.onnx import write_onnx
+from dlcli.formats.onnx.format import write_onnx
 from dlcli.provenance import of_the_model, origin_record
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.zoo.base import build_model

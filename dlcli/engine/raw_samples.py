@@ -18,8 +18,8 @@ from dlcli.data.tables.rows import Frame
 from dlcli.engine.comparing import Yardstick
 from dlcli.engine.parity import Parity, compare_raw
 from dlcli.formats.base import Artifact
-from dlcli.formats.onnx import OnnxArtifact
-from dlcli.formats.onnx_embed import IMAGE, NUMBERS, WORDS, is_embedded
+from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, is_embedded
+from dlcli.formats.onnx.format import OnnxArtifact
 from dlcli.task import ImageInput, TabularInput, TaskSpec
 
 Feeds = dict[str, npt.NDArray[Any]]

@@ -12,7 +12,7 @@ from dlcli.engine.shipping import ExportResult
 from dlcli.errors import UsageError
 from dlcli.files import write_json, write_text
 from dlcli.formats.base import FORMATS, Format
-from dlcli.formats.onnx_example import check_example as check_onnx_example
+from dlcli.formats.onnx.example import check_example as check_onnx_example
 
 SCHEMA = 1
 _MARK = "dlcli export"

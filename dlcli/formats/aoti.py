@@ -15,8 +15,8 @@ from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
-from dlcli.formats.torch_files import TorchFile, cannot, captured, noted, quietly, shipped
-from dlcli.formats.zips import CARD_MEMBER, add_member, card_in, check_whole, holds, members
+from dlcli.formats.torch_program import TorchFile, cannot, captured, noted, quietly, shipped
+from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, check_whole, holds, members
 from dlcli.trust import remember
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import atomic_file, cannot_write
 from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
-from dlcli.formats.packing import pack, unpack
+from dlcli.formats.encodings.base import pack, unpack
 from dlcli.trust import names_code, remember
 
 if TYPE_CHECKING:

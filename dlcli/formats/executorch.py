@@ -15,7 +15,7 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime, head_of
-from dlcli.formats.torch_files import TorchFile, cannot, captured, quietly, shipped
+from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
 
 if TYPE_CHECKING:
     import torch

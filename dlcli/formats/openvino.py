@@ -19,10 +19,10 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
-from dlcli.formats.answers import answers_probabilities, as_model_output
 from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
-from dlcli.formats.fixed import ask_fixed, sizes_of
-from dlcli.formats.torch_files import noted
+from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
+from dlcli.formats.static_shape import ask_fixed, sizes_of
+from dlcli.formats.torch_program import noted
 
 NAME = "openvino"
 _PLACE = ["dlcli", "card"]  # in the graph's rt_info
@@ -66,8 +66,8 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
     """
     import openvino
 
-    from dlcli.formats.onnx import read_card as read_onnx_card
-    from dlcli.formats.onnx import write_onnx
+    from dlcli.formats.onnx.format import read_card as read_onnx_card
+    from dlcli.formats.onnx.format import write_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder, "model.onnx")

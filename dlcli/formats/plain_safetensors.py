@@ -20,7 +20,7 @@ from dlcli.formats.checkpoint import (
     write_tensors,
 )
 from dlcli.formats.pth import plain_state
-from dlcli.formats.snippets import state_dict_snippet
+from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.trust import names_code, remember
 
 NAME = "plain-safetensors"

@@ -16,9 +16,9 @@ from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
-from dlcli.formats.snippets import state_dict_snippet
-from dlcli.formats.torch_files import noted, unpacked
-from dlcli.formats.zips import check_whole, damaged, holds, members, read_member, write_whole
+from dlcli.formats.torch_program import noted, unpacked
+from dlcli.formats.usage_snippets import state_dict_snippet
+from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_whole
 from dlcli.trust import names_code, remember
 
 NAME = "pth"

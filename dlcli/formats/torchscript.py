@@ -13,9 +13,9 @@ from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
-from dlcli.formats.fixed import Sizes
-from dlcli.formats.torch_files import TorchFile, batch_of, example_of, noted, shipped
-from dlcli.formats.zips import card_in, check_whole, holds, members, write_whole
+from dlcli.formats.static_shape import Sizes
+from dlcli.formats.torch_program import TorchFile, batch_of, example_of, noted, shipped
+from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
 from dlcli.trust import remember
 
 if TYPE_CHECKING:

@@ -65,8 +65,9 @@ def _model(card: Card) -> list[Row]:
 
 def _tensors(card: Card) -> tuple[list[Tensor], Tensor]:
     """What the file takes and gives: of its sizes, raw or readable, where its records say so."""
-    from dlcli.formats import fixed, onnx_embed
-    from dlcli.formats.answers import answers_probabilities
+    from dlcli.formats import static_shape as fixed
+    from dlcli.formats.onnx import embed as onnx_embed
+    from dlcli.formats.readable_outputs import answers_probabilities
 
     task, sizes = card.task, fixed.sizes_of(card) or {}
     taken: list[Tensor] = [parts_of(tensor) for tensor in task.input.signature]

@@ -21,7 +21,7 @@ from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Runtime
 from dlcli.formats.checkpoint import open_checkpoint, save_model
-from dlcli.formats.onnx import open_onnx, write_onnx
+from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import SPECIAL_TOKENS, ImageInput, PairsInput, SeriesInput, TaskSpec, TextInput
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.base import build_model, find_model

@@ -19,7 +19,7 @@ from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Runtime
 from dlcli.formats.checkpoint import open_checkpoint, save_model
-from dlcli.formats.onnx import open_onnx, write_onnx
+from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import TaskSpec
 from dlcli.zoo.base import build_model
 from dlcli.zoo.structures.fake_quant import FakeQuantizer, rounded_weight, weight_scale

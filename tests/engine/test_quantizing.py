@@ -21,7 +21,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card
 from dlcli.formats.checkpoint import read_tensors, save_model
-from dlcli.formats.packings.groups import stored_bytes
+from dlcli.formats.encodings.groups import stored_bytes
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 

@@ -14,10 +14,11 @@ from small_models import MODELS, source, worst
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats import aoti, torch_files
+from dlcli.formats import aoti
+from dlcli.formats import torch_program as torch_files
 from dlcli.formats.aoti import write_aoti
 from dlcli.formats.base import Runtime, open_artifact, read_card, sniff_format
-from dlcli.formats.zips import CARD_MEMBER
+from dlcli.formats.zip_archive import CARD_MEMBER
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dlcli.formats.packings import groups, half
+from dlcli.formats.encodings import groups, half
 
 SHAPES = [(7, 13), (1, 129), (33, 2), (5, 3, 3, 3), (64, 64), (3, 1, 67), (129, 1)]
 

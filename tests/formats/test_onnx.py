@@ -17,10 +17,10 @@ from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.engine import parity, shipping
 from dlcli.engine.parity import Parity
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats import onnx_file
 from dlcli.formats.base import Artifact, Runtime, open_artifact, read_card, sniff_format
 from dlcli.formats.checkpoint import save_model
-from dlcli.formats.onnx import OnnxArtifact, open_onnx, write_onnx
+from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx.format import OnnxArtifact, open_onnx, write_onnx
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 
@@ -266,7 +266,7 @@ def test_the_file_does_not_name_the_machine_it_was_made_on(files: Files) -> None
 def test_tensors_too_large_for_the_file_lie_beside_it_under_its_name(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlcli.formats.onnx_file.PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("dlcli.formats.onnx.file.PROTOBUF_LIMIT", 0)
     result = export_again(files, tmp_path / "best.onnx")
     assert result.ok
     files_written = sorted(tmp_path.iterdir())

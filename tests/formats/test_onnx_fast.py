@@ -17,8 +17,8 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.formats.checkpoint import Checkpoint
-from dlcli.formats.onnx_fast import hasten
-from dlcli.formats.onnx_write import write_onnx
+from dlcli.formats.onnx.export import write_onnx
+from dlcli.formats.onnx.optimize_int8 import hasten
 from dlcli.task import PairsInput, TaskSpec, TextInput
 from dlcli.zoo.base import build_model
 

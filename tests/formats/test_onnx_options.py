@@ -21,12 +21,14 @@ from dlcli.data.images.decode import normalize, resize
 from dlcli.data.prepare import random_inputs
 from dlcli.data.tables.columns import encode_columns
 from dlcli.errors import UsageError
-from dlcli.formats import onnx_embed, onnx_file, onnx_steps
-from dlcli.formats.answers import to_probabilities, with_probabilities
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import save_model
-from dlcli.formats.onnx import OnnxArtifact, write_onnx
-from dlcli.formats.onnx_write import _exported
+from dlcli.formats.onnx import embed as onnx_embed
+from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx import postprocess as onnx_steps
+from dlcli.formats.onnx.export import _exported
+from dlcli.formats.onnx.format import OnnxArtifact, write_onnx
+from dlcli.formats.readable_outputs import to_probabilities, with_probabilities
 from dlcli.task import (
     CategoryColumn,
     ImageInput,
@@ -294,7 +296,7 @@ class Recurrent(nn.Module):
 def test_recurrent_nets_become_operators_in_any_order_and_at_any_size(tmp_path: Path) -> None:
     import onnxruntime
 
-    from dlcli.zoo.operators import keeps_recurrent, with_operators
+    from dlcli.formats.onnx.recurrent import keeps_recurrent, with_operators
 
     torch.manual_seed(0)
     module = Recurrent().eval()

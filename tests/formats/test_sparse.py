@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dlcli.card import TransformRecord
-from dlcli.formats.packing import PACKINGS, Packing
-from dlcli.formats.packing import pack as pack_all
-from dlcli.formats.packing import unpack as unpack_all
-from dlcli.formats.packings.sparse import BITS, GAPS, SHAPE, VALUES, pack, unpack
+from dlcli.formats.encodings.base import PACKINGS, Packing
+from dlcli.formats.encodings.base import pack as pack_all
+from dlcli.formats.encodings.base import unpack as unpack_all
+from dlcli.formats.encodings.sparse import BITS, GAPS, SHAPE, VALUES, pack, unpack
 
 DTYPES = (
     torch.float32,

@@ -19,9 +19,9 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats import torch_files
-from dlcli.formats.answers import to_probabilities
+from dlcli.formats import torch_program as torch_files
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card, sniff_format
+from dlcli.formats.readable_outputs import to_probabilities
 from dlcli.formats.torchscript import write_torchscript
 from dlcli.task import ImageInput, TaskSpec
 

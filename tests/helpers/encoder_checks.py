@@ -16,7 +16,7 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.formats.base import Runtime
 from dlcli.formats.checkpoint import open_checkpoint, save_model
-from dlcli.formats.onnx import open_onnx, write_onnx
+from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,

@@ -34,7 +34,7 @@ class Packing:
     last: bool = False
 
 
-PACKINGS: Registry[Packing] = Registry("packing", "dlcli.formats.packings")
+PACKINGS: Registry[Packing] = Registry("packing", "dlcli.formats.encodings")
 
 
 def pack(tensors: Tensors, records: Sequence[TransformRecord]) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dlcli.formats.packing import PACKINGS, Packing
+from dlcli.formats.encodings.base import PACKINGS, Packing
 
 CODES, SCALES, SHAPE = ":codes", ":scales", ":size"
 _LEAST = 64  # numbers of a weight that is worth two more tensors

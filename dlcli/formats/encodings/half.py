@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dlcli.formats.packing import PACKINGS, Packing
+from dlcli.formats.encodings.base import PACKINGS, Packing
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 

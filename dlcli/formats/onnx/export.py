@@ -13,12 +13,14 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
-from dlcli.formats import onnx_embed, onnx_file, onnx_steps
-from dlcli.formats.answers import refuse_softmax, with_probabilities
 from dlcli.formats.base import Artifact
-from dlcli.formats.fixed import Sizes, asked_sizes, with_sizes
-from dlcli.formats.onnx_fast import hasten
-from dlcli.formats.torch_files import noted, unpacked
+from dlcli.formats.onnx import embed as onnx_embed
+from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx import postprocess as onnx_steps
+from dlcli.formats.onnx.optimize_int8 import hasten
+from dlcli.formats.readable_outputs import refuse_softmax, with_probabilities
+from dlcli.formats.static_shape import Sizes, asked_sizes, with_sizes
+from dlcli.formats.torch_program import noted, unpacked
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -78,7 +80,7 @@ def _exported(module: Any, card: Card, opset: int, sizes: Sizes | None) -> Model
     import onnx
     import torch
 
-    from dlcli.zoo.operators import with_operators
+    from dlcli.formats.onnx.recurrent import with_operators
     from dlcli.zoo.structures.fake_quant import int8_graph
 
     task = card.task

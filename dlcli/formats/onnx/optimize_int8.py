@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.formats.onnx_attention import fuse_attention
+from dlcli.formats.onnx.attention import fuse_attention
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dlcli.card import Card
 from dlcli.errors import UsageError
-from dlcli.formats.onnx_embed import is_embedded
+from dlcli.formats.onnx.embed import is_embedded
 
 _START = '''"""{title}: python predict_onnx.py {what} ...
 

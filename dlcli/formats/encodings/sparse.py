@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dlcli.formats.packing import PACKINGS, Packing
+from dlcli.formats.encodings.base import PACKINGS, Packing
 
 VALUES, BITS, GAPS, SHAPE = ":values", ":bits", ":gaps", ":shape"
 _HEADER = 160  # bytes that two more names cost in the file

@@ -2,7 +2,7 @@
 
 Their inputs are the tensors of ``task.input.signature`` in order (an image is normalised float32), their
 output is ``task.output``. Remarks among the card's records say where a file is different: of one size
-(`dlcli.formats.fixed`), with readable answers (`answers`), or in 16 bits inside (kind "half").
+(`dlcli.formats.static_shape`), with readable answers (`answers`), or in 16 bits inside (kind "half").
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
-from dlcli.formats.answers import (
+from dlcli.formats.base import Artifact, Outputs
+from dlcli.formats.encodings.base import PACKINGS
+from dlcli.formats.readable_outputs import (
     answers_probabilities,
     as_model_output,
     refuse_softmax,
     with_probabilities,
 )
-from dlcli.formats.base import Artifact, Outputs
-from dlcli.formats.fixed import Sizes, ask_fixed, asked_sizes, sizes_of, with_sizes
-from dlcli.formats.packing import PACKINGS
+from dlcli.formats.static_shape import Sizes, ask_fixed, asked_sizes, sizes_of, with_sizes
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from dlcli.data.base import Inputs, Pixels
 from dlcli.data.images.decode import keeps_size
 from dlcli.data.tables.cells import LARGEST
 from dlcli.errors import UsageError
-from dlcli.formats.onnx_steps import constant
+from dlcli.formats.onnx.postprocess import constant
 from dlcli.task import ImageInput, Interpolation, TabularInput, TaskSpec
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 The graph's inputs are the tensors of ``task.input.signature`` by name (an image is normalised float32
 ``input``), its output is ``task.output``; the batch, and the length of texts and series, are free. The
 card is in metadata_props, so the file describes itself, and its remarks say where a file is different:
-of one size (`dlcli.formats.fixed`), with raw inputs (`onnx_embed`) or readable answers (`answers`).
+of one size (`dlcli.formats.static_shape`), with raw inputs (`onnx_embed`) or readable answers (`answers`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats import onnx_embed, onnx_file
-from dlcli.formats.answers import answers_probabilities, as_model_output
 from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
-from dlcli.formats.fixed import ask_fixed, sizes_of
-from dlcli.formats.onnx_example import example
-from dlcli.formats.onnx_steps import output_name
+from dlcli.formats.onnx import embed as onnx_embed
+from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx.example import example
+from dlcli.formats.onnx.postprocess import output_name
+from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
+from dlcli.formats.static_shape import ask_fixed, sizes_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -75,7 +76,7 @@ class OnnxArtifact(Artifact):
 
 def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
     """Export the source's module to ``path``. Raises: DlcliError, UsageError as the exporter does."""
-    from dlcli.formats import onnx_write
+    from dlcli.formats.onnx import export as onnx_write
 
     onnx_write.write_onnx(source, path, config)
 
@@ -88,7 +89,7 @@ def _beside(path: Path) -> list[Path]:
 
 def _depends_on_order(source: Artifact) -> bool:
     """Recurrent nets that are no operator of ONNX must be exported in a fresh process."""
-    from dlcli.zoo.operators import keeps_recurrent
+    from dlcli.formats.onnx.recurrent import keeps_recurrent
 
     return keeps_recurrent(source.module())
 
