@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import prune
 
 from dlcli.card import TransformRecord
-from dlcli.compress.patterns import named_layers
+from dlcli.compress.layer_names import named_layers
 from dlcli.errors import DlcliError, UsageError
 
 MaskMethod = Literal["l1", "random", "global-l1", "global-random", "ln", "semi-structured"]

@@ -14,11 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dlcli.card import TransformRecord
-from dlcli.compress.dynamic import dynamic_layers, quantize_dynamic
-from dlcli.compress.onnx_graph import FloatGraph, read_graph
-from dlcli.compress.patterns import named_layers
-from dlcli.compress.static import FEWEST_SAMPLES, Feed, calibrate, quantize_static, static_layers
-from dlcli.compress.weight_only import quantize_weights, weight_only_layers
+from dlcli.compress.layer_names import named_layers
+from dlcli.compress.quantize.dynamic import dynamic_layers, quantize_dynamic
+from dlcli.compress.quantize.onnx_graph import FloatGraph, read_graph
+from dlcli.compress.quantize.static import (
+    FEWEST_SAMPLES,
+    Feed,
+    calibrate,
+    quantize_static,
+    static_layers,
+)
+from dlcli.compress.quantize.weight_only import quantize_weights, weight_only_layers
 from dlcli.config import EvalConfig, ExportConfig, QuantizeConfig, QuantizeSettings
 from dlcli.config.ship import parse_names
 from dlcli.data.prepare import prepare

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from dlcli.card import Card, TransformRecord
-from dlcli.compress.channels import (
+from dlcli.compress.channels.importance import Batches, Loss
+from dlcli.compress.channels.prune import (
     LayerChange,
     NothingToPrune,
     PrunedChannels,
@@ -18,7 +19,6 @@ from dlcli.compress.channels import (
     prune_channels,
 )
 from dlcli.compress.masks import METHODS, MaskMethod, count_zeros, mask_record, mask_weights, weights_of
-from dlcli.compress.ranking import Batches, Loss
 from dlcli.config import PruneConfig, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.engine.masks import MASK_KIND

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from dlcli.card import Card
-from dlcli.compress.channels import LayerChange
+from dlcli.compress.channels.importance import Batches, Loss
+from dlcli.compress.channels.prune import LayerChange
 from dlcli.compress.masks import count_zeros
-from dlcli.compress.ranking import Batches, Loss
 from dlcli.config import PruneSettings
 from dlcli.engine.balance import balance_plan
 from dlcli.engine.comparing import Held, Yardstick

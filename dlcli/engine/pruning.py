@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from dlcli.compress.channels import LayerChange, NothingToPrune
+from dlcli.compress.channels.prune import LayerChange, NothingToPrune
 from dlcli.config import Bound, PruneConfig, PruneSettings, parse_bound
 from dlcli.engine.comparing import Comparison, Held, Yardstick, compare_files, verdict
 from dlcli.engine.cutting import Goal, is_mask, layer_macs, masked_layers

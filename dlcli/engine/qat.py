@@ -1,6 +1,6 @@
 """Quantization-aware training: a model learns to be int8, and the file computes what it learned.
 
-The batch norms are folded, rounding is put in (`dlcli.compress.qat`) and calibrated, and the model is
+The batch norms are folded, rounding is put in (`dlcli.compress.quantize.fake_quant_sites`) and calibrated, and the model is
 fine-tuned by the same loop as any, its original teaching it. The run's best.safetensors simulates int8,
 so its metrics are those of an int8 model; the ONNX file is that very model, with the ranges it was
 trained with.
@@ -17,9 +17,13 @@ import torch
 from torch import nn
 
 from dlcli.card import TransformRecord
-from dlcli.compress.folding import fold_batch_norms
-from dlcli.compress.patterns import named_layers
-from dlcli.compress.qat import calibrate, insert_fake_quantizers, quantizable_layers
+from dlcli.compress.layer_names import named_layers
+from dlcli.compress.quantize.fake_quant_sites import (
+    calibrate,
+    insert_fake_quantizers,
+    quantizable_layers,
+)
+from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
 from dlcli.config import EvalConfig, ExportConfig, MeasureConfig, QuantizeSettings
 from dlcli.config.ship import parse_names
 from dlcli.data.prepare import random_inputs

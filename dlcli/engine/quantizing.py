@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dlcli.card import TransformRecord
-from dlcli.compress.onnx_graph import PRODUCTS
+from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
 from dlcli.engine.candidates import (
     BACKENDS,

@@ -11,7 +11,7 @@ from dlcli.ui.console import stdout
 from dlcli.ui.text import figure, plural, printable, shorten, signed
 
 if TYPE_CHECKING:
-    from dlcli.compress.channels import LayerChange
+    from dlcli.compress.channels.prune import LayerChange
     from dlcli.engine.pruning import PruneResult
 
 MAX_LAYERS = 24  # longer models show the first and the last of those that were pruned

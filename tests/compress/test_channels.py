@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlcli.card import Card, ModelSpec, TransformRecord
-from dlcli.compress.channels import PrunedChannels, joined, prune_channels
+from dlcli.compress.channels.prune import PrunedChannels, joined, prune_channels
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError, UsageError

@@ -12,8 +12,12 @@ from int8_models import MODELS, batch, make
 from torch import nn
 
 from dlcli.card import Card, ModelSpec, TransformRecord
-from dlcli.compress.folding import fold_batch_norms
-from dlcli.compress.qat import calibrate, insert_fake_quantizers, quantizable_layers
+from dlcli.compress.quantize.fake_quant_sites import (
+    calibrate,
+    insert_fake_quantizers,
+    quantizable_layers,
+)
+from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError

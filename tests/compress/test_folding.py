@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlcli.card import ModelSpec
-from dlcli.compress.calls import watch
-from dlcli.compress.folding import fold_batch_norms
+from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
+from dlcli.compress.quantize.forward_trace import watch
 from dlcli.zoo.base import build_model
 
 

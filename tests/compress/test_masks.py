@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from dlcli.compress.layer_names import named_layers
 from dlcli.compress.masks import METHODS, MaskedModel, MaskMethod, count_zeros, mask_weights, weights_of
-from dlcli.compress.patterns import named_layers
 from dlcli.errors import DlcliError, UsageError
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from dlcli.card import TransformRecord
 from dlcli.commands.tuning import make_tuner
-from dlcli.compress.channels import NothingToPrune
+from dlcli.compress.channels.prune import NothingToPrune
 from dlcli.compress.masks import count_zeros
 from dlcli.config import (
     ExportConfig,

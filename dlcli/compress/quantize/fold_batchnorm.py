@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from dlcli.card import TransformRecord
-from dlcli.compress.calls import watch
+from dlcli.compress.quantize.forward_trace import watch
 from dlcli.zoo.structures.folded import KIND, can_fold, replay, statistics_of
 
 

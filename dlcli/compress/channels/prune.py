@@ -10,12 +10,19 @@ import torch
 from torch import nn
 
 from dlcli.card import TransformRecord
-from dlcli.compress.coupling import find_coupling
-from dlcli.compress.groups import Group, find_groups
-from dlcli.compress.patterns import named_layers
-from dlcli.compress.places import Places, is_layer
-from dlcli.compress.ranking import Batches, Importance, Loss, batch_norm_scale, magnitude, taylor
-from dlcli.compress.removal import Cuts, Proof, cuts_of, macs_after, params_after, shrink
+from dlcli.compress.channels.coupling import find_coupling
+from dlcli.compress.channels.groups import Group, find_groups
+from dlcli.compress.channels.importance import (
+    Batches,
+    Importance,
+    Loss,
+    batch_norm_scale,
+    magnitude,
+    taylor,
+)
+from dlcli.compress.channels.removal import Cuts, Proof, cuts_of, macs_after, params_after, shrink
+from dlcli.compress.channels.sites import Places, is_layer
+from dlcli.compress.layer_names import named_layers
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec

@@ -11,8 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
-from dlcli.compress.coupling import Coupling
-from dlcli.compress.places import Place, Places
+from dlcli.compress.channels.coupling import Coupling
+from dlcli.compress.channels.sites import Place, Places
 from dlcli.zoo.layers import ChannelNorm
 
 _PRODUCERS = ("out", "heads")

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dlcli.compress.places import MIXING_NORMS, Place, Places, is_attention
-from dlcli.compress.probe import STEP, Probe, Seen
+from dlcli.compress.channels.probe import STEP, Probe, Seen
+from dlcli.compress.channels.sites import MIXING_NORMS, Place, Places, is_attention
 from dlcli.zoo.structures.channels import CONVS
 
 _NOISE = 1e-4 * STEP  # of a sum: below, nothing has changed

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from dlcli.card import TransformRecord
-from dlcli.compress.calls import Call, Op, Watched, watch
-from dlcli.compress.static import conv_gains
+from dlcli.compress.quantize.forward_trace import Call, Op, Watched, watch
+from dlcli.compress.quantize.static import conv_gains
 from dlcli.errors import DlcliError
 from dlcli.zoo.structures.fake_quant import KIND, FakeQuantizer, can_quantize, replay
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.compress.onnx_graph import PRODUCTS, FloatGraph, Layer
+from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, Layer
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:

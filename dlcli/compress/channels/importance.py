@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dlcli.compress.groups import Group
-from dlcli.compress.places import Places
+from dlcli.compress.channels.groups import Group
+from dlcli.compress.channels.sites import Places
 from dlcli.errors import DlcliError, UsageError
 from dlcli.zoo.structures.channels import BATCH_NORMS
 

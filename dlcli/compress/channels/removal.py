@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlcli.compress.groups import Group
-from dlcli.compress.places import MIXING_NORMS, Places
+from dlcli.compress.channels.groups import Group
+from dlcli.compress.channels.sites import MIXING_NORMS, Places
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.runtime import load_tensors
 from dlcli.zoo.structures.channels import CONVS, resize

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from dlcli.compress.places import NORMS, Place, Places, has_own, is_layer, is_opaque
+from dlcli.compress.channels.sites import NORMS, Place, Places, has_own, is_layer, is_opaque
 
 STEP = 1e-7  # of a change: small enough to be linear, far above what rounding does to a double
 

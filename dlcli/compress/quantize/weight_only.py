@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.compress.onnx_graph import PRODUCTS, FloatGraph, Layer
+from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, Layer
 from dlcli.errors import DlcliError, UsageError
 
 if TYPE_CHECKING:
