@@ -13,7 +13,7 @@ from dlcli.errors import DlcliError
 from dlcli.runs.folder import DEFAULT_ROOT, find_run, newest_run, run_of
 
 if TYPE_CHECKING:
-    from dlcli.engine.bench.benchmark import BenchResult
+    from dlcli.benchmark.benchmark import BenchResult
     from dlcli.events import Emit
 
 
@@ -51,7 +51,7 @@ def command(
     config = settings.resolve()
     paths = _paths(artifacts, runs_dir)
 
-    from dlcli.engine.bench.benchmark import benchmark
+    from dlcli.benchmark.benchmark import benchmark
     from dlcli.ui.benchmark import print_benchmark, write_csv
     from dlcli.ui.benchplot import save_benchmark
     from dlcli.ui.report import print_json
@@ -79,7 +79,7 @@ def command(
 
 def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
     """The files; each once. One that does not exist is kept: its row will say so."""
-    from dlcli.engine.bench.benchmark import artifacts_of
+    from dlcli.benchmark.benchmark import artifacts_of
 
     if not named:
         return artifacts_of(newest_run(runs_dir))

@@ -1,7 +1,7 @@
 """Before and after: what a change did to a model, measured on real samples with both files loaded again.
 
 Accuracy is paired: both models answer the same samples, and the interval is of their difference. Latency
-is measured in turns (`dlcli.engine.bench`), so that the ratio holds on a busy machine.
+is measured in turns (`dlcli.benchmark`), so that the ratio holds on a busy machine.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.benchmark.interleaved import Candidate, Timing, time_models
+from dlcli.benchmark.statistics import Ratio, paired
 from dlcli.config import Bound, EvalConfig, MeasureConfig
 from dlcli.data.base import Inputs, Samples, Targets
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.bench.figures import Ratio, paired
-from dlcli.engine.bench.rounds import Candidate, Timing, time_models
 from dlcli.engine.parity import agreement_of, trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import EvalData, eval_data

@@ -16,7 +16,7 @@ from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.ui.text import figure, memory, plural, printable, rate, shorten
 
 if TYPE_CHECKING:
-    from dlcli.engine.bench.benchmark import BenchResult, Row
+    from dlcli.benchmark.benchmark import BenchResult, Row
 
 NARROW = 100  # columns of a screen
 NAME_WIDTH, SHORT_NAME = 36, 24

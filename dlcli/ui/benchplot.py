@@ -13,7 +13,7 @@ from dlcli.ui.text import shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dlcli.engine.bench.benchmark import BenchResult, Row
+    from dlcli.benchmark.benchmark import BenchResult, Row
 
 LABEL_WIDTH = 32
 COLOURS = (BLUE, ORANGE, GREEN, GREY)  # of batch sizes

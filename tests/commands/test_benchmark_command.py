@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from dlcli.benchmark.backends import make_runner
+from dlcli.benchmark.benchmark import artifacts_of
 from dlcli.cli import main
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.bench.backends import make_runner
-from dlcli.engine.bench.benchmark import artifacts_of
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
 from dlcli.runs.folder import RunFolder

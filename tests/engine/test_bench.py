@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcli.engine.bench import process, rounds
-from dlcli.engine.bench.figures import paired, speed_of, unbeaten
-from dlcli.engine.bench.process import Worker
-from dlcli.engine.bench.rounds import Candidate, Timing, time_models
+from dlcli.benchmark import interleaved as rounds
+from dlcli.benchmark import process
+from dlcli.benchmark.interleaved import Candidate, Timing, time_models
+from dlcli.benchmark.process import Worker
+from dlcli.benchmark.statistics import paired, speed_of, unbeaten
 from dlcli.events import EvalProgress, Event, Warned
 
 # What it is called says how it behaves. It notes every turn in turns.txt beside itself.

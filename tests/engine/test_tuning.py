@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from torch import nn
 
+from dlcli.benchmark.statistics import Ratio
 from dlcli.card import TransformRecord
 from dlcli.commands.tuning import make_tuner
 from dlcli.compress.channels.prune import NothingToPrune
@@ -24,7 +25,6 @@ from dlcli.config import (
     parse_bound,
 )
 from dlcli.engine import parity, pruning, training
-from dlcli.engine.bench.figures import Ratio
 from dlcli.engine.comparing import Comparison, Held, Side, verdict
 from dlcli.engine.cutting import Goal
 from dlcli.engine.masks import make_masks

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from dlcli.benchmark.benchmark import BenchResult, Row
+from dlcli.benchmark.interleaved import Candidate, Timing
+from dlcli.benchmark.statistics import Ratio, speed_of
 from dlcli.cli import main
-from dlcli.engine.bench.benchmark import BenchResult, Row
-from dlcli.engine.bench.figures import Ratio, speed_of
-from dlcli.engine.bench.rounds import Candidate, Timing
 from dlcli.ui.benchmark import FIELDS, names_of, print_benchmark, write_csv
 from dlcli.ui.benchplot import save_benchmark
 from dlcli.ui.report import to_json
@@ -62,7 +62,7 @@ FAILED = Row(Path("runs/r18/best.aoti.pt2"), "aoti", "", "none", 9000, error="it
 def test_a_file_that_cannot_be_written_costs_no_figure(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dlcli.engine.bench.benchmark.benchmark", lambda *args, **kwargs: result())
+    monkeypatch.setattr("dlcli.benchmark.benchmark.benchmark", lambda *args, **kwargs: result())
     model, place = tmp_path / "best.onnx", tmp_path / "taken"
     model.touch()
     place.touch()

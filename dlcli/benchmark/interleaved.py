@@ -18,9 +18,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from dlcli.benchmark.process import Lost, Worker
+from dlcli.benchmark.statistics import Speed, speed_of
 from dlcli.data.base import Inputs
-from dlcli.engine.bench.figures import Speed, speed_of
-from dlcli.engine.bench.process import Lost, Worker
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Outputs

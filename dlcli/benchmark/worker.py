@@ -21,8 +21,8 @@ from dlcli.engine.distributed.guard import die_with
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
+    from dlcli.benchmark.backends import Call, Runner
     from dlcli.data.base import Inputs
-    from dlcli.engine.bench.backends import Call, Runner
 
 WARM_S, WARM_CALLS = 0.2, 3  # before anything is timed
 WAKE_S = 0.02  # untimed calls at the start of a turn: caches and clocks are the last one's
@@ -58,7 +58,7 @@ class Session:
 
     def __init__(self, job: Mapping[str, Any]) -> None:
         """Open it. Raises: DlcliError."""
-        from dlcli.engine.bench.backends import make_runner
+        from dlcli.benchmark.backends import make_runner
         from dlcli.formats.base import open_artifact
 
         self._job = job

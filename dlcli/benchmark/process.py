@@ -19,9 +19,7 @@ from dlcli.errors import DlcliError
 
 # The parent's own search path, so that a worker runs the very modules that the command runs; a file
 # called numpy.py in the current folder is none of them.
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import dlcli.engine.bench.worker as w; "
-)
+_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import dlcli.benchmark.worker as w; "
 _CODE += "w.main(json.loads(sys.argv[2]))"
 _GRACE_S = 5.0
 

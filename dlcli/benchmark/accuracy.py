@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dlcli.benchmark.interleaved import Turns
 from dlcli.card import Card
 from dlcli.config import BenchConfig, EvalConfig
 from dlcli.data.base import Inputs
-from dlcli.engine.bench.rounds import Turns
 from dlcli.engine.parity import agreement_of
 from dlcli.errors import DlcliError
 from dlcli.evaluation.eval_data import EvalData, eval_data

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dlcli.benchmark.accuracy import Found, Question, ask_all, questions
+from dlcli.benchmark.backends import check_backend
+from dlcli.benchmark.interleaved import Candidate, Timing, Turns
+from dlcli.benchmark.statistics import Ratio, paired, unbeaten
 from dlcli.card import Card
 from dlcli.config import BenchConfig, parse_names
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.bench.accuracy import Found, Question, ask_all, questions
-from dlcli.engine.bench.backends import check_backend
-from dlcli.engine.bench.figures import Ratio, paired, unbeaten
-from dlcli.engine.bench.rounds import Candidate, Timing, Turns
 from dlcli.errors import DlcliError
 from dlcli.evaluation.metrics import DIRECTIONS
 from dlcli.events import Emit, Warned, ignore
