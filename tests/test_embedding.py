@@ -19,8 +19,8 @@ from dlcli.data.kinds import KINDS, ModelNeeds
 from dlcli.data.sources import open_other, open_source
 from dlcli.datacheck.base import CheckOptions
 from dlcli.datacheck.checking import check_data
+from dlcli.deploy.parity import compare
 from dlcli.engine.augmentation.augment import make_augment
-from dlcli.engine.parity import compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TaskSpec

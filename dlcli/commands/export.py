@@ -13,7 +13,7 @@ from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
-    from dlcli.engine.shipping import ExportResult, Failure
+    from dlcli.deploy.export import ExportResult, Failure
     from dlcli.formats.base import Format
 
 
@@ -68,8 +68,8 @@ def command(
     config = settings.resolve()
     path = find_artifact(artifact, runs_dir)
 
-    from dlcli.engine.shipping import ExportResult, check_target, export_all
-    from dlcli.engine.sidecars import check_beside, write_beside
+    from dlcli.deploy.export import ExportResult, check_target, export_all
+    from dlcli.deploy.sidecar import check_beside, write_beside
     from dlcli.formats.base import read_card
     from dlcli.ui.exports import print_export, print_exports
     from dlcli.ui.report import print_json
@@ -122,7 +122,7 @@ def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
 
     Raises: UsageError for none, and for one that cannot be written.
     """
-    from dlcli.engine.shipping import installed_writers
+    from dlcli.deploy.export import installed_writers
     from dlcli.formats.base import formats_named
 
     entries = formats_named(names)
@@ -147,7 +147,7 @@ def _report(
 
 def _leave(found: list[ExportResult | Failure]) -> None:
     """Raise what the exit code is to say: a format that failed, else a bound that was missed."""
-    from dlcli.engine.shipping import Failure
+    from dlcli.deploy.export import Failure
 
     failed = [one for one in found if isinstance(one, Failure)]
     if len(failed) == 1:

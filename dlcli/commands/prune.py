@@ -14,7 +14,7 @@ from dlcli.errors import BoundMissed, DlcliError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
-    from dlcli.engine.pruning import PruneResult
+    from dlcli.deploy.prune.prune import PruneResult
     from dlcli.events import Emit
 
 
@@ -44,7 +44,7 @@ def command(
     """
     config = settings.resolve()
 
-    from dlcli.engine.pruning import check, prune
+    from dlcli.deploy.prune.prune import check, prune
     from dlcli.ui.pruning import print_pruning
     from dlcli.ui.report import print_json
     from dlcli.ui.sinks import progress_sink

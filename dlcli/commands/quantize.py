@@ -15,7 +15,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.settings import fields_of, merge
 
 if TYPE_CHECKING:
-    from dlcli.engine.quantized import QuantizeResult
+    from dlcli.deploy.quantize.result import QuantizeResult
     from dlcli.events import Emit
 
 # Settings that only some methods read.
@@ -53,7 +53,7 @@ def command(
     _refuse_unused(settings, config)
     path = find_artifact(artifact, runs_dir)
 
-    from dlcli.engine.quantizing import quantize
+    from dlcli.deploy.quantize.quantize import quantize
     from dlcli.ui.quantizing import print_quantized
     from dlcli.ui.report import print_json
     from dlcli.ui.sinks import progress_sink
@@ -97,7 +97,7 @@ def _flag(group: str, name: str) -> str:
 
 
 def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:
-    from dlcli.engine.quantizing import plots_folder
+    from dlcli.deploy.quantize.quantize import plots_folder
     from dlcli.events import Warned
     from dlcli.ui.quantizing import save_sensitivity
 

@@ -10,7 +10,7 @@ from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.ui.text import figure, signed
 
 if TYPE_CHECKING:
-    from dlcli.engine.comparing import Comparison, Side
+    from dlcli.deploy.compare import Comparison, Side
 
 
 def print_change(

@@ -11,13 +11,13 @@ from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
 
 if TYPE_CHECKING:
-    from dlcli.engine.parity import BatchParity, Parity
-    from dlcli.engine.shipping import ExportResult, Failure
+    from dlcli.deploy.export import ExportResult, Failure
+    from dlcli.deploy.parity import BatchParity, Parity
 
 
 def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
     """One file: parity in a line, its verdict, and the table of before and after."""
-    from dlcli.engine.comparing import verdict
+    from dlcli.deploy.compare import verdict
 
     title = f"export to {result.format}"
     facts = [("beside it", str(path)) for path in beside]
@@ -39,8 +39,8 @@ def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
 
 def print_exports(found: Sequence[ExportResult | Failure]) -> None:
     """Several formats side by side, and what each is worth in words."""
-    from dlcli.engine.comparing import verdict
-    from dlcli.engine.shipping import ExportResult
+    from dlcli.deploy.compare import verdict
+    from dlcli.deploy.export import ExportResult
 
     columns = ["format", "size", "largest difference", "same answer"]
     facts, rows = [], []

@@ -12,7 +12,7 @@ from dlcli.ui.text import figure, plural, printable, shorten, signed
 
 if TYPE_CHECKING:
     from dlcli.compress.channels.prune import LayerChange
-    from dlcli.engine.pruning import PruneResult
+    from dlcli.deploy.prune.prune import PruneResult
 
 MAX_LAYERS = 24  # longer models show the first and the last of those that were pruned
 NAME_WIDTH = 32

@@ -11,7 +11,7 @@ from dlcli.ui.console import stdout
 from dlcli.ui.text import plural, printable, shorten, signed
 
 if TYPE_CHECKING:
-    from dlcli.engine.quantized import QuantizeResult
+    from dlcli.deploy.quantize.result import QuantizeResult
 
 MAX_LAYERS = 20
 NAMED = 5  # layers in float that are named one by one

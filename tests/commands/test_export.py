@@ -146,7 +146,7 @@ def test_one_format_that_fails_is_reported_and_the_others_are_written(
 ) -> None:
     from dataclasses import replace
 
-    from dlcli.engine import shipping
+    from dlcli.deploy import export as shipping
     from dlcli.errors import DlcliError
 
     def write(source: Any, path: Path, config: Any) -> None:

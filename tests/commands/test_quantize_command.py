@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dlcli.cli import main
-from dlcli.engine.comparing import Held, Yardstick
+from dlcli.deploy.compare import Held, Yardstick
 from dlcli.formats.base import Artifact, open_artifact
 
 

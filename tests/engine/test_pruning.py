@@ -17,11 +17,19 @@ from dlcli.commands.tuning import make_tuner
 from dlcli.compress.masks import count_zeros
 from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
-from dlcli.engine import shipping, training
-from dlcli.engine.cutting import Goal
+from dlcli.deploy import export as shipping
+from dlcli.deploy.prune.pipeline import divided, fractions
+from dlcli.deploy.prune.prune import (
+    CHANNEL_AMOUNTS,
+    MASK_AMOUNTS,
+    PruneResult,
+    check,
+    float_module,
+    prune,
+)
+from dlcli.deploy.prune.transform import Goal
+from dlcli.engine import training
 from dlcli.engine.plan import Plan, make_plan, read_plan
-from dlcli.engine.pruned_runs import divided, fractions
-from dlcli.engine.pruning import CHANNEL_AMOUNTS, MASK_AMOUNTS, PruneResult, check, float_module, prune
 from dlcli.engine.state import load_newest
 from dlcli.errors import Diverged, DlcliError, Interrupted, UsageError
 from dlcli.events import Event, Noted, StepDone, ignore
@@ -453,6 +461,6 @@ def test_zeros_that_were_lost_are_noticed(
                 parameter.add_(1.0)
         save_model(path, module, card)
 
-    monkeypatch.setattr("dlcli.engine.pruned_runs.save_model", spoil)
+    monkeypatch.setattr("dlcli.deploy.prune.pipeline.save_model", spoil)
     with pytest.raises(DlcliError, match=r"only .* pruned weights are zero"):
         run_prune(trained.best, tmp_path, settings("l1", amount=0.5, tune={"epochs": 0}))

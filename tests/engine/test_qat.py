@@ -13,10 +13,10 @@ from torch import nn
 
 from dlcli.card import Card, ModelSpec
 from dlcli.config import EvalConfig, QuantizeSettings, TrainConfig
+from dlcli.deploy.quantize.qat import QatResult, prepare, qat
 from dlcli.engine import training
 from dlcli.engine.batchnorm import RunningStatistics
 from dlcli.engine.plan import Plan, make_plan, read_plan
-from dlcli.engine.qat import QatResult, prepare, qat
 from dlcli.engine.state import load_newest
 from dlcli.engine.training import TrainResult
 from dlcli.errors import DlcliError, UsageError

@@ -13,10 +13,11 @@ import torch
 
 from dlcli.card import Card, TransformRecord
 from dlcli.config import QuantizeSettings, TrainConfig
-from dlcli.engine import candidates, training
+from dlcli.deploy.quantize import variants as candidates
+from dlcli.deploy.quantize.quantize import quantize
+from dlcli.deploy.quantize.result import QuantizeResult
+from dlcli.engine import training
 from dlcli.engine.plan import make_plan
-from dlcli.engine.quantized import QuantizeResult
-from dlcli.engine.quantizing import quantize
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card

@@ -16,8 +16,9 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
-from dlcli.engine import export_worker, shipping
-from dlcli.engine.parity import BATCH_SIZES, compare
+from dlcli.deploy import export as shipping
+from dlcli.deploy import export_worker
+from dlcli.deploy.parity import BATCH_SIZES, compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Format, Outputs, open_artifact
 from dlcli.formats.checkpoint import save_model

@@ -24,13 +24,15 @@ from dlcli.config import (
     TuneConfig,
     parse_bound,
 )
-from dlcli.engine import parity, pruning, training
-from dlcli.engine.comparing import Comparison, Held, Side, verdict
-from dlcli.engine.cutting import Goal
+from dlcli.deploy import parity
+from dlcli.deploy.compare import Comparison, Held, Side, verdict
+from dlcli.deploy.parity import BatchParity
+from dlcli.deploy.prune import prune as pruning
+from dlcli.deploy.prune.pipeline import Made, PruneJob
+from dlcli.deploy.prune.transform import Goal
+from dlcli.engine import training
 from dlcli.engine.masks import make_masks
-from dlcli.engine.parity import BatchParity
 from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.pruned_runs import Made, PruneJob
 from dlcli.engine.state import load_newest
 from dlcli.engine.tuning import TuneDefaults, tuning_plan
 from dlcli.errors import DlcliError, UsageError

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 
 from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
-from dlcli.engine import parity, shipping
-from dlcli.engine.parity import Parity
+from dlcli.deploy import export as shipping
+from dlcli.deploy import parity
+from dlcli.deploy.parity import Parity
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Runtime, open_artifact, read_card, sniff_format
 from dlcli.formats.checkpoint import save_model

@@ -16,7 +16,7 @@ from small_models import MODELS, save, source, worst
 
 from dlcli.card import Card, ModelSpec, TransformRecord
 from dlcli.config import ExportConfig
-from dlcli.engine.shipping import installed_writers
+from dlcli.deploy.export import installed_writers
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import (
     FORMATS,

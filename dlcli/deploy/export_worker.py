@@ -18,7 +18,7 @@ from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact
 # The parent's own search path, so that the child runs the very modules that the command runs.
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "import dlcli.engine.export_worker as w; w.main()"
+    "import dlcli.deploy.export_worker as w; w.main()"
 )
 _SAID_LAST = 500
 

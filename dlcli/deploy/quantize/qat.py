@@ -27,8 +27,8 @@ from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
 from dlcli.config import EvalConfig, ExportConfig, MeasureConfig, QuantizeSettings
 from dlcli.config.ship import parse_names
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.candidates import this_machine
-from dlcli.engine.parity import trim
+from dlcli.deploy.parity import trim
+from dlcli.deploy.quantize.variants import this_machine
 from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.engine.candidates import Backend
-from dlcli.engine.comparing import Comparison, Held, verdict
-from dlcli.engine.sensitivity import Sensitivity
-from dlcli.engine.shipping import folder_beside, publish
+from dlcli.deploy.compare import Comparison, Held, verdict
+from dlcli.deploy.export import folder_beside, publish
+from dlcli.deploy.quantize.sensitivity import Sensitivity
+from dlcli.deploy.quantize.variants import Backend
 from dlcli.runs.folder import RunFolder
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig, ExportSettings, parse_bound
-from dlcli.engine.comparing import Comparison, Yardstick, compare_files
-from dlcli.engine.export_worker import write_in_process
-from dlcli.engine.parity import Parity, compare
-from dlcli.engine.raw_samples import with_raw_parity
+from dlcli.deploy.compare import Comparison, Yardstick, compare_files
+from dlcli.deploy.export_worker import write_in_process
+from dlcli.deploy.parity import Parity, compare
+from dlcli.deploy.raw_inputs import with_raw_parity
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.files import TMP_PREFIX, cannot_write, fsync_path

@@ -8,7 +8,7 @@ from typing import Any
 
 from dlcli.card import Card
 from dlcli.config import ExportConfig
-from dlcli.engine.shipping import ExportResult
+from dlcli.deploy.export import ExportResult
 from dlcli.errors import UsageError
 from dlcli.files import write_json, write_text
 from dlcli.formats.base import FORMATS, Format

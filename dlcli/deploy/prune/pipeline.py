@@ -16,9 +16,9 @@ from dlcli.compress.channels.importance import Batches, Loss
 from dlcli.compress.channels.prune import LayerChange
 from dlcli.compress.masks import count_zeros
 from dlcli.config import PruneSettings
+from dlcli.deploy.compare import Held, Yardstick
+from dlcli.deploy.prune.transform import Cut, Goal, cut
 from dlcli.engine.balance import balance_plan
-from dlcli.engine.comparing import Held, Yardstick
-from dlcli.engine.cutting import Cut, Goal, cut
 from dlcli.engine.job import make_card, make_reader
 from dlcli.engine.loader import TrainBatches
 from dlcli.engine.losses import make_loss

@@ -16,7 +16,11 @@ from pathlib import Path
 from dlcli.card import TransformRecord
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
-from dlcli.engine.candidates import (
+from dlcli.deploy.compare import Yardstick, compare_files
+from dlcli.deploy.export import check_target, folder_beside
+from dlcli.deploy.quantize.result import Attempt, QuantizeResult, order, place
+from dlcli.deploy.quantize.sensitivity import SAMPLES, Sensitivity, rank
+from dlcli.deploy.quantize.variants import (
     BACKENDS,
     QUANTIZED,
     Backend,
@@ -27,10 +31,6 @@ from dlcli.engine.candidates import (
     check_source,
     this_machine,
 )
-from dlcli.engine.comparing import Yardstick, compare_files
-from dlcli.engine.quantized import Attempt, QuantizeResult, order, place
-from dlcli.engine.sensitivity import SAMPLES, Sensitivity, rank
-from dlcli.engine.shipping import check_target, folder_beside
 from dlcli.engine.tuning import Tuner
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
@@ -227,7 +227,7 @@ class _Job:
         )
 
     def _train(self, goal: Bound | None, folder: Path) -> Attempt:
-        from dlcli.engine.qat import qat
+        from dlcli.deploy.quantize.qat import qat
 
         place = folder / "qat"
         place.mkdir()

@@ -15,8 +15,8 @@ from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images.decode import whole_image
 from dlcli.data.tables.cells import as_numbers, as_words
 from dlcli.data.tables.rows import Frame
-from dlcli.engine.comparing import Yardstick
-from dlcli.engine.parity import Parity, compare_raw
+from dlcli.deploy.compare import Yardstick
+from dlcli.deploy.parity import Parity, compare_raw
 from dlcli.formats.base import Artifact
 from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, is_embedded
 from dlcli.formats.onnx.format import OnnxArtifact

@@ -16,9 +16,9 @@ from torch import nn
 
 from dlcli.compress.channels.prune import LayerChange, NothingToPrune
 from dlcli.config import Bound, PruneConfig, PruneSettings, parse_bound
-from dlcli.engine.comparing import Comparison, Held, Yardstick, compare_files, verdict
-from dlcli.engine.cutting import Goal, is_mask, layer_macs, masked_layers
-from dlcli.engine.pruned_runs import Made, PruneJob, drop_run
+from dlcli.deploy.compare import Comparison, Held, Yardstick, compare_files, verdict
+from dlcli.deploy.prune.pipeline import Made, PruneJob, drop_run
+from dlcli.deploy.prune.transform import Goal, is_mask, layer_macs, masked_layers
 from dlcli.engine.tuning import Tuner
 from dlcli.errors import Diverged, DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
