@@ -20,11 +20,11 @@ import torch
 from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig
-from dlcli.engine.plan import make_plan
-from dlcli.engine.training import new_run, train
 from dlcli.evaluation.evaluate import evaluate
 from dlcli.events import EpochDone, Event
 from dlcli.settings import merge, validate
+from dlcli.training.plan import make_plan
+from dlcli.training.run import new_run, train
 from dlcli.zoo.base import build_model
 
 

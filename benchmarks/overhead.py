@@ -24,15 +24,15 @@ from common import interleave, machine, ratios, spread
 from torch.nn import functional as F
 
 from dlcli.config import LaunchConfig, TrainConfig
-from dlcli.engine.distributed.world import ALONE, World, join
-from dlcli.engine.fit import FitJob, fit
-from dlcli.engine.job import make_job, make_readers
-from dlcli.engine.plan import Plan, make_plan
-from dlcli.engine.state import Progress
-from dlcli.engine.step import set_train_mode
 from dlcli.events import EpochDone, Event
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.distributed.world import ALONE, World, join
+from dlcli.training.loop.fit import FitJob, fit
+from dlcli.training.loop.state import Progress
+from dlcli.training.loop.step import set_train_mode
+from dlcli.training.plan import Plan, make_plan
 from dlcli.zoo.runtime import input_tensor
 
 MODELS = {

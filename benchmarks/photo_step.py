@@ -20,17 +20,17 @@ from common import interleave, machine, ratios, spread
 
 from dlcli.config import TrainConfig
 from dlcli.data.images.reader import PixelReader
-from dlcli.engine.distributed.world import ALONE
-from dlcli.engine.fit import FitJob
-from dlcli.engine.job import make_job, make_readers
-from dlcli.engine.loader import Batch, TrainBatches
-from dlcli.engine.plan import make_plan
-from dlcli.engine.state import Progress
-from dlcli.engine.step import optimizer_step, set_train_mode
 from dlcli.events import ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput
+from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.distributed.world import ALONE
+from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.loader import Batch, TrainBatches
+from dlcli.training.loop.state import Progress
+from dlcli.training.loop.step import optimizer_step, set_train_mode
+from dlcli.training.plan import make_plan
 
 
 def random_batches(job: FitJob, size: int) -> Iterator[Batch]:

@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from dlcli.cli import main
-from dlcli.engine.distributed import launch, worker
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder, read_events
+from dlcli.training.distributed import launch, worker
 
 # A model that, in one rank, at one training step, and once, does what it is told.
 MODEL = """

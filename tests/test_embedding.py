@@ -20,10 +20,10 @@ from dlcli.data.sources import open_other, open_source
 from dlcli.datacheck.base import CheckOptions
 from dlcli.datacheck.checking import check_data
 from dlcli.deploy.parity import compare
-from dlcli.engine.augmentation.augment import make_augment
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TaskSpec
+from dlcli.training.augmentation.augment import make_augment
 
 Photos = Callable[..., Path]
 

@@ -17,11 +17,11 @@ from safetensors.numpy import load_file
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import training
-from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import make_plan, read_plan
 
 RNG = np.random.default_rng(0)
 

@@ -16,12 +16,12 @@ from dlcli.config import DataConfig, EvalConfig, TrainConfig
 from dlcli.data.base import Listed, Samples
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import hold_out, write_splits
-from dlcli.engine.plan import make_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import answers_within, default_batch_size
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput, NumberColumn, PairsInput, TabularInput, TaskSpec, TextInput
+from dlcli.training.plan import make_plan
 
 IMAGE = ImageInput(channels=3, height=8, width=8, resize_size=8, mean=(0, 0, 0), std=(1, 1, 1))
 

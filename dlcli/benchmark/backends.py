@@ -177,7 +177,7 @@ class TorchRunner(Runner):
         """One kernel a shape for timing; one for all shapes where answers of many lengths are asked."""
         import torch
 
-        from dlcli.engine.compiling import check_compiler
+        from dlcli.training.compile import check_compiler
 
         check_compiler(self._at, "--backends compile")
         # Beyond its limit torch falls back to eager without a word; here that is a failure.

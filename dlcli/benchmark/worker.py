@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlcli.engine.distributed.guard import die_with
 from dlcli.errors import DlcliError
+from dlcli.training.distributed.parent_death import die_with
 
 if TYPE_CHECKING:
     from dlcli.benchmark.backends import Call, Runner

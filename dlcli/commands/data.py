@@ -147,7 +147,7 @@ def _show_augment(
 ) -> None:
     from dlcli.data.kinds import ModelNeeds
     from dlcli.datacheck.targets import split_facts
-    from dlcli.engine.augmentation.sample import sample_augmented
+    from dlcli.training.augmentation.sample import sample_augmented
     from dlcli.ui.dataview import print_augmented
     from dlcli.ui.pictures import AugmentRow, captions, save_augment_grid
     from dlcli.ui.report import print_json

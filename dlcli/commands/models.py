@@ -79,7 +79,7 @@ def _show(name: str, data: str | None, kind: InputKind | None, as_json: bool) ->
 
     check_name(name)
     if data is not None:
-        from dlcli.engine.plan import make_plan
+        from dlcli.training.plan import make_plan
 
         said = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
         plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))

@@ -28,7 +28,7 @@ def check_changes(run: RunFolder, said: dict[str, Any], *, force: bool) -> dict[
     Raises: UsageError with the differences when they change what is learnt, unless forced; and, forced
     or not, for those that the run could not follow.
     """
-    from dlcli.engine.plan import current_settings
+    from dlcli.training.plan import current_settings
 
     own = flat(validate(TrainConfig, current_settings(run)))
     told = flat(validate(TrainConfig, merge(current_settings(run), said)))

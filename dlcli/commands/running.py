@@ -16,11 +16,11 @@ from dlcli.runs.locks import hold
 from dlcli.settings import dump_yaml, merge, validate
 
 if TYPE_CHECKING:
-    from dlcli.engine.distributed.world import World
-    from dlcli.engine.plan import Plan
-    from dlcli.engine.state import TrainingState
-    from dlcli.engine.training import TrainResult
     from dlcli.events import Emit
+    from dlcli.training.distributed.world import World
+    from dlcli.training.loop.state import TrainingState
+    from dlcli.training.plan import Plan
+    from dlcli.training.run import TrainResult
 
 
 def train_run(
@@ -37,10 +37,10 @@ def train_run(
     Without ``plan`` it goes on from its own files, with ``changed`` laid over its settings. ``launch``
     is this machine's part, where that is not the run's own. Raises: DlcliError, Interrupted.
     """
-    from dlcli.engine.distributed.ranks import check_machines, is_wanted, ranks_wanted
-    from dlcli.engine.distributed.world import ALONE
-    from dlcli.engine.plan import current_settings, read_plan
     from dlcli.events import Noted
+    from dlcli.training.distributed.ranks import check_machines, is_wanted, ranks_wanted
+    from dlcli.training.distributed.world import ALONE
+    from dlcli.training.plan import current_settings, read_plan
     from dlcli.ui.sinks import progress_sink
 
     config = validate(TrainConfig, merge(current_settings(run), changed or {}))
@@ -54,8 +54,8 @@ def train_run(
         train_here(run, ALONE, quiet=quiet, as_json=as_json, plan=plan, changed=changed)
         return
 
-    from dlcli.engine.distributed import launch as launching
-    from dlcli.engine.training import check_settings
+    from dlcli.training.distributed import launch as launching
+    from dlcli.training.run import check_settings
 
     if changed:
         check_settings(read_plan(run, changes=changed, fresh=False))  # before they are the run's own
@@ -78,10 +78,10 @@ def train_here(
     changed: dict[str, Any] | None = None,
 ) -> None:
     """Train a run in this process, which may be one of several; the main one shows and reports."""
-    from dlcli.engine.plan import read_plan
-    from dlcli.engine.state import load_state
-    from dlcli.engine.training import check_settings, train
     from dlcli.events import Tee, Warned, ignore
+    from dlcli.training.loop.state import load_state
+    from dlcli.training.plan import read_plan
+    from dlcli.training.run import check_settings, train
     from dlcli.ui.jsonl import MetricsLog, truncate_events
     from dlcli.ui.sinks import progress_sink
 
@@ -121,8 +121,8 @@ def train_here(
 
 def _newest(run: RunFolder, show: Emit) -> str | None:
     """The name of the newest state that is whole."""
-    from dlcli.engine.state import load_newest
     from dlcli.events import Warned
+    from dlcli.training.loop.state import load_newest
 
     state, damaged = load_newest(run.state)
     for message in damaged:
@@ -231,7 +231,7 @@ def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
 
 def _test_note(run: RunFolder) -> list[tuple[str, str]]:
     """That a test run was validated on what it learnt."""
-    from dlcli.engine.plan import current_settings
+    from dlcli.training.plan import current_settings
 
     few = current_settings(run).get("fit", {}).get("overfit_batches")
     return [("note", "a test: these are the training samples")] if few else []

@@ -18,8 +18,8 @@ from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, list_runs, safe
 from dlcli.settings import merge, validate
 
 if TYPE_CHECKING:
-    from dlcli.engine.distributed.found import FoundGroup
-    from dlcli.engine.plan import Plan
+    from dlcli.training.distributed.external_launcher import FoundGroup
+    from dlcli.training.plan import Plan
 
 
 @takes_config(TrainConfig)
@@ -70,8 +70,8 @@ def _go_on(
     run: RunFolder, settings: Settings[TrainConfig], *, force: bool, quiet: bool, as_json: bool
 ) -> None:
     """Train an old run on, unless there is nothing left to do."""
-    from dlcli.engine.distributed.found import found_group
-    from dlcli.engine.plan import current_settings
+    from dlcli.training.distributed.external_launcher import found_group
+    from dlcli.training.plan import current_settings
 
     settings.resolve()  # what is no setting at all is refused also where the run is finished
     found = found_group()
@@ -95,7 +95,7 @@ def _go_on(
 
 def _show_plan(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
     """What a run with these settings would be."""
-    from dlcli.engine.plan import make_plan
+    from dlcli.training.plan import make_plan
     from dlcli.ui.dryrun import show_plan
 
     plan = make_plan(settings.resolve)
@@ -106,8 +106,8 @@ def _begin(
     settings: Settings[TrainConfig], name: str | None, root: Path, *, quiet: bool, as_json: bool
 ) -> None:
     """Train a new run: here, as one of several machines, or in processes that somebody else started."""
-    from dlcli.engine.distributed.found import found_group
-    from dlcli.engine.distributed.ranks import check_machines, machines, ranks_wanted
+    from dlcli.training.distributed.external_launcher import found_group
+    from dlcli.training.distributed.ranks import check_machines, machines, ranks_wanted
 
     config = settings.resolve()
 
@@ -127,7 +127,7 @@ def _begin(
         train_run(run, quiet=quiet, as_json=as_json, plan=plan)
         return
 
-    from dlcli.engine.distributed.shared import launch_id, shared_run
+    from dlcli.training.distributed.shared_folder import launch_id, shared_run
 
     assert name is not None  # `check_machines` asks for it
     run, made = shared_run(root, name, launch_id(config), lambda folder: make(folder)[0])
@@ -147,8 +147,8 @@ def _join_group(
     as_json: bool,
 ) -> None:
     """Be a rank among processes of torchrun or srun; the first one knows the run by ``lead``."""
-    from dlcli.engine.distributed.ranks import ranks_wanted
-    from dlcli.engine.distributed.worker import membership
+    from dlcli.training.distributed.ranks import ranks_wanted
+    from dlcli.training.distributed.worker import membership
 
     here = int(found.variables["LOCAL_WORLD_SIZE"])
     if "," in config.launch.devices and ranks_wanted(config.launch, config.fit.device).count != here:
@@ -194,10 +194,10 @@ def _new_run(
     settings: Settings[TrainConfig], root: Path, name: str | None, quiet: bool, as_json: bool
 ) -> tuple[RunFolder, Plan]:
     """A run's folder and its plan, with what was "auto" in the settings looked for."""
-    from dlcli.engine.auto.resolve import resolve_auto
-    from dlcli.engine.plan import make_plan
-    from dlcli.engine.training import new_run
     from dlcli.events import Warned
+    from dlcli.training.autotune.resolve import resolve_auto
+    from dlcli.training.plan import make_plan
+    from dlcli.training.run import new_run
     from dlcli.ui.lr_plot import save_sweep
     from dlcli.ui.sinks import progress_sink
     from dlcli.ui.tensorboard import check_installed

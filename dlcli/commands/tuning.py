@@ -11,10 +11,10 @@ from dlcli.runs.folder import resume_command
 from dlcli.runs.locks import hold
 
 if TYPE_CHECKING:
-    from dlcli.engine.plan import Plan
-    from dlcli.engine.training import TrainResult
-    from dlcli.engine.tuning import Tuner
     from dlcli.events import Emit
+    from dlcli.training.finetune import Tuner
+    from dlcli.training.plan import Plan
+    from dlcli.training.run import TrainResult
 
 
 def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
@@ -25,8 +25,8 @@ def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
     """
 
     def tune(plan: Plan, name: str) -> TrainResult:
-        from dlcli.engine.training import new_run, train
         from dlcli.events import Tee
+        from dlcli.training.run import new_run, train
         from dlcli.ui.jsonl import MetricsLog
         from dlcli.ui.plots import save_curves
 

@@ -1,4 +1,4 @@
-"""A rank of a run, as `dlcli.engine.distributed.launch` starts it. It is no command of dlcli."""
+"""A rank of a run, as `dlcli.training.distributed.launch` starts it. It is no command of dlcli."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     """Train the run in ``argv[0]`` with the other ranks; ``--json`` and ``--quiet`` as for train."""
-    from dlcli.engine.distributed.guard import prepare
+    from dlcli.training.distributed.parent_death import prepare
 
     prepare(Path(argv[0]))
 
     from dlcli.commands.running import train_here
     from dlcli.config import TrainConfig
-    from dlcli.engine.distributed.worker import serve
     from dlcli.runs.folder import RunFolder
     from dlcli.settings import load_yaml, validate
+    from dlcli.training.distributed.worker import serve
 
     run = RunFolder(Path(argv[0]))
     config = validate(TrainConfig, load_yaml(run.config))

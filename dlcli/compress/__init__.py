@@ -1,1 +1,1 @@
-"""Ways to make a model smaller: one file a method. What they did is measured by `dlcli.engine`."""
+"""Ways to make a model smaller: one file a method. What they did is measured by `dlcli.training`."""

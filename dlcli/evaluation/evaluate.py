@@ -25,7 +25,7 @@ from dlcli.formats.base import Outputs
 from dlcli.task import ImageInput, PairsInput, TaskSpec
 
 if TYPE_CHECKING:  # it imports torch
-    from dlcli.engine.distributed.world import World
+    from dlcli.training.distributed.world import World
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.sinks import progress_sink
 
 if TYPE_CHECKING:
-    from dlcli.engine.auto.dryrun import DryRun, TimeEstimate
-    from dlcli.engine.auto.lr_finder import LrSweep
-    from dlcli.engine.plan import Plan
+    from dlcli.training.autotune.dry_run import DryRun, TimeEstimate
+    from dlcli.training.autotune.lr_finder import LrSweep
+    from dlcli.training.plan import Plan
 
 _WIDEST, _HEIGHT = 100, 9  # of the chart
 _VALUE_WIDTH = 40
@@ -30,7 +30,7 @@ def show_plan(plan: Plan, origins: Mapping[str, str], *, quiet: bool, as_json: b
 
     Raises: UsageError, DlcliError as the run would.
     """
-    from dlcli.engine.auto.dryrun import dry_run
+    from dlcli.training.autotune.dry_run import dry_run
 
     with progress_sink(quiet, as_json) as show:
         found = dry_run(plan, show)

@@ -14,10 +14,10 @@ import torch
 from dlcli.cli import main
 from dlcli.commands.train import _run_of
 from dlcli.config import LaunchConfig
-from dlcli.engine.distributed import ranks, worker
-from dlcli.engine.distributed.found import FoundGroup
-from dlcli.engine.distributed.world import ALONE, World
 from dlcli.runs.folder import RunFolder
+from dlcli.training.distributed import ranks, worker
+from dlcli.training.distributed.external_launcher import FoundGroup
+from dlcli.training.distributed.world import ALONE, World
 
 NEW = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "500", "-q"]
 GROUP = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}

@@ -11,11 +11,11 @@ import torch
 
 from dlcli.config import AugmentConfig
 from dlcli.data.images.decode import normalize
-from dlcli.engine.augmentation import ops
-from dlcli.engine.augmentation.augment import LEVELS, Augment, make_augment, preview
-from dlcli.engine.augmentation.draw import OPERATIONS, Draw, Drawn, Policy
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TargetNumber, TaskSpec
+from dlcli.training.augmentation import ops
+from dlcli.training.augmentation.augment import LEVELS, Augment, make_augment, preview
+from dlcli.training.augmentation.draw import OPERATIONS, Draw, Drawn, Policy
 from dlcli.zoo.runtime import input_tensor
 
 CPU = torch.device("cpu")

@@ -12,20 +12,20 @@ import pytest
 import torch
 
 from dlcli.config import TrainConfig
-from dlcli.engine import training
-from dlcli.engine.auto import batch_size
-from dlcli.engine.auto.batch_size import Trial, find_batch_size
-from dlcli.engine.auto.dryrun import dry_run
-from dlcli.engine.auto.lr_finder import HIGHEST, LOWEST, find_lr, suggest
-from dlcli.engine.auto.memory import activation_bytes, estimate_memory
-from dlcli.engine.auto.rehearsal import changed, rehearsal, training_batches
-from dlcli.engine.auto.resolve import resolve_auto
-from dlcli.engine.plan import Plan, make_plan
-from dlcli.engine.state import Progress, load_newest
-from dlcli.engine.step import optimizer_step
 from dlcli.errors import DlcliError
 from dlcli.events import Event, Noted, ignore
 from dlcli.settings import flat, merge, validate
+from dlcli.training import run as training
+from dlcli.training.autotune import batch_size
+from dlcli.training.autotune.batch_size import Trial, find_batch_size
+from dlcli.training.autotune.dry_run import dry_run
+from dlcli.training.autotune.lr_finder import HIGHEST, LOWEST, find_lr, suggest
+from dlcli.training.autotune.memory import activation_bytes, estimate_memory
+from dlcli.training.autotune.resolve import resolve_auto
+from dlcli.training.autotune.trial import changed, rehearsal, training_batches
+from dlcli.training.loop.state import Progress, load_newest
+from dlcli.training.loop.step import optimizer_step
+from dlcli.training.plan import Plan, make_plan
 from dlcli.ui.lr_plot import save_sweep
 
 BASE = {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from dlcli.engine.averaging import WeightAverage, refresh_batch_norms
+from dlcli.training.weight_averaging import WeightAverage, refresh_batch_norms
 from dlcli.zoo.layers import StepBatchNorm
 
 

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcli.engine.balance import (
+from dlcli.errors import UsageError
+from dlcli.task import NumberColumn, TabularInput, TargetNumber, TaskSpec
+from dlcli.training.class_balance import (
     GROUP,
     LARGEST_WEIGHT,
     BalancedOrder,
@@ -17,8 +19,6 @@ from dlcli.engine.balance import (
     class_weights,
     label_weights,
 )
-from dlcli.errors import UsageError
-from dlcli.task import NumberColumn, TabularInput, TargetNumber, TaskSpec
 
 TABLE = TabularInput(numbers=(NumberColumn(name="x"),))
 CLASSES = TaskSpec(input=TABLE, class_names=("cat", "dog", "emu"))

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from dlcli.engine.batchnorm import Synchronised, synchronise_batch_norms
-from dlcli.engine.recompute import checkpoint_segments
 from dlcli.errors import UsageError
+from dlcli.training.activation_checkpointing import checkpoint_segments
+from dlcli.training.sync_batchnorm import Synchronised, synchronise_batch_norms
 from dlcli.zoo.layers import StepBatchNorm
 
 CPU = torch.device("cpu")

@@ -11,13 +11,13 @@ import torch
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import ArrayReader, Samples, Stacked
-from dlcli.engine import training
-from dlcli.engine.loader import TrainBatches
-from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import open_artifact
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop.loader import TrainBatches
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import make_plan, read_plan
 
 pytestmark = [
     pytest.mark.gpu,

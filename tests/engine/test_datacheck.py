@@ -353,8 +353,8 @@ def test_the_augment_sample_is_what_training_shows(photo_folder: Callable[..., P
     import torch
 
     from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions
-    from dlcli.engine.augmentation.augment import make_augment
-    from dlcli.engine.augmentation.sample import EPOCHS, sample_augmented
+    from dlcli.training.augmentation.augment import make_augment
+    from dlcli.training.augmentation.sample import EPOCHS, sample_augmented
 
     said = {"data": {"data": str(photo_folder(per_class=6))}, "augment": {"level": "standard"}}
     config = validate(TrainConfig, merge(said, {"model": {"img_size": 16}}))

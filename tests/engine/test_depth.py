@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 from dlcli.config import OptimConfig
-from dlcli.engine.optim.depth import parameter_depths
-from dlcli.engine.optim.make import lr_scales
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,
@@ -20,6 +18,8 @@ from dlcli.task import (
     TaskSpec,
     TextInput,
 )
+from dlcli.training.optim.depth import parameter_depths
+from dlcli.training.optim.make import lr_scales
 from dlcli.zoo.base import find_model
 
 

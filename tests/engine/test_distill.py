@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from dlcli.card import Card, ModelSpec
 from dlcli.config import LossConfig
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.distill import Teacher, distill, open_teacher
-from dlcli.engine.losses import make_loss
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.checkpoint import save_model
 from dlcli.task import (
@@ -28,6 +26,8 @@ from dlcli.task import (
     TaskSpec,
     TextInput,
 )
+from dlcli.training.distillation import Teacher, distill, open_teacher
+from dlcli.training.losses import make_loss
 from dlcli.zoo.base import build_model
 
 CPU = torch.device("cpu")
@@ -372,8 +372,8 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_exported_file_does_not_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlcli.engine import distill as module
     from dlcli.formats.base import FORMATS
+    from dlcli.training import distillation as module
 
     path = saved(tmp_path / "t.safetensors", CLASSES)
     monkeypatch.setattr(module, "sniff_format", lambda path: FORMATS.get("onnx"))

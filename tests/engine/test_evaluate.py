@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from dlcli.data.base import ArrayReader, Indices, Inputs, Listed, RaggedReader, Samples, Stacked
-from dlcli.engine.distributed.world import ALONE, World
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.evaluate import count, evaluate
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import EvalProgress, Event
 from dlcli.task import NumberColumn, SeriesInput, TabularInput, TargetNumber, TaskSpec
+from dlcli.training.distributed.world import ALONE, World
 
 T = TypeVar("T")
 CLASSES = TaskSpec(

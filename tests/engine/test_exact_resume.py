@@ -19,14 +19,14 @@ import torch
 from dlcli import files
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import state as state_module
-from dlcli.engine import training
-from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.state import load_newest
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop import state as state_module
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import make_plan, read_plan
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -142,7 +142,7 @@ def _count_calls(patch: pytest.MonkeyPatch, calls: list[int], *, die_at: int) ->
         finally:
             inside[0] = False
 
-    from dlcli.engine import job
+    from dlcli.training import build_job as job
 
     patch.setattr(job, "save_state", save)
     for owner, name in _CALLS:

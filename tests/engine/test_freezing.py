@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from dlcli.config import OptimConfig
-from dlcli.engine.optim.freezing import parse_freezing
-from dlcli.engine.optim.make import make_optimizer
 from dlcli.errors import UsageError
+from dlcli.training.optim.freezing import parse_freezing
+from dlcli.training.optim.make import make_optimizer
 
 
 def net() -> nn.Sequential:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dlcli.engine.hints import Hints
 from dlcli.events import EpochDone, Event, RunFinished, RunStarted, StepDone
+from dlcli.training.diagnostics.hints import Hints
 
 STARTED = RunStarted(
     run="runs/cnn-shirts", model="cnn", params=1000, trainable_params=1000, data="shirts", kind="image",

@@ -17,15 +17,16 @@ import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import epochs, training
-from dlcli.engine.clock import parse_time
-from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.state import load_newest
 from dlcli.errors import UsageError
 from dlcli.events import CheckpointSaved, EpochDone, Event, Noted, RunStarted, StepDone, ignore
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop import epoch_end as epochs
+from dlcli.training.loop.state import load_newest
+from dlcli.training.loop.timing import parse_time
+from dlcli.training.plan import make_plan, read_plan
 
 # 1,439 training digits in batches of 300: 5 steps an epoch.
 BASE = {
@@ -84,7 +85,7 @@ def test_max_time_ends_the_run_after_a_whole_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr("dlcli.engine.clock.time.perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr("dlcli.training.loop.timing.time.perf_counter", lambda: float(next(ticks)))
     result = train(tmp_path, fit={"max_time": "30s", "checkpoint_every": "99ep"})
     assert 0 < result.fit.progress.step < 15
     assert result.fit.progress.reason == "time"
@@ -102,7 +103,7 @@ def test_time_that_is_up_between_two_epochs_ends_the_run_there(
         if isinstance(event, EpochDone) and event.epoch == 2:
             passed[0] = 900.0  # its validation took that long
 
-    monkeypatch.setattr("dlcli.engine.clock.time.perf_counter", lambda: true() + passed[0])
+    monkeypatch.setattr("dlcli.training.loop.timing.time.perf_counter", lambda: true() + passed[0])
     result = train(tmp_path, emit, fit={"max_time": "500s"})
     progress = result.fit.progress
     assert (progress.epoch, progress.batch, progress.reason) == (2, 0, "time")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dlcli.data.base import Samples, Stacked
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.prefetch import prefetch
-from dlcli.engine.loader import TrainBatches, batch_bounds
 from dlcli.task import ImageInput
+from dlcli.training.loop.loader import TrainBatches, batch_bounds
 
 SPEC = ImageInput(channels=1, height=2, width=2, resize="squash", resize_size=2, mean=(0.5,), std=(0.5,))
 

@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional as F
 
 from dlcli.config import LossConfig
-from dlcli.engine.losses import FITTING, check_loss, make_loss
 from dlcli.errors import UsageError
 from dlcli.task import (
     PAD,
@@ -23,6 +22,7 @@ from dlcli.task import (
     TaskSpec,
     TextInput,
 )
+from dlcli.training.losses import FITTING, check_loss, make_loss
 
 TABLE = TabularInput(numbers=(NumberColumn(name="x"),))
 PLAIN, SMOOTH = LossConfig(), LossConfig(label_smoothing=0.1)

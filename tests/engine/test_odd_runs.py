@@ -15,18 +15,18 @@ import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import fit as fit_module
-from dlcli.engine import job as job_module
-from dlcli.engine import training
-from dlcli.engine.epochs import is_better
-from dlcli.engine.interrupt import StopGuard
-from dlcli.engine.plan import Plan, make_plan
-from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
 from dlcli.formats.base import Runtime
 from dlcli.formats.checkpoint import card_of, open_checkpoint
 from dlcli.settings import merge, validate
+from dlcli.training import build_job as job_module
+from dlcli.training import run as training
+from dlcli.training.loop import fit as fit_module
+from dlcli.training.loop.epoch_end import is_better
+from dlcli.training.loop.interrupt import StopGuard
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import Plan, make_plan
 
 BASE = {
     "data": {"data": "digits"},

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dlcli.config import OptimConfig, Optimizer
-from dlcli.engine.optim.make import check_optim, make_optimizer, set_lr
-from dlcli.engine.optim.muon import hidden_weights, orthogonalised
 from dlcli.errors import UsageError
+from dlcli.training.optim.make import check_optim, make_optimizer, set_lr
+from dlcli.training.optim.muon import hidden_weights, orthogonalised
 
 NAMES = get_args(Optimizer)
 LR, DECAY = 0.01, 0.05

@@ -14,11 +14,6 @@ from torch import nn
 from dlcli.card import Card, ModelSpec
 from dlcli.config import EvalConfig, QuantizeSettings, TrainConfig
 from dlcli.deploy.quantize.qat import QatResult, prepare, qat
-from dlcli.engine import training
-from dlcli.engine.batchnorm import RunningStatistics
-from dlcli.engine.plan import Plan, make_plan, read_plan
-from dlcli.engine.state import load_newest
-from dlcli.engine.training import TrainResult
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import evaluate
@@ -28,6 +23,11 @@ from dlcli.formats.checkpoint import Checkpoint, read_tensors
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
+from dlcli.training import run as training
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import Plan, make_plan, read_plan
+from dlcli.training.run import TrainResult
+from dlcli.training.sync_batchnorm import RunningStatistics
 from dlcli.zoo.base import build_model
 from dlcli.zoo.structures.fake_quant import FakeQuantizer
 

@@ -16,8 +16,6 @@ from dlcli.config import QuantizeSettings, TrainConfig
 from dlcli.deploy.quantize import variants as candidates
 from dlcli.deploy.quantize.quantize import quantize
 from dlcli.deploy.quantize.result import QuantizeResult
-from dlcli.engine import training
-from dlcli.engine.plan import make_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card
@@ -25,6 +23,8 @@ from dlcli.formats.checkpoint import read_tensors, save_model
 from dlcli.formats.encodings.groups import stored_bytes
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.plan import make_plan
 
 FIT = {"epochs": 3, "batch_size": 100, "device": "cpu", "tensorboard": False}
 CNN = {"name": "cnn", "args": {"widths": [8, 16], "hidden": 64}}

@@ -10,9 +10,6 @@ import torch
 from torch import nn
 
 from dlcli.data.prepare import prepare, random_inputs
-from dlcli.engine.batchnorm import synchronise_batch_norms
-from dlcli.engine.blocks import find_chains
-from dlcli.engine.recompute import checkpoint_segments, saved_bytes, saving_sentence
 from dlcli.errors import UsageError
 from dlcli.task import (
     SPECIAL_TOKENS,
@@ -28,6 +25,9 @@ from dlcli.task import (
     TaskSpec,
     TextInput,
 )
+from dlcli.training.activation_checkpointing import checkpoint_segments, saved_bytes, saving_sentence
+from dlcli.training.checkpoint_blocks import find_chains
+from dlcli.training.sync_batchnorm import synchronise_batch_norms
 from dlcli.zoo.base import MODELS, find_model
 
 ENCODER = {"layers": 4, "heads": 2, "dim": 16, "ff": 32, "dropout": 0.1}

@@ -14,13 +14,13 @@ import pytest
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import training
-from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError
 from dlcli.events import Event, StepDone, Warned, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import make_plan, read_plan
 
 BASE = {
     "data": {"data": "digits"},

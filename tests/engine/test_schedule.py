@@ -10,7 +10,7 @@ import torch
 from torch.optim import lr_scheduler as torchs
 
 from dlcli.config import OptimConfig, Scheduler
-from dlcli.engine.optim.schedule import Plateau, describe, lr_factor
+from dlcli.training.optim.schedule import Plateau, describe, lr_factor
 
 EXACT = 1e-9
 SCHEDULERS = get_args(Scheduler)

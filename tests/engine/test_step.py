@@ -13,20 +13,20 @@ import pytest
 import torch
 
 from dlcli.config import TrainConfig
-from dlcli.engine import step as step_module
-from dlcli.engine import training
-from dlcli.engine.batchnorm import RunningStatistics
-from dlcli.engine.distributed.world import ALONE
-from dlcli.engine.fit import FitJob
-from dlcli.engine.job import make_job, make_readers
-from dlcli.engine.loader import portions
-from dlcli.engine.plan import Plan, make_plan
-from dlcli.engine.state import Progress
-from dlcli.engine.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.errors import DlcliError
 from dlcli.events import EpochDone, Event, StepDone, Warned, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.distributed.world import ALONE
+from dlcli.training.loop import step as step_module
+from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.loader import portions
+from dlcli.training.loop.state import Progress
+from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.plan import Plan, make_plan
+from dlcli.training.sync_batchnorm import RunningStatistics
 
 BASE = {
     "data": {"data": "digits"},

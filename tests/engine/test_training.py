@@ -15,14 +15,14 @@ import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.engine import training
-from dlcli.engine.plan import Plan, make_plan, read_plan
-from dlcli.engine.state import load_newest
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import EpochDone, Event, StepDone, Tee, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import Plan, make_plan, read_plan
 
 # Dropout draws from torch's generator and the last batch is ragged: both must survive a resume.
 BASE = {
@@ -184,7 +184,7 @@ def test_no_state_is_whole(tmp_path: Path) -> None:
 def test_a_full_disk_while_saving_leaves_the_older_state_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dlcli.engine.state as module
+    import dlcli.training.loop.state as module
 
     real, calls = module.write_tensors, []
 

@@ -30,11 +30,6 @@ from dlcli.deploy.parity import BatchParity
 from dlcli.deploy.prune import prune as pruning
 from dlcli.deploy.prune.pipeline import Made, PruneJob
 from dlcli.deploy.prune.transform import Goal
-from dlcli.engine import training
-from dlcli.engine.masks import make_masks
-from dlcli.engine.plan import make_plan, read_plan
-from dlcli.engine.state import load_newest
-from dlcli.engine.tuning import TuneDefaults, tuning_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.files import write_text
@@ -42,6 +37,11 @@ from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import card_of
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import dump_yaml, merge, validate
+from dlcli.training import run as training
+from dlcli.training.finetune import TuneDefaults, tuning_plan
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.pruning_masks import make_masks
 
 BASE = {
     "data": {"data": "digits"},

@@ -17,15 +17,16 @@ from torch import nn
 from torch._C._distributed_c10d import HashStore
 
 from dlcli.config import LaunchConfig, TrainConfig
-from dlcli.engine.distributed import failures, shared
-from dlcli.engine.distributed.found import first_host, found_group
-from dlcli.engine.distributed.ranks import Ranks, check_machines, is_wanted, machines, ranks_wanted
-from dlcli.engine.distributed.roll import Roll
-from dlcli.engine.distributed.shared import launch_id, shared_run
-from dlcli.engine.distributed.world import ALONE
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import write_json
 from dlcli.runs.folder import RunFolder
+from dlcli.training.distributed import failures
+from dlcli.training.distributed import shared_folder as shared
+from dlcli.training.distributed.external_launcher import first_host, found_group
+from dlcli.training.distributed.heartbeat import Roll
+from dlcli.training.distributed.ranks import Ranks, check_machines, is_wanted, machines, ranks_wanted
+from dlcli.training.distributed.shared_folder import launch_id, shared_run
+from dlcli.training.distributed.world import ALONE
 
 # A rank: it writes what it saw to a file of its own.
 PROGRAM = """
@@ -33,7 +34,7 @@ import json, sys
 import torch
 from torch import nn
 from dlcli.config import LaunchConfig
-from dlcli.engine.distributed.worker import membership
+from dlcli.training.distributed.worker import membership
 from dlcli.errors import DlcliError
 
 def gradients(world, forward, layer, parts):
@@ -275,7 +276,7 @@ def test_devices_are_counted_named_or_all(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlcli.engine.distributed.ranks.resolve_device", torch.device)
+    monkeypatch.setattr("dlcli.training.distributed.ranks.resolve_device", torch.device)
     monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
 
 

@@ -18,14 +18,6 @@ from dlcli.compress.masks import count_zeros
 from dlcli.config import PruneSettings
 from dlcli.deploy.compare import Held, Yardstick
 from dlcli.deploy.prune.transform import Cut, Goal, cut
-from dlcli.engine.balance import balance_plan
-from dlcli.engine.job import make_card, make_reader
-from dlcli.engine.loader import TrainBatches
-from dlcli.engine.losses import make_loss
-from dlcli.engine.masks import MASK_KIND
-from dlcli.engine.plan import Plan, current_settings
-from dlcli.engine.training import new_run
-from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
@@ -33,6 +25,14 @@ from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
 from dlcli.provenance import of_the_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
+from dlcli.training.build_job import make_card, make_reader
+from dlcli.training.class_balance import balance_plan
+from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
+from dlcli.training.loop.loader import TrainBatches
+from dlcli.training.losses import make_loss
+from dlcli.training.plan import Plan, current_settings
+from dlcli.training.pruning_masks import MASK_KIND
+from dlcli.training.run import new_run
 from dlcli.zoo.runtime import model_inputs
 
 _TAYLOR_BATCHES = 8

@@ -19,11 +19,11 @@ from dlcli.config import Bound, PruneConfig, PruneSettings, parse_bound
 from dlcli.deploy.compare import Comparison, Held, Yardstick, compare_files, verdict
 from dlcli.deploy.prune.pipeline import Made, PruneJob, drop_run
 from dlcli.deploy.prune.transform import Goal, is_mask, layer_macs, masked_layers
-from dlcli.engine.tuning import Tuner
 from dlcli.errors import Diverged, DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.runs.folder import run_of
+from dlcli.training.finetune import Tuner
 
 # What a search tries, in the middle first, then in the half that is left: three attempts at most.
 CHANNEL_AMOUNTS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)

@@ -21,10 +21,10 @@ from dlcli.compress.channels.prune import (
 from dlcli.compress.masks import METHODS, MaskMethod, count_zeros, mask_record, mask_weights, weights_of
 from dlcli.config import PruneConfig, parse_names
 from dlcli.data.prepare import random_inputs
-from dlcli.engine.masks import MASK_KIND
 from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.formats.encodings.sparse import SHAPE, pack
 from dlcli.task import TaskSpec
+from dlcli.training.pruning_masks import MASK_KIND
 from dlcli.zoo.base import find_model
 from dlcli.zoo.macs import count_macs
 from dlcli.zoo.runtime import model_inputs

@@ -29,7 +29,6 @@ from dlcli.config.ship import parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.deploy.parity import trim
 from dlcli.deploy.quantize.variants import this_machine
-from dlcli.engine.tuning import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import default_batch_size
@@ -39,6 +38,7 @@ from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
 from dlcli.formats.onnx.format import write_onnx
 from dlcli.provenance import of_the_model, origin_record
 from dlcli.runs.folder import RunFolder, run_of
+from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.zoo.base import build_model
 from dlcli.zoo.runtime import load_tensors, model_inputs
 

@@ -31,12 +31,12 @@ from dlcli.deploy.quantize.variants import (
     check_source,
     this_machine,
 )
-from dlcli.engine.tuning import Tuner
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
 from dlcli.provenance import UNVERIFIED
 from dlcli.runs.folder import RunFolder, run_of
+from dlcli.training.finetune import Tuner
 
 # What auto takes for a bound where none was said: it decides what is tried next, nothing else.
 _GOAL = Bound(0.01, relative=True)

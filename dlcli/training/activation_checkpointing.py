@@ -1,0 +1,230 @@
+"""Gradient checkpointing: what a segment of a model computed is computed again in the backward pass.
+
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, through torch's own
+non-reentrant checkpoints. Only the input of a segment is kept. The numbers of a run do not change: the
+second forward sees the same random numbers and leaves running statistics alone. `blocks` finds what
+can be a segment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+from dlcli.errors import UsageError
+from dlcli.training.checkpoint_blocks import Chain, find_chains
+
+
+def checkpoint_segments(module: nn.Module, asked: str) -> str | None:
+    """Rewire the module in place so that it keeps less while training; names of tensors stay.
+
+    ``asked`` is "none", "auto" (each block by itself) or a number of segments. Eval mode and no_grad
+    are as before. It comes after `synchronise_batch_norms` and before DistributedDataParallel. Gives a
+    sentence about what was done, None for "none". Raises: UsageError for another text, and for models
+    without blocks.
+    """
+    if asked == "none":
+        return None
+    if asked != "auto" and not re.fullmatch(r"[1-9]\d*", asked):
+        raise UsageError(
+            f"--grad-checkpointing {asked!r} is none of: none, auto, a number of segments from 1 on"
+        )
+    chains = find_chains(module)
+    blocks = sum(len(chain.blocks) for chain in chains)
+    if not blocks:
+        raise UsageError(
+            f"--grad-checkpointing {asked}: {_why_not(module)}",
+            hint="a smaller --batch-size or more --grad-accum-steps save memory with every model",
+        )
+    wanted = blocks if asked == "auto" else int(asked)
+    made = sum(_rewire(chain, round(wanted * len(chain.blocks) / blocks)) for chain in chains)
+    where = ", ".join(dict.fromkeys(chain.path.partition(".")[0] or "the model" for chain in chains))
+    note = ""
+    if asked != "auto" and made != wanted:
+        note = f"; {asked} were asked for, and a segment lies within one of these parts"
+        if wanted > blocks:
+            note = f"; {asked} were asked for"
+    parts, whole = "segment" + "s" * (made != 1), "block" + "s" * (blocks != 1)
+    return f"gradient checkpointing: {made} {parts} of {blocks} {whole} in {where}{note}"
+
+
+def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
+    """Bytes of the tensors that autograd would keep for a backward pass of ``run()``.
+
+    Each storage counts once, parameters do not. They are counted and let go, so this needs no more
+    memory than inference, and no backward pass is possible.
+    """
+    kept: dict[StorageWeakRef, int] = {}
+
+    def count(tensor: torch.Tensor) -> None:
+        if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
+            storage = tensor.untyped_storage()
+            # A weak reference keeps the identity of what is freed: its address may be used again.
+            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+            kept[reference] = storage.nbytes()
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _no_backward):
+        run()
+    return sum(kept.values())
+
+
+def saving_sentence(
+    module: nn.Module, inputs: Sequence[torch.Tensor], loss: Callable[[torch.Tensor], torch.Tensor]
+) -> str:
+    """What the checkpoints of ``module`` save for a batch, in a sentence.
+
+    ``module`` is in train mode, ``inputs`` are those of one micro-batch and ``loss`` makes a number of
+    its outputs. It costs two forward passes, which leave random numbers and buffers as they were.
+    """
+    segments = list(_segments(module))
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    devices = {tensor.device for tensor in inputs if tensor.is_cuda}
+    sizes = []
+    try:
+        for on in (True, False):
+            for segment in segments:
+                segment.on = on
+            with torch.random.fork_rng(devices):
+                sizes.append(saved_bytes(lambda: loss(module(*inputs))))
+    finally:
+        for segment in segments:
+            segment.on = True
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    mib = [size / 2**20 for size in sizes]
+    return (
+        f"activations kept for the backward pass: {mib[0]:.1f} MiB instead of {mib[1]:.1f} "
+        f"({100 * (sizes[0] / max(sizes[1], 1) - 1):+.0f} %)"
+    )
+
+
+class Segment:
+    """Parts of a model, one behind the other, that keep their input alone while training.
+
+    It stands in for ``forward`` of a block, or for several modules of a list: the first gets all
+    arguments, each other one the result in place of the first argument.
+    """
+
+    def __init__(self, owner: nn.Module, parts: Sequence[Callable[..., Any]], norms: list[_NormBase]):
+        self.owner, self.parts, self.norms = owner, tuple(parts), norms
+        self.on = True
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        if not (self.on and self.owner.training and torch.is_grad_enabled()):
+            return self.run(*args, **named)
+        # Flat, so that tensors in lists and keywords are seen too by whoever counts what is kept.
+        leaves, spec = tree_flatten((args, named))
+
+        def run(*values: Any) -> Any:
+            positional, keywords = tree_unflatten(values, spec)
+            return self.run(*positional, **keywords)
+
+        if torch.compiler.is_compiling():  # it traces the pass once, and so counts each batch once
+            return checkpoint(run, *leaves, use_reentrant=False)
+        return checkpoint(run, *leaves, use_reentrant=False, context_fn=self.contexts)
+
+    def run(self, x: Any, *rest: Any, **named: Any) -> Any:
+        for part in self.parts:
+            x = part(x, *rest, **named)
+        return x
+
+    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Those of the two forward passes: the second changes no running statistics."""
+        return nullcontext(), self.without_statistics()
+
+    @contextmanager
+    def without_statistics(self) -> Iterator[None]:
+        # Copies, not None: autograd keeps the tensors, and both passes must keep the same.
+        own = [(norm, dict(norm._buffers)) for norm in self.norms if norm.training]
+        for norm, buffers in own:
+            norm._buffers.update({k: v if v is None else v.clone() for k, v in buffers.items()})
+        try:
+            yield
+        finally:
+            for norm, buffers in own:
+                norm._buffers.update(buffers)
+
+
+class _Segmented:
+    """Mixed into a list of modules: while training, going through it gives segments."""
+
+    training: bool
+    segments: Sequence[Callable[..., Any]] = ()  # a slice of the list is a new one, without any
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.segments and self.training and torch.is_grad_enabled():
+            return iter(self.segments)
+        return iter(super().__iter__())  # type: ignore[misc]
+
+
+def _rewire(chain: Chain, count: int) -> int:
+    """Make about ``count`` segments of a chain; gives how many."""
+    blocks = chain.blocks
+    if not chain.joinable:
+        count = len(blocks)
+    count = min(max(count, 1), len(blocks))
+    bounds = [len(blocks) * i // count for i in range(count + 1)]
+    joined: dict[int, tuple[int, Segment]] = {}  # by the first position: the one behind, the segment
+    for first, behind in pairwise(bounds):
+        parts = [part for block in blocks[first:behind] for part in block.parts]
+        norms = [norm for part in parts for norm in part.modules() if isinstance(norm, _NormBase)]
+        if len(parts) == 1:
+            (part,) = parts
+            part.forward = Segment(part, [part.forward], norms)
+        else:
+            segment = Segment(chain.holder, parts, norms)
+            joined[blocks[first].start] = (
+                blocks[behind - 1].start + len(blocks[behind - 1].parts),
+                segment,
+            )
+    if joined:
+        _replace(chain.holder, joined)
+    return count
+
+
+def _replace(holder: nn.Module, joined: dict[int, tuple[int, Segment]]) -> None:
+    """Let a list of modules go by segments, which may be added in several calls."""
+    kind: Any = type(holder)
+    modules = list(holder._modules.values())
+    if not isinstance(holder, _Segmented):
+        holder.__class__ = type(f"Segmented{kind.__name__}", (_Segmented, kind), {})
+        holder.__dict__["joined"] = {}
+    everything: dict[int, tuple[int, Segment]] = holder.__dict__["joined"]
+    everything.update(joined)
+    steps: list[Any] = []
+    at = 0
+    while at < len(modules):
+        behind, step = everything.get(at, (at + 1, modules[at]))
+        steps.append(step)
+        at = behind
+    holder.__dict__["segments"] = steps
+
+
+def _segments(module: nn.Module) -> Iterator[Segment]:
+    """All segments of a module that `checkpoint_segments` has rewired."""
+    for part in module.modules():
+        own = [part.__dict__.get("forward")]
+        if isinstance(part, _Segmented):
+            own += part.segments
+        yield from (segment for segment in own if isinstance(segment, Segment))
+
+
+def _why_not(module: nn.Module) -> str:
+    if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        return "a recurrent net keeps the states of all steps, so its layers cannot be split"
+    return "this model has no blocks that lie one behind the other"
+
+
+def _no_backward(_: None) -> torch.Tensor:
+    raise AssertionError("what saved_bytes counts is not kept")

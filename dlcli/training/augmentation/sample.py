@@ -1,0 +1,88 @@
+"""A few training images as they are and as training will see them, for people to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from dlcli.config import TrainConfig
+from dlcli.data.base import DataSource, Indices, Pixels, Targets
+from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions
+from dlcli.errors import DlcliError, UsageError
+from dlcli.task import TaskSpec
+from dlcli.training.augmentation.augment import make_augment, preview
+
+ROWS, EPOCHS = 8, 6
+
+
+@dataclass(frozen=True)
+class Shown:
+    """``original`` images and targets, then the same in the first epochs; and what is done to them.
+
+    Pixels are uint8 (n, H, W, C); targets are shares (n, K) where samples are mixed.
+    """
+
+    task: TaskSpec
+    original: tuple[Pixels, Targets]
+    varied: tuple[tuple[Pixels, Targets], ...]
+    sentence: str
+    mixes: bool
+
+
+def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> Shown:
+    """Eight images of as many classes as there are, in six epochs.
+
+    What an image shows in an epoch is what training shows, but for its partner in a mix: that comes
+    from the same batch, and here the batch is these images. Raises: UsageError for data that is no
+    images, DlcliError when none can be read.
+    """
+    if source.kind != "image":
+        raise UsageError(
+            f"--show-augment is for images, and this is {source.kind} data", hint="leave it out"
+        )
+    task, _ = KINDS.get("image").fit(source, config, needs)
+    train = source.splits["train"]
+    options = ReadOptions(workers=config.data.workers, on_bad_sample="skip")
+    reader = KINDS.get("image").reader(train, task, options)
+    try:
+        (pixels,), kept = reader.read(_spread(source, config.fit.seed))
+    finally:
+        reader.close()
+    if not len(kept):
+        raise DlcliError(
+            f"none of the training images that were tried can be read: {_first(reader.bad)}"
+        )
+    targets = reader.targets(kept)
+    augment = make_augment(
+        config.augment,
+        task,
+        samples=len(train),
+        seed=config.fit.seed,
+        device=torch.device("cpu"),
+    )
+    if augment is None:
+        return Shown(task, (pixels, targets), (), "augmentation: none", mixes=False)
+    shown = preview(augment, torch.from_numpy(pixels), torch.from_numpy(targets), kept, EPOCHS)
+    varied = tuple((images.numpy(), mixed.numpy()) for images, mixed in shown)
+    return Shown(task, (pixels, targets), varied, augment.sentence, augment.mixes)
+
+
+def _spread(source: DataSource, seed: int) -> Indices:
+    """Positions of at most `ROWS` training samples, one of each class before a second of any."""
+    train = source.splits["train"]
+    order = np.random.default_rng(seed).permutation(len(train))
+    if source.task in ("classification", "embedding"):
+        targets = train.targets[order]
+        turn = np.zeros(len(order), dtype=np.int64)  # the how-manieth of its class
+        for label in np.unique(targets):
+            of_class = targets == label
+            turn[of_class] = np.arange(of_class.sum())
+        order = order[np.lexsort((targets, turn))]
+    return order[:ROWS].astype(np.int64)
+
+
+def _first(bad: dict[str, str]) -> str:
+    name, reason = next(iter(bad.items()))
+    return f"{name}: {reason}"

@@ -1,0 +1,190 @@
+"""``--batch-size auto``: as many samples a step as memory holds and as are worth it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dlcli.data.base import Indices, Samples
+from dlcli.data.images.reader import cache_budget
+from dlcli.errors import DlcliError
+from dlcli.training.autotune.memory import activation_bytes, bytes_of
+from dlcli.training.autotune.trial import (
+    changed,
+    device_of,
+    free_memory,
+    processes,
+    rehearsal,
+    training_batches,
+)
+from dlcli.training.build_job import make_reader
+from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.state import Progress
+from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.plan import Plan
+
+MOST = 1024  # samples of a step on all devices; larger ones want other settings
+STEPS = 10  # an epoch keeps about so many at least
+FIRST = 8
+RESIDENT_SHARE = 0.4  # of the free memory: a split up to it stays on the device, see loader
+CUDA_SHARE = 0.85  # of the memory that is free; evaluation and fragments need some too
+FASTER = 1.05  # a larger batch that is not worth this much costs memory and steps for nothing
+_TIMED, _SHORTEST_S = 3, 0.2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How steps of ``size`` samples went on one device; ``peak`` bytes are needed."""
+
+    size: int
+    fits: bool
+    peak: int
+    samples_per_s: float = 0.0
+
+
+def find_batch_size(plan: Plan) -> tuple[int, str]:
+    """The batch size of a step on all devices together, and a sentence on why.
+
+    Powers of two are tried on one device, on the longest samples. On CUDA the largest whose measured
+    peak stays below 85 % of the free memory. Elsewhere the smallest that is as fast a sample as any,
+    within 5 %, as long as what autograd keeps stays below 40 % of the machine's free memory. In both
+    cases at most 1,024 samples a step and a tenth of the training split. Raises: DlcliError when a
+    single sample is too much.
+    """
+    devices, train = processes(plan.config), len(plan.source.splits["train"])
+    device = device_of(plan.config)
+    most = max(1, min(MOST, train // STEPS) // devices)
+    cuda = device.type == "cuda"
+    longest, resident = _look(plan, most * devices)
+    budget = _budget(device, devices, resident)
+
+    def trial(size: int) -> Trial:
+        samples = plan.source.splits["train"].take(longest[: size * devices])
+        return _try(plan, samples, size, budget)
+
+    best = trial(min(FIRST, _power_of_two(most)))
+    too_large = 0  # once it is known
+    while not best.fits:
+        if best.size == 1:
+            raise DlcliError(
+                f"--batch-size auto: {device} has no memory for a step of a single sample",
+                hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16",
+            )
+        too_large, best = best.size, trial(best.size // 2)
+    found, end = [best], ""
+    while not end:
+        size = found[-1].size * 2
+        if size > most:
+            end = _no_more(size * devices, train)
+        elif not cuda and size > 4 * _enough(found).size:
+            end = "larger ones are hardly faster"
+        elif size == too_large or not (tried := trial(size)).fits:
+            end = f"{size} do not fit into the {_bytes(budget)} of {device} that may be used"
+        else:
+            found.append(tried)
+    best = found[-1] if cuda else _enough(found)
+    if best is not found[-1]:
+        end = f"{found[-1].size} make {found[-1].samples_per_s:,.0f} samples/s"
+    return best.size * devices, _sentence(plan, best, devices, end)
+
+
+def _no_more(size: int, train: int) -> str:
+    if size > MOST:
+        return f"more than {MOST:,} are not tried"
+    return f"with {size} an epoch of {train:,} samples would have {-(-train // size)} steps"
+
+
+def _enough(found: list[Trial]) -> Trial:
+    """The smallest that is about as fast as the fastest."""
+    fastest = max(t.samples_per_s for t in found)
+    return next(t for t in found if t.samples_per_s * FASTER >= fastest)
+
+
+def _sentence(plan: Plan, best: Trial, devices: int, why: str) -> str:
+    each = f", {best.size} on each of {devices} devices" if devices > 1 else ""
+    text = (
+        f"batch size auto: {best.size * devices}{each} ({best.samples_per_s:,.0f} samples/s and "
+        f"{_bytes(best.peak)}{' a device' if devices > 1 else ''}; {why})"
+    )
+    if plan.config.optim.lr != "auto":
+        text += f"; --lr stays {plan.config.optim.lr:g}, --lr auto looks for one that suits it"
+    return text
+
+
+def _try(plan: Plan, samples: Samples, size: int, budget: int) -> Trial:
+    """Steps on one batch of ``samples``, with every layer that ever trains."""
+    source = replace(plan.source, splits=dict.fromkeys(("train", "val"), samples))
+    small = changed(
+        replace(plan, source=source),
+        data={"balance": "none"},  # a class may be missing here
+        fit={"batch_size": size * processes(plan.config), "overfit_batches": None},
+    )
+    with rehearsal(small, share=True) as made:
+        return _measure(made.job, size, budget)
+
+
+def _measure(job: FitJob, size: int, budget: int) -> Trial:
+    device, cuda = job.precision.device, job.precision.device.type == "cuda"
+    job.freezing.apply(job.module, 1.0)
+    set_train_mode(job.module)
+    progress = Progress(micro=job.micro)
+    batch = next(training_batches(job, progress))
+    peak = 0
+    if not cuda:
+        part = micro_batches(job, batch, progress)[0]
+        peak = activation_bytes(job, part) + 4 * bytes_of(job.module.parameters())
+        if peak > budget:
+            return Trial(size, False, peak)
+    else:
+        torch.cuda.reset_peak_memory_stats(device)
+    times: list[float] = []
+    # The first one warms up, and makes the optimizer's state. Short ones scatter, so there are more.
+    while len(times) <= _TIMED or sum(times[1:]) < _SHORTEST_S:
+        t0 = time.perf_counter()
+        optimizer_step(job, batch, progress, batch.count * job.world.size)
+        if cuda:
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - t0)
+    if cuda:
+        peak = torch.cuda.max_memory_allocated(device)
+    whole = progress.micro == job.micro  # else memory ran out, and the step was done in smaller parts
+    return Trial(size, whole and peak <= budget, peak, len(batch) / min(times[1:]))
+
+
+def _budget(device: torch.device, devices: int, resident: int) -> int:
+    """Bytes that a step may take on one device, beside a split of ``resident`` bytes."""
+    if device.type != "cuda":
+        return cache_budget("auto") // devices
+    free_memory(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    kept = resident if resident <= RESIDENT_SHARE * free else 0
+    return int(CUDA_SHARE * (free - kept))
+
+
+def _look(plan: Plan, most: int) -> tuple[Indices, int]:
+    """Samples to try steps on, where lengths vary the longest, and the bytes of the encoded split.
+
+    The bytes are 0 where lengths vary: such a split is not kept on the device.
+    """
+    reader = make_reader(plan, "train", 0.0)
+    try:
+        if reader.lengths is not None:
+            return np.argsort(-reader.lengths, kind="stable")[:most].astype(np.int64), 0
+        inputs, kept = reader.read(np.arange(1, dtype=np.int64))
+        size = sum(array.nbytes for array in inputs) * len(reader) if len(kept) else 0
+        return np.arange(min(most, len(reader)), dtype=np.int64), size
+    finally:
+        reader.close()
+
+
+def _power_of_two(number: int) -> int:
+    """The largest that is not above ``number``."""
+    return 1 << (number.bit_length() - 1)
+
+
+def _bytes(size: int) -> str:
+    unit = next((unit for unit in (30, 20) if size >= 2**unit), 10)
+    return f"{size / 2**unit:.{int(unit == 30)}f} {'KMG'[unit // 10 - 1]}iB"

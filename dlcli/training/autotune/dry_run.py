@@ -1,0 +1,181 @@
+"""``--dry-run``: everything about a run that can be known without training it. Nothing is written."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from dlcli.evaluation.evaluate import default_batch_size
+from dlcli.events import Emit, Event, RunStarted, Warned
+from dlcli.training.autotune.memory import MemoryEstimate, estimate_memory
+from dlcli.training.autotune.resolve import resolve_auto
+from dlcli.training.autotune.trial import Rehearsal, rehearsal, training_batches
+from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.state import Progress
+from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.loop.timing import parse_time
+from dlcli.training.optim.schedule import lr_factor
+from dlcli.training.plan import Plan
+from dlcli.training.run import check_settings, started
+from dlcli.zoo.runtime import predict
+
+TIMED_STEPS = 3
+_POINTS = 400  # of the schedule
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds. ``steps`` are the single timed ones, after one to warm up; ``sample`` is of evaluation.
+
+    ``limit`` is ``--max-time``, or None.
+    """
+
+    steps: tuple[float, ...]
+    sample: float
+    training: float
+    evaluation: float
+    limit: float | None
+
+    @property
+    def total(self) -> float:
+        """Of the whole run, as long as its limit lets it."""
+        whole = self.training + self.evaluation
+        return whole if self.limit is None else min(whole, self.limit)
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run will be. ``started`` is the event that it will begin with.
+
+    ``macs`` are those of one sample. ``memory`` is one device's; ``peak`` what was measured there, None
+    on CPUs. ``schedule`` are (step, learning rate), ``thaws`` the steps at which layers begin to train.
+    """
+
+    plan: Plan
+    started: RunStarted
+    macs: int
+    memory: MemoryEstimate
+    peak: int | None
+    schedule: tuple[tuple[int, float], ...]
+    thaws: tuple[int, ...]
+    time: TimeEstimate
+    warnings: tuple[str, ...]
+
+
+def dry_run(plan: Plan, emit: Emit) -> DryRun:
+    """Make the job of a plan, time a few steps on its first batches, and throw it away.
+
+    What is "auto" is looked for. Of several processes it is the first one's share, alone on its
+    device. Raises: UsageError, DlcliError as the run would.
+    """
+    check_settings(plan)
+    warnings: list[str] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Warned):
+            warnings.append(event.message)
+
+    plan = resolve_auto(plan, emit)
+    with rehearsal(plan, share=True, summary=True, emit=keep) as made:
+        job = made.job
+        assert made.summary is not None
+        event = started(plan, made.run, made.prepared, Progress(), job.precision.device)
+        memory, peak = _memory(job)
+        return DryRun(
+            plan=plan,
+            started=event,
+            macs=made.summary.macs,
+            memory=memory,
+            peak=peak,
+            schedule=_schedule(job),
+            thaws=tuple(_first_step(share, job.total_steps) for share in job.freezing.changes()),
+            time=_time(made),
+            warnings=tuple(dict.fromkeys([*plan.warnings, *made.said, *_of_readers(made), *warnings])),
+        )
+
+
+def _memory(job: FitJob) -> tuple[MemoryEstimate, int | None]:
+    """What a step keeps when every layer trains that ever will; the measured peak on CUDA."""
+    device = job.precision.device
+    job.freezing.apply(job.module, 1.0)
+    set_train_mode(job.module)
+    progress = Progress(micro=job.micro)
+    batch = next(training_batches(job, progress))
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    optimizer_step(job, batch, progress, batch.count * job.world.size)
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    part = micro_batches(job, batch, progress)[0]
+    return estimate_memory(job, batch, part), peak
+
+
+def _time(made: Rehearsal) -> TimeEstimate:
+    """Single steps with the layers that train at first, reading included, and a batch of evaluation."""
+    job, config = made.job, made.plan.config.fit
+    job.freezing.apply(job.module, 0.0)
+    set_train_mode(job.module)
+    progress = Progress(micro=job.micro)
+    batches = training_batches(job, progress)
+    steps: list[float] = []
+    for _ in range(1 + TIMED_STEPS):
+        t0 = time.perf_counter()
+        batch = next(batches)
+        optimizer_step(job, batch, progress, batch.count * job.world.size)
+        _wait(job)
+        steps.append(time.perf_counter() - t0)
+    batches.close()
+    sample, samples = _evaluation(made), len(made.readers["val"])
+    epochs = -(-job.total_steps // len(job.batches))
+    return TimeEstimate(
+        steps=tuple(steps[1:]),
+        sample=sample,
+        training=statistics.median(steps[1:]) * job.total_steps,
+        # After each epoch by all processes together; the best model once more by one.
+        evaluation=sample * samples * (epochs / job.world.size + 1),
+        limit=parse_time(config.max_time),
+    )
+
+
+def _evaluation(made: Rehearsal) -> float:
+    """Seconds for one validation sample, in the second of two batches."""
+    job, reader = made.job, made.readers["val"]
+    size = min(default_batch_size(job.task), len(reader))
+    where = torch.arange(size).numpy()
+    job.module.eval()
+    seconds = 0.0
+    for _ in range(2):
+        t0 = time.perf_counter()
+        inputs, kept = reader.read(where)
+        if len(kept):
+            predict(job.module, inputs, job.task, job.precision.device)
+        seconds = time.perf_counter() - t0
+    return seconds / size
+
+
+def _wait(job: FitJob) -> None:
+    """Until the device has done what it was given."""
+    if job.precision.device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def _schedule(job: FitJob) -> tuple[tuple[int, float], ...]:
+    """Learning rates of steps spread evenly over the run, the first and the last among them."""
+    total = job.total_steps
+    count = min(total, _POINTS)
+    steps = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
+    return tuple(
+        (step, job.optim.peak_lr * lr_factor(step, total, len(job.batches), job.optim)) for step in steps
+    )
+
+
+def _first_step(share: float, total: int) -> int:
+    """The first step at or behind a share of the run."""
+    step = int(share * total)
+    return step if step >= share * total else step + 1
+
+
+def _of_readers(made: Rehearsal) -> list[str]:
+    return [f"{split}: {note}" for split, reader in made.readers.items() for note in reader.notes]

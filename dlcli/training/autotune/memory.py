@@ -1,0 +1,70 @@
+"""What a training step keeps in memory, counted tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from dlcli.training.activation_checkpointing import saved_bytes
+from dlcli.training.autotune.trial import loss_of
+from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.loader import Batch
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one device during a step.
+
+    ``activations`` are what autograd keeps of one micro-batch of ``micro`` samples for the backward
+    pass, ``batch`` are the inputs and targets of a step. What kernels need in passing is not in it.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    averages: int
+    batch: int
+    activations: int
+    micro: int
+
+    @property
+    def total(self) -> int:
+        """All of it at once, as it is at the end of a forward pass."""
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.averages
+            + self.batch
+            + self.activations
+        )
+
+
+def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
+    """The memory of a job that has made a step: its optimizer's state is counted, not guessed.
+
+    ``part`` is a micro-batch of ``batch``. Layers count as they train now.
+    """
+    state = job.optimizer.state.values()
+    return MemoryEstimate(
+        weights=bytes_of([*job.module.parameters(), *job.module.buffers()]),
+        gradients=bytes_of(p for p in job.module.parameters() if p.requires_grad),
+        optimizer=bytes_of(t for found in state for t in found.values() if torch.is_tensor(t)),
+        averages=bytes_of(t for kept in job.averages.values() for t in kept.tensors().values()),
+        batch=bytes_of([*batch.inputs, batch.targets]),
+        activations=activation_bytes(job, part),
+        micro=len(part),
+    )
+
+
+def activation_bytes(job: FitJob, part: Batch) -> int:
+    """Bytes that a backward pass over a micro-batch needs; it costs one forward pass."""
+    return saved_bytes(lambda: loss_of(job, job.forward, part, 0)[0])
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """The sizes of some tensors, each once."""
+    different = {id(tensor): tensor for tensor in tensors}
+    return sum(tensor.numel() * tensor.element_size() for tensor in different.values())

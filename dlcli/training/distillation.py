@@ -1,0 +1,201 @@
+"""Knowledge distillation: a student learns a teacher's answers beside the truth.
+
+Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. The teacher
+sees what the student sees, augmentation included, in eval mode and without gradients.
+
+B: samples, K: classes or labels, R: targets, T: tokens, V: vocabulary. Answers are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlcli.config import LossConfig
+from dlcli.errors import UsageError
+from dlcli.formats.base import open_artifact, read_card, sniff_format
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
+from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, TaskSpec, TextInput
+from dlcli.training.losses import Loss
+from dlcli.zoo.runtime import model_inputs
+
+# (answers, targets, the teacher's answers) -> (sum, count)
+DistillLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow weighs them (ITU-R 601-2)
+
+
+class Teacher:
+    """A trained module that answers a student's question; made by `open_teacher`."""
+
+    def __init__(
+        self, module: nn.Module, own: TaskSpec, student: TaskSpec, device: torch.device
+    ) -> None:
+        self._module = module.eval().requires_grad_(False)
+        self._task = own
+        self._order: Tensor | None = None
+        self._scales: tuple[Tensor, Tensor] | None = None
+        names, wanted = _names(own), _names(student)
+        if names != wanted:
+            self._order = torch.tensor([names.index(name) for name in wanted], device=device)
+        if own.targets != student.targets:
+            # In the student's scale: ((a * std + mean) - new mean) / new std, as one product and sum.
+            mine = {target.name: target for target in own.targets}
+            pairs = [(mine[target.name], target) for target in student.targets]
+            factors = [theirs.std / new.std for theirs, new in pairs]
+            shifts = [(theirs.mean - new.mean) / new.std for theirs, new in pairs]
+            self._scales = torch.tensor(factors, device=device), torch.tensor(shifts, device=device)
+
+    @torch.no_grad()  # not inference mode: the loss keeps these answers for its backward pass
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The answers to a batch as the student's step sees it, before normalisation; left as it is.
+
+        Pixels are uint8 or float (B, H, W, C) and are resized on the device to the teacher's size,
+        bilinear and antialiased, both sides independently. Answers are in the order of the student's
+        classes and on its scales.
+        """
+        if isinstance(self._task.input, ImageInput):
+            inputs = (_as_seen_by(self._task.input, inputs[0]),)
+        answers: Tensor = self._module(*model_inputs(inputs, self._task)).float()
+        if self._order is not None:
+            answers = answers.index_select(-1, self._order)
+        if self._scales is not None:
+            factors, shifts = self._scales
+            answers = answers * factors + shifts
+        return answers
+
+
+def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
+    """The teacher that ``path`` names (a model file, a run folder or a run's name), on the device.
+
+    Raises: UsageError when it answers another question than ``task``, reads other inputs or is no file
+    of weights; DlcliError when it cannot be read.
+    """
+    file = find_artifact(str(path), DEFAULT_ROOT)
+    own, named = read_card(file).task, f"--teacher {path}"
+    _check_question(own, task, named)
+    _check_inputs(own.input, task.input, named)
+    form = sniff_format(file)
+    if not form.trainable:
+        raise UsageError(
+            f"{named} is an {form.name} file, which torch cannot run beside the student",
+            hint="give the safetensors file that it was exported from",
+        )
+    return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)
+
+
+def distill(loss: Loss, task: TaskSpec, config: LossConfig) -> DistillLoss:
+    """``distill_alpha`` of the teacher's lesson and the rest of ``loss``; the count is that of ``loss``.
+
+    The lesson, by task: classes, temperature^2 times the Kullback-Leibler divergence of the student's
+    softened probabilities from the teacher's (the square keeps the size of its gradients, section 2 of
+    the paper); labels, the same for the yes and no of each, the mean over the labels; tokens, the same
+    for each that is no padding; numbers, the squared error against the teacher's scaled answers, the
+    mean over a sample's numbers.
+    """
+    alpha, temperature = config.distill_alpha, config.temperature
+
+    def lesson(outputs: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
+        # Else a side of one would be broadcast, and nobody would notice.
+        assert outputs.shape == taught.shape, (outputs.shape, taught.shape)
+        if task.targets:
+            return F.mse_loss(outputs, taught, reduction="sum") / outputs[0].numel()
+        soft, taught = outputs / temperature, taught / temperature
+        if task.kind == "multilabel":
+            parts = _of_labels(soft, taught).mean(dim=1)  # (B,)
+        elif task.kind == "seq2seq":
+            # Weights, not a selection: a GPU would have to be asked how many tokens there are.
+            parts = _of_classes(soft, taught) * (targets != PAD)  # (B, T)
+        else:
+            parts = _of_classes(soft, taught)  # (B,)
+        return temperature**2 * parts.sum()
+
+    def both(outputs: Tensor, targets: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+        total, count = loss(outputs, targets)
+        return alpha * lesson(outputs, targets, taught) + (1 - alpha) * total, count
+
+    return both
+
+
+def _of_classes(outputs: Tensor, taught: Tensor) -> Tensor:
+    """KL(teacher || student) of the classes in the last dimension: (..., K) -> (...)."""
+    log_p, log_q = F.log_softmax(outputs, dim=-1), F.log_softmax(taught, dim=-1)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=-1)
+
+
+def _of_labels(outputs: Tensor, taught: Tensor) -> Tensor:
+    """KL(teacher || student) of each label's yes and no: (B, K) -> (B, K)."""
+    yes = taught.sigmoid() * (F.logsigmoid(taught) - F.logsigmoid(outputs))
+    no = (-taught).sigmoid() * (F.logsigmoid(-taught) - F.logsigmoid(-outputs))
+    return yes + no
+
+
+def _as_seen_by(spec: ImageInput, pixels: Tensor) -> Tensor:
+    """Pixels (B, H, W, C) in the size and channels of ``spec``: a new float tensor in [0, 255]."""
+    # Always a copy: normalising works in place on floats, and these are the student's.
+    planes = pixels.permute(0, 3, 1, 2).to(torch.float32, copy=True)
+    if planes.shape[1] > spec.channels:
+        weights = planes.new_tensor(_GREY).view(1, -1, 1, 1)
+        planes = (planes * weights).sum(dim=1, keepdim=True)
+    elif planes.shape[1] < spec.channels:
+        planes = planes.repeat(1, spec.channels, 1, 1)
+    if planes.shape[2:] != (spec.height, spec.width):
+        size = (spec.height, spec.width)
+        planes = F.interpolate(planes, size=size, mode="bilinear", antialias=True)
+    return planes.permute(0, 2, 3, 1)
+
+
+def _names(task: TaskSpec) -> list[str]:
+    """What the last dimension of the answers is about; nothing for tokens."""
+    return list(task.class_names) or [target.name for target in task.targets]
+
+
+def _check_question(own: TaskSpec, task: TaskSpec, named: str) -> None:
+    """The teacher must know everything that the student is to learn."""
+    hint = "give a teacher that was trained for the same task, or leave --teacher out"
+    if task.kind == "embedding":
+        raise UsageError(f"{named}: an embedding is learnt from classes, not from a teacher", hint=hint)
+    for what, theirs, ours in (
+        ("does", own.kind, task.kind),
+        ("reads", own.input.kind, task.input.kind),
+    ):
+        if theirs != ours:
+            raise UsageError(f"{named} {what} {theirs}, and this run {ours}", hint=hint)
+    missing = [name for name in _names(task) if name not in _names(own)]
+    if missing:
+        what = "target" if task.targets else "label" if task.kind == "multilabel" else "class"
+        shown = ", ".join(map(repr, missing[:5])) + (" ..." if len(missing) > 5 else "")
+        raise UsageError(f"{named} does not know the {what} {shown}", hint=hint)
+    if own.horizon != task.horizon:
+        raise UsageError(f"{named} predicts {own.horizon} steps, and this run {task.horizon}", hint=hint)
+
+
+def _check_inputs(own: InputSpec, spec: InputSpec, named: str) -> None:
+    """What is encoded must be encoded alike, since the teacher gets the student's tensors."""
+    if isinstance(own, ImageInput):
+        return  # pixels are made to fit
+    if isinstance(own, PairsInput):
+        assert isinstance(spec, PairsInput)
+        _check_inputs(own.source, spec.source, f"{named}, of source texts,")
+        _check_inputs(own.target, spec.target, f"{named}, of target texts,")
+        return
+    # A model that takes lengths also takes shorter texts and series than it was trained on.
+    length = "max_length" if isinstance(own, TextInput) else "length"
+    takes_lengths = isinstance(own, TextInput) or (isinstance(own, SeriesInput) and own.varies)
+    differing = []
+    for name in type(own).model_fields:
+        theirs, ours = getattr(own, name), getattr(spec, name)
+        shorter = name == length and takes_lengths and theirs > ours
+        if name != "column" and theirs != ours and not shorter:
+            differing.append(name)
+    if differing:
+        raise UsageError(
+            f"{named} encodes its {own.kind} input in another way than this run: "
+            f"{', '.join(differing)} differ",
+            hint="encoders are fitted on the training split: train the teacher on the same data with "
+            "the same --seed and settings of the data",
+        )

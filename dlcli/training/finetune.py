@@ -1,0 +1,178 @@
+"""Fine-tuning of a model that was changed: the plan of a run whose weights and structure are given.
+
+The run is one like any other: the same loop, folder, state and `--resume`. Its settings are those of
+the model's own run, as far as nothing else was said, and so are its splits; its card names its parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dlcli.card import Card, TransformRecord
+from dlcli.config import DataConfig, LaunchConfig, LossConfig, MeasureConfig, TrainConfig, TuneConfig
+from dlcli.data.base import DataSource
+from dlcli.data.sources import open_other, open_source
+from dlcli.data.splits import apply_splits
+from dlcli.errors import DlcliError
+from dlcli.evaluation.eval_data import recorded_splits
+from dlcli.formats.base import Artifact
+from dlcli.runs.folder import RunFolder, run_of
+from dlcli.settings import merge, validate
+from dlcli.training.plan import Plan, current_settings
+from dlcli.training.run import TrainResult
+
+# Fine-tunes a plan in a new run of this name; what `commands` gives to the engine, with its sinks.
+Tuner = Callable[[Plan, str], TrainResult]
+
+
+@dataclass(frozen=True)
+class TuneDefaults:
+    """What a method takes for settings that the user left open.
+
+    ``lr_share`` is of the rate of the model's own run, ``distill_alpha`` the share of the original's
+    answers in the loss, where it teaches; None: as that run has it.
+    """
+
+    epochs: int
+    lr_share: float
+    distill_alpha: float | None = None
+
+
+def some_epochs(run: RunFolder | None, share: float) -> int:
+    """A share of the epochs that the model's own run had, of ten where there is none; one at least."""
+    own = {} if run is None else current_settings(run).get("fit", {})
+    return max(1, round(share * int(own.get("epochs", 10))))
+
+
+def tuning_plan(
+    source: Artifact,
+    module: nn.Module,
+    transforms: Sequence[TransformRecord],
+    tune: TuneConfig,
+    measure: MeasureConfig,
+    defaults: TuneDefaults,
+) -> Plan:
+    """The plan that trains ``module`` on, which was made from ``source`` by ``transforms``.
+
+    ``transforms`` are all records of the new card, those of the source included, so that the model's
+    builder and they give the structure of ``module``. Raises: DlcliError when the training data cannot
+    be reached.
+    """
+    card, run = source.card, run_of(source.path)
+    own = (
+        validate(TrainConfig, current_settings(run))
+        if run is not None
+        else _from_card(card, source.path)
+    )
+    data = _data(own, measure)
+    config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, tune, defaults)))
+    config = config.model_copy(update={"data": data, "launch": LaunchConfig()})
+    found, warnings = _source(card, run, config, measure)
+    return Plan(
+        config=config,
+        source=found,
+        task=card.task,
+        model=card.model,
+        weights_from=str(source.path),
+        initial={name: tensor.detach().clone() for name, tensor in module.state_dict().items()},
+        transforms=tuple(transforms),
+        parent=str(source.path),
+        warnings=tuple(warnings),
+    )
+
+
+def _from_card(card: Card, path: Path) -> TrainConfig:
+    """The settings of an artifact that has left its run: its data, else the defaults."""
+    if card.data is None:
+        raise DlcliError(
+            f"{path} does not say what it was trained on, so it cannot be fine-tuned",
+            hint="give --data FOLDER with train and val",
+        )
+    data = {**card.data.options, "data": card.data.data, "data_dir": card.data.data_dir}
+    return validate(TrainConfig, {"data": data})
+
+
+def _data(own: TrainConfig, measure: MeasureConfig) -> DataConfig:
+    said: dict[str, Any] = {"offline": measure.offline or own.data.offline}
+    if measure.data is not None:
+        said |= {"data": measure.data, "data_dir": measure.data_dir}
+    elif measure.data_dir is not None:
+        said["data_dir"] = measure.data_dir
+    if measure.workers is not None:
+        said["workers"] = measure.workers
+    return own.data.model_copy(update=said)
+
+
+def _changes(
+    own: TrainConfig, source: Artifact, tune: TuneConfig, defaults: TuneDefaults
+) -> dict[str, Any]:
+    """The settings of fine-tuning over those of the run: short, gentle, and free of its own tricks."""
+    epochs = defaults.epochs if tune.epochs is None else tune.epochs
+    fit: dict[str, Any] = {
+        "epochs": max(epochs, 1),
+        "max_steps": tune.max_steps,
+        "max_time": None,
+        "overfit_batches": None,
+        "patience": None,
+        "keep_best": 1,
+        "ema": None,
+        "swa": None,
+        "compile": "none",
+        "grad_checkpointing": "none",
+        "tensorboard": False,
+        "histograms": False,
+        "device": tune.device,
+        "amp": tune.amp,
+    }
+    if tune.batch_size is not None:
+        fit["batch_size"] = tune.batch_size
+    if tune.seed is not None:
+        fit["seed"] = tune.seed
+    optim: dict[str, Any] = {
+        "lr": own.optim.peak_lr * defaults.lr_share if tune.lr is None else tune.lr,
+        "scheduler": tune.scheduler or "cosine",
+        "warmup": 0.1,
+        "layer_decay": 1.0,
+        "backbone_lr": 1.0,
+    }
+    if tune.optimizer is not None:
+        optim["optimizer"] = tune.optimizer
+    teaches = tune.distill and source.card.task.kind in ("classification", "multilabel")
+    # Mixed targets and weights of classes are the run's own; the teacher comes on top of them.
+    loss: dict[str, Any] = {"teacher": str(source.path.resolve())}
+    if defaults.distill_alpha is not None:
+        loss["distill_alpha"] = defaults.distill_alpha
+    if not teaches or own.data.balance == "focal":
+        plain = LossConfig()
+        loss = {key: getattr(plain, key) for key in ("teacher", "distill_alpha", "temperature")}
+    model = {"weights": None, "pretrained": False, "freeze": "none", "unfreeze": None}
+    return {"fit": fit, "optim": optim, "loss": loss, "model": model}
+
+
+def _source(
+    card: Card, run: RunFolder | None, config: TrainConfig, measure: MeasureConfig
+) -> tuple[DataSource, list[str]]:
+    if run is not None and measure.data is None:
+        source, changed = apply_splits(run.splits, open_source(config.data, seed=config.fit.seed))
+        return source, changed
+    found = open_other(config.data, card.task)
+    moved = recorded_splits(card, run, found, config.data)
+    if moved is not None:
+        return moved
+    if {"train", "val"} <= set(found.splits):
+        return found, []
+    if measure.data is not None:
+        raise DlcliError(
+            f"{found.origin} has no train and val split to fine-tune on: it has "
+            + ", ".join(found.splits),
+            hint="give a folder with train and val, or leave --data out",
+        )
+    source = open_source(config.data, seed=config.fit.seed)
+    return source, [
+        "the model has left its run, so its splits are made anew: what it was trained on may be measured"
+    ]

@@ -1,0 +1,158 @@
+"""Which parameters train when: layers frozen by name, some of them until a share of the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from dlcli.errors import UsageError, nearest
+from dlcli.training.optim.depth import below
+
+_SHOWN = 6  # layers named in a sentence
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """When each parameter that is not free from the start trains.
+
+    ``starts`` maps its name to a share of the run, or to infinity. ``never`` are the names of all that
+    no step trains, also of those that the model itself had frozen. ``sentences`` say it to the user.
+    """
+
+    starts: Mapping[str, float]
+    never: frozenset[str]
+    sentences: tuple[str, ...]
+
+    def apply(self, module: nn.Module, share: float) -> bool:
+        """Set ``requires_grad`` as it is after ``share`` (0 to 1) of the run; True when any changed.
+
+        A parameter that freezes loses its gradient, so that no optimizer moves it. One that thaws has no
+        optimizer state yet: it begins with the first gradient, and no other parameter's is touched.
+        ``module`` is the model itself, not what wraps it.
+        """
+        changed = False
+        for name, parameter in module.named_parameters():
+            start = self.starts.get(name)
+            if start is not None and parameter.requires_grad != (share >= start):
+                changed = True
+                parameter.requires_grad_(share >= start)
+                if not parameter.requires_grad:
+                    parameter.grad = None
+        return changed
+
+    def changes(self) -> list[float]:
+        """The shares of the run at which something thaws, ascending."""
+        return sorted({start for start in self.starts.values() if 0 < start < 1})
+
+
+def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head: str) -> Freezing:
+    """What the settings ``model.freeze`` and ``model.unfreeze`` mean for ``module``.
+
+    ``freeze`` is "none", or patterns with commas: "backbone" is all but the submodule at ``head``, any
+    other is the path of a layer, or a glob for such paths (``layer1``, ``conv*``, ``*.bn?``).
+    ``unfreeze`` has patterns with the share of the run from which on they train (``layer4@50%``,
+    ``layer3@0.75``); what it names is frozen until then, whatever ``freeze`` says. Where several match,
+    the earliest counts.
+
+    Raises: UsageError when a pattern matches nothing, a share is none, or nothing trains at first.
+    """
+    parameters = dict(module.named_parameters())
+    free = [name for name, p in parameters.items() if p.requires_grad]
+    starts: dict[str, float] = {}
+    if freeze.strip() != "none":
+        for pattern in _items(freeze, "model.freeze"):
+            names = _matching(pattern, free, head=head, setting="model.freeze")
+            starts |= dict.fromkeys(names, math.inf)
+    said = []
+    thawed: dict[str, float] = {}
+    for item in _items(unfreeze, "model.unfreeze") if unfreeze is not None else []:
+        pattern, share = _at(item)
+        for name in _matching(pattern, free, head=head, setting="model.unfreeze"):
+            thawed[name] = min(share, thawed.get(name, math.inf))
+        said.append((share, pattern))
+    starts |= thawed
+    if free and not any(starts.get(name, 0.0) <= 0 for name in free):
+        raise UsageError(
+            "model.freeze and model.unfreeze leave nothing that trains at first",
+            hint="name fewer layers, or the first to thaw with @0%",
+        )
+    never = {name for name in parameters if name not in free or starts.get(name) == math.inf}
+    frozen = {name for name, share in starts.items() if share > 0}
+    sentences = [_frozen(module, frozen)] if frozen else []
+    sentences += [
+        f"{pattern} trains from {100 * share:g} % of the run on" for share, pattern in sorted(said)
+    ]
+    return Freezing(starts, frozenset(never), tuple(sentences))
+
+
+def _items(text: str, setting: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise UsageError(
+            f"{setting} = {text!r} has an empty name", hint="names with commas: layer1,layer2"
+        )
+    return items
+
+
+def _at(item: str) -> tuple[str, float]:
+    """``layer4@50%`` as the pattern and the share."""
+    pattern, _, text = (part.strip() for part in item.partition("@"))
+    number, unit = text.removesuffix("%"), 100.0 if text.endswith("%") else 1.0
+    try:
+        share = float(number) / unit
+    except ValueError:
+        share = math.nan
+    if not pattern or not 0 <= share < 1:
+        raise UsageError(
+            f"model.unfreeze = {item!r} is not NAME@SHARE with a share from 0 % to below 100 %",
+            hint="--unfreeze 'layer4@50%,layer3@75%'",
+        )
+    return pattern, share
+
+
+def _matching(pattern: str, names: list[str], *, head: str, setting: str) -> list[str]:
+    """The parameters at or below a path that ``pattern`` matches."""
+    if pattern == "backbone":
+        found = [name for name in names if not below(name, head)]
+    else:
+        found = [n for n in names if any(fnmatchcase(path, pattern) for path in _paths(n))]
+    if not found:
+        layers = {path for name in names for path in _paths(name)}
+        raise UsageError(
+            f"{setting}: {pattern!r} is no layer of this model that can train",
+            hint=nearest(pattern, layers if pattern.count(".") else {p for p in layers if "." not in p}),
+        )
+    return found
+
+
+def _paths(name: str) -> list[str]:
+    """``a.b.c`` as a, a.b and a.b.c."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _frozen(module: nn.Module, frozen: set[str]) -> str:
+    """The largest submodules that are frozen as a whole, and how much of the model they are."""
+    sizes = {name: p.numel() for name, p in module.named_parameters()}
+    mixed = {path for name in sizes if name not in frozen for path in _paths(name)}
+    tops = list(
+        dict.fromkeys(
+            next(p for p in _paths(name) if p not in mixed) for name in sizes if name in frozen
+        )
+    )
+    more = f" and {len(tops) - _SHOWN} more" if len(tops) > _SHOWN else ""
+    part, whole = sum(sizes[name] for name in frozen), sum(sizes.values())
+    amount = f"{_count(part, whole)} of {_count(whole, whole)} parameters"
+    return f"frozen: {', '.join(tops[:_SHOWN])}{more} ({amount})"
+
+
+def _count(number: int, whole: int) -> str:
+    """``number`` in the unit that suits ``whole``: 2.8 M, 53.1 K, 626."""
+    for size, unit in ((10**6, " M"), (10**3, " K")):
+        if whole >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number}"

@@ -1,0 +1,348 @@
+"""From settings to everything a run is about: data, task, model, first weights.
+
+A plan of a new run is made from what the user said; a plan of an old one is read from its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from packaging.version import Version
+from pydantic import ValidationError
+from torch import nn
+
+from dlcli.card import DataRecord, ModelSpec, TransformRecord
+from dlcli.config import ModelConfig, TrainConfig
+from dlcli.data.base import DataSource
+from dlcli.data.kinds import KINDS
+from dlcli.data.sources import open_source
+from dlcli.data.splits import apply_splits
+from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.metrics import default_monitor
+from dlcli.files import sha256_file
+from dlcli.formats.checkpoint import card_of, read_tensors
+from dlcli.formats.encodings.base import unpack
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
+from dlcli.settings import fields_of, load_yaml, merge, validate
+from dlcli.task import InputKind, TaskSpec
+from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
+from dlcli.zoo.runtime import load_tensors
+from dlcli.zoo.weights import (
+    StateDict,
+    adapt,
+    load_matching,
+    pretrained_or_reason,
+    read_state_dict,
+)
+
+if TYPE_CHECKING:  # it works on plans
+    from dlcli.training.autotune.lr_finder import LrSweep
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains, on what, from which weights. ``initial`` is None where they are fresh."""
+
+    config: TrainConfig
+    source: DataSource
+    task: TaskSpec
+    model: ModelSpec
+    weights_from: str = "scratch"
+    initial: StateDict | None = field(default=None, repr=False)
+    initial_task: TaskSpec | None = field(default=None, repr=False)  # of the artifact they come from
+    recipe: dict[str, Any] = field(default_factory=dict)  # settings that the model's entry brought
+    said: TrainConfig | None = None  # the settings without the recipe, of a new run
+    transforms: tuple[TransformRecord, ...] = ()  # what was done to the structure
+    parent: str | None = None  # the artifact that is fine-tuned
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
+    lr_sweep: LrSweep | None = field(default=None, repr=False)  # what --lr auto saw
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric that picks the best epoch."""
+        return self.config.fit.monitor or default_monitor(self.task)
+
+    def data_record(self) -> DataRecord:
+        """What the card says of the training data."""
+        return DataRecord(
+            data=self.source.origin,
+            data_dir=self.source.data_dir,
+            fingerprint=self.source.fingerprint,
+            options={**self.source.options, **self.config.data.meaning()},
+        )
+
+    def build(self) -> tuple[nn.Module, list[str]]:
+        """The module with its first weights; sentences about what was loaded.
+
+        The fresh weights are a function of the seed.
+        """
+        torch.manual_seed(self.config.fit.seed)
+        module = build_model(self.model, self.task, self.transforms)
+        said: list[str] = []
+        if self.parent is not None:
+            if self.initial is not None:
+                load_tensors(module, self.initial)
+            return module, said
+        head = find_model(self.model.name, self.task.input.kind).head(module)
+        if self.initial is not None:
+            initial = self.initial
+            if self.initial_task is not None:
+                initial, adapted = adapt(
+                    module, initial, old=self.initial_task, new=self.task, head=head
+                )
+                said += [f"{self.weights_from}: {text}" for text in adapted]
+            loaded = load_matching(module, initial, source=self.weights_from)
+            strange = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
+            # That published weights bring a head of other classes goes without saying.
+            if strange or (self.config.model.weights is not None and (loaded.fresh or loaded.unused)):
+                said.append(f"{self.weights_from}: {loaded.sentence()}")
+        if self.config.model.freeze != "none" and self.weights_from == "scratch":
+            what = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
+            said.append(f"{what} frozen at random weights: nothing was loaded into the model")
+        return module, said
+
+
+def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
+    """The plan of a new run; ``resolve(recipe)`` gives the settings over a model's recipe.
+
+    Raises: UsageError when the model or the data is not named or does not fit; DlcliError from the
+    data, and when ``--pretrained`` was asked for and cannot be had.
+    """
+    said = resolve({})
+    if said.model.name is None:
+        raise UsageError("--model is missing", hint="dlcli train --model cnn --data digits")
+    if said.data.data is None:
+        raise UsageError(
+            "--data is missing", hint=f"dlcli train --model {said.model.name} --data FOLDER"
+        )
+    check_name(said.model.name)
+    source = open_source(said.data, seed=said.fit.seed)
+    if any(
+        "\ud800" <= letter <= "\udfff" for letter in source.origin
+    ):  # os.fsdecode's, no JSON can hold it
+        raise DlcliError(
+            f"{source.origin!a} is no UTF-8 name, so no run could remember it",
+            hint="rename the folder, or give a link to it that has a plain name",
+        )
+    kind = KINDS.get(source.kind)
+    entry = find_model(said.model.name, cast(InputKind, kind.name))
+    if source.task not in entry.tasks:
+        raise UsageError(
+            f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
+            hint="dlcli models lists what each model does; --task says what is to be predicted",
+        )
+    _refuse_foreign_options(said, kind.name)
+    warnings = list(source.warnings)
+    initial, weights_from, initial_task = _first_weights(entry, said, warnings)
+    published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
+    recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
+    config = _with_teacher_found(resolve(recipe))
+    needs = replace(entry.needs, name=entry.name)
+    if published is not None:
+        needs = replace(needs, mean=published.mean, std=published.std)
+    task, notes = kind.fit(source, config, needs)
+    spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
+    return Plan(
+        config=config,
+        source=source,
+        task=task,
+        model=spec,
+        weights_from=weights_from,
+        initial=initial,
+        initial_task=initial_task,
+        recipe=recipe,
+        said=said,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+
+
+# Settings that mean something for some kinds of data only.
+_IMAGES, _TEXTS, _SERIES = ("image",), ("text", "pairs"), ("series",)
+_ONLY_FOR = {
+    "model.img_size": _IMAGES,
+    "model.pretrained": _IMAGES,
+    "data.text": _TEXTS,
+    "data.tokenizer": _TEXTS,
+    "data.vocab_size": _TEXTS,
+    "data.min_count": _TEXTS,
+    "data.lowercase": _TEXTS,
+    "data.max_length": (*_TEXTS, *_SERIES),
+    "data.time_column": _SERIES,
+    "data.window": _SERIES,
+    "data.horizon": _SERIES,
+    "data.time_splits": _SERIES,
+}
+
+
+def _refuse_foreign_options(said: TrainConfig, kind: str) -> None:
+    """Settings of one kind of data must not be ignored by another."""
+    fields = fields_of(TrainConfig)
+    for key, kinds in _ONLY_FOR.items():
+        group, name = key.split(".")
+        value = getattr(getattr(said, group), name)
+        # --no-pretrained asks for nothing that other kinds lack.
+        silent = value == fields[key].default or (key == "model.pretrained" and not value)
+        if kind not in kinds and not silent:
+            flags = fields[key].json_schema_extra["flags"]
+            raise UsageError(
+                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(kinds)} data, "
+                f"and this is {kind}",
+                hint="leave it out, or say --kind",
+            )
+
+
+def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
+    """The plan of a run that exists, from its own files; ``changes`` are settings laid over its own.
+
+    ``fresh`` asks for its first weights too: it was stopped before its first state. Raises:
+    DlcliError when its data is gone or no longer holds the samples it was trained on.
+    """
+    record = run.read_record()
+    config = validate(TrainConfig, merge(current_settings(run), changes))
+    for key, value in (("optim.lr", config.optim.lr), ("fit.batch_size", config.fit.batch_size)):
+        if value == "auto":
+            raise UsageError(
+                f"{key} = auto is looked for before a run begins, and {run.name} has begun",
+                hint=f"give a number, or start a new run from this one's weights: --weights {run.best}",
+            )
+    _check_teacher(run, config)
+    source = open_source(config.data, seed=config.fit.seed)
+    source, changed = apply_splits(run.splits, source)
+    if changed:
+        raise DlcliError(
+            f"run {run.name} cannot go on: {changed[0]}",
+            hint="put the data back as it was, or start a new run "
+            f"from this one's weights: --weights {run.best}",
+        )
+    try:
+        said = record["plan"]
+        task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
+        weights_from, initial, initial_task = str(said["weights_from"]), None, None
+        transforms = tuple(TransformRecord.model_validate(one) for one in said.get("transforms", ()))
+        parent = said.get("parent")
+        warnings = tuple(map(str, record.get("warnings", ())))
+        notes = tuple(map(str, record.get("notes", ())))
+    except (KeyError, TypeError, ValidationError) as exc:
+        raise DlcliError(
+            f"run {run.name} cannot go on: {run.record} is damaged",
+            hint=f"start a new run from this one's weights: --weights {run.best}",
+        ) from exc
+    if fresh and parent is not None:
+        initial = load_start(run)
+    elif fresh and weights_from != "scratch":
+        # Without the same weights it would be another run, so here they are a must.
+        must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
+        initial, _, initial_task = _first_weights(
+            find_model(model.name, task.input.kind), validate(TrainConfig, must), []
+        )
+    return Plan(
+        config=config,
+        source=source,
+        task=task,
+        model=model,
+        weights_from=weights_from,
+        initial=initial,
+        initial_task=initial_task,
+        transforms=transforms,
+        parent=parent,
+        warnings=warnings,
+        notes=notes,
+    )
+
+
+def current_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings of a run as this dlcli spells them; before 0.2 some had other names and meanings.
+
+    Raises: DlcliError, UsageError when its files are damaged.
+    """
+    settings, record = load_yaml(run.config), run.read_record()
+    if Version(str(record.get("versions", {}).get("dlcli", "0.1.0"))) >= Version("0.2"):
+        return settings
+    optim = dict(settings.get("optim", {}))
+    if optim.get("optimizer") == "sgd":
+        optim["optimizer"] = "nesterov" if optim.get("momentum", 0.9) else "sgd"
+    if "label_smoothing" in optim:
+        settings = merge({"loss": {"label_smoothing": optim.pop("label_smoothing")}}, settings)
+    if not optim.get("warmup"):
+        optim["warmup"] = None  # 0 meant the schedule's own
+    return {**settings, "optim": optim}
+
+
+def load_start(run: RunFolder) -> StateDict:
+    """The weights that a fine-tuned run began with. Raises: DlcliError when the file is damaged."""
+    stored, _ = read_tensors(run.start)
+    try:
+        return unpack(stored, card_of(run.start).transforms)
+    except ValueError as exc:
+        raise DlcliError(f"{run.start}: its tensors do not fit its card: {exc}") from exc
+
+
+def _with_teacher_found(config: TrainConfig) -> TrainConfig:
+    """The teacher as a path that holds wherever the run goes on. Raises: DlcliError."""
+    if config.loss.teacher is None:
+        return config
+    path = find_artifact(config.loss.teacher, DEFAULT_ROOT).resolve()
+    return config.model_copy(update={"loss": config.loss.model_copy(update={"teacher": str(path)})})
+
+
+def _check_teacher(run: RunFolder, config: TrainConfig) -> None:
+    """Raises: DlcliError when the teacher is gone or no longer the one that the run began with."""
+    if config.loss.teacher is None:
+        return
+    path = Path(config.loss.teacher)
+    known = run.read_record().get("teacher_sha256")
+    if not path.is_file() or sha256_file(path) != known:
+        raise DlcliError(
+            f"run {run.name} cannot go on: its teacher {path} is gone or another file now",
+            hint=f"put it back, or start a new run from this one's weights: --weights {run.best}",
+        )
+
+
+def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:
+    values = dict(model.args)
+    if "head" in entry.args.model_fields:
+        values.setdefault("head", model.head)
+    elif model.head != "linear":
+        raise UsageError(f"--head {model.head} is for torchvision models; {entry.name} has its own head")
+    return entry.arguments(values).model_dump(mode="json")
+
+
+def _first_weights(
+    entry: ModelEntry, config: TrainConfig, warnings: list[str]
+) -> tuple[StateDict | None, str, TaskSpec | None]:
+    """The weights to start from, where they come from and what they were trained for, if known.
+
+    A warning when scratch was not the wish.
+    """
+    model = config.model
+    if model.weights is not None:
+        if model.pretrained:
+            raise UsageError("--weights and --pretrained exclude each other")
+        path = Path(model.weights)
+        return read_state_dict(path), model.weights, _task_of(path)
+    if model.pretrained is False or (model.pretrained is None and entry.weights is None):
+        return None, "scratch", None
+    state = pretrained_or_reason(entry, offline=config.data.offline)
+    if not isinstance(state, str):
+        assert entry.weights is not None  # else there would have been a reason
+        return state, entry.weights.label, None
+    if model.pretrained:
+        raise DlcliError(
+            f"--pretrained: {state}", hint="use --weights FILE, or --no-pretrained to train from scratch"
+        )
+    warnings.append(f"TRAINING FROM SCRATCH: {state}. Expect less accuracy and more epochs.")
+    return None, "scratch", None
+
+
+def _task_of(path: Path) -> TaskSpec | None:
+    """What an artifact of dlcli was trained for; None for other files."""
+    try:
+        return card_of(path).task
+    except DlcliError:
+        return None
