@@ -53,9 +53,9 @@ def command(
 
     from dlcli.benchmark.benchmark import benchmark
     from dlcli.ui.benchmark import print_benchmark, write_csv
-    from dlcli.ui.benchplot import save_benchmark
-    from dlcli.ui.report import print_json
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.plots.benchmark import save_benchmark
+    from dlcli.ui.progress.sinks import progress_sink
 
     with progress_sink(quiet, json_output) as emit:
         result = benchmark(paths, config, trust=trust, emit=emit)
@@ -96,7 +96,7 @@ def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
 def _draw(result: BenchResult, emit: Emit) -> Path | None:
     """The picture in the run that all files lie in, where they do."""
     from dlcli.events import Warned
-    from dlcli.ui.benchplot import save_benchmark
+    from dlcli.ui.plots.benchmark import save_benchmark
 
     runs = {None if (run := run_of(row.path)) is None else run.path.resolve() for row in result.rows}
     run = run_of(result.rows[0].path)

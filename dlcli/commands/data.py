@@ -66,7 +66,7 @@ def command(
 
     from dlcli.data.sources import open_source
     from dlcli.datacheck.checking import opening_failed
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
 
     try:
         source = open_source(config.data, seed=config.fit.seed)
@@ -116,15 +116,15 @@ def _check(
 ) -> None:
     from dlcli.datacheck.base import CheckOptions
     from dlcli.datacheck.checking import check_data
-    from dlcli.ui.dataview import print_report, reading_progress
-    from dlcli.ui.report import print_json
+    from dlcli.ui.data import print_report, reading_progress
+    from dlcli.ui.json_output import print_json
 
     with reading_progress("photos", quiet or as_json) as watch:
         most = None if every else CheckOptions(config).most_read
         report = check_data(source, CheckOptions(config, most, watch), needs)
     plots: list[Path] = []
     if folder is not None:
-        from dlcli.ui.dataplots import save_charts
+        from dlcli.ui.plots.data import save_charts
 
         plots = save_charts(folder, report.charts)
     if as_json:
@@ -148,9 +148,9 @@ def _show_augment(
     from dlcli.data.kinds import ModelNeeds
     from dlcli.datacheck.targets import split_facts
     from dlcli.training.augmentation.sample import sample_augmented
-    from dlcli.ui.dataview import print_augmented
-    from dlcli.ui.pictures import AugmentRow, captions, save_augment_grid
-    from dlcli.ui.report import print_json
+    from dlcli.ui.data import print_augmented
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.plots.augmentations import AugmentRow, captions, save_augment_grid
 
     if folder is None:
         raise UsageError("--show-augment needs a folder outside the data", hint="--output FOLDER")

@@ -58,8 +58,8 @@ def command(
     from dlcli.evaluation.evaluate import measure
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact
-    from dlcli.ui.report import print_json
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.tables import print_eval
 
     with progress_sink(quiet, json_output) as emit:
@@ -103,7 +103,7 @@ def command(
 def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
     """The plots of an artifact that lies in its run, there."""
     from dlcli.events import Warned
-    from dlcli.ui.plots import save_result
+    from dlcli.ui.plots.run import save_result
 
     run = run_of(path)
     if run is None:

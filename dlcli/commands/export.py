@@ -71,9 +71,9 @@ def command(
     from dlcli.deploy.export import ExportResult, check_target, export_all
     from dlcli.deploy.sidecar import check_beside, write_beside
     from dlcli.formats.base import read_card
-    from dlcli.ui.exports import print_export, print_exports
-    from dlcli.ui.report import print_json
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.export import print_export, print_exports
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.progress.sinks import progress_sink
 
     names = [*parse_names(formats), *(["onnx"] if onnx else [])]
     entries = _formats(list(dict.fromkeys(names)), config.export if every else None)

@@ -55,8 +55,9 @@ def command(
 
 def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet: bool) -> None:
     from dlcli.machine.report import DEVICE_KINDS, inspect_machine
-    from dlcli.ui import console, report
-    from dlcli.ui.machine import print_machine
+    from dlcli.ui import console
+    from dlcli.ui import json_output as report
+    from dlcli.ui.info import print_machine
 
     for device in require:
         if device.partition(":")[0] not in DEVICE_KINDS:
@@ -92,8 +93,8 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
     from dlcli.runs.folder import find_artifact, run_of
     from dlcli.trust import is_known
     from dlcli.ui.card import print_card
-    from dlcli.ui.changes import in_words
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.transforms import in_words
 
     path = find_artifact(artifact, runs_dir)
     file_format = sniff_format(path)

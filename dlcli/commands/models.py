@@ -37,8 +37,8 @@ def command(
 
 
 def _list(kind: str | None, as_json: bool) -> None:
-    from dlcli.ui.report import print_json
-    from dlcli.ui.zoo import print_models
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.models import print_models
     from dlcli.zoo.base import FAMILIES, MODELS, build_model
     from dlcli.zoo.reference import SENTENCES, reference_task
 
@@ -71,8 +71,8 @@ def _list(kind: str | None, as_json: bool) -> None:
 
 def _show(name: str, data: str | None, kind: InputKind | None, as_json: bool) -> None:
     from dlcli.card import ModelSpec
-    from dlcli.ui.report import print_json
-    from dlcli.ui.zoo import print_model
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.models import print_model
     from dlcli.zoo.base import build_model, check_name, find_model, own_kinds
     from dlcli.zoo.reference import reference_task
     from dlcli.zoo.summary import summarize

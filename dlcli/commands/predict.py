@@ -17,7 +17,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 if TYPE_CHECKING:
     from dlcli.data.base import Reader
     from dlcli.task import TaskSpec
-    from dlcli.ui.writers import Head
+    from dlcli.ui.predict_writers import Head
 
 OutputFormat = Literal["table", "csv", "json", "jsonl"]
 
@@ -71,8 +71,8 @@ def command(
     from dlcli.evaluation.predict import predict
     from dlcli.events import EvalProgress, Warned
     from dlcli.formats.base import open_artifact, read_card
-    from dlcli.ui.sinks import progress_sink
-    from dlcli.ui.writers import WRITERS, Head, destination
+    from dlcli.ui.predict_writers import WRITERS, Head, destination
+    from dlcli.ui.progress.sinks import progress_sink
 
     tasks = [read_card(path).task for path in paths]
     check_members([(str(path), task) for path, task in zip(paths, tasks, strict=True)])
@@ -147,7 +147,7 @@ def command(
 def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet: bool) -> None:
     """What is in the file: a line on stderr, which is no part of the result, or JSON on stdout."""
     from dlcli.ui.console import stderr
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
     from dlcli.ui.text import plural, printable
 
     done = len(head.inputs) - len(head.failed)

@@ -45,9 +45,9 @@ def command(
     config = settings.resolve()
 
     from dlcli.deploy.prune.prune import check, prune
-    from dlcli.ui.pruning import print_pruning
-    from dlcli.ui.report import print_json
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.progress.sinks import progress_sink
+    from dlcli.ui.prune import print_pruning
 
     check(config)
     path = find_artifact(artifact, runs_dir)
@@ -76,7 +76,7 @@ def command(
 def _plot(result: PruneResult, emit: Emit) -> list[Path]:
     from dlcli.events import Warned
     from dlcli.runs.folder import RunFolder
-    from dlcli.ui.pruning import save_pruning
+    from dlcli.ui.prune import save_pruning
 
     try:
         return [save_pruning(RunFolder(result.run).plots / "pruning.png", result)]

@@ -54,9 +54,9 @@ def command(
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.quantize.quantize import quantize
-    from dlcli.ui.quantizing import print_quantized
-    from dlcli.ui.report import print_json
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.progress.sinks import progress_sink
+    from dlcli.ui.quantize import print_quantized
 
     with progress_sink(quiet, json_output) as emit:
         result = quantize(
@@ -99,7 +99,7 @@ def _flag(group: str, name: str) -> str:
 def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:
     from dlcli.deploy.quantize.quantize import plots_folder
     from dlcli.events import Warned
-    from dlcli.ui.quantizing import save_sensitivity
+    from dlcli.ui.quantize import save_sensitivity
 
     if not result.sensitivity:
         return []

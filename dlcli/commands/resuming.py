@@ -90,7 +90,7 @@ def _what_goes_on(record: dict[str, Any]) -> str:
 def say_finished(run: RunFolder, record: dict[str, Any], as_json: bool) -> None:
     """Tell that there is nothing left to do, and what would be."""
     from dlcli.ui.console import stdout
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
     from dlcli.ui.text import printable
 
     if as_json:

@@ -41,7 +41,7 @@ def train_run(
     from dlcli.training.distributed.ranks import check_machines, is_wanted, ranks_wanted
     from dlcli.training.distributed.world import ALONE
     from dlcli.training.plan import current_settings, read_plan
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.progress.sinks import progress_sink
 
     config = validate(TrainConfig, merge(current_settings(run), changed or {}))
     launch = launch or config.launch
@@ -82,8 +82,8 @@ def train_here(
     from dlcli.training.loop.state import load_state
     from dlcli.training.plan import read_plan
     from dlcli.training.run import check_settings, train
-    from dlcli.ui.jsonl import MetricsLog, truncate_events
-    from dlcli.ui.sinks import progress_sink
+    from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
+    from dlcli.ui.progress.sinks import progress_sink
 
     with ExitStack() as stack:
         show: Emit = ignore
@@ -110,7 +110,7 @@ def train_here(
         if world.main:
             sinks.append(stack.enter_context(MetricsLog(run.metrics)))
             if plan.config.fit.tensorboard:
-                from dlcli.ui.tensorboard import TensorBoard
+                from dlcli.ui.progress.tensorboard import TensorBoard
 
                 sinks.append(stack.enter_context(TensorBoard(run.path / "tensorboard", emit=show)))
         result = train(plan, run, Tee(sinks), state=state, world=world)
@@ -144,7 +144,7 @@ def _changes_told(changed: dict[str, Any], state: TrainingState | None) -> list[
 def _draw(result: TrainResult, emit: Emit) -> list[Path]:
     """The plots of a run that was not interrupted; one that fails costs a warning, not the result."""
     from dlcli.events import Warned
-    from dlcli.ui.plots import save_curves, save_result
+    from dlcli.ui.plots.run import save_curves, save_result
 
     if result.validation is None:
         return []
@@ -180,7 +180,7 @@ def _scores(result: TrainResult) -> list[tuple[str, str]]:
 
 
 def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_key_values
 
     run, progress = result.run, result.fit.progress

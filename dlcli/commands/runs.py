@@ -41,7 +41,7 @@ def command(
 def _list(root: Path, sort: str | None, as_json: bool) -> None:
     from dlcli.evaluation.run_summaries import sort_by, summaries
     from dlcli.ui.console import stdout
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_runs
 
     found = summaries(root)
@@ -58,7 +58,7 @@ def _list(root: Path, sort: str | None, as_json: bool) -> None:
 
 def _compare(names: list[str], root: Path, as_json: bool) -> None:
     from dlcli.evaluation.run_summaries import DEFAULTS, differences, summarise
-    from dlcli.ui.report import print_json
+    from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_differences, print_problems
 
     chosen = [find_run(name, root) for name in names]

@@ -96,7 +96,7 @@ def _go_on(
 def _show_plan(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
     """What a run with these settings would be."""
     from dlcli.training.plan import make_plan
-    from dlcli.ui.dryrun import show_plan
+    from dlcli.ui.dry_run import show_plan
 
     plan = make_plan(settings.resolve)
     show_plan(plan, settings.origins(plan.recipe), quiet=quiet, as_json=as_json)
@@ -198,9 +198,9 @@ def _new_run(
     from dlcli.training.autotune.resolve import resolve_auto
     from dlcli.training.plan import make_plan
     from dlcli.training.run import new_run
-    from dlcli.ui.lr_plot import save_sweep
-    from dlcli.ui.sinks import progress_sink
-    from dlcli.ui.tensorboard import check_installed
+    from dlcli.ui.plots.lr_sweep import save_sweep
+    from dlcli.ui.progress.sinks import progress_sink
+    from dlcli.ui.progress.tensorboard import check_installed
 
     with progress_sink(quiet, as_json) as show:
         plan = make_plan(settings.resolve)

@@ -27,8 +27,8 @@ def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
     def tune(plan: Plan, name: str) -> TrainResult:
         from dlcli.events import Tee
         from dlcli.training.run import new_run, train
-        from dlcli.ui.jsonl import MetricsLog
-        from dlcli.ui.plots import save_curves
+        from dlcli.ui.plots.run import save_curves
+        from dlcli.ui.progress.metrics_log import MetricsLog
 
         run = new_run(plan, runs_dir, name)
         with hold(run.path), MetricsLog(run.metrics) as log:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import text
-from dlcli.ui.changes import in_words
 from dlcli.ui.inputs import MOST_ROWS, Tensor, input_sections, parts_of
 from dlcli.ui.sections import Row, Section, print_sections
+from dlcli.ui.transforms import in_words
 
 if TYPE_CHECKING:
     from dlcli.card import Card

@@ -26,7 +26,7 @@ from dlcli.training.autotune.trial import changed, rehearsal, training_batches
 from dlcli.training.loop.state import Progress, load_newest
 from dlcli.training.loop.step import optimizer_step
 from dlcli.training.plan import Plan, make_plan
-from dlcli.ui.lr_plot import save_sweep
+from dlcli.ui.plots.lr_sweep import save_sweep
 
 BASE = {
     "data": {"data": "digits"},

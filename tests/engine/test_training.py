@@ -296,7 +296,7 @@ def test_the_command_line_from_train_to_a_finished_run(
 
 def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:
     from dlcli.runs.folder import read_events
-    from dlcli.ui.jsonl import MetricsLog, truncate_events
+    from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
 
     made = plan(fit={"checkpoint_every": "4,1ep"})
     run = training.new_run(made, tmp_path, "run")

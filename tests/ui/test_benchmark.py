@@ -14,8 +14,8 @@ from dlcli.benchmark.interleaved import Candidate, Timing
 from dlcli.benchmark.statistics import Ratio, speed_of
 from dlcli.cli import main
 from dlcli.ui.benchmark import FIELDS, names_of, print_benchmark, write_csv
-from dlcli.ui.benchplot import save_benchmark
-from dlcli.ui.report import to_json
+from dlcli.ui.json_output import to_json
+from dlcli.ui.plots.benchmark import save_benchmark
 
 
 def row(name: str, ms: float, accuracy: float, *, backend: str = "", front: tuple[str, ...] = ()) -> Row:

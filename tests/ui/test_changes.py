@@ -9,7 +9,7 @@ from fake_tasks import TASKS
 
 from dlcli.card import Card, ModelSpec, TransformRecord
 from dlcli.ui.card import print_card
-from dlcli.ui.changes import in_words
+from dlcli.ui.transforms import in_words
 
 
 @pytest.mark.parametrize(

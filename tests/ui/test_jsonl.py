@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlcli.errors import DlcliError
 from dlcli.events import EvalProgress, Warned
 from dlcli.runs.folder import read_events
-from dlcli.ui.jsonl import MetricsLog, truncate_events
+from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
 
 
 def write(path: Path, lines: list[dict[str, object]], torn: bytes = b"") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dlcli.ui.linechart import line_chart
+from dlcli.ui.plots.linechart import line_chart
 
 
 def draw(

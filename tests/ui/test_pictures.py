@@ -10,7 +10,7 @@ from PIL import Image
 
 from dlcli.errors import DlcliError
 from dlcli.task import ImageInput, TargetNumber, TaskSpec
-from dlcli.ui.pictures import AugmentRow, captions, save_augment_grid
+from dlcli.ui.plots.augmentations import AugmentRow, captions, save_augment_grid
 
 SPEC = ImageInput(
     channels=3, height=8, width=8, resize="squash", resize_size=8, mean=(0.5,) * 3, std=(1,) * 3

@@ -12,8 +12,8 @@ from PIL import Image
 from dlcli.errors import DlcliError
 from dlcli.evaluation.metrics import ClassificationCounts, EvalResult, TargetRow
 from dlcli.events import Event
-from dlcli.ui.jsonl import MetricsLog
-from dlcli.ui.plots import save_confusion, save_curves, save_result, save_scatter
+from dlcli.ui.plots.run import save_confusion, save_curves, save_result, save_scatter
+from dlcli.ui.progress.metrics_log import MetricsLog
 
 
 def pixels(path: Path) -> np.ndarray:

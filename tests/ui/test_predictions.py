@@ -13,8 +13,8 @@ import pytest
 from fake_tasks import PRICE, TABLE, TASKS
 
 from dlcli.task import TargetNumber, TaskSpec
-from dlcli.ui.predictions import print_predictions
-from dlcli.ui.writers import WRITERS, Head
+from dlcli.ui.predict import print_predictions
+from dlcli.ui.predict_writers import WRITERS, Head
 
 Row = dict[str, Any]
 

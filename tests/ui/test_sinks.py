@@ -12,9 +12,9 @@ from rich.console import Console
 
 from dlcli.events import EvalProgress, Event, Warned
 from dlcli.ui import console as consoles
-from dlcli.ui.live import LiveView
-from dlcli.ui.plain import PlainLines
-from dlcli.ui.sinks import progress_sink
+from dlcli.ui.progress.live import LiveView
+from dlcli.ui.progress.plain import PlainLines
+from dlcli.ui.progress.sinks import progress_sink
 
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 

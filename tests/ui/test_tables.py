@@ -17,7 +17,7 @@ from dlcli.evaluation.metrics import (
     make_counts,
 )
 from dlcli.ui import text
-from dlcli.ui.report import print_json
+from dlcli.ui.json_output import print_json
 from dlcli.ui.tables import print_comparison, print_eval, print_key_values
 
 

@@ -28,7 +28,7 @@ from dlcli.events import (
     Tee,
     Warned,
 )
-from dlcli.ui.tensorboard import TensorBoard, draw_examples, hyperparameters
+from dlcli.ui.progress.tensorboard import TensorBoard, draw_examples, hyperparameters
 
 SETTINGS: dict[str, Any] = {
     "data.data": "~/imgs", "data.workers": 4, "model.name": "resnet18", "model.weights": None,

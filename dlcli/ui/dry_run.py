@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dlcli.settings import flat
 from dlcli.ui import console as consoles
 from dlcli.ui import text
-from dlcli.ui.linechart import line_chart
-from dlcli.ui.lines import plan as plan_rows
-from dlcli.ui.report import print_json
+from dlcli.ui.json_output import print_json
+from dlcli.ui.plots.linechart import line_chart
+from dlcli.ui.progress.lines import plan as plan_rows
+from dlcli.ui.progress.sinks import progress_sink
 from dlcli.ui.sections import Row, Section, print_sections
-from dlcli.ui.sinks import progress_sink
 
 if TYPE_CHECKING:
     from dlcli.training.autotune.dry_run import DryRun, TimeEstimate

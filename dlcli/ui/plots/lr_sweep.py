@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.ui.canvas import BLUE, GREY, ORANGE, add_grid, new_figure, save_figure
+from dlcli.ui.plots.canvas import BLUE, GREY, ORANGE, add_grid, new_figure, save_figure
 
 if TYPE_CHECKING:
     from dlcli.training.autotune.lr_finder import LrSweep

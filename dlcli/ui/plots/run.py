@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import DlcliError
 from dlcli.runs.folder import read_events
-from dlcli.ui.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
-from dlcli.ui.confusion import save_confusion
+from dlcli.ui.plots.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
+from dlcli.ui.plots.confusion import save_confusion
 from dlcli.ui.text import figure, plural, printable, shorten
 
 if TYPE_CHECKING:

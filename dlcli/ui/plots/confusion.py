@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlcli.ui.canvas import new_figure, save_figure
+from dlcli.ui.plots.canvas import new_figure, save_figure
 from dlcli.ui.text import figure, plural, printable, shorten
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlcli.ui.canvas import BLUE, DPI, GREEN, GREY, ORANGE, add_grid, new_figure, save_figure
+from dlcli.ui.plots.canvas import BLUE, DPI, GREEN, GREY, ORANGE, add_grid, new_figure, save_figure
 from dlcli.ui.text import printable, shorten
 
 if TYPE_CHECKING:

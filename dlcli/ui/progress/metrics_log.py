@@ -9,7 +9,7 @@ from typing import BinaryIO
 from dlcli.events import EvalProgress, Event, LiveEvent
 from dlcli.files import cannot_write, write_bytes
 from dlcli.runs.folder import event_lines
-from dlcli.ui.report import to_json
+from dlcli.ui.json_output import to_json
 
 
 class MetricsLog:

@@ -59,7 +59,7 @@ def print_pruning(found: PruneResult) -> None:
 
 def save_pruning(path: Path, found: PruneResult) -> Path:
     """Draw the share that each layer keeps; returns ``path``. Raises: DlcliError when it cannot."""
-    from dlcli.ui.canvas import BLUE, GREY, add_grid, new_figure, save_figure
+    from dlcli.ui.plots.canvas import BLUE, GREY, add_grid, new_figure, save_figure
 
     layers = list(found.layers)
     height = min(2.0 + 0.22 * len(layers), 40.0)

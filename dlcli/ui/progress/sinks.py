@@ -14,11 +14,11 @@ def progress_sink(quiet: bool, as_json: bool) -> Iterator[Emit]:
     """A sink for the length of the block; the terminal is as it was when the block ends, however."""
     screen = console.stderr()
     if quiet or as_json:
-        from dlcli.ui.plain import WarningsOnly
+        from dlcli.ui.progress.plain import WarningsOnly
 
         yield WarningsOnly(screen)
     elif console.on_terminal(screen):
-        from dlcli.ui.live import LiveView
+        from dlcli.ui.progress.live import LiveView
 
         view = LiveView(screen)
         try:
@@ -26,6 +26,6 @@ def progress_sink(quiet: bool, as_json: bool) -> Iterator[Emit]:
         finally:
             view.close()
     else:
-        from dlcli.ui.plain import PlainLines
+        from dlcli.ui.progress.plain import PlainLines
 
         yield PlainLines(screen)

@@ -25,8 +25,8 @@ from dlcli.events import (
     Warned,
 )
 from dlcli.ui import text
-from dlcli.ui.lines import GAP, Cell, epoch_cells, finished, fit, plan
-from dlcli.ui.plain import note, warn
+from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan
+from dlcli.ui.progress.plain import note, warn
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -56,7 +56,7 @@ def print_quantized(found: QuantizeResult, plots: Sequence[Path] = ()) -> None:
 
 def save_sensitivity(path: Path, found: QuantizeResult) -> Path:
     """Draw what each layer alone changes, worst first; returns ``path``. Raises: DlcliError."""
-    from dlcli.ui.canvas import BLUE, ORANGE, add_grid, new_figure, save_figure
+    from dlcli.ui.plots.canvas import BLUE, ORANGE, add_grid, new_figure, save_figure
 
     ranked = found.sensitivity
     fig, (axes,) = new_figure(7.5, min(1.6 + 0.22 * len(ranked), 40.0), columns=(1,))

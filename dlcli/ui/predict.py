@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import console as consoles
-from dlcli.ui.lines import GAP
+from dlcli.ui.progress.lines import GAP
 from dlcli.ui.text import key, number, printable
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from dlcli.events import (
 )
 from dlcli.ui import text
 from dlcli.ui.console import on_terminal
-from dlcli.ui.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells
+from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from dlcli.files import atomic_file
-from dlcli.ui.predictions import print_predictions
-from dlcli.ui.report import SCHEMA, to_json
+from dlcli.ui.json_output import SCHEMA, to_json
+from dlcli.ui.predict import print_predictions
 
 if TYPE_CHECKING:
     from dlcli.task import TaskSpec

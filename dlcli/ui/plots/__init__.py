@@ -1,0 +1,1 @@
+"""TODO dlcli/ui/plots."""
