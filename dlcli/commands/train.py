@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
-from dlcli.commands.resuming import check_changes, is_finished, say_finished
-from dlcli.commands.running import train_here, train_run
+from dlcli.commands.train_session.resume import check_changes, is_finished, say_finished
+from dlcli.commands.train_session.run import train_here, train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, list_runs, safe_name

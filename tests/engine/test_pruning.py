@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dlcli.card import TransformRecord
-from dlcli.commands.tuning import make_tuner
+from dlcli.commands.train_session.finetune import make_tuner
 from dlcli.compress.masks import count_zeros
 from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs

@@ -12,7 +12,7 @@ from torch import nn
 
 from dlcli.benchmark.statistics import Ratio
 from dlcli.card import TransformRecord
-from dlcli.commands.tuning import make_tuner
+from dlcli.commands.train_session.finetune import make_tuner
 from dlcli.compress.channels.prune import NothingToPrune
 from dlcli.compress.masks import count_zeros
 from dlcli.config import (

@@ -12,7 +12,7 @@ def main(argv: list[str]) -> NoReturn:
 
     prepare(Path(argv[0]))
 
-    from dlcli.commands.running import train_here
+    from dlcli.commands.train_session.run import train_here
     from dlcli.config import TrainConfig
     from dlcli.runs.folder import RunFolder
     from dlcli.settings import load_yaml, validate

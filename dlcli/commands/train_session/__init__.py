@@ -1,0 +1,1 @@
+"""TODO dlcli/commands/train_session."""
