@@ -1,13 +1,13 @@
 """Name to entry, filled by decorators and found by discovery.
 
-Adding a model, a data set or a format is adding one file to its package: the registry imports every
-module of the package, at any depth unless told otherwise, at its first look-up, and each module
-registers what it holds.
+Adding a model, a data set or a format is adding one file to its package: the registry imports the
+modules of the package at its first look-up, and each module registers what it holds.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -20,13 +20,15 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """The entries of one kind; ``kind`` is the word used in messages ("model", "format").
 
-    With ``deep`` False packages within the package are left alone: another registry's, perhaps.
+    Modules of the package are imported at any depth. With ``entry_module`` only that module of each
+    folder is: ``Registry("format", "dlcli.formats", entry_module="format")`` imports ``formats/pth.py``
+    and ``formats/onnx/format.py``, and leaves the rest of ``formats/onnx`` alone.
     """
 
-    def __init__(self, kind: str, package: str, *, deep: bool = True) -> None:
+    def __init__(self, kind: str, package: str, *, entry_module: str | None = None) -> None:
         self.kind = kind
         self.package = package
-        self._walk = pkgutil.walk_packages if deep else pkgutil.iter_modules
+        self.entry_module = entry_module
         self._entries: dict[str, T] = {}
         self._discovered = False
 
@@ -67,6 +69,18 @@ class Registry(Generic[T]):
         if self._discovered:
             return
         self._discovered = True
+        for name in self._modules():
+            importlib.import_module(name)
+
+    def _modules(self) -> Iterator[str]:
+        """The names of the modules that may register entries."""
         package = importlib.import_module(self.package)
-        for module in self._walk(package.__path__, f"{self.package}."):
-            importlib.import_module(module.name)
+        if self.entry_module is None:
+            yield from (m.name for m in pkgutil.walk_packages(package.__path__, f"{self.package}."))
+            return
+        for module in pkgutil.iter_modules(package.__path__, f"{self.package}."):
+            entry = f"{module.name}.{self.entry_module}"
+            if not module.ispkg:
+                yield module.name
+            elif importlib.util.find_spec(entry) is not None:
+                yield entry

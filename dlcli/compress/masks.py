@@ -1,6 +1,6 @@
 """Zeros in weights: which ones a method takes out, put there by torch.nn.utils.prune.
 
-Shapes stay as they are, so a mask makes no model faster; stored sparse (`formats/packings/sparse.py`) it
+Shapes stay as they are, so a mask makes no model faster; stored sparse (`formats/encodings/sparse.py`) it
 makes the file smaller. Weights are the parameters of two or more dimensions that are called so: those of
 linear layers, convolutions, recurrent nets, attention and embeddings; never biases and norms.
 """

@@ -1,1 +1,1 @@
-"""TODO dlcli/evaluation."""
+"""Measure any model file on a split. No module here imports torch."""

@@ -94,8 +94,8 @@ class Format:
     beside: Callable[[Path], list[Path]] = lambda path: []
 
 
-# Not the packings in it, which import torch: an ONNX file is read without.
-FORMATS: Registry[Format] = Registry("format", "dlcli.formats", deep=False)
+# Not encodings/, which imports torch: an ONNX file is read without.
+FORMATS: Registry[Format] = Registry("format", "dlcli.formats", entry_module="format")
 
 # Names that mean several formats at once.
 GROUPS: dict[str, tuple[str, ...]] = {"state-dict": ("pth", "plain-safetensors")}

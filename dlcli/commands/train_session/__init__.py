@@ -1,1 +1,1 @@
-"""TODO dlcli/commands/train_session."""
+"""What `dlcli train` is made of: beginning, resuming, joining and reporting a run."""

@@ -1,1 +1,1 @@
-"""TODO dlcli/deploy/prune."""
+"""`dlcli prune`: remove, fine-tune and measure, step by step."""

@@ -1,1 +1,1 @@
-"""TODO dlcli/evaluation/baselines."""
+"""What a model has to beat: simple predictions, and models that scikit-learn fits."""

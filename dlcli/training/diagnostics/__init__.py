@@ -1,1 +1,1 @@
-"""TODO dlcli/training/diagnostics."""
+"""Hints: what a run's own figures say is going wrong, with their evidence."""

@@ -1,1 +1,1 @@
-"""TODO dlcli/training/loop."""
+"""The training loop: optimizer steps, epoch ends, the training state. No files, no terminal."""

@@ -1,1 +1,1 @@
-"""TODO dlcli/ui/plots."""
+"""The pictures: PNG files drawn by matplotlib, and a curve in characters."""

@@ -1,1 +1,1 @@
-"""TODO dlcli/ui/progress."""
+"""Sinks for the events of a run: the live view, plain lines, metrics.jsonl, TensorBoard."""
