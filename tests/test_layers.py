@@ -1,52 +1,140 @@
-"""The plan of the house, held: imports point downwards, and heavy libraries load where they are used."""
+"""The plan of the house, held: imports point down, never in a circle; heavy libraries load late."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "dlcli"
 
-# Lower number, lower layer. A module may import its own layer and those below.
-LAYERS = {
-    "errors": 0, "registry": 0, "events": 0, "": 0,
-    "task": 1, "files": 1, "settings": 1, "config": 1, "locks": 1, "card": 1, "runs": 1, "network": 1,
-    "trust": 1,
-    "data": 2, "zoo": 2,
-    # within the third floor: compress may import formats, engine both, none the other way
-    "formats": 3, "compress": 3.5, "engine": 4,
-    "ui": 5, "machine": 5,
-    "commands": 6, "cli": 7, "__main__": 8,
-}  # fmt: skip
+# From the bottom up; rooms of one line do not import each other. ARCHITECTURE.md shows the same table.
+LAYERS = [
+    {"core"},
+    {"data"},
+    {"zoo", "datacheck"},
+    {"formats"},
+    {"compress", "evaluation"},
+    {"training"},
+    {"benchmark"},
+    {"deploy"},
+    {"ui"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
+# Top-level modules that are rooms of their own; all others, and these packages, are the core.
+CORE_PACKAGES = {"config", "runs", "machine"}
+LARGEST_SHARE = 0.2
+# Rooms and modules without torch at module level: also what they import at module level has none.
+NO_TORCH = ("core", "data", "datacheck", "evaluation", "ui", "commands", "cli", "formats.onnx.format")
 
-# ui renders what the engine measured, and machine inspects; neither may reach the commands.
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted name to file of every module."""
+    names = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text(encoding="utf-8"))
+
+
+def imports(module: str, *, late: bool = True) -> set[str]:
+    """The modules of dlcli that one imports; with ``late`` also inside functions and for types alone."""
+    nodes = ast.walk(tree(module)) if late else iter(tree(module).body)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                names.add(submodule if submodule in modules() else str(node.module))
+    return names & (set(modules()) - {"dlcli"})
 
 
 def room(module: str) -> str:
-    return module.split(".")[1] if "." in module else ""
+    first = module.split(".")[1] if "." in module else ""
+    path = ROOT / first
+    is_room = (path.is_dir() and first not in CORE_PACKAGES) or first in ("cli", "__main__")
+    return first if is_room and first else "core"
 
 
-def imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def layer(module: str) -> int:
+    return next(i for i, rooms in enumerate(LAYERS) if room(module) in rooms)
+
+
+def test_every_room_has_a_layer() -> None:
+    assert {room(m) for m in modules()} == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_downwards(module: str) -> None:
+    for name in imports(module):
+        same_room = room(name) == room(module)
+        assert same_room or layer(name) < layer(module), f"{module} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Depth first; a module that is met again while it is still open closes a circle."""
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path[path.index(module) :], module))
+        if module not in done:
+            for name in sorted(imports(module)):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in modules():
+        visit(module, ())
+
+
+def test_no_room_is_a_drawer() -> None:
+    lines: dict[str, int] = {}
+    for module, path in modules().items():
+        lines[room(module)] = lines.get(room(module), 0) + path.read_text(encoding="utf-8").count("\n")
+    shares = {name: count / sum(lines.values()) for name, count in lines.items()}
+    assert max(shares.values()) <= LARGEST_SHARE, shares
+
+
+def imports_torch(module: str) -> bool:
+    names: set[str] = set()
+    for node in tree(module).body:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add(node.module or "")
-            if node.module == "dlcli":
-                found |= {f"dlcli.{a.name}" for a in node.names if a.name != "__version__"}
-    return {name for name in found if name.split(".")[0] == "dlcli"}
+            names.add(str(node.module))
+    return any(name.split(".")[0] in ("torch", "torchvision") for name in names)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_downwards(path: Path) -> None:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    own = LAYERS["" if parts == ("__init__",) else parts[0]]
-    for name in imports(path):
-        assert LAYERS[room(name)] <= own, f"{path.name} imports {name} from a layer above"
+def loaded_by(module: str) -> set[str]:
+    """All modules of dlcli that are imported when this one is."""
+    loaded, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in loaded:
+            loaded.add(name)
+            waiting += imports(name, late=False)
+    return loaded
+
+
+@pytest.mark.parametrize("promised", NO_TORCH)
+def test_rooms_that_promise_no_torch_keep_it(promised: str) -> None:
+    members = [m for m in modules() if room(m) == promised or m == f"dlcli.{promised}"]
+    assert members
+    for module in members:
+        heavy = [name for name in loaded_by(module) if imports_torch(name)]
+        assert not heavy, f"{module} loads torch by {heavy}"
 
 
 @pytest.mark.parametrize(

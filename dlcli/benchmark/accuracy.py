@@ -13,8 +13,8 @@ from dlcli.benchmark.interleaved import Turns
 from dlcli.card import Card
 from dlcli.config import BenchConfig, EvalConfig
 from dlcli.data.base import Inputs
-from dlcli.deploy.parity import agreement_of
 from dlcli.errors import DlcliError
+from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import batches, default_batch_size
 from dlcli.evaluation.metrics import default_monitor, make_counts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.data.base import Inputs
-from dlcli.deploy.parity import trim
+from dlcli.data.prepare import trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Outputs
 

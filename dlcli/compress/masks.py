@@ -1,8 +1,8 @@
 """Zeros in weights: which ones a method takes out, put there by torch.nn.utils.prune.
 
-Shapes stay as they are, so a mask makes no model faster; stored sparse (`formats/encodings/sparse.py`) it
-makes the file smaller. Weights are the parameters of two or more dimensions that are called so: those of
-linear layers, convolutions, recurrent nets, attention and embeddings; never biases and norms.
+Shapes stay as they are, so a mask makes no model faster; stored sparse (`formats/encodings/sparse.py`)
+it makes the file smaller. Weights are the parameters of two or more dimensions: those of linear
+layers, convolutions, recurrent nets, attention and embeddings; never biases and norms.
 """
 
 from __future__ import annotations

@@ -89,3 +89,12 @@ def _lengths(rng: np.random.Generator, count: int, longest: int) -> npt.NDArray[
     lengths = rng.integers(1, longest + 1, count)
     lengths[0] = longest
     return lengths
+
+
+def trim(inputs: Inputs, task: TaskSpec) -> Inputs:
+    """A batch without the padding after its longest sequence."""
+    names = [tensor.name for tensor in task.input.signature]
+    if "lengths" not in names:
+        return inputs
+    longest = int(inputs[names.index("lengths")].max())
+    return (inputs[0][:, :longest], *inputs[1:])

@@ -1,1 +1,1 @@
-"""From a trained model to a file that ships: export, quantize and prune, each measured before and after."""
+"""From a trained model to a file to deploy: export, quantize, prune, each measured before and after."""

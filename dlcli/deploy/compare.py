@@ -17,9 +17,9 @@ from dlcli.benchmark.interleaved import Candidate, Timing, time_models
 from dlcli.benchmark.statistics import Ratio, paired
 from dlcli.config import Bound, EvalConfig, MeasureConfig
 from dlcli.data.base import Inputs, Samples, Targets
-from dlcli.data.prepare import random_inputs
-from dlcli.deploy.parity import agreement_of, trim
+from dlcli.data.prepare import random_inputs, trim
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import answers_within, default_batch_size
 from dlcli.evaluation.intervals import of_difference

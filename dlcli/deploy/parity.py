@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from dlcli.config import Bound, ExportConfig, parse_bound
 from dlcli.data.base import Inputs, Targets
+from dlcli.data.prepare import trim
+from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.metrics import DIRECTIONS, default_monitor, make_counts
-from dlcli.evaluation.metrics.embedding import unit
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.formats.onnx.format import OnnxArtifact
 from dlcli.formats.readable_outputs import answers_probabilities, to_probabilities
@@ -33,8 +34,6 @@ _HALF_TOLERANCE = 20.0
 _INT8_TOLERANCE = 50.0
 # Of numbers from raw samples, whose pixels may be rounded otherwise: a share of the largest.
 _RAW_SHARE = 0.02
-# Neighbours whose cosines differ by less are as near: on noise, all of a model's embeddings are alike.
-_AS_NEAR = 1e-4
 
 
 @dataclass(frozen=True)
@@ -206,15 +205,6 @@ def _padded(inputs: Inputs, steps: int, task: TaskSpec) -> Inputs:
     return (np.pad(first, padding), *inputs[1:])
 
 
-def trim(inputs: Inputs, task: TaskSpec) -> Inputs:
-    """A batch without the padding behind its longest sequence."""
-    names = [tensor.name for tensor in task.input.signature]
-    if "lengths" not in names:
-        return inputs
-    longest = int(inputs[names.index("lengths")].max())
-    return (inputs[0][:, :longest], *inputs[1:])
-
-
 def _metrics(
     answers: Outputs, inputs: Inputs, targets: Targets | None, task: TaskSpec
 ) -> dict[str, float]:
@@ -245,28 +235,6 @@ def _compare(
         agreement=agreement_of(reference, answers, task),
         metrics=metrics,
     )
-
-
-def agreement_of(reference: Outputs, answers: Outputs, task: TaskSpec) -> float | None:
-    """Share of samples (tokens, labels) with the same answer; None where answers are numbers."""
-    if task.targets:
-        return None
-    if task.kind == "embedding":
-        return _same_neighbours(unit(reference), unit(answers))
-    if task.kind == "multilabel":
-        return float(((reference > 0) == (answers > 0)).mean())
-    return float((reference.argmax(-1) == answers.argmax(-1)).mean())
-
-
-def _same_neighbours(reference: Outputs, answers: Outputs) -> float | None:
-    """Share of unit vectors (n, D) whose nearest other one is the same before; None for fewer than 2."""
-    if len(reference) < 2:
-        return None
-    before, after = reference @ reference.T, answers @ answers.T  # (n, n)
-    for cosines in (before, after):
-        np.fill_diagonal(cosines, -np.inf)
-    chosen = np.take_along_axis(before, after.argmax(axis=1, keepdims=True), axis=1)[:, 0]
-    return float((chosen >= before.max(axis=1) - _AS_NEAR).mean())
 
 
 def _missed(

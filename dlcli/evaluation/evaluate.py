@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from dlcli.config import EvalConfig
 from dlcli.data.base import Indices, Inputs, Reader
@@ -19,13 +19,11 @@ from dlcli.evaluation.baselines.simple import baselines, counted_order
 from dlcli.evaluation.ensemble import Ensemble, member_row
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
+from dlcli.evaluation.processes import Processes
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Outputs
 from dlcli.task import ImageInput, PairsInput, TaskSpec
-
-if TYPE_CHECKING:  # it imports torch
-    from dlcli.training.distributed.world import World
 
 T = TypeVar("T")
 
@@ -38,7 +36,7 @@ def evaluate(
     split: str,
     batch_size: int | None = None,
     emit: Emit = ignore,
-    world: World | None = None,
+    world: Processes | None = None,
 ) -> EvalResult:
     """The metrics of ``predict`` over a split, each readable sample counted once.
 
@@ -58,7 +56,7 @@ def count(
     split: str,
     batch_size: int | None = None,
     emit: Emit = ignore,
-    world: World | None = None,
+    world: Processes | None = None,
 ) -> Counts:
     """What `evaluate` derives its figures from. Scores come process by process."""
     part = _share(predict, reader, task, split=split, batch_size=batch_size, emit=emit, world=world)
@@ -137,7 +135,7 @@ def _share(
     split: str,
     batch_size: int | None,
     emit: Emit,
-    world: World | None,
+    world: Processes | None,
 ) -> Counts | DlcliError:
     """What this process counts, or why it could not: the others wait for it in any case."""
     counts = make_counts(task)
@@ -153,7 +151,7 @@ def _agreed(
     part: Counts | DlcliError,
     reader: Reader,
     split: str,
-    world: World | None,
+    world: Processes | None,
     finish: Callable[[Counts], T],
 ) -> T:
     """What ``finish`` makes of all processes' counts in the main one, in every process.
@@ -199,7 +197,7 @@ def _refuse_none(counts: Counts, reader: Reader, split: str) -> None:
 
 
 def batches(
-    reader: Reader, batch_size: int, split: str, emit: Emit = ignore, world: World | None = None
+    reader: Reader, batch_size: int, split: str, emit: Emit = ignore, world: Processes | None = None
 ) -> Iterator[tuple[Inputs, Indices]]:
     """This process's batches: inputs of the readable samples, and which those are.
 

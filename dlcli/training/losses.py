@@ -101,8 +101,8 @@ def make_loss(
     """The loss that the settings mean for a task.
 
     ``class_weights`` weigh each class of a classifier, or the positive samples of each label of a
-    multi-label task (`dlcli.training.class_balance` makes both); they change the sum, never the count, so
-    weights of classes should have a mean of 1 over the training samples. ``focal`` is what
+    multi-label task (`dlcli.training.class_balance` makes both); they change the sum, never the count,
+    so weights of classes should have a mean of 1 over the training samples. ``focal`` is what
     ``--balance focal`` passes. Raises: UsageError when the loss does not fit the task.
     """
     name = loss_name(task, config, focal=focal)

@@ -1,9 +1,9 @@
-"""Quantization-aware training: a model learns to be int8, and the file computes what it learned.
+"""Quantization-aware training: fine-tune with simulated int8, export exactly what was trained.
 
-The batch norms are folded, rounding is put in (`dlcli.compress.quantize.fake_quant_sites`) and calibrated, and the model is
-fine-tuned by the same loop as any, its original teaching it. The run's best.safetensors simulates int8,
-so its metrics are those of an int8 model; the ONNX file is that very model, with the ranges it was
-trained with.
+Batch norms are folded, fake quantizers inserted (`dlcli.compress.quantize.fake_quant_sites`) and
+calibrated, and the model is fine-tuned by the same loop as any, with its original as the teacher. The
+run's best.safetensors simulates int8, so its metrics are those of an int8 model; the ONNX file holds
+that model with the ranges it was trained with.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from dlcli.compress.quantize.fake_quant_sites import (
 from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
 from dlcli.config import EvalConfig, ExportConfig, MeasureConfig, QuantizeSettings
 from dlcli.config.ship import parse_names
-from dlcli.data.prepare import random_inputs
-from dlcli.deploy.parity import trim
+from dlcli.data.prepare import random_inputs, trim
 from dlcli.deploy.quantize.variants import this_machine
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data

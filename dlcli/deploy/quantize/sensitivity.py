@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dlcli.data.base import Inputs
-from dlcli.deploy.parity import agreement_of
+from dlcli.evaluation.agreement import agreement_of
 from dlcli.events import Emit, EvalProgress
 from dlcli.formats.base import Artifact, open_artifact
 

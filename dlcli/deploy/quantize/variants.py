@@ -27,9 +27,8 @@ from dlcli.compress.quantize.static import (
 from dlcli.compress.quantize.weight_only import quantize_weights, weight_only_layers
 from dlcli.config import EvalConfig, ExportConfig, QuantizeConfig, QuantizeSettings
 from dlcli.config.ship import parse_names
-from dlcli.data.prepare import prepare
+from dlcli.data.prepare import prepare, trim
 from dlcli.deploy.export_worker import write_in_process
-from dlcli.deploy.parity import trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.events import Emit, EvalProgress, Noted

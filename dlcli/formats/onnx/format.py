@@ -3,7 +3,7 @@
 The graph's inputs are the tensors of ``task.input.signature`` by name (an image is normalised float32
 ``input``), its output is ``task.output``; the batch, and the length of texts and series, are free. The
 card is in metadata_props, so the file describes itself, and its remarks say where a file is different:
-of one size (`dlcli.formats.static_shape`), with raw inputs (`onnx_embed`) or readable answers (`answers`).
+of one size (`dlcli.formats.static_shape`), with raw inputs (`embed`) or readable outputs.
 """
 
 from __future__ import annotations

@@ -35,8 +35,10 @@ from dlcli.training.distributed.ranks import Ranks, machines
 from dlcli.training.loop.interrupt import SIGNALS
 
 # The parent's own search path, so that a rank runs the very modules that the command runs.
-_RANK = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import dlcli.commands.train_session.worker as w; "
-_RANK += "w.main(sys.argv[2:])"
+_RANK = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import dlcli.commands.train_session.worker as w; w.main(sys.argv[2:])"
+)
 
 
 def launch(
@@ -45,7 +47,7 @@ def launch(
     """Train a run in ``ranks`` processes here, together with those of other machines; wait for the end.
 
     Rank 0 tells the user what happens and how the run ended, on this process's stdout and stderr.
-    ``flags`` go to `dlcli.commands.train_session.worker`; ``resume`` is the command that goes on with the run.
+    ``flags`` go to `dlcli.commands.train_session.worker`; ``resume`` is the command to resume the run.
 
     Raises: the DlcliError that a rank failed with; Interrupted after a signal, when the ranks have
     saved; DlcliError when they died more often than ``max_restarts`` or the machines did not meet.

@@ -1,6 +1,6 @@
 """Pictures of what a model will see, as PNG files.
 
-Drawn like the curves of `dlcli.ui.plots.run`: matplotlib's objects on an Agg canvas, nothing global is set.
+Drawn like the curves of `dlcli.ui.plots.run`: objects of matplotlib on an Agg canvas, no global state.
 """
 
 from __future__ import annotations
