@@ -19,6 +19,7 @@ import numpy as np
 
 from dlcli.errors import DlcliError
 from dlcli.training.distributed.parent_death import die_with
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from dlcli.benchmark.backends import Call, Runner
@@ -87,7 +88,7 @@ class Session:
         except DlcliError as exc:
             return {"error": exc.message, "hint": exc.hint}
         except Exception as exc:  # every runtime has its own; the parent makes a row of it
-            first = str(exc).strip().partition("\n")[0]
+            first = first_line(exc)
             return {"error": f"{type(exc).__name__}: {first}"}
 
     def _warm(self, batch_size: int) -> dict[str, Any]:

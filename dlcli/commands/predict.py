@@ -148,7 +148,7 @@ def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet:
     """What is in the file: a line on stderr, which is no part of the result, or JSON on stdout."""
     from dlcli.ui.console import stderr
     from dlcli.ui.json_output import print_json
-    from dlcli.ui.text import plural, printable
+    from dlcli.wording import plural, printable
 
     done = len(head.inputs) - len(head.failed)
     if as_json:

@@ -18,6 +18,7 @@ from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
 from dlcli.formats.torch_program import TorchFile, cannot, captured, noted, quietly, shipped
 from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, check_whole, holds, members
 from dlcli.trust import remember
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -137,7 +138,7 @@ def open_aoti(path: Path, runtime: Runtime) -> TorchFile:
         index = -1 if device.index is None else device.index
         run: Any = torch._inductor.aoti_load_package(str(path), device_index=index)
     except Exception as exc:  # whatever the loader of machine code meets
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(
             f"torch {torch.__version__} cannot load {path}: {first}",
             hint="it belongs to the torch and the machine that compiled it: export it again here",

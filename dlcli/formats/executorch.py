@@ -16,6 +16,7 @@ from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime, head_of
 from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ def open_executorch(path: Path, runtime: Runtime) -> TorchFile:
             program = Loader.get().load_program(data)
             method: Any = program.load_method("forward")
     except (RuntimeError, OSError, ValueError) as exc:
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(
             f"ExecuTorch cannot load {path}: {first}", hint="copy it again, or export it again"
         ) from exc

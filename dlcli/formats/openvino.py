@@ -23,6 +23,7 @@ from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head
 from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
 from dlcli.formats.static_shape import ask_fixed, sizes_of
 from dlcli.formats.torch_program import noted
+from dlcli.wording import first_line
 
 NAME = "openvino"
 _PLACE = ["dlcli", "card"]  # in the graph's rt_info
@@ -76,7 +77,7 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
         try:
             model = openvino.convert_model(str(onnx))
         except Exception as exc:  # its frontends raise what they like
-            first = str(exc).strip().partition("\n")[0]
+            first = first_line(exc)
             raise DlcliError(f"OpenVINO cannot convert {card.model.name}: {first}") from exc
     if config.half:
         card = noted(card, "half", dtype="float16")
@@ -143,7 +144,7 @@ def open_openvino(path: Path, runtime: Runtime) -> OpenVinoFile:
         core.set_property({"ENABLE_MMAP": False})  # a mapped file that is changed kills the process
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
     except RuntimeError as exc:
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(f"OpenVINO {openvino.__version__} cannot load {path}: {first}") from exc
     return OpenVinoFile(path, card, compiled)
 

@@ -12,6 +12,7 @@ from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
 from dlcli.formats.torch_program import TorchFile, captured, shipped
 from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
 from dlcli.trust import remember
+from dlcli.wording import first_line
 
 NAME = "pt2"
 
@@ -52,7 +53,7 @@ def open_pt2(path: Path, runtime: Runtime) -> TorchFile:
             program = move_to_device_pass(program, str(device))
         run = program.module()
     except Exception as exc:  # whatever is wrong with the file or with its torch's version
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(
             f"torch {torch.__version__} cannot load {path}: {first}",
             hint="a newer torch may have written it; export it again",

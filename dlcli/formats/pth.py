@@ -20,6 +20,7 @@ from dlcli.formats.torch_program import noted, unpacked
 from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_whole
 from dlcli.trust import names_code, remember
+from dlcli.wording import first_line
 
 NAME = "pth"
 STATE_KEY = "state_dict"
@@ -78,7 +79,7 @@ def open_pth(path: Path, runtime: Runtime) -> Checkpoint:
         held = torch.load(path, map_location="cpu", weights_only=True)
         state = held[STATE_KEY]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as exc:
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise damaged(path, first) from exc
     return build_checkpoint(path, card, state, runtime)
 

@@ -17,6 +17,7 @@ from dlcli.formats.static_shape import Sizes
 from dlcli.formats.torch_program import TorchFile, batch_of, example_of, noted, shipped
 from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
 from dlcli.trust import remember
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +154,7 @@ def open_torchscript(path: Path, runtime: Runtime) -> TorchFile:
             jit: Any = torch.jit  # not typed
             module = jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as exc:
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(
             f"torch {torch.__version__} cannot load {path}: {first}",
             hint="a newer torch may have written it; export it again",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.files import atomic_file
-from dlcli.ui.comparison import size
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
-from dlcli.ui.text import figure, memory, plural, printable, rate, shorten
+from dlcli.ui.text import figure, rate
+from dlcli.wording import memory, plural, printable, shorten, size
 
 if TYPE_CHECKING:
     from dlcli.benchmark.benchmark import BenchResult, Row

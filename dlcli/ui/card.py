@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dlcli import wording
 from dlcli.ui import text
 from dlcli.ui.inputs import MOST_ROWS, Tensor, input_sections, parts_of
 from dlcli.ui.sections import Row, Section, print_sections
@@ -44,7 +45,7 @@ def print_card(
                 [
                     Row("path", path),
                     Row("format", format),
-                    Row("size", f"{_size(size_bytes)} ({text.count(size_bytes)} bytes)"),
+                    Row("size", f"{wording.size(size_bytes)} ({wording.count(size_bytes)} bytes)"),
                     Row("sha256", sha256),
                     Row("opening it", _code(runs_code=runs_code, known=known)),
                 ],
@@ -54,7 +55,7 @@ def print_card(
 
 
 def _model(card: Card) -> list[Row]:
-    rows = [Row("task", _task(card.task)), Row("parameters", text.count(card.params))]
+    rows = [Row("task", _task(card.task)), Row("parameters", wording.count(card.params))]
     if card.model.args:
         cut = any(record.kind == "channels" for record in card.transforms)
         rows.append(Row("before pruning" if cut else "arguments", _arguments(card.model.args)))
@@ -91,23 +92,23 @@ def _code(*, runs_code: bool, known: bool) -> str:
 
 def _task(task: TaskSpec) -> str:
     if task.kind == "forecast":
-        what = text.plural(len(task.targets), "target")
-        return f"forecast, the next {text.plural(task.horizon, 'step')} of {what}"
+        what = wording.plural(len(task.targets), "target")
+        return f"forecast, the next {wording.plural(task.horizon, 'step')} of {what}"
     if task.kind == "regression":
-        return f"regression, {text.plural(len(task.targets), 'target')}"
+        return f"regression, {wording.plural(len(task.targets), 'target')}"
     if task.kind == "seq2seq":
         return "seq2seq, a text from a text"
     if task.kind == "embedding":
-        classes = text.plural(task.num_classes, "class")
+        classes = wording.plural(task.num_classes, "class")
         return f"embedding, {task.embedding_size} numbers, learnt from {classes}"
     noun = "label" if task.kind == "multilabel" else "class"
-    return f"{task.kind}, {text.plural(task.num_classes, noun)}"
+    return f"{task.kind}, {wording.plural(task.num_classes, noun)}"
 
 
 def _classes(names: tuple[str, ...]) -> list[Row]:
     if not names:
         return []
-    return [Row(str(len(names)), text.listed(names, _MOST_CLASSES))]
+    return [Row(str(len(names)), wording.listed(names, _MOST_CLASSES))]
 
 
 def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:
@@ -119,7 +120,7 @@ def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:
         for target in targets[:MOST_ROWS]
     ]
     if len(targets) > MOST_ROWS:
-        rows.append(Row("", f"and {text.count(len(targets) - MOST_ROWS)} more"))
+        rows.append(Row("", f"and {wording.count(len(targets) - MOST_ROWS)} more"))
     return rows
 
 
@@ -159,8 +160,3 @@ def _origin(card: Card) -> list[Row]:
 
 def _arguments(args: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in args.items())
-
-
-def _size(size_bytes: int) -> str:
-    kib = size_bytes / 1024
-    return f"{kib:.1f} KiB" if kib < 1024 else f"{kib / 1024:.1f} MiB"

@@ -10,7 +10,8 @@ from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.ui.text import figure, signed
 
 if TYPE_CHECKING:
-    from dlcli.deploy.compare import Comparison, Side
+    from dlcli import wording
+from dlcli.deploy.compare import Comparison, Side
 
 
 def print_change(
@@ -35,7 +36,12 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
     before, after, held = found.before, found.after, found.held
     rows = [
         ["format", before.format, after.format, ""],
-        ["size", size(before.size_bytes), size(after.size_bytes), f"x {found.size_ratio:.3g}"],
+        [
+            "size",
+            wording.size(before.size_bytes),
+            wording.size(after.size_bytes),
+            f"x {found.size_ratio:.3g}",
+        ],
         ["parameters", f"{before.params:,}", f"{after.params:,}", _share(before, after)],
     ]
     if held.metrics:
@@ -65,11 +71,3 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
 
 def _share(before: Side, after: Side) -> str:
     return "" if before.params in (0, after.params) else f"x {after.params / before.params:.3g}"
-
-
-def size(count: int) -> str:
-    """Bytes for people: 44.8 MB, 812 kB; decimal, as file managers show them."""
-    for unit, divisor in (("GB", 1e9), ("MB", 1e6)):
-        if count >= divisor:
-            return f"{count / divisor:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
@@ -95,7 +96,7 @@ def verdict(report: DataReport) -> str:
     words = []
     for level in ("error", "warning", "note"):
         number = sum(finding.level == level for finding in report.findings)
-        words.append(text.plural(number, level) if number else f"no {level}s")
+        words.append(wording.plural(number, level) if number else f"no {level}s")
     return ", ".join(words)
 
 
@@ -124,10 +125,10 @@ def _print_findings(report: DataReport) -> None:
 
 
 def _finding_rows(finding: Finding) -> list[Row]:
-    rows = [Row(finding.level, text.sentence(finding.message), style=_STYLES[finding.level])]
-    rows += [Row("", f"  {text.sentence(example)}", style="dim") for example in finding.examples]
+    rows = [Row(finding.level, wording.one_line(finding.message), style=_STYLES[finding.level])]
+    rows += [Row("", f"  {wording.one_line(example)}", style="dim") for example in finding.examples]
     if finding.hint:
-        rows.append(Row("", f"-> {text.sentence(finding.hint)}"))
+        rows.append(Row("", f"-> {wording.one_line(finding.hint)}"))
     return rows
 
 
@@ -154,7 +155,7 @@ def _print_table(table: Table) -> None:
         if room < (min(width, 20) if last and wraps else width):
             break
         room, shown = room - width - 2, k + 1
-    console.print(Text(text.printable(title), "bold"))
+    console.print(Text(wording.printable(title), "bold"))
     for line, style in ((list(table.columns), "dim"), *((row, "") for row in cells)):
         parts = [
             value.rjust(width) if right else value.ljust(width)
@@ -172,9 +173,13 @@ def _cell(cell: Cell) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, str):
-        return text.shorten(text.printable(cell), NAME_WIDTH if " " not in cell else 90)
+        return wording.shorten(wording.printable(cell), NAME_WIDTH if " " not in cell else 90)
     return (
-        text.count(cell) if isinstance(cell, int) else f"{cell:.4g}" if abs(cell) < 1e4 else _large(cell)
+        wording.count(cell)
+        if isinstance(cell, int)
+        else f"{cell:.4g}"
+        if abs(cell) < 1e4
+        else _large(cell)
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dlcli import wording
 from dlcli.settings import flat
 from dlcli.ui import console as consoles
 from dlcli.ui import text
@@ -115,7 +116,7 @@ def _print(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> None:
     for word, said in plan_rows(event):
         rows.append(Row(word, said))
         if word == "model":
-            macs = f"{text.plural(found.macs, 'multiply-add')} a sample"
+            macs = f"{wording.plural(found.macs, 'multiply-add')} a sample"
             rows.append(Row("", f"{macs}, weights from {found.plan.weights_from}"))
     print_sections(
         [
@@ -158,7 +159,7 @@ def _memory_rows(found: DryRun) -> list[Row]:
     }
     kept = {name: size for name, size in parts.items() if size}
     width = max(len(_bytes(size)) for size in (*kept.values(), memory.total))
-    said = {"activations": f"  kept for the backward pass of {text.plural(memory.micro, 'sample')}"}
+    said = {"activations": f"  kept for the backward pass of {wording.plural(memory.micro, 'sample')}"}
     rows = [Row(name, _bytes(size).rjust(width) + said.get(name, "")) for name, size in kept.items()]
     rows.append(Row("together", f"{_bytes(memory.total).rjust(width)}  and what layers need in passing"))
     if found.peak is not None:
@@ -170,7 +171,7 @@ def _time_rows(found: DryRun) -> list[Row]:
     time, event = found.time, found.started
     rows = [
         Row("a step", _timed(time)),
-        Row("training", f"{_short(time.training)} for {text.plural(event.total_steps, 'step')}"),
+        Row("training", f"{_short(time.training)} for {wording.plural(event.total_steps, 'step')}"),
         Row("evaluation", f"{_short(time.evaluation)}, after each epoch and at the end"),
     ]
     if time.limit is not None and time.total == time.limit:
@@ -194,17 +195,17 @@ def _timed(time: TimeEstimate) -> str:
 def _print_schedule(found: DryRun) -> None:
     event = found.started
     _print_chart(
-        f"learning rate by step ({text.count(event.steps_per_epoch)} an epoch)",
+        f"learning rate by step ({wording.count(event.steps_per_epoch)} an epoch)",
         found.schedule,
         label=lambda rate: f"{rate:.3g}",
-        x_label=lambda step: text.count(round(step)),
+        x_label=lambda step: wording.count(round(step)),
         marks=found.thaws,
     )
     console = consoles.stdout()
     if event.scheduler == "plateau":
         console.print("  its drops depend on the metric", soft_wrap=True)
     if found.thaws:
-        steps = ", ".join(text.count(step) for step in found.thaws)
+        steps = ", ".join(wording.count(step) for step in found.thaws)
         console.print(f"  more layers train from step {steps} on", soft_wrap=True)
 
 
@@ -253,13 +254,13 @@ def _value(value: Any) -> str:
         if isinstance(value, Sequence) and not isinstance(value, str)
         else value
     )
-    return text.shorten(text.printable(str(shown)), _VALUE_WIDTH)
+    return wording.shorten(wording.printable(str(shown)), _VALUE_WIDTH)
 
 
 def _bytes(size: int) -> str:
     if size < 2**20:
         return f"{size / 2**10:.0f} KiB" if size >= 2**10 else f"{size} B"
-    return f"{size / 2**20:.1f} MiB" if size < 10 * 2**20 else text.memory(size / 2**20)
+    return f"{size / 2**20:.1f} MiB" if size < 10 * 2**20 else wording.memory(size / 2**20)
 
 
 def _short(seconds: float) -> str:

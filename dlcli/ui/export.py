@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.ui.comparison import print_change, size
+from dlcli.ui.comparison import print_change
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
+from dlcli.wording import size
 
 if TYPE_CHECKING:
     from dlcli.deploy.export import ExportResult, Failure

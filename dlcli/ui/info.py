@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dlcli import wording
 from dlcli.machine.child import NOT_TRIED
 from dlcli.ui import console as consoles
-from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
@@ -52,9 +52,10 @@ def _system(machine: Machine) -> list[Row]:
         cores += f", {cpu['usable_cores']} for this process"
     if cpu["quota_cores"]:
         cores += f", {cpu['quota_cores']:g} by the container's quota"
-    ram = f"{_size(memory['total_bytes'])}, {_size(memory['available_bytes'])} available"
+    total, available = (wording.memory(memory[f"{key}_bytes"] / 2**20) for key in ("total", "available"))
+    ram = f"{total}, {available} available"
     if memory["limit_bytes"]:
-        ram += f", {_size(memory['limit_bytes'])} by the container's limit"
+        ram += f", {wording.memory(memory['limit_bytes'] / 2**20)} by the container's limit"
     return [
         Row("Python", f"{machine.python['version']}  {machine.python['executable']}"),
         Row("OS", f"{system['name']}, {system['machine']}, kernel {system['kernel']}"),
@@ -71,7 +72,7 @@ def _libraries(machine: Machine) -> list[Row]:
     if torch["cudnn"]:
         facts.append(f"cuDNN {_cudnn(torch['cudnn'])}")
     if torch["threads"]:
-        facts.append(text.plural(torch["threads"], "thread"))
+        facts.append(wording.plural(torch["threads"], "thread"))
     if torch["cpu_capability"]:
         facts.append(f"CPU kernels {torch['cpu_capability']}")
     providers = [name.removesuffix("ExecutionProvider") for name in runtime["providers"]]
@@ -97,7 +98,7 @@ def _tested(libraries: list[tuple[str, dict[str, Any], list[Any]]]) -> list[Row]
             continue
         rows.append(Row(name, ", ".join(words), library["ok"]))
         if library["error"]:
-            rows.append(Row("", text.sentence(library["error"]), style="red"))
+            rows.append(Row("", wording.one_line(library["error"]), style="red"))
     return rows
 
 
@@ -107,8 +108,8 @@ def _devices(machine: Machine) -> list[Row]:
         words = [device["name"] or "unknown"]
         if device["total_bytes"]:
             free = device["free_bytes"]
-            kept = f" ({_size(free)} free)" if free is not None else ""
-            words.append(_size(device["total_bytes"]) + kept)
+            kept = f" ({wording.memory(free / 2**20)} free)" if free is not None else ""
+            words.append(wording.memory(device["total_bytes"] / 2**20) + kept)
         if device["capability"] and device["kind"] != "cpu":
             words.append(f"compute capability {device['capability']}")
         if device["driver"]:
@@ -116,14 +117,14 @@ def _devices(machine: Machine) -> list[Row]:
         rows.append(Row(device["device"], ", ".join(words), device["ok"]))
         rows += [Row("", _operation(operation), operation["ok"]) for operation in device["operations"]]
         if not device["operations"] and device["reason"]:
-            rows.append(Row("", text.sentence(device["reason"]), style="red"))
+            rows.append(Row("", wording.one_line(device["reason"]), style="red"))
     return rows
 
 
 def _operation(operation: dict[str, Any]) -> str:
     words = _OPERATIONS.get(operation["name"], operation["name"])
     if operation["reason"]:
-        return f"{words}: {text.sentence(operation['reason'])}"
+        return f"{words}: {wording.one_line(operation['reason'])}"
     return f"{words:<20}  {operation['ms']:8.2f} ms  error {operation['max_error']:.0e}"
 
 
@@ -141,14 +142,10 @@ def _packages(machine: Machine, width: int) -> list[Row]:
 def _problems(machine: Machine) -> list[Row]:
     rows = []
     for problem in machine.problems:
-        rows.append(Row(problem.part, text.sentence(problem.message), style="red"))
+        rows.append(Row(problem.part, wording.one_line(problem.message), style="red"))
         if problem.hint:
             rows.append(Row("", f"hint: {problem.hint}"))
     return rows
-
-
-def _size(count: int) -> str:
-    return text.memory(count / 2**20)
 
 
 def _cudnn(number: int) -> str:

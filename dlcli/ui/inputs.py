@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlcli import wording
 from dlcli.ui import text
 from dlcli.ui.sections import Row, Section
 
@@ -73,19 +74,19 @@ def _text(spec: TextInput) -> tuple[list[Row], list[Section]]:
     case = "lower case" if spec.lowercase else "case kept"
     rows = [
         Row("tokens", f"{tokens}, {case}"),
-        Row("vocabulary", text.plural(spec.vocab_size, "entry")),
-        Row("max length", f"{text.plural(spec.max_length, 'token')}; a longer text loses its end"),
+        Row("vocabulary", wording.plural(spec.vocab_size, "entry")),
+        Row("max length", f"{wording.plural(spec.max_length, 'token')}; a longer text loses its end"),
     ]
     return rows + ([Row("column", spec.column)] if spec.column else []), []
 
 
 def _tabular(spec: TabularInput) -> tuple[list[Row], list[Section]]:
     what = [
-        text.plural(len(columns), noun)
+        wording.plural(len(columns), noun)
         for columns, noun in ((spec.numbers, "number"), (spec.categories, "category"))
         if columns
     ]
-    features = f"{text.plural(spec.shape[0], 'feature')}, missing indicators included"
+    features = f"{wording.plural(spec.shape[0], 'feature')}, missing indicators included"
     facts = [Row("columns", ", ".join(what)), Row("row", features)]
     return facts, [
         Section("Numbers", _some(spec.numbers, _number_column)),
@@ -102,15 +103,15 @@ def _number_column(column: NumberColumn) -> Row:
 
 
 def _category_column(column: CategoryColumn) -> Row:
-    values = text.listed(column.values, _MOST_VALUES)
-    return Row(text.key(column.name), f"{text.plural(len(column.values), 'value')}: {values}")
+    values = wording.listed(column.values, _MOST_VALUES)
+    return Row(text.key(column.name), f"{wording.plural(len(column.values), 'value')}: {values}")
 
 
 def _series(spec: SeriesInput) -> tuple[list[Row], list[Section]]:
-    steps = text.plural(spec.length, "step")
+    steps = wording.plural(spec.length, "step")
     length = f"up to {steps}; a longer series is cut" if spec.varies else steps
     channels = _some(list(zip(spec.channels, spec.mean, spec.std, strict=True)), _channel)
-    facts = [Row("length", length), Row("channels", text.count(len(spec.channels)))]
+    facts = [Row("length", length), Row("channels", wording.count(len(spec.channels)))]
     return facts, [Section("Channels", channels)]
 
 
@@ -137,7 +138,7 @@ def _some(columns: Any, row: Any) -> list[Row]:
     """A row for each, up to `MOST_ROWS`; then how many more there are."""
     rows = [row(column) for column in columns[:MOST_ROWS]]
     more = len(columns) - MOST_ROWS
-    return rows + ([Row("", f"and {text.count(more)} more")] if more > 0 else [])
+    return rows + ([Row("", f"and {wording.count(more)} more")] if more > 0 else [])
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlcli.ui import text
+from dlcli import wording
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.tables import print_comparison
 
@@ -24,9 +24,9 @@ def print_models(
     sections = []
     for kind in dict.fromkeys(str(row["kind"]) for row in rows):
         own = [row for row in rows if row["kind"] == kind]
-        width = max(len(text.count(row["params"])) for row in own)
+        width = max(len(wording.count(row["params"])) for row in own)
         lines = [
-            Row(row["name"], f"{text.count(row['params']).rjust(width)}  {row['summary']}")
+            Row(row["name"], f"{wording.count(row['params']).rjust(width)}  {row['summary']}")
             for row in own
         ]
         sections.append(Section(f"{kind}: parameters for {sentences[kind]}", lines))
@@ -51,8 +51,8 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
         Row("task", str(facts["task"])),
         Row("input", inputs),
         Row("output", f"({_dims(facts['output'])})"),
-        Row("parameters", text.count(summary.params)),
-        Row("multiply-adds", text.count(summary.macs)),
+        Row("parameters", wording.count(summary.params)),
+        Row("multiply-adds", wording.count(summary.macs)),
     ]
     arguments = [Row(name, str(value)) for name, value in facts["args"].items()]
     settings = [
@@ -68,7 +68,7 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
         ]
     )
     table = [
-        [layer.path, layer.type, _dims(layer.output_shape), text.count(layer.params)]
+        [layer.path, layer.type, _dims(layer.output_shape), wording.count(layer.params)]
         for layer in summary.layers
     ]
     print_comparison("layers", ["layer", "type", "output of one sample", "parameters"], table)

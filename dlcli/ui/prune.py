@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.ui.comparison import print_change, size
+from dlcli.ui.comparison import print_change
 from dlcli.ui.console import stdout
-from dlcli.ui.text import figure, plural, printable, shorten, signed
+from dlcli.ui.text import figure, signed
+from dlcli.wording import plural, printable, shorten, size
 
 if TYPE_CHECKING:
     from dlcli.compress.channels.prune import LayerChange

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
@@ -54,8 +55,8 @@ def print_problems(problems: Mapping[str, str], *, before: bool) -> None:
     if problems:
         if before:
             consoles.stdout().print()
-        rows = [Row(text.key(name), text.sentence(said)) for name, said in problems.items()]
-        print_sections([Section(f"damaged: {text.plural(len(problems), 'run')}", rows)])
+        rows = [Row(text.key(name), wording.one_line(said)) for name, said in problems.items()]
+        print_sections([Section(f"damaged: {wording.plural(len(problems), 'run')}", rows)])
 
 
 def print_differences(
@@ -92,7 +93,9 @@ def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[s
         part = slice(first, first + at_once)
         width = room // len(heads[part]) - GAP
         lines = [["", *heads[part]], *([key, *values[part]] for key, values in rows.items())]
-        cells = [[text.shorten(text.printable(cell), width) for cell in line[1:]] for line in lines]
+        cells = [
+            [wording.shorten(wording.printable(cell), width) for cell in line[1:]] for line in lines
+        ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for number, (line, values) in enumerate(zip(lines, cells, strict=True)):
             shown = [value.rjust(w) for value, w in zip(values, widths, strict=True)]
@@ -118,7 +121,7 @@ def _narrowed(column: Column, over: int, cut: Mapping[str, int]) -> Column:
     if not cut.get(column.title):
         return column
     width = max(column.width - math.ceil(over * cut[column.title] / sum(cut.values())), 1)
-    return replace(column, cells=[text.shorten(cell, width) for cell in column.cells])
+    return replace(column, cells=[wording.shorten(cell, width) for cell in column.cells])
 
 
 def _columns(runs: Sequence[RunSummary], sort: str | None) -> list[Column]:
@@ -127,14 +130,14 @@ def _columns(runs: Sequence[RunSummary], sort: str | None) -> list[Column]:
         values = [_figure(run.metrics.get(sort, math.nan)) for run in runs]
         sorted_by = [Column(text.SHORT_NAMES.get(sort, sort), values, 1, right=True)]
     return [
-        Column("run", [text.printable(run.name) for run in runs], 0),
+        Column("run", [wording.printable(run.name) for run in runs], 0),
         Column("status", [run.status for run in runs], 2),
         *sorted_by,
         Column("best", [_best(run) for run in runs], 1),
         Column("best epoch", [_epochs(run) for run in runs], 4, right=True),
         Column("time", [text.duration(run.elapsed_s) for run in runs], 5, right=True),
-        Column("model", [text.printable(run.model) or "-" for run in runs], 3),
-        Column("data", [text.printable(run.data) or "-" for run in runs], 6),
+        Column("model", [wording.printable(run.model) or "-" for run in runs], 3),
+        Column("data", [wording.printable(run.data) or "-" for run in runs], 6),
         Column("parameters", [_count(run.params) for run in runs], 7, right=True),
         Column("size", [_size(run.best_bytes) for run in runs], 9, right=True),
         Column("started", [_when(run.started_at) for run in runs], 8),
@@ -185,14 +188,11 @@ def _figure(value: float) -> str:
 
 
 def _count(number: int | None) -> str:
-    return "-" if number is None else text.count(number)
+    return "-" if number is None else wording.count(number)
 
 
-def _size(size: int | None) -> str:
-    """``74 KB``, ``44.8 MB``: of files, so in thousands."""
-    if size is None:
-        return "-"
-    return f"{size / 1e3:.0f} KB" if size < 999_500 else f"{size / 1e6:,.1f} MB"
+def _size(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else wording.size(size_bytes)
 
 
 def _when(started_at: str) -> str:

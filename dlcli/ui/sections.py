@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlcli.ui import console as consoles
-from dlcli.ui.text import printable
+from dlcli.wording import printable
 
 _INDENT = 2
 _GAP = 2

@@ -8,10 +8,12 @@ from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
-from dlcli.ui.text import figure, printable
+from dlcli.ui.text import figure
+from dlcli.wording import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +57,7 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
         rows.append(Row("note", note))
     if result.non_finite:
         rows.append(
-            Row("not finite", f"{text.plural(result.non_finite, 'answer')} with NaN or infinity")
+            Row("not finite", f"{wording.plural(result.non_finite, 'answer')} with NaN or infinity")
         )
     order = _ORDER[result.task]
     names = sorted(result.metrics, key=lambda n: order.index(n) if n in order else len(order))
@@ -73,7 +75,7 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
 def _print_rest(result: EvalResult) -> None:
     """The most frequent confusions, and the samples left out."""
     confusions = [
-        Row("", f"{true} -> {guess}  {text.count(n)} ({100 * n / total:.1f}%)")
+        Row("", f"{true} -> {guess}  {wording.count(n)} ({100 * n / total:.1f}%)")
         for n, total, true, guess in _confusions(result)
     ]
     bad = [
@@ -85,7 +87,7 @@ def _print_rest(result: EvalResult) -> None:
         Section(
             "most frequent confusions: true -> predicted, samples, share of the true class", confusions
         ),
-        Section(f"left out: {text.plural(len(result.bad_samples), 'unreadable sample')}", bad),
+        Section(f"left out: {wording.plural(len(result.bad_samples), 'unreadable sample')}", bad),
     ]
     if confusions or bad:
         consoles.stdout().print()
@@ -119,13 +121,13 @@ def print_comparison(title: str, columns: Sequence[str], rows: Sequence[Sequence
 
 def _samples(result: EvalResult) -> str:
     bad = len(result.bad_samples)
-    return text.plural(result.samples, "sample") + (f", {bad:,} left out" if bad else "")
+    return wording.plural(result.samples, "sample") + (f", {bad:,} left out" if bad else "")
 
 
 def _print_classes(result: EvalResult) -> None:
     rows: Sequence[ClassRow] = result.per_class
     noun = "label" if result.task == "multilabel" else "class"
-    title = text.plural(len(rows), noun)
+    title = wording.plural(len(rows), noun)
     if len(rows) > MAX_CLASSES:
         # A class that neither occurs nor is predicted has no F1 to be bad at.
         seen = [row for row in rows if row.samples or row.predicted]
@@ -138,8 +140,8 @@ def _print_classes(result: EvalResult) -> None:
     for row in rows:
         table.add_row(
             printable(row.name),
-            text.count(row.samples),
-            text.count(row.predicted),
+            wording.count(row.samples),
+            wording.count(row.predicted),
             figure(row.precision) if row.predicted else "-",
             figure(row.recall) if row.samples else "-",
             figure(row.f1) if row.samples or row.predicted else "-",
@@ -150,7 +152,7 @@ def _print_classes(result: EvalResult) -> None:
 def _print_targets(result: EvalResult) -> None:
     """A row a target, in its own units; of very many, those that are predicted worst."""
     rows: Sequence[TargetRow] = result.per_target
-    title = f"{text.plural(len(rows), 'target')}, in the data's own units"
+    title = f"{wording.plural(len(rows), 'target')}, in the data's own units"
     if len(rows) > MAX_CLASSES:
         # NaN, of a single sample, is no score to be bad at.
         rows = sorted(rows, key=lambda row: math.inf if math.isnan(row.r2) else row.r2)[:WORST]
@@ -186,7 +188,7 @@ def _print_baselines(result: EvalResult) -> None:
     notes = {row.name: row.note for row in result.baselines if row.note}
     if notes:
         consoles.stdout().print()
-        said = [Row(printable(name), text.sentence(note)) for name, note in notes.items()]
+        said = [Row(printable(name), wording.one_line(note)) for name, note in notes.items()]
         print_sections([Section("how the baselines were made", said)])
 
 

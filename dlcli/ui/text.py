@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+
+from dlcli.wording import printable, shorten
 
 # Metrics that appear in narrow columns; everything that reports a metric for itself uses the full name.
 SHORT_NAMES = {
@@ -14,51 +15,6 @@ SHORT_NAMES = {
     "f1_macro": "f1",
     "balanced_accuracy": "bal_acc",
 }
-
-
-def printable(text: str) -> str:
-    """``text`` with everything that could move the cursor or break a line spelled out.
-
-    Folder and file names are the user's, and may hold newlines, escape sequences or bytes that are
-    no UTF-8 (lone surrogates, which no stream would encode).
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-def sentence(text: str) -> str:
-    """A message as one printable line."""
-    return printable(" ".join(text.split()))
-
-
-def shorten(text: str, width: int) -> str:
-    """``text`` in at most ``width`` characters, cut in the middle: both ends tell names apart."""
-    if len(text) <= width:
-        return text
-    head = width // 2
-    tail = width - 1 - head
-    return f"{text[:head]}…{text[len(text) - tail :]}"
-
-
-def count(number: int) -> str:
-    """``12,345``."""
-    return f"{number:,}"
-
-
-def plural(number: int, noun: str) -> str:
-    """``1 sample``, ``2,000 samples``, ``2 classes``, ``3 categories``."""
-    if number == 1:
-        return f"1 {noun}"
-    if noun.endswith("y"):
-        return f"{number:,} {noun[:-1]}ies"
-    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-def listed(names: Sequence[str], most: int) -> str:
-    """``red, green, and 7 more``: the first ``most`` names."""
-    shown = ", ".join(printable(name) for name in names[:most])
-    return f"{shown}, and {count(len(names) - most)} more" if len(names) > most else shown
 
 
 def key(name: str) -> str:
@@ -116,8 +72,3 @@ def rate(per_second: float) -> str:
     if not math.isfinite(per_second):
         return "?"
     return f"{per_second:.0f}" if per_second >= 99.95 else f"{per_second:.1f}"
-
-
-def memory(mib: float) -> str:
-    """``512 MiB``, ``1.2 GiB``."""
-    return f"{mib:.0f} MiB" if mib < 1023.5 else f"{mib / 1024:.1f} GiB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dlcli.ui import text
+from dlcli import wording
 
 if TYPE_CHECKING:
     from dlcli.card import TransformRecord
@@ -43,7 +43,7 @@ def _mask(args: Mapping[str, Any]) -> str:
     what = _MASKS.get(str(args.get("method")), str(args.get("method", "weights")))
     said = f"pruned by mask: {what} are zero"
     if args.get("of"):
-        said += f", {_share(args.get('zeros', 0) / args['of'])} of {text.count(args['of'])}"
+        said += f", {_share(args.get('zeros', 0) / args['of'])} of {wording.count(args['of'])}"
     return said
 
 
@@ -51,7 +51,7 @@ def _quantize(args: Mapping[str, Any]) -> str:
     method = str(args.get("method", ""))
     said = f"quantized: {_METHODS.get(method, method)}{_bits(args)}"
     kept = args.get("float") or ()
-    return said + (f", {text.plural(len(kept), 'layer')} left in float" if kept else "")
+    return said + (f", {wording.plural(len(kept), 'layer')} left in float" if kept else "")
 
 
 def _groups(args: Mapping[str, Any]) -> str:
@@ -87,10 +87,10 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "sparse": lambda args: "zeros are not stored (sparse)",
     "half": lambda args: f"weights in {args.get('dtype', 'float16')}",
     "fold-batchnorm": lambda args: (
-        f"{text.plural(len(args.get('pairs', ())), 'batch norm')} folded into the layers before"
+        f"{wording.plural(len(args.get('pairs', ())), 'batch norm')} folded into the layers before"
     ),
     "fake-quant": lambda args: (
-        f"trains as if {text.plural(len(args.get('layers', ())), 'layer')} had int8 weights (QAT)"
+        f"trains as if {wording.plural(len(args.get('layers', ())), 'layer')} had int8 weights (QAT)"
     ),
     "torchscript": lambda args: "traced" if args.get("by") == "trace" else "compiled from its code",
     "probabilities": lambda args: "answers as people read them: probabilities, or the data's own units",
@@ -108,7 +108,7 @@ def _share(value: float) -> str:
 
 
 def _arguments(args: Mapping[str, Any]) -> str:
-    return text.shorten(
+    return wording.shorten(
         ", ".join(f"{name}={_value(value)}" for name, value in args.items()), _MOST_LETTERS
     )
 
@@ -116,4 +116,4 @@ def _arguments(args: Mapping[str, Any]) -> str:
 def _value(value: Any) -> str:
     """Long lists and mappings by their number of entries."""
     many = isinstance(value, (list, tuple, dict)) and len(value) > 4
-    return f"({text.plural(len(value), 'entry')})" if many else str(value)
+    return f"({wording.plural(len(value), 'entry')})" if many else str(value)

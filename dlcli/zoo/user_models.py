@@ -37,6 +37,7 @@ from torch import nn
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import InputKind, TaskKind, TaskSpec, TensorSpec
 from dlcli.trust import CODE_FILE, MODELS_GROUP, names_code
+from dlcli.wording import first_line
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
 
 GROUP = MODELS_GROUP
@@ -138,7 +139,7 @@ def _foreign(what: str) -> Iterator[None]:
     except DlcliError:
         raise
     except Exception as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
-        first = str(exc).partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(f"{what}: {type(exc).__name__}: {first}", hint="--debug shows where") from exc
 
 

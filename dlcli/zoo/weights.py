@@ -17,6 +17,7 @@ from torch import nn
 from dlcli.errors import DlcliError
 from dlcli.network import require
 from dlcli.task import TabularInput, TaskSpec, TextInput
+from dlcli.wording import first_line
 from dlcli.zoo.base import ModelEntry, Weights
 from dlcli.zoo.runtime import load_tensors
 
@@ -182,7 +183,7 @@ def _read_pth(path: Path) -> StateDict:
                 f"{path} holds more than tensors, and loading that could run code",
                 hint="save its state dict: torch.save(model.state_dict(), FILE)",
             ) from exc
-        first = str(exc).partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(f"{path} is damaged or no PyTorch file: {type(exc).__name__} {first}") from exc
     for key in ("state_dict", "model_state_dict", "model", "model_state", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

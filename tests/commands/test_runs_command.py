@@ -83,7 +83,7 @@ def test_a_line_says_how_a_run_went(tmp_path: Path, capsys: pytest.CaptureFixtur
         "cnn",
     ]
     assert lines[2].split()[:7] == ["late", "finished", "acc", "0.9000", "2", "of", "3"]
-    assert lines[2].split()[9:13] == ["digits", "98,666", "74", "KB"]
+    assert lines[2].split()[9:13] == ["digits", "98,666", "74.3", "kB"]
     assert len(lines) == 3
 
 

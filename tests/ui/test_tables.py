@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from fake_tasks import TASKS
 
+from dlcli import wording
 from dlcli.evaluation.metrics import (
     BaselineRow,
     ClassificationCounts,
@@ -287,8 +288,8 @@ def test_durations(seconds: float, shown: str) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 5, 6, 11])
 def test_shortened_names_have_the_width(width: int) -> None:
-    assert len(text.shorten("hello world!", width)) == width
-    assert text.shorten("hello", 5) == "hello"
+    assert len(wording.shorten("hello world!", width)) == width
+    assert wording.shorten("hello", 5) == "hello"
 
 
 @pytest.mark.parametrize(
@@ -310,8 +311,8 @@ def test_values_and_names_as_they_are_read() -> None:
         "2.5e-07",
     ]
     assert [text.signed(v) for v in (0.5, -0.5, 0.0)] == ["+0.5000", "-0.5000", "+0.0000"]
-    assert text.plural(2, "category") == "2 categories"
-    assert text.plural(1, "category") == "1 category"
-    assert text.listed(["a", "b\n", "c", "d"], 2) == "a, b\\n, and 2 more"
-    assert text.listed(["a", "b"], 2) == "a, b"
+    assert wording.plural(2, "category") == "2 categories"
+    assert wording.plural(1, "category") == "1 category"
+    assert wording.listed(["a", "b\n", "c", "d"], 2) == "a, b\\n, and 2 more"
+    assert wording.listed(["a", "b"], 2) == "a, b"
     assert len(text.key("x" * 99)) == 24

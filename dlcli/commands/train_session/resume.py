@@ -91,7 +91,7 @@ def say_finished(run: RunFolder, record: dict[str, Any], as_json: bool) -> None:
     """Tell that there is nothing left to do, and what would be."""
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
-    from dlcli.ui.text import printable
+    from dlcli.wording import printable
 
     if as_json:
         facts = {"run": str(run.path), "artifact": str(run.best), "status": "finished"}

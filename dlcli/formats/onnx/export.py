@@ -21,6 +21,7 @@ from dlcli.formats.onnx.optimize_int8 import hasten
 from dlcli.formats.readable_outputs import refuse_softmax, with_probabilities
 from dlcli.formats.static_shape import Sizes, asked_sizes, with_sizes
 from dlcli.formats.torch_program import noted, unpacked
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -121,7 +122,7 @@ def _exported(module: Any, card: Card, opset: int, sizes: Sizes | None) -> Model
         onnx.version_converter.ConvertError,
         RuntimeError,
     ) as exc:
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(
             f"torch cannot export {card.model.name} to ONNX opset {opset}: {first}",
             hint="try another --opset; --debug shows the exporter's whole report",

@@ -17,6 +17,7 @@ from dlcli import __version__
 from dlcli.card import CARD_KEY, Card
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -100,7 +101,7 @@ def write(model: ModelProto, path: Path, card: Card, notes: Mapping[str, Any] | 
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(f"the graph of {card.model.name} is no valid ONNX: {first}") from exc
 
 

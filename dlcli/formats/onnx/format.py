@@ -28,6 +28,7 @@ from dlcli.formats.onnx.example import example
 from dlcli.formats.onnx.postprocess import output_name
 from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
 from dlcli.formats.static_shape import ask_fixed, sizes_of
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -117,7 +118,7 @@ def open_onnx(path: Path, runtime: Runtime) -> OnnxArtifact:
     try:
         session = onnxruntime.InferenceSession(whole, sess_options=options, providers=providers)
     except Exception as exc:  # its errors share no base class but this
-        first = str(exc).strip().partition("\n")[0]
+        first = first_line(exc)
         raise DlcliError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first}",
             hint="it may lack an operator of the file: export it again with a lower --opset",

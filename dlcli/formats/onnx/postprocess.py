@@ -12,6 +12,7 @@ import numpy as np
 
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -46,7 +47,7 @@ def simplified(model: ModelProto) -> ModelProto:
         try:
             onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # its errors share no base class but this
-            first = str(exc).strip().partition("\n")[0]
+            first = first_line(exc)
             raise DlcliError(f"ONNX Runtime cannot simplify the graph: {first}") from exc
         found = onnx.load(str(out))
     del found.metadata_props[:]

@@ -33,6 +33,7 @@ from dlcli.training.distributed.failures import Failure, failure_since, mark
 from dlcli.training.distributed.parent_death import EXIT_BUSY, EXIT_LOST, FOUND, LAUNCHER, LOG
 from dlcli.training.distributed.ranks import Ranks, machines
 from dlcli.training.loop.interrupt import SIGNALS
+from dlcli.wording import first_line
 
 # The parent's own search path, so that a rank runs the very modules that the command runs.
 _RANK = (
@@ -259,7 +260,7 @@ def _ending(failure: ProcessFailure) -> str:
 
 def _not_met(config: LaunchConfig, exc: RendezvousError) -> DlcliError:
     where = config.rdzv_endpoint or "this machine"
-    reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    reason = first_line(exc)
     return DlcliError(
         f"the machines ({config.nnodes}) did not meet at {where} within {config.timeout_s:g} s: "
         f"{reason}",

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dlcli.config import LaunchConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.training.distributed.heartbeat import Roll
+from dlcli.wording import first_line
 from dlcli.zoo.runtime import resolve_device
 
 T = TypeVar("T")
@@ -217,7 +218,7 @@ def join(launch: LaunchConfig, device: str) -> World:
     except (dist.DistError, RuntimeError, ValueError) as exc:
         raise Lost(
             f"the {world.size} processes of the run did not meet within {launch.timeout_s:g} s: "
-            f"{str(exc).splitlines()[0]}",
+            f"{first_line(exc)}",
             hint="MASTER_ADDR and MASTER_PORT must be reachable from every machine; with several "
             "network cards GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the one to use",
         ) from exc
@@ -246,7 +247,7 @@ def explain(world: World, exc: BaseException) -> Lost:
     late = "imed out" in str(exc) or "imeout" in str(exc)
     missing, speaker = world.bonds.roll.call()
     if not missing:
-        what = f"the connection between the processes broke: {str(exc).splitlines()[0]}"
+        what = f"the connection between the processes broke: {first_line(exc)}"
         return Lost(
             what, hint="all of them answered afterwards, so look at the network", speaker=speaker
         )

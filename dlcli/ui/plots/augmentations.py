@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.files import atomic_file
-from dlcli.ui.text import printable, shorten
+from dlcli.wording import printable, shorten
 
 if TYPE_CHECKING:
     from dlcli.data.base import Pixels, Targets

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.ui.benchmark import names_of
 from dlcli.ui.plots.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
-from dlcli.ui.text import shorten
+from dlcli.wording import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

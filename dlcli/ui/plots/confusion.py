@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui.plots.canvas import new_figure, save_figure
-from dlcli.ui.text import figure, plural, printable, shorten
+from dlcli.ui.text import figure
+from dlcli.wording import plural, printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

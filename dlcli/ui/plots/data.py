@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.ui.plots.canvas import BLUE, DPI, GREEN, GREY, ORANGE, add_grid, new_figure, save_figure
-from dlcli.ui.text import printable, shorten
+from dlcli.wording import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,8 @@ from dlcli.errors import DlcliError
 from dlcli.runs.folder import read_events
 from dlcli.ui.plots.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
 from dlcli.ui.plots.confusion import save_confusion
-from dlcli.ui.text import figure, plural, printable, shorten
+from dlcli.ui.text import figure
+from dlcli.wording import plural, printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from dlcli import wording
 from dlcli.events import EpochDone, RunFinished, RunStarted, StepDone
 from dlcli.ui import text
 
@@ -34,13 +35,13 @@ class Cell:
 def plan(event: RunStarted) -> list[tuple[str, str]]:
     """The plan of a run as (word, sentence) rows."""
     trainable = (
-        f", {text.count(event.trainable_params)} trainable"
+        f", {wording.count(event.trainable_params)} trainable"
         if event.trainable_params != event.params
         else ""
     )
-    samples = ", ".join(f"{name} {text.count(n)}" for name, n in event.samples.items())
+    samples = ", ".join(f"{name} {wording.count(n)}" for name, n in event.samples.items())
     rows = [
-        ("model", f"{event.model}, {text.plural(event.params, 'parameter')}{trainable}"),
+        ("model", f"{event.model}, {wording.plural(event.params, 'parameter')}{trainable}"),
         ("data", event.data),
         ("task", f"{event.kind} data, {_task(event)}"),
         ("samples", samples),
@@ -48,8 +49,8 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
         *(("note", note) for note in event.notes),
         (
             "steps",
-            f"{text.plural(event.epochs, 'epoch')} x {text.count(event.steps_per_epoch)}"
-            f"{_total(event)}, batch {event.division or text.count(event.batch_size)}",
+            f"{wording.plural(event.epochs, 'epoch')} x {wording.count(event.steps_per_epoch)}"
+            f"{_total(event)}, batch {event.division or wording.count(event.batch_size)}",
         ),
         *([("loss", event.loss.replace("_", " "))] if event.loss else []),
         ("optimizer", f"{event.optimizer}, lr {event.lr:g}"),
@@ -61,10 +62,10 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
         rows.append(
             (
                 "resumed",
-                f"after step {text.count(event.resumed_step)} of {text.count(event.total_steps)}",
+                f"after step {wording.count(event.resumed_step)} of {wording.count(event.total_steps)}",
             )
         )
-    return [(word, text.sentence(said)) for word, said in rows]
+    return [(word, wording.one_line(said)) for word, said in rows]
 
 
 def epoch_cells(event: EpochDone) -> list[Cell]:
@@ -99,7 +100,7 @@ def step_cells(event: StepDone) -> list[Cell]:
         Cell("left", text.duration(event.eta_s), 5, rank=2),
     ]
     if event.memory_mib is not None:
-        cells.append(Cell("memory", text.memory(event.memory_mib), 8, rank=6))
+        cells.append(Cell("memory", wording.memory(event.memory_mib), 8, rank=6))
     return cells
 
 
@@ -110,8 +111,8 @@ def finished(event: RunFinished) -> str:
         "steps": "--max-steps reached",
         "time": "--max-time is over",
     }.get(event.reason, "stopped early" if event.stopped_early else "done")
-    return text.sentence(
-        f"{early}: {text.plural(event.epochs_done, 'epoch')}, {text.plural(event.step, 'step')}"
+    return wording.one_line(
+        f"{early}: {wording.plural(event.epochs_done, 'epoch')}, {wording.plural(event.step, 'step')}"
         f" in {text.duration(event.elapsed_s)}; best val {event.monitor} {text.figure(event.best)}"
         f" in epoch {event.best_epoch}"
     )
@@ -133,14 +134,14 @@ def _part(name: str, number: int, total: int, *, rank: int) -> Cell:
 
 def _total(event: RunStarted) -> str:
     whole = event.epochs * event.steps_per_epoch == event.total_steps
-    return f"{' =' if whole else ', at most'} {text.count(event.total_steps)}"
+    return f"{' =' if whole else ', at most'} {wording.count(event.total_steps)}"
 
 
 def _task(event: RunStarted) -> str:
     if not event.num_classes:
         return event.task
     noun = "label" if event.task == "multilabel" else "class"
-    return f"{event.task}, {text.plural(event.num_classes, noun)}"
+    return f"{event.task}, {wording.plural(event.num_classes, noun)}"
 
 
 def _shape(event: RunStarted) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dlcli import wording
 from dlcli.events import (
     CheckpointSaved,
     EpochDone,
@@ -153,7 +154,7 @@ class LiveView:
             speed = (event.done - began.done) / seconds
             clock = f"{text.rate(speed)}/s, {text.duration((event.total - event.done) / speed)} left"
         what = "eval " if event.unit == "samples" else ""
-        _bar(bars, f"{what}{text.printable(event.split)}", event.done, event.total, clock)
+        _bar(bars, f"{what}{wording.printable(event.split)}", event.done, event.total, clock)
 
     def _figures(self, event: StepDone) -> RenderableType:
         from rich.text import Text
@@ -166,9 +167,9 @@ class LiveView:
         if event.accuracy is not None:
             cells.insert(1, Cell("acc", text.figure(event.accuracy), 0, rank=0))
         if event.memory_mib is not None:
-            cells.append(Cell("memory", text.memory(event.memory_mib), 0, rank=3))
+            cells.append(Cell("memory", wording.memory(event.memory_mib), 0, rank=3))
         if self._saved_step is not None:
-            cells.append(Cell("saved at step", text.count(self._saved_step), 0, rank=4))
+            cells.append(Cell("saved at step", wording.count(self._saved_step), 0, rank=4))
         line = Text(INDENT, no_wrap=True, overflow="crop")
         for cell in fit(
             cells, self._console.width - len(INDENT), lambda c: len(c.name) + 1 + len(c.text)
@@ -217,7 +218,7 @@ def _panel(event: RunStarted) -> RenderableType:
     grid.add_column(overflow="fold")
     for word, said in plan(event):
         grid.add_row(word, said)
-    title = Text(text.printable(event.run), style="bold")
+    title = Text(wording.printable(event.run), style="bold")
     return Panel(grid, title=title, title_align="left", border_style="dim", expand=False)
 
 
@@ -244,7 +245,7 @@ def _bar(grid: Table, label: str, done: int, total: int, clock: str) -> None:
         ProgressBar(
             total=total, completed=min(done, total), complete_style="cyan", finished_style="green"
         ),
-        f"{text.count(done)}/{text.count(total)}",
+        f"{wording.count(done)}/{wording.count(total)}",
         f"{100 * done // total}%",
         clock,
     ]

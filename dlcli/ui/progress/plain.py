@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dlcli import wording
 from dlcli.events import (
     EpochDone,
     EvalProgress,
@@ -16,7 +17,6 @@ from dlcli.events import (
     StepDone,
     Warned,
 )
-from dlcli.ui import text
 from dlcli.ui.console import on_terminal
 from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells
 
@@ -28,13 +28,13 @@ EVERY_S = 15.0
 
 def warn(console: Console, event: Warned) -> None:
     """Print a warning: wrapped between words on a screen, elsewhere one line that tools find whole."""
-    line = f"warning: {text.sentence(event.message)}"
+    line = f"warning: {wording.one_line(event.message)}"
     console.print(line, style="yellow", soft_wrap=not on_terminal(console))
 
 
 def note(console: Console, event: Noted) -> None:
     """Print a note, in the same way."""
-    console.print(f"note: {text.sentence(event.message)}", soft_wrap=not on_terminal(console))
+    console.print(f"note: {wording.one_line(event.message)}", soft_wrap=not on_terminal(console))
 
 
 class WarningsOnly:
@@ -77,7 +77,8 @@ class PlainLines:
             if self._due():
                 what = "eval " if event.unit == "samples" else ""
                 self._print(
-                    f"{what}{text.printable(event.split)}  {event.done}/{event.total} {event.unit}", None
+                    f"{what}{wording.printable(event.split)}  {event.done}/{event.total} {event.unit}",
+                    None,
                 )
         elif isinstance(event, EpochDone):
             self._cells(epoch_cells(event), style="bold" if event.improved else None)
@@ -88,7 +89,7 @@ class PlainLines:
         return self._clock() - self._printed_at >= self._every_s
 
     def _plan(self, event: RunStarted) -> None:
-        self._print(f"{'run':<10}{text.printable(event.run)}", "bold")
+        self._print(f"{'run':<10}{wording.printable(event.run)}", "bold")
         for word, said in plan(event):
             self._print(f"{word:<10}{said}", None)
 

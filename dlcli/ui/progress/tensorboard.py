@@ -31,7 +31,7 @@ from dlcli.events import (
     ignore,
 )
 from dlcli.files import cannot_write
-from dlcli.ui.text import printable, shorten
+from dlcli.wording import first_line, printable, shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +164,7 @@ class TensorBoard:
         except OSError:
             raise
         except Exception as exc:  # a model's own code runs here, which may raise anything
-            reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+            reason = first_line(exc)
             self._emit(Warned(f"TensorBoard shows no graph of this model: {reason}"))
 
     def _histograms(self, event: Histograms) -> None:
