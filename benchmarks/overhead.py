@@ -33,7 +33,7 @@ from dlcli.training.loop.fit import FitJob, fit
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import set_train_mode
 from dlcli.training.plan import Plan, make_plan
-from dlcli.zoo.runtime import input_tensor
+from dlcli.zoo.forward import input_tensor
 
 MODELS = {
     "resnet18": {"model": {"img_size": 64, "pretrained": False}, "fit": {"batch_size": 32}},

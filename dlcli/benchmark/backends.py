@@ -82,7 +82,7 @@ class Runner:
         if where is None:  # a runtime of its own, which takes the device that was asked for or fails
             cpu = f"cpu ({threads} thread{'' if threads == 1 else 's'})"
             return cpu if self._asked == "cpu" else self._asked
-        from dlcli.zoo.runtime import describe_device
+        from dlcli.zoo.device import describe_device
 
         return describe_device(where)
 
@@ -93,9 +93,9 @@ class Runner:
         """
         where = self._where()
         if where is not None and where.type == "cuda":
-            from dlcli.zoo.runtime import memory_mib
+            from dlcli.zoo.device import peak_memory_mib
 
-            found = memory_mib(where)
+            found = peak_memory_mib(where)
             assert found is not None
             return found
         return peak_rss_mib()
@@ -155,7 +155,7 @@ class TorchRunner(Runner):
     def _tensors(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
         import torch
 
-        from dlcli.zoo.runtime import model_inputs
+        from dlcli.zoo.forward import model_inputs
 
         arrays = [torch.from_numpy(array).to(self._at) for array in inputs]
         tensors = model_inputs(arrays, self.artifact.card.task)

@@ -1,6 +1,6 @@
 """From a batch of host arrays to what a model file takes, by name; and noise of the same form.
 
-NumPy only: the torch twin of `prepare` is `dlcli.zoo.runtime.model_inputs`.
+NumPy only: the torch twin of `prepare` is `dlcli.zoo.forward.model_inputs`.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def open_aoti(path: Path, runtime: Runtime) -> TorchFile:
     """
     import torch
 
-    from dlcli.zoo.runtime import resolve_device
+    from dlcli.zoo.device import resolve_device
 
     card = read_card(path)
     made = next((record for record in card.transforms if record.kind == NAME), None)

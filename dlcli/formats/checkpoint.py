@@ -133,13 +133,13 @@ class Checkpoint(Artifact):
 
     def predict(self, inputs: Inputs) -> Outputs:
         """The answers for a batch."""
-        from dlcli.zoo.runtime import predict
+        from dlcli.zoo.forward import predict
 
         return predict(self._module, inputs, self.card.task, self.device)
 
     def prepared(self, inputs: Inputs) -> Callable[[], object]:
         """The module's call on tensors that lie on its device."""
-        from dlcli.zoo.runtime import prepared
+        from dlcli.zoo.forward import prepared
 
         return prepared(self._module, inputs, self.card.task, self.device)
 
@@ -166,7 +166,8 @@ def build_checkpoint(
     import torch
 
     from dlcli.zoo.base import build_model
-    from dlcli.zoo.runtime import load_tensors, place, resolve_device
+    from dlcli.zoo.device import resolve_device
+    from dlcli.zoo.forward import load_tensors, place
 
     try:
         module = build_model(card.model, card.task, card.transforms)

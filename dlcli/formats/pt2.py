@@ -38,7 +38,8 @@ def open_pt2(path: Path, runtime: Runtime) -> TorchFile:
     """The graph on the device. It may run code of the file. Raises: DlcliError."""
     import torch
 
-    from dlcli.zoo.runtime import place, resolve_device
+    from dlcli.zoo.device import resolve_device
+    from dlcli.zoo.forward import place
 
     card = read_card(path)
     check_whole(path)

@@ -46,7 +46,7 @@ class TorchFile(Artifact):
     """A function of tensors that a file holds, on one device.
 
     ``contiguous`` is whether it must have them so: compiled code reads whatever lies there in that
-    order, and pixels have other strides (`dlcli.zoo.runtime.input_tensor`).
+    order, and pixels have other strides (`dlcli.zoo.forward.input_tensor`).
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TorchFile(Artifact):
     def _tensors(self, inputs: Inputs) -> Tensors:
         import torch
 
-        from dlcli.zoo.runtime import model_inputs
+        from dlcli.zoo.forward import model_inputs
 
         moved = [torch.from_numpy(array).to(self.device) for array in inputs]
         tensors = model_inputs(moved, self.card.task)

@@ -142,7 +142,7 @@ def open_torchscript(path: Path, runtime: Runtime) -> TorchFile:
     """The module on the device. It may run code of the file. Raises: DlcliError."""
     import torch
 
-    from dlcli.zoo.runtime import resolve_device
+    from dlcli.zoo.device import resolve_device
 
     card = read_card(path)
     check_whole(path)

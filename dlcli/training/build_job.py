@@ -44,7 +44,7 @@ from dlcli.training.snapshots import make_watch
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.base import find_model
-from dlcli.zoo.runtime import place, predict
+from dlcli.zoo.forward import place, predict
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from dlcli.formats.base import open_artifact, read_card, sniff_format
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, TaskSpec, TextInput
 from dlcli.training.losses import Loss
-from dlcli.zoo.runtime import model_inputs
+from dlcli.zoo.forward import model_inputs
 
 # (answers, targets, the teacher's answers) -> (sum, count)
 DistillLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -30,7 +30,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.settings import fields_of, load_yaml, merge, validate
 from dlcli.task import InputKind, TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
-from dlcli.zoo.runtime import load_tensors
+from dlcli.zoo.forward import load_tensors
 from dlcli.zoo.weights import (
     StateDict,
     adapt,

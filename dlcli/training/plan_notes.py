@@ -15,7 +15,7 @@ from dlcli.training.loop.fit import FitJob
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches, set_train_mode
 from dlcli.training.plan import Plan
-from dlcli.zoo.runtime import model_inputs
+from dlcli.zoo.forward import model_inputs
 
 
 def notes_of(plan: Plan, job: FitJob) -> list[str]:

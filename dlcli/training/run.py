@@ -41,7 +41,8 @@ from dlcli.training.optim.make import check_optim, make_optimizer
 from dlcli.training.plan import Plan
 from dlcli.training.precision import resolve_precision
 from dlcli.zoo.base import find_model
-from dlcli.zoo.runtime import describe_device, model_inputs, resolve_device
+from dlcli.zoo.device import describe_device, resolve_device
+from dlcli.zoo.forward import model_inputs
 
 
 @dataclass(frozen=True)

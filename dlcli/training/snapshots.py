@@ -15,7 +15,7 @@ from dlcli.task import ImageInput
 from dlcli.training.distributed.world import World
 from dlcli.training.loop.state import Progress
 from dlcli.training.plan import Plan
-from dlcli.zoo.runtime import predict
+from dlcli.zoo.forward import predict
 
 _BINS = 64
 _IMAGES = 16

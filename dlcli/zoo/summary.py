@@ -10,8 +10,8 @@ from torch import nn
 
 from dlcli.data.prepare import random_inputs
 from dlcli.task import TaskSpec
+from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
-from dlcli.zoo.runtime import model_inputs
 
 
 @dataclass(frozen=True)

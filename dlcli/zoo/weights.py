@@ -19,7 +19,7 @@ from dlcli.network import require
 from dlcli.task import TabularInput, TaskSpec, TextInput
 from dlcli.wording import first_line
 from dlcli.zoo.base import ModelEntry, Weights
-from dlcli.zoo.runtime import load_tensors
+from dlcli.zoo.forward import load_tensors
 
 StateDict = dict[str, torch.Tensor]
 

@@ -12,7 +12,7 @@ from dlcli.card import ModelSpec
 from dlcli.data.prepare import random_inputs
 from dlcli.task import SPECIAL_TOKENS, ImageInput, SeriesInput, TaskSpec, TextInput
 from dlcli.zoo.base import build_model
-from dlcli.zoo.runtime import model_inputs
+from dlcli.zoo.forward import model_inputs
 
 IMAGE = ImageInput(channels=3, height=32, width=32, resize_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
 SERIES = SeriesInput(channels=("a", "b"), length=20, varies=True, mean=(0.0, 0.0), std=(1.0, 1.0))

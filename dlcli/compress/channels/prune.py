@@ -27,8 +27,8 @@ from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 from dlcli.zoo.attention import Attention
+from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
-from dlcli.zoo.runtime import model_inputs
 from dlcli.zoo.structures.channels import KIND
 
 _STEPS = 12  # of a batch that shows what belongs together: any length does

@@ -14,7 +14,7 @@ from torch import nn
 from dlcli.compress.channels.groups import Group
 from dlcli.compress.channels.sites import MIXING_NORMS, Places
 from dlcli.zoo.attention import Attention
-from dlcli.zoo.runtime import load_tensors
+from dlcli.zoo.forward import load_tensors
 from dlcli.zoo.structures.channels import CONVS, resize
 
 # What goes: entries (int64, sorted) by tensor and dimension.

@@ -33,7 +33,7 @@ from dlcli.training.losses import make_loss
 from dlcli.training.plan import Plan, current_settings
 from dlcli.training.pruning_masks import MASK_KIND
 from dlcli.training.run import new_run
-from dlcli.zoo.runtime import model_inputs
+from dlcli.zoo.forward import model_inputs
 
 _TAYLOR_BATCHES = 8
 _EPOCHS = 0.5  # of fine-tuning, as a share of those of the model's own run

@@ -26,8 +26,8 @@ from dlcli.formats.encodings.sparse import SHAPE, pack
 from dlcli.task import TaskSpec
 from dlcli.training.pruning_masks import MASK_KIND
 from dlcli.zoo.base import find_model
+from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
-from dlcli.zoo.runtime import model_inputs
 from dlcli.zoo.structures.channels import KIND as CHANNELS_KIND
 
 SPARSE_KIND = "sparse"

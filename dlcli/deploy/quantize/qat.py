@@ -39,7 +39,7 @@ from dlcli.provenance import of_the_model, origin_record
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.zoo.base import build_model
-from dlcli.zoo.runtime import load_tensors, model_inputs
+from dlcli.zoo.forward import load_tensors, model_inputs
 
 FILE = "best.int8-qat.onnx"
 # A net in int8 knows what its original knew, and is to give its answers: short, gentle, by these alone.

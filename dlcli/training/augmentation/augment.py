@@ -82,7 +82,7 @@ class Augment:
 
         Returns:
             Pixels (B, H, W, C) in [0, 255], a new tensor: uint8 where none was interpolated, else
-            float32; `dlcli.zoo.runtime.input_tensor` takes both. And the targets.
+            float32; `dlcli.zoo.forward.input_tensor` takes both. And the targets.
         """
         drawn = self._of(epoch).take(indices)
         if drawn.steps is not None:

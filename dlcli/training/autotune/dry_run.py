@@ -20,7 +20,7 @@ from dlcli.training.loop.timing import parse_time
 from dlcli.training.optim.schedule import lr_factor
 from dlcli.training.plan import Plan
 from dlcli.training.run import check_settings, started
-from dlcli.zoo.runtime import predict
+from dlcli.zoo.forward import predict
 
 TIMED_STEPS = 3
 _POINTS = 400  # of the schedule

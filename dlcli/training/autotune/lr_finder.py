@@ -28,7 +28,7 @@ from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.training.optim.make import set_lr
 from dlcli.training.plan import Plan
-from dlcli.zoo.runtime import place
+from dlcli.zoo.forward import place
 
 LOWEST, HIGHEST = 1e-7, 10.0
 MOST_STEPS, FEWEST_STEPS = 100, 50

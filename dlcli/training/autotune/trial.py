@@ -31,7 +31,8 @@ from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.state import Progress
 from dlcli.training.plan import Plan
 from dlcli.training.run import make_deterministic
-from dlcli.zoo.runtime import model_inputs, resolve_device
+from dlcli.zoo.device import resolve_device
+from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.summary import Summary, summarize
 
 

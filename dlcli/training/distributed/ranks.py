@@ -10,7 +10,7 @@ import torch
 from dlcli.config import LaunchConfig
 from dlcli.errors import UsageError
 from dlcli.training.distributed.world import chosen
-from dlcli.zoo.runtime import resolve_device
+from dlcli.zoo.device import resolve_device
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dlcli.config import LaunchConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.training.distributed.heartbeat import Roll
 from dlcli.wording import first_line
-from dlcli.zoo.runtime import resolve_device
+from dlcli.zoo.device import resolve_device
 
 T = TypeVar("T")
 # The device's group waits longer than the host's, so that a rank that hangs is named by the latter;

@@ -19,7 +19,7 @@ from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches
 from dlcli.training.loop.timing import Clock, means
 from dlcli.training.weight_averaging import refresh_batch_norms
-from dlcli.zoo.runtime import model_inputs
+from dlcli.zoo.forward import model_inputs
 
 if TYPE_CHECKING:
     from dlcli.training.loop.fit import FitJob

@@ -24,7 +24,7 @@ from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors
 from dlcli.training.optim.schedule import Plateau
 from dlcli.training.weight_averaging import WeightAverage
-from dlcli.zoo.runtime import load_tensors
+from dlcli.zoo.forward import load_tensors
 
 STATE_SCHEMA = 2  # 1 had one process, and no averages
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"

@@ -19,7 +19,7 @@ from dlcli.errors import DlcliError
 from dlcli.events import Warned
 from dlcli.training.loop.loader import Batch, portions
 from dlcli.training.loop.state import Progress
-from dlcli.zoo.runtime import model_inputs
+from dlcli.zoo.forward import model_inputs
 
 if TYPE_CHECKING:
     from dlcli.training.loop.fit import FitJob

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli.errors import UsageError
 from dlcli.events import CheckpointSaved, StepDone
 from dlcli.training.loop.state import Progress
-from dlcli.zoo.runtime import memory_mib
+from dlcli.zoo.device import peak_memory_mib
 
 if TYPE_CHECKING:
     from dlcli.training.loop.epoch_stats import Tally
@@ -142,7 +142,7 @@ class Clock:
             samples_per_s=self.epoch_figures(progress)[1],
             elapsed_s=progress.elapsed_s,
             eta_s=spent / done * (total - progress.step),
-            memory_mib=memory_mib(self.job.precision.device),
+            memory_mib=peak_memory_mib(self.job.precision.device),
             grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
             skipped=progress.skipped,
         )

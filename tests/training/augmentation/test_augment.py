@@ -16,7 +16,7 @@ from dlcli.task import ImageInput, NumberColumn, TabularInput, TargetNumber, Tas
 from dlcli.training.augmentation import ops
 from dlcli.training.augmentation.augment import LEVELS, Augment, make_augment, preview
 from dlcli.training.augmentation.draw import OPERATIONS, Draw, Drawn, Policy
-from dlcli.zoo.runtime import input_tensor
+from dlcli.zoo.forward import input_tensor
 
 CPU = torch.device("cpu")
 SAMPLES, CLASSES = 40, 5
