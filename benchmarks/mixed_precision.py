@@ -27,11 +27,12 @@ from dlcli.errors import DlcliError
 from dlcli.events import ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
-from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import optimizer_step, set_train_mode
 from dlcli.training.plan import Plan, make_plan
+from dlcli.training.readers import make_readers
 
 VARIANTS: dict[str, dict[str, object]] = {
     "fp32": {"amp": "none"},

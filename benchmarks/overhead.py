@@ -27,12 +27,13 @@ from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.events import EpochDone, Event
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
-from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE, World, join
 from dlcli.training.loop.fit import FitJob, fit
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import set_train_mode
 from dlcli.training.plan import Plan, make_plan
+from dlcli.training.readers import make_readers
 from dlcli.zoo.forward import input_tensor
 
 MODELS = {

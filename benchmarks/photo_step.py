@@ -24,13 +24,14 @@ from dlcli.events import ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput
-from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
 from dlcli.training.loop.fit import FitJob
 from dlcli.training.loop.loader import Batch, TrainBatches
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import optimizer_step, set_train_mode
 from dlcli.training.plan import make_plan
+from dlcli.training.readers import make_readers
 
 
 def random_batches(job: FitJob, size: int) -> Iterator[Batch]:

@@ -11,17 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlcli.card import Card
 from dlcli.config import TrainConfig
 from dlcli.data.base import Reader, Targets
-from dlcli.data.images.reader import cache_budget
-from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.evaluation.evaluate import evaluate
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit
 from dlcli.files import read_json
 from dlcli.formats.checkpoint import save_model
-from dlcli.runs.folder import RunFolder, versions
+from dlcli.runs.folder import RunFolder
 from dlcli.task import PAD, TaskSpec
 from dlcli.training.activation_checkpointing import checkpoint_segments
 from dlcli.training.augmentation.augment import make_augment
@@ -29,10 +26,12 @@ from dlcli.training.class_balance import balance_plan
 from dlcli.training.compile import compiled
 from dlcli.training.distillation import Teacher, distill, open_teacher
 from dlcli.training.distributed.world import World
+from dlcli.training.loop.determinism import capture_rng
 from dlcli.training.loop.fit import FitJob
 from dlcli.training.loop.loader import TrainBatches
-from dlcli.training.loop.state import Progress, capture_rng, save_state
+from dlcli.training.loop.state import Progress, save_state
 from dlcli.training.losses import loss_name, make_loss
+from dlcli.training.model_card import make_card
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.schedule import describe
@@ -59,41 +58,6 @@ class Prepared:
     division: str
     schedule: str
     notes: tuple[str, ...]
-
-
-def make_readers(plan: Plan, world: World) -> dict[str, Reader]:
-    """Readers of train and val; with ``fit.overfit_batches`` both of the same few samples."""
-    splits = {name: plan.source.splits[name] for name in ("train", "val")}
-    few = plan.config.fit.overfit_batches
-    if few is not None:
-        everything = make_reader(plan, "train", 0.0)
-        balance = balance_plan(plan.config.data.balance, plan.task, everything.samples.targets)
-        order = TrainBatches(
-            everything,
-            draw=balance.order,
-            grouped=balance.grouped,
-            batch_size=plan.config.fit.step_samples,
-            seed=plan.config.fit.seed,
-            device=torch.device("cpu"),
-        ).order(0)[: few * plan.config.fit.step_samples]
-        splits = dict.fromkeys(("train", "val"), splits["train"].take(order))
-    shares = {"train": 0.9 / world.local_size, "val": 0.1 / world.local_size}
-    return {name: _reader(plan, splits[name], shares[name]) for name in shares}
-
-
-def make_reader(plan: Plan, split: str, share: float) -> Reader:
-    """The reader of a split; it may keep pixels in its ``share`` of the memory that is free."""
-    return _reader(plan, plan.source.splits[split], share)
-
-
-def _reader(plan: Plan, samples: Any, share: float) -> Reader:
-    config = plan.config.data
-    options = ReadOptions(
-        workers=config.workers,
-        cache_bytes=int(cache_budget(config.cache) * share),
-        on_bad_sample=config.on_bad_sample,
-    )
-    return kind_of(plan.task).reader(samples, plan.task, options)
 
 
 def make_job(
@@ -224,28 +188,6 @@ def _model_writer(
         return str(path)
 
     return write
-
-
-def make_card(
-    plan: Plan,
-    module: nn.Module,
-    *,
-    metrics: dict[str, dict[str, float]] | None = None,
-    epoch: int | None = None,
-) -> Card:
-    """The card of a plan's module."""
-    return Card(
-        model=plan.model,
-        task=plan.task,
-        transforms=plan.transforms,
-        metrics=metrics or {},
-        data=plan.data_record(),
-        weights_from=plan.weights_from,
-        parent=plan.parent,
-        params=sum(p.numel() for p in module.parameters()),
-        epoch=epoch,
-        versions=versions(),
-    )
 
 
 def _save_state(job: FitJob, run: RunFolder, progress: Progress) -> str:

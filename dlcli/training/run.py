@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dlcli.config import LossConfig, ModelConfig
@@ -25,21 +23,24 @@ from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, v
 from dlcli.settings import dump_yaml, flat
 from dlcli.training.activation_checkpointing import checkpoint_segments
 from dlcli.training.augmentation.augment import make_augment
-from dlcli.training.build_job import Prepared, make_card, make_job, make_readers
+from dlcli.training.build_job import Prepared, make_job
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.diagnostics.hints import Hints
 from dlcli.training.distillation import open_teacher
 from dlcli.training.distributed.world import ALONE, World
+from dlcli.training.loop.determinism import derive_seed, make_deterministic
 from dlcli.training.loop.epoch_end import settle
 from dlcli.training.loop.fit import FitJob, FitResult, fit
 from dlcli.training.loop.state import Progress, TrainingState
 from dlcli.training.loop.step import OutOfMemory, largest_micro
 from dlcli.training.loop.timing import CheckpointEvery, parse_time
 from dlcli.training.losses import check_loss
+from dlcli.training.model_card import make_card
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import check_optim, make_optimizer
 from dlcli.training.plan import Plan
 from dlcli.training.precision import resolve_precision
+from dlcli.training.readers import make_readers
 from dlcli.zoo.base import find_model
 from dlcli.zoo.device import describe_device, resolve_device
 from dlcli.zoo.forward import model_inputs
@@ -173,13 +174,13 @@ def _train(
     prepared = make_job(plan, run, module, readers, device, emit, world)
     job, progress = prepared.job, Progress()
     if world.rank:  # alike so far; from here on each draws its own masks
-        torch.manual_seed(_seed_of(config.seed, world.rank, 0))
+        torch.manual_seed(derive_seed(config.seed, world.rank, 0))
     if state is not None:
         progress = state.progress
         if not state.same_optimizer(job.optimizer):
             warnings.append("another optimizer than before: it goes on without the former one's state")
         if not state.restore(job.module, job.optimizer, job.scaler, job.averages, world.rank):
-            torch.manual_seed(_seed_of(config.seed, world.rank, progress.step))
+            torch.manual_seed(derive_seed(config.seed, world.rank, progress.step))
         validated = progress.finished or progress.batch == 0
         progress.finished, progress.reason = False, ""
         if validated:
@@ -234,14 +235,6 @@ def _finish(
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 
 
-def make_deterministic(asked: bool, device: torch.device) -> None:
-    """Only algorithms that give the same bits in every run; those that have none raise RuntimeError."""
-    torch.use_deterministic_algorithms(asked)
-    if asked and device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
-        torch.backends.cudnn.benchmark = False
-
-
 def _with_hints(emit: Emit, run: RunFolder) -> Emit:
     """``emit``, followed by the hints that an event gives rise to."""
     hints = Hints()
@@ -254,11 +247,6 @@ def _with_hints(emit: Emit, run: RunFolder) -> Emit:
             emit(Noted(said))
 
     return both
-
-
-def _seed_of(*parts: int) -> int:
-    """A seed for one process, different from its neighbours'."""
-    return int(np.random.default_rng(parts).integers(2**63))
 
 
 def _example(job: FitJob) -> tuple[torch.Tensor, ...]:

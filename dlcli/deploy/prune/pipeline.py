@@ -25,13 +25,14 @@ from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
 from dlcli.provenance import of_the_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
-from dlcli.training.build_job import make_card, make_reader
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.losses import make_loss
+from dlcli.training.model_card import make_card
 from dlcli.training.plan import Plan, current_settings
 from dlcli.training.pruning_masks import MASK_KIND
+from dlcli.training.readers import make_reader
 from dlcli.training.run import new_run
 from dlcli.zoo.forward import model_inputs
 

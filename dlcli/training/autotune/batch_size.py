@@ -20,11 +20,11 @@ from dlcli.training.autotune.trial import (
     rehearsal,
     training_batches,
 )
-from dlcli.training.build_job import make_reader
 from dlcli.training.loop.fit import FitJob
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.training.plan import Plan
+from dlcli.training.readers import make_reader
 
 MOST = 1024  # samples of a step on all devices; larger ones want other settings
 STEPS = 10  # an epoch keeps about so many at least

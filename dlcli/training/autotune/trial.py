@@ -6,7 +6,6 @@ The learning rate finder, the batch size finder and ``--dry-run`` work on one.
 from __future__ import annotations
 
 import gc
-import random
 import tempfile
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -15,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dlcli.config import TrainConfig
@@ -23,14 +21,15 @@ from dlcli.data.base import Reader
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, ignore
 from dlcli.runs.folder import RunFolder
-from dlcli.training.build_job import Prepared, make_job, make_readers
+from dlcli.training.build_job import Prepared, make_job
 from dlcli.training.distributed.ranks import machines, ranks_wanted
 from dlcli.training.distributed.world import ALONE, World
+from dlcli.training.loop.determinism import make_deterministic, preserved_rng
 from dlcli.training.loop.fit import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.state import Progress
 from dlcli.training.plan import Plan
-from dlcli.training.run import make_deterministic
+from dlcli.training.readers import make_readers
 from dlcli.zoo.device import resolve_device
 from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.summary import Summary, summarize
@@ -72,7 +71,7 @@ def rehearsal(
     plan = replace(plan, config=_settings(plan.config, 1 if share else several))
     device = device_of(plan.config)
     make_deterministic(plan.config.fit.deterministic, device)  # before the first product on a GPU
-    with _kept_generators(device):
+    with preserved_rng(device):
         module, said = plan.build()
         layers = summarize(module, plan.task) if summary else None
         readers = make_readers(plan, world)
@@ -169,19 +168,3 @@ def _settings(config: TrainConfig, parts: int) -> TrainConfig:
             "optim": config.optim.model_copy(update={"lr": lr}),
         }
     )
-
-
-@contextmanager
-def _kept_generators(device: torch.device) -> Iterator[None]:
-    """Python's, NumPy's and torch's generators are the same after the block as before."""
-    python, legacy = random.getstate(), np.random.get_state()
-    on_device = device.type not in ("cpu",)
-    try:
-        with torch.random.fork_rng(
-            devices=[device.index or 0] if on_device else [],
-            device_type=device.type if on_device else "cuda",
-        ):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)

@@ -7,7 +7,6 @@ is completed under a temporary name and renamed as a whole. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import random
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors
+from dlcli.training.loop.determinism import RngState, restore_rng
 from dlcli.training.optim.schedule import Plateau
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.forward import load_tensors
@@ -124,7 +123,7 @@ class TrainingState:
         everyone = [self.values["rng"], *self.values.get("rng_of_others", [])]
         if rank >= len(everyone):
             return False
-        _restore_rng(_below(self.tensors, f"rng-{rank}/" if rank else "rng/"), everyone[rank])
+        restore_rng(_below(self.tensors, f"rng-{rank}/" if rank else "rng/"), everyone[rank])
         return True
 
     def same_optimizer(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -155,9 +154,6 @@ class TrainingState:
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
 
-Rng = tuple[dict[str, torch.Tensor], dict[str, Any]]  # of one process: tensors and plain values
-
-
 def save_state(
     root: Path,
     *,
@@ -166,7 +162,7 @@ def save_state(
     scaler: torch.amp.GradScaler,
     averages: Mapping[str, WeightAverage],
     progress: Progress,
-    generators: list[Rng],
+    generators: list[RngState],
     keep: int,
 ) -> Path:
     """Write ``root/step-N`` and then delete all but the newest ``keep``. Raises: DlcliError.
@@ -287,43 +283,3 @@ def _remove_leftovers(root: Path) -> None:
 
 def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def capture_rng() -> Rng:
-    """The state of every generator of this process that a layer or a library may draw from."""
-    tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # asking another would open it
-        tensors[f"cuda/{torch.cuda.current_device()}"] = torch.cuda.get_rng_state()
-    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
-        tensors["xpu"] = torch.xpu.get_rng_state()
-    if torch.backends.mps.is_available():
-        tensors["mps"] = torch.mps.get_rng_state()
-    version, words, gauss = random.getstate()
-    legacy: dict[str, Any] = np.random.get_state(legacy=False)
-    return tensors, {
-        "python": [version, list(words), gauss],
-        "numpy": {
-            "key": legacy["state"]["key"].tolist(),
-            "pos": int(legacy["state"]["pos"]),
-            "has_gauss": int(legacy["has_gauss"]),
-            "gauss": float(legacy["gauss"]),
-        },
-    }
-
-
-def _restore_rng(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["torch"])
-    on_cuda = [key for key in sorted(tensors) if key.startswith("cuda/")]
-    if on_cuda and torch.cuda.is_available():
-        own = f"cuda/{torch.cuda.current_device()}"
-        torch.cuda.set_rng_state(tensors[own if own in on_cuda else on_cuda[0]])
-    if "xpu" in tensors and torch.xpu.is_available():
-        torch.xpu.set_rng_state(tensors["xpu"])
-    if "mps" in tensors and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(tensors["mps"])
-    version, words, gauss = values["python"]
-    random.setstate((version, tuple(words), gauss))
-    mt = values["numpy"]
-    np.random.set_state(
-        ("MT19937", np.array(mt["key"], dtype=np.uint32), mt["pos"], mt["has_gauss"], mt["gauss"])
-    )

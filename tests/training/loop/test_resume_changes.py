@@ -15,12 +15,13 @@ from dlcli.events import Event, Warned, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
-from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
 from dlcli.training.loop.fit import FitJob
 from dlcli.training.loop.state import Progress, load_newest
 from dlcli.training.loop.step import optimizer_step, set_train_mode
 from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.readers import make_readers
 
 # 1,439 training digits in batches of 300: 5 steps an epoch.
 BASE = {

@@ -18,7 +18,7 @@ from dlcli.events import EpochDone, Event, StepDone, Warned, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
-from dlcli.training.build_job import make_job, make_readers
+from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
 from dlcli.training.loop import step as step_module
 from dlcli.training.loop.fit import FitJob
@@ -26,6 +26,7 @@ from dlcli.training.loop.loader import portions
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
 from dlcli.training.plan import Plan, make_plan
+from dlcli.training.readers import make_readers
 from dlcli.training.sync_batchnorm import RunningStatistics
 
 BASE = {

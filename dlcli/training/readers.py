@@ -1,0 +1,58 @@
+"""The readers of a plan's splits."""
+
+from __future__ import annotations
+
+import torch
+
+from dlcli.data.base import Reader, Samples
+from dlcli.data.images.reader import cache_budget
+from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.training.class_balance import balance_plan
+from dlcli.training.distributed.world import World
+from dlcli.training.loop.loader import TrainBatches
+from dlcli.training.plan import Plan
+
+# Share of the pixel cache that each split may fill.
+_CACHE_SHARES = {"train": 0.9, "val": 0.1}
+
+
+def make_readers(plan: Plan, world: World) -> dict[str, Reader]:
+    """Readers of train and val; with ``fit.overfit_batches`` both of the same few samples."""
+    splits = {name: plan.source.splits[name] for name in _CACHE_SHARES}
+    if plan.config.fit.overfit_batches is not None:
+        splits = dict.fromkeys(splits, _first_batches(plan, plan.config.fit.overfit_batches))
+    return {
+        name: _open(plan, splits[name], share / world.local_size)
+        for name, share in _CACHE_SHARES.items()
+    }
+
+
+def make_reader(plan: Plan, split: str, cache_share: float) -> Reader:
+    """The reader of a split, which may cache decoded pixels in a share of the free memory."""
+    return _open(plan, plan.source.splits[split], cache_share)
+
+
+def _first_batches(plan: Plan, count: int) -> Samples:
+    """The training samples of the first ``count`` batches of the first epoch."""
+    config, reader = plan.config, make_reader(plan, "train", 0.0)
+    balance = balance_plan(config.data.balance, plan.task, reader.samples.targets)
+    batches = TrainBatches(
+        reader,
+        draw=balance.order,
+        grouped=balance.grouped,
+        batch_size=config.fit.step_samples,
+        seed=config.fit.seed,
+        device=torch.device("cpu"),
+    )
+    samples: Samples = plan.source.splits["train"]
+    return samples.take(batches.order(0)[: count * config.fit.step_samples])
+
+
+def _open(plan: Plan, samples: Samples, cache_share: float) -> Reader:
+    config = plan.config.data
+    options = ReadOptions(
+        workers=config.workers,
+        cache_bytes=int(cache_budget(config.cache) * cache_share),
+        on_bad_sample=config.on_bad_sample,
+    )
+    return kind_of(plan.task).reader(samples, plan.task, options)
