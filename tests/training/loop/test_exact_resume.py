@@ -28,7 +28,7 @@ from dlcli.training.loop import state as state_module
 from dlcli.training.loop.state import load_newest
 from dlcli.training.plan import make_plan, read_plan
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 # 1,439 training digits in batches of 300 are 5 steps an epoch. MixUp, dropout, micro-batches, batch
 # norm, both averages, a schedule with a memory of its own, layers that thaw: all of it is in the state.
