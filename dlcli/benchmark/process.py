@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -16,11 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from dlcli.errors import DlcliError
+from dlcli.subprocesses import child_command, describe_exit
 
-# The parent's own search path, so that a worker runs the very modules that the command runs; a file
-# called numpy.py in the current folder is none of them.
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import dlcli.benchmark.worker as w; "
-_CODE += "w.main(json.loads(sys.argv[2]))"
 _GRACE_S = 5.0
 
 
@@ -33,15 +28,14 @@ class Worker:
 
     def __init__(self, job: Mapping[str, Any], log: Path) -> None:
         """Start it; what it and its libraries print goes to ``log``."""
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        told = json.dumps({**job, "parent": os.getpid()})
+        request = json.dumps({**job, "parent": os.getpid()})
         threads = str(job["threads"])
         env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         self._log = log
         self._began = time.perf_counter()
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _CODE, path, told],
+                child_command("dlcli.benchmark.worker", request),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -102,13 +96,9 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.close()
             return "its process closed its pipe and was ended"
-        how = f"exit code {code}"
-        if code < 0:
-            with suppress(ValueError):
-                how = signal.Signals(-code).name
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"its process died ({how})" + (f": {last}" if last else "")
+        return f"its process ended with {describe_exit(code)}" + (f": {last}" if last else "")
 
 
 def _read(stream: IO[str], lines: queue.SimpleQueue[str | None]) -> None:

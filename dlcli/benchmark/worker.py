@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from dlcli.errors import DlcliError
-from dlcli.training.distributed.parent_death import die_with
+from dlcli.subprocesses import die_with_parent
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -32,11 +32,12 @@ WAKE_S = 0.02  # untimed calls at the start of a turn: caches and clocks are the
 _LOOK_S, _STILL, _SPIN_LIMIT_S = 0.005, 0.2, 1.0
 
 
-def main(job: Mapping[str, Any]) -> None:
-    """Open the file, say so, then serve until stdin ends."""
+def main(argv: list[str]) -> None:
+    """Open the file of a job (JSON in ``argv[0]``), reply, then serve requests until stdin ends."""
+    job = json.loads(argv[0])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    die_with(job["parent"])
+    die_with_parent(job["parent"])
     session = None
     try:
         session = Session(job)

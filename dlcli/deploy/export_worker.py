@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout, suppress
@@ -14,12 +13,8 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact
+from dlcli.subprocesses import child_command, describe_exit
 
-# The parent's own search path, so that the child runs the very modules that the command runs.
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "import dlcli.deploy.export_worker as w; w.main()"
-)
 _SAID_LAST = 500
 
 
@@ -38,9 +33,8 @@ def write_in_process(
         "card": source.card.to_json(),
         "trust": trust,
     }
-    search = json.dumps([part for part in sys.path if isinstance(part, str)])
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _CODE, search],
+        child_command("dlcli.deploy.export_worker"),
         input=json.dumps(job),
         capture_output=True,
         text=True,
@@ -58,13 +52,13 @@ def write_in_process(
         raise kind(answer["error"], hint=answer.get("hint"))
     said = done.stderr.strip().splitlines()
     raise DlcliError(
-        f"the process that wrote the {entry.name} file {_ending(done.returncode)}"
+        f"the process that wrote the {entry.name} file ended with {describe_exit(done.returncode)}"
         + (f": {said[-1][:_SAID_LAST]}" if said else ""),
         hint="killed from outside, it most often lacked memory; nothing was left behind",
     )
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
     """The child: a job as JSON on stdin, its end as a line of JSON on stdout."""
     job = json.load(sys.stdin)
     try:
@@ -84,10 +78,3 @@ def _write(job: dict[str, object]) -> None:
     entry = FORMATS.get(str(job["format"]))
     assert entry.write is not None
     entry.write(source, Path(str(job["path"])), ExportConfig.model_validate(job["config"]))
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        with suppress(ValueError):
-            return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

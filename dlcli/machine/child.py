@@ -5,37 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-# The parent's own search path, so that the child finds the very modules that a command would use; -P
-# and -c keep the current folder off it.
-_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import dlcli.machine.probe as p; "
-_CHILD += "p.main(sys.argv[2], sys.argv[3:])"
+from dlcli.subprocesses import child_command, describe_exit
 
 # The error of a step that an earlier failure left no chance.
 NOT_TRIED = "it was not tried"
 
 # The name of the step of a child that ended before its first record.
 START = {"torch": "start python for torch", "onnx": "start python for onnxruntime"}
-
-_ENDINGS = {
-    "SIGSEGV": "segmentation fault",
-    "SIGBUS": "bus error",
-    "SIGABRT": "it aborted itself",
-    "SIGFPE": "arithmetic error",
-    "SIGILL": "illegal instruction: the build uses instructions that this CPU lacks",
-    "SIGKILL": "killed from outside, most often for lack of memory",
-}
-_WINDOWS_ENDINGS = {
-    0xC0000005: "access violation",
-    0xC000001D: "illegal instruction: the build uses instructions that this CPU lacks",
-    0xC0000409: "it aborted itself",
-}
 
 
 @dataclass(frozen=True)
@@ -63,7 +45,7 @@ def run_probe(part: str, *, timeout_s: float) -> dict[str, Outcome]:
         step = unfinished or START[part]
         error = f"it did not end within {timeout_s:g} s"
         if code is not None:
-            error = f"it crashed with {_ending(code)}"
+            error = f"it crashed with {describe_exit(code)}"
         outcomes[step] = Outcome(error=error, trace="\n".join(stderr.splitlines()[-25:]))
         interrupted = code in (-signal.SIGINT, 130)  # Ctrl-C reaches the child too
         if code is None or unfinished is None or step in crashed or interrupted:
@@ -73,8 +55,9 @@ def run_probe(part: str, *, timeout_s: float) -> dict[str, Outcome]:
 
 def _run_child(arguments: list[str], timeout_s: float) -> tuple[str, str, int | None]:
     """stdout, stderr and the exit code (None: it was still running and was killed)."""
-    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-    command = [sys.executable, "-P", "-X", "faulthandler", "-c", _CHILD, path, *arguments]
+    command = child_command(
+        "dlcli.machine.probe", *arguments, interpreter_options=("-X", "faulthandler")
+    )
     # Files, not pipes: what was written before a hang can be read, and a child that not even SIGKILL
     # ends (stuck in a driver) can be left behind.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -112,16 +95,3 @@ def _read_records(stdout: str, outcomes: dict[str, Outcome]) -> str | None:
             value=record.get("value"), error=" ".join(error.split()) if error else None
         )
     return open_step
-
-
-def _ending(code: int) -> str:
-    """An exit code in words: the signal where one ended the process."""
-    if code in _WINDOWS_ENDINGS:
-        return f"0x{code:08X} ({_WINDOWS_ENDINGS[code]})"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
-    return f"{name} ({_ENDINGS[name]})" if name in _ENDINGS else name

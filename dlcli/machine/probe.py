@@ -14,7 +14,6 @@ import importlib
 import json
 import math
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Collection
@@ -64,8 +63,12 @@ class Steps:
         self.out.flush()
 
 
-def main(part: str, skip: Collection[str]) -> None:
-    """Run the steps of one part, "torch" or "onnx"; the records go to the process's stdout."""
+def main(argv: list[str]) -> None:
+    """Run the steps of one part (``argv[0]``: "torch" or "onnx") but those named after it.
+
+    The records go to the process's stdout.
+    """
+    part, *skip = argv
     # Libraries print to stdout, some from C: keep the pipe for the records and send the rest to stderr.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
@@ -272,7 +275,3 @@ def run_onnx() -> dict[str, Any]:
     if not error <= TOLERANCE:  # written so that NaN fails
         raise RuntimeError(f"the result is off by {error:.2g} of its size; {TOLERANCE:g} is allowed")
     return {"ms": round(elapsed_s * 1e3, 3), "max_error": _plain(error)}
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])

@@ -6,7 +6,6 @@ that the figures of a run are those of its artifact.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from functools import cache
 import torch
 
 from dlcli.errors import DlcliError
+from dlcli.subprocesses import describe_exit
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,6 @@ def _try_bf16_on_cpu() -> None:
     done = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, check=False)
     if done.returncode:
         raise DlcliError(
-            f"--amp bf16 does not work on this CPU: {_ending(done.returncode)}",
+            f"--amp bf16 does not work on this CPU: a trial ended with {describe_exit(done.returncode)}",
             hint="use --amp none; where only AMX fails, set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16",
         )
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"a trial of it ended with {code}"
-    illegal = " (illegal instruction: announced, but not there)" if -code == signal.SIGILL else ""
-    return f"a trial of it was ended by signal {-code}{illegal}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from dlcli.events import EvalProgress, Event, Warned
 # What it is called says how it behaves. It notes every turn in turns.txt beside itself.
 FAKE = """
 import json, os, signal, sys, time
-job = json.loads(sys.argv[2])
+job = json.loads(sys.argv[1])
 folder, kind = os.path.split(job["path"])
 def say(**answer):
     print(json.dumps(answer), flush=True)
@@ -53,7 +54,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_CODE", FAKE)
+    monkeypatch.setattr(process, "child_command", lambda module, job: [sys.executable, "-c", FAKE, job])
     monkeypatch.setattr(rounds, "busy_cores", lambda: 0.1)
 
 
@@ -98,8 +99,12 @@ def test_one_that_fails_has_an_error_and_the_others_go_on(tmp_path: Path) -> Non
     kinds = ("broken", "dies-at-start", "killed", "small", "fast")
     found = run(tmp_path, *kinds)
     assert found["broken"].error == "it is damaged (copy it again)"
-    assert found["dies-at-start"].error == "its process died (exit code 1): ImportError: no libfoo.so"
-    assert found["killed"].error == "its process died (SIGKILL), at batch 1"
+    assert (
+        found["dies-at-start"].error == "its process ended with exit code 1: ImportError: no libfoo.so"
+    )
+    assert found["killed"].error == (
+        "its process ended with SIGKILL (killed from outside, most often for lack of memory), at batch 1"
+    )
     assert found["small"].error is None
     assert found["small"].failed == {4: "it takes batches of 1"}
     assert list(found["small"].speeds) == [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -235,14 +236,14 @@ def test_a_fresh_process_writes_what_this_one_would(model: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended with SIGKILL"),
         ("raise SystemExit('no room')", "ended with exit code 1: no room"),
     ],
 )
 def test_an_exporter_that_dies_is_an_error_and_leaves_nothing(
     model: Path, code: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_worker, "_CODE", code)
+    monkeypatch.setattr(export_worker, "child_command", lambda module: [sys.executable, "-c", code])
     entry = replace(copying(), fresh=lambda source: True)
     with pytest.raises(DlcliError, match=said):
         shipping.export(model, model.with_name("b.safetensors"), entry, SETTINGS, verify=False)

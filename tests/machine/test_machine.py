@@ -13,7 +13,7 @@ import pytest
 from fake_machines import GOOD_OPERATIONS, LIGHT_TORCH, good_steps, machine_of, make_package
 
 from dlcli.machine import hardware, installed, probe
-from dlcli.machine.child import Outcome, _ending, run_probe
+from dlcli.machine.child import Outcome, run_probe
 from dlcli.machine.probe import (
     FIND_DEVICES,
     IMPORT_ONNXRUNTIME,
@@ -22,6 +22,7 @@ from dlcli.machine.probe import (
     RUN_ONNX,
     use_step,
 )
+from dlcli.subprocesses import describe_exit
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_the_steps_after_a_crash_are_still_done(fakes: Path) -> None:
     [(3, "exit code 3"), (0xC0000005, "0xC0000005 (access violation)"), (-200, "signal 200")],
 )
 def test_endings_are_put_in_words(code: int, words: str) -> None:
-    assert _ending(code) == words
+    assert describe_exit(code) == words
 
 
 # probe

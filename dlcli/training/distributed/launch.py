@@ -6,12 +6,10 @@ processes and lets several machines meet. What it logs goes to logs/launcher.log
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,17 +27,15 @@ from dlcli.config import LaunchConfig
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.locks import hold, holder
+from dlcli.subprocesses import child_command
 from dlcli.training.distributed.failures import Failure, failure_since, mark
 from dlcli.training.distributed.parent_death import EXIT_BUSY, EXIT_LOST, FOUND, LAUNCHER, LOG
 from dlcli.training.distributed.ranks import Ranks, machines
 from dlcli.training.loop.interrupt import SIGNALS
 from dlcli.wording import first_line
 
-# The parent's own search path, so that a rank runs the very modules that the command runs.
-_RANK = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "import dlcli.commands.train_session.worker as w; w.main(sys.argv[2:])"
-)
+# Its ``main(argv)`` is a rank; a module of the commands, which this room does not import.
+RANK_MODULE = "dlcli.commands.train_session.worker"
 
 
 def launch(
@@ -73,12 +69,11 @@ def launch(
         logs_specs=_RankLogs(run.path / "logs", found),
         signals_to_handle="SIGURG",  # none that anybody sends: `_Stop` handles those
     )
-    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-    args = ("-P", "-c", _RANK, path, str(run.path), *flags)
+    command = child_command(RANK_MODULE, str(run.path), *flags)
     stop = _Stop()
     try:
         with _environment(), _quiet_loggers(run.path / "logs" / "launcher.log"), stop:
-            elastic_launch(elastic, sys.executable)(*args)
+            elastic_launch(elastic, command[0])(*command[1:])
     except (SignalException, KeyboardInterrupt) as exc:
         assert stop.signum is not None
         raise _interrupted(run, found, stop, resume) from exc
@@ -170,7 +165,7 @@ def _ranks() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         try:
-            if _RANK in child.cmdline():
+            if RANK_MODULE in child.cmdline():
                 found.append(child)
         except psutil.Error:
             continue

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import TextIO
 
-import psutil
-
+from dlcli.subprocesses import die_with_parent
 from dlcli.training.distributed.failures import failure_since, mark
 
 # Set by the launcher for its ranks: its process id, the mark of the failure.json it found, a log file.
@@ -22,24 +19,6 @@ LAUNCHER, FOUND, LOG = "DLCLI_LAUNCHER", "DLCLI_FOUND_FAILURE", "DLCLI_RANK_LOG"
 EXIT_BUSY, EXIT_LOST, EXIT_AGAIN = 73, 76, 75
 _EVERY_S = 0.5
 _GRACE_S = 3.0  # for a process that is about to end by itself
-_PR_SET_PDEATHSIG = 1  # sys/prctl.h
-
-
-def die_with(launcher_pid: int) -> None:
-    """Let this process be killed when its launcher dies, however that dies.
-
-    The kernel does it on Linux; elsewhere a thread watches. Nothing is saved: states are whole files.
-    """
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != launcher_pid:  # it died before the kernel was asked
-            os._exit(1)
-        return
-    try:
-        launcher = psutil.Process(launcher_pid)
-    except psutil.NoSuchProcess:
-        os._exit(1)
-    threading.Thread(target=_watch_launcher, args=(launcher,), daemon=True).start()
 
 
 def prepare(run_path: Path) -> None:
@@ -47,7 +26,7 @@ def prepare(run_path: Path) -> None:
 
     Called before torch is imported, so that the processes of a failed run end without delay.
     """
-    die_with(int(os.environ[LAUNCHER]))
+    die_with_parent(int(os.environ[LAUNCHER]))
     failure = failure_since(run_path, os.environ[FOUND])
     if failure is not None and failure.kind == "error":
         sys.exit(0)
@@ -61,12 +40,6 @@ def die_with_group(run_path: Path, log: TextIO) -> None:
     """
     before = mark(run_path)
     threading.Thread(target=_watch_group, args=(run_path, before, log), daemon=True).start()
-
-
-def _watch_launcher(launcher: psutil.Process) -> None:
-    while launcher.is_running():
-        time.sleep(_EVERY_S)
-    os._exit(1)
 
 
 def _watch_group(run_path: Path, before: str, log: TextIO) -> None:

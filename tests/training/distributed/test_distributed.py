@@ -136,7 +136,7 @@ def ranks_of(run: str) -> list[psutil.Process]:
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line, where = process.info["cmdline"] or [], Path(process.info["cwd"] or "/")
         named = any((where / part).resolve() == path for part in line if part.endswith(run))
-        if named and any("commands.worker" in part for part in line):
+        if named and any("train_session.worker" in part for part in line):
             found.append(process)
     return found
 
