@@ -166,6 +166,12 @@ class Reader(ABC):
         """The targets of samples, one row each."""
         return self.samples.targets[indices]
 
+    def by_length(self) -> Indices:
+        """The indices of the split, the shortest samples first where lengths vary, else in order."""
+        if self.lengths is not None:
+            return np.argsort(self.lengths, kind="stable").astype(np.int64)
+        return np.arange(len(self), dtype=np.int64)
+
     def array(self) -> Inputs | None:
         """The inputs of the whole split, where they are in memory, unpadded and none is bad."""
         return None

@@ -18,7 +18,7 @@ from dlcli.task import TaskKind, TaskSpec
 
 
 @dataclass(frozen=True)
-class Found:
+class DataListing:
     """What lies on the disk, listed: ``splits`` are train, val and test as given, or one "all".
 
     ``native`` is (C, H, W) of images, or (C, 0, 0) where sizes differ. ``name`` is the data set's own
@@ -89,7 +89,7 @@ class DataKind:
 
     name: str
     recognises: Callable[[Path, DataConfig], bool]
-    read: Callable[[Path, DataConfig, bool], Found]
+    read: Callable[[Path, DataConfig, bool], DataListing]
     fit: Fit
     reader: Callable[[Samples, TaskSpec, ReadOptions], Reader]
     inputs: Callable[[Sequence[str], TaskSpec], Samples]

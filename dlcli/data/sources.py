@@ -10,7 +10,7 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
-from dlcli.data.kinds import KINDS, DataKind, Found, find_kind
+from dlcli.data.kinds import KINDS, DataKind, DataListing, find_kind
 from dlcli.data.sets.download import obtain
 from dlcli.data.sets.named import DATASETS, find_name
 from dlcli.data.splits import hold_out, match_classes
@@ -158,7 +158,7 @@ def _listed(config: DataConfig, *, other: bool) -> DataSource:
     return _source(found, kind=kind, name=name, origin=str(path), data_dir=None)
 
 
-def _refuse_settings(config: DataConfig, found: Found, kind: str, name: str) -> None:
+def _refuse_settings(config: DataConfig, found: DataListing, kind: str, name: str) -> None:
     """A known set says itself what it is: settings that say otherwise must not be ignored."""
     own = {"kind": kind, **found.options, "task": found.task}
     if config.task == "embedding":  # of classes; `_find` sees to it that there are some
@@ -178,7 +178,7 @@ def _flag(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def _recognised(path: Path) -> tuple[Found, str] | None:
+def _recognised(path: Path) -> tuple[DataListing, str] | None:
     """A known set that lies in an unnamed folder. Raises: DlcliError when it could be several."""
     if not path.is_dir():
         return None
@@ -195,7 +195,7 @@ def _recognised(path: Path) -> tuple[Found, str] | None:
     return None if found is None else (replace(found, name=names[0]), entry.kind)
 
 
-def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[Found, str]:
+def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[DataListing, str]:
     """What a kind of data makes of a path. Raises: DlcliError when none knows it."""
     if config.kind is not None:
         kind: DataKind | None = KINDS.get(config.kind)
@@ -213,7 +213,9 @@ def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[Fo
     return kind.read(path, config, other), kind.name
 
 
-def _source(found: Found, *, kind: str, name: str, origin: str, data_dir: Path | None) -> DataSource:
+def _source(
+    found: DataListing, *, kind: str, name: str, origin: str, data_dir: Path | None
+) -> DataSource:
     return DataSource(
         name=name,
         origin=origin,

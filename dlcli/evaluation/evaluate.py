@@ -15,7 +15,7 @@ from dlcli.data.base import Indices, Inputs, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.errors import DlcliError
-from dlcli.evaluation.baselines.simple import baselines, counted_order
+from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.ensemble import Ensemble, member_row
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
@@ -102,7 +102,7 @@ def measure(
     if data.train is None:
         return result
     # The first member's own reader: a baseline needs no other encoding. It knows what is bad for all.
-    rows = baselines(task, data.train(), data.reader, counts, strong=config.baselines)
+    rows = compare_with_baselines(task, data.train(), data.reader, counts, fitted=config.baselines)
     return replace(result, baselines=rows)
 
 
@@ -204,7 +204,7 @@ def batches(
     Batch i belongs to process i modulo their number. The shortest samples come first where they vary.
     The main process tells the progress of all, estimated by its own.
     """
-    order = counted_order(reader)
+    order = reader.by_length()
     rank, processes = (0, 1) if world is None else (world.rank, world.size)
     starts = range(rank * batch_size, len(reader), processes * batch_size)
     spans = (order[start : start + batch_size] for start in starts)

@@ -9,7 +9,7 @@ import pytest
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS, Found, ModelNeeds, ReadOptions, find_kind
+from dlcli.data.kinds import KINDS, DataListing, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.tables.columns import encode_columns, fit_columns
 from dlcli.data.tables.rows import Frame
 from dlcli.errors import DlcliError, UsageError
@@ -24,11 +24,11 @@ def save(path: Path, rows: list[str]) -> Path:
     return path
 
 
-def read(path: Path, *, other: bool = False, **settings: object) -> Found:
+def read(path: Path, *, other: bool = False, **settings: object) -> DataListing:
     return TABULAR.read(path, DataConfig(data=str(path), **settings), other)
 
 
-def fit(found: Found) -> tuple[TaskSpec, list[str]]:
+def fit(found: DataListing) -> tuple[TaskSpec, list[str]]:
     splits = {"train": found.splits.get("all", found.splits.get("train"))}
     source = DataSource(
         name="t",

@@ -8,8 +8,9 @@ import pytest
 from sklearn.metrics import r2_score
 
 from dlcli.data.base import ArrayReader, Inputs, Listed, RaggedReader, Reader, Samples, Stacked
-from dlcli.evaluation.baselines import fitted as strong_baselines
-from dlcli.evaluation.baselines.simple import baselines, counted_order, find_season, standing_out
+from dlcli.evaluation.baselines import fitted
+from dlcli.evaluation.baselines.compare import compare_with_baselines
+from dlcli.evaluation.baselines.simple import find_season, standing_out
 from dlcli.evaluation.intervals import of_difference
 from dlcli.evaluation.metrics import BaselineRow, Counts, make_counts
 from dlcli.task import (
@@ -63,7 +64,7 @@ def retrieval(spec: InputSpec, test: Reader) -> BaselineRow:
     """The one baseline beside a model that finds everything."""
     task = embedding(spec)
     counts = counted(task, test, np.eye(3)[test.samples.targets])
-    (row,) = baselines(task, test, test, counts)
+    (row,) = compare_with_baselines(task, test, test, counts)
     assert row.metric == "recall_at_1"
     assert row.difference == pytest.approx(1 - row.value)
     return row
@@ -98,7 +99,7 @@ def test_an_embedding_of_texts_is_held_against_chance() -> None:
     samples = Samples(tuple(map(str, range(400))), np.arange(400) % 4, Listed(tuple(ids)))
     task = TaskSpec(kind="embedding", input=TEXT, class_names=tuple("abcd"), embedding_size=4)
     test = RaggedReader(samples, ids)
-    (row,) = baselines(task, test, test, counted(task, test, np.eye(4)[samples.targets]))
+    (row,) = compare_with_baselines(task, test, test, counted(task, test, np.eye(4)[samples.targets]))
     assert row.name == "chance"
     assert row.value == pytest.approx(0.25, abs=0.08)
     assert row.better
@@ -115,7 +116,9 @@ def test_majority_is_of_the_training_split_and_the_difference_is_paired() -> Non
     true = np.repeat([0, 1, 2], [60, 20, 20])
     test = reader((np.zeros((100, 3)),), true)
     answers = np.where(np.arange(100) < 90, true, 1)  # the model is right on the first 90
-    (row,) = baselines(CLASSES, train, test, counted(CLASSES, test, one_hot(CLASSES, answers)))
+    (row,) = compare_with_baselines(
+        CLASSES, train, test, counted(CLASSES, test, one_hot(CLASSES, answers))
+    )
     assert (row.name, row.metric, row.value) == ("majority", "accuracy", 0.2)
     assert row.difference == pytest.approx(0.7)
     assert 0.5 < row.low < 0.7 < row.high < 0.85
@@ -127,9 +130,9 @@ def test_a_model_worse_than_the_baseline_is_called_so_and_one_like_it_is_not_cal
     true = np.repeat([0, 1], [80, 20])
     test = reader((np.zeros((100, 3)),), true)
     wrong = counted(CLASSES, test, one_hot(CLASSES, np.full(100, 2)))
-    assert baselines(CLASSES, train, test, wrong)[0].better is False
+    assert compare_with_baselines(CLASSES, train, test, wrong)[0].better is False
     same = counted(CLASSES, test, one_hot(CLASSES, np.zeros(100, dtype=int)))
-    (row,) = baselines(CLASSES, train, test, same)
+    (row,) = compare_with_baselines(CLASSES, train, test, same)
     assert (row.difference, row.better) == (0, None)
     assert row.low < 0 < row.high
 
@@ -141,12 +144,12 @@ def test_samples_that_could_not_be_read_are_left_out_on_both_sides() -> None:
     kept = np.delete(np.arange(40), 1)
     counts = make_counts(CLASSES)
     counts.update(one_hot(CLASSES, kept % 2), test.targets(kept))
-    (row,) = baselines(CLASSES, train, test, counts)
+    (row,) = compare_with_baselines(CLASSES, train, test, counts)
     assert row.value == pytest.approx(20 / 39)
     test.bad.clear()
     with pytest.raises(ValueError, match="39 samples were counted, but 40"):
-        baselines(CLASSES, train, test, counts)
-    assert baselines(CLASSES, train, test, counts, kept=kept) == (row,)
+        compare_with_baselines(CLASSES, train, test, counts)
+    assert compare_with_baselines(CLASSES, train, test, counts, indices=kept) == (row,)
 
 
 def test_samples_counted_by_length_are_paired_by_length() -> None:
@@ -161,11 +164,14 @@ def test_samples_counted_by_length_are_paired_by_length() -> None:
         class_names=("no", "yes"),
     )
     train = reader((np.zeros((2, 1, 1)),), np.array([1, 1]))
-    order = counted_order(test)
+    order = test.by_length()
     assert (np.diff(test.lengths[order]) >= 0).all()
     counts = make_counts(task)
     counts.update(one_hot(task, np.ones(200, dtype=int)), true[order])
-    row, mixed = (baselines(task, train, test, counts, kept=kept)[0] for kept in (None, np.arange(200)))
+    row, mixed = (
+        compare_with_baselines(task, train, test, counts, indices=kept)[0]
+        for kept in (None, np.arange(200))
+    )
     assert row.high - row.low < (mixed.high - mixed.low) / 5
 
 
@@ -174,7 +180,7 @@ def test_each_label_has_a_majority_of_its_own() -> None:
     train = reader((np.zeros((3, 3)),), np.array([[1, 0], [1, 0], [0, 1]], dtype=np.uint8))
     true = np.array([[1, 0]] * 30 + [[0, 0]] * 10, dtype=np.uint8)
     test = reader((np.zeros((40, 3)),), true)
-    (row,) = baselines(task, train, test, counted(task, test, 2.0 * true - 1))
+    (row,) = compare_with_baselines(task, train, test, counted(task, test, 2.0 * true - 1))
     assert (row.name, row.metric, row.value, row.better) == ("majority", "accuracy", 0.75, True)
 
 
@@ -188,7 +194,7 @@ def test_the_mean_of_the_training_rows_is_in_the_units_of_the_data() -> None:
     test = reader((np.zeros((300, 3)),), true)
     outputs = (true + rng.normal(0, 1, true.shape) - 90) / 3
     counts = counted(task, test, outputs)
-    (row,) = baselines(task, train, test, counts)
+    (row,) = compare_with_baselines(task, train, test, counts)
     expected = math.sqrt(((true - train.samples.targets.mean()) ** 2).mean())
     assert (row.name, row.metric, row.value) == ("mean", "rmse", pytest.approx(expected))
     assert row.difference == pytest.approx(counts.metrics()["rmse"] - expected)
@@ -199,7 +205,7 @@ def test_the_mean_of_the_training_rows_is_in_the_units_of_the_data() -> None:
 def test_a_model_that_answers_nan_is_not_called_better() -> None:
     task = TaskSpec(kind="regression", input=TABLE, targets=(TargetNumber(name="y"),))
     train, test = (reader((np.zeros((20, 3)),), np.ones((20, 1)) * k) for k in (1.0, 2.0))
-    (row,) = baselines(task, train, test, counted(task, test, np.full((20, 1), np.nan)))
+    (row,) = compare_with_baselines(task, train, test, counted(task, test, np.full((20, 1), np.nan)))
     assert row.better is None
     assert math.isnan(row.difference)
 
@@ -209,7 +215,7 @@ def test_writing_has_no_baseline() -> None:
     targets = np.array([[4, 3]] * 6)
     test = reader((targets,), targets)
     counts = counted(task, test, np.zeros((6, 2, 5)))
-    assert baselines(task, test, test, counts, strong=True) == ()
+    assert compare_with_baselines(task, test, test, counts, fitted=True) == ()
 
 
 # --- forecasts
@@ -245,7 +251,9 @@ def test_naive_forecasts_repeat_the_last_value_and_the_last_season() -> None:
     rows = hourly(300)
     task, test = forecast(rows, [1, 0])
     true = test.samples.targets
-    rows_of = by_name(baselines(task, test, test, counted(task, test, (true - [2, 1]) / [3, 2])))
+    rows_of = by_name(
+        compare_with_baselines(task, test, test, counted(task, test, (true - [2, 1]) / [3, 2]))
+    )
     assert list(rows_of) == ["last value", "seasonal naive (12 steps)"]
     starts = np.arange(len(test))[:, None] + WINDOW
     last = rows[starts - 1][:, :, [1, 0]]
@@ -288,7 +296,9 @@ def test_constant_series_and_short_windows_have_no_season() -> None:
 def test_a_target_outside_the_input_is_held_against_the_training_mean() -> None:
     task, test = forecast(hourly(200), [0])
     task = task.model_copy(update={"targets": (TargetNumber(name="wind", mean=2.0, std=4.0),)})
-    (row,) = baselines(task, test, test, counted(task, test, np.zeros(test.samples.targets.shape)))
+    (row,) = compare_with_baselines(
+        task, test, test, counted(task, test, np.zeros(test.samples.targets.shape))
+    )
     assert (row.name, row.difference, row.better) == ("mean", 0.0, None)
     assert row.value == pytest.approx((((test.samples.targets - 2) / 4) ** 2).mean())
 
@@ -310,7 +320,9 @@ def test_tables_get_a_linear_model_and_boosting_that_see_the_training_rows_only(
 
     x, asked = table(0, 600), table(1, 200)
     train, test = reader((x,), truth(x)), reader((asked,), truth(asked))
-    rows = by_name(baselines(task, train, test, counted(task, test, np.zeros((200, 1))), strong=True))
+    rows = by_name(
+        compare_with_baselines(task, train, test, counted(task, test, np.zeros((200, 1))), fitted=True)
+    )
     assert list(rows) == ["mean", "ridge regression", "gradient boosting"]
     spread = truth(asked).std()
     assert 1 - (rows["ridge regression"].value / spread) ** 2 > 0.8
@@ -319,7 +331,7 @@ def test_tables_get_a_linear_model_and_boosting_that_see_the_training_rows_only(
     # With the test targets turned round, what was fitted stays the same and is wrong.
     other = reader((asked,), -truth(asked))
     turned = by_name(
-        baselines(task, train, other, counted(task, other, np.zeros((200, 1))), strong=True)
+        compare_with_baselines(task, train, other, counted(task, other, np.zeros((200, 1))), fitted=True)
     )
     assert turned["ridge regression"].value > spread
 
@@ -333,7 +345,7 @@ def test_every_target_and_every_label_gets_a_model_of_its_own() -> None:
     )
     train, test = (reader((t,), t[:, [1, 0]].astype(np.float64)) for t in (x, asked))
     predicted = np.stack(
-        [b.answers(np.arange(100)) for b in strong_baselines.strong_baselines(numbers, train, test)]
+        [b.predict(np.arange(100)) for b in fitted.fitted_baselines(numbers, train, test)]
     )
     for outputs in predicted:
         assert r2_score(asked[:, [1, 0]], outputs * [2, 1] + [0, 1]) > 0.9
@@ -343,7 +355,11 @@ def test_every_target_and_every_label_gets_a_model_of_its_own() -> None:
         return np.stack([t[:, 0] > 0, t[:, 1] > 0, t[:, 0] < 99], 1).astype(np.uint8)
 
     train, test = reader((x,), truth(x)), reader((asked,), truth(asked))
-    rows = by_name(baselines(labels, train, test, counted(labels, test, np.ones((100, 3))), strong=True))
+    rows = by_name(
+        compare_with_baselines(
+            labels, train, test, counted(labels, test, np.ones((100, 3))), fitted=True
+        )
+    )
     assert rows["logistic regression"].value > 0.9
     assert rows["gradient boosting"].value > 0.9
 
@@ -361,10 +377,14 @@ def test_texts_get_tfidf_from_the_raw_strings() -> None:
     train = reader((np.zeros((120, 4)),), classes, known)
     test = reader((np.zeros((60, 4)),), true, asked)
     counts = counted(task, test, one_hot(task, true))
-    row = by_name(baselines(task, train, test, counts, strong=True))["tf-idf + logistic regression"]
+    row = by_name(compare_with_baselines(task, train, test, counts, fitted=True))[
+        "tf-idf + logistic regression"
+    ]
     assert (row.value, row.difference, row.better) == (1.0, 0.0, None)
     silent = reader((np.zeros((120, 4)),), classes, Listed(("...",) * 120))
-    assert [r.name for r in baselines(task, silent, test, counts, strong=True)] == ["majority"]
+    assert [r.name for r in compare_with_baselines(task, silent, test, counts, fitted=True)] == [
+        "majority"
+    ]
 
 
 def test_series_of_any_length_get_their_nearest_neighbour() -> None:
@@ -381,20 +401,20 @@ def test_series_of_any_length_get_their_nearest_neighbour() -> None:
         class_names=("slow", "fast"),
     )
     train, test = series(60), series(40)
-    order = counted_order(test)
+    order = test.by_length()
     counts = make_counts(task)
     counts.update(one_hot(task, test.targets(order)), test.targets(order))
-    row = by_name(baselines(task, train, test, counts, strong=True))["1-nearest-neighbour"]
+    row = by_name(compare_with_baselines(task, train, test, counts, fitted=True))["1-nearest-neighbour"]
     assert row.value > 0.95
 
 
 def test_a_fit_that_would_take_minutes_takes_a_part_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strong_baselines, "TREE_ROWS", 1000)
+    monkeypatch.setattr(fitted, "TREE_ROWS", 1000)
     task = TaskSpec(input=TABLE, class_names=("x", "y"))
     x = table(0, 1500)
     train = reader((x,), (x[:, 0] > 0).astype(np.int64))
     counts = counted(task, train, one_hot(task, train.samples.targets))
-    rows = by_name(baselines(task, train, train, counts, strong=True))
+    rows = by_name(compare_with_baselines(task, train, train, counts, fitted=True))
     assert rows["gradient boosting"].note == "fitted on 1,000 of 1,500 training rows, drawn at random"
     assert rows["logistic regression"].note == ""
 
@@ -404,6 +424,6 @@ def test_the_same_data_give_the_same_rows() -> None:
     x = table(0, 300)
     train = reader((x,), (x[:, 0] + x[:, 1] > 0).astype(np.int64))
     counts = counted(task, train, one_hot(task, (x[:, 0] > 0).astype(np.int64)))
-    assert baselines(task, train, train, counts, strong=True) == baselines(
-        task, train, train, counts, strong=True
+    assert compare_with_baselines(task, train, train, counts, fitted=True) == compare_with_baselines(
+        task, train, train, counts, fitted=True
     )

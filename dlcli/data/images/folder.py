@@ -19,7 +19,7 @@ import numpy as np
 from dlcli.data.base import Listed, Samples, fingerprint
 from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import clean
 from dlcli.errors import DlcliError
 
@@ -57,7 +57,7 @@ class Scan:
     _followed: set[str] = field(default_factory=set)
 
 
-def read_folder(root: Path, *, unseen: bool = False) -> Found:
+def read_folder(root: Path, *, unseen: bool = False) -> DataListing:
     """The folder's classes in natural order, its splits and what is odd about it.
 
     With ``unseen`` another split may have classes that train lacks; they come after train's. Raises:
@@ -73,7 +73,7 @@ def read_folder(root: Path, *, unseen: bool = False) -> Found:
     return _found(scan, names)
 
 
-def read_other_folder(root: Path) -> Found:
+def read_other_folder(root: Path) -> DataListing:
     """The folder as data to evaluate on: any number of classes, in any of the splits."""
     scan = scan_folder(root)
     names = {name for classes in scan.splits.values() for name, photos in classes.items() if photos}
@@ -240,7 +240,7 @@ def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
     return sorted(names, key=natural) + sorted(others, key=natural)
 
 
-def _found(scan: Scan, names: Sequence[str]) -> Found:
+def _found(scan: Scan, names: Sequence[str]) -> DataListing:
     index = {name: i for i, name in enumerate(names)}
     splits: dict[str, Samples] = {}
     parts: list[bytes] = []
@@ -257,7 +257,7 @@ def _found(scan: Scan, names: Sequence[str]) -> Found:
         parts += [f"{photo.id}\0{photo.size}".encode() for photo, _ in listed]
     first = next(iter(splits.values())).items
     assert isinstance(first, Listed)
-    return Found(
+    return DataListing(
         class_names=tuple(names),
         splits=splits,
         native=(channels_of(first.values), 0, 0),

@@ -18,7 +18,7 @@ from dlcli.data.images.formats import is_image
 from dlcli.data.images.inputs import image_inputs
 from dlcli.data.images.manifest import is_manifest, read_manifest
 from dlcli.data.images.reader import PixelReader
-from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
@@ -44,7 +44,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
     return False
 
 
-def read(path: Path, config: DataConfig, other: bool) -> Found:
+def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The listed photos of a folder or of a table that names them."""
     if not path.is_dir():
         return read_manifest(path, config, other)

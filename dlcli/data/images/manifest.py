@@ -17,7 +17,7 @@ from dlcli.config import DataConfig
 from dlcli.data.base import Listed, Samples, fingerprint
 from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import clean
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import (
@@ -46,7 +46,7 @@ def is_manifest(path: Path, config: DataConfig) -> bool:
     return head is not None and _path_column(head) is not None
 
 
-def read_manifest(path: Path, config: DataConfig, other: bool) -> Found:
+def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The images that a table lists, and their targets.
 
     Raises: DlcliError when a column is missing or a held-out class is one that train lacks.
@@ -101,7 +101,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> Found:
         splits[split] = Samples(ids=ids, targets=targets, items=Listed(paths), groups=groups)
         parts += [f"{id_}\0{_size(p)}".encode() for id_, p in zip(ids, paths, strict=True)]
         parts.append(np.ascontiguousarray(targets).tobytes())
-    return Found(
+    return DataListing(
         splits=splits,
         fingerprint=fingerprint(parts),
         task=decided.task,

@@ -24,7 +24,7 @@ from dlcli.data.base import (
     fingerprint,
     pad,
 )
-from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.pairs.files import (
     LAYOUTS,
     is_pair_table,
@@ -58,7 +58,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
     return lines is not None and looks_paired(lines)
 
 
-def read(path: Path, config: DataConfig, other: bool) -> Found:
+def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The pairs that are whole. Raises: DlcliError when a column, a line or a file is missing."""
     if table_head(path) is not None:
         listing = read_pair_tables(path, config)
@@ -84,7 +84,7 @@ def read(path: Path, config: DataConfig, other: bool) -> Found:
     if not splits:
         raise DlcliError(f"{path}: no pair has both its texts", hint=LAYOUTS)
     ids = ["\0".join([split, *part.ids]).encode() for split, part in sorted(splits.items())]
-    return Found(
+    return DataListing(
         splits=splits,
         fingerprint=fingerprint([*digest(listing.files), *ids]),
         task="seq2seq",

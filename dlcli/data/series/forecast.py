@@ -14,7 +14,7 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples, fingerprint
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.series.long_tables import LongTable, looks_long, read_table
 from dlcli.data.series.reader import statistics
 from dlcli.data.series.time_gaps import carried, without_gaps
@@ -50,7 +50,7 @@ def is_long(path: Path, config: DataConfig) -> bool:
     return head is not None and looks_long(head, config)
 
 
-def read_long(path: Path, config: DataConfig, other: bool) -> Found:
+def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The windows of a long table, split by time.
 
     With ``other``, "all" windows are there too, and alone where the splits do not fit. Raises:
@@ -102,7 +102,7 @@ def read_long(path: Path, config: DataConfig, other: bool) -> Found:
         # In rows: a file that has grown keeps the splits that a model was made on.
         ends = [0, *bounds]
         options |= {"time_splits": [b - a for a, b in zip(ends, bounds, strict=False)]}
-    return Found(
+    return DataListing(
         splits=splits,
         fingerprint=fingerprint(
             [repr((table.channels, table.times)).encode(), np.ascontiguousarray(table.values).tobytes()]

@@ -13,7 +13,7 @@ import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Reader, Samples, Stacked, fingerprint
-from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.scales import make_task
 from dlcli.data.series.files import find_files, named_files, read_files, read_input
 from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
@@ -50,7 +50,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
         return True
 
 
-def read(path: Path, config: DataConfig, other: bool) -> Found:
+def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The whole series of files, or the windows of a long one.
 
     Raises: DlcliError when they cannot be read, have no labels or one class only, or a split has other
@@ -93,7 +93,7 @@ def read(path: Path, config: DataConfig, other: bool) -> Found:
     if not splits:
         raise DlcliError(f"{path}: no series has a label")
     splits = _packed(splits, unequal=any(part.unequal for part in parts.values()))
-    return Found(
+    return DataListing(
         splits=splits,
         fingerprint=_print_of(splits, decided),
         task=decided.task,

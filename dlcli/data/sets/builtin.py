@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import DATASETS, NamedSet, arrays
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
-def _read_digits(root: Path) -> Found:
+def _read_digits(root: Path) -> DataListing:
     """scikit-learn's 1,797 scanned digits of 8x8 pixels, whose values 0 to 16 become 0 to 255."""
     from sklearn.datasets import load_digits
 

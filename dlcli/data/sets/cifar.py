@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Pixels
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.download import torchvision_datasets
 from dlcli.data.sets.named import DATASETS, NamedSet, arrays
 from dlcli.errors import DlcliError
@@ -176,7 +176,7 @@ def _plain(value: object, path: Path) -> object:
         raise DlcliError(f"{path} is damaged or no CIFAR file: {exc}") from exc
 
 
-def _read(entry: Cifar, root: Path) -> Found | None:
+def _read(entry: Cifar, root: Path) -> DataListing | None:
     place = _place(entry, root)
     if place is None:
         return None

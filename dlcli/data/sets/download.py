@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 from types import ModuleType
 
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import NamedSet, cache_dir
 from dlcli.errors import DlcliError
 from dlcli.files import atomic_folder
@@ -20,7 +20,7 @@ from dlcli.network import require
 _ARCHIVES = (".tar.gz", ".tgz", ".zip", ".gz", ".tar")
 
 
-def obtain(name: str, entry: NamedSet, *, data_dir: Path | None, offline: bool) -> Found:
+def obtain(name: str, entry: NamedSet, *, data_dir: Path | None, offline: bool) -> DataListing:
     """The set ``name`` from ``data_dir``, dlcli's cache, or its own site, in this order.
 
     A download goes to the cache as a whole or not at all; nothing is written to ``data_dir``.

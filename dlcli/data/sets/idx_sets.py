@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.builtin import DIGITS
 from dlcli.data.sets.download import torchvision_datasets
 from dlcli.data.sets.idx import looks_like_idx, read_idx
@@ -97,7 +97,7 @@ IDX_SETS: dict[str, IdxSet] = {
 }
 
 
-def _read(entry: IdxSet, root: Path) -> Found | None:
+def _read(entry: IdxSet, root: Path) -> DataListing | None:
     folder = _folder(entry, root)
     if folder is None:
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.builtin import DIGITS
 from dlcli.data.sets.download import torchvision_datasets
 from dlcli.data.sets.named import DATASETS, NamedSet, arrays
@@ -23,7 +23,7 @@ _STL_CLASSES = (
 _STL_VALUES = 3 * 96 * 96
 
 
-def _read_svhn(root: Path) -> Found | None:
+def _read_svhn(root: Path) -> DataListing | None:
     """Street View house numbers, 32x32 in colour; label 10 in the file is the digit 0."""
     folder = next((p for p in (root / "svhn", root / "SVHN", root) if _svhn_at(p)), None)
     if folder is None:
@@ -62,7 +62,7 @@ def _fetch_svhn(root: Path) -> None:
         torchvision_datasets().SVHN(str(root), split=split, download=True)
 
 
-def _read_stl10(root: Path) -> Found | None:
+def _read_stl10(root: Path) -> DataListing | None:
     """Ten kinds of animals and vehicles, 96x96 in colour; the unlabelled images are left alone."""
     folder = next((p for p in (root / _STL_FOLDER, root) if _stl_at(p)), None)
     if folder is None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Labels, Listed, Pixels, Samples, Stacked, fingerprint
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.errors import DlcliError
 from dlcli.registry import Registry
 
@@ -27,7 +27,7 @@ class NamedSet:
     ``recognises(root)``: an unnamed folder holds this set. ``kind`` is the name of its `DataKind`.
     """
 
-    read: Callable[[Path], Found | None]
+    read: Callable[[Path], DataListing | None]
     url: str | None = None
     fetch: Callable[[Path], None] | None = None
     recognises: Callable[[Path], bool] = lambda root: False
@@ -57,7 +57,7 @@ def arrays(
     splits: Mapping[str, tuple[Pixels, npt.NDArray[np.integer]]],
     *,
     source: object,
-) -> Found:
+) -> DataListing:
     """A set of raw arrays: pixels (N, H, W) or (N, H, W, C) uint8 and labels (N,) for each split.
 
     Raises: DlcliError naming ``source`` when counts differ or a label has no class.
@@ -79,7 +79,7 @@ def arrays(
         out[split] = Samples(ids=ids, targets=targets, items=Stacked(pixels))
         parts += [split.encode(), pixels.tobytes(), targets.tobytes()]
         height, width, channels = pixels.shape[1:]
-    return Found(
+    return DataListing(
         splits=out,
         fingerprint=fingerprint(parts),
         class_names=class_names,
@@ -93,7 +93,7 @@ def files(
     *,
     root: Path,
     channels: int,
-) -> Found:
+) -> DataListing:
     """A set of image files: (path below ``root``, class index) for each split."""
     out: dict[str, Samples] = {}
     parts: list[bytes] = []
@@ -107,7 +107,7 @@ def files(
             parts.append(f"{id_}\0{size}".encode())
         targets = np.array([target for _, target in listed], dtype=np.int64)
         out[split] = Samples(ids=ids, targets=targets, items=Listed(tuple(path for path, _ in listed)))
-    return Found(
+    return DataListing(
         splits=out,
         fingerprint=fingerprint(sorted(parts)),
         class_names=class_names,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlcli.data.base import Samples, fingerprint
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import DATASETS, NamedSet
 from dlcli.data.tables.rows import Frame
 
@@ -22,7 +22,7 @@ _SETS = (
 )
 
 
-def _read(root: Path, *, loader: str, target: str, is_number: bool) -> Found:
+def _read(root: Path, *, loader: str, target: str, is_number: bool) -> DataListing:
     """All rows of one set; its numbers as they were measured."""
     import polars as pl
     from sklearn import datasets
@@ -39,7 +39,7 @@ def _read(root: Path, *, loader: str, target: str, is_number: bool) -> Found:
     samples = Samples(
         ids=tuple(f"all/{i}" for i in range(len(targets))), targets=targets, items=Frame(frame)
     )
-    return Found(
+    return DataListing(
         splits={"all": samples},
         fingerprint=fingerprint([values.tobytes(), targets.tobytes()]),
         task="regression" if is_number else "classification",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.data.kinds import Found
+from dlcli.data.kinds import DataListing
 from dlcli.data.sets.download import torchvision_datasets
 from dlcli.data.sets.named import DATASETS, NamedSet, files
 from dlcli.errors import DlcliError
@@ -86,7 +86,7 @@ PHOTO_SETS = {
 }
 
 
-def _read(entry: PhotoSet, root: Path) -> Found | None:
+def _read(entry: PhotoSet, root: Path) -> DataListing | None:
     if root.name == entry.folder and not (root / entry.folder / entry.folder).is_dir():
         root = root.parent
     if not (root / entry.folder).is_dir():

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import ArrayReader, DataSource, Indices, Samples, fingerprint
-from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
@@ -59,7 +59,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
         return True
 
 
-def read(path: Path, config: DataConfig, other: bool) -> Found:
+def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The rows that have a target, in the splits of the files or of the split column.
 
     Raises: DlcliError when there is no table, a column is missing or the target is of no use;
@@ -84,7 +84,7 @@ def read(path: Path, config: DataConfig, other: bool) -> Found:
         if len(samples):
             splits[part.split] = samples
     contents = [piece for split, file in files.items() for piece in (split.encode(), file.read_bytes())]
-    return Found(
+    return DataListing(
         splits=splits,
         fingerprint=fingerprint(contents),
         task=decided.task,

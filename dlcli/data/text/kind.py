@@ -13,7 +13,7 @@ import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, fingerprint
-from dlcli.data.kinds import KINDS, DataKind, Found, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import is_table, split_files
@@ -50,7 +50,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
     return lines is not None and looks_labelled(lines)
 
 
-def read(path: Path, config: DataConfig, other: bool) -> Found:
+def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     """The texts and targets of a table, a folder or a plain file.
 
     Raises: DlcliError when a column is missing, a line has no text, train has one class, or another
@@ -113,7 +113,7 @@ def _plain_head(path: Path) -> list[str] | None:
     return None if files is None else first_lines(next(iter(files.values())))
 
 
-def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Found:
+def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> DataListing:
     parts = listing.parts
     if other:
         cells = _joined([part.targets for part in parts.values()])
@@ -148,7 +148,7 @@ def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Fou
             warnings.append(f"{part.where} has no text of {', '.join(names)}{more}")
     if not splits:
         raise DlcliError(f"{path}: no text has a target", hint=LAYOUTS)
-    return Found(
+    return DataListing(
         splits=splits,
         fingerprint=_print_of(listing, splits),
         task=decided.task,

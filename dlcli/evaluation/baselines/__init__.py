@@ -1,1 +1,1 @@
-"""What a model has to beat: simple predictions, and models that scikit-learn fits."""
+"""Baselines of an evaluation: simple predictors, and models that scikit-learn fits."""

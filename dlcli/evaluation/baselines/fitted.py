@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Listed, Reader, Targets
-from dlcli.evaluation.baselines.simple import Baseline
+from dlcli.evaluation.baselines.base import Baseline
 from dlcli.evaluation.metrics.base import Floats, Outputs
 from dlcli.task import TabularInput, TaskSpec
 
@@ -30,7 +30,7 @@ BINS = 255  # histogram gradient boosting's categories at most
 Features = Any  # what an estimator of scikit-learn takes: (n, F), dense or sparse
 
 
-def strong_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
+def fitted_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
     """The baselines for this kind of data and task; none where there is no usual one."""
     if task.kind not in ("classification", "multilabel", "regression"):
         return []

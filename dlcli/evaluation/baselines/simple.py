@@ -8,18 +8,15 @@ R targets, K classes or labels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from dlcli.data.base import Indices, Reader
-from dlcli.evaluation.intervals import of_difference
-from dlcli.evaluation.metrics import DIRECTIONS, BaselineRow, Counts, make_counts
+from dlcli.evaluation.baselines.base import Baseline
 from dlcli.evaluation.metrics.base import Floats, Outputs
 from dlcli.evaluation.metrics.forecast import target_channels
 from dlcli.task import ImageInput, SeriesInput, TabularInput, TaskSpec
 
-BATCH = 512
 # The season is looked for in this many training windows and targets, evenly spread.
 SEASON_WINDOWS, SEASON_TARGETS = 256, 16
 # A season must stand out by this much of the variance; of lags that stand out nearly as much as the best
@@ -27,59 +24,6 @@ SEASON_WINDOWS, SEASON_TARGETS = 256, 16
 SEASON_LEAST, SEASON_TIE = 0.1, 0.85
 # Numbers of a raw input that are compared as an embedding: of more, images are averaged to fewer pixels.
 RAW_NUMBERS = 1024
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """``answers(indices)`` are outputs as the model's would be, for samples of the evaluated split."""
-
-    name: str
-    answers: Callable[[Indices], Outputs]
-    note: str = ""
-
-
-def baselines(
-    task: TaskSpec,
-    train: Reader,
-    test: Reader,
-    counts: Counts,
-    *,
-    strong: bool = False,
-    kept: Indices | None = None,
-) -> tuple[BaselineRow, ...]:
-    """The evaluated model, as ``counts``, against each baseline on the same samples of ``test``.
-
-    Always: majority (classification, multi-label: of each label), mean (regression), last value and
-    seasonal naive (forecast), the inputs as they are, or chance (embedding). With ``strong`` also what
-    scikit-learn fits: TF-IDF and a linear model for texts; a linear model and histogram gradient
-    boosting for tables; 1-nearest-neighbour for classes of series. Nothing for seq2seq. ``kept`` are the
-    samples counted, in the order they were; left out, all of `counted_order` that are not in
-    ``test.bad``.
-
-    Raises: ValueError when ``kept`` are not as many as were counted.
-    """
-    if kept is None:
-        ids = test.samples.ids
-        kept = np.array(
-            [i for i in counted_order(test).tolist() if ids[i] not in test.bad], dtype=np.int64
-        )
-    if len(kept) != counts.samples:
-        raise ValueError(f"{counts.samples} samples were counted, but {len(kept)} are compared")
-    if not len(kept) or not len(train):
-        return ()
-    found = simple_baselines(task, train, test)
-    if strong:
-        from dlcli.evaluation.baselines.fitted import strong_baselines
-
-        found += strong_baselines(task, train, test)
-    return tuple(_compare(task, test, counts, kept, baseline) for baseline in found)
-
-
-def counted_order(reader: Reader) -> Indices:
-    """The order in which evaluation counts a split: as it is, or the shortest first where sizes vary."""
-    if reader.lengths is not None:
-        return np.argsort(reader.lengths, kind="stable").astype(np.int64)
-    return np.arange(len(reader), dtype=np.int64)
 
 
 def simple_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
@@ -103,28 +47,6 @@ def simple_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseli
 
 def _constant(name: str, answer: Floats) -> Baseline:
     return Baseline(name, lambda indices: np.broadcast_to(answer, (len(indices), *answer.shape)))
-
-
-def _compare(
-    task: TaskSpec, test: Reader, counts: Counts, kept: Indices, baseline: Baseline
-) -> BaselineRow:
-    own = make_counts(task)
-    for start in range(0, len(kept), BATCH):
-        indices = kept[start : start + BATCH]
-        own.update(baseline.answers(indices), test.targets(indices))
-    block, note = 1, baseline.note
-    if task.kind == "forecast" and task.horizon > 1:
-        block = task.horizon
-        blocks = f"the interval resamples blocks of {block} windows, since windows overlap"
-        note = f"{note}; {blocks}" if note else blocks
-    metric = counts.scored
-    value = own.metrics()[metric]
-    difference = counts.metrics()[metric] - value
-    low, high = of_difference(counts.scores(), own.scores(), rooted=counts.rooted, block=block)
-    better = None
-    if low > 0 or high < 0:
-        better = (low > 0) == (DIRECTIONS[metric] > 0)
-    return BaselineRow(baseline.name, metric, value, difference, low, high, better, note)
 
 
 def _as_embedding(task: TaskSpec, test: Reader) -> Baseline:
@@ -174,11 +96,11 @@ def _repeat_end(
     """Step h of the answer is the input's step T - period + h modulo period."""
     steps = np.arange(task.horizon) % period - period
 
-    def answers(indices: Indices) -> Outputs:
+    def predict(indices: Indices) -> Outputs:
         inputs, _ = reader.read(indices)
         return _as_targets(task, inputs[0][:, steps][:, :, channels], channels)
 
-    return answers
+    return predict
 
 
 def _as_targets(task: TaskSpec, values: Outputs, channels: list[int]) -> Floats:

@@ -1,0 +1,21 @@
+"""The type of a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dlcli.data.base import Indices
+from dlcli.evaluation.metrics.base import Outputs
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A predictor to compare a model with.
+
+    ``predict(indices)`` gives outputs in the form of the model, for samples of the evaluated split.
+    """
+
+    name: str
+    predict: Callable[[Indices], Outputs]
+    note: str = ""
