@@ -17,7 +17,7 @@ from dlcli.errors import DlcliError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-_OPS = ("MatMul", "LSTM", "Gather")  # Gemm becomes MatMul on the way
+_OPS = ("MatMul", "LSTM", "Gather")  # a Gemm is split into MatMul and Add first
 # Finding the range of its input takes longer than a small product: a head of 128 x 10 was slower so.
 # They stay in float where they are few of the weights.
 _LEAST_WEIGHTS, _FEW = 4096, 0.1
@@ -57,6 +57,7 @@ def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
     from onnxruntime.quantization import quantize_dynamic as library
 
     model = graph.copy()
+    _split_gemms(model)
     model.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
@@ -65,10 +66,45 @@ def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
             source,
             out,
             op_types_to_quantize=list(_OPS),
-            nodes_to_quantize=[*layers, *(f"{name}_MatMul" for name in layers)],
+            nodes_to_quantize=list(layers),
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
         found = onnx.load(str(out))
     del found.metadata_props[:]
     return found
+
+
+def _split_gemms(model: ModelProto) -> None:
+    """Replace each Gemm by MatMul, which keeps its name, and Add, in place.
+
+    The quantizer does the same, but under names of its own, which change with its version.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        scales = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+        plain = scales == (1.0, 1.0) and not attributes.get("transA")
+        if node.op_type != "Gemm" or not plain or node.input[1] not in tensors:
+            nodes.append(node)
+            continue
+        weight = node.input[1]
+        if attributes.get("transB"):
+            weight = f"{node.input[1]}:transposed"
+            if weight not in tensors:
+                array = numpy_helper.to_array(tensors[node.input[1]]).T.copy()
+                tensors[weight] = numpy_helper.from_array(array, weight)
+        biased = len(node.input) > 2 and bool(node.input[2])
+        product = f"{node.output[0]}:product" if biased else node.output[0]
+        nodes.append(helper.make_node("MatMul", [node.input[0], weight], [product], name=node.name))
+        if biased:
+            add = [product, node.input[2]]
+            nodes.append(helper.make_node("Add", add, [node.output[0]], name=f"{node.name}:bias"))
+    used = {name for node in nodes for name in node.input}
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensor for name, tensor in tensors.items() if name in used)
