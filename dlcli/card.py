@@ -61,6 +61,11 @@ class Card(Frozen):
     epoch: int | None = None
     versions: dict[str, str] = Field(default_factory=dict)
 
+    def with_record(self, kind: str, **args: Any) -> Card:
+        """This card with one more `TransformRecord` at the end."""
+        record = TransformRecord(kind=kind, args=args)
+        return self.model_copy(update={"transforms": (*self.transforms, record)})
+
     def to_json(self) -> str:
         """The card as one line of JSON."""
         return self.model_dump_json()

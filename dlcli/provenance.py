@@ -10,25 +10,21 @@ from pathlib import Path
 from dlcli.card import Card, TransformRecord
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
-
-# A remark: args {"source": the file's name, "sha256": of its bytes}.
-ORIGIN = "exported"
-# A remark: nothing compared this file with its model on real samples. args {"reason": why}.
-UNVERIFIED = "not verified on data"
+from dlcli.transforms import EXPORTED
 
 
-def origin_record(source: Path) -> TransformRecord:
-    """The remark that names the file that another was made from. Raises: DlcliError."""
+def provenance_record(source: Path) -> TransformRecord:
+    """Return the annotation that names the file another was made from. Raises: DlcliError."""
     try:
         digest = sha256_file(source)
     except OSError as exc:
         raise DlcliError(f"cannot read {source}: {exc.strerror}") from exc
-    return TransformRecord(kind=ORIGIN, args={"source": source.name, "sha256": digest})
+    return TransformRecord(kind=EXPORTED, args={"source": source.name, "sha256": digest})
 
 
-def stale(path: Path, card: Card) -> str | None:
-    """A sentence where the file that ``path`` was made from lies beside it and has changed, or None."""
-    records = [record for record in card.transforms if record.kind == ORIGIN]
+def outdated(path: Path, card: Card) -> str | None:
+    """Return a sentence when the file that ``path`` was made from lies next to it and has changed."""
+    records = [record for record in card.transforms if record.kind == EXPORTED]
     if not records:
         return None
     said = records[-1].args  # an older one is of what that file was made from
@@ -42,8 +38,3 @@ def stale(path: Path, card: Card) -> str | None:
     if same:
         return None
     return f"{path.name} was made from an older {source.name}: export it again for the newer weights"
-
-
-def of_the_model(card: Card) -> tuple[TransformRecord, ...]:
-    """The card's records without remarks that are of its file, and of no model made from it."""
-    return tuple(record for record in card.transforms if record.kind not in (ORIGIN, UNVERIFIED))

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils import prune
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.layer_names import named_layers
 from dlcli.errors import DlcliError, UsageError
@@ -124,7 +125,9 @@ def mask_record(rows: Sequence[MaskedWeight], **args: Any) -> TransformRecord:
     total = sum(row.of for row in rows)
     zeros = total - sum(row.kept for row in rows)
     names = [row.name for row in rows]
-    return TransformRecord(kind="mask", args={**args, "weights": names, "zeros": zeros, "of": total})
+    return TransformRecord(
+        kind=transforms.MASK, args={**args, "weights": names, "zeros": zeros, "of": total}
+    )
 
 
 def count_zeros(module: nn.Module, names: Sequence[str]) -> tuple[MaskedWeight, ...]:

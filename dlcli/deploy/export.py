@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dlcli import transforms
 from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig, ExportSettings, parse_bound
 from dlcli.deploy.compare import Comparison, Yardstick, compare_files
@@ -33,7 +34,7 @@ from dlcli.formats.base import (
     sniff_format,
     unable,
 )
-from dlcli.provenance import UNVERIFIED, origin_record
+from dlcli.provenance import provenance_record
 from dlcli.trust import remember
 
 # Enough to tell one percent of other classes; more only cost time.
@@ -195,10 +196,10 @@ def export_all(
         asked = measure.model_copy(update={"samples": measure.samples or SAMPLES})
         yardstick = Yardstick(artifact, asked, emit)
         reason = yardstick.note if yardstick.split == "random" else ""
-    record = origin_record(source)
+    record = provenance_record(source)
     artifact.card = _noted(artifact.card, record.kind, **record.args)
     if reason:
-        artifact.card = _noted(artifact.card, UNVERIFIED, reason=reason)
+        artifact.card = _noted(artifact.card, transforms.UNVERIFIED, reason=reason)
     found: list[ExportResult | Failure] = []
     for entry, target in wanted:
         emit(Noted(f"writing {target}"))

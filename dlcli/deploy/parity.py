@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dlcli import transforms
 from dlcli.config import Bound, ExportConfig, parse_bound
 from dlcli.data.base import Inputs, Targets
 from dlcli.data.prepare import trim
@@ -131,7 +132,7 @@ def _tolerance(before: Artifact, config: ExportConfig) -> float:
     """What was asked for, else what this arithmetic can keep, as a share of the largest answer."""
     if config.tolerance is not None:
         return config.tolerance
-    simulated = any(record.kind == "fake-quant" for record in before.card.transforms)
+    simulated = transforms.find_record(before.card.transforms, transforms.FAKE_QUANT) is not None
     half = _HALF_TOLERANCE if config.half else 1.0
     return _TOLERANCE * half * (_INT8_TOLERANCE if simulated else 1.0)
 

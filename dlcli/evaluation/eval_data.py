@@ -14,7 +14,7 @@ from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
-from dlcli.provenance import stale
+from dlcli.provenance import outdated
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.settings import validate
 
@@ -49,7 +49,7 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
     def read(split: str) -> Reader:
         return kind_of(card.task).reader(source.splits[split], card.task, options)
 
-    old = stale(artifact, card)
+    old = outdated(artifact, card)
     return EvalData(
         reader=read(name),
         split=name,

@@ -15,7 +15,7 @@ from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
-from dlcli.formats.torch_program import TorchFile, cannot, captured, noted, quietly, shipped
+from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
 from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, check_whole, holds, members
 from dlcli.trust import remember
 from dlcli.wording import first_line
@@ -49,7 +49,7 @@ def write_aoti(source: Artifact, path: Path, config: ExportConfig) -> None:
     except Exception as exc:  # the compiler's errors share no base class but this
         raise cannot(card, "AOTInductor compiles", exc, static=sizes is not None) from exc
     path.write_bytes(made.getbuffer())
-    card = noted(card, NAME, **_machine(device))
+    card = card.with_record(NAME, **_machine(device))
     add_member(path, CARD_MEMBER, card.to_json().encode())
     remember(path)
 

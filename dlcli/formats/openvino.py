@@ -22,7 +22,6 @@ from dlcli.files import sha256_file
 from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
 from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
 from dlcli.formats.static_shape import ask_fixed, sizes_of
-from dlcli.formats.torch_program import noted
 from dlcli.wording import first_line
 
 NAME = "openvino"
@@ -80,7 +79,7 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
             first = first_line(exc)
             raise DlcliError(f"OpenVINO cannot convert {card.model.name}: {first}") from exc
     if config.half:
-        card = noted(card, "half", dtype="float16")
+        card = card.with_record("half", dtype="float16")
     model.set_rt_info("", ["conversion_parameters"])  # it names a folder of this machine
     model.set_rt_info(card.to_json(), _PLACE)
     openvino.save_model(model, str(path), compress_to_fp16=config.half)

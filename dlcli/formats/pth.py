@@ -16,7 +16,7 @@ from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
-from dlcli.formats.torch_program import noted, unpacked
+from dlcli.formats.torch_program import unpacked
 from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_whole
 from dlcli.trust import names_code, remember
@@ -34,7 +34,7 @@ def plain_state(source: Artifact, config: ExportConfig) -> tuple[dict[str, Any],
         for name, tensor in source.module().state_dict().items()
     }
     if config.half:
-        card = noted(card, "half", dtype="float16")
+        card = card.with_record("half", dtype="float16")
         state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
     return state, card
 

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.card import Card, TransformRecord
+from dlcli import transforms
+from dlcli.card import Card
 from dlcli.errors import UsageError
 
 if TYPE_CHECKING:
     from dlcli.formats.base import Outputs
     from dlcli.task import TaskSpec
 
-# A remark: the file's answers are what people read. args: {} .
-PROBABILITIES = "probabilities"
 # Smaller ones are as good as 0; the logarithm of 0 would spoil sums.
 _LEAST = np.float32(1e-38)
 # Nearer to 1 there is no float32 but 1 itself.
@@ -27,15 +26,12 @@ _MOST = np.float32(1) - np.float32(6e-8)
 
 def answers_probabilities(card: Card) -> bool:
     """Whether a file with this card gives probabilities or unscaled numbers."""
-    return any(record.kind == PROBABILITIES for record in card.transforms)
+    return transforms.find_record(card.transforms, transforms.PROBABILITIES) is not None
 
 
 def with_probabilities(card: Card) -> Card:
     """The card of a file that gives probabilities."""
-    if answers_probabilities(card):
-        return card
-    record = TransformRecord(kind=PROBABILITIES)
-    return card.model_copy(update={"transforms": (*card.transforms, record)})
+    return card if answers_probabilities(card) else card.with_record(transforms.PROBABILITIES)
 
 
 def refuse_softmax(task: TaskSpec) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.card import Card, TransformRecord
+from dlcli import transforms
+from dlcli.card import Card
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.task import PairsInput, TaskSpec
@@ -21,17 +22,14 @@ if TYPE_CHECKING:
     from dlcli.formats.base import Outputs
 
 # A remark: args {"batch": B, "length": T, ...}, a size for each dimension that has a name in the task.
-STATIC = "static"
 
 Sizes = dict[str, int]
 
 
 def sizes_of(card: Card) -> Sizes | None:
     """The sizes that a file of one size takes, by the names of its dimensions; None where all vary."""
-    for record in card.transforms:
-        if record.kind == STATIC:
-            return {str(name): int(size) for name, size in record.args.items()}
-    return None
+    record = transforms.find_record(card.transforms, transforms.STATIC_SHAPE)
+    return None if record is None else {str(name): int(size) for name, size in record.args.items()}
 
 
 def asked_sizes(config: ExportConfig, task: TaskSpec) -> Sizes | None:
@@ -48,10 +46,7 @@ def asked_sizes(config: ExportConfig, task: TaskSpec) -> Sizes | None:
 
 def with_sizes(card: Card, sizes: Sizes | None) -> Card:
     """The card of a file of these sizes."""
-    if sizes is None:
-        return card
-    record = TransformRecord(kind=STATIC, args=dict(sizes))
-    return card.model_copy(update={"transforms": (*card.transforms, record)})
+    return card if sizes is None else card.with_record(transforms.STATIC_SHAPE, **sizes)
 
 
 def ask_fixed(ask: Callable[[Inputs], Outputs], inputs: Inputs, task: TaskSpec, sizes: Sizes) -> Outputs:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlcli.card import Card, TransformRecord
+from dlcli import transforms
+from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
@@ -123,7 +124,7 @@ def shipped(
     sizes = asked_sizes(asked, task)
     card = with_sizes(unpacked(source.card), sizes)
     if config.half:
-        card = noted(card, "half", dtype="float16")
+        card = card.with_record(transforms.HALF, dtype="float16")
     if config.softmax:
         card = with_probabilities(card)
     if config.half or config.softmax:
@@ -135,12 +136,6 @@ def unpacked(card: Card) -> Card:
     """The card of a file that stores tensors as they are, however the source's file stored them."""
     kept = tuple(record for record in card.transforms if PACKINGS.find(record.kind) is None)
     return card.model_copy(update={"transforms": kept})
-
-
-def noted(card: Card, kind: str, **args: Any) -> Card:
-    """The card with one more remark."""
-    record = TransformRecord(kind=kind, args=args)
-    return card.model_copy(update={"transforms": (*card.transforms, record)})
 
 
 def _around(module: nn.Module, card: Card, *, half: bool, softmax: bool) -> nn.Module:

@@ -14,7 +14,7 @@ from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
 from dlcli.formats.static_shape import Sizes
-from dlcli.formats.torch_program import TorchFile, batch_of, example_of, noted, shipped
+from dlcli.formats.torch_program import TorchFile, batch_of, example_of, shipped
 from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
 from dlcli.trust import remember
 from dlcli.wording import first_line
@@ -43,7 +43,7 @@ def write_torchscript(source: Artifact, path: Path, config: ExportConfig) -> Non
     module = module.cpu()
     with torch.no_grad(), _without_deprecations():
         made, how = _made(module, card, sizes, half=config.half)
-        extra = {CARD_KEY: noted(card, NAME, by=how).to_json()}
+        extra = {CARD_KEY: card.with_record(NAME, by=how).to_json()}
         write_whole(path, lambda file: _save(made, extra, file))
     remember(path)
 

@@ -9,8 +9,7 @@ from torch import nn
 
 from dlcli.card import TransformRecord
 from dlcli.errors import DlcliError
-
-MASK_KIND = "mask"
+from dlcli.transforms import MASK
 
 
 class Masks:
@@ -39,9 +38,7 @@ def make_masks(module: nn.Module, transforms: Sequence[TransformRecord]) -> Mask
 
     Raises: DlcliError where the model has no such weights: its zeros would not be held.
     """
-    names = {
-        name for record in transforms if record.kind == MASK_KIND for name in record.args["weights"]
-    }
+    names = {name for record in transforms if record.kind == MASK for name in record.args["weights"]}
     if not names:
         return None
     parameters = dict(module.named_parameters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dlcli import wording
+from dlcli import transforms, wording
 from dlcli.ui import text
 from dlcli.ui.inputs import MOST_ROWS, Tensor, input_sections, parts_of
 from dlcli.ui.sections import Row, Section, print_sections
@@ -57,7 +57,7 @@ def print_card(
 def _model(card: Card) -> list[Row]:
     rows = [Row("task", _task(card.task)), Row("parameters", wording.count(card.params))]
     if card.model.args:
-        cut = any(record.kind == "channels" for record in card.transforms)
+        cut = transforms.find_record(card.transforms, transforms.CHANNELS) is not None
         rows.append(Row("before pruning" if cut else "arguments", _arguments(card.model.args)))
     for number, record in enumerate(card.transforms):
         rows.append(Row("" if number else "changes", in_words(record)))

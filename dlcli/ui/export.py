@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcli import transforms
 from dlcli.ui.comparison import print_change
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
@@ -106,6 +107,6 @@ def _at(batch: BatchParity) -> str:
 
 def _simplified(result: ExportResult) -> list[tuple[str, str]]:
     for record in result.card.transforms:
-        if record.kind == "simplify":
+        if record.kind == transforms.SIMPLIFY:
             return [("nodes", f"{record.args['nodes_before']} -> {record.args['nodes_after']}")]
     return []

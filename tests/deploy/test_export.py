@@ -23,7 +23,7 @@ from dlcli.deploy.parity import BATCH_SIZES, compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Format, Outputs, open_artifact
 from dlcli.formats.checkpoint import save_model
-from dlcli.provenance import UNVERIFIED, origin_record, stale
+from dlcli.provenance import outdated, provenance_record
 from dlcli.task import NumberColumn as Column
 from dlcli.task import (
     PairsInput,
@@ -33,6 +33,7 @@ from dlcli.task import (
     TaskSpec,
     TextInput,
 )
+from dlcli.transforms import UNVERIFIED
 from dlcli.zoo.base import build_model
 
 TASK = TaskSpec(
@@ -104,13 +105,13 @@ def test_a_changed_source_makes_its_export_stale(model: Path) -> None:
     target = model.with_name("b.safetensors")
     shipping.export(model, target, copying(), SETTINGS, verify=False)
     card = open_artifact(target).card
-    assert stale(target, card) is None
+    assert outdated(target, card) is None
     torch.manual_seed(1)
     save_model(model, build_model(CARD.model, TASK), CARD)
-    assert "made from an older best.safetensors" in (stale(target, card) or "")
+    assert "made from an older best.safetensors" in (outdated(target, card) or "")
     model.unlink()  # it has left its run: nothing is known
-    assert stale(target, card) is None
-    assert stale(target, CARD) is None
+    assert outdated(target, card) is None
+    assert outdated(target, CARD) is None
 
 
 def regression(after: float, max_drop: object) -> bool:
@@ -154,7 +155,7 @@ def test_what_was_trained_on_from_an_export_is_not_older_than_itself(model: Path
     run = model.parent / "pruned" / "best.safetensors"
     run.parent.mkdir()
     save_model(run, build_model(CARD.model, TASK), card)
-    assert stale(run, card) is None
+    assert outdated(run, card) is None
 
 
 def test_a_list_of_own_files_that_cannot_be_written_stops_no_export(
@@ -186,7 +187,7 @@ def test_names_that_a_library_would_refuse_are_refused_first(
 
 
 def test_the_origin_of_a_file_names_no_folder_of_this_machine(model: Path) -> None:
-    assert origin_record(model).args["source"] == "best.safetensors"
+    assert provenance_record(model).args["source"] == "best.safetensors"
 
 
 def test_tensors_that_lie_apart_are_counted_and_replace_nothing_strange(model: Path) -> None:

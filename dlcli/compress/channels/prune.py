@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.channels.coupling import find_coupling
 from dlcli.compress.channels.groups import Group, find_groups
@@ -29,7 +30,6 @@ from dlcli.task import TaskSpec
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
-from dlcli.zoo.structures.channels import KIND
 
 _STEPS = 12  # of a batch that shows what belongs together: any length does
 _TRIALS = 20  # halvings of the amount that reaches a target
@@ -163,7 +163,9 @@ def prune_channels(
     after = _macs(smaller, task)
     return PrunedChannels(
         module=smaller,
-        record=TransformRecord(kind=KIND, args={"amount": amount, "importance": importance, **args}),
+        record=TransformRecord(
+            kind=transforms.CHANNELS, args={"amount": amount, "importance": importance, **args}
+        ),
         layers=_changes(module, smaller, places, macs, after),
         amount=amount,
         params_before=_params(module),
@@ -180,7 +182,9 @@ def joined(first: TransformRecord, second: TransformRecord) -> TransformRecord:
         key: {**first.args.get(key, {}), **second.args.get(key, {})}
         for key in ("shapes", "groups", "heads")
     }
-    return TransformRecord(kind=KIND, args={**second.args, **{k: v for k, v in both.items() if v}})
+    return TransformRecord(
+        kind=transforms.CHANNELS, args={**second.args, **{k: v for k, v in both.items() if v}}
+    )
 
 
 def _check(

@@ -16,11 +16,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.quantize.forward_trace import Call, Op, Watched, watch
 from dlcli.compress.quantize.static import conv_gains
 from dlcli.errors import DlcliError
-from dlcli.zoo.structures.fake_quant import KIND, FakeQuantizer, can_quantize, replay
+from dlcli.zoo.structures.fake_quant import FakeQuantizer, can_quantize, replay
 
 # A u8 range that begins at 0 and ends at the largest value does what these do.
 _CUTS = ("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_")
@@ -71,7 +72,7 @@ def insert_fake_quantizers(
     places = _Places(watch(module, inputs), set(layers), module)
     args = {"activations": activations, "layers": places.layers, "sites": places.sites}
     replay(module, args)
-    return TransformRecord(kind=KIND, args=args)
+    return TransformRecord(kind=transforms.FAKE_QUANT, args=args)
 
 
 class _Places:

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.quantize.forward_trace import watch
-from dlcli.zoo.structures.folded import KIND, can_fold, replay, statistics_of
+from dlcli.zoo.structures.folded import can_fold, replay, statistics_of
 
 
 @torch.no_grad()
@@ -35,7 +36,7 @@ def fold_batch_norms(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Trans
             pairs.append([maker.path, norm_call.path])
     if not pairs:
         return None
-    record = TransformRecord(kind=KIND, args={"pairs": pairs})
+    record = TransformRecord(kind=transforms.FOLD_BATCHNORM, args={"pairs": pairs})
     folded = [_folded(module.get_submodule(a), module.get_submodule(b)) for a, b in pairs]
     replay(module, record.args)
     for (path, _), (weight, bias) in zip(pairs, folded, strict=True):

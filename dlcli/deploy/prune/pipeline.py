@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from dlcli import transforms
 from dlcli.card import Card
 from dlcli.compress.channels.importance import Batches, Loss
 from dlcli.compress.channels.prune import LayerChange
@@ -23,7 +24,6 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
-from dlcli.provenance import of_the_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
@@ -31,7 +31,6 @@ from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.losses import make_loss
 from dlcli.training.model_card import make_card
 from dlcli.training.plan import Plan, current_settings
-from dlcli.training.pruning_masks import MASK_KIND
 from dlcli.training.readers import make_reader
 from dlcli.training.run import new_run
 from dlcli.zoo.forward import model_inputs
@@ -135,7 +134,7 @@ class PruneJob:
         Raises: DlcliError; Interrupted with the way to go on.
         """
         t0, steps = time.monotonic(), len(self.fractions)
-        done = Cut(self.source.module(), of_the_model(self.source.card))
+        done = Cut(self.source.module(), transforms.of_the_model(self.source.card))
         if steps > 1:  # what the last step cannot do is refused before the first one is trained
             self._cut(done, goal, last=True, emit=ignore)
         earlier: list[RunFolder] = []
@@ -286,7 +285,7 @@ def drop_run(run: RunFolder) -> None:
 
 def _zeros(artifact: Artifact) -> tuple[int, int]:
     """Zeros of the masked weights, and all of these. Raises: DlcliError for fewer than were noted."""
-    record = next((r for r in artifact.card.transforms if r.kind == MASK_KIND), None)
+    record = transforms.find_record(artifact.card.transforms, transforms.MASK)
     if record is None:
         return 0, 0
     rows = count_zeros(artifact.module(), record.args["weights"])

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from dlcli import transforms
 from dlcli.compress.channels.prune import LayerChange, NothingToPrune
 from dlcli.config import Bound, PruneConfig, PruneSettings, parse_bound
 from dlcli.deploy.compare import Comparison, Held, Yardstick, compare_files, verdict
@@ -29,7 +30,6 @@ from dlcli.training.finetune import Tuner
 CHANNEL_AMOUNTS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 MASK_AMOUNTS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 # Kinds of records after which a model is no float model any more, or one about to be none.
-_NOT_FLOAT = ("quantize", "groups", "half", "fake-quant")
 
 
 @dataclass(frozen=True)
@@ -228,13 +228,13 @@ def check(settings: PruneSettings) -> tuple[Goal, ...]:
 
 def float_module(source: Artifact) -> nn.Module:
     """The module of an artifact that is still a float model. Raises: DlcliError for any other."""
-    kinds = [record.kind for record in source.card.transforms if record.kind in _NOT_FLOAT]
-    if kinds:
+    record = transforms.not_float(source.card)
+    if record is not None:
         run = run_of(source.path)
         beside = run is not None and run.best.is_file() and run.best != source.path
         parent = str(run.best) if run is not None and beside else source.card.parent
         raise DlcliError(
-            f"{source.path} is already quantized ({kinds[0]}), and only a float model can be pruned",
+            f"{source.path} is already quantized ({record.kind}), and only a float model can be pruned",
             hint="prune first and quantize the result" + (f": start from {parent}" if parent else ""),
         )
     return source.module()

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
+from dlcli import transforms
 from dlcli.card import Card, TransformRecord
 from dlcli.compress.channels.importance import Batches, Loss
 from dlcli.compress.channels.prune import (
@@ -24,13 +25,9 @@ from dlcli.data.prepare import random_inputs
 from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.formats.encodings.sparse import SHAPE, pack
 from dlcli.task import TaskSpec
-from dlcli.training.pruning_masks import MASK_KIND
 from dlcli.zoo.base import find_model
 from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
-from dlcli.zoo.structures.channels import KIND as CHANNELS_KIND
-
-SPARSE_KIND = "sparse"
 
 
 @dataclass(frozen=True)
@@ -104,8 +101,8 @@ def cut(
     ``loss`` are for Taylor's importance.
     Raises: UsageError; DlcliError when there is nothing to prune.
     """
-    old = next((record for record in at.transforms if record.kind == MASK_KIND), None)
-    records = [r for r in at.transforms if r.kind not in (MASK_KIND, SPARSE_KIND)]
+    old = transforms.find_record(at.transforms, transforms.MASK)
+    records = [r for r in at.transforms if r.kind not in (transforms.MASK, transforms.SPARSE)]
     layers, reached = at.layers, goal
     if is_mask(config.method):
         try:
@@ -124,7 +121,7 @@ def cut(
             emit(Noted(said))
         pruned, layers = found.module, _since_the_start(at.layers, found.layers)
         reached = _reached(goal, at.reached, found, layers)
-        earlier = next((record for record in records if record.kind == CHANNELS_KIND), None)
+        earlier = transforms.find_record(records, transforms.CHANNELS)
         records = [record for record in records if record is not earlier]
         records.append(found.record if earlier is None else joined(earlier, found.record))
         if old is not None:  # the shapes have changed, and with them how many zeros there are
@@ -133,7 +130,7 @@ def cut(
             }
             records.append(mask_record(count_zeros(pruned, old.args["weights"]), **args))
     if config.store == "sparse" or (config.store == "auto" and _smaller_sparse(pruned)):
-        records.append(TransformRecord(kind=SPARSE_KIND))
+        records.append(TransformRecord(kind=transforms.SPARSE))
     return Cut(pruned, tuple(records), reached, layers)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.layer_names import named_layers
 from dlcli.compress.quantize.fake_quant_sites import (
@@ -35,7 +36,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime
 from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
 from dlcli.formats.onnx.format import write_onnx
-from dlcli.provenance import of_the_model, origin_record
+from dlcli.provenance import provenance_record
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.zoo.base import build_model
@@ -69,7 +70,7 @@ def qat(
     plan = tuning_plan(
         source,
         module,
-        (*of_the_model(source.card), *records),
+        (*transforms.of_the_model(source.card), *records),
         settings.tune,
         settings.measure,
         TuneDefaults(epochs=some_epochs(own, _EPOCHS), lr_share=_LR_SHARE, distill_alpha=1.0),
@@ -116,8 +117,8 @@ def prepare(
 def write_int8(tuned: Artifact, path: Path) -> None:
     """Write the int8 model that an artifact simulates as ONNX; its card says what it is."""
     card = tuned.card
-    record = TransformRecord(kind="quantize", args={"method": "qat", "backend": "onnxruntime"})
-    done = (*card.transforms, record, origin_record(tuned.path))
+    record = TransformRecord(kind=transforms.QUANTIZE, args={"method": "qat", "backend": "onnxruntime"})
+    done = (*card.transforms, record, provenance_record(tuned.path))
     card = card.model_copy(update={"transforms": done})
     said = Checkpoint(tuned.path, card, tuned.module(), torch.device("cpu"))
     write_onnx(said, path, ExportConfig())

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
@@ -22,7 +23,6 @@ from dlcli.deploy.quantize.result import Attempt, QuantizeResult, order, place
 from dlcli.deploy.quantize.sensitivity import SAMPLES, Sensitivity, rank
 from dlcli.deploy.quantize.variants import (
     BACKENDS,
-    QUANTIZED,
     Backend,
     Candidates,
     NoCalibration,
@@ -34,7 +34,6 @@ from dlcli.deploy.quantize.variants import (
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
-from dlcli.provenance import UNVERIFIED
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.training.finetune import Tuner
 
@@ -74,7 +73,9 @@ def quantize(
             f"--max-drop {config.max_drop} cannot be held without data: {yardstick.note}",
             hint="give --data, or leave --max-drop out",
         )
-    remarks = [TransformRecord(kind=UNVERIFIED, args={"reason": yardstick.note})] if unknown else []
+    remarks = (
+        [TransformRecord(kind=transforms.UNVERIFIED, args={"reason": yardstick.note})] if unknown else []
+    )
     with folder_beside(output or path) as folder:
         made = Candidates(source, settings, folder, remarks=remarks, trust=trust, emit=emit)
         job = _Job(source, settings, made, yardstick, tuner, bound, output, emit)
@@ -236,7 +237,7 @@ class _Job:
         learned = {
             name
             for record in read_card(found.path).transforms
-            if record.kind == "fake-quant"
+            if record.kind == transforms.FAKE_QUANT
             for name, _ in record.args["layers"]
         }
         every = self.made.every_layer("onnxruntime")
@@ -290,7 +291,7 @@ class _Job:
             kinds: set[str] = set()
             with suppress(DlcliError):
                 kinds = {record.kind for record in read_card(target).transforms}
-            if not kinds & QUANTIZED:
+            if not kinds & transforms.NOT_FLOAT:
                 raise UsageError(
                     f"{target} exists and is no quantized model", hint="choose another name: --output"
                 )

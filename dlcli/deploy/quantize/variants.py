@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.layer_names import named_layers
 from dlcli.compress.quantize.dynamic import dynamic_layers, quantize_dynamic
@@ -37,7 +38,7 @@ from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.optimize_int8 import hasten
 from dlcli.formats.onnx.postprocess import halved
-from dlcli.provenance import origin_record
+from dlcli.provenance import provenance_record
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,9 +61,6 @@ _WHY_NOT = {
 }
 _FEW = f"the ranges of {FEWEST_SAMPLES - 1} samples and fewer are those of these samples alone"
 _BATCH = 8  # samples of a calibration batch: every activation of it is in memory at once
-# A record of one of these says that a model is no float model any more.
-_DONE = {"quantize": "quantized", "groups": "quantized", "half": "in 16 bits", "fake-quant": "quantized"}
-QUANTIZED = frozenset(_DONE)
 
 
 class NoCalibration(DlcliError):
@@ -72,14 +70,15 @@ class NoCalibration(DlcliError):
 def check_source(source: Artifact) -> None:
     """Refuse what cannot be quantized: no trainable model, or quantized already. Raises: DlcliError."""
     path = source.path
-    for record in source.card.transforms:
-        if record.kind in _DONE:
-            how = record.args.get("method") or record.args.get("dtype") or record.kind
-            raise DlcliError(
-                f"{path} is {_DONE[record.kind]} already ({how})",
-                hint="quantize the float model that it was made from"
-                + (f": {source.card.parent}" if source.card.parent else ""),
-            )
+    record = transforms.not_float(source.card)
+    if record is not None:
+        how = record.args.get("method") or record.args.get("dtype") or record.kind
+        state = "in 16 bits" if record.kind == transforms.HALF else "quantized"
+        raise DlcliError(
+            f"{path} is {state} already ({how})",
+            hint="quantize the float model that it was made from"
+            + (f": {source.card.parent}" if source.card.parent else ""),
+        )
     if path.suffix == ".failed":
         raise DlcliError(f"{path} is a file that failed its comparison", hint="quantize its source")
     source.module()
@@ -100,7 +99,7 @@ class Candidates:
     ) -> None:
         """``remarks`` go into every card, behind the record of what was done."""
         self.source, self.settings = source, settings
-        self._remarks = (*remarks, origin_record(source.path))
+        self._remarks = (*remarks, provenance_record(source.path))
         self.config = settings.quantize
         self.target: Literal["x86", "arm"] = self.config.target or this_machine()
         self._folder, self._trust, self._emit = folder, trust, emit
@@ -195,9 +194,9 @@ class Candidates:
             skip = [name for name in self._state() if name.rpartition(".")[0] in kept]
             if method == "weight-only":
                 args = {"bits": config.bits, "group_size": config.group_size, "skip": skip}
-                return TransformRecord(kind="groups", args=args)
+                return TransformRecord(kind=transforms.GROUPS, args=args)
             dtype = "float16" if method == "fp16" else "bfloat16"
-            return TransformRecord(kind="half", args={"dtype": dtype, "skip": skip})
+            return TransformRecord(kind=transforms.HALF, args={"dtype": dtype, "skip": skip})
         args = {"method": method, "backend": backend}
         args["float"] = [layer for layer in self.every_layer(backend) if layer not in layers]
         if method == "static":
@@ -205,7 +204,7 @@ class Candidates:
             args["calibration_samples"] = self._calibrated_on
         if method == "weight-only":
             args |= {"bits": config.bits, "group_size": config.group_size}
-        return TransformRecord(kind="quantize", args=args)
+        return TransformRecord(kind=transforms.QUANTIZE, args=args)
 
     def suited(self, method: str, backend: Backend) -> list[str]:
         """The layers that a method is for, and that it makes smaller or faster."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dlcli import transforms
 from dlcli.formats.encodings.base import PACKINGS, Packing
 
 CODES, SCALES, SHAPE = ":codes", ":scales", ":size"
@@ -129,4 +130,4 @@ def _apart(pairs: torch.Tensor, count: int) -> torch.Tensor:
     return torch.where(codes > 7, codes - 16, codes)
 
 
-PACKINGS.register("groups")(Packing(pack=pack, unpack=unpack))
+PACKINGS.register(transforms.GROUPS)(Packing(pack=pack, unpack=unpack))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dlcli import transforms
 from dlcli.formats.encodings.base import PACKINGS, Packing
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -43,4 +44,4 @@ def _dtype(args: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-PACKINGS.register("half")(Packing(pack=pack, unpack=unpack))
+PACKINGS.register(transforms.HALF)(Packing(pack=pack, unpack=unpack))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dlcli import transforms
 from dlcli.formats.encodings.base import PACKINGS, Packing
 
 VALUES, BITS, GAPS, SHAPE = ":values", ":bits", ":gaps", ":shape"
@@ -119,4 +120,4 @@ def _restore(name: str, values: torch.Tensor, stored: Mapping[str, torch.Tensor]
     return torch.from_numpy(found.view(np.uint8)).view(values.dtype).reshape(size)
 
 
-PACKINGS.register("sparse")(Packing(pack=pack, unpack=unpack, exact=True, last=True))
+PACKINGS.register(transforms.SPARSE)(Packing(pack=pack, unpack=unpack, exact=True, last=True))

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.card import Card, TransformRecord
+from dlcli import transforms
+from dlcli.card import Card
 from dlcli.data.base import Inputs, Pixels
 from dlcli.data.images.decode import keeps_size
 from dlcli.data.tables.cells import LARGEST
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 # A remark: args {"inputs": [names]}.
-EMBEDDED = "embed-preprocessing"
 IMAGE, NUMBERS, WORDS = "image", "numeric", "words"
 # An input that need not be given. 0 takes the whole image instead of its centre: pixels that have the
 # model's size already stay as they are.
@@ -57,14 +57,13 @@ def check(task: TaskSpec) -> None:
 
 def is_embedded(card: Card) -> bool:
     """Whether a file with this card takes raw inputs."""
-    return any(record.kind == EMBEDDED for record in card.transforms)
+    return transforms.find_record(card.transforms, transforms.EMBED_PREPROCESSING) is not None
 
 
 def noted(card: Card) -> Card:
     """The card of a file that takes raw inputs."""
     names = [name for name, _, _ in raw_inputs(card.task)]
-    record = TransformRecord(kind=EMBEDDED, args={"inputs": names})
-    return card.model_copy(update={"transforms": (*card.transforms, record)})
+    return card.with_record(transforms.EMBED_PREPROCESSING, inputs=names)
 
 
 def raw_inputs(task: TaskSpec) -> list[tuple[str, str, tuple[int | str, ...]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlcli import transforms
 from dlcli.card import Card
 from dlcli.errors import UsageError
 from dlcli.formats.onnx.embed import is_embedded
@@ -126,7 +127,7 @@ def example(path: Path, card: Card) -> str:
     embedded = is_embedded(card)
     check_example(card, embedded=embedded)
     image = card.task.input.kind == "image"
-    readable = any(record.kind == "probabilities" for record in card.transforms)
+    readable = transforms.find_record(card.transforms, transforms.PROBABILITIES) is not None
     start = _START.format(
         title="Ask a model about " + ("images" if image else "the rows of tables"),
         what="IMAGE" if image else "TABLE.csv",

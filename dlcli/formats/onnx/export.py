@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlcli import transforms
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
@@ -20,7 +21,7 @@ from dlcli.formats.onnx import postprocess as onnx_steps
 from dlcli.formats.onnx.optimize_int8 import hasten
 from dlcli.formats.readable_outputs import refuse_softmax, with_probabilities
 from dlcli.formats.static_shape import Sizes, asked_sizes, with_sizes
-from dlcli.formats.torch_program import noted, unpacked
+from dlcli.formats.torch_program import unpacked
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
         before = onnx_steps.count_nodes(model)
         model = onnx_steps.simplified(model)
         counted = {"nodes_before": before, "nodes_after": onnx_steps.count_nodes(model)}
-        card = noted(card, "simplify", **counted)
+        card = card.with_record(transforms.SIMPLIFY, **counted)
     if config.half:
         model = onnx_steps.halved(model)
-        card = noted(card, "half", dtype="float16")
+        card = card.with_record("half", dtype="float16")
     if config.embed_preprocessing:
         onnx_embed.embed_preprocessing(model, card.task)
         card = onnx_embed.noted(card)

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlcli import transforms
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.layers import ChannelNorm
 from dlcli.zoo.structure import STRUCTURES
 
-KIND = "channels"
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _FEATURE_NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
-@STRUCTURES.register(KIND)
+@STRUCTURES.register(transforms.CHANNELS)
 def resize(module: nn.Module, args: dict[str, Any]) -> None:
     """Give the layers of ``module`` the sizes of a record, in place; their tensors hold no values yet.
 

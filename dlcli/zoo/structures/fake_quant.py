@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from dlcli import transforms
 from dlcli.zoo.structure import STRUCTURES
 
-KIND = "fake-quant"
 LOWEST, HIGHEST = 0, 255  # of an activation; s8 stores 128 less
 WEIGHT_MAX = 127  # of an s8 weight; -128 is left out, so that 0 is in the middle
 _MOMENTUM = 0.01  # of the running ranges, in each forward pass of training
@@ -172,7 +172,7 @@ class _Sites:
             site.count = 0
 
 
-@STRUCTURES.register(KIND)
+@STRUCTURES.register(transforms.FAKE_QUANT)
 def replay(module: nn.Module, args: dict[str, Any]) -> None:
     """Round from now on. Raises: ValueError where the model has no such layers."""
     try:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlcli import transforms
 from dlcli.zoo.layers import StepBatchNorm
 from dlcli.zoo.structure import STRUCTURES
 
-KIND = "fold-batchnorm"
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, StepBatchNorm)
 
@@ -26,7 +26,7 @@ def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
     return type(layer) in _LAYERS and known and getattr(norm, "running_mean", None) is not None
 
 
-@STRUCTURES.register(KIND)
+@STRUCTURES.register(transforms.FOLD_BATCHNORM)
 def replay(module: nn.Module, args: dict[str, Any]) -> None:
     """Change the structure. Raises: ValueError where the model has no such layers."""
     for path, norm_path in args["pairs"]:

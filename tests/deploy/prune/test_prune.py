@@ -32,12 +32,12 @@ from dlcli.errors import Diverged, DlcliError, Interrupted, UsageError
 from dlcli.events import Event, Noted, StepDone, ignore
 from dlcli.formats.base import FORMATS, Artifact, Outputs, open_artifact, read_card
 from dlcli.formats.checkpoint import card_of, read_tensors, save_model
-from dlcli.provenance import UNVERIFIED
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
 from dlcli.training.plan import Plan, make_plan, read_plan
+from dlcli.transforms import UNVERIFIED
 
 BASE = {
     "data": {"data": "digits"},

@@ -1,0 +1,55 @@
+"""Kinds of the records in a card: what was done to a model since it was built.
+
+A structure is replayed on a fresh module (`dlcli.zoo.structures`), an encoding says how tensors are
+stored (`dlcli.formats.encodings`), an annotation is replayed by nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dlcli.card import Card, TransformRecord
+
+# Structures
+CHANNELS = "channels"
+FOLD_BATCHNORM = "fold-batchnorm"
+FAKE_QUANT = "fake-quant"
+# Encodings
+HALF = "half"
+GROUPS = "groups"
+SPARSE = "sparse"
+# Annotations of the model
+MASK = "mask"  # args["weights"]: names of the weights whose zeros stay
+QUANTIZE = "quantize"  # args["method"]: how an ONNX file was quantized
+# Annotations of its file
+STATIC_SHAPE = "static"  # args: the fixed sizes by name
+PROBABILITIES = "probabilities"
+EMBED_PREPROCESSING = "embed-preprocessing"
+SIMPLIFY = "simplify"
+EXPORTED = "exported"  # args: "source", the name of the file it was made from; "sha256" of its bytes
+UNVERIFIED = "not verified on data"  # args["reason"]: why nothing was compared on real samples
+
+# With one of these a model is no float model any more.
+NOT_FLOAT = frozenset({QUANTIZE, GROUPS, HALF, FAKE_QUANT})
+# These describe a file, and no model that is made from it.
+OF_THE_FILE = frozenset({EXPORTED, UNVERIFIED})
+
+
+def find_record(records: Iterable[TransformRecord], kind: str) -> TransformRecord | None:
+    """Return the first record of a kind, or None."""
+    return next((record for record in records if record.kind == kind), None)
+
+
+def not_float(card: Card) -> TransformRecord | None:
+    """Return the record because of which a card describes no float model, or None."""
+    return next((record for record in card.transforms if record.kind in NOT_FLOAT), None)
+
+
+def is_float(card: Card) -> bool:
+    """Whether the weights are float32, and computed with as such."""
+    return not_float(card) is None
+
+
+def of_the_model(card: Card) -> tuple[TransformRecord, ...]:
+    """Return the records of a card that also hold for a model made from its file."""
+    return tuple(record for record in card.transforms if record.kind not in OF_THE_FILE)
