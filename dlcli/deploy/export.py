@@ -16,10 +16,11 @@ from typing import Any
 from dlcli import transforms
 from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig, ExportSettings, parse_bound
-from dlcli.deploy.compare import Comparison, Yardstick, compare_files
+from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.parity import Parity, compare
 from dlcli.deploy.raw_inputs import with_raw_parity
+from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.files import TMP_PREFIX, cannot_write, fsync_path
@@ -190,12 +191,12 @@ def export_all(
     artifact = open_artifact(source, device="cpu", trust=trust)
     artifact.module()  # what has none is refused before its samples are read
     measure = settings.measure
-    yardstick = None
+    reference = None
     reason = "--no-verify"
     if verify:
         asked = measure.model_copy(update={"samples": measure.samples or SAMPLES})
-        yardstick = Yardstick(artifact, asked, emit)
-        reason = yardstick.note if yardstick.split == "random" else ""
+        reference = ReferenceEvaluator(artifact, asked, emit)
+        reason = reference.note if reference.split == "random" else ""
     record = provenance_record(source)
     artifact.card = _noted(artifact.card, record.kind, **record.args)
     if reason:
@@ -204,7 +205,7 @@ def export_all(
     for entry, target in wanted:
         emit(Noted(f"writing {target}"))
         try:
-            one = _export_one(artifact, target, entry, settings, yardstick, trust=trust, emit=emit)
+            one = _export_one(artifact, target, entry, settings, reference, trust=trust, emit=emit)
             found.append(one)
         except DlcliError as exc:
             found.append(Failure(entry.name, target, exc))
@@ -222,7 +223,7 @@ def _export_one(
     target: Path,
     entry: Format,
     settings: ExportSettings,
-    yardstick: Yardstick | None,
+    reference: ReferenceEvaluator | None,
     *,
     trust: bool,
     emit: Emit,
@@ -237,9 +238,9 @@ def _export_one(
         else:
             entry.write(artifact, staged, settings.export)
         # Read anew by its content, as any command will: written a moment ago, it is the user's own.
-        opened = open_artifact(staged, device="cpu", trust=True) if yardstick is not None else None
-        if yardstick is not None and opened is not None:
-            parity = _parity(artifact, opened, yardstick, settings)
+        opened = open_artifact(staged, device="cpu", trust=True) if reference is not None else None
+        if reference is not None and opened is not None:
+            parity = _parity(artifact, opened, reference, settings)
         good = parity is None or parity.ok
         output = target if good else target.with_name(target.name + ".failed")
         card, size = entry.read_card(staged), size_of(staged)
@@ -247,9 +248,9 @@ def _export_one(
     if entry.runs_code and not remember(output):
         emit(Warned(f"{output} will need --trust: the list of your own files cannot be written"))
     change = None
-    if yardstick is not None and good:
+    if reference is not None and good:
         # Both were trusted to be opened above, whether or not that could be remembered.
-        change = compare_files(artifact.path, output, yardstick, settings.measure, trust=True, emit=emit)
+        change = compare_files(artifact.path, output, reference, settings.measure, trust=True, emit=emit)
     return ExportResult(
         source=artifact.path,
         output=output,
@@ -262,18 +263,20 @@ def _export_one(
     )
 
 
-def _parity(before: Artifact, after: Artifact, yardstick: Yardstick, settings: ExportSettings) -> Parity:
-    inputs, targets = yardstick.everything()
+def _parity(
+    before: Artifact, after: Artifact, reference: ReferenceEvaluator, settings: ExportSettings
+) -> Parity:
+    inputs, targets = reference.all_inputs()
     found = compare(
         before,
         after,
         inputs,
         targets,
         settings.export,
-        data=yardstick.split,
-        note=f"NOT VERIFIED ON DATA: {yardstick.note}" if targets is None else yardstick.note,
+        data=reference.split,
+        note=f"NOT VERIFIED ON DATA: {reference.note}" if targets is None else reference.note,
     )
-    return with_raw_parity(found, before, after, yardstick, settings.export)
+    return with_raw_parity(found, before, after, reference, settings.export)
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images.decode import whole_image
 from dlcli.data.tables.cells import as_numbers, as_words
 from dlcli.data.tables.rows import Frame
-from dlcli.deploy.compare import Yardstick
 from dlcli.deploy.parity import Parity, compare_raw
+from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.formats.base import Artifact
 from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, is_embedded
 from dlcli.formats.onnx.format import OnnxArtifact
@@ -27,12 +27,16 @@ _ROWS = 32  # of a table at a time
 
 
 def with_raw_parity(
-    parity: Parity, before: Artifact, after: Artifact, yardstick: Yardstick, config: ExportConfig
+    parity: Parity,
+    before: Artifact,
+    after: Artifact,
+    reference: ReferenceEvaluator,
+    config: ExportConfig,
 ) -> Parity:
     """The comparison, with that on raw samples where the file takes such and there are some."""
     if not isinstance(after, OnnxArtifact) or not is_embedded(after.card):
         return parity
-    read = yardstick.raw()
+    read = reference.raw_samples()
     if read is None:
         return parity
     inputs, samples = read

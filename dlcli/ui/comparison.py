@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dlcli import wording
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.ui.text import figure, signed
 
 if TYPE_CHECKING:
-    from dlcli import wording
-from dlcli.deploy.compare import Comparison, Side
+    from dlcli.deploy.compare import Comparison, MeasuredModel
 
 
 def print_change(
     found: Comparison, title: str, said: Sequence[str], rows: Sequence[tuple[str, str]] = ()
 ) -> None:
     """The two models side by side, then ``said``, the verdict; ``rows`` are further facts above."""
-    held = found.held
+    delta = found.delta
     facts = [*rows, ("file", found.after.artifact)]
     if found.split != "random":
         facts.append(("measured on", f"{found.samples:,} samples of {found.split}"))
@@ -29,11 +29,11 @@ def print_change(
     facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(said)]
     print_key_values(title, facts)
     stdout().print()
-    print_comparison("before and after", ["", "before", "after", "change"], _table(found, held.metric))
+    print_comparison("before and after", ["", "before", "after", "change"], _table(found, delta.metric))
 
 
 def _table(found: Comparison, metric: str) -> list[list[str]]:
-    before, after, held = found.before, found.after, found.held
+    before, after, delta = found.before, found.after, found.delta
     rows = [
         ["format", before.format, after.format, ""],
         [
@@ -44,21 +44,21 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
         ],
         ["parameters", f"{before.params:,}", f"{after.params:,}", _share(before, after)],
     ]
-    if held.metrics:
-        interval = f" ({signed(held.low)} to {signed(held.high)})"
+    if delta.metrics:
+        interval = f" ({signed(delta.low)} to {signed(delta.high)})"
         rows.append(
             [
                 metric,
                 figure(before.metrics[metric]),
                 figure(after.metrics[metric]),
-                signed(held.difference) + (interval if held.low > float("-inf") else ""),
+                signed(delta.difference) + (interval if delta.low > float("-inf") else ""),
             ]
         )
         if metric != "loss":
             pair = (before.metrics["loss"], after.metrics["loss"])
             rows.append(["loss", *map(figure, pair), signed(pair[1] - pair[0])])
-    if held.agreement is not None:
-        rows.append(["same answer", "", f"{held.agreement:.2%}", ""])
+    if delta.agreement is not None:
+        rows.append(["same answer", "", f"{delta.agreement:.2%}", ""])
     for batch, ratio in found.speedup.items():
         each = [f"{side.latency_ms[batch]:.3g} ms" for side in (before, after)]
         rounds = f"{ratio.low:.2f} to {ratio.high:.2f}"
@@ -69,5 +69,5 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
     return rows
 
 
-def _share(before: Side, after: Side) -> str:
+def _share(before: MeasuredModel, after: MeasuredModel) -> str:
     return "" if before.params in (0, after.params) else f"x {after.params / before.params:.3g}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
     """One file: parity in a line, its verdict, and the table of before and after."""
-    from dlcli.deploy.compare import verdict
+    from dlcli.deploy.verdicts import verdict
 
     title = f"export to {result.format}"
     facts = [("beside it", str(path)) for path in beside]
@@ -36,13 +36,13 @@ def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
         print_key_values(title, [*rows, ("verdict", f"DIFFERS: {missed}")])
         return
     first = "gives the same answers"
-    print_change(result.change, title, [first, *verdict(result.change, shrunk=False)], facts)
+    print_change(result.change, title, [first, *verdict(result.change, expect_smaller=False)], facts)
 
 
 def print_exports(found: Sequence[ExportResult | Failure]) -> None:
     """Several formats side by side, and what each is worth in words."""
-    from dlcli.deploy.compare import verdict
     from dlcli.deploy.export import ExportResult
+    from dlcli.deploy.verdicts import verdict
 
     columns = ["format", "size", "largest difference", "same answer"]
     facts, rows = [], []
@@ -67,7 +67,7 @@ def print_exports(found: Sequence[ExportResult | Failure]) -> None:
         elif not one.ok:
             said.append("DIFFERS: " + "; ".join(one.parity.missed))
         elif one.change is not None:
-            said += verdict(one.change, shrunk=False)
+            said += verdict(one.change, expect_smaller=False)
         facts += [(one.format if i == 0 else "", text) for i, text in enumerate(said)]
     print_key_values("exports", facts)
     stdout().print()

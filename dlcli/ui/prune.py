@@ -109,11 +109,11 @@ def _how(found: PruneResult) -> str:
 def _print_attempts(found: PruneResult) -> None:
     from dlcli.ui.tables import print_comparison
 
-    held = found.comparison.held
+    delta = found.comparison.delta
     rows = [
         [
             f"{100 * attempt.amount:.4g} %",
-            figure(attempt.metrics[held.metric]) if attempt.metrics else "",
+            figure(attempt.metrics[delta.metric]) if attempt.metrics else "",
             signed(-attempt.drop) if attempt.drop else "0",
             f"{attempt.params:,}",
             size(attempt.size_bytes),
@@ -122,7 +122,7 @@ def _print_attempts(found: PruneResult) -> None:
         ]
         for attempt in found.attempts
     ]
-    columns = ["taken out", held.metric, "better by", "parameters", "size", "bound", "run"]
+    columns = ["taken out", delta.metric, "better by", "parameters", "size", "bound", "run"]
     print_comparison("attempts", columns, rows)
 
 

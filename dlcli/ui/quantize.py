@@ -40,7 +40,7 @@ def print_quantized(found: QuantizeResult, plots: Sequence[Path] = ()) -> None:
     if len(found.attempts) > 1:
         stdout().print()
         title = f"candidates on {found.comparison.split}, in the order they were tried"
-        columns = ["", "in float", "size", found.comparison.held.metric, "same answer", ""]
+        columns = ["", "in float", "size", found.comparison.delta.metric, "same answer", ""]
         print_comparison(title, columns, _attempts(found))
     if found.sensitivity:
         stdout().print()
@@ -79,7 +79,7 @@ def save_sensitivity(path: Path, found: QuantizeResult) -> Path:
 def _attempts(found: QuantizeResult) -> list[list[str]]:
     rows = []
     for attempt in found.attempts:
-        held = attempt.held
+        delta = attempt.delta
         verdict = "keeps the bound" if attempt.kept_bound else "misses it"
         chosen = ", chosen" if attempt is found.chosen else ""
         rows.append(
@@ -87,8 +87,8 @@ def _attempts(found: QuantizeResult) -> list[list[str]]:
                 attempt.method,
                 plural(len(attempt.layers_in_float), "layer"),
                 size(attempt.size_bytes),
-                signed(held.difference),
-                _share(held.agreement),
+                signed(delta.difference),
+                _share(delta.agreement),
                 verdict + chosen,
             ]
         )

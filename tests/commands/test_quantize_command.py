@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dlcli.cli import main
-from dlcli.deploy.compare import Held, Yardstick
+from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.formats.base import Artifact, open_artifact
 
 
@@ -66,12 +66,12 @@ def test_people_get_a_table_and_a_verdict(runs: Path, capsys: pytest.CaptureFixt
 def test_a_missed_bound_is_exit_code_3_and_the_best_file_is_kept(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, drops = Yardstick.hold, iter([0.5, 0.2, 0.4])
+    hold, drops = ReferenceEvaluator.evaluate, iter([0.5, 0.2, 0.4])
 
-    def worse(self: Yardstick, after: Artifact) -> Held:
+    def worse(self: ReferenceEvaluator, after: Artifact) -> MetricDelta:
         return replace(hold(self, after), drop=next(drops))
 
-    monkeypatch.setattr(Yardstick, "hold", worse)
+    monkeypatch.setattr(ReferenceEvaluator, "evaluate", worse)
     args = ("--method", "weight-only", "--backend", "torch", "--bits", "4", "--max-drop", "1%")
     said = call(capsys, runs, *args, code=3)
     assert [c["drop"] for c in said["candidates"]] == [0.5, 0.2]

@@ -25,11 +25,13 @@ from dlcli.config import (
     parse_bound,
 )
 from dlcli.deploy import parity
-from dlcli.deploy.compare import Comparison, Held, Side, verdict
+from dlcli.deploy.compare import Comparison, MeasuredModel
 from dlcli.deploy.parity import BatchParity
 from dlcli.deploy.prune import prune as pruning
 from dlcli.deploy.prune.pipeline import Made, PruneJob
 from dlcli.deploy.prune.transform import Goal
+from dlcli.deploy.reference import MetricDelta
+from dlcli.deploy.verdicts import verdict
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.files import write_text
@@ -65,18 +67,18 @@ def asked(method: str, *, measure: dict[str, Any] | None = None, **config: Any) 
     return validate(PruneSettings, {**said, "measure": {"latency": False, **(measure or {})}})
 
 
-def held(drop: float, before: float = 0.95) -> Held:
-    return Held({}, "accuracy", before, -drop, -1.0, 1.0, drop, None)
+def delta_of(drop: float, before: float = 0.95) -> MetricDelta:
+    return MetricDelta({}, "accuracy", before, -drop, -1.0, 1.0, drop, None)
 
 
 def test_a_bound_that_is_just_met_is_kept() -> None:
     assert 0.95 - 0.94 > 0.01  # of floats
-    assert held(0.95 - 0.94).keeps(parse_bound("0.01"))
-    assert held(0.9 - 0.855, 0.9).keeps(parse_bound("5%"))
-    assert not held(0.95 - 0.9399).keeps(parse_bound("0.01"))
-    assert not held(math.nan).keeps(parse_bound("0.01"))
-    assert held(0.0, 0.0).keeps(parse_bound("1%"))
-    assert not held(1e-6, 0.0).keeps(parse_bound("1%"))
+    assert delta_of(0.95 - 0.94).within(parse_bound("0.01"))
+    assert delta_of(0.9 - 0.855, 0.9).within(parse_bound("5%"))
+    assert not delta_of(0.95 - 0.9399).within(parse_bound("0.01"))
+    assert not delta_of(math.nan).within(parse_bound("0.01"))
+    assert delta_of(0.0, 0.0).within(parse_bound("1%"))
+    assert not delta_of(1e-6, 0.0).within(parse_bound("1%"))
 
 
 def test_masks_of_weights_that_are_not_there_are_refused() -> None:
@@ -124,7 +126,8 @@ def search(drops: dict[float, float | None], bound: str) -> tuple[float, list[fl
         artifact = SimpleNamespace(card=SimpleNamespace(params=1), path=Path(__file__))
         run = RunFolder(Path(name))
         return cast(
-            Made, SimpleNamespace(goal=goal, run=run, artifact=artifact, held=held(drop), elapsed_s=0.0)
+            Made,
+            SimpleNamespace(goal=goal, run=run, artifact=artifact, delta=delta_of(drop), elapsed_s=0.0),
         )
 
     job = cast(PruneJob, SimpleNamespace(make=make, emit=ignore, cost=lambda: ""))
@@ -197,10 +200,10 @@ def test_an_average_that_is_asked_for_later_holds_the_zeros_too(
 
 
 def test_a_metric_without_an_interval_is_not_said_to_differ_by_chance() -> None:
-    side = Side("best.safetensors", "torch", 10, 1, {}, {}, {"f1_macro": 0.9})
-    unknown = Held({"f1_macro": 0.4}, "f1_macro", 0.9, -0.5, -math.inf, math.inf, 0.5, 0.4)
+    side = MeasuredModel("best.safetensors", "torch", 10, 1, {}, {}, {"f1_macro": 0.9})
+    unknown = MetricDelta({"f1_macro": 0.4}, "f1_macro", 0.9, -0.5, -math.inf, math.inf, 0.5, 0.4)
     said = verdict(Comparison(side, side, unknown, "val", 100, "", {}, "cpu"))[0]
-    assert "chance is not known" in said
+    assert "interval is not known" in said
     assert "no difference" not in said
 
 
@@ -216,10 +219,10 @@ def test_a_metric_without_an_interval_is_not_said_to_differ_by_chance() -> None:
 def test_a_ratio_that_jumps_from_round_to_round_is_no_verdict(
     rounds: tuple[float, float, float], said: str
 ) -> None:
-    side = Side("best.safetensors", "torch", 10, 1, {}, {}, {"accuracy": 0.9})
-    same = Held({"accuracy": 0.9}, "accuracy", 0.9, 0.0, -0.01, 0.01, 0.0, 1.0)
+    side = MeasuredModel("best.safetensors", "torch", 10, 1, {}, {}, {"accuracy": 0.9})
+    same = MetricDelta({"accuracy": 0.9}, "accuracy", 0.9, 0.0, -0.01, 0.01, 0.0, 1.0)
     found = Comparison(side, side, same, "val", 100, "", {"1": Ratio(*rounds)}, "cpu")
-    assert verdict(found, shrunk=False)[1].startswith(said)
+    assert verdict(found, expect_smaller=False)[1].startswith(said)
 
 
 def test_an_exported_file_that_just_keeps_its_bound_passes(trained: RunFolder) -> None:

@@ -17,8 +17,8 @@ from dlcli.compress.channels.importance import Batches, Loss
 from dlcli.compress.channels.prune import LayerChange
 from dlcli.compress.masks import count_zeros
 from dlcli.config import PruneSettings
-from dlcli.deploy.compare import Held, Yardstick
 from dlcli.deploy.prune.transform import Cut, Goal, cut
+from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
@@ -68,7 +68,7 @@ class Made:
     goal: Goal
     run: RunFolder
     artifact: Artifact
-    held: Held
+    delta: MetricDelta
     layers: tuple[LayerChange, ...]
     zeros: tuple[int, int]
     elapsed_s: float
@@ -81,14 +81,14 @@ class PruneJob:
         self,
         source: Artifact,
         settings: PruneSettings,
-        yardstick: Yardstick,
+        reference: ReferenceEvaluator,
         *,
         runs_dir: Path,
         tuner: Tuner,
         trust: bool,
         emit: Emit,
     ) -> None:
-        self.source, self.settings, self.yardstick = source, settings, yardstick
+        self.source, self.settings, self.reference = source, settings, reference
         self.runs_dir, self.tuner, self.trust, self.emit = runs_dir, tuner, trust, emit
         self.fractions = fractions(settings.prune.schedule, settings.prune.steps)
         self._run = run_of(source.path)
@@ -101,7 +101,7 @@ class PruneJob:
 
     def check_data(self) -> None:
         """Raises: DlcliError where what was asked for needs data that cannot be reached."""
-        if self.yardstick.split != "random":
+        if self.reference.split != "random":
             return
         if self.epochs:
             what = "fine-tune the pruned model"
@@ -112,7 +112,7 @@ class PruneJob:
         else:
             return
         raise DlcliError(
-            f"its data is needed to {what}: {self.yardstick.note}",
+            f"its data is needed to {what}: {self.reference.note}",
             hint="say where the data is now (--data), or prune without any: --epochs 0",
         )
 
@@ -154,7 +154,7 @@ class PruneJob:
             goal=goal,
             run=run,
             artifact=artifact,
-            held=self.yardstick.hold(artifact),
+            delta=self.reference.evaluate(artifact),
             layers=done.layers,
             zeros=_zeros(artifact),
             elapsed_s=time.monotonic() - t0,
@@ -200,7 +200,6 @@ class PruneJob:
 
     def _untuned(self, done: Cut, name: str) -> RunFolder:
         """A run of a model that was pruned and not trained on, whose card says how it does."""
-        held = self.yardstick.hold
         try:
             plan = self._plan(done, 0)
         except DlcliError as exc:  # its data is gone: a run all the same, which cannot be trained on
@@ -209,8 +208,9 @@ class PruneJob:
         else:
             run = new_run(plan, self.runs_dir, name)
             card = make_card(plan, done.module)
-        measured = held(Checkpoint(run.best, card, done.module, torch.device("cpu")))
-        metrics = {"val": measured.metrics} if self.yardstick.split == "val" else {}
+        unsaved = Checkpoint(run.best, card, done.module, torch.device("cpu"))
+        measured = self.reference.evaluate(unsaved)
+        metrics = {"val": measured.metrics} if self.reference.split == "val" else {}
         save_model(run.best, done.module, card.model_copy(update={"metrics": metrics}))
         run.write_record({**run.read_record(), "status": "finished", "epochs_done": 0})
         return run

@@ -17,9 +17,11 @@ from torch import nn
 from dlcli import transforms
 from dlcli.compress.channels.prune import LayerChange, NothingToPrune
 from dlcli.config import Bound, PruneConfig, PruneSettings, parse_bound
-from dlcli.deploy.compare import Comparison, Held, Yardstick, compare_files, verdict
+from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.prune.pipeline import Made, PruneJob, drop_run
 from dlcli.deploy.prune.transform import Goal, is_mask, layer_macs, masked_layers
+from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
+from dlcli.deploy.verdicts import verdict
 from dlcli.errors import Diverged, DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, open_artifact
@@ -135,8 +137,8 @@ def prune(
     goals, bound = check(settings), parse_bound(config.max_drop)
     source = open_artifact(path, device="cpu", trust=trust)
     before = float_module(source)
-    yardstick = Yardstick(source, settings.measure, emit)
-    job = PruneJob(source, settings, yardstick, runs_dir=runs_dir, tuner=tuner, trust=trust, emit=emit)
+    reference = ReferenceEvaluator(source, settings.measure, emit)
+    job = PruneJob(source, settings, reference, runs_dir=runs_dir, tuner=tuner, trust=trust, emit=emit)
     job.check_data()
     run = run_of(path)
     base = name or f"{path.stem if run is None else run.name}-{config.method}"
@@ -147,7 +149,7 @@ def prune(
         made = job.make(goals[0], name or _titled(base, goals[0]))
         attempts = (_attempt(made, bound),)
     comparison = compare_files(
-        path, made.artifact.path, yardstick, settings.measure, held=made.held, trust=trust, emit=emit
+        path, made.artifact.path, reference, settings.measure, delta=made.delta, trust=trust, emit=emit
     )
     task, after = source.card.task, made.artifact.module()
     return PruneResult(
@@ -162,7 +164,9 @@ def prune(
         zeros=made.zeros,
         macs=(sum(layer_macs(before, task).values()), sum(layer_macs(after, task).values())),
         attempts=attempts,
-        missed=None if bound is None or made.held.keeps(bound) else _missed(made.held, config.max_drop),
+        missed=None
+        if bound is None or made.delta.within(bound)
+        else _missed(made.delta, config.max_drop),
     )
 
 
@@ -267,11 +271,11 @@ def _search(
             job.emit(Noted(f"amount {goals[middle].value:g}: {exc.message}"))
             failed, high = exc, middle - 1
             continue
-        keeps = made.held.keeps(bound)
-        better = best is None or keeps or _loses_less(made.held, best.held, bound)
+        keeps = made.delta.within(bound)
+        better = best is None or keeps or _loses_less(made.delta, best.delta, bound)
         loser = best if better else made
         attempts.append(_attempt(made, bound))
-        job.emit(Noted(f"{_told(attempts[-1], made.held)}"))
+        job.emit(Noted(f"{_told(attempts[-1], made.delta)}"))
         if loser is not None:
             drop_run(loser.run)
             attempts = [replace(a, run=None) if a.run == str(loser.run.path) else a for a in attempts]
@@ -283,31 +287,31 @@ def _search(
     return best, tuple(attempts)
 
 
-def _loses_less(one: Held, other: Held, bound: Bound) -> bool:
+def _loses_less(one: MetricDelta, other: MetricDelta, bound: Bound) -> bool:
     """Whether ``one``, which misses the bound, is to be kept rather; nothing loses more than NaN."""
-    if other.keeps(bound):
+    if other.within(bound):
         return False
     return one.drop < other.drop or math.isnan(other.drop) > math.isnan(one.drop)
 
 
 def _attempt(made: Made, bound: Bound | None) -> Attempt:
-    held = made.held
+    delta = made.delta
     return Attempt(
         amount=made.goal.value,
         run=str(made.run.path),
-        kept_bound=held.keeps(bound),
-        metrics=held.metrics,
-        drop=held.drop,
-        agreement=held.agreement,
+        kept_bound=delta.within(bound),
+        metrics=delta.metrics,
+        drop=delta.drop,
+        agreement=delta.agreement,
         params=made.artifact.card.params,
         size_bytes=made.artifact.path.stat().st_size,
         elapsed_s=made.elapsed_s,
     )
 
 
-def _told(attempt: Attempt, held: Held) -> str:
+def _told(attempt: Attempt, delta: MetricDelta) -> str:
     word = "keeps the bound" if attempt.kept_bound else "misses the bound"
-    return f"amount {attempt.amount:g}: {held.metric} {held.difference:+.4f}, which {word}"
+    return f"amount {attempt.amount:g}: {delta.metric} {delta.difference:+.4f}, which {word}"
 
 
 def _titled(base: str, goal: Goal) -> str:
@@ -317,8 +321,8 @@ def _titled(base: str, goal: Goal) -> str:
     return f"{base}{'-' if goal.kind != 'amount' or base[-1].isdigit() else ''}{goal.title()}"
 
 
-def _missed(held: Held, bound: str | None) -> str:
+def _missed(delta: MetricDelta, bound: str | None) -> str:
     return (
-        f"{held.metric} got worse by {held.drop:.4f} (from {held.before:.4f}), "
+        f"{delta.metric} got worse by {delta.drop:.4f} (from {delta.before:.4f}), "
         f"where --max-drop {bound} was allowed"
     )

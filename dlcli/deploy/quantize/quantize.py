@@ -17,7 +17,7 @@ from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
-from dlcli.deploy.compare import Yardstick, compare_files
+from dlcli.deploy.compare import compare_files
 from dlcli.deploy.export import check_target, folder_beside
 from dlcli.deploy.quantize.result import Attempt, QuantizeResult, order, place
 from dlcli.deploy.quantize.sensitivity import SAMPLES, Sensitivity, rank
@@ -31,6 +31,7 @@ from dlcli.deploy.quantize.variants import (
     check_source,
     this_machine,
 )
+from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
@@ -66,19 +67,19 @@ def quantize(
     check_options(config)
     source = open_artifact(path, device="cpu", trust=trust)
     check_source(source)
-    yardstick = Yardstick(source, settings.measure, emit)
-    unknown = yardstick.split == "random"
+    reference = ReferenceEvaluator(source, settings.measure, emit)
+    unknown = reference.split == "random"
     if bound is not None and unknown:
         raise DlcliError(
-            f"--max-drop {config.max_drop} cannot be held without data: {yardstick.note}",
+            f"--max-drop {config.max_drop} cannot be held without data: {reference.note}",
             hint="give --data, or leave --max-drop out",
         )
     remarks = (
-        [TransformRecord(kind=transforms.UNVERIFIED, args={"reason": yardstick.note})] if unknown else []
+        [TransformRecord(kind=transforms.UNVERIFIED, args={"reason": reference.note})] if unknown else []
     )
     with folder_beside(output or path) as folder:
         made = Candidates(source, settings, folder, remarks=remarks, trust=trust, emit=emit)
-        job = _Job(source, settings, made, yardstick, tuner, bound, output, emit)
+        job = _Job(source, settings, made, reference, tuner, bound, output, emit)
         return job.run(folder, trust=trust)
 
 
@@ -90,14 +91,14 @@ class _Job:
         source: Artifact,
         settings: QuantizeSettings,
         made: Candidates,
-        yardstick: Yardstick,
+        reference: ReferenceEvaluator,
         tuner: Tuner,
         bound: Bound | None,
         output: Path | None,
         emit: Emit,
     ) -> None:
         self.source, self.settings, self.made = source, settings, made
-        self.yardstick, self.tuner, self.bound = yardstick, tuner, bound
+        self.reference, self.tuner, self.bound = reference, tuner, bound
         self.output, self.emit = output, emit
         self.auto = settings.quantize.method == "auto"
         self.attempts: list[Attempt] = []
@@ -116,18 +117,18 @@ class _Job:
         chosen = min(self.attempts, key=order)
         if self.settings.quantize.report == "sensitivity" and not self.ranking:
             self._rank(*plan[0])
-        measured = self.yardstick.split != "random" and self.settings.measure.samples is None
+        measured = self.reference.split != "random" and self.settings.measure.samples is None
         if measured and chosen.run is None:
-            self.made.note_metrics(chosen.file, {self.yardstick.split: chosen.held.metrics})
+            self.made.note_metrics(chosen.file, {self.reference.split: chosen.delta.metrics})
         target = self._target(chosen.method, chosen.backend, chosen.run)
         place(chosen.file, target)
         before = self.source.path if chosen.backend == "torch" else self.made.float_file
         comparison = compare_files(
             before,
             target,
-            self.yardstick,
+            self.reference,
             self.settings.measure,
-            held=chosen.held,
+            delta=chosen.delta,
             trust=trust,
             emit=self.emit,
         )
@@ -171,7 +172,7 @@ class _Job:
         return sum(layer.weights for layer in graph.of(*PRODUCTS, "Gather")) >= _LEAST_REACH * total
 
     def _try(self, plan: Sequence[tuple[str, Backend]], folder: Path) -> None:
-        goal = self.bound or (_GOAL if self.auto and self.yardstick.split != "random" else None)
+        goal = self.bound or (_GOAL if self.auto and self.reference.split != "random" else None)
         for method, backend in plan:
             try:
                 for attempt in self._attempts(method, backend, goal, folder):
@@ -214,15 +215,15 @@ class _Job:
         self, method: str, backend: Backend, layers: Sequence[str], goal: Bound | None
     ) -> Attempt:
         file = self.made.make(method, backend, layers, self._name(method, backend))
-        held = self.yardstick.hold(open_artifact(file, device="cpu", trust=True))
+        delta = self.reference.evaluate(open_artifact(file, device="cpu", trust=True))
         left = tuple(name for name in self.made.every_layer(backend) if name not in layers)
         return Attempt(
             method=method,
             backend=backend,
             file=file,
             size_bytes=file.stat().st_size,
-            held=held,
-            kept_bound=held.keeps(goal),
+            delta=delta,
+            kept_bound=delta.within(goal),
             layers_in_float=left,
             unsuited=self._unsuited(method, backend),
         )
@@ -233,7 +234,7 @@ class _Job:
         place = folder / "qat"
         place.mkdir()
         found = qat(self.source, self.settings, self.tuner, place, self.emit)
-        held = self.yardstick.hold(open_artifact(found.path, device="cpu", trust=True))
+        delta = self.reference.evaluate(open_artifact(found.path, device="cpu", trust=True))
         learned = {
             name
             for record in read_card(found.path).transforms
@@ -246,8 +247,8 @@ class _Job:
             backend="onnxruntime",
             file=found.path,
             size_bytes=found.path.stat().st_size,
-            held=held,
-            kept_bound=held.keeps(goal),
+            delta=delta,
+            kept_bound=delta.within(goal),
             layers_in_float=tuple(name for name in every if name not in learned),
             unsuited=self._unsuited("qat", "onnxruntime"),
             run=found.run,
@@ -264,7 +265,7 @@ class _Job:
             self.source,
             lambda layers: self.made.make(like, backend, layers, self._name(like, backend)),
             self.made.layers(like, backend),
-            self.yardstick.inputs(SAMPLES),
+            self.reference.inputs(SAMPLES),
             self.emit,
         )
         return self.ranking
@@ -303,12 +304,12 @@ class _Job:
             yield f"made for {wanted} and measured on {here}: its speed there is another"
 
     def _missed(self, chosen: Attempt) -> str | None:
-        if self.bound is None or chosen.held.keeps(self.bound):
+        if self.bound is None or chosen.delta.within(self.bound):
             return None
-        held, asked = chosen.held, self.settings.quantize.max_drop
+        delta, asked = chosen.delta, self.settings.quantize.max_drop
         return (
-            f"{held.metric} got worse by {held.drop:.4f}, where --max-drop {asked} allows "
-            f"{self.bound.allowed(held.before):.4f} (the best of {len(self.attempts)} candidates)"
+            f"{delta.metric} got worse by {delta.drop:.4f}, where --max-drop {asked} allows "
+            f"{self.bound.allowed(delta.before):.4f} (the best of {len(self.attempts)} candidates)"
         )
 
 

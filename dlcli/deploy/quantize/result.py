@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.deploy.compare import Comparison, Held, verdict
+from dlcli.deploy.compare import Comparison
 from dlcli.deploy.export import folder_beside, publish
 from dlcli.deploy.quantize.sensitivity import Sensitivity
 from dlcli.deploy.quantize.variants import Backend
+from dlcli.deploy.reference import MetricDelta
+from dlcli.deploy.verdicts import verdict
 from dlcli.runs.folder import RunFolder
 
 
@@ -25,7 +27,7 @@ class Attempt:
     backend: Backend
     file: Path
     size_bytes: int
-    held: Held
+    delta: MetricDelta
     kept_bound: bool
     layers_in_float: tuple[str, ...] = ()
     unsuited: tuple[str, ...] = ()
@@ -39,9 +41,9 @@ class Attempt:
             "layers_in_float": list(self.layers_in_float),
             "unsuited": list(self.unsuited),
             "size_bytes": self.size_bytes,
-            "metrics": self.held.metrics,
-            "drop": self.held.drop,
-            "agreement": self.held.agreement,
+            "metrics": self.delta.metrics,
+            "drop": self.delta.drop,
+            "agreement": self.delta.agreement,
             "kept_bound": self.kept_bound,
         }
 
@@ -98,7 +100,7 @@ class QuantizeResult:
 
 def order(attempt: Attempt) -> tuple[bool, float, int]:
     """What is kept: what keeps the bound, then the smallest loss, then the smallest file."""
-    drop = attempt.held.drop
+    drop = attempt.delta.drop
     return (not attempt.kept_bound, drop if drop == drop else float("inf"), attempt.size_bytes)
 
 

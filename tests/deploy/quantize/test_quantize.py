@@ -160,8 +160,8 @@ def test_arm_gets_signed_activations(runs: Runs, tmp_path: Path) -> None:
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     zero_points = [types[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
     assert set(zero_points) == {onnx.TensorProto.INT8}
-    assert found.comparison.held.agreement is not None
-    assert found.comparison.held.agreement > 0.9
+    assert found.comparison.delta.agreement is not None
+    assert found.comparison.delta.agreement > 0.9
 
 
 @pytest.mark.parametrize("name", ["cnn", "text-cnn"])
@@ -179,8 +179,8 @@ def test_what_has_no_convolutions_gets_dynamic_int8(runs: Runs, tmp_path: Path, 
 
     found = run_quantize(runs(name).best, settings(), tmp_path / "small.onnx")
     assert found.chosen.method == "dynamic"
-    assert found.comparison.held.agreement is not None
-    assert found.comparison.held.agreement > 0.95
+    assert found.comparison.delta.agreement is not None
+    assert found.comparison.delta.agreement > 0.95
     graph = onnx.load(str(found.output)).graph
     ops = {node.op_type for node in graph.node}
     assert ("DynamicQuantizeLSTM" in ops) == (name == "lstm")
@@ -216,8 +216,8 @@ def test_weights_alone_in_groups(runs: Runs, tmp_path: Path, bits: int, share: f
         run.best, settings("weight-only", bits=bits, backend="torch"), tmp_path / "w.safetensors"
     )
     for found in (in_onnx, in_torch):
-        assert found.comparison.held.agreement is not None
-        assert found.comparison.held.agreement > (0.97 if bits == 8 else 0.85)
+        assert found.comparison.delta.agreement is not None
+        assert found.comparison.delta.agreement > (0.97 if bits == 8 else 0.85)
     shapes = [p.shape for p in open_artifact(run.best).module().parameters() if p.ndim > 1]
     stored, _ = read_tensors(in_torch.output)
     sizes = {n: t.numel() * t.element_size() for n, t in stored.items() if ":" in n}
@@ -236,8 +236,8 @@ def test_16_bits(runs: Runs, tmp_path: Path) -> None:
     assert record(in_onnx.output)["float"] == ["head.4"]
     assert record(in_torch.output, "half")["dtype"] == "bfloat16"
     for found in (in_onnx, in_torch):
-        assert found.comparison.held.agreement is not None
-        assert found.comparison.held.agreement > 0.97
+        assert found.comparison.delta.agreement is not None
+        assert found.comparison.delta.agreement > 0.97
 
 
 def test_pairs_of_method_and_backend_that_do_not_exist(runs: Runs) -> None:
@@ -318,7 +318,7 @@ def test_the_layer_that_suffers_stays_in_float(runs: Runs, tmp_path: Path) -> No
     assert found.missed is None
     assert found.chosen.layers_in_float == ("body.0", "head")  # a small head is no faster in int8
     first, second = found.attempts
-    assert first.held.drop > 0.05 >= second.held.drop
+    assert first.delta.drop > 0.05 >= second.delta.drop
     assert found.sensitivity[0].layers == ("body.0",)
     errors = [one.error for one in found.sensitivity]
     assert errors == sorted(errors, reverse=True)

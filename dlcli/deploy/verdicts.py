@@ -1,0 +1,55 @@
+"""The verdict on a comparison in words; a difference is claimed only where its interval excludes 0."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlcli.benchmark.statistics import Ratio
+from dlcli.deploy.compare import Comparison
+from dlcli.evaluation.metrics import DIRECTIONS
+
+_SMALLER, _LARGER = 0.95, 1.05  # ratios of file sizes between these are no change
+
+
+def verdict(comparison: Comparison, *, expect_smaller: bool = True) -> list[str]:
+    """Return one sentence each on accuracy, size and speed.
+
+    ``expect_smaller`` is whether the change was meant to make the file smaller.
+    """
+    ratio = comparison.size_ratio
+    sentences = [_accuracy(comparison)]
+    if ratio < _SMALLER:
+        sentences.append(f"{1 / ratio:.1f} times smaller")
+    elif expect_smaller or ratio > _LARGER:
+        sentences.append(f"{'NOT SMALLER' if expect_smaller else 'larger'}: {ratio:.2f} of the size")
+    return sentences + [_speed(size, speedup) for size, speedup in comparison.speedup.items()]
+
+
+def _accuracy(comparison: Comparison) -> str:
+    delta = comparison.delta
+    if comparison.split == "random":
+        return f"NOT VERIFIED ON DATA: {comparison.note}"
+    samples = f"{comparison.samples:,} samples of {comparison.split}"
+    change = f"{delta.difference:+.4f} {delta.metric} on {samples}"
+    if not np.isfinite(delta.difference):
+        return f"WRONG: {change}"
+    if not np.isfinite(delta.low):
+        return f"{change}; its confidence interval is not known"
+    if delta.low > 0 or delta.high < 0:
+        better = (delta.difference > 0) == (DIRECTIONS[delta.metric] > 0)
+        return f"{change}: {'better' if better else 'WORSE'}, beyond chance"
+    return f"{change}: no difference beyond chance"
+
+
+def _speed(batch_size: str, ratio: Ratio) -> str:
+    at = f"at batch {batch_size}"
+    if not ratio.steady:
+        return (
+            f"speed {at} NOT KNOWN: {ratio.low:.2f} to {ratio.high:.2f} times as fast from round to "
+            "round, as when other programs run (--threads 1 and more --seconds are steadier)"
+        )
+    if ratio.low > 1:
+        return f"{ratio.median:.2f} times faster {at}"
+    if ratio.high < 1:
+        return f"SLOWER {at}: {ratio.median:.2f} of the speed"
+    return f"no difference in speed {at} beyond chance"
