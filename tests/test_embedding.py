@@ -21,7 +21,7 @@ from dlcli.datacheck.base import CheckOptions
 from dlcli.datacheck.checking import check_data
 from dlcli.deploy.parity import compare
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Artifact
+from dlcli.formats.base import FORMATS, Artifact, ModelFile
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TaskSpec
 from dlcli.training.augmentation.augment import make_augment
 
@@ -173,7 +173,9 @@ class Fixed(Artifact):
     def __init__(self, turn: float, noise: float = 0.0) -> None:
         numbers = TabularInput(numbers=(NumberColumn(name="x"), NumberColumn(name="y")))
         task = TaskSpec(kind="embedding", input=numbers, class_names=("a", "b"), embedding_size=2)
-        super().__init__(Path("x"), Card(model=ModelSpec(name="x"), task=task))
+        super().__init__(
+            ModelFile(Path("x"), FORMATS.get("safetensors")), Card(model=ModelSpec(name="x"), task=task)
+        )
         self.turn = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
         self.noise = noise
 

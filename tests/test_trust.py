@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, open_artifact, runs_code
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import save_model
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
@@ -103,9 +104,11 @@ def test_plain_models_and_graphs_need_no_trust(tmp_path: Path) -> None:
     save_model(tmp_path / "x.safetensors", build_model(spec, TASK), Card(model=spec, task=TASK))
     open_artifact(tmp_path / "x.safetensors", device="cpu")
     assert not (tmp_path / "state").exists()
-    ours = Card(model=ModelSpec(name="file.py:Net"), task=TASK)
-    assert not runs_code(FORMATS.get("onnx"), ours)  # the graph is whole: nothing is built
-    assert runs_code(FORMATS.get("safetensors"), ours)
+    spec = ModelSpec(name="file.py:Net")
+    ours = Card(model=spec, task=TASK)
+    for name, runs_code in (("onnx", False), ("safetensors", True)):  # a graph holds no code
+        entry = replace(FORMATS.get(name), read_card=lambda path: ours)
+        assert ModelFile(tmp_path / "x", entry).runs_code == runs_code
 
 
 def test_a_list_that_cannot_be_written_is_no_error(

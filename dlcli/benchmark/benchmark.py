@@ -19,7 +19,7 @@ from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError
 from dlcli.evaluation.metrics import DIRECTIONS
 from dlcli.events import Emit, Warned, ignore
-from dlcli.formats.base import FORMATS, require_extra, size_of, sniff_format
+from dlcli.formats.base import FORMATS, recognize, require_extra, sniff_format
 from dlcli.runs.folder import RunFolder
 
 
@@ -132,7 +132,7 @@ def artifacts_of(run: RunFolder) -> list[Path]:
     suffixes = tuple(entry.suffix for _, entry in FORMATS.entries())
     found = []
     for path in sorted(run.path.glob("best.*")):
-        if not path.is_file() or path.suffix == ".failed":
+        if path.suffix == ".failed":
             continue
         try:
             sniff_format(path)
@@ -192,15 +192,14 @@ def _drafts(path: Path, backends: Sequence[str], amp: str) -> list[tuple[Row, Ca
     size = path.stat().st_size if path.is_file() else 0
     name = ""
     try:
-        entry = sniff_format(path)
-        name = entry.name
-        require_extra(entry)
-        card = entry.read_card(path)
-        size = size_of(path)
+        file = recognize(path)
+        name = file.format.name
+        require_extra(file.format)
+        card, size = file.card, file.size
     except DlcliError as exc:
         why = exc.message + (f" ({exc.hint})" if exc.hint else "")
         return [(Row(path, name, "", "none", size, error=why), None)]
-    ways = backends if entry.trainable else ("",)
+    ways = backends if file.format.trainable else ("",)
     return [
         (Row(path, name, way, amp if way else "none", size, params=card.params), card) for way in ways
     ]

@@ -14,7 +14,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
     from dlcli.deploy.export import ExportResult, Failure
-    from dlcli.formats.base import Format
+    from dlcli.formats.base import Format, ModelFile
 
 
 @takes_config(ExportSettings)
@@ -70,7 +70,6 @@ def command(
 
     from dlcli.deploy.export import ExportResult, check_target, export_all
     from dlcli.deploy.sidecar import check_beside, write_beside
-    from dlcli.formats.base import read_card
     from dlcli.ui.export import print_export, print_exports
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
@@ -79,17 +78,16 @@ def command(
     entries = _formats(list(dict.fromkeys(names)), config.export if every else None)
     if output is not None and len(entries) > 1:
         raise UsageError(f"--output names one file, but {len(entries)} formats were asked for")
-    _check_source(path)
+    source = _source(path)
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
     some = any(entry.example is not None for entry in entries)
     for entry, target in wanted:
         check_target(path, target, entry)
         if sidecar or example:
-            card = read_card(path)
             asked = example and (entry.example is not None or not some)
-            check_beside(entry, target, card, config.export, sidecar=sidecar, example=asked)
+            check_beside(entry, target, source.card, config.export, sidecar=sidecar, example=asked)
     with progress_sink(quiet, json_output) as emit:
-        found = export_all(path, wanted, config, verify=verify, trust=trust, emit=emit)
+        found = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
     beside = {
         one.output: write_beside(one, sidecar=sidecar, example=example)
         for one in found
@@ -104,17 +102,17 @@ def command(
     _leave(found)
 
 
-def _check_source(path: Path) -> None:
-    """Raises: DlcliError for a file that is damaged, or is an export already."""
-    from dlcli.formats.base import sniff_format
+def _source(path: Path) -> ModelFile:
+    """The model to export. Raises: DlcliError for a file that is damaged, or is an export already."""
+    from dlcli.formats.base import recognize
 
-    entry = sniff_format(path)
-    entry.read_card(path)
-    if not entry.trainable:
+    file = recognize(path)
+    if file.card and not file.format.trainable:
         raise DlcliError(
-            f"{path} is an {entry.name} file already, and holds no trainable model to export",
+            f"{path} is an {file.format.name} file already, and holds no trainable model to export",
             hint="export the model that it was made from: the run's best.safetensors",
         )
+    return file
 
 
 def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
@@ -123,7 +121,7 @@ def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
     Raises: UsageError for none, and for one that cannot be written.
     """
     from dlcli.deploy.export import installed_writers
-    from dlcli.formats.base import formats_named
+    from dlcli.formats.export_options import formats_named
 
     entries = formats_named(names)
     if every is not None:

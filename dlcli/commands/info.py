@@ -88,31 +88,24 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
 
 
 def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
-    from dlcli.files import sha256_file
-    from dlcli.formats.base import runs_code, size_of, sniff_format
+    from dlcli.formats.base import recognize
     from dlcli.runs.folder import find_artifact, run_of
-    from dlcli.trust import is_known
     from dlcli.ui.card import print_card
     from dlcli.ui.json_output import print_json
     from dlcli.ui.transforms import in_words
 
     path = find_artifact(artifact, runs_dir)
-    file_format = sniff_format(path)
-    card = file_format.read_card(path)
-    try:
-        size_bytes, sha256 = size_of(path), sha256_file(path)
-    except OSError as exc:
-        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    risky = runs_code(file_format, card)
-    known = risky and is_known(path)
+    file = recognize(path)
+    card = file.card
+    known = file.runs_code and file.is_own
     if not as_json:
         print_card(
             card,
             path=str(path),
-            format=file_format.name,
-            size_bytes=size_bytes,
-            sha256=sha256,
-            runs_code=risky,
+            format=file.format.name,
+            size_bytes=file.size,
+            sha256=file.sha256,
+            runs_code=file.runs_code,
             known=known,
         )
         return
@@ -122,11 +115,11 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             "command": "info",
             "artifact": str(path),
             "run": str(run.path) if run else None,
-            "format": file_format.name,
-            "size_bytes": size_bytes,
-            "sha256": sha256,
-            "runs_code": risky,
-            "trusted": known or not risky,
+            "format": file.format.name,
+            "size_bytes": file.size,
+            "sha256": file.sha256,
+            "runs_code": file.runs_code,
+            "trusted": known or not file.runs_code,
             "changes": [in_words(record) for record in card.transforms],
             "metrics": card.metrics,
             "card": card.model_dump(mode="json"),

@@ -70,11 +70,12 @@ def command(
     from dlcli.evaluation.evaluate import batch_size_of
     from dlcli.evaluation.predict import predict
     from dlcli.events import EvalProgress, Warned
-    from dlcli.formats.base import open_artifact, read_card
+    from dlcli.formats.base import open_artifact, recognize
     from dlcli.ui.predict_writers import WRITERS, Head, destination
     from dlcli.ui.progress.sinks import progress_sink
 
-    tasks = [read_card(path).task for path in paths]
+    files = [recognize(path) for path in paths]
+    tasks = [file.card.task for file in files]
     check_members([(str(path), task) for path, task in zip(paths, tasks, strict=True)])
     task = tasks[0]
     kind = kind_of(task)
@@ -82,7 +83,7 @@ def command(
     total = len(samples)
     if not total:
         raise DlcliError(f"{', '.join(arguments[:5])} holds nothing to predict")
-    models = [open_artifact(path, device=config.device, trust=trust) for path in paths]
+    models = [open_artifact(file, device=config.device, trust=trust) for file in files]
     ensemble = Ensemble(models, tta=config.tta)
 
     def read_as(wanted: TaskSpec) -> Reader:

@@ -6,7 +6,6 @@ Latency is measured in interleaved rounds (`dlcli.benchmark`), so that the ratio
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from dlcli.benchmark.interleaved import Candidate, Timing, time_models
@@ -14,7 +13,7 @@ from dlcli.benchmark.statistics import Ratio, paired
 from dlcli.config import MeasureConfig
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.events import Emit, Warned, ignore
-from dlcli.formats.base import open_artifact, size_of, sniff_format
+from dlcli.formats.base import ModelFile, open_artifact
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ class Comparison:
 
 
 def compare_files(
-    before: Path,
-    after: Path,
+    before: ModelFile,
+    after: ModelFile,
     reference: ReferenceEvaluator,
     config: MeasureConfig,
     *,
@@ -90,7 +89,7 @@ def compare_files(
     timings: list[Timing] = []
     if config.latency:
         sizes = config.sizes
-        candidates = [Candidate(path, trust=trust) for path in (before, after)]
+        candidates = [Candidate(file.path, trust=trust) for file in (before, after)]
         timings = time_models(
             candidates,
             reference.inputs(max(sizes)),
@@ -104,8 +103,8 @@ def compare_files(
             for error in [timing.error] if timing.error else timing.failed.values():
                 emit(Warned(f"{timing.candidate.path} was not timed: {error}"))
     models = [
-        _measured(path, metrics, timings[i] if timings else None)
-        for i, (path, metrics) in enumerate(((before, reference.metrics), (after, delta.metrics)))
+        _measured(file, metrics, timings[i] if timings else None)
+        for i, (file, metrics) in enumerate(((before, reference.metrics), (after, delta.metrics)))
     ]
     return Comparison(
         before=models[0],
@@ -127,14 +126,13 @@ def _speedups(timings: list[Timing]) -> dict[str, Ratio]:
     return {str(size): paired(before.speeds[size], after.speeds[size]) for size in both}
 
 
-def _measured(path: Path, metrics: dict[str, float], timing: Timing | None) -> MeasuredModel:
-    entry = sniff_format(path)
+def _measured(file: ModelFile, metrics: dict[str, float], timing: Timing | None) -> MeasuredModel:
     speeds = {} if timing is None else timing.speeds
     return MeasuredModel(
-        artifact=str(path),
-        format=entry.name,
-        size_bytes=size_of(path),
-        params=entry.read_card(path).params,
+        artifact=str(file.path),
+        format=file.format.name,
+        size_bytes=file.size,
+        params=file.card.params,
         latency_ms={str(size): speed.p50_ms for size, speed in speeds.items()},
         throughput={str(size): speed.throughput for size, speed in speeds.items()},
         metrics=metrics,

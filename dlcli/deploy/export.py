@@ -1,11 +1,10 @@
 """Export: write under a name that promises nothing, open again, compare, and only then name it.
 
-`folder_beside` and `publish` are how every command puts a new model file beside another.
+`folder_beside` and `dlcli.formats.publish` are how every command puts a new model next to another.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,20 +22,19 @@ from dlcli.deploy.raw_inputs import with_raw_parity
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, Warned, ignore
-from dlcli.files import TMP_PREFIX, cannot_write, fsync_path
+from dlcli.files import TMP_PREFIX, cannot_write
 from dlcli.formats.base import (
     FORMATS,
     Artifact,
     Format,
-    check_options,
+    ModelFile,
     open_artifact,
+    recognize,
     require_extra,
-    size_of,
-    sniff_format,
-    unable,
 )
+from dlcli.formats.export_options import check_options, unsupported_option
+from dlcli.formats.publish import publish
 from dlcli.provenance import provenance_record
-from dlcli.trust import remember
 
 # Enough to tell one percent of other classes; more only cost time.
 SAMPLES = 256
@@ -109,7 +107,7 @@ def installed_writers(config: ExportConfig) -> list[Format]:
     means nothing."""
     found = []
     for _, entry in FORMATS.entries():
-        if entry.write is not None and unable(entry, config) is None:
+        if entry.write is not None and unsupported_option(entry, config) is None:
             with suppress(DlcliError):
                 require_extra(entry)
                 found.append(entry)
@@ -127,7 +125,7 @@ def check_target(source: Path, target: Path, entry: Format) -> None:
             f"--output {target}: {entry.name} files end in {ending}",
             hint=f"--output {target.with_suffix(ending)}",
         )
-    if target.is_dir():
+    if target.is_dir() and not entry.folder:
         raise UsageError(
             f"--output {target} is a folder", hint=f"--output {target / ('best' + entry.suffix)}"
         )
@@ -136,9 +134,9 @@ def check_target(source: Path, target: Path, entry: Format) -> None:
     if target.resolve() == source.resolve():
         raise UsageError(f"--output {target} is the model itself", hint="choose another name")
     try:
-        found = sniff_format(target)
-        found.read_card(target)  # another program's file may be the only one of its kind
-        same = found.name == entry.name
+        found = recognize(target)
+        # Without a card it is another program's file, and may be the only one of its kind.
+        same = bool(found.card) and found.format.name == entry.name
     except DlcliError:
         same = False
     if not same:
@@ -149,7 +147,7 @@ def check_target(source: Path, target: Path, entry: Format) -> None:
 
 
 def export(
-    source: Path,
+    source: Path | ModelFile,
     target: Path,
     entry: Format,
     settings: ExportSettings,
@@ -170,7 +168,7 @@ def export(
 
 
 def export_all(
-    source: Path,
+    source: Path | ModelFile,
     wanted: Sequence[tuple[Format, Path]],
     settings: ExportSettings,
     *,
@@ -197,10 +195,11 @@ def export_all(
         asked = measure.model_copy(update={"samples": measure.samples or SAMPLES})
         reference = ReferenceEvaluator(artifact, asked, emit)
         reason = reference.note if reference.split == "random" else ""
-    record = provenance_record(source)
-    artifact.card = _noted(artifact.card, record.kind, **record.args)
+    record = provenance_record(artifact.path)
+    card = _noted(artifact.card, record.kind, **record.args)
     if reason:
-        artifact.card = _noted(artifact.card, transforms.UNVERIFIED, reason=reason)
+        card = _noted(card, transforms.UNVERIFIED, reason=reason)
+    artifact = artifact.with_card(card)
     found: list[ExportResult | Failure] = []
     for entry, target in wanted:
         emit(Noted(f"writing {target}"))
@@ -237,25 +236,28 @@ def _export_one(
             write_in_process(artifact, staged, entry, settings.export, trust=trust)
         else:
             entry.write(artifact, staged, settings.export)
-        # Read anew by its content, as any command will: written a moment ago, it is the user's own.
-        opened = open_artifact(staged, device="cpu", trust=True) if reference is not None else None
-        if reference is not None and opened is not None:
+        # Recognised by its content, as any command will: written a moment ago, it is the user's own.
+        written = recognize(staged)
+        if reference is not None:
+            opened = open_artifact(written, device="cpu", trust=True)
             parity = _parity(artifact, opened, reference, settings)
         good = parity is None or parity.ok
         output = target if good else target.with_name(target.name + ".failed")
-        card, size = entry.read_card(staged), size_of(staged)
-        publish(staged, output)
-    if entry.runs_code and not remember(output):
+        card, size = written.card, written.size
+        published = publish(written, output)
+    if entry.runs_code and not published.remember():
         emit(Warned(f"{output} will need --trust: the list of your own files cannot be written"))
     change = None
     if reference is not None and good:
         # Both were trusted to be opened above, whether or not that could be remembered.
-        change = compare_files(artifact.path, output, reference, settings.measure, trust=True, emit=emit)
+        change = compare_files(
+            artifact.file, published, reference, settings.measure, trust=True, emit=emit
+        )
     return ExportResult(
         source=artifact.path,
         output=output,
         format=entry.name,
-        source_bytes=size_of(artifact.path),
+        source_bytes=artifact.size,
         output_bytes=size,
         parity=parity,
         change=change,
@@ -288,25 +290,3 @@ def folder_beside(target: Path) -> Iterator[Path]:
             yield Path(folder)
     except OSError as exc:
         raise cannot_write(target, exc) from exc
-
-
-def publish(staged: Path, output: Path) -> None:
-    """Give the file its name, after those it refers to (tensors that lie apart) have theirs.
-
-    A failed file goes alone: tensors of its own would replace those of an older good one. Raises:
-    DlcliError where a file of somebody else has the name of one that belongs to it.
-    """
-    beside = [path for path in staged.parent.iterdir() if path != staged]
-    beside = beside if output.name == staged.name else []
-    for path in beside:
-        taken = output.with_name(path.name)
-        if taken.exists() and not output.exists():
-            raise DlcliError(
-                f"{taken} exists and belongs to no {output.name}", hint="move it, or choose --output"
-            )
-    for path in beside:
-        fsync_path(path)
-        os.replace(path, output.with_name(path.name))
-    fsync_path(staged)
-    os.replace(staged, output)
-    fsync_path(output.parent)

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 def _write(job: dict[str, object]) -> None:
     source = open_artifact(Path(str(job["source"])), device="cpu", trust=bool(job["trust"]))
-    source.card = Card.from_json(str(job["card"]), source=job["source"])
+    source = source.with_card(Card.from_json(str(job["card"]), source=job["source"]))
     entry = FORMATS.get(str(job["format"]))
     assert entry.write is not None
     entry.write(source, Path(str(job["path"])), ExportConfig.model_validate(job["config"]))

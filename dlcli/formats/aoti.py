@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
 from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, check_whole, holds, members
 from dlcli.trust import remember
@@ -109,7 +109,7 @@ def read_card(path: Path) -> Card:
     return card_in(path, NAME)
 
 
-def open_aoti(path: Path, runtime: Runtime) -> TorchFile:
+def open_aoti(file: ModelFile, runtime: Runtime) -> TorchFile:
     """The compiled model on the device that it was compiled for. It runs code of the file.
 
     Raises: DlcliError where this machine cannot run it.
@@ -118,7 +118,7 @@ def open_aoti(path: Path, runtime: Runtime) -> TorchFile:
 
     from dlcli.zoo.device import resolve_device
 
-    card = read_card(path)
+    path, card = file.path, file.card
     made = next((record for record in card.transforms if record.kind == NAME), None)
     if made is None:
         raise DlcliError(
@@ -143,7 +143,7 @@ def open_aoti(path: Path, runtime: Runtime) -> TorchFile:
             f"torch {torch.__version__} cannot load {path}: {first}",
             hint="it belongs to the torch and the machine that compiled it: export it again here",
         ) from exc
-    return TorchFile(path, card, run, device, contiguous=True)
+    return TorchFile(file, run, device, contiguous=True)
 
 
 def _check_machine(path: Path, made: TransformRecord) -> None:

@@ -1,13 +1,16 @@
-"""What every model file is to the rest of dlcli: a card and a function from inputs to answers."""
+"""What every model file is to the rest of dlcli: a card and a function from inputs to outputs."""
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +18,8 @@ import numpy.typing as npt
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
-from dlcli.errors import DlcliError, UsageError
+from dlcli.errors import DlcliError
+from dlcli.files import sha256_file
 from dlcli.registry import Registry
 from dlcli.runs.folder import as_typed
 from dlcli.trust import is_known, names_code, remember
@@ -26,21 +30,118 @@ if TYPE_CHECKING:
 Outputs = npt.NDArray[np.float32]  # `TaskSpec.output` of a batch: logits or scaled numbers
 
 
-class Artifact(ABC):
-    """An opened model file."""
+@dataclass(frozen=True)
+class ModelFile:
+    """A model on disk whose format is known: a file, several next to each other, or a folder.
 
-    def __init__(self, path: Path, card: Card) -> None:
-        self.path = path
-        self.card = card
+    Nothing is loaded; what is read of it (its card, its size) is read once.
+    """
+
+    path: Path
+    format: Format
+
+    @cached_property
+    def card(self) -> Card:
+        """The card. Raises: DlcliError where there is none or it is damaged."""
+        return self.format.read_card(self.path)
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """All its files: the path itself and those next to it that it refers to, or those in a folder.
+
+        Raises: DlcliError where it is damaged.
+        """
+        if self.path.is_dir():
+            return tuple(sorted(path for path in self.path.rglob("*") if path.is_file()))
+        return (self.path, *self.format.companions(self.path))
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all its files. Raises: DlcliError."""
+        try:
+            return sum(path.stat().st_size for path in self.files)
+        except OSError as exc:
+            raise DlcliError(f"cannot read {exc.filename or self.path}: {exc.strerror}") from exc
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the file at ``path``; of a folder, over the names and digests of its files.
+
+        Raises: DlcliError.
+        """
+        try:
+            if not self.path.is_dir():
+                return sha256_file(self.path)
+            names = (
+                f"{path.relative_to(self.path).as_posix()}\0{sha256_file(path)}\n" for path in self.files
+            )
+            return hashlib.sha256("".join(names).encode()).hexdigest()
+        except OSError as exc:
+            raise DlcliError(f"cannot read {exc.filename or self.path}: {exc.strerror}") from exc
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether opening it could run code of whoever wrote it."""
+        return self.format.runs_code or (self.format.trainable and names_code(self.card.model.name))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this user's dlcli wrote it, with these very bytes. Raises: DlcliError."""
+        try:
+            return all(is_known(path) for path in self.files)
+        except OSError as exc:
+            raise DlcliError(f"cannot read {exc.filename or self.path}: {exc.strerror}") from exc
+
+    def remember(self) -> bool:
+        """Note it as this user's own. False where the list cannot be written. Raises: OSError."""
+        return all(remember(path) for path in self.files)
+
+
+class Artifact(ABC):
+    """An opened model. It does not change; `with_card` gives a copy."""
+
+    def __init__(self, file: ModelFile, card: Card) -> None:
+        self._file, self._card = file, card
+
+    @property
+    def file(self) -> ModelFile:
+        """What was opened."""
+        return self._file
+
+    @property
+    def path(self) -> Path:
+        """The path that was opened."""
+        return self._file.path
+
+    @property
+    def format(self) -> Format:
+        """The format that it was opened with."""
+        return self._file.format
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files of the model. Raises: DlcliError."""
+        return self._file.size
+
+    @property
+    def card(self) -> Card:
+        """The card: the file's, unless `with_card` gave another."""
+        return self._card
+
+    def with_card(self, card: Card) -> Self:
+        """The same model with another card, for a writer to put into its file."""
+        other = copy.copy(self)
+        other._card = card
+        return other
 
     @abstractmethod
     def predict(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch; pixels come as uint8 (n, H, W, C) and are normalised here."""
+        """The outputs for a batch; pixels come as uint8 (n, H, W, C) and are normalised here."""
 
     def prepared(self, inputs: Inputs) -> Callable[[], object]:
         """The model's call for this batch, with what the host does before it already done.
 
-        That is what a benchmark times. On a GPU it may return before the answer is there.
+        That is what a benchmark times. On a GPU it may return before the outputs are there.
         """
         return lambda: self.predict(inputs)
 
@@ -53,7 +154,7 @@ class Artifact(ABC):
 class Runtime:
     """Where an artifact runs: a device's name ("auto", "cpu", "cuda:1") and, on CPU, its threads.
 
-    ``threads`` None is what the library takes by itself. In torch the number holds for the process.
+    ``threads`` None is the library's default. In torch the number holds for the process.
     """
 
     device: str = "auto"
@@ -62,25 +163,35 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: ``sniff`` looks at the file, ``read_card`` and ``open`` read it.
+    """A file format: how its models are recognised, read and written.
 
-    ``read_card`` runs nothing of the file, and imports no torch where the container allows it.
-    ``write(source, path, config)`` exports an artifact that has a module; formats without it are only
-    read. ``trainable`` is whether its artifacts have a `module()`. ``runs_code`` is whether opening a
-    file could run code that is in it. ``extra`` is the optional dependency, "dlcli[EXTRA]", that reading
-    and writing need, and ``module`` what it installs.
-    ``fresh(source)`` is whether this source must be written in a process of its own, because the
-    exporter depends on what it exported before. ``example`` names a snippet that loads the file, for
-    people: ``example(path, card)`` gives its text. ``own_suffix`` is whether its library takes files of
-    this ending alone. ``beside(path)`` are the files that belong to this
-    one: its tensors, where they lie apart.
+    Attributes:
+        suffix: Ending of the names that an export gives.
+        sniff: Whether a path is of this format, by its content. Raises: OSError.
+        read_card: The card of a path; runs nothing of it, and imports no torch where the container
+            allows it. Raises: DlcliError.
+        open: Load the model. Raises: DlcliError.
+        write: Export an artifact that has a module; None where a format is only read.
+        options: Settings of `ExportConfig` that its files honour, by name.
+        static: Whether its files take batches and lengths of one size only.
+        trainable: Whether its artifacts have a `module()`.
+        runs_code: Whether opening a file could run code that is in it.
+        extra: Optional dependency, "dlcli[EXTRA]", that reading and writing need.
+        module: The package that ``extra`` installs.
+        fresh: Whether this source must be exported in a process of its own, because the exporter
+            depends on what it exported before.
+        example: Text of a Python file, for people, that loads the model.
+        own_suffix: Whether its library takes files of this ending only.
+        folder: Whether a model is a folder, with all files in it.
+        companions: Files next to a model's path that belong to it, such as tensors stored apart; the
+            file refers to them by name.
     """
 
     name: str
     suffix: str
     sniff: Callable[[Path], bool]
     read_card: Callable[[Path], Card]
-    open: Callable[[Path, Runtime], Artifact]
+    open: Callable[[ModelFile, Runtime], Artifact]
     write: Callable[[Artifact, Path, ExportConfig], None] | None = None
     options: frozenset[str] = frozenset()
     static: bool = False
@@ -91,80 +202,37 @@ class Format:
     fresh: Callable[[Artifact], bool] = lambda source: False
     example: Callable[[Path, Card], str] | None = None
     own_suffix: bool = False
-    beside: Callable[[Path], list[Path]] = lambda path: []
+    folder: bool = False
+    companions: Callable[[Path], list[Path]] = lambda path: []
 
 
 # Not encodings/, which imports torch: an ONNX file is read without.
 FORMATS: Registry[Format] = Registry("format", "dlcli.formats", entry_module="format")
 
-# Names that mean several formats at once.
-GROUPS: dict[str, tuple[str, ...]] = {"state-dict": ("pth", "plain-safetensors")}
-
-# What a format may be unable to do. The other settings of an export are bounds of its comparison.
-_OPTIONS = {
-    "opset": "--opset",
-    "half": "--half",
-    "embed_preprocessing": "--embed-preprocessing",
-    "softmax": "--softmax",
-    "simplify": "--simplify",
-    "dynamic": "--static",
-}
-
-
-def unable(entry: Format, config: ExportConfig) -> str | None:
-    """The first setting that means nothing to a format's files; None where they honour all."""
-    for name in _OPTIONS:
-        said = getattr(config, name) != ExportConfig.model_fields[name].default
-        if said and name not in entry.options:
-            return name
-    return None
-
-
-def check_options(entry: Format, config: ExportConfig) -> None:
-    """Refuse what a format cannot honour, before anything is written. Raises: UsageError."""
-    name = unable(entry, config)
-    if name is not None:
-        able = ", ".join(n for n, other in FORMATS.entries() if name in other.options)
-        raise UsageError(
-            f"{_OPTIONS[name]} means nothing to {entry.name} files",
-            hint=f"it is for {able}: leave it out here",
-        )
-    if entry.static:
-        return  # they are of one size whatever is said, so the sizes may be said alone
-    for flag, size in (("--batch-size", config.batch_size), ("export.length", config.length)):
-        if size is not None and config.dynamic:
-            raise UsageError(f"{flag} is the size of a static {entry.name} file", hint="add --static")
-
-
-def formats_named(names: Iterable[str]) -> list[Format]:
-    """The formats of these names that can be written, groups in full, each once. Raises: UsageError."""
-    found: dict[str, Format] = {}
-    for name in names:
-        for one in GROUPS.get(name, (name,)):
-            entry = FORMATS.find(one)
-            if entry is None or entry.write is None:
-                able = [n for n, other in FORMATS.entries() if other.write is not None]
-                raise UsageError(
-                    f"{one} is not an export format", hint="there is " + ", ".join([*able, *GROUPS])
-                )
-            found[one] = entry
-    return list(found.values())
-
 
 def sniff_format(path: Path) -> Format:
-    """The format of a file, from its content. Raises: DlcliError when it is none that dlcli reads."""
+    """The format of a file or folder, by its content. Raises: DlcliError for one that is unknown."""
     try:
-        with path.open("rb") as file:
-            head = file.read(64)
-        if not head:
+        folder = path.is_dir()
+        if not folder and not head_of(path):
             raise DlcliError(f"{path} is empty (0 bytes)", hint="export or train it again")
         for _, entry in FORMATS.entries():
-            if entry.sniff(path):
+            if entry.folder == folder and entry.sniff(path):
                 return entry
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
     known = ", ".join(f"{e.name} ({e.suffix})" for _, e in FORMATS.entries())
     raise DlcliError(f"{path} is not a model file that dlcli reads", hint=f"it reads {known}")
+
+
+def recognize(path: Path) -> ModelFile:
+    """The model at a path, of any format. Raises: DlcliError where it is none."""
+    return ModelFile(path, sniff_format(path))
+
+
+def read_card(path: Path) -> Card:
+    """The card of a model file of any format, without loading its weights. Raises: DlcliError."""
+    return recognize(path).card
 
 
 def head_of(path: Path, count: int = 64) -> bytes:
@@ -174,26 +242,25 @@ def head_of(path: Path, count: int = 64) -> bytes:
 
 
 def open_artifact(
-    path: Path, *, device: str = "auto", threads: int | None = None, trust: bool = False
+    source: Path | ModelFile, *, device: str = "auto", threads: int | None = None, trust: bool = False
 ) -> Artifact:
     """Open a model file of any known format.
 
     One that could run code, its own or that of a ``file.py`` model, opens when this user's dlcli wrote
     it or ``trust`` says so; what was trusted once is known from then on. Raises: DlcliError.
     """
-    entry = sniff_format(path)
-    require_extra(entry)
-    strange = _strange_code(path, entry)
-    if strange:
-        entry.read_card(path)  # without one the file is of no use, whoever is trusted
+    file = recognize(source) if isinstance(source, Path) else source
+    require_extra(file.format)
+    strange = _strange_code(file)
     if strange and not trust:
+        _ = file.card  # a file without one is of no use: that is the first thing to say
         raise DlcliError(
-            f"{path} was not written by your dlcli, and {strange}",
-            hint=f"if you trust whoever made it: dlcli eval {as_typed(path)} --trust, once",
+            f"{file.path} was not written by your dlcli, and {strange}",
+            hint=f"if you trust whoever made it: dlcli eval {as_typed(file.path)} --trust, once",
         )
-    artifact = entry.open(path, Runtime(device, threads))
+    artifact = file.format.open(file, Runtime(device, threads))
     if strange:
-        remember(path)
+        file.remember()
     return artifact
 
 
@@ -206,27 +273,10 @@ def require_extra(entry: Format) -> None:
         )
 
 
-def runs_code(entry: Format, card: Card) -> bool:
-    """Whether opening a file of this format with this card could run code of whoever made it."""
-    return entry.runs_code or (entry.trainable and names_code(card.model.name))
-
-
-def _strange_code(path: Path, entry: Format) -> str:
+def _strange_code(file: ModelFile) -> str:
     """What code of somebody else's opening the file could run, in words; "" for none."""
-    if entry.runs_code:
-        what = f"a {entry.name} file can run code when it is loaded"
-    elif entry.trainable and names_code(name := entry.read_card(path).model.name):
-        what = f"loading it runs the code of {name}"
-    else:
+    if not file.runs_code or file.is_own:
         return ""
-    return "" if is_known(path) else what
-
-
-def size_of(path: Path) -> int:
-    """The bytes of a model file and of those that belong to it. Raises: DlcliError, OSError."""
-    return sum(file.stat().st_size for file in (path, *sniff_format(path).beside(path)))
-
-
-def read_card(path: Path) -> Card:
-    """The card of a model file of any known format, without loading its weights."""
-    return sniff_format(path).read_card(path)
+    if file.format.runs_code:
+        return f"a {file.format.name} file can run code when it is loaded"
+    return f"loading it runs the code of {file.card.model.name}"

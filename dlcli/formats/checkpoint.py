@@ -12,7 +12,7 @@ from dlcli.card import CARD_KEY, Card
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import atomic_file, cannot_write
-from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.encodings.base import pack, unpack
 from dlcli.trust import names_code, remember
 
@@ -126,8 +126,8 @@ def card_of(path: Path) -> Card:
 class Checkpoint(Artifact):
     """The float model in torch, in eval mode, on one device."""
 
-    def __init__(self, path: Path, card: Card, module: nn.Module, device: torch.device) -> None:
-        super().__init__(path, card)
+    def __init__(self, file: ModelFile, card: Card, module: nn.Module, device: torch.device) -> None:
+        super().__init__(file, card)
         self._module = module
         self.device = device
 
@@ -148,20 +148,18 @@ class Checkpoint(Artifact):
         return self._module
 
 
-def open_checkpoint(path: Path, runtime: Runtime) -> Checkpoint:
+def open_checkpoint(file: ModelFile, runtime: Runtime) -> Checkpoint:
     """Build the card's model and load its tensors. Raises: DlcliError when they do not fit."""
-    card = card_of(path)
-    stored, _ = read_tensors(path)
+    card = file.card
+    stored, _ = read_tensors(file.path)
     try:
         state = unpack(stored, card.transforms)
     except ValueError as exc:
-        raise _misfit(path, exc) from exc
-    return build_checkpoint(path, card, state, runtime)
+        raise _misfit(file.path, exc) from exc
+    return build_checkpoint(file, state, runtime)
 
 
-def build_checkpoint(
-    path: Path, card: Card, state: Mapping[str, torch.Tensor], runtime: Runtime
-) -> Checkpoint:
+def build_checkpoint(file: ModelFile, state: Mapping[str, torch.Tensor], runtime: Runtime) -> Checkpoint:
     """The card's model with the tensors of a state dict. Raises: DlcliError when they do not fit."""
     import torch
 
@@ -169,15 +167,16 @@ def build_checkpoint(
     from dlcli.zoo.device import resolve_device
     from dlcli.zoo.forward import load_tensors, place
 
+    card = file.card
     try:
         module = build_model(card.model, card.task, card.transforms)
         load_tensors(module, state)
     except (RuntimeError, ValueError) as exc:
-        raise _misfit(path, exc) from exc
+        raise _misfit(file.path, exc) from exc
     where = resolve_device(runtime.device)
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
-    return Checkpoint(path, card, place(module, where).eval(), where)
+    return Checkpoint(file, card, place(module, where).eval(), where)
 
 
 def _misfit(path: Path, why: Exception) -> DlcliError:

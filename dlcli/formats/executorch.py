@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, Format, Runtime, head_of
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime, head_of
 from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
 from dlcli.wording import first_line
 
@@ -70,11 +70,11 @@ def read_card(path: Path) -> Card:
     return Card.from_json(text.decode("utf-8", "replace"), source=path)
 
 
-def open_executorch(path: Path, runtime: Runtime) -> TorchFile:
+def open_executorch(file: ModelFile, runtime: Runtime) -> TorchFile:
     """The program in ExecuTorch's own runtime. Raises: DlcliError when it cannot be loaded."""
     import torch
 
-    card = read_card(path)
+    path, _ = file.path, file.card  # without a card it is of no use
     if runtime.device not in ("auto", "cpu"):
         raise DlcliError(
             f"--device {runtime.device}: ExecuTorch files run on cpu here", hint="--device cpu"
@@ -100,7 +100,7 @@ def open_executorch(path: Path, runtime: Runtime) -> TorchFile:
         return answer
 
     run.program = program  # type: ignore[attr-defined]  # the method does not keep it alive
-    return TorchFile(path, card, run, torch.device("cpu"), contiguous=True)
+    return TorchFile(file, run, torch.device("cpu"), contiguous=True)
 
 
 def _program(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
-from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
 from dlcli.formats.static_shape import ask_fixed, sizes_of
 from dlcli.wording import first_line
@@ -32,12 +32,12 @@ _DIGEST = "sha256_of_bin"
 class OpenVinoFile(Artifact):
     """A compiled model of OpenVINO and the card of its file."""
 
-    def __init__(self, path: Path, card: Card, compiled: Any) -> None:
-        super().__init__(path, card)
+    def __init__(self, file: ModelFile, compiled: Any) -> None:
+        super().__init__(file, file.card)
         self.compiled = compiled
         self._request = compiled.create_infer_request()
-        self._sizes = sizes_of(card)
-        self._readable = answers_probabilities(card)
+        self._sizes = sizes_of(file.card)
+        self._readable = answers_probabilities(file.card)
 
     def predict(self, inputs: Inputs) -> Outputs:
         """The answers for a batch, as the model gives them: logits or scaled numbers."""
@@ -115,11 +115,11 @@ def read_card(path: Path) -> Card:
     return Card.from_json(text, source=path)
 
 
-def open_openvino(path: Path, runtime: Runtime) -> OpenVinoFile:
+def open_openvino(file: ModelFile, runtime: Runtime) -> OpenVinoFile:
     """The model compiled for this processor. Raises: DlcliError when a part is missing or damaged."""
     import openvino
 
-    card = read_card(path)
+    path, _ = file.path, file.card  # without a card it is of no use
     tensors = path.with_suffix(".bin")
     if not tensors.is_file():
         raise DlcliError(
@@ -145,7 +145,7 @@ def open_openvino(path: Path, runtime: Runtime) -> OpenVinoFile:
     except RuntimeError as exc:
         first = first_line(exc)
         raise DlcliError(f"OpenVINO {openvino.__version__} cannot load {path}: {first}") from exc
-    return OpenVinoFile(path, card, compiled)
+    return OpenVinoFile(file, compiled)
 
 
 def _sniff(path: Path) -> bool:
@@ -161,7 +161,7 @@ FORMATS.register(NAME)(
         sniff=_sniff,
         read_card=read_card,
         open=open_openvino,
-        beside=lambda path: [path.with_suffix(".bin")],
+        companions=lambda path: [path.with_suffix(".bin")],
         write=write_openvino,
         options=frozenset({"dynamic", "opset", "half", "softmax", "simplify"}),
         extra="openvino",

@@ -8,7 +8,7 @@ from typing import Any
 from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.torch_program import TorchFile, captured, shipped
 from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
 from dlcli.trust import remember
@@ -34,14 +34,14 @@ def read_card(path: Path) -> Card:
     return card_in(path, NAME)
 
 
-def open_pt2(path: Path, runtime: Runtime) -> TorchFile:
+def open_pt2(file: ModelFile, runtime: Runtime) -> TorchFile:
     """The graph on the device. It may run code of the file. Raises: DlcliError."""
     import torch
 
     from dlcli.zoo.device import resolve_device
     from dlcli.zoo.forward import place
 
-    card = read_card(path)
+    path, _ = file.path, file.card  # without a card it is of no use
     check_whole(path)
     device = resolve_device(runtime.device)
     if runtime.threads is not None:
@@ -59,7 +59,7 @@ def open_pt2(path: Path, runtime: Runtime) -> TorchFile:
             f"torch {torch.__version__} cannot load {path}: {first}",
             hint="a newer torch may have written it; export it again",
         ) from exc
-    return TorchFile(path, card, place(run, device), device)
+    return TorchFile(file, place(run, device), device)
 
 
 def _sniff(path: Path) -> bool:

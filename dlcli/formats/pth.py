@@ -14,7 +14,7 @@ from typing import Any
 from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
 from dlcli.formats.torch_program import unpacked
 from dlcli.formats.usage_snippets import state_dict_snippet
@@ -69,11 +69,11 @@ def read_card(path: Path) -> Card:
     )
 
 
-def open_pth(path: Path, runtime: Runtime) -> Checkpoint:
+def open_pth(file: ModelFile, runtime: Runtime) -> Checkpoint:
     """Build the card's model and load the tensors. Raises: DlcliError when they do not fit."""
     import torch
 
-    card = read_card(path)
+    path, _ = file.path, file.card  # without a card it is of no use
     check_whole(path)
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
@@ -81,7 +81,7 @@ def open_pth(path: Path, runtime: Runtime) -> Checkpoint:
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as exc:
         first = first_line(exc)
         raise damaged(path, first) from exc
-    return build_checkpoint(path, card, state, runtime)
+    return build_checkpoint(file, state, runtime)
 
 
 def _sniff(path: Path) -> bool:

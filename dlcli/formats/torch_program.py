@@ -12,7 +12,6 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
-from dlcli.formats.base import Artifact, Outputs
+from dlcli.formats.base import Artifact, ModelFile, Outputs
 from dlcli.formats.encodings.base import PACKINGS
 from dlcli.formats.readable_outputs import (
     answers_probabilities,
@@ -52,18 +51,17 @@ class TorchFile(Artifact):
 
     def __init__(
         self,
-        path: Path,
-        card: Card,
+        file: ModelFile,
         run: Callable[..., torch.Tensor],
         device: torch.device,
         *,
         contiguous: bool = False,
     ) -> None:
-        super().__init__(path, card)
+        super().__init__(file, file.card)
         self.run, self.device = run, device
         self._contiguous = contiguous
-        self._sizes = sizes_of(card)
-        self._readable = answers_probabilities(card)
+        self._sizes = sizes_of(file.card)
+        self._readable = answers_probabilities(file.card)
 
     def predict(self, inputs: Inputs) -> Outputs:
         """The answers for a batch, as the model gives them: logits or scaled numbers."""

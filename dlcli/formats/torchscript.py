@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, Format, Runtime
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.static_shape import Sizes
 from dlcli.formats.torch_program import TorchFile, batch_of, example_of, shipped
 from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
@@ -138,13 +138,13 @@ def read_card(path: Path) -> Card:
     return card_in(path, NAME)
 
 
-def open_torchscript(path: Path, runtime: Runtime) -> TorchFile:
+def open_torchscript(file: ModelFile, runtime: Runtime) -> TorchFile:
     """The module on the device. It may run code of the file. Raises: DlcliError."""
     import torch
 
     from dlcli.zoo.device import resolve_device
 
-    card = read_card(path)
+    path, _ = file.path, file.card  # without a card it is of no use
     check_whole(path)
     device = resolve_device(runtime.device)
     if runtime.threads is not None:
@@ -159,7 +159,7 @@ def open_torchscript(path: Path, runtime: Runtime) -> TorchFile:
             f"torch {torch.__version__} cannot load {path}: {first}",
             hint="a newer torch may have written it; export it again",
         ) from exc
-    return TorchFile(path, card, module, device)
+    return TorchFile(file, module, device)
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def find_run(text: str, root: Path) -> RunFolder:
 
 
 def find_artifact(text: str | None, root: Path) -> Path:
-    """The model file that ``text`` names: a file, a run folder, a run's name; None is the newest run.
+    """The model that ``text`` names: a path, a run folder, a run's name; None is the newest run.
 
     Raises: DlcliError when it does not exist or the run has no model yet.
     """
@@ -179,6 +179,8 @@ def find_artifact(text: str | None, root: Path) -> Path:
         path = Path(text)
         if path.is_file():
             return path
+        if path.suffix and path.is_dir() and not RunFolder(path).record.is_file():
+            return path  # a model may be a folder
         if not path.exists() and (path.suffix or os.sep in text) and not (root / text).exists():
             raise DlcliError(
                 f"{text} does not exist", hint="give a model file, a run folder or a run's name"

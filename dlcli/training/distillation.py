@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dlcli.config import LossConfig
 from dlcli.errors import UsageError
-from dlcli.formats.base import open_artifact, read_card, sniff_format
+from dlcli.formats.base import open_artifact, recognize
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, TaskSpec, TextInput
 from dlcli.training.losses import Loss
@@ -75,14 +75,13 @@ def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
     Raises: UsageError when it answers another question than ``task``, reads other inputs or is no file
     of weights; DlcliError when it cannot be read.
     """
-    file = find_artifact(str(path), DEFAULT_ROOT)
-    own, named = read_card(file).task, f"--teacher {path}"
+    file = recognize(find_artifact(str(path), DEFAULT_ROOT))
+    own, named = file.card.task, f"--teacher {path}"
     _check_question(own, task, named)
     _check_inputs(own.input, task.input, named)
-    form = sniff_format(file)
-    if not form.trainable:
+    if not file.format.trainable:
         raise UsageError(
-            f"{named} is an {form.name} file, which torch cannot run beside the student",
+            f"{named} is an {file.format.name} file, which torch cannot run beside the student",
             hint="give the safetensors file that it was exported from",
         )
     return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)

@@ -17,7 +17,7 @@ from dlcli.evaluation.evaluate import evaluate
 from dlcli.evaluation.metrics import EvalResult, metric_names
 from dlcli.events import Emit, Event, ModelReady, Noted, RunStarted, Warned, ignore
 from dlcli.files import sha256_file, write_json, write_text
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, versions
 from dlcli.settings import dump_yaml, flat
@@ -230,7 +230,7 @@ def _finish(
             job.emit(Warned(_bad_sentence(bad, run)))
         if result.signum is None:
             device = job.precision.device
-            best = open_checkpoint(run.best, Runtime(str(device)))
+            best = open_checkpoint(recognize(run.best), Runtime(str(device)))
             validation = evaluate(best.predict, readers["val"], plan.task, split="val")
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 

@@ -21,7 +21,7 @@ from dlcli.deploy import export as shipping
 from dlcli.deploy import export_worker
 from dlcli.deploy.parity import BATCH_SIZES, compare
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Artifact, Format, Outputs, open_artifact
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, open_artifact, recognize
 from dlcli.formats.checkpoint import save_model
 from dlcli.provenance import outdated, provenance_record
 from dlcli.task import NumberColumn as Column
@@ -190,7 +190,16 @@ def test_the_origin_of_a_file_names_no_folder_of_this_machine(model: Path) -> No
     assert provenance_record(model).args["source"] == "best.safetensors"
 
 
-def test_tensors_that_lie_apart_are_counted_and_replace_nothing_strange(model: Path) -> None:
+def test_tensors_that_lie_apart_are_counted_and_replace_nothing_strange(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def companions(path: Path) -> list[Path]:
+        return [path.with_name("b.bin")] if path.stem == "b" else []
+
+    single = FORMATS.get("safetensors")
+    pair = replace(single, companions=companions)
+    monkeypatch.setitem(FORMATS._entries, "safetensors", pair)
+
     def write(source: Artifact, path: Path, config: ExportConfig) -> None:
         save_model(path, source.module(), source.card)
         path.with_name("b.bin").write_bytes(b"tensors")
@@ -204,17 +213,17 @@ def test_tensors_that_lie_apart_are_counted_and_replace_nothing_strange(model: P
     assert not target.exists()
     strange.unlink()
     for _ in range(2):  # an older one of its own is replaced
-        shipping.export(model, target, entry, SETTINGS, verify=False)
+        result = shipping.export(model, target, entry, SETTINGS, verify=False)
     assert strange.read_bytes() == b"tensors"
+    assert result.output_bytes == target.stat().st_size + len(b"tensors") == recognize(target).size
 
 
 # A process of its own
 
 
 def test_a_fresh_process_writes_what_this_one_would(model: Path) -> None:
-    source = open_artifact(model, device="cpu")
     remark = CARD.model_copy(update={"parent": "somebody"})
-    source.card = remark  # the card that it has here, not the file's
+    source = open_artifact(model, device="cpu").with_card(remark)  # not the file's
     target, config = model.with_name("b.pth"), ExportConfig()
     export_worker.write_in_process(source, target, shipping.writer("pth"), config, trust=False)
     written = open_artifact(target, device="cpu", trust=True)
@@ -258,7 +267,8 @@ class Counting(Artifact):
     """A model of lengths: it answers with how many tokens a text has, or reads the padding too."""
 
     def __init__(self, task: TaskSpec, how: Callable[[Inputs], Outputs]) -> None:
-        super().__init__(Path("x"), Card(model=ModelSpec(name="x"), task=task))
+        file = ModelFile(Path("x"), FORMATS.get("safetensors"))
+        super().__init__(file, Card(model=ModelSpec(name="x"), task=task))
         self.how = how
 
     def predict(self, inputs: Inputs) -> Outputs:

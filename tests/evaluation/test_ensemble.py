@@ -18,7 +18,7 @@ from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.evaluate import evaluate, measure
 from dlcli.evaluation.metrics import softmax
 from dlcli.evaluation.tta import averaged
-from dlcli.formats.base import Artifact, Outputs
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs
 from dlcli.task import (
     SPECIAL_TOKENS,
     ImageInput,
@@ -54,7 +54,8 @@ class Says(Artifact):
     """A model that is a function of its inputs."""
 
     def __init__(self, name: str, task: TaskSpec, say: Callable[..., np.ndarray]) -> None:
-        super().__init__(Path(name), Card(model=ModelSpec(name=name), task=task))
+        file = ModelFile(Path(name), FORMATS.get("safetensors"))
+        super().__init__(file, Card(model=ModelSpec(name=name), task=task))
         self.say = say
 
     def predict(self, inputs: Inputs) -> Outputs:

@@ -17,7 +17,7 @@ from dlcli.errors import DlcliError
 from dlcli.formats import aoti
 from dlcli.formats import torch_program as torch_files
 from dlcli.formats.aoti import write_aoti
-from dlcli.formats.base import Runtime, open_artifact, read_card, sniff_format
+from dlcli.formats.base import Runtime, open_artifact, read_card, recognize, sniff_format
 from dlcli.formats.zip_archive import CARD_MEMBER
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
@@ -71,7 +71,7 @@ def test_what_was_compiled_for_another_machine_is_not_run(
     if field == "machine" and aoti._machine("cpu")["system"] != "linux":
         said = "compiled for linux"
     with pytest.raises(DlcliError, match=said):
-        aoti.open_aoti(path, Runtime("cpu"))
+        aoti.open_aoti(recognize(path), Runtime("cpu"))
 
 
 def test_a_package_from_elsewhere_needs_trust(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from small_models import MODELS, source, worst
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
-from dlcli.formats.base import Runtime, open_artifact, read_card, sniff_format
+from dlcli.formats.base import Runtime, open_artifact, read_card, recognize, sniff_format
 from dlcli.formats.executorch import behind, open_executorch, write_executorch
 
 installed = importlib.util.find_spec("executorch") is not None
@@ -56,7 +56,7 @@ def test_a_changed_program_is_found(tmp_path: Path) -> None:
     data[20] ^= 1
     (tmp_path / "x.pte").write_bytes(data)
     with pytest.raises(DlcliError, match="does not match the SHA-256"):
-        open_executorch(tmp_path / "x.pte", Runtime("cpu"))
+        open_executorch(recognize(tmp_path / "x.pte"), Runtime("cpu"))
 
 
 def test_a_text_that_begins_a_little_like_one_is_none(tmp_path: Path) -> None:

@@ -21,13 +21,12 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import (
     FORMATS,
     Artifact,
-    check_options,
-    formats_named,
     open_artifact,
     read_card,
     sniff_format,
 )
 from dlcli.formats.checkpoint import save_model
+from dlcli.formats.export_options import check_options, formats_named
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 

@@ -20,7 +20,7 @@ from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats import torch_program as torch_files
-from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card, sniff_format
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact, read_card, sniff_format
 from dlcli.formats.readable_outputs import to_probabilities
 from dlcli.formats.torchscript import write_torchscript
 from dlcli.task import ImageInput, TaskSpec
@@ -164,7 +164,8 @@ class Held(Artifact):
     def __init__(self, module: nn.Module) -> None:
         image = ImageInput(channels=1, height=9, width=9, resize_size=9, mean=(0.5,), std=(0.3,))
         task = TaskSpec(input=image, class_names=("a", "b", "c"))
-        super().__init__(Path("x"), Card(model=ModelSpec(name="own"), task=task))
+        card = Card(model=ModelSpec(name="own"), task=task)
+        super().__init__(ModelFile(Path("x"), FORMATS.get("safetensors")), card)
         self._module = module.eval()
 
     def predict(self, inputs: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -14,7 +14,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import (
@@ -132,9 +132,9 @@ def check_onnx(name: str, task: TaskSpec, folder: Path, *, opset: int = 20, **ar
     entry = find_model(name, task.input.kind)
     spec = ModelSpec(name=name, args=entry.arguments(args).model_dump(mode="json"))
     save_model(folder / "m.safetensors", module, Card(model=spec, task=task))
-    source = open_checkpoint(folder / "m.safetensors", Runtime("cpu"))
+    source = open_checkpoint(recognize(folder / "m.safetensors"), Runtime("cpu"))
     write_onnx(source, folder / "m.onnx", ExportConfig(opset=opset))
-    written = open_onnx(folder / "m.onnx", Runtime("cpu"))
+    written = open_onnx(recognize(folder / "m.onnx"), Runtime("cpu"))
     for count, length in ((1, 5), (3, 17)):
         inputs = random_inputs(task, count, length=length, seed=count)
         np.testing.assert_allclose(written.predict(inputs), source.predict(inputs), atol=2e-5, rtol=1e-4)

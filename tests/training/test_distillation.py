@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -372,11 +373,13 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_exported_file_does_not_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlcli.formats.base import FORMATS
+    from dlcli.formats.base import FORMATS, ModelFile
+    from dlcli.formats.checkpoint import card_of
     from dlcli.training import distillation as module
 
     path = saved(tmp_path / "t.safetensors", CLASSES)
-    monkeypatch.setattr(module, "sniff_format", lambda path: FORMATS.get("onnx"))
+    onnx = replace(FORMATS.get("onnx"), read_card=card_of)
+    monkeypatch.setattr(module, "recognize", lambda path: ModelFile(path, onnx))
     with pytest.raises(UsageError, match="is an onnx file, which torch cannot run") as caught:
         open_teacher(path, CLASSES, CPU)
     assert caught.value.hint == "give the safetensors file that it was exported from"

@@ -19,7 +19,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import UsageError
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import (
@@ -153,7 +153,7 @@ def test_contract(kind: InputKind, name: str, task_kind: TaskKind, tmp_path: Pat
 
     path = tmp_path / "m.safetensors"
     save_model(path, module, Card(model=spec, task=task))
-    loaded = open_checkpoint(path, Runtime("cpu")).module()
+    loaded = open_checkpoint(recognize(path), Runtime("cpu")).module()
     for key, value in module.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
     assert torch.allclose(loaded(*inputs), before, atol=1e-6)  # kernels may lie in another layout
@@ -453,9 +453,9 @@ def test_even_kernels_are_refused_with_the_reason() -> None:
 def check_export(kind: InputKind, name: str, task: TaskSpec, folder: Path) -> None:
     spec, module = make(kind, name, task)
     save_model(folder / "m.safetensors", module, Card(model=spec, task=task))
-    source = open_checkpoint(folder / "m.safetensors", Runtime("cpu"))
+    source = open_checkpoint(recognize(folder / "m.safetensors"), Runtime("cpu"))
     write_onnx(source, folder / "m.onnx", ExportConfig())
-    exported = open_onnx(folder / "m.onnx", Runtime("cpu"))
+    exported = open_onnx(recognize(folder / "m.onnx"), Runtime("cpu"))
     for n, steps in [(1, 1), (2, 5), (5, 12)]:
         inputs = random_inputs(task, n, length=steps)
         assert np.allclose(exported.predict(inputs), source.predict(inputs), atol=1e-5)
@@ -470,7 +470,7 @@ def test_exports_agree_at_other_sizes(kind: InputKind, name: str, tmp_path: Path
 
 def test_an_exported_embedding_has_length_one(tmp_path: Path) -> None:
     check_export("image", "cnn", task_of("image", "embedding"), tmp_path)
-    exported = open_onnx(tmp_path / "m.onnx", Runtime("cpu"))
+    exported = open_onnx(recognize(tmp_path / "m.onnx"), Runtime("cpu"))
     answer = exported.predict(random_inputs(exported.card.task, 3))
     assert np.allclose(np.linalg.norm(answer, axis=1), 1, atol=1e-5)
 

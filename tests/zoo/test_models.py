@@ -13,7 +13,7 @@ from torch import nn
 
 from dlcli.card import Card, ModelSpec
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model, find_model
@@ -64,7 +64,7 @@ def check_contract(name: str, tmp_path: Path) -> None:
 
     path = tmp_path / "m.safetensors"
     save_model(path, module, Card(model=model, task=spec))
-    loaded = open_checkpoint(path, Runtime("cpu")).module()
+    loaded = open_checkpoint(recognize(path), Runtime("cpu")).module()
     for key, value in module.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value)
 

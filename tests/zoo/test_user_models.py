@@ -13,7 +13,7 @@ from torch import nn
 
 from dlcli.card import Card, ModelSpec
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
 from dlcli.zoo import timm_models, user_models
@@ -116,10 +116,10 @@ def test_an_artifact_is_loaded_again_and_needs_its_code(code: Path, tmp_path: Pa
     path = tmp_path / "m.safetensors"
     save_model(path, module, Card(model=spec, task=image_task()))
     x = torch.randn(3, 1, 6, 6)
-    assert torch.equal(open_checkpoint(path, Runtime("cpu")).module()(x), module(x))
+    assert torch.equal(open_checkpoint(recognize(path), Runtime("cpu")).module()(x), module(x))
     code.unlink()
     with pytest.raises(DlcliError, match=r"nets\.py does not exist") as caught:
-        open_checkpoint(path, Runtime("cpu"))
+        open_checkpoint(recognize(path), Runtime("cpu"))
     assert "runs its code" in (caught.value.hint or "")
 
 

@@ -22,7 +22,7 @@ from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes
-from dlcli.formats.base import Artifact, open_artifact
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
 from dlcli.training.class_balance import balance_plan
@@ -208,7 +208,8 @@ class PruneJob:
         else:
             run = new_run(plan, self.runs_dir, name)
             card = make_card(plan, done.module)
-        unsaved = Checkpoint(run.best, card, done.module, torch.device("cpu"))
+        file = ModelFile(run.best, FORMATS.get("safetensors"))
+        unsaved = Checkpoint(file, card, done.module, torch.device("cpu"))
         measured = self.reference.evaluate(unsaved)
         metrics = {"val": measured.metrics} if self.reference.split == "val" else {}
         save_model(run.best, done.module, card.model_copy(update={"metrics": metrics}))

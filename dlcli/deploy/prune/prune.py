@@ -149,7 +149,13 @@ def prune(
         made = job.make(goals[0], name or _titled(base, goals[0]))
         attempts = (_attempt(made, bound),)
     comparison = compare_files(
-        path, made.artifact.path, reference, settings.measure, delta=made.delta, trust=trust, emit=emit
+        source.file,
+        made.artifact.file,
+        reference,
+        settings.measure,
+        delta=made.delta,
+        trust=trust,
+        emit=emit,
     )
     task, after = source.card.task, made.artifact.module()
     return PruneResult(
@@ -304,7 +310,7 @@ def _attempt(made: Made, bound: Bound | None) -> Attempt:
         drop=delta.drop,
         agreement=delta.agreement,
         params=made.artifact.card.params,
-        size_bytes=made.artifact.path.stat().st_size,
+        size_bytes=made.artifact.size,
         elapsed_s=made.elapsed_s,
     )
 

@@ -33,8 +33,8 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Noted, ignore
-from dlcli.formats.base import Artifact, Runtime
-from dlcli.formats.checkpoint import Checkpoint, open_checkpoint
+from dlcli.formats.base import Artifact, Runtime, recognize
+from dlcli.formats.checkpoint import open_checkpoint
 from dlcli.formats.onnx.format import write_onnx
 from dlcli.provenance import provenance_record
 from dlcli.runs.folder import RunFolder, run_of
@@ -80,7 +80,7 @@ def qat(
     name = source.path.stem if own is None else own.name
     result = tuner(plan, f"{name}-qat")
     path = folder / FILE
-    write_int8(open_checkpoint(result.run.best, Runtime("cpu")), path)
+    write_int8(open_checkpoint(recognize(result.run.best), Runtime("cpu")), path)
     return QatResult(path, result.run)
 
 
@@ -120,8 +120,7 @@ def write_int8(tuned: Artifact, path: Path) -> None:
     record = TransformRecord(kind=transforms.QUANTIZE, args={"method": "qat", "backend": "onnxruntime"})
     done = (*card.transforms, record, provenance_record(tuned.path))
     card = card.model_copy(update={"transforms": done})
-    said = Checkpoint(tuned.path, card, tuned.module(), torch.device("cpu"))
-    write_onnx(said, path, ExportConfig())
+    write_onnx(tuned.with_card(card), path, ExportConfig())
 
 
 def _training_samples(

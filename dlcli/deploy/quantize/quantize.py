@@ -34,7 +34,7 @@ from dlcli.deploy.quantize.variants import (
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
-from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact, read_card, recognize
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.training.finetune import Tuner
 
@@ -122,10 +122,10 @@ class _Job:
             self.made.note_metrics(chosen.file, {self.reference.split: chosen.delta.metrics})
         target = self._target(chosen.method, chosen.backend, chosen.run)
         place(chosen.file, target)
-        before = self.source.path if chosen.backend == "torch" else self.made.float_file
+        torch_file = chosen.backend == "torch"
         comparison = compare_files(
-            before,
-            target,
+            self.source.file if torch_file else recognize(self.made.float_file),
+            ModelFile(target, FORMATS.get(_FORMAT[chosen.backend])),
             self.reference,
             self.settings.measure,
             delta=chosen.delta,
@@ -215,13 +215,14 @@ class _Job:
         self, method: str, backend: Backend, layers: Sequence[str], goal: Bound | None
     ) -> Attempt:
         file = self.made.make(method, backend, layers, self._name(method, backend))
-        delta = self.reference.evaluate(open_artifact(file, device="cpu", trust=True))
+        opened = open_artifact(file, device="cpu", trust=True)
+        delta = self.reference.evaluate(opened)
         left = tuple(name for name in self.made.every_layer(backend) if name not in layers)
         return Attempt(
             method=method,
             backend=backend,
             file=file,
-            size_bytes=file.stat().st_size,
+            size_bytes=opened.size,
             delta=delta,
             kept_bound=delta.within(goal),
             layers_in_float=left,
@@ -234,10 +235,11 @@ class _Job:
         place = folder / "qat"
         place.mkdir()
         found = qat(self.source, self.settings, self.tuner, place, self.emit)
-        delta = self.reference.evaluate(open_artifact(found.path, device="cpu", trust=True))
+        opened = open_artifact(found.path, device="cpu", trust=True)
+        delta = self.reference.evaluate(opened)
         learned = {
             name
-            for record in read_card(found.path).transforms
+            for record in opened.card.transforms
             if record.kind == transforms.FAKE_QUANT
             for name, _ in record.args["layers"]
         }
@@ -246,7 +248,7 @@ class _Job:
             method="qat",
             backend="onnxruntime",
             file=found.path,
-            size_bytes=found.path.stat().st_size,
+            size_bytes=opened.size,
             delta=delta,
             kept_bound=delta.within(goal),
             layers_in_float=tuple(name for name in every if name not in learned),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dlcli.deploy.compare import Comparison
-from dlcli.deploy.export import folder_beside, publish
+from dlcli.deploy.export import folder_beside
 from dlcli.deploy.quantize.sensitivity import Sensitivity
 from dlcli.deploy.quantize.variants import Backend
 from dlcli.deploy.reference import MetricDelta
 from dlcli.deploy.verdicts import verdict
+from dlcli.formats.base import recognize
+from dlcli.formats.publish import move, publish
 from dlcli.runs.folder import RunFolder
 
 
@@ -107,7 +108,4 @@ def order(attempt: Attempt) -> tuple[bool, float, int]:
 def place(staged: Path, target: Path) -> None:
     """Give a file its name, on whatever file system that is."""
     with folder_beside(target) as folder:
-        for path in staged.parent.iterdir():
-            name = target.name if path == staged else path.name
-            shutil.move(path, folder / name)
-        publish(folder / target.name, target)
+        publish(move(recognize(staged), folder / target.name), target)

@@ -21,7 +21,7 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import FORMATS, Artifact, Format, Outputs, Runtime, head_of
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.example import example
@@ -40,8 +40,8 @@ _OPTIONS = frozenset({"opset", "half", "embed_preprocessing", "softmax", "simpli
 class OnnxArtifact(Artifact):
     """A session of ONNX Runtime and the card of its file."""
 
-    def __init__(self, path: Path, card: Card, session: Any) -> None:
-        super().__init__(path, card)
+    def __init__(self, file: ModelFile, card: Card, session: Any) -> None:
+        super().__init__(file, card)
         self.session = session
         self._sizes = sizes_of(card)
         self._raw = onnx_embed.is_embedded(card)
@@ -82,7 +82,7 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
     onnx_write.write_onnx(source, path, config)
 
 
-def _beside(path: Path) -> list[Path]:
+def _companions(path: Path) -> list[Path]:
     """The files that hold tensors too large for this one."""
     model, _ = onnx_file.load(path, check=False)
     return list(onnx_file.files_beside(model, path).values())
@@ -101,10 +101,11 @@ def read_card(path: Path) -> Card:
     return onnx_file.card_of(model, path)
 
 
-def open_onnx(path: Path, runtime: Runtime) -> OnnxArtifact:
+def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     """A session on the device. Raises: DlcliError when the file or the device cannot be used."""
     import onnxruntime
 
+    path = file.path
     model, data = onnx_file.load(path)
     card = onnx_file.card_of(model, path)
     _check_shapes(model, card, path)
@@ -123,7 +124,7 @@ def open_onnx(path: Path, runtime: Runtime) -> OnnxArtifact:
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first}",
             hint="it may lack an operator of the file: export it again with a lower --opset",
         ) from exc
-    return OnnxArtifact(path, card, session)
+    return OnnxArtifact(file, card, session)
 
 
 def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
@@ -218,6 +219,6 @@ FORMATS.register("onnx")(
         options=_OPTIONS,
         fresh=_depends_on_order,
         example=example,
-        beside=_beside,
+        companions=_companions,
     )
 )

@@ -19,7 +19,7 @@ from dlcli.compress.channels.prune import PrunedChannels, joined, prune_channels
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import SPECIAL_TOKENS, ImageInput, PairsInput, SeriesInput, TaskSpec, TextInput
@@ -200,7 +200,7 @@ def test_every_family_can_be_pruned_and_opened_again(name: str, tmp_path: Path) 
     save_model(
         tmp_path / "m.safetensors", found.module, Card(model=spec, task=task, transforms=(found.record,))
     )
-    opened = open_checkpoint(tmp_path / "m.safetensors", Runtime("cpu")).module()
+    opened = open_checkpoint(recognize(tmp_path / "m.safetensors"), Runtime("cpu")).module()
     for count in (1, 3):
         inputs = inputs_of(task, count)
         with torch.no_grad():
@@ -228,9 +228,9 @@ def test_pruned_models_export(name: str, task: TaskSpec, tmp_path: Path) -> None
     save_model(
         tmp_path / "m.safetensors", found.module, Card(model=spec, task=task, transforms=(found.record,))
     )
-    source = open_checkpoint(tmp_path / "m.safetensors", Runtime("cpu"))
+    source = open_checkpoint(recognize(tmp_path / "m.safetensors"), Runtime("cpu"))
     write_onnx(source, tmp_path / "m.onnx", ExportConfig())
-    exported = open_onnx(tmp_path / "m.onnx", Runtime("cpu"))
+    exported = open_onnx(recognize(tmp_path / "m.onnx"), Runtime("cpu"))
     for count, length in ((1, 1), (7, 16)):
         inputs = random_inputs(task, count, length=length)
         assert np.allclose(exported.predict(inputs), source.predict(inputs), atol=1e-5)

@@ -21,7 +21,7 @@ from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import TaskSpec
@@ -89,7 +89,7 @@ def test_a_file_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     inputs = random_inputs(task, 5, seed=2)
     path = tmp_path / "m.safetensors"
     save_model(path, module, Card(model=spec, task=task, transforms=tuple(records)))
-    opened, again = (open_checkpoint(path, Runtime("cpu")) for _ in range(2))
+    opened, again = (open_checkpoint(recognize(path), Runtime("cpu")) for _ in range(2))
     assert not opened.module().training
     for key, value in module.state_dict().items():
         assert torch.equal(opened.module().state_dict()[key], value), key
@@ -114,12 +114,12 @@ def test_onnx_computes_what_was_simulated(name: str, activations: str, tmp_path:
     )
     path, file = tmp_path / "m.safetensors", tmp_path / "m.onnx"
     save_model(path, module, Card(model=spec, task=task, transforms=tuple(records)))
-    source = open_checkpoint(path, Runtime("cpu"))
+    source = open_checkpoint(recognize(path), Runtime("cpu"))
     inputs = random_inputs(task, 7, seed=2)
     before = source.predict(inputs)
     write_onnx(source, file, ExportConfig())
     assert np.array_equal(source.predict(inputs), before)  # the source is not changed
-    after = open_onnx(file, Runtime("cpu")).predict(inputs)
+    after = open_onnx(recognize(file), Runtime("cpu")).predict(inputs)
     with torch.no_grad():
         plain = make(name)[2](*batch(task, 7, seed=2)).numpy()
     rounding, apart = np.abs(before - plain).max(), np.abs(after - before).max()

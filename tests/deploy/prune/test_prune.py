@@ -30,7 +30,7 @@ from dlcli.deploy.prune.prune import (
 from dlcli.deploy.prune.transform import Goal
 from dlcli.errors import Diverged, DlcliError, Interrupted, UsageError
 from dlcli.events import Event, Noted, StepDone, ignore
-from dlcli.formats.base import FORMATS, Artifact, Outputs, open_artifact, read_card
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs, open_artifact, read_card
 from dlcli.formats.checkpoint import card_of, read_tensors, save_model
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
@@ -427,16 +427,16 @@ def test_what_is_quantized_or_has_nothing_to_prune_is_refused(
         card = source.card.model_copy(
             update={"transforms": (TransformRecord(kind=kind),), "parent": "p"}
         )
-        source.card = card
         with pytest.raises(DlcliError, match="already quantized") as caught:
-            float_module(source)
+            float_module(source.with_card(card))
         assert "start from p" in str(caught.value.hint)
-    source.path = trained.best.with_name("best.int8-static.onnx")  # made from what lies beside it
+    onnx = FORMATS.get("onnx")
+    beside = ModelFile(trained.best.with_name("best.int8-static.onnx"), onnx)  # next to its source
     with pytest.raises(DlcliError) as caught:
-        float_module(source)
+        float_module(Answers(beside, card))
     assert f"start from {trained.best}" in str(caught.value.hint)
     with pytest.raises(DlcliError, match="holds no trainable model"):
-        float_module(Answers(tmp_path / "best.onnx", read_card(trained.best)))
+        float_module(Answers(ModelFile(tmp_path / "best.onnx", onnx), read_card(trained.best)))
     asked = settings("l1", amount=0.9, tune={"epochs": 0})
     first = run_prune(trained.best, tmp_path, asked)
     with pytest.raises(DlcliError, match="there is nothing to prune"):

@@ -18,7 +18,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import evaluate
 from dlcli.events import Event, StepDone, ignore
-from dlcli.formats.base import Artifact, open_artifact
+from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, read_tensors
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
@@ -144,7 +144,10 @@ def test_recurrent_models_are_refused(tmp_path: Path) -> None:
     task = TaskSpec(kind="classification", input=text, class_names=("x", "y"))
     spec = ModelSpec(name="lstm", args={"hidden": 4, "dim": 4})
     lstm = Checkpoint(
-        tmp_path / "m", Card(model=spec, task=task), build_model(spec, task), torch.device("cpu")
+        ModelFile(tmp_path / "m", FORMATS.get("safetensors")),
+        Card(model=spec, task=task),
+        build_model(spec, task),
+        torch.device("cpu"),
     )
     with pytest.raises(DlcliError, match="not for LSTM"):
         qat(lstm, settings(), tuner(tmp_path), tmp_path)

@@ -18,7 +18,7 @@ from dlcli.deploy import export as shipping
 from dlcli.deploy import parity
 from dlcli.deploy.parity import Parity
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Artifact, Runtime, open_artifact, read_card, sniff_format
+from dlcli.formats.base import Artifact, Runtime, open_artifact, read_card, recognize, sniff_format
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.format import OnnxArtifact, open_onnx, write_onnx
@@ -138,7 +138,7 @@ def test_a_file_without_a_card_says_so(tmp_path: Path) -> None:
 def test_tensors_from_other_folders_are_refused(tmp_path: Path, location: str, message: str) -> None:
     foreign(tmp_path / "x.onnx", location=location)
     with pytest.raises(DlcliError, match=message):
-        open_onnx(tmp_path / "x.onnx", Runtime("cpu"))
+        open_onnx(recognize(tmp_path / "x.onnx"), Runtime("cpu"))
 
 
 def test_a_device_that_is_not_there_is_named(files: Files) -> None:
@@ -408,7 +408,7 @@ def outside(kind: str) -> onnx.ModelProto:
 def test_hidden_tensors_from_other_folders_are_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.onnx").write_bytes(outside(kind).SerializeToString())
     with pytest.raises(DlcliError, match="outside its own folder"):
-        open_onnx(tmp_path / "x.onnx", Runtime("cpu"))
+        open_onnx(recognize(tmp_path / "x.onnx"), Runtime("cpu"))
 
 
 def test_an_operator_that_onnx_runtime_lacks_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
+from dlcli.formats.base import FORMATS, ModelFile
 from dlcli.formats.checkpoint import Checkpoint
 from dlcli.formats.onnx.export import write_onnx
 from dlcli.formats.onnx.optimize_int8 import hasten
@@ -39,7 +40,8 @@ def exported(task: TaskSpec, spec: ModelSpec, path: Path) -> Any:
     torch.manual_seed(0)
     module = build_model(spec, task).eval()
     card = Card(model=spec, task=task)
-    write_onnx(Checkpoint(path, card, module, torch.device("cpu")), path, ExportConfig())
+    file = ModelFile(path, FORMATS.get("safetensors"))
+    write_onnx(Checkpoint(file, card, module, torch.device("cpu")), path, ExportConfig())
     return onnx.load(str(path))
 
 

@@ -17,7 +17,7 @@ from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
-from dlcli.formats.base import Runtime
+from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import card_of, open_checkpoint
 from dlcli.settings import merge, validate
 from dlcli.training import build_job as job_module
@@ -77,7 +77,7 @@ def test_a_model_whose_loss_is_no_number_can_be_read_back(
     monkeypatch.setattr(job_module, "predict", lambda *args: real(*args) * nan)
     run = train(tmp_path).run
     assert math.isnan(card_of(run.best).metrics["val"]["loss"])
-    open_checkpoint(run.best, Runtime("cpu"))
+    open_checkpoint(recognize(run.best), Runtime("cpu"))
 
 
 @pytest.mark.parametrize(

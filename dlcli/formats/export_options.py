@@ -1,0 +1,62 @@
+"""Which export settings a format honours, and which formats a name means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dlcli.config import ExportConfig
+from dlcli.errors import UsageError
+from dlcli.formats.base import FORMATS, Format
+
+# Names that mean several formats at once.
+GROUPS: dict[str, tuple[str, ...]] = {"state-dict": ("pth", "plain-safetensors")}
+
+# Settings that a format may not support. The other settings of an export are bounds of its comparison.
+_OPTIONS = {
+    "opset": "--opset",
+    "half": "--half",
+    "embed_preprocessing": "--embed-preprocessing",
+    "softmax": "--softmax",
+    "simplify": "--simplify",
+    "dynamic": "--static",
+}
+
+
+def unsupported_option(entry: Format, config: ExportConfig) -> str | None:
+    """The first setting that a format does not support; None where it supports all."""
+    for name in _OPTIONS:
+        changed = getattr(config, name) != ExportConfig.model_fields[name].default
+        if changed and name not in entry.options:
+            return name
+    return None
+
+
+def check_options(entry: Format, config: ExportConfig) -> None:
+    """Refuse settings that a format does not support. Raises: UsageError."""
+    name = unsupported_option(entry, config)
+    if name is not None:
+        able = ", ".join(n for n, other in FORMATS.entries() if name in other.options)
+        raise UsageError(
+            f"{_OPTIONS[name]} means nothing to {entry.name} files",
+            hint=f"it is for {able}: leave it out here",
+        )
+    if entry.static:
+        return  # always of one size, so a size needs no --static
+    for flag, size in (("--batch-size", config.batch_size), ("export.length", config.length)):
+        if size is not None and config.dynamic:
+            raise UsageError(f"{flag} is the size of a static {entry.name} file", hint="add --static")
+
+
+def formats_named(names: Iterable[str]) -> list[Format]:
+    """The formats of these names that can be written, groups in full, each once. Raises: UsageError."""
+    formats: dict[str, Format] = {}
+    for name in names:
+        for member in GROUPS.get(name, (name,)):
+            entry = FORMATS.find(member)
+            if entry is None or entry.write is None:
+                able = [n for n, other in FORMATS.entries() if other.write is not None]
+                raise UsageError(
+                    f"{member} is not an export format", hint="there is " + ", ".join([*able, *GROUPS])
+                )
+            formats[member] = entry
+    return list(formats.values())
