@@ -25,7 +25,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.metrics import default_monitor
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
-from dlcli.formats.encodings.base import unpack
+from dlcli.formats.encodings.base import decode
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.settings import fields_of, load_yaml, merge, validate
 from dlcli.task import InputKind, TaskSpec
@@ -278,7 +278,7 @@ def load_start(run: RunFolder) -> StateDict:
     """The weights that a fine-tuned run began with. Raises: DlcliError when the file is damaged."""
     stored, _ = read_tensors(run.start)
     try:
-        return unpack(stored, card_of(run.start).transforms)
+        return decode(stored, card_of(run.start).transforms)
     except ValueError as exc:
         raise DlcliError(f"{run.start}: its tensors do not fit its card: {exc}") from exc
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dlcli import transforms
 from dlcli.card import Card
-from dlcli.data.base import Inputs, Pixels
+from dlcli.data.base import Inputs
 from dlcli.data.images.decode import keeps_size
 from dlcli.data.tables.cells import LARGEST
 from dlcli.errors import UsageError
@@ -109,11 +109,6 @@ def raw_of(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
         ]
         found[WORDS] = np.stack(words, axis=1)
     return found
-
-
-def raw_image(pixels: Pixels) -> dict[str, npt.NDArray[Any]]:
-    """One whole image (H, W, C) as the graph takes it."""
-    return {IMAGE: pixels[None]}
 
 
 def embed_preprocessing(model: ModelProto, task: TaskSpec) -> None:
