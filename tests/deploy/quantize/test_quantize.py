@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.encodings import encoded_bytes
+from encoded_sizes import encoded_bytes
 
 from dlcli.card import Card, TransformRecord
 from dlcli.config import QuantizeSettings, TrainConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.encodings import encoded_bytes
+from encoded_sizes import encoded_bytes
 
 from dlcli.formats.encodings import groups, half
 
