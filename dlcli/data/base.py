@@ -221,6 +221,13 @@ def pad(sequences: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return out
 
 
+def random_lengths(rng: np.random.Generator, count: int, longest: int) -> npt.NDArray[np.int64]:
+    """Random lengths (n,) from 1 to ``longest``; the first is ``longest``."""
+    lengths = rng.integers(1, longest + 1, count)
+    lengths[0] = longest
+    return lengths
+
+
 def fingerprint(parts: list[bytes]) -> str:
     """Hex digest of the parts, in order: what `eval` compares to notice that the data changed."""
     digest = hashlib.sha256()

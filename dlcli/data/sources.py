@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -198,7 +199,7 @@ def _recognised(path: Path) -> tuple[DataListing, str] | None:
 def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[DataListing, str]:
     """What a kind of data makes of a path. Raises: DlcliError when none knows it."""
     if config.kind is not None:
-        kind: DataKind | None = KINDS.get(config.kind)
+        kind: DataKind[Any] | None = KINDS.get(config.kind)
     else:
         # A folder that nothing recognises: the reader of photos says best what is wrong with it.
         kind = find_kind(path, config) or (KINDS.get("image") if path.is_dir() else None)

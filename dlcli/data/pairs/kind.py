@@ -24,7 +24,7 @@ from dlcli.data.base import (
     fingerprint,
     pad,
 )
-from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, Description, ModelNeeds, ReadOptions
 from dlcli.data.pairs.files import (
     LAYOUTS,
     is_pair_table,
@@ -35,10 +35,12 @@ from dlcli.data.pairs.files import (
     read_parallel,
     read_plain,
 )
+from dlcli.data.pairs.synthetic import REFERENCE_WORDS, noise, reference_input
+from dlcli.data.text.description import text_facts
 from dlcli.data.text.files import digest, first_lines
 from dlcli.data.text.inputs import given_texts
 from dlcli.data.text.tables import table_head
-from dlcli.data.text.tokens import TokenIds, encode_all, fit_text
+from dlcli.data.text.tokens import TEXT_SETTINGS, TokenIds, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import END, START, PairsInput, TaskSpec
 
@@ -173,6 +175,11 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     )
 
 
+def describe(spec: PairsInput) -> Description:
+    """Both texts."""
+    return Description(tables=(("Source", text_facts(spec.source)), ("Target", text_facts(spec.target))))
+
+
 KINDS.register("pairs")(
     DataKind(
         name="pairs",
@@ -181,6 +188,12 @@ KINDS.register("pairs")(
         fit=fit,
         reader=make_reader,
         inputs=inputs,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="up to {} tokens",
+        own_settings=TEXT_SETTINGS,
         order=20,
     )
 )

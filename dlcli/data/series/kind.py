@@ -15,9 +15,11 @@ from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Reader, Samples, Stacked, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.scales import make_task
+from dlcli.data.series.description import describe
 from dlcli.data.series.files import find_files, named_files, read_files, read_input
 from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
 from dlcli.data.series.reader import SeriesReader, cut_sentence, pieces, statistics
+from dlcli.data.series.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.series.ts_files import SeriesFile, Values
 from dlcli.data.series.windows import ForecastReader
 from dlcli.data.tables.frames import is_table
@@ -265,6 +267,14 @@ KINDS.register("series")(
         fit=fit,
         reader=make_reader,
         inputs=series_inputs,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="{} (steps, channels)",
+        own_settings=(
+            *("data.max_length", "data.time_column", "data.window", "data.horizon", "data.time_splits"),
+        ),
         order=40,
     )
 )

@@ -16,6 +16,7 @@ from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptio
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
+from dlcli.data.tables.description import describe
 from dlcli.data.tables.frames import (
     TABLES,
     is_table,
@@ -26,6 +27,7 @@ from dlcli.data.tables.frames import (
 )
 from dlcli.data.tables.inputs import table_inputs
 from dlcli.data.tables.rows import Frame, as_in_training
+from dlcli.data.tables.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.tables.targets import Decided, decide, encode
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TabularInput, TaskSpec
@@ -251,6 +253,11 @@ KINDS.register("tabular")(
         fit=fit,
         reader=reader,
         inputs=table_inputs,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="{} features",
         order=90,
     )
 )

@@ -18,6 +18,7 @@ from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import is_table, split_files
 from dlcli.data.tables.targets import decide, encode
+from dlcli.data.text.description import describe
 from dlcli.data.text.files import PLAIN, digest, first_lines, holds_texts, labelled, looks_labelled
 from dlcli.data.text.inputs import given_texts
 from dlcli.data.text.listing import (
@@ -28,8 +29,9 @@ from dlcli.data.text.listing import (
     read_plain,
     read_text_tables,
 )
+from dlcli.data.text.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.text.tables import table_head
-from dlcli.data.text.tokens import encode_all, fit_text
+from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec, TextInput
 
@@ -184,6 +186,13 @@ KINDS.register("text")(
         fit=fit,
         reader=make_reader,
         inputs=inputs,
+        inputs_by_task=False,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="up to {} tokens",
+        own_settings=TEXT_SETTINGS,
         order=30,
     )
 )

@@ -23,6 +23,11 @@ from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
 
 TokenIds = npt.NDArray[np.int64]  # (T,)
 
+# The settings that `fit_text` reads.
+TEXT_SETTINGS = (
+    *("data.text", "data.tokenizer", "data.vocab_size", "data.min_count"),
+    *("data.lowercase", "data.max_length"),
+)
 # The default of max_length: as many tokens as this share of the training texts has at most, but ...
 LENGTH_SHARE = 0.99
 # ... texts up to this length are never cut by default: the few tokens saved would not pay for it,

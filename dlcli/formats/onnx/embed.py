@@ -49,8 +49,9 @@ def check(task: TaskSpec) -> None:
         "pairs": "ONNX has no operator that splits texts as this model's tokenizer does",
         "series": "the series' values are scaled by (x - mean) / std alone, which the card holds",
     }
+    reason = why.get(task.input.kind, f"it is not written for {task.input.kind} data")
     raise UsageError(
-        f"--embed-preprocessing is for images and tables: {why[task.input.kind]}",
+        f"--embed-preprocessing is for images and tables: {reason}",
         hint="--sidecar writes the preprocessing as JSON beside the file",
     )
 
