@@ -113,8 +113,8 @@ def command(
     # A table on the same screen would be torn by a live view.
     silent = quiet or json_output or (chosen == "table" and output is None)
     with progress_sink(silent, json_output) as emit:
-        for note in reader.notes:
-            emit(Warned(note))
+        for notice in reader.notices:
+            emit(Warned(notice.message))
 
         def rows() -> Iterator[dict[str, Any]]:
             found = predict(

@@ -15,6 +15,7 @@ import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Inputs, Reader, Samples
+from dlcli.data.notices import Notice
 from dlcli.registry import Registry
 from dlcli.task import InputSpec, TaskKind, TaskSpec
 
@@ -40,7 +41,7 @@ class DataListing:
     target_names: tuple[str, ...] = ()
     native: tuple[int, int, int] = (0, 0, 0)
     options: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     name: str | None = None
     made: frozenset[str] = frozenset()
 
@@ -85,8 +86,8 @@ class Fit(Protocol):
 
     def __call__(
         self, source: DataSource, config: TrainConfig, needs: ModelNeeds
-    ) -> tuple[TaskSpec, list[str]]:
-        """The task, and messages for the user. Raises: UsageError, DlcliError."""
+    ) -> tuple[TaskSpec, list[Notice]]:
+        """The task, and notices. Raises: UsageError, DlcliError."""
 
 
 class Noise(Protocol[SpecT_contra]):

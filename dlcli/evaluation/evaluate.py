@@ -80,8 +80,8 @@ def measure(
         return kind_of(wanted).reader(data.reader.samples, wanted, options)
 
     reader = ensemble.reader(read_as)
-    for note in reader.notes:
-        emit(Warned(note))
+    for notice in reader.notices:
+        emit(Warned(notice.message))
     counts = make_counts(task)
     alone = [make_counts(task) for _ in ensemble.members if several]
     size = config.batch_size or batch_size_of(ensemble)

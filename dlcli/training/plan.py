@@ -19,6 +19,7 @@ from dlcli.card import DataRecord, ModelSpec, TransformRecord
 from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
+from dlcli.data.notices import messages
 from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
@@ -137,7 +138,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
             hint="dlcli models lists what each model does; --task says what is to be predicted",
         )
     _refuse_foreign_options(said, kind)
-    warnings = list(source.warnings)
+    warnings = messages(source.notices)
     initial, weights_from, initial_task = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
@@ -145,7 +146,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
-    task, notes = kind.fit(source, config, needs)
+    task, notices = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
     return Plan(
         config=config,
@@ -158,7 +159,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         recipe=recipe,
         said=said,
         warnings=tuple(warnings),
-        notes=tuple(notes),
+        notes=tuple(messages(notices)),
     )
 
 

@@ -22,6 +22,7 @@ from dlcli.data.images.manifest import is_manifest, read_manifest
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice
 from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
@@ -68,7 +69,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     return read_folder(path, unseen=config.task == "embedding")
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """The task of a source: the input of the model, and scales of numeric targets."""
     spec = image_input(source, config.model, needs)
     return make_task(source, spec, config.model), []

@@ -25,6 +25,7 @@ from dlcli.data.base import (
     pad,
 )
 from dlcli.data.kinds import KINDS, DataKind, DataListing, Description, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.pairs.files import (
     LAYOUTS,
     is_pair_table,
@@ -73,9 +74,9 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         pairs = [(s.strip(), t.strip()) for s, t in zip(part.sources, part.targets, strict=True)]
         kept = [i for i, (source, target) in enumerate(pairs) if source and target]
         if len(kept) < len(pairs):
-            listing.warnings.append(
-                f"{part.where}: {len(pairs) - len(kept):,} of {len(pairs):,} pairs lack a side: left out"
-            )
+            lacking = len(pairs) - len(kept)
+            message = f"{part.where}: {lacking:,} of {len(pairs):,} pairs lack a side: left out"
+            listing.notices.append(left_out(message))
         if kept:
             splits[split] = Samples(
                 ids=tuple(part.ids[i] for i in kept),
@@ -91,16 +92,16 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         fingerprint=fingerprint([*digest(listing.files), *ids]),
         task="seq2seq",
         options=dict(listing.options),
-        warnings=tuple(listing.warnings),
+        notices=tuple(listing.notices),
     )
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """A vocabulary and a largest length for each side, from the training pairs."""
     items = source.splits["train"].items
     assert isinstance(items, Listed)
     options = source.options
-    read_, said = fit_text(
+    read_, notices = fit_text(
         [pair[0] for pair in items.values], config.data, column=options.get("text"), what="source texts"
     )
     write, more = fit_text(
@@ -111,11 +112,11 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     )
     # START or END is one token more.
     write = write.model_copy(update={"max_length": write.max_length + 1})
-    return TaskSpec(kind="seq2seq", input=PairsInput(source=read_, target=write)), [*said, *more]
+    return TaskSpec(kind="seq2seq", input=PairsInput(source=read_, target=write)), [*notices, *more]
 
 
 class PairsReader(Reader):
-    """A split as token ids; ``notes`` are sentences about texts that were cut or are empty.
+    """A split as token ids; ``notices`` are about texts that were truncated or are empty.
 
     ``lengths`` are those of the sources. Samples without a target text have START alone as prefix.
     """
@@ -126,7 +127,7 @@ class PairsReader(Reader):
         sources = encode_all([pair[0] for pair in samples.items.values], spec.source)
         self._sources = sources.ids
         self.lengths = np.array([len(ids) for ids in sources.ids], dtype=np.int64)
-        self.notes = [f"source: {note}" for note in sources.notes(spec.source)]
+        self.notices = [notice.prefixed("source") for notice in sources.notices(spec.source)]
         written = [pair[1] for pair in samples.items.values]
         self._targets: list[TokenIds] | None = None
         if all(text is not None for text in written):
@@ -134,7 +135,7 @@ class PairsReader(Reader):
             limited = spec.target.model_copy(update={"max_length": room})
             targets = encode_all(written, limited)
             self._targets = targets.ids
-            self.notes += [f"target: {note}" for note in targets.notes(limited)]
+            self.notices += [notice.prefixed("target") for notice in targets.notices(limited)]
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """Sources (n, S), their lengths (n,), and prefixes (n, T): START, then the target's ids."""
