@@ -44,12 +44,13 @@ def command(
     """
     config = settings.resolve()
 
-    from dlcli.deploy.prune.prune import check, prune
+    from dlcli.deploy.prune.options import targets_of
+    from dlcli.deploy.prune.prune import prune
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.prune import print_pruning
 
-    check(config)
+    targets_of(config)  # refuses settings that do not go together
     path = find_artifact(artifact, runs_dir)
     with progress_sink(quiet, json_output) as emit:
         result = prune(

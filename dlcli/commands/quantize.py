@@ -97,7 +97,7 @@ def _flag(group: str, name: str) -> str:
 
 
 def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:
-    from dlcli.deploy.quantize.quantize import plots_folder
+    from dlcli.deploy.quantize.output import plots_folder
     from dlcli.events import Warned
     from dlcli.ui.quantize import save_sensitivity
 

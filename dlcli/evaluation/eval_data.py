@@ -11,7 +11,6 @@ from dlcli.card import Card
 from dlcli.config import DataConfig, EvalConfig
 from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
-from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
@@ -55,7 +54,7 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
         reader=read(name),
         split=name,
         note=_note(source, name, own=own),
-        warnings=(*messages(source.notices), *warnings, *([old] if old else [])),
+        warnings=(*source.warnings, *warnings, *([old] if old else [])),
         train=(lambda: read("train")) if own and "train" in source.splits else None,
     )
 

@@ -27,8 +27,8 @@ def print_pruning(found: PruneResult) -> None:
     if found.zeros[1]:
         zeros, total = found.zeros
         rows.append(("zeros", f"{zeros:,} of {total:,} weights ({zeros / total:.1%})"))
-    print_change(found.comparison, "pruning", found.said(), rows)
-    if len(found.attempts) > 1:
+    print_change(found.comparison, "pruning", found.verdict(), rows)
+    if len(found.candidates) > 1:
         stdout().print()
         _print_attempts(found)
     shown, hidden = _cut([layer for layer in found.layers if layer.kept < layer.of])
@@ -97,7 +97,7 @@ def _second(layers: Sequence[LayerChange], masked: bool) -> tuple[str, list[floa
 
 
 def _how(found: PruneResult) -> str:
-    said = f"{found.method}, {found.goal.text()}"
+    said = f"{found.method}, {found.target.describe()}"
     if len(found.schedule) > 1:
         said += f" in {len(found.schedule)} steps"
     if not found.epochs:
@@ -112,15 +112,15 @@ def _print_attempts(found: PruneResult) -> None:
     delta = found.comparison.delta
     rows = [
         [
-            f"{100 * attempt.amount:.4g} %",
-            figure(attempt.metrics[delta.metric]) if attempt.metrics else "",
-            signed(-attempt.drop) if attempt.drop else "0",
-            f"{attempt.params:,}",
-            size(attempt.size_bytes),
-            "keeps the bound" if attempt.kept_bound else "misses it",
-            "kept" if attempt.run else "removed",
+            f"{100 * candidate.target.value:.4g} %",
+            figure(candidate.delta.metrics[delta.metric]) if candidate.delta.metrics else "",
+            signed(-candidate.delta.drop) if candidate.delta.drop else "0",
+            f"{candidate.params:,}",
+            size(candidate.size_bytes),
+            "keeps the bound" if candidate.kept_bound else "misses it",
+            "kept" if candidate is found.chosen else "removed",
         ]
-        for attempt in found.attempts
+        for candidate in found.candidates
     ]
     columns = ["taken out", delta.metric, "better by", "parameters", "size", "bound", "run"]
     print_comparison("attempts", columns, rows)

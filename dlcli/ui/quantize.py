@@ -36,12 +36,12 @@ def print_quantized(found: QuantizeResult, plots: Sequence[Path] = ()) -> None:
         rows.append(("" if chosen.unsuited else "in float", _some(kept)))
     rows += [(f"no {method}", why) for method, why in found.refused.items()]
     rows += [("plot", str(plot)) for plot in plots]
-    print_change(found.comparison, "quantization", found.said(), rows)
-    if len(found.attempts) > 1:
+    print_change(found.comparison, "quantization", found.verdict(), rows)
+    if len(found.candidates) > 1:
         stdout().print()
         title = f"candidates on {found.comparison.split}, in the order they were tried"
         columns = ["", "in float", "size", found.comparison.delta.metric, "same answer", ""]
-        print_comparison(title, columns, _attempts(found))
+        print_comparison(title, columns, _candidates(found))
     if found.sensitivity:
         stdout().print()
         shown = found.sensitivity[:MAX_LAYERS]
@@ -76,17 +76,17 @@ def save_sensitivity(path: Path, found: QuantizeResult) -> Path:
     return save_figure(fig, path)
 
 
-def _attempts(found: QuantizeResult) -> list[list[str]]:
+def _candidates(found: QuantizeResult) -> list[list[str]]:
     rows = []
-    for attempt in found.attempts:
-        delta = attempt.delta
-        verdict = "keeps the bound" if attempt.kept_bound else "misses it"
-        chosen = ", chosen" if attempt is found.chosen else ""
+    for candidate in found.candidates:
+        delta = candidate.delta
+        verdict = "keeps the bound" if candidate.kept_bound else "misses it"
+        chosen = ", chosen" if candidate is found.chosen else ""
         rows.append(
             [
-                attempt.method,
-                plural(len(attempt.layers_in_float), "layer"),
-                size(attempt.size_bytes),
+                candidate.method,
+                plural(len(candidate.layers_in_float), "layer"),
+                size(candidate.size_bytes),
                 signed(delta.difference),
                 _share(delta.agreement),
                 verdict + chosen,

@@ -18,8 +18,8 @@ from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
 from dlcli.deploy import export as shipping
-from dlcli.deploy import export_worker
-from dlcli.deploy.parity import BATCH_SIZES, compare
+from dlcli.deploy import export_worker, parity
+from dlcli.deploy.parity import BATCH_SIZES, BatchParity, compare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, open_artifact, recognize
 from dlcli.formats.checkpoint import save_model
@@ -364,3 +364,15 @@ def test_half_precision_has_a_wider_tolerance_and_still_one() -> None:
             note="",
         )
         assert found.ok == fine, (by, said, half)
+
+
+def test_a_drop_of_exactly_the_bound_passes() -> None:
+    assert 0.955 - 0.95 > 0.005  # of floats
+    task = TaskSpec(kind="classification", input=TASK.input, class_names=("no", "yes"))
+
+    def missed(accuracy: float) -> list[str]:
+        batch = BatchParity(1, None, 0.0, 0.0, 1.0, {"accuracy": accuracy})
+        return parity._missed(batch, {"accuracy": 0.955}, 1e-3, ExportConfig(max_drop="0.005"), task)
+
+    assert missed(0.95) == []
+    assert missed(0.949) == ["accuracy gets worse by 0.006 at batch 1, where 0.005 is allowed"]

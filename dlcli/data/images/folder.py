@@ -20,7 +20,6 @@ from dlcli.data.base import Listed, Samples, fingerprint
 from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import DataListing
-from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import clean
 from dlcli.errors import DlcliError
 
@@ -54,7 +53,7 @@ class Scan:
     other_files: Counter[str] = field(default_factory=Counter)
     skipped_links: int = 0
     loose_photos: int = 0
-    notices: list[Notice] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     _followed: set[str] = field(default_factory=set)
 
 
@@ -128,7 +127,7 @@ def _split_folders(scan: Scan, folders: list[Path]) -> dict[str, Path]:
                 hint="keep one of them",
             )
     if others:
-        scan.notices.append(left_out(f"next to train, these folders are not used: {_some(others)}"))
+        scan.warnings.append(f"beside train, these folders are left alone: {_some(others)}")
     return {split: named[split][0] for split in ("train", "val", "test") if split in named}
 
 
@@ -237,7 +236,7 @@ def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
     for split, classes in scan.splits.items():
         lacking = sorted((n for n in names if not classes.get(n)), key=natural)
         if lacking and any(classes.values()) and not unseen:
-            scan.notices.append(Notice(f"{split} has no photos of {_some(lacking)}", "missing-class"))
+            scan.warnings.append(f"{split} has no photos of {_some(lacking)}")
     return sorted(names, key=natural) + sorted(others, key=natural)
 
 
@@ -248,7 +247,7 @@ def _found(scan: Scan, names: Sequence[str]) -> DataListing:
     for split, classes in scan.splits.items():
         listed = [(photo, index[name]) for name in names for photo in classes.get(name, ())]
         if not listed:
-            scan.notices.append(left_out(f"{split} holds no photos and counts as absent"))
+            scan.warnings.append(f"{split} holds no photos and counts as absent")
             continue
         splits[split] = Samples(
             ids=tuple(photo.id for photo, _ in listed),
@@ -263,30 +262,25 @@ def _found(scan: Scan, names: Sequence[str]) -> DataListing:
         splits=splits,
         native=(channels_of(first.values), 0, 0),
         fingerprint=fingerprint(sorted(parts)),
-        notices=tuple(scan.notices),
+        warnings=tuple(scan.warnings),
     )
 
 
 def _note_oddities(scan: Scan) -> None:
     if scan.loose_photos:
-        scan.notices.append(
-            left_out(f"{_count(scan.loose_photos, 'photo')} outside any class folder left out")
-        )
+        scan.warnings.append(f"{_count(scan.loose_photos, 'photo')} outside any class folder left out")
     if scan.other_files:
         total = sum(scan.other_files.values())
-        scan.notices.append(
-            left_out(f"{_count(total, 'file')} of other kinds left out ({_kinds(scan)})")
-        )
+        scan.warnings.append(f"{_count(total, 'file')} of other kinds left out ({_kinds(scan)})")
     if scan.skipped_links:
-        message = (
+        scan.warnings.append(
             f"{_count(scan.skipped_links, 'linked folder')} not followed: back into the data, or again"
         )
-        scan.notices.append(left_out(message))
     all_names = {name for classes in scan.splits.values() for name in classes}
     empty = [n for n in all_names if not any(classes.get(n) for classes in scan.splits.values())]
     if empty:
         listed = _some(sorted(empty, key=natural))
-        scan.notices.append(left_out(f"class folders without photos, left out: {listed}"))
+        scan.warnings.append(f"class folders without photos, left out: {listed}")
 
 
 def _nothing(scan: Scan) -> DlcliError:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.config import DataConfig
-from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.cells import as_numbers, shorten
 from dlcli.data.tables.frames import need_column
 from dlcli.errors import DlcliError
@@ -45,7 +44,7 @@ class LongTable:
     channels: tuple[str, ...]
     times: tuple[str, ...]
     time: str | None
-    notices: tuple[Notice, ...]
+    notes: tuple[str, ...]
 
 
 def time_column(frame: polars.DataFrame, *, guess: bool = False) -> str | None:
@@ -97,23 +96,22 @@ def read_table(
         need_column(frame, name, what="--time-column", path=path)
     else:
         name = time_column(frame)
-    notices: list[Notice] = []
+    notes: list[str] = []
     if name is None:
         times = tuple(f"row {row}" for row in range(frame.height + 1))
-        message = f"{path} has no time column, so its rows count as steps; --time-column names one"
-        notices.append(Notice(message))
+        notes.append(f"{path} has no time column, so its rows count as steps; --time-column names one")
     else:
-        times, about_time = _clock(frame[name], path)
-        notices += about_time
+        times, said = _clock(frame[name], path)
+        notes += said
     if channels is None:
-        columns, unused = _channels(frame, name, config, path)
-        notices += unused
+        columns, said = _channels(frame, name, config, path)
+        notes += said
     else:
         for channel in channels:
             need_column(frame, channel, what="the model reads it", path=path)
         columns = {channel: as_numbers(frame[channel])[0] for channel in channels}
     values = np.stack([_array(column) for column in columns.values()], axis=1)
-    return LongTable(values, tuple(columns), times, name, tuple(notices))
+    return LongTable(values, tuple(columns), times, name, tuple(notes))
 
 
 def as_times(column: polars.Series, *, guess: bool = False) -> polars.Series | None:
@@ -146,8 +144,8 @@ def as_times(column: polars.Series, *, guess: bool = False) -> polars.Series | N
     return None
 
 
-def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[Notice]]:
-    """The name of each row and of the step after the last, all different; notices on gaps, repeats."""
+def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[str]]:
+    """The name of each row and of the step after the last, all different; sentences on gaps, repeats."""
     import polars as pl
 
     missing = column.is_null().arg_true()
@@ -176,12 +174,11 @@ def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[N
     forward = steps[steps > 0]
     usual = float(np.median(forward)) if len(forward) else 1.0
     names = _names(pl.concat([times, _after(times, usual)]))
-    notices = []
+    notes = []
     repeats = int((steps == 0).sum())
     if repeats:
         row = int((steps == 0).argmax()) + 1
-        message = f"{path}: {repeats:,} rows repeat the time before them, the first is {names[row]}"
-        notices.append(Notice(message, "repeated-time", "warning"))
+        notes.append(f"{path}: {repeats:,} rows repeat the time before them, the first is {names[row]}")
         seen: dict[str, int] = {}
         for i, name in enumerate(names):
             seen[name] = seen.get(name, 0) + 1
@@ -189,12 +186,11 @@ def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[N
     gaps = np.flatnonzero(steps > _GAP * usual)
     if len(gaps):
         largest = int(steps.argmax())
-        message = (
+        notes.append(
             f"{path}: the time has {len(gaps):,} gap{'s' if len(gaps) > 1 else ''}, rows being taken as "
             f"even steps; the largest is {steps[largest] / usual:.4g} steps long, after {names[largest]}"
         )
-        notices.append(Notice(message, "gapped-time", "warning"))
-    return tuple(names), notices
+    return tuple(names), notes
 
 
 def _after(times: polars.Series, usual: float) -> polars.Series:
@@ -230,8 +226,8 @@ def _positions(times: polars.Series) -> Floats:
 
 def _channels(
     frame: polars.DataFrame, time: str | None, config: DataConfig, path: object
-) -> tuple[dict[str, polars.Series], list[Notice]]:
-    """The numeric columns, and notices on the others."""
+) -> tuple[dict[str, polars.Series], list[str]]:
+    """The numeric columns, and sentences on the others."""
     columns: dict[str, polars.Series] = {}
     words, empty = [], []
     for column in frame.iter_columns():
@@ -243,17 +239,17 @@ def _channels(
             words.append(column.name)
         else:
             columns[column.name] = as_numbers(column)[0]
-    notices = []
+    notes = []
     for names, why in ((words, "no numbers"), (empty, "empty")):
         if names:
             shown = ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")
-            notices.append(left_out(f"{path}: left out, because {why}: {shown}"))
+            notes.append(f"{path}: left out, because {why}: {shown}")
     if not columns:
         raise DlcliError(
             f"{path} has no column of numbers{f' beside {time!r}' if time else ''}",
             hint="a forecast needs a row a moment and a column a measurement",
         )
-    return columns, notices
+    return columns, notes
 
 
 def _numeric(column: polars.Series) -> bool:

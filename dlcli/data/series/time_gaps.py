@@ -5,15 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.notices import Notice
 from dlcli.data.series.reader import fill_gaps
 from dlcli.data.series.time_splits import Bounds
 
 Floats = npt.NDArray[np.float64]
 
 
-def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats, Floats, list[Notice]]:
-    """(T, C) as inputs see it and as targets are, without NaN; and a notice."""
+def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats, Floats, list[str]]:
+    """(T, C) as inputs see it and as targets are, without NaN; and a counted sentence."""
     missing = np.isnan(observed)
     if not missing.any():
         return observed, observed, []
@@ -25,11 +24,14 @@ def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats
         lines = fill_gaps(observed[first:end])
         truth[first:end] = np.where(np.isnan(lines), values[first:end], lines)
         first = end
-    message = (
-        f"{path}: {int(missing.sum()):,} of {missing.size:,} values are missing: inputs repeat the last "
-        "value before them, targets are interpolated linearly"
+    return (
+        values,
+        truth,
+        [
+            f"{path}: {int(missing.sum()):,} of {missing.size:,} values are missing: inputs repeat the "
+            "last value before them, targets follow straight lines"
+        ],
     )
-    return values, truth, [Notice(message, "missing-values", "warning")]
 
 
 def carried(values: Floats) -> Floats:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import shorten
 from dlcli.data.tables.encodings import decode_text
 from dlcli.errors import DlcliError
@@ -44,7 +43,7 @@ class SeriesFile:
     labels: Mapping[str, polars.Series] | None = None
     asked: TaskKind | None = None
     unequal: bool = False
-    notices: tuple[Notice, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -61,7 +60,7 @@ class _Header:
     classes: tuple[str, ...] = ()
     dimensions: int | None = None
     equal: bool | None = None
-    notices: list[Notice] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_ts(path: Path) -> SeriesFile:
@@ -95,16 +94,15 @@ def read_ts(path: Path) -> SeriesFile:
     strange = {label for label in labels if label is not None} - set(header.classes)
     if header.classes and strange:
         shown = ", ".join(repr(shorten(label)) for label in sorted(strange)[:3])
-        header.notices.append(Notice(f"{path.name}: classes that its header does not name: {shown}"))
+        header.notes.append(f"{path.name}: classes that its header does not name: {shown}")
     if header.equal and len({len(values) for values in series}) > 1:
-        message = f"{path.name}: its header says equalLength true, but lengths differ"
-        header.notices.append(Notice(message))
+        header.notes.append(f"{path.name}: its header says equalLength true, but lengths differ")
     return SeriesFile(
         series=joined(series),
         labels=_column("class" if header.classes else "target", labels) if header.labelled else None,
         asked=header.asked,
         unequal=header.equal is False,
-        notices=tuple(header.notices),
+        notes=tuple(header.notes),
     )
 
 
@@ -129,9 +127,9 @@ def read_wide(path: Path, *, steps: int | None = None) -> SeriesFile:
         series.append(values[: _filled(values[:, None])][:, None])
         labels.append(_plain(cells[0]) if labelled else None)
     padded = sum(len(cells) - labelled != len(v) for (_, cells), v in zip(rows, series, strict=True))
-    notices = [padding(padded, len(rows)).prefixed(path.name)] if padded else []
+    notes = [f"{path.name}: {padding(padded, len(rows))}"] if padded else []
     if not labelled:
-        return SeriesFile(series=joined(series), notices=tuple(notices))
+        return SeriesFile(series=joined(series), notes=tuple(notes))
     whole = all(label is None or _is_whole(label) for label in labels)
     fractions = not whole and all(label is None or _is_number(label) for label in labels)
     return SeriesFile(
@@ -139,7 +137,7 @@ def read_wide(path: Path, *, steps: int | None = None) -> SeriesFile:
         labels=_column("class", labels, as_numbers=fractions),
         # The UCR archive is for classification; a number with a fraction is none of its classes.
         asked="classification" if whole else None,
-        notices=tuple(notices),
+        notes=tuple(notes),
     )
 
 
@@ -201,9 +199,9 @@ def joined(series: Sequence[Values]) -> Sequence[Values] | Values:
     return np.stack(series)
 
 
-def padding(count: int, total: int) -> Notice:
-    """Return the notice about trailing NaN."""
-    return Notice(f"{count} of {total} series end in NaN, which was read as padding: they are shorter")
+def padding(count: int, total: int) -> str:
+    """The sentence about NaN behind the ends of series."""
+    return f"{count} of {total} series end in NaN, which was read as padding: they are shorter"
 
 
 def _filled(values: Values) -> int:

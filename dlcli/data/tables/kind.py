@@ -13,11 +13,9 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import ArrayReader, DataSource, Indices, Samples, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
-from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
-from dlcli.data.tables.description import describe
 from dlcli.data.tables.frames import (
     TABLES,
     is_table,
@@ -28,7 +26,6 @@ from dlcli.data.tables.frames import (
 )
 from dlcli.data.tables.inputs import table_inputs
 from dlcli.data.tables.rows import Frame, as_in_training
-from dlcli.data.tables.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.tables.targets import Decided, decide, encode
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TabularInput, TaskSpec
@@ -41,15 +38,15 @@ _TARGET_NAMES = ("target", "label", "class", "labels", "y")
 
 
 class TableReader(ArrayReader):
-    """A split of a table, encoded; ``notices`` count the cells that training has not seen."""
+    """A split of a table, encoded; ``notes`` count the cells that training has not seen."""
 
     def __init__(self, samples: Samples, spec: TabularInput) -> None:
         assert isinstance(samples.items, Frame)
         for name in column_names(spec):
             need_column(samples.items.frame, name, what="the model reads it", path="the data")
-        columns, notices = encode_columns(samples.items.frame, spec)
+        columns, notes = encode_columns(samples.items.frame, spec)
         super().__init__(samples, (columns,))
-        self.notices = notices
+        self.notes = notes
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
@@ -71,19 +68,19 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     files = split_files(path, TABLES)
     if files is None:
         raise DlcliError(f"{path} is no table", hint="a table is a file of " + ", ".join(TABLES[:6]))
-    frames, notices = _read_files(files)
-    names, about_target = _target_names(next(iter(frames.values())), config, next(iter(files.values())))
-    notices += about_target + _without_target(frames, files, names, other)
-    parts, about_splits = _parts(frames, files, config, other)
-    notices += about_splits
+    frames, warnings = _read_files(files)
+    names, said = _target_names(next(iter(frames.values())), config, next(iter(files.values())))
+    warnings += said + _without_target(frames, files, names, other)
+    parts, said = _parts(frames, files, config, other)
+    warnings += said
     first = parts[0]
     decided = decide({name: first.frame[name] for name in names}, config.task, least=1 if other else 2)
     features = _features(first.frame, names, config, files[first.file], other)
-    notices += decided.notices
+    warnings += decided.notes
     splits = {}
     for part in parts:
-        samples, about_rows = _samples(part, first, files[part.file], decided, features, config)
-        notices += about_rows
+        samples, said = _samples(part, first, files[part.file], decided, features, config)
+        warnings += said
         if len(samples):
             splits[part.split] = samples
     contents = [piece for split, file in files.items() for piece in (split.encode(), file.read_bytes())]
@@ -94,16 +91,16 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         class_names=decided.class_names,
         target_names=decided.target_names if decided.task == "regression" else (),
         options={"target": ",".join(names), "task": decided.task},
-        notices=tuple(notices),
+        warnings=tuple(warnings),
     )
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
     """The task, its encoders fitted on the training rows. Numeric targets are scaled, never log-ed."""
     train = source.splits["train"]
     assert isinstance(train.items, Frame)
-    spec, notices = fit_columns(train.items.frame, _row_numbers(train.ids))
-    return make_task(source, spec, config.model), notices
+    spec, notes = fit_columns(train.items.frame, _row_numbers(train.ids))
+    return make_task(source, spec, config.model), notes
 
 
 def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReader:
@@ -122,26 +119,26 @@ class _Part:
     rows: Indices
 
 
-def _read_files(files: dict[str, Path]) -> tuple[dict[str, polars.DataFrame], list[Notice]]:
-    frames, notices = {}, []
+def _read_files(files: dict[str, Path]) -> tuple[dict[str, polars.DataFrame], list[str]]:
+    frames, notes = {}, []
     for split, file in files.items():
-        frames[split], more = read_frame(file)
-        notices += more
-    return frames, notices
+        frames[split], said = read_frame(file)
+        notes += said
+    return frames, notes
 
 
 def _target_names(
     frame: polars.DataFrame, config: DataConfig, path: Path
-) -> tuple[list[str], list[Notice]]:
-    """The target columns, and a notice where they were assumed."""
+) -> tuple[list[str], list[str]]:
+    """The target columns, and a sentence where they were assumed."""
     if config.target is not None:
         whole = config.target in frame.columns  # a name may hold a comma
         names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
         for name in names:
             need_column(frame, name, what="--target", path=path)
         return list(dict.fromkeys(names)), []
-    other_uses = {config.split_column, config.group_column, *config.drop}
-    names = [name for name in frame.columns if name not in other_uses]
+    left_out = {config.split_column, config.group_column, *config.drop}
+    names = [name for name in frame.columns if name not in left_out]
     if len(names) < 2:
         raise DlcliError(
             f"{path} has {len(names)} column{'' if len(names) == 1 else 's'}: a target and something to "
@@ -150,35 +147,33 @@ def _target_names(
         )
     named = [name for usual in _TARGET_NAMES for name in names if name.lower() == usual]
     target, why = (named[0], "by its name") if named else (names[-1], "as the last column")
-    return [target], [Notice(f"{target!r} is taken for the target, {why}; --target names another")]
+    return [target], [f"{target!r} is taken for the target, {why}; --target names another"]
 
 
 def _without_target(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], names: list[str], other: bool
-) -> list[Notice]:
+) -> list[str]:
     """Take out the held-out files that have no target, as those of competitions; say so."""
-    notices = []
+    notes = []
     for split, frame in list(frames.items()):
         missing = [name for name in names if name not in frame.columns]
         if not missing:
             continue
         if split in ("all", "train") or other:
             need_column(frame, missing[0], what="the target", path=files[split])
-        message = f"{files[split].name} has no column {missing[0]!r}, so there is no {split} split"
-        notices.append(Notice(message))
+        notes.append(f"{files[split].name} has no column {missing[0]!r}, so there is no {split} split")
         del frames[split]
-    return notices
+    return notes
 
 
 def _parts(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], config: DataConfig, other: bool
-) -> tuple[list[_Part], list[Notice]]:
+) -> tuple[list[_Part], list[str]]:
     """The splits, train (or all) first."""
     column = config.split_column
     if column is None or (other and column not in next(iter(frames.values())).columns):
-        message = f"there is no split column {column!r} here, so none is used"
-        notices = [] if column is None else [Notice(message)]
-        return [_Part(name, name, f, np.arange(f.height)) for name, f in frames.items()], notices
+        notes = [] if column is None else [f"there is no split column {column!r} here, so none is used"]
+        return [_Part(name, name, f, np.arange(f.height)) for name, f in frames.items()], notes
     if set(frames) != {"all"}:
         raise UsageError(
             f"--split-column {column}: the files are splits already ({', '.join(frames)})",
@@ -196,8 +191,8 @@ def _features(
     for column, what in [(config.group_column, "--group-column"), *((c, "drop") for c in config.drop)]:
         if column is not None and not other:
             need_column(frame, column, what=what, path=path)
-    other_uses = {*names, config.split_column, config.group_column, *config.drop}
-    features = [name for name in frame.columns if name not in other_uses]
+    left_out = {*names, config.split_column, config.group_column, *config.drop}
+    features = [name for name in frame.columns if name not in left_out]
     if not features:
         raise DlcliError(f"{path} has no column beside the target to predict it from")
     return features
@@ -210,24 +205,26 @@ def _samples(
     decided: Decided,
     features: list[str],
     config: DataConfig,
-) -> tuple[Samples, list[Notice]]:
-    """The rows of a split that have a target, and notices."""
+) -> tuple[Samples, list[str]]:
+    """The rows of a split that have a target, and sentences."""
     targets, kept = encode(
         {name: part.frame[name] for name in decided.target_names},
         decided,
         where=path.name if part.split == "all" else f"{path.name} ({part.split})",
     )
-    notices = []
+    notes = []
     without = len(kept) - len(targets)
     if without:
-        message = f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
-        notices.append(left_out(message + ", ".join(repr(name) for name in decided.target_names)))
+        notes.append(
+            f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
+            + ", ".join(repr(name) for name in decided.target_names)
+        )
     columns = []
     for name in features:
         need_column(part.frame, name, what="a column of the training file", path=path)
-        column, more = as_in_training(part.frame[name], first.frame[name], where=path.name)
+        column, said = as_in_training(part.frame[name], first.frame[name], where=path.name)
         columns.append(column)
-        notices += more
+        notes += said
     prefix = "" if part.file == "all" else f"{part.file}/"
     ids = [f"{prefix}{row}" for row in part.rows[kept].tolist()]
     groups = None
@@ -236,7 +233,7 @@ def _samples(
         # A row without a group is one of its own.
         groups = tuple(f"row {i}" if cell is None else cell for cell, i in zip(cells, ids, strict=True))
     items = Frame(part.frame.select(columns).filter(kept))
-    return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notices
+    return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notes
 
 
 def _row_numbers(ids: Sequence[str]) -> Indices:
@@ -254,11 +251,6 @@ KINDS.register("tabular")(
         fit=fit,
         reader=reader,
         inputs=table_inputs,
-        reference_input=reference_input,
-        reference_words=REFERENCE_WORDS,
-        noise=noise,
-        describe=describe,
-        size_words="{} features",
         order=90,
     )
 )

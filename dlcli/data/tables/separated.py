@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.cells import listed
 from dlcli.errors import DlcliError
 
@@ -22,8 +21,8 @@ _OPEN = re.compile(_BEGINS)
 
 def read_separated(
     text: str, path: Path, *, tabs: bool, rows: int | None, header: bool | None
-) -> tuple[polars.DataFrame, list[Notice]]:
-    """The cells as words, "" where missing, under names that are all different; and notices.
+) -> tuple[polars.DataFrame, list[str]]:
+    """The cells as words, "" where missing, under names that are all different; sentences for the user.
 
     ``rows``: only so many, of a text that may be cut off anywhere. ``header``: as of `read_frame`.
     Raises: DlcliError when quotes cannot be understood.
@@ -32,28 +31,26 @@ def read_separated(
 
     if not text.strip():
         return pl.DataFrame(), []
-    notices: list[Notice] = []
+    notes = []
     first = _first_record(text)
     separator = "\t" if tabs else _separator(first)
     if not tabs and separator != ",":
         shown = "tabs" if separator == "\t" else repr(separator)
-        notices.append(Notice(f"{path.name}: columns are separated by {shown}"))
-    cells, about_rows = _cells(text, separator, path, tabs=tabs, rows=rows)
-    notices += [notice.prefixed(path.name) for notice in about_rows]
+        notes.append(f"{path.name}: columns are separated by {shown}")
+    cells, said = _cells(text, separator, path, tabs=tabs, rows=rows)
+    notes += [f"{path.name}: {note}" for note in said]
     names = [name.strip() if name is not None else "" for name in cells.row(0)]
     if header is None:
         header = not _holds_data(names)
         if not header:
-            message = "its first line holds numbers, so its columns have no names"
-            notices.append(Notice(message).prefixed(path.name))
+            notes.append(f"{path.name}: its first line holds numbers, so its columns have no names")
         elif all(name.isdecimal() for name in names):
-            message = "its first line, all whole numbers, was taken for the header"
-            notices.append(Notice(message).prefixed(path.name))
+            notes.append(f"{path.name}: its first line, all whole numbers, was taken for the header")
     if not header:
         names = [""] * len(names)
-    names, about_names = _unique(names)
+    names, said = _unique(names)
     if header:
-        notices += [notice.prefixed(path.name) for notice in about_names]
+        notes += [f"{path.name}: {note}" for note in said]
     cells = cells.slice(1 if header else 0)
     cells.columns = names
     empty = cells.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
@@ -61,12 +58,12 @@ def read_separated(
         # Blank lines behind the last row are how many files end.
         last = int((~empty).arg_true().max() or 0) if not empty.all() else -1  # type: ignore[arg-type]
         if inner := int(empty[: last + 1].sum()):
-            notices.append(Notice(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped"))
+            notes.append(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped")
         cells = cells.filter(~empty)
     if separator == ";":
         cells, decimal = _decimal_commas(cells)
-        notices += [decimal.prefixed(path.name)] if decimal else []
-    return cells, notices
+        notes += [f"{path.name}: {decimal}"] if decimal else []
+    return cells, notes
 
 
 def _closed(text: str) -> str:
@@ -89,8 +86,8 @@ def _separator(first: str) -> str:
 
 def _cells(
     text: str, separator: str, path: Path, *, tabs: bool, rows: int | None
-) -> tuple[polars.DataFrame, list[Notice]]:
-    """Every cell as a word, the header being row 0, and notices on rows of another width.
+) -> tuple[polars.DataFrame, list[str]]:
+    """Every cell as a word, the header being row 0, and sentences on rows of another width.
 
     A file of texts may hold quotes that quote nothing. Where reading them as quotes fails, or makes
     cells of several lines out of a TSV, and every row has the same width without, they are plain
@@ -111,12 +108,11 @@ def _cells(
                 f"{path}: a quoted field is not closed, or goes on behind its closing quote",
                 hint='a field that holds a quote is written "like ""this"""',
             ) from exc
-        return plain, [Notice("its quotes do not pair up, so they were read as plain characters")]
+        return plain, ["its quotes do not pair up, so they were read as plain characters"]
     if tabs and '"' in text and _some_lines(frame):
         plain = _plain(text, separator, rows)
         if plain is not None:
-            message = "its quotes are no quotes around fields: they were read as plain characters"
-            return plain, [Notice(message)]
+            return plain, ["its quotes are no quotes around fields: they were read as plain characters"]
     return _trimmed(frame, text, separator)
 
 
@@ -153,26 +149,26 @@ def _some_lines(frame: polars.DataFrame) -> bool:
     return bool(frame.select(pl.any_horizontal(pl.all().str.contains("\n", literal=True).any())).item())
 
 
-def _trimmed(
-    frame: polars.DataFrame, text: str, separator: str
-) -> tuple[polars.DataFrame, list[Notice]]:
+def _trimmed(frame: polars.DataFrame, text: str, separator: str) -> tuple[polars.DataFrame, list[str]]:
     """The frame without its spare column, and how many rows were longer or shorter than the first."""
     spare = frame[frame.columns[-1]]
     frame = frame.drop(frame.columns[-1])
-    notices = []
+    notes = []
     longer = int((spare != "").sum())
     if longer:
-        message = f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
-        notices.append(left_out(f"{message}the fields beyond those are not used"))
+        notes.append(
+            f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
+            "what is too much was left out"
+        )
     if frame.width > 1 and bool((frame[frame.columns[-1]] == "").any()):
         lines = [line for line in _QUOTED.sub("", text).split("\n")[: frame.height] if line.strip()]
         shorter = sum(line.count(separator) < frame.width - 1 for line in lines)
         if shorter:
-            message = (
+            notes.append(
                 f"{shorter} row{'s have' if shorter > 1 else ' has'} fewer than {frame.width} fields; "
+                "the others count as missing"
             )
-            notices.append(Notice(f"{message}the others count as missing"))
-    return frame, notices
+    return frame, notes
 
 
 def _holds_data(names: list[str]) -> bool:
@@ -182,10 +178,9 @@ def _holds_data(names: list[str]) -> bool:
     return all(re.fullmatch(r"[+-]?\d+", name) for name in names) and len(set(names)) < len(names)
 
 
-def _unique(names: list[str]) -> tuple[list[str], list[Notice]]:
-    """Names that are all there and all different, and notices on those that were changed."""
-    notices: list[Notice] = []
-    out: list[str] = []
+def _unique(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names that are all there and all different, and sentences on those that were changed."""
+    notes, out = [], []
     taken = set(names)
     unnamed, again = [], []
     for i, name in enumerate(names):
@@ -199,14 +194,15 @@ def _unique(names: list[str]) -> tuple[list[str], list[Notice]]:
             again.append(new)
         out.append(new)
     if unnamed:
-        message = f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name"
-        notices.append(Notice(f"{message}: {listed(unnamed)}"))
+        notes.append(
+            f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name: {listed(unnamed)}"
+        )
     if again:
-        notices.append(Notice(f"column names that occur twice were changed: {listed(again)}"))
-    return out, notices
+        notes.append(f"column names that occur twice were changed: {listed(again)}")
+    return out, notes
 
 
-def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice | None]:
+def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, str]:
     """Columns such as 3,5 as 3.5: where a semicolon separates, a comma is a decimal point."""
     import polars as pl
 
@@ -218,6 +214,6 @@ def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice |
         and bool((column.str.contains(number) | (column.str.strip_chars() == "")).all())
     ]
     if not with_comma:
-        return cells, None
+        return cells, ""
     cells = cells.with_columns(pl.col(with_comma).str.replace(",", ".", literal=True))
-    return cells, Notice(f"a comma is the decimal point in {listed(with_comma)}")
+    return cells, f"a comma is the decimal point in {listed(with_comma)}"

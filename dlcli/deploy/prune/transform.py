@@ -1,4 +1,4 @@
-"""Take weights or channels out of a model, once: the module, its records, and what is gone by layer."""
+"""One pruning step: the pruned module, the records of its card, and what each layer lost."""
 
 from __future__ import annotations
 
@@ -23,144 +23,142 @@ from dlcli.compress.masks import METHODS, MaskMethod, count_zeros, mask_record, 
 from dlcli.config import PruneConfig, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.events import Emit, Noted, Warned, ignore
-from dlcli.formats.encodings.sparse import SHAPE, encode
+from dlcli.formats.encodings.sparse import SHAPE, pack
 from dlcli.task import TaskSpec
+from dlcli.wording import listed
 from dlcli.zoo.base import find_model
 from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
 
 
 @dataclass(frozen=True)
-class Goal:
-    """How much is to be gone: a share of weights or channels, or what may be left of a total."""
+class PruneTarget:
+    """How much to prune: the share of weights or channels to remove, or of a total that may be left."""
 
     kind: Literal["amount", "params", "macs"]
     value: float
 
-    def at(self, fraction: float) -> Goal:
-        """The goal of a step by which ``fraction`` of the way is gone."""
+    def at(self, fraction: float) -> PruneTarget:
+        """Return the target of the step that completes ``fraction`` of the total change."""
         if self.kind == "amount":
             return replace(self, value=self.value * fraction)
         return replace(self, value=1 - (1 - self.value) * fraction)
 
-    def from_here(self, reached: Goal) -> Goal:
-        """The same goal for a model that has ``reached`` so much, in shares of what is left of it."""
+    def relative_to(self, reached: PruneTarget) -> PruneTarget:
+        """Return the same target for a model that already ``reached`` another one, as shares of it."""
         if self.kind == "amount":
             return replace(self, value=1 - (1 - self.value) / (1 - reached.value))
         return replace(self, value=self.value / reached.value)
 
     @property
-    def is_due(self) -> bool:
-        """Whether anything is to be taken out for it."""
+    def removes_anything(self) -> bool:
+        """Whether a model has to change to reach it."""
         return self.value > 0 if self.kind == "amount" else self.value < 1
 
-    def title(self) -> str:
-        """In percent, for the names of runs: "50", "params25"."""
+    def tag(self) -> str:
+        """Return it in percent, for the names of runs: "50", "params25"."""
         return f"{'' if self.kind == 'amount' else self.kind}{100 * self.value:.4g}"
 
-    def text(self) -> str:
-        """In percent, for people."""
-        what = {"amount": "taken out", "params": "of the parameters left"}
-        return f"{100 * self.value:.3g} % {what.get(self.kind, 'of the multiply-adds left')}"
+    def describe(self) -> str:
+        """Return it in percent, in words."""
+        what = {"amount": "removed", "params": "of the parameters left", "macs": "of the MACs left"}
+        return f"{100 * self.value:.3g} % {what[self.kind]}"
 
 
 @dataclass(frozen=True)
-class Cut:
+class PrunedModel:
     """A pruned copy of a model (eval mode, CPU) with all records of its card.
 
-    ``reached`` is how much is gone by now: with rounding not quite what was asked. ``layers`` are of
-    channels, from the first step on, and empty for masks.
+    ``reached`` is the target it has reached, which rounding may move. ``layers`` compare channels with
+    the model before the first step, and are empty for masks.
     """
 
     module: nn.Module
     transforms: tuple[TransformRecord, ...]
-    reached: Goal | None = None
+    reached: PruneTarget | None = None
     layers: tuple[LayerChange, ...] = ()
 
 
 def is_mask(method: str) -> bool:
-    """Whether a method puts zeros in and leaves the shapes as they are."""
+    """Whether a method sets weights to zero and leaves all shapes as they are."""
     return method in METHODS
 
 
-def cut(
-    at: Cut,
+def prune_model(
+    model: PrunedModel,
     card: Card,
     config: PruneConfig,
-    goal: Goal,
+    target: PruneTarget,
     *,
     last: bool = True,
     seed: int = 0,
     batches: Batches | None = None,
     loss: Loss | None = None,
     emit: Emit = ignore,
-) -> Cut:
-    """Prune what earlier steps left, so that ``goal`` of the whole way is reached.
+) -> PrunedModel:
+    """Prune ``model``, the result of earlier steps, until it reaches ``target``.
 
     ``card`` is of the model before all steps, ``last`` whether this is the last one; ``batches`` and
-    ``loss`` are for Taylor's importance.
-    Raises: UsageError; DlcliError when there is nothing to prune.
+    ``loss`` are for Taylor importance. Raises: UsageError; DlcliError when there is nothing to prune.
     """
-    old = transforms.find_record(at.transforms, transforms.MASK)
-    records = [r for r in at.transforms if r.kind not in (transforms.MASK, transforms.SPARSE)]
-    layers, reached = at.layers, goal
+    mask = transforms.find_record(model.transforms, transforms.MASK)
+    records = [r for r in model.transforms if r.kind not in (transforms.MASK, transforms.SPARSE)]
+    layers, reached = model.layers, target
     if is_mask(config.method):
         try:
-            pruned, record = _masked(at.module, card, config, goal, old, seed, emit)
-        except NothingToPrune:  # there are as many zeros already; later steps take out more
+            module, record = _masked(model.module, card, config, target, mask, seed, emit)
+        except NothingToPrune:  # as many weights are zero already; a later step prunes more
             if last:
                 raise
-            return at
+            return model
         records.append(record)
     else:
-        wanted = goal if at.reached is None else goal.from_here(at.reached)
-        found = _without_channels(at, card, config, wanted, last, batches, loss)
-        if found is None:
-            return at
-        for said in found.notes:
-            emit(Noted(said))
-        pruned, layers = found.module, _since_the_start(at.layers, found.layers)
-        reached = _reached(goal, at.reached, found, layers)
+        remaining = target if model.reached is None else target.relative_to(model.reached)
+        pruned = _without_channels(model, card, config, remaining, last, batches, loss)
+        if pruned is None:
+            return model
+        for note in pruned.notes:
+            emit(Noted(note))
+        module, layers = pruned.module, _since_first_step(model.layers, pruned.layers)
+        reached = _reached(target, model.reached, pruned, layers)
         earlier = transforms.find_record(records, transforms.CHANNELS)
         records = [record for record in records if record is not earlier]
-        records.append(found.record if earlier is None else joined(earlier, found.record))
-        if old is not None:  # the shapes have changed, and with them how many zeros there are
-            args = {
-                key: value for key, value in old.args.items() if key not in ("weights", "zeros", "of")
-            }
-            records.append(mask_record(count_zeros(pruned, old.args["weights"]), **args))
-    if config.store == "sparse" or (config.store == "auto" and _smaller_sparse(pruned)):
+        records.append(pruned.record if earlier is None else joined(earlier, pruned.record))
+        if mask is not None:  # the shapes have changed, and with them the number of zeros
+            args = {k: v for k, v in mask.args.items() if k not in ("weights", "zeros", "of")}
+            records.append(mask_record(count_zeros(module, mask.args["weights"]), **args))
+    if config.store == "sparse" or (config.store == "auto" and _sparse_is_smaller(module)):
         records.append(TransformRecord(kind=transforms.SPARSE))
-    return Cut(pruned, tuple(records), reached, layers)
+    return PrunedModel(module, tuple(records), reached, layers)
 
 
 def _without_channels(
-    at: Cut,
+    model: PrunedModel,
     card: Card,
     config: PruneConfig,
-    wanted: Goal,
+    target: PruneTarget,
     last: bool,
     batches: Batches | None,
     loss: Loss | None,
 ) -> PrunedChannels | None:
-    """None where rounding leaves nothing to do: earlier steps took out as much, or later ones will."""
-    if not wanted.is_due:
+    """Remove channels; None where rounding leaves nothing to remove in this step."""
+    if not target.removes_anything:
         return None
     try:
         return prune_channels(
-            at.module,
+            model.module,
             card.task,
-            amount=wanted.value if wanted.kind == "amount" else None,
-            target_params=wanted.value if wanted.kind == "params" else None,
-            target_macs=wanted.value if wanted.kind == "macs" else None,
+            amount=target.value if target.kind == "amount" else None,
+            target_params=target.value if target.kind == "params" else None,
+            target_macs=target.value if target.kind == "macs" else None,
             importance=config.importance,
             round_to=config.round_to,
             skip=parse_names(config.skip),
             batches=batches,
             loss=loss,
         )
-    except NothingToPrune:  # a small part of the way may be less than what channels are rounded to
-        if wanted.kind == "amount" and (at.layers or not last):
+    except NothingToPrune:  # one step may remove less than channels are rounded to
+        if target.kind == "amount" and (model.layers or not last):
             return None
         raise
 
@@ -169,50 +167,51 @@ def _masked(
     module: nn.Module,
     card: Card,
     config: PruneConfig,
-    goal: Goal,
-    old: TransformRecord | None,
+    target: PruneTarget,
+    earlier: TransformRecord | None,
     seed: int,
     emit: Emit,
 ) -> tuple[nn.Module, TransformRecord]:
+    """Return a copy with more zeros, and its record. Raises: NothingToPrune where it has as many."""
     masked = mask_weights(
         module,
         cast(MaskMethod, config.method),
-        goal.value,
+        target.value,
         norm=config.norm,
         dim=config.dim,
         skip=parse_names(config.skip),
-        held=() if old is None else old.args["weights"],
+        held=() if earlier is None else earlier.args["weights"],
         head=find_model(card.model.name, card.task.input.kind).head(module),
         seed=seed,
     )
     if masked.left_out:
-        few = ", ".join(masked.left_out[:3]) + (" ..." if len(masked.left_out) > 3 else "")
-        emit(Noted(f"left as they are, since 4 does not divide their inputs: {few}"))
+        names = listed(masked.left_out, 3)
+        emit(Noted(f"not pruned, since the input size is no multiple of 4: {names}"))
     empty = [row.name for row in masked.layers if not row.kept]
     if empty:
         emit(
             Warned(
-                f"nothing is left of {', '.join(empty)}: what it gives no longer depends on its input"
+                f"all weights of {', '.join(empty)} are zero: the output no longer depends on the input"
             )
         )
     zeros = sum(row.of - row.kept for row in count_zeros(module, masked.record.args["weights"]))
     if masked.record.args["zeros"] <= zeros:
         raise NothingToPrune(
             f"there is nothing to prune: {zeros / masked.record.args['of']:.2%} of the weights are zero "
-            f"already, and --amount {goal.value:g} takes out no more",
+            f"already, which is at least --amount {target.value:g}",
             hint="give a larger --amount, or another --method",
         )
     return masked.module, masked.record
 
 
-def _smaller_sparse(module: nn.Module) -> bool:
-    return any(name.endswith(SHAPE) for name in encode(module.state_dict(), {}))
+def _sparse_is_smaller(module: nn.Module) -> bool:
+    return any(name.endswith(SHAPE) for name in pack(module.state_dict(), {}))
 
 
-def _since_the_start(
-    before: Sequence[LayerChange], now: Sequence[LayerChange]
+def _since_first_step(
+    before: Sequence[LayerChange], layers: Sequence[LayerChange]
 ) -> tuple[LayerChange, ...]:
-    """The rows of a step, told from where the first step began."""
+    """Return the layers of a step, compared with the model before the first step."""
     first = {row.name: row for row in before}
     rows = [
         row
@@ -223,40 +222,43 @@ def _since_the_start(
             params_before=first[row.name].params_before,
             macs_before=first[row.name].macs_before,
         )
-        for row in now
+        for row in layers
     ]
     return tuple(rows)
 
 
 def _reached(
-    goal: Goal, before: Goal | None, found: PrunedChannels, layers: Sequence[LayerChange]
-) -> Goal:
-    if goal.kind == "amount":  # of the layers that gave something up: some never can
-        pruned = [row for row in layers if row.kept < row.of]
-        total = sum(row.of for row in pruned)
-        return replace(goal, value=1 - sum(row.kept for row in pruned) / total if total else 0.0)
-    pair = (
-        (found.params_before, found.params_after)
-        if goal.kind == "params"
-        else (found.macs_before, found.macs_after)
+    target: PruneTarget,
+    before: PruneTarget | None,
+    pruned: PrunedChannels,
+    layers: Sequence[LayerChange],
+) -> PruneTarget:
+    if target.kind == "amount":  # of the layers that lost channels: some cannot
+        changed = [row for row in layers if row.kept < row.of]
+        total = sum(row.of for row in changed)
+        return replace(target, value=1 - sum(row.kept for row in changed) / total if total else 0.0)
+    totals = (
+        (pruned.params_before, pruned.params_after)
+        if target.kind == "params"
+        else (pruned.macs_before, pruned.macs_after)
     )
-    return replace(goal, value=(1.0 if before is None else before.value) * pair[1] / pair[0])
+    return replace(target, value=(1.0 if before is None else before.value) * totals[1] / totals[0])
 
 
 def masked_layers(module: nn.Module, task: TaskSpec) -> tuple[LayerChange, ...]:
-    """A row for each layer with weights, which keeps all its channels but not all its weights."""
+    """Return the nonzero weights of each layer; its parameters and MACs stay as they are."""
     macs = layer_macs(module, task)
-    parts = dict(module.named_modules())
-    found: dict[str, list[torch.Tensor]] = {}
+    modules = dict(module.named_modules())
+    weights: dict[str, list[torch.Tensor]] = {}
     for weight in weights_of(module):
-        found.setdefault(weight.layer, []).append(weight.tensor)
+        weights.setdefault(weight.layer, []).append(weight.tensor)
     rows = []
-    for path, tensors in found.items():
-        params = sum(p.numel() for p in parts[path].parameters(recurse=False))
+    for path, tensors in weights.items():
+        params = sum(p.numel() for p in modules[path].parameters(recurse=False))
         rows.append(
             LayerChange(
                 name=path,
-                type=type(parts[path]).__name__,
+                type=type(modules[path]).__name__,
                 kept=sum(int(torch.count_nonzero(tensor)) for tensor in tensors),
                 of=sum(tensor.numel() for tensor in tensors),
                 params_before=params,
@@ -269,6 +271,6 @@ def masked_layers(module: nn.Module, task: TaskSpec) -> tuple[LayerChange, ...]:
 
 
 def layer_macs(module: nn.Module, task: TaskSpec) -> dict[str, int]:
-    """Multiply-adds of each layer on one sample, the longest where lengths vary."""
+    """Return the MACs of each layer for one sample, the longest where lengths vary."""
     arrays = random_inputs(task, 1, length=task.input.shape[0])
     return count_macs(module.eval(), model_inputs([torch.from_numpy(a) for a in arrays], task))

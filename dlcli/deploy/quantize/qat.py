@@ -1,9 +1,9 @@
-"""Quantization-aware training: fine-tune with simulated int8, export exactly what was trained.
+"""Quantization-aware training: fine-tune with simulated int8 and export the trained ranges.
 
 Batch norms are folded, fake quantizers inserted (`dlcli.compress.quantize.fake_quant_sites`) and
-calibrated, and the model is fine-tuned by the same loop as any, with its original as the teacher. The
-run's best.safetensors simulates int8, so its metrics are those of an int8 model; the ONNX file holds
-that model with the ranges it was trained with.
+calibrated, and the model is fine-tuned by the usual training loop, distilled from the float model. The
+run's best.safetensors simulates int8, so its metrics are those of an int8 model; the ONNX file has the
+ranges it was trained with.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,12 +24,11 @@ from dlcli.compress.quantize.fake_quant_sites import (
     quantizable_layers,
 )
 from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
-from dlcli.config import EvalConfig, ExportConfig, MeasureConfig, QuantizeSettings
-from dlcli.config.ship import parse_names
-from dlcli.data.prepare import random_inputs, trim
-from dlcli.deploy.quantize.variants import this_machine
+from dlcli.config import ExportConfig, QuantizeSettings, parse_names
+from dlcli.data.prepare import random_inputs
+from dlcli.deploy.quantize.calibration import CalibrationData
+from dlcli.deploy.quantize.methods import cpu_target
 from dlcli.errors import DlcliError, UsageError
-from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime, recognize
@@ -43,15 +41,16 @@ from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import load_tensors, model_inputs
 
 FILE = "best.int8-qat.onnx"
-# A net in int8 knows what its original knew, and is to give its answers: short, gentle, by these alone.
-# At a tenth of the run's rate instead of a fiftieth, resnet18 on 3,000 photos moved away from them.
-_EPOCHS, _LR_SHARE = 0.1, 0.02
-_EXAMPLE_LENGTH = 12  # of the sequences that one pass is watched with
+# The int8 model starts from what the float model has learned: few epochs at a low learning rate, with
+# its outputs as the only targets. At a tenth of the run's learning rate instead of a fiftieth, resnet18
+# on 3,000 photos moved away from them.
+_EPOCHS_SHARE, _LR_SHARE = 0.1, 0.02
+_EXAMPLE_LENGTH = 12  # of the sequences of the traced forward pass
 
 
 @dataclass(frozen=True)
 class QatResult:
-    """``path`` is the int8 ONNX file, not yet in its place; ``run`` the run whose best model it is."""
+    """``path`` is the int8 ONNX file, not yet published; ``run`` the run whose best model it is."""
 
     path: Path
     run: RunFolder
@@ -60,9 +59,9 @@ class QatResult:
 def qat(
     source: Artifact, settings: QuantizeSettings, tuner: Tuner, folder: Path, emit: Emit = ignore
 ) -> QatResult:
-    """Fine-tune ``source`` in a run of its own as an int8 model, and write that into ``folder``.
+    """Fine-tune ``source`` with simulated int8 in a run of its own, and write the int8 file.
 
-    Raises: DlcliError where the model has nothing for it or the training data cannot be reached,
+    Raises: DlcliError where no layer can be quantized or the training data cannot be reached,
     Interrupted after a signal.
     """
     module, records = prepare(source, settings)
@@ -73,10 +72,10 @@ def qat(
         (*transforms.of_the_model(source.card), *records),
         settings.tune,
         settings.measure,
-        TuneDefaults(epochs=some_epochs(own, _EPOCHS), lr_share=_LR_SHARE, distill_alpha=1.0),
+        TuneDefaults(epochs=some_epochs(own, _EPOCHS_SHARE), lr_share=_LR_SHARE, distill_alpha=1.0),
     )
     layers = len(records[-1].args["layers"])
-    emit(Noted(f"fine-tuning with {layers} layers as they will be in int8"))
+    emit(Noted(f"fine-tuning with {layers} layers in simulated int8"))
     name = source.path.stem if own is None else own.name
     result = tuner(plan, f"{name}-qat")
     path = folder / FILE
@@ -87,17 +86,17 @@ def qat(
 def prepare(
     source: Artifact, settings: QuantizeSettings
 ) -> tuple[nn.Module, tuple[TransformRecord, ...]]:
-    """The source's model as it begins to learn: folded, rounding and calibrated; and what was done.
+    """Return the model before fine-tuning, folded, with calibrated fake quantizers, and its new records.
 
-    Raises: DlcliError, UsageError for a ``--skip`` that means no layer.
+    Raises: DlcliError, UsageError for a ``--skip`` that matches no layer.
     """
     task, card = source.card.task, source.card
     if task.kind == "seq2seq":
         raise DlcliError(
-            "quantization-aware training is not for models that write texts word by word",
-            hint="--method dynamic is the way",
+            "quantization-aware training does not support seq2seq models",
+            hint="use --method dynamic",
         )
-    # A module of its own: the source goes on answering as it is.
+    # A copy: the source's module is still needed as it is.
     module = build_model(card.model, task, card.transforms)
     load_tensors(module, source.module().state_dict())
     module.eval()
@@ -108,43 +107,26 @@ def prepare(
     arrays = random_inputs(task, 2, length=_EXAMPLE_LENGTH)
     example = model_inputs([torch.from_numpy(array) for array in arrays], task)
     folded = fold_batch_norms(module, example)
-    arm = (settings.quantize.target or this_machine()) == "arm"
-    rounded = insert_fake_quantizers(module, example, layers, activations="s8" if arm else "u8")
-    calibrate(module, _training_samples(source, settings))
-    return module, (rounded,) if folded is None else (folded, rounded)
+    arm = (settings.quantize.target or cpu_target()) == "arm"
+    fake_quant = insert_fake_quantizers(module, example, layers, activations="s8" if arm else "u8")
+    calibrate(module, _calibration_batches(source, settings))
+    return module, (fake_quant,) if folded is None else (folded, fake_quant)
 
 
 def write_int8(tuned: Artifact, path: Path) -> None:
-    """Write the int8 model that an artifact simulates as ONNX; its card says what it is."""
+    """Write the int8 model that an artifact simulates as ONNX, with a record of it in the card."""
     card = tuned.card
     record = TransformRecord(kind=transforms.QUANTIZE, args={"method": "qat", "backend": "onnxruntime"})
-    done = (*card.transforms, record, provenance_record(tuned.path))
-    card = card.model_copy(update={"transforms": done})
+    records = (*card.transforms, record, provenance_record(tuned.path))
+    card = card.model_copy(update={"transforms": records})
     write_onnx(tuned.with_card(card), path, ExportConfig())
 
 
-def _training_samples(
+def _calibration_batches(
     source: Artifact, settings: QuantizeSettings
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Samples of the training split, evenly spread, as the module takes them."""
-    task, measure = source.card.task, settings.measure
-    data = eval_data(source.card, source.path, _train_split(measure))
-    total = len(data.reader)
-    count = min(settings.quantize.calibration_samples, total)
-    picked = np.unique(np.linspace(0, total - 1, count).round().astype(np.int64))
-    size = default_batch_size(task)
-    for start in range(0, len(picked), size):
-        inputs, kept = data.reader.read(picked[start : start + size])
-        if len(kept):
-            tensors = [torch.from_numpy(array) for array in trim(inputs, task)]
-            yield model_inputs(tensors, task)
-
-
-def _train_split(measure: MeasureConfig) -> EvalConfig:
-    return EvalConfig(
-        data=measure.data,
-        data_dir=measure.data_dir,
-        split="train",
-        workers=measure.workers,
-        offline=measure.offline,
-    )
+    """Yield the calibration data as the module takes it."""
+    task = source.card.task
+    for inputs in CalibrationData(source, settings).batches(default_batch_size(task)):
+        if len(inputs[0]):
+            yield model_inputs([torch.from_numpy(array) for array in inputs], task)

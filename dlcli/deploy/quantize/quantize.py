@@ -1,15 +1,14 @@
-"""Quantize a model: try what suits it, keep the first that keeps the bound, and measure what it costs.
+"""Quantize a model: try what suits it, keep the first candidate within the bound, and measure it.
 
-A candidate is held against the float model on the same samples. Where it loses more than ``--max-drop``
-allows, layers are ranked by what each alone changes, and the worst stay in float; then the next method
-is tried, and at last quantization-aware training. The best candidate is always written.
+Every candidate is compared with the float model on the same samples. When one drops more than
+``--max-drop`` allows, the most sensitive layers stay in float; then the next method is tried, and
+quantization-aware training near the end. The best candidate is always kept.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,34 +16,35 @@ from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
-from dlcli.deploy.compare import compare_files
-from dlcli.deploy.export import check_target, folder_beside
-from dlcli.deploy.quantize.result import Attempt, QuantizeResult, order, place
-from dlcli.deploy.quantize.sensitivity import SAMPLES, Sensitivity, rank
-from dlcli.deploy.quantize.variants import (
+from dlcli.deploy.compare import Comparison, compare_files
+from dlcli.deploy.export import folder_beside
+from dlcli.deploy.quantize.calibration import CalibrationUnavailable
+from dlcli.deploy.quantize.methods import (
     BACKENDS,
     Backend,
-    Candidates,
-    NoCalibration,
     backends_of,
     check_options,
     check_source,
-    this_machine,
+    cpu_target,
 )
+from dlcli.deploy.quantize.output import check_output, file_name, format_of, publish_quantized
+from dlcli.deploy.quantize.result import QuantizeCandidate, QuantizeResult
+from dlcli.deploy.quantize.sensitivity import SAMPLES, LayerSensitivity, layer_sensitivity
+from dlcli.deploy.quantize.variants import VariantBuilder
 from dlcli.deploy.reference import ReferenceEvaluator
+from dlcli.deploy.search import BoundSearch
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
-from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact, read_card, recognize
-from dlcli.runs.folder import RunFolder, run_of
+from dlcli.formats.base import Artifact, ModelFile, open_artifact, read_card, recognize
+from dlcli.runs.folder import RunFolder
 from dlcli.training.finetune import Tuner
+from dlcli.wording import plural
 
-# What auto takes for a bound where none was said: it decides what is tried next, nothing else.
-_GOAL = Bound(0.01, relative=True)
-# Auto passes over a method that leaves more than half of the weights in float, as all do with GRU nets.
-_LEAST_REACH = 0.5
-_SUFFIX = {"onnxruntime": ".onnx", "torch": ".safetensors"}
-_FORMAT = {"onnxruntime": "onnx", "torch": "safetensors"}
-# Methods whose worst layers may stay in float. QAT has learned to live with its own.
+# The bound of --method auto when none is given: it decides what is tried next, nothing else.
+_AUTO_BOUND = Bound(0.01, relative=True)
+# --method auto passes over a method that covers less of the weights, as all do for GRU models.
+_MIN_COVERAGE = 0.5
+# Methods whose most sensitive layers may stay in float. QAT has been trained for all of its own.
 _MIXED = ("dynamic", "static", "weight-only")
 
 
@@ -57,10 +57,10 @@ def quantize(
     trust: bool = False,
     emit: Emit = ignore,
 ) -> QuantizeResult:
-    """Write a quantized copy of a model beside it, or at ``output``, and measure it.
+    """Write a quantized copy of a model next to it, or at ``output``, and measure it.
 
-    The source is not touched, and nothing is left where it fails. Raises: DlcliError where the model or
-    the data are not for it, UsageError for options that mean nothing here.
+    The source stays as it is, and a failure leaves no file. Raises: DlcliError where the model or the
+    data do not suit, UsageError for options that do not apply.
     """
     config = settings.quantize
     bound = parse_bound(config.max_drop)
@@ -68,258 +68,236 @@ def quantize(
     source = open_artifact(path, device="cpu", trust=trust)
     check_source(source)
     reference = ReferenceEvaluator(source, settings.measure, emit)
-    unknown = reference.split == "random"
-    if bound is not None and unknown:
-        raise DlcliError(
-            f"--max-drop {config.max_drop} cannot be held without data: {reference.note}",
-            hint="give --data, or leave --max-drop out",
-        )
-    remarks = (
-        [TransformRecord(kind=transforms.UNVERIFIED, args={"reason": reference.note})] if unknown else []
-    )
+    annotations = []
+    if reference.split == "random":
+        if bound is not None:
+            raise DlcliError(
+                f"--max-drop {config.max_drop} cannot be measured without data: {reference.note}",
+                hint="give --data, or leave --max-drop out",
+            )
+        reason = {"reason": reference.note}
+        annotations.append(TransformRecord(kind=transforms.UNVERIFIED, args=reason))
     with folder_beside(output or path) as folder:
-        made = Candidates(source, settings, folder, remarks=remarks, trust=trust, emit=emit)
-        job = _Job(source, settings, made, reference, tuner, bound, output, emit)
+        builder = VariantBuilder(
+            source, settings, folder, annotations=annotations, trust=trust, emit=emit
+        )
+        job = _QuantizeJob(source, settings, builder, reference, tuner, bound, output, emit)
         return job.run(folder, trust=trust)
 
 
-class _Job:
-    """One quantization: the attempts so far, and what is the same for all of them."""
+class _QuantizeJob:
+    """The search for one quantized file."""
 
     def __init__(
         self,
         source: Artifact,
         settings: QuantizeSettings,
-        made: Candidates,
+        builder: VariantBuilder,
         reference: ReferenceEvaluator,
         tuner: Tuner,
         bound: Bound | None,
         output: Path | None,
         emit: Emit,
     ) -> None:
-        self.source, self.settings, self.made = source, settings, made
+        self.source, self.settings, self.builder = source, settings, builder
         self.reference, self.tuner, self.bound = reference, tuner, bound
         self.output, self.emit = output, emit
         self.auto = settings.quantize.method == "auto"
-        self.attempts: list[Attempt] = []
+        use_default = self.auto and reference.split != "random"
+        self.search_bound = bound or (_AUTO_BOUND if use_default else None)
+        # Of two files the worse is removed at once, since models may be large.
+        self.search = BoundSearch[QuantizeCandidate](
+            rank=_rank, discard=lambda worse: shutil.rmtree(worse.file.parent)
+        )
         self.refused: dict[str, str] = {}
-        self.ranking: list[Sensitivity] = []
+        self.sensitivity: list[LayerSensitivity] = []
 
     def run(self, folder: Path, *, trust: bool) -> QuantizeResult:
-        """Try, choose, place and measure."""
-        plan = self._plan()
-        for method, backend in plan:
+        """Try methods until one is within the bound, publish the best file and measure it."""
+        methods = self._methods()
+        for method, backend in methods:
             self._target(method, backend, None)  # a name that is taken is refused before any work
-        self._try(plan, folder)
-        if not self.attempts:
-            said = "; ".join(f"{method}: {why}" for method, why in self.refused.items())
-            raise DlcliError(f"no method is for {self.source.path}: {said}")
-        chosen = min(self.attempts, key=order)
-        if self.settings.quantize.report == "sensitivity" and not self.ranking:
-            self._rank(*plan[0])
-        measured = self.reference.split != "random" and self.settings.measure.samples is None
-        if measured and chosen.run is None:
-            self.made.note_metrics(chosen.file, {self.reference.split: chosen.delta.metrics})
+        self._try(methods, folder)
+        chosen = self.search.best
+        if chosen is None:
+            reasons = "; ".join(f"{method}: {reason}" for method, reason in self.refused.items())
+            raise DlcliError(f"no method suits {self.source.path}: {reasons}")
+        if self.settings.quantize.report == "sensitivity" and not self.sensitivity:
+            self._measure_sensitivity(*methods[0])
+        whole_split = self.reference.split != "random" and self.settings.measure.samples is None
+        if whole_split and chosen.run is None:
+            self.builder.write_metrics(chosen.file, {self.reference.split: chosen.delta.metrics})
         target = self._target(chosen.method, chosen.backend, chosen.run)
-        place(chosen.file, target)
+        publish_quantized(chosen.file, target)
+        return QuantizeResult(
+            source=self.source.path,
+            output=target,
+            chosen=chosen,
+            comparison=self._compare(chosen, target, trust=trust),
+            candidates=tuple(self.search.candidates),
+            refused=self.refused,
+            sensitivity=tuple(self.sensitivity),
+            notes=tuple(self._notes(chosen)),
+            missed=self._missed(chosen),
+        )
+
+    def _compare(self, chosen: QuantizeCandidate, target: Path, *, trust: bool) -> Comparison:
         torch_file = chosen.backend == "torch"
         comparison = compare_files(
-            self.source.file if torch_file else recognize(self.made.float_file),
-            ModelFile(target, FORMATS.get(_FORMAT[chosen.backend])),
+            self.source.file if torch_file else recognize(self.builder.float_file),
+            ModelFile(target, format_of(chosen.backend)),
             self.reference,
             self.settings.measure,
             delta=chosen.delta,
             trust=trust,
             emit=self.emit,
         )
-        # The float file is gone in a moment; it is the source in another form.
-        named = replace(comparison.before, artifact=str(self.source.path))
-        return QuantizeResult(
-            source=self.source.path,
-            output=target,
-            chosen=chosen,
-            comparison=replace(comparison, before=named),
-            attempts=tuple(self.attempts),
-            refused=self.refused,
-            sensitivity=tuple(self.ranking),
-            notes=tuple(self._notes(chosen)),
-            missed=self._missed(chosen),
-        )
+        # The float ONNX file is temporary; the comparison names the source that it was written from.
+        before = replace(comparison.before, artifact=str(self.source.path))
+        return replace(comparison, before=before)
 
-    def _plan(self) -> list[tuple[str, Backend]]:
-        """The methods to try in order of cost, each with its backend."""
+    def _methods(self) -> list[tuple[str, Backend]]:
+        """Return the methods to try, the cheapest first, each with its backend."""
         config = self.settings.quantize
         if not self.auto:
-            able = backends_of(config.method, config.backend)
-            if config.method == "weight-only" and len(able) > 1 and not self._is_made_of_products():
+            backends = backends_of(config.method, config.backend)
+            if config.method == "weight-only" and len(backends) > 1 and not self._is_mostly_matmul():
                 return [("weight-only", "torch")]
-            return [(config.method, able[0])]
+            return [(config.method, backends[0])]
         if config.backend == "torch":
             return [(name, "torch") for name in BACKENDS if "torch" in BACKENDS[name]]
-        # The cheapest that can be fast, what needs calibration, what trains (only under a bound: it is a
-        # run of its own), and last what is no faster but loses nothing.
-        first = ["static"] if self.made.graph.family == "conv" else ["dynamic", "static", "weight-only"]
+        # What needs no training first; QAT only under a bound, since it is a run of its own; and last
+        # fp16, which is no faster but loses nothing.
+        is_conv = self.builder.graph.family == "conv"
+        post_training = ["static"] if is_conv else ["dynamic", "static", "weight-only"]
         trained = ["qat"] if self.bound is not None else []
-        return [(name, "onnxruntime") for name in [*first, *trained, "fp16"]]
+        return [(name, "onnxruntime") for name in [*post_training, *trained, "fp16"]]
 
-    def _is_made_of_products(self) -> bool:
-        """Whether ONNX Runtime takes most weights in groups; else torch's file is far smaller."""
+    def _is_mostly_matmul(self) -> bool:
+        """Whether ONNX Runtime can quantize most weights in groups; if not, torch's file is smaller."""
         try:
-            graph = self.made.graph
+            graph = self.builder.graph
         except DlcliError:  # it cannot be exported: torch stores any model
             return False
         total = sum(layer.weights for layer in graph.layers)
-        return sum(layer.weights for layer in graph.of(*PRODUCTS, "Gather")) >= _LEAST_REACH * total
+        return sum(layer.weights for layer in graph.of(*PRODUCTS, "Gather")) >= _MIN_COVERAGE * total
 
-    def _try(self, plan: Sequence[tuple[str, Backend]], folder: Path) -> None:
-        goal = self.bound or (_GOAL if self.auto and self.reference.split != "random" else None)
-        for method, backend in plan:
+    def _try(self, methods: Sequence[tuple[str, Backend]], folder: Path) -> None:
+        for method, backend in methods:
             try:
-                for attempt in self._attempts(method, backend, goal, folder):
-                    self._add(attempt)
-                    if goal is None or attempt.kept_bound:
-                        return
+                if self.search.try_in_order(self._candidates(method, backend, folder)):
+                    return
             except UsageError:
                 raise
             except DlcliError as exc:
-                # Passed over for want of data, float16 would be called what suits a conv net.
-                if not self.auto or (isinstance(exc, NoCalibration) and not self.attempts):
+                # Without data, fp16 would be called the method that suits a convolutional network.
+                no_data = isinstance(exc, CalibrationUnavailable) and self.search.best is None
+                if not self.auto or no_data:
                     raise
                 self.refused[method] = exc.message
-                self.emit(Noted(f"{method} is passed over: {exc.message}"))
+                self.emit(Noted(f"{method} is skipped: {exc.message}"))
 
-    def _attempts(
-        self, method: str, backend: Backend, goal: Bound | None, folder: Path
-    ) -> Iterator[Attempt]:
+    def _candidates(self, method: str, backend: Backend, folder: Path) -> Iterator[QuantizeCandidate]:
+        """Yield candidates of a method, with more and more of the sensitive layers in float."""
         if method == "qat":
-            yield self._train(goal, folder)
+            yield self._train(folder)
             return
-        layers = self.made.layers(method, backend)
-        if self.auto and backend == "onnxruntime" and self.made.reach(method) < _LEAST_REACH:
-            share = f"{self.made.reach(method):.0%} of the weights"
-            raise DlcliError(f"ONNX Runtime has int8 kernels for {share} alone")
-        self.emit(Noted(f"trying {method}: {_layers(len(layers))}"))
-        yield self._attempt(method, backend, layers, goal)
+        layers = self.builder.layers(method, backend)
+        if self.auto and backend == "onnxruntime":
+            coverage = self.builder.coverage(method)
+            if coverage < _MIN_COVERAGE:
+                raise DlcliError(f"ONNX Runtime has int8 kernels for only {coverage:.0%} of the weights")
+        self.emit(Noted(f"trying {method}: {plural(len(layers), 'layer')}"))
+        yield self._candidate(method, backend, layers)
         if method not in _MIXED or len(layers) < 2:
             return
-        ranking = self._rank(method, backend)
+        sensitivity = self._measure_sensitivity(method, backend)
         count = 1
-        while count <= len(ranking) // 2:
-            left = {name for one in ranking[:count] for name in one.layers}
-            kept = [name for name in layers if name not in left]
-            self.emit(Noted(f"trying {method} with {len(left)} of {len(layers)} layers in float"))
-            yield self._attempt(method, backend, kept, goal)
+        while count <= len(sensitivity) // 2:
+            in_float = {name for entry in sensitivity[:count] for name in entry.layers}
+            quantized = [name for name in layers if name not in in_float]
+            self.emit(Noted(f"trying {method} with {len(in_float)} of {len(layers)} layers in float"))
+            yield self._candidate(method, backend, quantized)
             count *= 2
 
-    def _attempt(
-        self, method: str, backend: Backend, layers: Sequence[str], goal: Bound | None
-    ) -> Attempt:
-        file = self.made.make(method, backend, layers, self._name(method, backend))
-        opened = open_artifact(file, device="cpu", trust=True)
-        delta = self.reference.evaluate(opened)
-        left = tuple(name for name in self.made.every_layer(backend) if name not in layers)
-        return Attempt(
+    def _candidate(self, method: str, backend: Backend, layers: Sequence[str]) -> QuantizeCandidate:
+        file = self.builder.build(method, backend, layers, self._file_name(method, backend))
+        return self._evaluated(method, backend, file, layers)
+
+    def _train(self, folder: Path) -> QuantizeCandidate:
+        from dlcli.deploy.quantize.qat import qat
+
+        qat_folder = folder / "qat"
+        qat_folder.mkdir()
+        result = qat(self.source, self.settings, self.tuner, qat_folder, self.emit)
+        record = transforms.find_record(read_card(result.path).transforms, transforms.FAKE_QUANT)
+        layers = [] if record is None else [name for name, _ in record.args["layers"]]
+        return self._evaluated("qat", "onnxruntime", result.path, layers, result.run)
+
+    def _evaluated(
+        self,
+        method: str,
+        backend: Backend,
+        file: Path,
+        layers: Sequence[str],
+        run: RunFolder | None = None,
+    ) -> QuantizeCandidate:
+        artifact = open_artifact(file, device="cpu", trust=True)
+        delta = self.reference.evaluate(artifact)
+        suited = set(self.builder.suited_layers(method, backend))
+        all_layers = self.builder.all_layers(backend)
+        return QuantizeCandidate(
+            delta=delta,
+            size_bytes=artifact.size,
+            kept_bound=delta.within(self.search_bound),
             method=method,
             backend=backend,
             file=file,
-            size_bytes=opened.size,
-            delta=delta,
-            kept_bound=delta.within(goal),
-            layers_in_float=left,
-            unsuited=self._unsuited(method, backend),
+            layers_in_float=tuple(name for name in all_layers if name not in layers),
+            unsuited=tuple(name for name in all_layers if name not in suited),
+            run=run,
         )
 
-    def _train(self, goal: Bound | None, folder: Path) -> Attempt:
-        from dlcli.deploy.quantize.qat import qat
-
-        place = folder / "qat"
-        place.mkdir()
-        found = qat(self.source, self.settings, self.tuner, place, self.emit)
-        opened = open_artifact(found.path, device="cpu", trust=True)
-        delta = self.reference.evaluate(opened)
-        learned = {
-            name
-            for record in opened.card.transforms
-            if record.kind == transforms.FAKE_QUANT
-            for name, _ in record.args["layers"]
-        }
-        every = self.made.every_layer("onnxruntime")
-        return Attempt(
-            method="qat",
-            backend="onnxruntime",
-            file=found.path,
-            size_bytes=opened.size,
-            delta=delta,
-            kept_bound=delta.within(goal),
-            layers_in_float=tuple(name for name in every if name not in learned),
-            unsuited=self._unsuited("qat", "onnxruntime"),
-            run=found.run,
-        )
-
-    def _unsuited(self, method: str, backend: Backend) -> tuple[str, ...]:
-        suited = set(self.made.suited(method, backend))
-        return tuple(name for name in self.made.every_layer(backend) if name not in suited)
-
-    def _rank(self, method: str, backend: Backend) -> list[Sensitivity]:
-        """The ranking of a method's layers; that of QAT is of the static scheme it trains for."""
-        like = "static" if method == "qat" else method
-        self.ranking = rank(
+    def _measure_sensitivity(self, method: str, backend: Backend) -> list[LayerSensitivity]:
+        """Measure the layers of a method; those of QAT by the static scheme that it trains for."""
+        scheme = "static" if method == "qat" else method
+        file_name = self._file_name(scheme, backend)
+        self.sensitivity = layer_sensitivity(
             self.source,
-            lambda layers: self.made.make(like, backend, layers, self._name(like, backend)),
-            self.made.layers(like, backend),
+            lambda layers: self.builder.build(scheme, backend, layers, file_name),
+            self.builder.layers(scheme, backend),
             self.reference.inputs(SAMPLES),
             self.emit,
         )
-        return self.ranking
+        return self.sensitivity
 
-    def _add(self, attempt: Attempt) -> None:
-        """Note an attempt; of two files the worse is removed, since models may be large."""
-        best = min(self.attempts, key=order, default=None)
-        self.attempts.append(attempt)
-        if best is not None:
-            shutil.rmtree(max((best, attempt), key=order).file.parent)
-
-    def _name(self, method: str, backend: Backend) -> str:
-        bits = self.settings.quantize.bits
-        said = {"weight-only": f"int{bits}-weight", "fp16": "fp16", "bf16": "bf16"}
-        tag = said.get(method, f"int8-{method}")
-        return f"{self.source.path.stem}.{tag}{_SUFFIX[backend]}"
+    def _file_name(self, method: str, backend: Backend) -> str:
+        return file_name(self.source.path, method, backend, self.settings.quantize.bits)
 
     def _target(self, method: str, backend: Backend, run: RunFolder | None) -> Path:
-        """Where a result goes: beside its source, or into the run that trained it."""
+        """Return the path of a result: next to its source, or in the run that trained it."""
         folder = self.source.path.parent if run is None else run.path
-        target = self.output or folder / self._name(method, backend)
-        check_target(self.source.path, target, FORMATS.get(_FORMAT[backend]))
-        if target.exists():
-            kinds: set[str] = set()
-            with suppress(DlcliError):
-                kinds = {record.kind for record in read_card(target).transforms}
-            if not kinds & transforms.NOT_FLOAT:
-                raise UsageError(
-                    f"{target} exists and is no quantized model", hint="choose another name: --output"
-                )
+        target = self.output or folder / self._file_name(method, backend)
+        check_output(self.source.path, target, backend)
         return target
 
-    def _notes(self, chosen: Attempt) -> Iterator[str]:
-        wanted, here = self.made.target, this_machine()
-        if chosen.method in ("static", "qat") and wanted != here:
-            yield f"made for {wanted} and measured on {here}: its speed there is another"
+    def _notes(self, chosen: QuantizeCandidate) -> Iterator[str]:
+        target, here = self.builder.target, cpu_target()
+        if chosen.method in ("static", "qat") and target != here:
+            yield f"made for {target} and measured on {here}: its speed there is another"
 
-    def _missed(self, chosen: Attempt) -> str | None:
-        if self.bound is None or chosen.delta.within(self.bound):
+    def _missed(self, chosen: QuantizeCandidate) -> str | None:
+        if chosen.delta.within(self.bound):
             return None
-        delta, asked = chosen.delta, self.settings.quantize.max_drop
+        assert self.bound is not None  # without one, nothing misses it
+        delta, max_drop = chosen.delta, self.settings.quantize.max_drop
         return (
-            f"{delta.metric} got worse by {delta.drop:.4f}, where --max-drop {asked} allows "
-            f"{self.bound.allowed(delta.before):.4f} (the best of {len(self.attempts)} candidates)"
+            f"{delta.metric} got worse by {delta.drop:.4f}, where --max-drop {max_drop} allows "
+            f"{self.bound.allowed(delta.before):.4f} "
+            f"(the best of {len(self.search.candidates)} candidates)"
         )
 
 
-def plots_folder(path: Path) -> Path:
-    """Where pictures of a model file go: into its run, else beside it."""
-    run = run_of(path)
-    return path.parent if run is None else run.plots
-
-
-def _layers(count: int) -> str:
-    return "1 layer" if count == 1 else f"{count} layers"
+def _rank(candidate: QuantizeCandidate) -> tuple[float, ...]:
+    """Within the bound comes first, then the smallest drop, then the smallest file."""
+    return (not candidate.kept_bound, candidate.loss, candidate.size_bytes)

@@ -1,4 +1,4 @@
-"""What quantization made: the candidates, and the one that was kept beside its model."""
+"""The result of a quantization: all candidates, and the one that was kept next to its model."""
 
 from __future__ import annotations
 
@@ -7,29 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.deploy.compare import Comparison
-from dlcli.deploy.export import folder_beside
-from dlcli.deploy.quantize.sensitivity import Sensitivity
-from dlcli.deploy.quantize.variants import Backend
-from dlcli.deploy.reference import MetricDelta
+from dlcli.deploy.quantize.methods import Backend
+from dlcli.deploy.quantize.sensitivity import LayerSensitivity
+from dlcli.deploy.search import Candidate
 from dlcli.deploy.verdicts import verdict
-from dlcli.formats.base import recognize
-from dlcli.formats.publish import move, publish
 from dlcli.runs.folder import RunFolder
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A candidate: its file, what stayed in float, and how it was held against the float model.
+@dataclass(frozen=True, kw_only=True)
+class QuantizeCandidate(Candidate):
+    """A quantized file, compared with the float model.
 
-    ``unsuited`` are those of ``layers_in_float`` that the method is not for, or makes no faster.
+    ``unsuited`` are those of ``layers_in_float`` that the method does not support or makes no faster.
+    ``run`` is the run that trained it, of QAT.
     """
 
     method: str
     backend: Backend
     file: Path
-    size_bytes: int
-    delta: MetricDelta
-    kept_bound: bool
     layers_in_float: tuple[str, ...] = ()
     unsuited: tuple[str, ...] = ()
     run: RunFolder | None = None
@@ -51,34 +46,34 @@ class Attempt:
 
 @dataclass(frozen=True)
 class QuantizeResult:
-    """A quantized file beside its model. ``refused`` says why methods were no candidates, by name.
+    """A quantized file next to its model. ``refused`` says why methods gave no candidate, by name.
 
-    ``missed`` says which bound was; ``notes`` are sentences on how it was made.
+    ``missed`` is a sentence when the bound was missed; ``notes`` are further sentences.
     """
 
     source: Path
     output: Path
-    chosen: Attempt
+    chosen: QuantizeCandidate
     comparison: Comparison
-    attempts: tuple[Attempt, ...]
+    candidates: tuple[QuantizeCandidate, ...]
     refused: dict[str, str]
-    sensitivity: tuple[Sensitivity, ...]
+    sensitivity: tuple[LayerSensitivity, ...]
     notes: tuple[str, ...]
     missed: str | None
 
-    def said(self) -> list[str]:
-        """The verdict in words."""
-        found = [*verdict(self.comparison), *self.notes]
+    def verdict(self) -> list[str]:
+        """Return the verdict in words."""
+        sentences = [*verdict(self.comparison), *self.notes]
         if self.chosen.backend == "torch":
-            found.append("computes in float32: the file is smaller, not the work")
-        if len(self.attempts) > 1 and self.comparison.split != "random":
-            found.append(
-                f"chosen among {len(self.attempts)} candidates by these very samples of "
-                f"{self.comparison.split}, so its figures there flatter it a little"
+            sentences.append("computes in float32: the file is smaller, not the work")
+        if len(self.candidates) > 1 and self.comparison.split != "random":
+            sentences.append(
+                f"chosen among {len(self.candidates)} candidates on these same samples of "
+                f"{self.comparison.split}, so its metrics there are slightly optimistic"
             )
         if self.missed is not None:
-            found.append(f"MISSED: {self.missed}")
-        return found
+            sentences.append(f"MISSED: {self.missed}")
+        return sentences
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -90,22 +85,10 @@ class QuantizeResult:
             "method": self.chosen.method,
             "backend": self.chosen.backend,
             **self.comparison.to_dict(),
-            "verdict": self.said(),
+            "verdict": self.verdict(),
             "layers_in_float": list(self.chosen.layers_in_float),
-            "candidates": [attempt.to_dict() for attempt in self.attempts],
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
             "refused": self.refused,
-            "sensitivity": [asdict(one) for one in self.sensitivity],
+            "sensitivity": [asdict(layer) for layer in self.sensitivity],
             "missed": self.missed,
         }
-
-
-def order(attempt: Attempt) -> tuple[bool, float, int]:
-    """What is kept: what keeps the bound, then the smallest loss, then the smallest file."""
-    drop = attempt.delta.drop
-    return (not attempt.kept_bound, drop if drop == drop else float("inf"), attempt.size_bytes)
-
-
-def place(staged: Path, target: Path) -> None:
-    """Give a file its name, on whatever file system that is."""
-    with folder_beside(target) as folder:
-        publish(move(recognize(staged), folder / target.name), target)

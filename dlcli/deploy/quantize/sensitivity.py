@@ -1,6 +1,6 @@
-"""Which layers suffer from fewer bits: each alone is put into them and held against float.
+"""Sensitivity of layers to quantization: each is quantized alone and compared with the float model.
 
-No label is looked at, so what is chosen by this has not chosen among the validation metrics.
+Only outputs are compared, no labels: what is chosen by this was not chosen by the validation metrics.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from dlcli.events import Emit, EvalProgress
 from dlcli.formats.base import Artifact, open_artifact
 
 SAMPLES = 64
-# More layers than this are ranked in groups of neighbours: each entry costs a file and its answers.
-MOST = 48
+# More layers than this are measured in groups of neighbours: each entry costs a file and its outputs.
+MAX_GROUPS = 48
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """``layers`` alone in fewer bits: the root mean square of the answers' change over their spread.
+class LayerSensitivity:
+    """The effect of quantizing ``layers`` alone.
 
-    ``agreement`` is the share of equal answers, None where they are numbers.
+    ``error`` is the root mean square error of the outputs over the std of the float outputs;
+    ``agreement`` the share of equal predictions, None for regression.
     """
 
     layers: tuple[str, ...]
@@ -39,35 +40,34 @@ class Sensitivity:
         return first if len(self.layers) == 1 else f"{first} ... {last}"
 
 
-def rank(
+def layer_sensitivity(
     reference: Artifact,
-    make: Callable[[Collection[str]], Path],
+    build: Callable[[Collection[str]], Path],
     layers: Sequence[str],
     inputs: Inputs,
     emit: Emit,
-) -> list[Sensitivity]:
-    """The layers, the one that changes the answers most first.
+) -> list[LayerSensitivity]:
+    """Return the sensitivity of layers, the most sensitive first.
 
-    ``make`` gives a file in which those layers alone are in fewer bits; it is removed when it was
-    asked.
+    ``build`` writes a file in which the given layers alone are quantized; it is removed after use.
     """
-    answers = reference.predict(inputs)
-    spread = float(answers.std()) or 1.0
-    found = []
+    outputs = reference.predict(inputs)
+    std = float(outputs.std()) or 1.0
+    results = []
     groups = _groups(layers)
     for number, group in enumerate(groups, 1):
-        path = make(group)
-        changed = open_artifact(path, device="cpu", trust=True).predict(inputs)
+        path = build(group)
+        quantized = open_artifact(path, device="cpu", trust=True).predict(inputs)
         path.unlink()
-        difference = np.sqrt(np.mean((changed.astype(np.float64) - answers) ** 2)) / spread
-        error = float(difference) if np.isfinite(difference) else float("inf")
-        found.append(Sensitivity(group, error, agreement_of(answers, changed, reference.card.task)))
+        rmse = np.sqrt(np.mean((quantized.astype(np.float64) - outputs) ** 2))
+        error = float(rmse / std) if np.isfinite(rmse) else float("inf")
+        agreement = agreement_of(outputs, quantized, reference.card.task)
+        results.append(LayerSensitivity(group, error, agreement))
         emit(EvalProgress(split="sensitivity", done=number, total=len(groups), unit="layers"))
-    return sorted(found, key=lambda one: -one.error)
+    return sorted(results, key=lambda result: -result.error)
 
 
 def _groups(layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each layer alone, or neighbours together where there are many."""
-    count = min(len(layers), MOST)
-    parts = np.array_split(np.arange(len(layers)), count)
-    return [tuple(layers[i] for i in part) for part in parts]
+    """Return each layer alone, or groups of neighbours where there are many."""
+    groups = np.array_split(np.arange(len(layers)), min(len(layers), MAX_GROUPS))
+    return [tuple(layers[i] for i in group) for group in groups]

@@ -178,8 +178,4 @@ def _first_step(share: float, total: int) -> int:
 
 
 def _of_readers(made: Rehearsal) -> list[str]:
-    return [
-        notice.prefixed(split).message
-        for split, reader in made.readers.items()
-        for notice in reader.notices
-    ]
+    return [f"{split}: {note}" for split, reader in made.readers.items() for note in reader.notes]

@@ -18,16 +18,10 @@ from dlcli.compress.masks import count_zeros
 from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
 from dlcli.deploy import export as shipping
-from dlcli.deploy.prune.pipeline import divided, fractions
-from dlcli.deploy.prune.prune import (
-    CHANNEL_AMOUNTS,
-    MASK_AMOUNTS,
-    PruneResult,
-    check,
-    float_module,
-    prune,
-)
-from dlcli.deploy.prune.transform import Goal
+from dlcli.deploy.prune.options import CHANNEL_AMOUNTS, MASK_AMOUNTS, targets_of
+from dlcli.deploy.prune.prune import PruneResult, float_module, prune
+from dlcli.deploy.prune.schedule import epochs_by_step, fractions
+from dlcli.deploy.prune.transform import PruneTarget
 from dlcli.errors import Diverged, DlcliError, Interrupted, UsageError
 from dlcli.events import Event, Noted, StepDone, ignore
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs, open_artifact, read_card
@@ -142,8 +136,8 @@ def test_the_file_at_90_percent_is_at_least_5_times_smaller(tmp_path: Path) -> N
     ]
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     assert result.comparison.after.metrics == dense.comparison.after.metrics
-    assert result.said()[1].endswith("times smaller")
-    assert dense.said()[1].startswith("NOT SMALLER")
+    assert result.verdict()[1].endswith("times smaller")
+    assert dense.verdict()[1].startswith("NOT SMALLER")
 
 
 def test_a_fine_tuning_that_dies_goes_on_to_the_same_bits_and_zeros(
@@ -182,19 +176,19 @@ def test_schedules_rise_to_the_amount(schedule: str) -> None:
 
 
 def test_goals_of_steps_are_shares_of_what_is_left() -> None:
-    half = Goal("amount", 0.5)
+    half = PruneTarget("amount", 0.5)
     assert half.at(0.5).value == 0.25
-    assert half.from_here(half.at(0.5)).value == pytest.approx(1 / 3)
-    quarter = Goal("params", 0.25)
+    assert half.relative_to(half.at(0.5)).value == pytest.approx(1 / 3)
+    quarter = PruneTarget("params", 0.25)
     assert quarter.at(1 / 3).value == pytest.approx(0.75)
-    assert quarter.from_here(quarter.at(1 / 3)).value == pytest.approx(1 / 3)
-    assert not half.from_here(Goal("amount", 0.6)).is_due
+    assert quarter.relative_to(quarter.at(1 / 3)).value == pytest.approx(1 / 3)
+    assert not half.relative_to(PruneTarget("amount", 0.6)).removes_anything
 
 
 def test_epochs_are_shared_out_over_the_steps() -> None:
-    assert divided(7, 3) == (2, 2, 3)
-    assert divided(2, 3) == (0, 1, 1)
-    assert divided(0, 2) == (0, 0)
+    assert epochs_by_step(7, 3) == (2, 2, 3)
+    assert epochs_by_step(2, 3) == (0, 1, 1)
+    assert epochs_by_step(0, 2) == (0, 0)
 
 
 def test_a_schedule_prunes_and_tunes_in_turn_and_leaves_one_run(
@@ -280,7 +274,7 @@ def test_without_its_data_a_model_can_be_pruned_but_not_tuned(
         assert "--epochs 0" in str(caught.value.hint)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["net"]
     result = run_prune(source.best, tmp_path / "runs", settings("l1", amount=0.5, tune={"epochs": 0}))
-    assert result.said()[0].startswith("NOT VERIFIED ON DATA")
+    assert result.verdict()[0].startswith("NOT VERIFIED ON DATA")
     assert zeros_in(RunFolder(result.run).best) == result.zeros[0]
     # Told where it is now, the run's own splits are found in it.
     own = json.loads(source.splits.read_text())["splits"]
@@ -309,13 +303,13 @@ def test_the_largest_amount_that_keeps_a_bound_is_searched(trained: RunFolder, t
     seen: list[Event] = []
     asked = settings("global-l1", max_drop="0.2", tune={"epochs": 0})
     result = run_prune(trained.best, tmp_path, asked, seen.append)
-    assert 2 <= len(result.attempts) <= 3
+    assert 2 <= len(result.candidates) <= 3
     assert result.missed is None
-    good = [a.amount for a in result.attempts if a.kept_bound]
-    assert result.goal.value == max(good)
-    above = [a.amount for a in result.attempts if not a.kept_bound]
-    assert all(amount > result.goal.value for amount in above)
-    assert [a.run for a in result.attempts if a.run] == [str(result.run)]
+    good = [c.target.value for c in result.candidates if c.kept_bound]
+    assert result.target.value == max(good)
+    above = [c.target.value for c in result.candidates if not c.kept_bound]
+    assert all(amount > result.target.value for amount in above)
+    assert [row["run"] for row in result.to_dict()["attempts"] if row["run"]] == [str(result.run)]
     assert [path.name for path in tmp_path.iterdir()] == [result.run.name]
     cost = [event.message for event in seen if isinstance(event, Noted) and "attempts" in event.message]
     assert len(cost) == 1
@@ -324,10 +318,10 @@ def test_the_largest_amount_that_keeps_a_bound_is_searched(trained: RunFolder, t
 def test_a_search_that_finds_nothing_keeps_what_lost_least(trained: RunFolder, tmp_path: Path) -> None:
     result = run_prune(trained.best, tmp_path, settings("random", max_drop="0", tune={"epochs": 0}))
     assert result.missed is not None
-    assert len(result.attempts) == 3
+    assert len(result.candidates) == 3
     assert [path.name for path in tmp_path.iterdir()] == [result.run.name]
-    drops = {a.amount: a.drop for a in result.attempts}
-    assert drops[result.goal.value] == min(drops.values())
+    drops = {c.target.value: c.delta.drop for c in result.candidates}
+    assert drops[result.target.value] == min(drops.values())
 
 
 # The search begins at 80 %: down from there, or up.
@@ -344,7 +338,7 @@ def test_a_search_goes_on_where_an_attempt_diverges(
 
     asked = settings("l1", max_drop="99%", tune={"epochs": 1})
     found = prune(trained.best, asked, name=None, runs_dir=tmp_path, tuner=breaks_down)
-    assert (found.goal.value, found.missed) == (int(trainable[1:]) / 100, None)
+    assert (found.target.value, found.missed) == (int(trainable[1:]) / 100, None)
 
 
 def test_a_search_of_which_every_attempt_diverges_says_so(trained: RunFolder, tmp_path: Path) -> None:
@@ -387,7 +381,7 @@ def test_an_interrupted_step_says_how_to_go_on(
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"method": "channel"}, "how much is to be taken out"),
+        ({"method": "channel"}, "nothing says how much to prune"),
         ({"method": "channel", "amount": 0.5, "target_macs": 0.5}, "exclude each other"),
         ({"method": "l1", "target_params": 0.5}, "--target-params is for --method channel, not l1"),
         (
@@ -403,20 +397,22 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
     ]
     for config, said in cases:
         with pytest.raises(UsageError, match=said):
-            check(settings(**config))
+            targets_of(settings(**config))
     for tune, said in (
         ({"lr": 0.1}, "--lr is for fine-tuning"),
         ({"amp": "bf16"}, "--amp is for fine-tuning"),
         ({"distill": False}, "--no-distill is for fine-tuning"),
     ):
         with pytest.raises(UsageError, match=said):
-            check(settings("l1", amount=0.5, tune={"epochs": 0, **tune}))
+            targets_of(settings("l1", amount=0.5, tune={"epochs": 0, **tune}))
     for amount in (0, 1, 1.5, -0.5):
         with pytest.raises(UsageError, match=r"prune\.amount"):
             settings("l1", amount=amount)
-    assert [goal.value for goal in check(settings("channel", max_drop="1%"))] == list(CHANNEL_AMOUNTS)
-    assert [goal.value for goal in check(settings("l1", max_drop="1%"))] == list(MASK_AMOUNTS)
-    assert check(settings("semi-structured")) == (Goal("amount", 0.5),)
+    assert [target.value for target in targets_of(settings("channel", max_drop="1%"))] == list(
+        CHANNEL_AMOUNTS
+    )
+    assert [target.value for target in targets_of(settings("l1", max_drop="1%"))] == list(MASK_AMOUNTS)
+    assert targets_of(settings("semi-structured")) == (PruneTarget("amount", 0.5),)
 
 
 def test_what_is_quantized_or_has_nothing_to_prune_is_refused(

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoded_sizes import encoded_bytes
 
 from dlcli.card import Card, TransformRecord
 from dlcli.config import QuantizeSettings, TrainConfig
-from dlcli.deploy.quantize import variants as candidates
+from dlcli.deploy.quantize import variants
 from dlcli.deploy.quantize.quantize import quantize
 from dlcli.deploy.quantize.result import QuantizeResult
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card
 from dlcli.formats.checkpoint import read_tensors, save_model
+from dlcli.formats.encodings.groups import stored_bytes
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
@@ -73,17 +73,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 @pytest.fixture(autouse=True)
 def one_export_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export takes seconds: a model's float file is written once for all tests."""
-    write = candidates.Candidates.float_file.func  # type: ignore[attr-defined]
+    write = variants.VariantBuilder.float_file.func  # type: ignore[attr-defined]
 
-    def float_file(self: candidates.Candidates) -> Path:
+    def float_file(self: variants.VariantBuilder) -> Path:
         key = self.source.path.read_bytes()
         if key not in _EXPORTED:
             _EXPORTED[key] = write(self).read_bytes()
-        path = self._place() / "float.onnx"
+        path = self._new_folder() / "float.onnx"
         path.write_bytes(_EXPORTED[key])
         return path
 
-    monkeypatch.setattr(candidates.Candidates, "float_file", property(float_file))
+    monkeypatch.setattr(variants.VariantBuilder, "float_file", property(float_file))
 
 
 _EXPORTED: dict[bytes, bytes] = {}
@@ -192,7 +192,7 @@ def test_auto_does_not_call_a_model_quantized_that_stays_in_float(runs: Runs, tm
     found = run_quantize(runs("gru").best, settings(), tmp_path / "gru.onnx")
     assert found.chosen.method == "fp16"
     assert set(found.refused) == {"dynamic", "static", "weight-only"}
-    assert "of the weights alone" in found.refused["dynamic"]
+    assert "of the weights" in found.refused["dynamic"]
 
 
 def test_layers_that_are_named_stay_in_float(runs: Runs, tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_weights_alone_in_groups(runs: Runs, tmp_path: Path, bits: int, share: f
     shapes = [p.shape for p in open_artifact(run.best).module().parameters() if p.ndim > 1]
     stored, _ = read_tensors(in_torch.output)
     sizes = {n: t.numel() * t.element_size() for n, t in stored.items() if ":" in n}
-    assert sum(sizes.values()) == sum(encoded_bytes(s, bits, 64) for s in shapes)
+    assert sum(sizes.values()) == sum(stored_bytes(tuple(s), bits, 64) for s in shapes)
     assert sum(sizes.values()) < share * 4 * sum(s.numel() for s in shapes)
-    assert any("the file is smaller, not the work" in text for text in in_torch.said())
+    assert any("the file is smaller, not the work" in text for text in in_torch.verdict())
     with pytest.raises(DlcliError, match="is quantized already"):
         run_quantize(in_torch.output, settings())
 
@@ -252,7 +252,7 @@ def test_pairs_of_method_and_backend_that_do_not_exist(runs: Runs) -> None:
 
 def test_calibration_on_too_few_samples_is_refused(runs: Runs) -> None:
     before = contents(runs("cnn").path)
-    with pytest.raises(UsageError, match=r"--calibration-samples 1: the ranges of 7 samples"):
+    with pytest.raises(UsageError, match=r"--calibration-samples 1: fewer than 8 samples"):
         run_quantize(runs("cnn").best, settings("static", calibration_samples=1))
     assert contents(runs("cnn").path) == before
 
@@ -264,7 +264,7 @@ def test_a_calibration_that_fails_leaves_nothing(runs: Runs, monkeypatch: pytest
         read.append(next(iter(feeds)))
         raise DlcliError("the disk is gone")
 
-    monkeypatch.setattr(candidates, "calibrate", fail)
+    monkeypatch.setattr(variants, "calibrate", fail)
     before = contents(run.path)
     with pytest.raises(DlcliError, match="the disk is gone"):
         run_quantize(run.best, settings("static"))
@@ -287,11 +287,11 @@ def test_without_its_data_a_model_is_not_calibrated_and_not_verified(runs: Runs,
     run = without_data(copied(runs("lstm"), tmp_path))
     with pytest.raises(DlcliError, match="training samples, which cannot be reached"):
         run_quantize(run.best, settings("static"))
-    with pytest.raises(DlcliError, match="cannot be held without data"):
+    with pytest.raises(DlcliError, match="cannot be measured without data"):
         run_quantize(run.best, settings("dynamic", max_drop="1%"))
     found = run_quantize(run.best, settings())
     assert found.chosen.method == "dynamic"
-    assert found.said()[0].startswith("NOT VERIFIED ON DATA")
+    assert found.verdict()[0].startswith("NOT VERIFIED ON DATA")
     assert "reason" in record(found.output, "not verified on data")
 
 
@@ -317,12 +317,12 @@ def test_the_layer_that_suffers_stays_in_float(runs: Runs, tmp_path: Path) -> No
     found = run_quantize(path, asked)
     assert found.missed is None
     assert found.chosen.layers_in_float == ("body.0", "head")  # a small head is no faster in int8
-    first, second = found.attempts
+    first, second = found.candidates
     assert first.delta.drop > 0.05 >= second.delta.drop
     assert found.sensitivity[0].layers == ("body.0",)
     errors = [one.error for one in found.sensitivity]
     assert errors == sorted(errors, reverse=True)
-    assert any("chosen among 2 candidates by these very samples" in text for text in found.said())
+    assert any("chosen among 2 candidates on these same samples" in text for text in found.verdict())
     # What lost is gone, what was chosen is there.
     assert not list(run.path.glob(".tmp-*"))
     assert record(found.output)["float"] == ["body.0", "head"]
