@@ -1,0 +1,93 @@
+"""README's commands, run as they stand but for a smaller model and fewer epochs, or marked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlcli.cli import main
+
+README = Path(__file__).parent.parent / "README.md"
+MARK = re.compile(r"<!-- not run by a test: .+ -->")
+# What makes a command small: words of README, and what the test puts in their place.
+SMALLER = {
+    "resnet18": "cnn",
+    "dlcli train": "dlcli train --epochs 1 --batch-size 8",
+    "dlcli prune": "dlcli prune --epochs 1",
+    "dlcli benchmark": "dlcli benchmark --batch-sizes 1",
+}
+# A model of one epoch may miss a bound, and a machine CUDA: README promises exit code 3.
+BOUNDS = ("--min", "--max-drop", "--require")
+
+
+def blocks() -> list[tuple[str, bool]]:
+    """Every indented block of README, and whether a mark before it says why it is not run."""
+    found: list[tuple[str, bool]] = []
+    paragraphs = README.read_text(encoding="utf-8").split("\n\n")
+    for before, paragraph in zip(["", *paragraphs], paragraphs, strict=False):
+        if paragraph.strip("\n").startswith("    "):
+            if found and before.strip("\n").startswith("    "):  # a blank line within a block
+                continue
+            found.append((paragraph.strip("\n"), bool(MARK.search(before))))
+    return found
+
+
+RUN = [text for text, marked in blocks() if not marked]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data that README's commands name."""
+    root = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    for channel, label in enumerate(("blue", "green", "red")):
+        for folder, count in ((f"imgs/{label}", 12), (f"new/{label}", 1)):
+            (root / folder).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.normal(60, 20, (40, 48, 3))
+                pixels[..., channel] += 120
+                image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+                image.save(root / folder / f"{i}.jpg")
+    (root / "some").mkdir()
+    (root / "new/red/0.jpg").rename(root / "some/photo.jpg")
+    rooms, area = rng.integers(1, 9, 80), rng.normal(100, 20, 80)
+    prices = 30 * rooms + area + rng.normal(0, 5, 80)
+    rows = [f"{r},{a:.1f},{p:.1f}" for r, a, p in zip(rooms, area, prices, strict=True)]
+    (root / "houses.csv").write_text("rooms,area,price\n" + "\n".join(rows) + "\n")
+    subjects = {"card": "where is my card number", "cash": "how do I get cash at shop"}
+    texts = [f"{text} {i}?,{label}" for i in range(30) for label, text in subjects.items()]
+    (root / "questions.csv").write_text("text,label\n" + "\n".join(texts) + "\n")
+    return root
+
+
+def smaller(line: str) -> str:
+    for words, small in SMALLER.items():
+        line = re.sub(rf"{words}\b", small, line)
+    return line
+
+
+def test_every_block_runs_or_says_why_not() -> None:
+    for text, marked in blocks():
+        assert marked or all("dlcli" in line for line in text.splitlines()), text
+
+
+@pytest.mark.parametrize("block", RUN, ids=lambda text: re.sub(r"\W+", "-", text.strip())[:40])
+def test_the_commands_of_readme_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the page, in one folder; pipes and launchers in a shell of their own."""
+    monkeypatch.chdir(folder)
+    for line in map(smaller, map(str.strip, block.splitlines())):
+        if (
+            "|" in line or "--devices" in line
+        ):  # PyTorch's launcher leaves a socket to the interpreter's end
+            command = line.replace("dlcli ", f"{sys.executable} -m dlcli ")
+            code = subprocess.run(command, shell=True, check=False).returncode
+        else:
+            code = main(shlex.split(line)[1:])
+        assert code in ((0, 3) if any(bound in line for bound in BOUNDS) else (0,)), line
