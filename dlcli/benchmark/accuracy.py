@@ -1,15 +1,15 @@
-"""What the files of a benchmark still know: their workers answer the same samples, read once."""
+"""Metrics of the rows of a benchmark: their workers predict the same samples, which are read once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dlcli.benchmark.interleaved import Turns
+from dlcli.benchmark.interleaved import InterleavedTimer
 from dlcli.card import Card
 from dlcli.config import BenchConfig, EvalConfig
 from dlcli.data.base import Inputs
@@ -25,8 +25,8 @@ from dlcli.task import TaskSpec
 
 
 @dataclass(frozen=True)
-class Question:
-    """A split, encoded in one way, and the rows that read it so. ``samples_key`` names its samples."""
+class EvalGroup:
+    """Rows that are evaluated on the same encoded split; ``samples_key`` identifies its samples."""
 
     task: TaskSpec
     data: EvalData
@@ -34,17 +34,17 @@ class Question:
     samples_key: str
 
     def samples(self, count: int) -> Inputs:
-        """``count`` samples, evenly spread and repeated where there are fewer.
+        """Return ``count`` samples, evenly spaced, repeated where there are fewer.
 
-        Where lengths vary, the first is of median length: it is what batch 1 is timed on.
+        Where lengths vary, the first is of median length: batch 1 is timed on it.
         """
         total = len(self.data.reader)
-        inputs, kept = self.data.reader.read(
+        inputs, read = self.data.reader.read(
             np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
         )
-        if not len(kept):
+        if not len(read):
             raise DlcliError(f"none of the samples of the {self.data.split} split can be read")
-        order = np.arange(len(kept))
+        order = np.arange(len(read))
         names = [tensor.name for tensor in self.task.input.signature]
         if "lengths" in names:
             by_length = np.argsort(inputs[names.index("lengths")], kind="stable")
@@ -55,8 +55,12 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Found:
-    """One row's figures on its split; ``agreement`` is with the first row, where both read it alike."""
+class RowMetrics:
+    """Metrics of one row on its split.
+
+    ``agreement`` is the share of predictions equal to those of the first row, None where that one is
+    of other data.
+    """
 
     metric: str
     metrics: dict[str, float]
@@ -65,14 +69,17 @@ class Found:
     error: str | None = None
 
 
-def questions(rows: Sequence[tuple[int, Path, Card]], config: BenchConfig, emit: Emit) -> list[Question]:
-    """The splits to measure on; none with ``accuracy`` off. Rows whose data is gone are in none of them.
+def eval_groups(
+    rows: Sequence[tuple[int, Path, Card]], config: BenchConfig, emit: Emit
+) -> list[EvalGroup]:
+    """Group rows by the split they are evaluated on; a row whose data is gone is in no group.
 
-    Raises: DlcliError, UsageError when data or a split that was asked for is not there.
+    No groups without ``config.accuracy``. Raises: DlcliError, UsageError when requested data or a
+    requested split cannot be opened.
     """
     if not config.accuracy:
         return []
-    wanted = EvalConfig(
+    eval_config = EvalConfig(
         data=config.data,
         data_dir=config.data_dir,
         split=config.split,
@@ -80,85 +87,104 @@ def questions(rows: Sequence[tuple[int, Path, Card]], config: BenchConfig, emit:
         offline=config.offline,
     )
     opened: dict[str, EvalData | None] = {}
-    found: dict[tuple[str, str], Question] = {}
+    groups: dict[tuple[str, str], EvalGroup] = {}
     for number, path, card in rows:
         task = card.task.model_dump_json()
         run = run_of(path)
-        where = "" if run is None else str(run.path.resolve())
+        folder = "" if run is None else str(run.path.resolve())
         source = "" if card.data is None else card.data.model_dump_json()
-        key = f"{task}\0{where}\0{source}"
+        key = f"{task}\0{folder}\0{source}"
         if key not in opened:
-            opened[key] = _open(card, path, wanted, emit)
+            opened[key] = _open(card, path, eval_config, emit)
         data = opened[key]
         if data is None:
             continue
         samples = hashlib.sha256("\0".join([source, *data.reader.samples.ids]).encode()).hexdigest()
-        question = found.setdefault((task, samples), Question(card.task, data, [], samples))
-        question.rows.append(number)
-    return list(found.values())
+        group = groups.setdefault((task, samples), EvalGroup(card.task, data, [], samples))
+        group.rows.append(number)
+    return list(groups.values())
 
 
-def _open(card: Card, path: Path, wanted: EvalConfig, emit: Emit) -> EvalData | None:
+def _open(card: Card, path: Path, config: EvalConfig, emit: Emit) -> EvalData | None:
     try:
-        data = eval_data(card, path, wanted)
+        data = eval_data(card, path, config)
     except DlcliError as exc:
-        if wanted.data is not None or wanted.split != "auto":
+        if config.data is not None or config.split != "auto":
             raise
-        emit(Warned(f"no accuracy of {path}: {exc.message}"))
+        emit(Warned(f"no metrics of {path}: {exc.message}"))
         return None
     for message in data.warnings:
         emit(Warned(message))
     return data
 
 
-def ask_all(
-    turns: Turns, asked: Sequence[Question], seats: dict[int, int], emit: Emit
-) -> dict[int, Found]:
-    """The figures of every row in ``seats`` (row: place in ``turns``), by the process that was timed."""
-    found: dict[int, Found] = {}
-    for question in asked:
-        found |= _ask(turns, question, [n for n in question.rows if n in seats], seats, emit)
-    return found
+def evaluate_rows(
+    timer: InterleavedTimer, groups: Sequence[EvalGroup], slots: Mapping[int, int], emit: Emit
+) -> dict[int, RowMetrics]:
+    """Return the metrics of every row in ``slots`` (row: worker), by the process that was timed."""
+    metrics: dict[int, RowMetrics] = {}
+    for group in groups:
+        metrics |= _evaluate_group(timer, group, slots, emit)
+    return metrics
 
 
-def _ask(
-    turns: Turns, question: Question, rows: list[int], seats: dict[int, int], emit: Emit
-) -> dict[int, Found]:
-    task, split = question.task, question.data.split
+def _evaluate_group(
+    timer: InterleavedTimer, group: EvalGroup, slots: Mapping[int, int], emit: Emit
+) -> dict[int, RowMetrics]:
+    task, split = group.task, group.data.split
+    rows = [n for n in group.rows if n in slots]
     counts = {n: make_counts(task) for n in rows}
-    answers: dict[int, list[Outputs]] = {n: [] for n in rows}
-    same: dict[int, list[tuple[float, int]]] = {n: [] for n in rows}
+    agreements = {n: _Agreement(task) for n in rows}
     errors: dict[int, str] = {}
-    whole = task.kind == "embedding"  # neighbours are looked for among all
-    for inputs, kept in batches(question.data.reader, default_batch_size(task), split, emit):
-        targets = question.data.reader.targets(kept)
+    for inputs, indices in batches(group.data.reader, default_batch_size(task), split, emit):
+        targets = group.data.reader.targets(indices)
         first: Outputs | None = None
         for n in rows:
             if n in errors:
                 continue
             try:
-                answer = turns.answers(seats[n], inputs)
+                outputs = timer.predict(slots[n], inputs)
             except DlcliError as exc:
                 errors[n] = f"{split}: {exc.message}"
                 continue
-            counts[n].update(answer, targets, inputs)
+            counts[n].update(outputs, targets, inputs)
             if n == 0:
-                first = answer
-            if whole:
-                answers[n].append(answer)
-            elif first is not None and (share := agreement_of(first, answer, task)) is not None:
-                same[n].append((share, len(kept)))
-    found = {}
+                first = outputs
+            if first is not None:
+                agreements[n].add(first, outputs)
+    metrics = {}
     for n in rows:
         if n in errors:
-            found[n] = Found("", {}, 0, None, errors[n])
+            metrics[n] = RowMetrics("", {}, 0, None, errors[n])
             continue
-        agreement = None
-        if whole and 0 in rows and 0 not in errors:
-            agreement = agreement_of(np.concatenate(answers[0]), np.concatenate(answers[n]), task)
-        elif same[n]:
-            shares, weights = zip(*same[n], strict=True)
-            agreement = float(np.average(shares, weights=weights))
-        metrics = counts[n].metrics()
-        found[n] = Found(default_monitor(task), metrics, counts[n].samples, agreement)
-    return found
+        agreement = None if 0 in errors else agreements[n].value()
+        samples = counts[n].samples
+        metrics[n] = RowMetrics(default_monitor(task), counts[n].metrics(), samples, agreement)
+    return metrics
+
+
+class _Agreement:
+    """Share of predictions of two rows that are equal, over batches.
+
+    Nearest neighbours are among all samples, so that embeddings are collected first.
+    """
+
+    def __init__(self, task: TaskSpec) -> None:
+        self._task = task
+        self._pairs: list[tuple[Outputs, Outputs]] = []
+        self._shares: list[tuple[float, int]] = []
+
+    def add(self, reference: Outputs, outputs: Outputs) -> None:
+        if self._task.kind == "embedding":
+            self._pairs.append((reference, outputs))
+        elif (share := agreement_of(reference, outputs, self._task)) is not None:
+            self._shares.append((share, len(outputs)))
+
+    def value(self) -> float | None:
+        if self._pairs:
+            references, outputs = zip(*self._pairs, strict=True)
+            return agreement_of(np.concatenate(references), np.concatenate(outputs), self._task)
+        if not self._shares:
+            return None
+        shares, samples = zip(*self._shares, strict=True)
+        return float(np.average(shares, weights=samples))

@@ -1,4 +1,4 @@
-"""How a worker runs its file: by itself, or a torch model in one of several ways."""
+"""Backends of a benchmark: a format's own runtime, or one of several ways to run a torch model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, Outputs
+from dlcli.wording import plural
 
 if TYPE_CHECKING:
     import torch
@@ -23,141 +24,142 @@ if TYPE_CHECKING:
 BACKENDS = ("eager", "channels-last", "contiguous", "compile", "cuda-graph")
 
 
-class Call(ABC):
-    """A call on tensors that lie ready."""
+class TimedCall(ABC):
+    """A call of a model on inputs that are ready on its device."""
 
     @abstractmethod
     def run(self) -> float:
-        """Do it once; seconds until its result is there."""
+        """Run it once; return the seconds until its result is ready."""
 
 
-class HostCall(Call):
-    """A call that returns when its result is there."""
+class HostCall(TimedCall):
+    """A call that is synchronous, timed by the host clock."""
 
-    def __init__(self, act: Callable[[], object]) -> None:
-        self._act = act
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
 
     def run(self) -> float:
         t0 = time.perf_counter()
-        self._act()
+        self._call()
         return time.perf_counter() - t0
 
 
-class CudaCall(Call):
-    """A call that only queues its work: timed by two events on the stream."""
+class CudaCall(TimedCall):
+    """A call that is asynchronous, timed by two CUDA events on the stream."""
 
-    def __init__(self, act: Callable[[], object], device: torch.device) -> None:
+    def __init__(self, call: Callable[[], object], device: torch.device) -> None:
         import torch
 
-        self._act, self._stream = act, torch.cuda.current_stream(device)
+        self._call, self._stream = call, torch.cuda.current_stream(device)
         cuda: Any = torch.cuda  # its classes are not typed
         self._before, self._after = (cuda.Event(enable_timing=True) for _ in range(2))
 
     def run(self) -> float:
         self._before.record(self._stream)
-        self._act()
+        self._call()
         self._after.record(self._stream)
         self._after.synchronize()
         return float(self._before.elapsed_time(self._after)) / 1000
 
 
 class Runner:
-    """An artifact as its format runs it."""
+    """Runs an artifact as its format does."""
 
     def __init__(self, artifact: Artifact, device: str) -> None:
         self.artifact = artifact
-        self._asked = device
+        self._requested_device = device
 
-    def prepare(self, inputs: Inputs) -> Call:
-        """The call for a batch. Raises: DlcliError."""
-        return self._clocked(self.artifact.prepared(trim(inputs, self.artifact.card.task)))
+    def prepare(self, inputs: Inputs) -> TimedCall:
+        """Prepare a call for a batch. Raises: DlcliError."""
+        return self._timed(self.artifact.prepared(trim(inputs, self.artifact.card.task)))
 
-    def answer(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch, by the way that is timed."""
+    def predict(self, inputs: Inputs) -> Outputs:
+        """Return the outputs for a batch, computed as they are timed."""
         return self.artifact.predict(inputs)
 
     def device(self, threads: int) -> str:
-        """Where it runs, in words."""
-        where = self._where()
-        if where is None:  # a runtime of its own, which takes the device that was asked for or fails
-            cpu = f"cpu ({threads} thread{'' if threads == 1 else 's'})"
-            return cpu if self._asked == "cpu" else self._asked
+        """Return the device in words."""
+        device = self._torch_device()
+        if device is None:  # a runtime of its own, which runs on the requested device or fails
+            cpu = f"cpu ({plural(threads, 'thread')})"
+            return cpu if self._requested_device == "cpu" else self._requested_device
         from dlcli.zoo.device import describe_device
 
-        return describe_device(where)
+        return describe_device(device)
 
     def peak_mib(self) -> float:
-        """Most memory so far: on a GPU what torch allocated there, else what the process held.
+        """Return the peak memory so far: allocated by torch on a GPU, else resident in the process.
 
-        What other runtimes hold on a GPU is not known; theirs is the process's too.
+        What other runtimes allocate on a GPU is not known; theirs is the process's too.
         """
-        where = self._where()
-        if where is not None and where.type == "cuda":
+        device = self._torch_device()
+        if device is not None and device.type == "cuda":
             from dlcli.zoo.device import peak_memory_mib
 
-            found = peak_memory_mib(where)
-            assert found is not None
-            return found
+            peak_mib = peak_memory_mib(device)
+            assert peak_mib is not None
+            return peak_mib
         return peak_rss_mib()
 
     def macs(self) -> int:
-        """Multiply-adds of the card's architecture on one sample."""
+        """Return the multiply-adds of the card's architecture for one sample."""
         from dlcli.zoo.base import build_model
         from dlcli.zoo.summary import summarize
 
         card = self.artifact.card
         return summarize(build_model(card.model, card.task, card.transforms), card.task).macs
 
-    def _where(self) -> torch.device | None:
-        """Its torch device, where it has one."""
-        found: torch.device | None = getattr(self.artifact, "device", None)
-        return found
+    def _torch_device(self) -> torch.device | None:
+        """Return the device of a torch model, None for other runtimes."""
+        device: torch.device | None = getattr(self.artifact, "device", None)
+        return device
 
-    def _clocked(self, act: Callable[[], object]) -> Call:
-        where = self._where()
-        return CudaCall(act, where) if where is not None and where.type == "cuda" else HostCall(act)
+    def _timed(self, call: Callable[[], object]) -> TimedCall:
+        device = self._torch_device()
+        on_cuda = device is not None and device.type == "cuda"
+        return CudaCall(call, device) if device is not None and on_cuda else HostCall(call)
 
 
 class TorchRunner(Runner):
-    """A torch model in another memory layout, compiled, as a CUDA graph or in mixed precision."""
+    """Runs a torch model in another memory layout, compiled, as a CUDA graph or in mixed precision."""
 
     def __init__(self, artifact: Artifact, device: str, backend: str, amp: str) -> None:
-        """Lay it out. Raises: DlcliError where the model or the device cannot do it."""
+        """Prepare the model. Raises: DlcliError where it or the device does not support the backend."""
         super().__init__(artifact, device)
         import torch
 
         self._backend = backend
-        self._module, self._at = _placed(artifact, backend)
+        self._module, self._device = _with_layout(artifact, backend)
         self._amp = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
         self._model = self._compiled(dynamic=False) if backend == "compile" else self._module
 
-    def prepare(self, inputs: Inputs) -> Call:
-        """The call for a batch, captured where it is a CUDA graph."""
+    def prepare(self, inputs: Inputs) -> TimedCall:
+        """Prepare a call for a batch, captured as a CUDA graph where that is the backend."""
         tensors = self._tensors(trim(inputs, self.artifact.card.task))
 
-        def act() -> object:
+        def forward() -> object:
             with self._mode():
                 return self._model(*tensors)
 
-        return self._clocked(self._captured(act) if self._backend == "cuda-graph" else act)
+        return self._timed(self._captured(forward) if self._backend == "cuda-graph" else forward)
 
-    def answer(self, inputs: Inputs) -> Outputs:
-        """The answers; a CUDA graph has one shape, so for it the same kernels are called one by one."""
+    def predict(self, inputs: Inputs) -> Outputs:
+        """Return the outputs; a CUDA graph has a fixed shape, so its kernels run without it here."""
         model = self._compiled(dynamic=True) if self._backend == "compile" else self._module
         tensors = self._tensors(inputs)
         with self._mode():
-            out: Outputs = model(*tensors).float().cpu().numpy()
-        return out
+            outputs: Outputs = model(*tensors).float().cpu().numpy()
+        return outputs
 
-    def _where(self) -> torch.device:
-        return self._at
+    def _torch_device(self) -> torch.device:
+        return self._device
 
     def _tensors(self, inputs: Inputs) -> tuple[torch.Tensor, ...]:
         import torch
 
         from dlcli.zoo.forward import model_inputs
 
-        arrays = [torch.from_numpy(array).to(self._at) for array in inputs]
+        arrays = [torch.from_numpy(array).to(self._device) for array in inputs]
         tensors = model_inputs(arrays, self.artifact.card.task)
         if self._backend == "contiguous":
             return tuple(tensor.contiguous() for tensor in tensors)
@@ -169,47 +171,47 @@ class TorchRunner(Runner):
 
         amp: AbstractContextManager[Any] = nullcontext()
         if self._amp is not None:
-            amp = torch.autocast(self._at.type, dtype=self._amp)
+            amp = torch.autocast(self._device.type, dtype=self._amp)
         with torch.inference_mode(), amp:
             yield
 
     def _compiled(self, *, dynamic: bool) -> Callable[..., torch.Tensor]:
-        """One kernel a shape for timing; one for all shapes where answers of many lengths are asked."""
+        """Compile for fixed shapes, as timed, or for dynamic ones, to predict varying batches."""
         import torch
 
         from dlcli.training.compile import check_compiler
 
-        check_compiler(self._at, "--backends compile")
-        # Beyond its limit torch falls back to eager without a word; here that is a failure.
+        check_compiler(self._device, "--backends compile")
+        # Beyond its limit torch silently falls back to eager; here that is an error.
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         return torch.compile(self._module, dynamic=dynamic)
 
-    def _captured(self, act: Callable[[], object]) -> Callable[[], object]:
-        """What replays ``act``: recorded after some calls on a stream of its own, as torch asks."""
+    def _captured(self, forward: Callable[[], object]) -> Callable[[], object]:
+        """Capture ``forward`` after warm-up on a side stream, and return what replays it."""
         import torch
 
         cuda: Any = torch.cuda  # its classes are not typed
-        side = cuda.Stream(self._at)
-        side.wait_stream(torch.cuda.current_stream(self._at))
-        with torch.cuda.stream(side):
+        side_stream = cuda.Stream(self._device)
+        side_stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side_stream):
             for _ in range(3):
-                act()
-        torch.cuda.current_stream(self._at).wait_stream(side)
+                forward()
+        torch.cuda.current_stream(self._device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
-        # A capture runs on a stream of the current device: work on another one would not be in it.
-        with torch.cuda.device(self._at), torch.cuda.graph(graph):
-            kept = act()
+        # A capture records a stream of the current device: work on another device would be missing.
+        with torch.cuda.device(self._device), torch.cuda.graph(graph):
+            static_output = forward()
 
         def replay() -> object:
             graph.replay()
-            return kept
+            return static_output
 
         return replay
 
 
 def check_backend(backend: str, device: str) -> None:
-    """Raises: UsageError for a name that is none, and for one that the device cannot be asked in."""
+    """Raises: UsageError for an unknown backend, or one that the device does not support."""
     if backend not in BACKENDS:
         raise UsageError(f"--backends {backend!r} is none of {', '.join(BACKENDS)}")
     if backend == "cuda-graph" and not device.startswith("cuda"):
@@ -217,7 +219,7 @@ def check_backend(backend: str, device: str) -> None:
 
 
 def make_runner(open_file: Callable[[], Artifact], *, backend: str, device: str, amp: str) -> Runner:
-    """Open the file and choose how to run it. Raises: DlcliError where that cannot be."""
+    """Open the file with a backend. Raises: DlcliError where that is not possible."""
     check_backend(backend, device)
     artifact = open_file()
     if backend == "eager" and amp == "none":
@@ -225,7 +227,7 @@ def make_runner(open_file: Callable[[], Artifact], *, backend: str, device: str,
     return TorchRunner(artifact, device, backend, amp)
 
 
-def _placed(artifact: Artifact, backend: str) -> tuple[nn.Module, torch.device]:
+def _with_layout(artifact: Artifact, backend: str) -> tuple[nn.Module, torch.device]:
     import torch
 
     try:
@@ -234,7 +236,9 @@ def _placed(artifact: Artifact, backend: str) -> tuple[nn.Module, torch.device]:
         raise DlcliError(f"{backend} and mixed precision are for torch models: {exc.message}") from exc
     if backend in ("channels-last", "contiguous"):
         if not any(p.ndim == 4 for p in module.parameters()):
-            raise DlcliError(f"{backend}: the model has no convolution over images to lay out")
+            raise DlcliError(
+                f"{backend}: the model has no convolution over images, so its memory layout is no choice"
+            )
         layout = torch.channels_last if backend == "channels-last" else torch.contiguous_format
         module = module.to(memory_format=layout)
     first = next(module.parameters(), None)
@@ -242,9 +246,9 @@ def _placed(artifact: Artifact, backend: str) -> tuple[nn.Module, torch.device]:
 
 
 def peak_rss_mib() -> float:
-    """The most memory that this process has held, in MiB.
+    """Return the peak resident memory of this process, in MiB.
 
-    On Linux from VmHWM: ``ru_maxrss`` also counts what the parent held when it started this one.
+    On Linux from VmHWM: ``ru_maxrss`` also counts what the parent held when it started this process.
     """
     status = Path("/proc/self/status")
     if status.is_file():

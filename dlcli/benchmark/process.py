@@ -1,4 +1,4 @@
-"""The parent's end of a worker: a process that is asked by one JSON line and answers by another."""
+"""The parent's side of a worker process: requests and replies are one JSON line each."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from dlcli.subprocesses import child_command, describe_exit
 _GRACE_S = 5.0
 
 
-class Lost(Exception):
-    """The worker is gone: it died, or gave no answer in time and was ended."""
+class WorkerLost(Exception):
+    """The worker process died, or was killed since it did not reply in time."""
 
 
 class Worker:
-    """One process. ``age_s`` is how old it was when it last answered."""
+    """A worker process. ``age_s`` is its age at the last reply."""
 
     def __init__(self, job: Mapping[str, Any], log: Path) -> None:
-        """Start it; what it and its libraries print goes to ``log``."""
+        """Start the process; what it and its libraries print goes to ``log``."""
         request = json.dumps({**job, "parent": os.getpid()})
         threads = str(job["threads"])
         env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         self._log = log
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 child_command("dlcli.benchmark.worker", request),
@@ -46,39 +46,39 @@ class Worker:
         self.age_s = 0.0
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         assert self._process.stdout is not None
-        # Pipes cannot be waited for with a time limit on every system; a thread reads them.
+        # Not every system can wait for a pipe with a time limit; a thread reads it.
         self._reader = threading.Thread(
             target=_read, args=(self._process.stdout, self._lines), daemon=True
         )
         self._reader.start()
 
-    def ask(self, timeout_s: float, **request: Any) -> dict[str, Any]:
-        """Its answer. Raises: DlcliError that it answered with; Lost when there is none."""
+    def request(self, timeout_s: float, **message: Any) -> dict[str, Any]:
+        """Send a request and return the reply. Raises: DlcliError for an error reply, WorkerLost."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except OSError:
-            raise Lost(self._end()) from None
+            raise WorkerLost(self._exit_message()) from None
         return self.read(timeout_s)
 
     def read(self, timeout_s: float) -> dict[str, Any]:
-        """The next answer, as `ask`."""
+        """Return the next reply. Raises: DlcliError for an error reply, WorkerLost."""
         try:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             self.close()
-            raise Lost(f"it gave no answer for {timeout_s:g} s and was ended") from None
-        self.age_s = time.perf_counter() - self._began
+            raise WorkerLost(f"it did not reply for {timeout_s:g} s and was killed") from None
+        self.age_s = time.perf_counter() - self._started
         if line is None:
-            raise Lost(self._end())
+            raise WorkerLost(self._exit_message())
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise DlcliError(reply["error"], hint=reply.get("hint"))
         return reply
 
     def close(self) -> None:
-        """End the process and wait for it."""
+        """Kill the process and wait for it."""
         with suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -89,13 +89,13 @@ class Worker:
             assert self._process.stdout is not None
             self._process.stdout.close()
 
-    def _end(self) -> str:
-        """How it ended, in words, with the last thing that it said."""
+    def _exit_message(self) -> str:
+        """Return how the process ended, with the last line of its log."""
         try:
             code = self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             self.close()
-            return "its process closed its pipe and was ended"
+            return "its process closed its pipe and was killed"
         lines = self._log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return f"its process ended with {describe_exit(code)}" + (f": {last}" if last else "")

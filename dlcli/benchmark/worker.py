@@ -1,7 +1,7 @@
-"""A worker of a benchmark: it opens one file, and times or answers what the parent asks for.
+"""Worker process of a benchmark: opens one model file, and times it or predicts with it.
 
-``main(job)`` reads requests from stdin, a JSON object a line, and answers each with one. Whatever
-libraries print goes to stderr.
+It reads requests from stdin, a JSON object per line, and writes a reply to each. Whatever libraries
+print goes to stderr.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dlcli.subprocesses import die_with_parent
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
-    from dlcli.benchmark.backends import Call, Runner
+    from dlcli.benchmark.backends import Runner, TimedCall
     from dlcli.data.base import Inputs
 
-WARM_S, WARM_CALLS = 0.2, 3  # before anything is timed
-WAKE_S = 0.02  # untimed calls at the start of a turn: caches and clocks are the last one's
-# Threads of a pool spin for a while before they sleep. A worker answers when its own lie still:
-# less than a fifth of one core, seen over 5 ms.
-_LOOK_S, _STILL, _SPIN_LIMIT_S = 0.005, 0.2, 1.0
+WARMUP_S, WARMUP_CALLS = 0.2, 3  # before anything is timed
+REWARM_S = 0.02  # untimed calls in each turn: another worker has used caches and changed clock rates
+# The threads of a pool spin for a while before they sleep. A worker replies once its own are idle:
+# together at less than a fifth of a core over 5 ms.
+_IDLE_INTERVAL_S, _IDLE_CORES, _SPIN_LIMIT_S = 0.005, 0.2, 1.0
 
 
 def main(argv: list[str]) -> None:
@@ -50,16 +50,16 @@ def main(argv: list[str]) -> None:
         _reply(replies, session.serve(json.loads(line)))
 
 
-def _reply(stream: IO[str], answer: Mapping[str, Any]) -> None:
-    stream.write(json.dumps(answer) + "\n")
+def _reply(stream: IO[str], reply: Mapping[str, Any]) -> None:
+    stream.write(json.dumps(reply) + "\n")
     stream.flush()
 
 
 class Session:
-    """The opened file and the calls that are prepared for each batch size."""
+    """The opened file, and a prepared call for each batch size."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
-        """Open it. Raises: DlcliError."""
+        """Open the file. Raises: DlcliError."""
         from dlcli.benchmark.backends import make_runner
         from dlcli.formats.base import open_artifact
 
@@ -73,62 +73,61 @@ class Session:
             device=job["device"],
             amp=job["amp"],
         )
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, TimedCall] = {}
 
     def ready(self) -> dict[str, Any]:
-        """The first answer is there."""
+        """Run the model once, and return where it runs."""
         self._call(self._job["first"]).run()
         return {"device": self._runner.device(self._job["threads"])}
 
     def serve(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request, or ``error``."""
+        """Return the reply to one request, or ``error``."""
         op = request.pop("op")
         try:
-            answer: dict[str, Any] = getattr(self, f"_{op}")(**request)
-            return answer
+            reply: dict[str, Any] = getattr(self, f"_{op}")(**request)
+            return reply
         except DlcliError as exc:
             return {"error": exc.message, "hint": exc.hint}
-        except Exception as exc:  # every runtime has its own; the parent makes a row of it
-            first = first_line(exc)
-            return {"error": f"{type(exc).__name__}: {first}"}
+        except Exception as exc:  # each runtime has its own types; the row of the file shows it
+            return {"error": f"{type(exc).__name__}: {first_line(exc)}"}
 
-    def _warm(self, batch_size: int) -> dict[str, Any]:
+    def _warmup(self, batch_size: int) -> dict[str, Any]:
         call = self._call(batch_size)
-        _repeat(call, WARM_S, WARM_CALLS)
-        return {"still_s": _fall_still()}
+        _repeat(call, WARMUP_S, WARMUP_CALLS)
+        _wait_until_idle()
+        return {}
 
-    def _time(self, batch_size: int, seconds: float, least: int) -> dict[str, Any]:
+    def _time(self, batch_size: int, seconds: float, min_calls: int) -> dict[str, Any]:
         call = self._call(batch_size)
         gc.collect()
         gc.disable()
         try:
-            _repeat(call, WAKE_S, 1)
-            found = _repeat(call, seconds, least)
+            _repeat(call, REWARM_S, 1)
+            latencies = _repeat(call, seconds, min_calls)
         finally:
             gc.enable()
-        still_s = _fall_still()
+        waited_s = _wait_until_idle()
         return {
-            "ms": [round(1000 * s, 5) for s in found],
-            "still_s": still_s,
-            "restless": still_s >= _SPIN_LIMIT_S,
+            "ms": [round(1000 * s, 5) for s in latencies],
+            "spinning": waited_s >= _SPIN_LIMIT_S,
         }
 
     def _memory(self) -> dict[str, Any]:
         return {"peak_mib": self._runner.peak_mib()}
 
-    def _answer(self, inputs: str, output: str) -> dict[str, Any]:
-        answers = self._runner.answer(_load(inputs))
-        np.save(output, answers, allow_pickle=False)
-        _fall_still()
+    def _predict(self, inputs: str, output: str) -> dict[str, Any]:
+        outputs = self._runner.predict(_load(inputs))
+        np.save(output, outputs, allow_pickle=False)
+        _wait_until_idle()
         return {}
 
     def _macs(self) -> dict[str, Any]:
         return {"macs": self._runner.macs()}
 
-    def _call(self, batch_size: int) -> Call:
+    def _call(self, batch_size: int) -> TimedCall:
         if batch_size not in self._calls:
-            some = tuple(array[:batch_size] for array in self._inputs)
-            self._calls[batch_size] = self._runner.prepare(some)
+            batch = tuple(array[:batch_size] for array in self._inputs)
+            self._calls[batch_size] = self._runner.prepare(batch)
         return self._calls[batch_size]
 
 
@@ -137,22 +136,22 @@ def _load(path: str) -> Inputs:
         return tuple(arrays[name] for name in arrays.files)
 
 
-def _repeat(call: Call, seconds: float, least: int) -> list[float]:
-    """Seconds of each call, until they are ``seconds`` together and at least ``least`` calls."""
-    found: list[float] = []
-    spent = 0.0
-    while spent < seconds or len(found) < least:
-        found.append(call.run())
-        spent += found[-1]
-    return found
+def _repeat(call: TimedCall, seconds: float, min_calls: int) -> list[float]:
+    """Return the latencies of calls in s, at least ``seconds`` in total and ``min_calls`` of them."""
+    latencies: list[float] = []
+    total = 0.0
+    while total < seconds or len(latencies) < min_calls:
+        latencies.append(call.run())
+        total += latencies[-1]
+    return latencies
 
 
-def _fall_still() -> float:
-    """Wait until this process's threads sleep; the seconds that took, at most `_SPIN_LIMIT_S`."""
+def _wait_until_idle() -> float:
+    """Wait until the threads of this process sleep; return the wait in s, at most `_SPIN_LIMIT_S`."""
     t0 = time.perf_counter()
     while (waited := time.perf_counter() - t0) < _SPIN_LIMIT_S:
-        busy = time.process_time()
-        time.sleep(_LOOK_S)
-        if time.process_time() - busy < _STILL * _LOOK_S:
+        cpu_s = time.process_time()
+        time.sleep(_IDLE_INTERVAL_S)
+        if time.process_time() - cpu_s < _IDLE_CORES * _IDLE_INTERVAL_S:
             return waited
     return waited

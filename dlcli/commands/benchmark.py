@@ -13,7 +13,7 @@ from dlcli.errors import DlcliError
 from dlcli.runs.folder import DEFAULT_ROOT, find_run, newest_run, run_of
 
 if TYPE_CHECKING:
-    from dlcli.benchmark.benchmark import BenchResult
+    from dlcli.benchmark.report import BenchmarkResult
     from dlcli.events import Emit
 
 
@@ -51,7 +51,7 @@ def command(
     config = settings.resolve()
     paths = _paths(artifacts, runs_dir)
 
-    from dlcli.benchmark.benchmark import benchmark
+    from dlcli.benchmark.run import benchmark
     from dlcli.ui.benchmark import print_benchmark, write_csv
     from dlcli.ui.json_output import print_json
     from dlcli.ui.plots.benchmark import save_benchmark
@@ -79,7 +79,7 @@ def command(
 
 def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
     """The files; each once. One that does not exist is kept: its row will say so."""
-    from dlcli.benchmark.benchmark import artifacts_of
+    from dlcli.benchmark.run import artifacts_of
 
     if not named:
         return artifacts_of(newest_run(runs_dir))
@@ -93,7 +93,7 @@ def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _draw(result: BenchResult, emit: Emit) -> Path | None:
+def _draw(result: BenchmarkResult, emit: Emit) -> Path | None:
     """The picture in the run that all files lie in, where they do."""
     from dlcli.events import Warned
     from dlcli.ui.plots.benchmark import save_benchmark

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlcli.benchmark.interleaved import Candidate, Timing, time_models
-from dlcli.benchmark.statistics import Ratio, paired
+from dlcli.benchmark.interleaved import RunSpec, Timing, time_models
+from dlcli.benchmark.statistics import Ratio, paired_ratio
 from dlcli.config import MeasureConfig
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.events import Emit, Warned, ignore
@@ -89,9 +89,9 @@ def compare_files(
     timings: list[Timing] = []
     if config.latency:
         sizes = config.sizes
-        candidates = [Candidate(file.path, trust=trust) for file in (before, after)]
+        specs = [RunSpec(file.path, trust=trust) for file in (before, after)]
         timings = time_models(
-            candidates,
+            specs,
             reference.inputs(max(sizes)),
             sizes,
             seconds=config.seconds,
@@ -101,7 +101,7 @@ def compare_files(
         )
         for timing in timings:
             for error in [timing.error] if timing.error else timing.failed.values():
-                emit(Warned(f"{timing.candidate.path} was not timed: {error}"))
+                emit(Warned(f"{timing.spec.path} was not timed: {error}"))
     models = [
         _measured(file, metrics, timings[i] if timings else None)
         for i, (file, metrics) in enumerate(((before, reference.metrics), (after, delta.metrics)))
@@ -123,7 +123,7 @@ def _speedups(timings: list[Timing]) -> dict[str, Ratio]:
         return {}
     before, after = timings
     both = [size for size in before.speeds if size in after.speeds]
-    return {str(size): paired(before.speeds[size], after.speeds[size]) for size in both}
+    return {str(size): paired_ratio(before.speeds[size], after.speeds[size]) for size in both}
 
 
 def _measured(file: ModelFile, metrics: dict[str, float], timing: Timing | None) -> MeasuredModel:

@@ -16,7 +16,7 @@ from dlcli.ui.text import figure, rate
 from dlcli.wording import memory, plural, printable, shorten, size
 
 if TYPE_CHECKING:
-    from dlcli.benchmark.benchmark import BenchResult, Row
+    from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow
 
 NARROW = 100  # columns of a screen
 NAME_WIDTH, SHORT_NAME = 36, 24
@@ -30,7 +30,7 @@ FIELDS = (
 )  # fmt: skip
 
 
-def names_of(rows: Sequence[Row]) -> list[str]:
+def names_of(rows: Sequence[BenchmarkRow]) -> list[str]:
     """What tells the rows apart: the file, with its folder where several have it, and how it ran."""
     folders = {row.path.resolve().parent for row in rows}
     found = []
@@ -59,7 +59,7 @@ class _Column:
         return all(cell == MISSING for cell in self.cells)
 
 
-def print_benchmark(result: BenchResult, files: Mapping[str, Path | None]) -> None:
+def print_benchmark(result: BenchmarkResult, files: Mapping[str, Path | None]) -> None:
     """Print how it was measured, what each row costs, and its speed at each batch size."""
     rows = result.rows
     print_key_values("benchmark", [*_facts(result), *((n, str(p)) for n, p in files.items() if p)])
@@ -82,7 +82,7 @@ def print_benchmark(result: BenchResult, files: Mapping[str, Path | None]) -> No
         print_key_values("failed", [(number, why) for number, why in failed if why is not None])
 
 
-def _facts(result: BenchResult) -> list[tuple[str, str]]:
+def _facts(result: BenchmarkResult) -> list[tuple[str, str]]:
     """How the figures came about, and what the headings mean."""
     rows = result.rows
     devices = dict.fromkeys(row.timing.device for row in rows if row.timing and row.timing.device)
@@ -127,9 +127,9 @@ def _print_parts(title: str, labels: list[str], columns: list[_Column], width: i
         print_comparison(title, ["", *(column.name for column in part)], table)
 
 
-def _costs(rows: Sequence[Row]) -> list[_Column]:
+def _costs(rows: Sequence[BenchmarkRow]) -> list[_Column]:
     metric = next((row.metric for row in rows if row.metric), "accuracy")
-    columns: dict[str, Callable[[Row], str]] = {
+    columns: dict[str, Callable[[BenchmarkRow], str]] = {
         "size": lambda row: size(row.size_bytes) if row.size_bytes else MISSING,
         "params": lambda row: _count(row.params),
         "MACs": lambda row: _count(row.macs),
@@ -143,7 +143,7 @@ def _costs(rows: Sequence[Row]) -> list[_Column]:
     return [_Column(name, [cell(row) for row in rows]) for name, cell in columns.items()]
 
 
-def _speeds(rows: Sequence[Row], batch: int) -> list[_Column]:
+def _speeds(rows: Sequence[BenchmarkRow], batch: int) -> list[_Column]:
     cells = []
     for number, row in enumerate(rows):
         speed = None if row.timing is None else row.timing.speeds.get(batch)
@@ -175,12 +175,12 @@ def _count(value: int | None) -> str:
     return str(value)
 
 
-def _known(row: Row, name: str, spell: Callable[[float], str]) -> str:
+def _known(row: BenchmarkRow, name: str, spell: Callable[[float], str]) -> str:
     value = float("nan") if row.timing is None else float(getattr(row.timing, name))
     return spell(value) if math.isfinite(value) else MISSING
 
 
-def write_csv(path: Path, result: BenchResult) -> None:
+def write_csv(path: Path, result: BenchmarkResult) -> None:
     """A line for each row and batch size; a row without any speed has one line with its error.
 
     Raises: DlcliError when it cannot be written.
@@ -192,7 +192,7 @@ def write_csv(path: Path, result: BenchResult) -> None:
             writer.writerows(_lines(row, result.threads))
 
 
-def _lines(row: Row, threads: int) -> list[dict[str, object]]:
+def _lines(row: BenchmarkRow, threads: int) -> list[dict[str, object]]:
     said = row.to_dict()
     base = {name: said[name] for name in FIELDS if name in said and name not in ("speedup",)}
     base |= {

@@ -1,4 +1,4 @@
-"""Turns between workers: fake ones, which speak the protocol but load nothing, well and ill."""
+"""Interleaved timing, with fake workers that speak the protocol and load nothing."""
 
 from __future__ import annotations
 
@@ -11,58 +11,57 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlcli.benchmark import interleaved as rounds
-from dlcli.benchmark import process
-from dlcli.benchmark.interleaved import Candidate, Timing, time_models
+from dlcli.benchmark import interleaved, process
+from dlcli.benchmark.interleaved import RunSpec, Timing, time_models
 from dlcli.benchmark.process import Worker
-from dlcli.benchmark.statistics import paired, speed_of, unbeaten
+from dlcli.benchmark.statistics import paired_ratio, pareto_front, speed_of
 from dlcli.events import EvalProgress, Event, Warned
 
-# What it is called says how it behaves. It notes every turn in turns.txt beside itself.
+# The name of the file is how the worker behaves; each turn is appended to turns.txt next to it.
 FAKE = """
 import json, os, signal, sys, time
 job = json.loads(sys.argv[1])
 folder, kind = os.path.split(job["path"])
-def say(**answer):
-    print(json.dumps(answer), flush=True)
+def reply(**message):
+    print(json.dumps(message), flush=True)
 if kind == "broken":
-    say(error="it is damaged", hint="copy it again")
+    reply(error="it is damaged", hint="copy it again")
     sys.exit()
 if kind == "dies-at-start":
     sys.exit("Traceback (most recent call last):\\nImportError: no libfoo.so")
 if kind == "silent":
     time.sleep(600)
-say(device=f"cpu ({job['threads']} threads, OMP {os.environ['OMP_NUM_THREADS']})")
+reply(device=f"cpu ({job['threads']} threads, OMP {os.environ['OMP_NUM_THREADS']})")
 for line in sys.stdin:
-    asked = json.loads(line)
-    size = asked.get("batch_size")
-    if asked["op"] == "warm" and kind == "small" and size > 1:
-        say(error="it takes batches of 1")
-    elif asked["op"] == "time":
+    request = json.loads(line)
+    size = request.get("batch_size")
+    if request["op"] == "warmup" and kind == "small" and size > 1:
+        reply(error="it takes batches of 1")
+    elif request["op"] == "time":
         if kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         with open(os.path.join(folder, "turns.txt"), "a") as file:
             file.write(f"{kind}:{size} ")
         slow = 2 if kind == "slow" else 1
-        say(ms=[1.0 * size * slow, 3.0 * size * slow, 2.0 * size * slow], restless=kind == "slow")
-    elif asked["op"] == "memory":
-        say(peak_mib=12.5)
+        reply(ms=[1.0 * size * slow, 3.0 * size * slow, 2.0 * size * slow], spinning=kind == "slow")
+    elif request["op"] == "memory":
+        reply(peak_mib=12.5)
     else:
-        say()
+        reply()
 """
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "child_command", lambda module, job: [sys.executable, "-c", FAKE, job])
-    monkeypatch.setattr(rounds, "busy_cores", lambda: 0.1)
+    monkeypatch.setattr(interleaved, "busy_cores", lambda: 0.1)
 
 
 def run(
     folder: Path, *kinds: str, seen: list[Event] | None = None, timeout_s: float = 30.0
 ) -> dict[str, Timing]:
-    found = time_models(
-        [Candidate(folder / kind) for kind in kinds],
+    timings = time_models(
+        [RunSpec(folder / kind) for kind in kinds],
         (np.zeros((4, 2), dtype=np.float32),),
         (1, 4),
         rounds=2,
@@ -70,23 +69,23 @@ def run(
         timeout_s=timeout_s,
         emit=(lambda event: None) if seen is None else seen.append,
     )
-    return dict(zip(kinds, found, strict=True))
+    return dict(zip(kinds, timings, strict=True))
 
 
 @pytest.mark.usefixtures("fake")
-def test_workers_are_asked_in_turns_and_every_other_round_backwards(tmp_path: Path) -> None:
+def test_workers_are_timed_in_turns_and_every_other_round_in_reverse(tmp_path: Path) -> None:
     seen: list[Event] = []
-    found = run(tmp_path, "fast", "slow", seen=seen)
+    timings = run(tmp_path, "fast", "slow", seen=seen)
     turns = (tmp_path / "turns.txt").read_text().split()
     assert turns == ["fast:1", "slow:1", "fast:4", "slow:4", "slow:1", "fast:1", "slow:4", "fast:4"]
-    fast, slow = found["fast"], found["slow"]
+    fast, slow = timings["fast"], timings["slow"]
     assert fast.device == "cpu (1 threads, OMP 1)"
     assert fast.speeds[4].rounds == (8.0, 8.0)
     assert fast.speeds[4].calls == 6
     assert fast.speeds[4].throughput == pytest.approx(500)
     assert fast.peak_mib == 12.5
     assert fast.startup_s > 0
-    assert (fast.restless, slow.restless) == (False, True)
+    assert (fast.spinning, slow.spinning) == (False, True)
     warned = [e.message for e in seen if isinstance(e, Warned)]
     assert len(warned) == 1
     assert warned[0].startswith("the threads of slow keep")
@@ -95,55 +94,55 @@ def test_workers_are_asked_in_turns_and_every_other_round_backwards(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("fake")
-def test_one_that_fails_has_an_error_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_worker_that_fails_has_an_error_and_the_others_are_timed(tmp_path: Path) -> None:
     kinds = ("broken", "dies-at-start", "killed", "small", "fast")
-    found = run(tmp_path, *kinds)
-    assert found["broken"].error == "it is damaged (copy it again)"
+    timings = run(tmp_path, *kinds)
+    assert timings["broken"].error == "it is damaged (copy it again)"
     assert (
-        found["dies-at-start"].error == "its process ended with exit code 1: ImportError: no libfoo.so"
+        timings["dies-at-start"].error == "its process ended with exit code 1: ImportError: no libfoo.so"
     )
-    assert found["killed"].error == (
+    assert timings["killed"].error == (
         "its process ended with SIGKILL (killed from outside, most often for lack of memory), at batch 1"
     )
-    assert found["small"].error is None
-    assert found["small"].failed == {4: "it takes batches of 1"}
-    assert list(found["small"].speeds) == [1]
-    assert list(found["fast"].speeds) == [1, 4]
-    assert all(not found[kind].speeds for kind in kinds[:3])
+    assert timings["small"].error is None
+    assert timings["small"].failed == {4: "it takes batches of 1"}
+    assert list(timings["small"].speeds) == [1]
+    assert list(timings["fast"].speeds) == [1, 4]
+    assert all(not timings[kind].speeds for kind in kinds[:3])
 
 
 @pytest.mark.usefixtures("fake")
-def test_one_that_gives_no_answer_is_ended(tmp_path: Path) -> None:
-    began = time.monotonic()
-    found = run(tmp_path, "silent", "fast", timeout_s=3.0)
-    assert time.monotonic() - began < 60
-    assert found["silent"].error == "it gave no answer for 3 s and was ended"
-    assert found["fast"].error is None
+def test_a_worker_that_does_not_reply_is_killed(tmp_path: Path) -> None:
+    t0 = time.monotonic()
+    timings = run(tmp_path, "silent", "fast", timeout_s=3.0)
+    assert time.monotonic() - t0 < 60
+    assert timings["silent"].error == "it did not reply for 3 s and was killed"
+    assert timings["fast"].error is None
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_busy_machine_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "busy_cores", lambda: 1.8)
-    monkeypatch.setattr(rounds, "usable_cores", lambda: 2)
+def test_a_busy_machine_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interleaved, "busy_cores", lambda: 1.8)
+    monkeypatch.setattr(interleaved, "usable_cores", lambda: 2)
     seen: list[Event] = []
     run(tmp_path, "fast", seen=seen)
     assert any(isinstance(e, Warned) and "1.8 of the 2 cores" in e.message for e in seen)
-    monkeypatch.setattr(rounds, "usable_cores", lambda: 8)
-    free: list[Event] = []
-    run(tmp_path, "fast", seen=free)
-    assert not [e for e in free if isinstance(e, Warned)]
+    monkeypatch.setattr(interleaved, "usable_cores", lambda: 8)
+    idle: list[Event] = []
+    run(tmp_path, "fast", seen=idle)
+    assert not [e for e in idle if isinstance(e, Warned)]
 
 
 @pytest.mark.usefixtures("fake")
-def test_no_worker_outlives_its_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_worker_outlives_the_timer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Worker] = []
-    begin = Worker.__init__
+    start = Worker.__init__
 
-    def watched(self: Worker, *args: object) -> None:
-        begin(self, *args)  # type: ignore[arg-type]
+    def recording(self: Worker, *args: object) -> None:
+        start(self, *args)  # type: ignore[arg-type]
         started.append(self)
 
-    monkeypatch.setattr(Worker, "__init__", watched)
+    monkeypatch.setattr(Worker, "__init__", recording)
     seen: list[Event] = []
 
     def stop(event: Event) -> None:
@@ -153,7 +152,7 @@ def test_no_worker_outlives_its_turns(tmp_path: Path, monkeypatch: pytest.Monkey
 
     with pytest.raises(KeyboardInterrupt):
         time_models(
-            [Candidate(tmp_path / "fast"), Candidate(tmp_path / "slow")],
+            [RunSpec(tmp_path / "fast"), RunSpec(tmp_path / "slow")],
             (np.zeros((1, 2), dtype=np.float32),),
             (1,),
             threads=1,
@@ -163,16 +162,16 @@ def test_no_worker_outlives_its_turns(tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(worker._process.poll() is not None for worker in started)
 
 
-def test_percentiles_are_of_all_calls_and_throughput_of_the_median() -> None:
+def test_percentiles_are_of_all_calls_and_throughput_is_at_the_median() -> None:
     speed = speed_of(8, [[1.0, 2.0, 3.0], [4.0, 100.0]])
     assert (speed.calls, speed.p50_ms, speed.rounds) == (5, 3.0, (2.0, 52.0))
     assert speed.p95_ms == pytest.approx(np.percentile([1, 2, 3, 4, 100], 95))
     assert speed.throughput == pytest.approx(8000 / 3)
 
 
-def test_ratios_are_of_the_same_round() -> None:
+def test_ratios_are_paired_by_round() -> None:
     before, after = speed_of(1, [[4.0], [8.0], [6.0]]), speed_of(1, [[2.0], [2.0], [6.0]])
-    ratio = paired(before, after)
+    ratio = paired_ratio(before, after)
     assert (ratio.median, ratio.low, ratio.high) == (2.0, 1.0, 4.0)
 
 
@@ -180,15 +179,15 @@ numbers = st.floats(-10, 10, width=16)
 
 
 @given(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=8))
-def test_the_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
-    front = unbeaten(points)
+def test_the_pareto_front_is_what_nothing_dominates(points: list[tuple[float, float]]) -> None:
+    front = pareto_front(points)
     assert any(front)
-    for (value, cost), best in zip(points, front, strict=True):
-        beaten = any(v >= value and c <= cost and (v, c) != (value, cost) for v, c in points)
-        assert best != beaten
+    for (value, cost), on_front in zip(points, front, strict=True):
+        dominated = any(v >= value and c <= cost and (v, c) != (value, cost) for v, c in points)
+        assert on_front != dominated
 
 
-def test_what_was_not_measured_is_on_no_front() -> None:
-    assert unbeaten([None, (float("nan"), 1.0), (0.5, 2.0), (0.5, 2.0), (0.4, 3.0)]) == [
+def test_rows_without_a_measurement_are_on_no_front() -> None:
+    assert pareto_front([None, (float("nan"), 1.0), (0.5, 2.0), (0.5, 2.0), (0.4, 3.0)]) == [
         False, False, True, True, False,
     ]  # fmt: skip

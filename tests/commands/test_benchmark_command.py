@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dlcli.benchmark.backends import make_runner
-from dlcli.benchmark.benchmark import artifacts_of
+from dlcli.benchmark.run import artifacts_of
 from dlcli.cli import main
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
@@ -149,7 +149,7 @@ def test_a_layout_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         runner = make_runner(
             lambda: open_artifact(best, device="cpu"), backend=backend, device="cpu", amp="none"
         )
-        assert np.allclose(runner.answer(inputs), wanted, atol=1e-5)
+        assert np.allclose(runner.predict(inputs), wanted, atol=1e-5)
         assert runner.prepare(inputs).run() > 0
 
 
@@ -158,7 +158,7 @@ def test_a_compiled_model_gives_the_same_answers(run: Path) -> None:
     inputs = random_inputs(read_card(run / "best.safetensors").task, 6)
     runner = make_runner(lambda: opened(run), backend="compile", device="cpu", amp="none")
     assert runner.prepare(inputs).run() > 0
-    assert np.allclose(runner.answer(inputs), opened(run).predict(inputs), atol=1e-4)
+    assert np.allclose(runner.predict(inputs), opened(run).predict(inputs), atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -180,7 +180,7 @@ def test_cuda_backends_answer_alike_and_are_timed_on_the_device(
     assert runner.peak_mib() > 0
     wanted = opened(run).predict(inputs)
     tolerance = 2e-3 if amp == "none" else 5e-2
-    assert np.allclose(runner.answer(inputs), wanted, atol=tolerance * max(1, np.abs(wanted).max()))
+    assert np.allclose(runner.predict(inputs), wanted, atol=tolerance * max(1, np.abs(wanted).max()))
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dlcli.benchmark.benchmark import artifacts_of
+from dlcli.benchmark.run import artifacts_of
 from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.data.prepare import random_inputs

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dlcli.benchmark.benchmark import BenchResult, Row
-from dlcli.benchmark.interleaved import Candidate, Timing
+from dlcli.benchmark.interleaved import RunSpec, Timing
+from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow
 from dlcli.benchmark.statistics import Ratio, speed_of
 from dlcli.cli import main
 from dlcli.ui.benchmark import FIELDS, names_of, print_benchmark, write_csv
@@ -18,16 +18,18 @@ from dlcli.ui.json_output import to_json
 from dlcli.ui.plots.benchmark import save_benchmark
 
 
-def row(name: str, ms: float, accuracy: float, *, backend: str = "", front: tuple[str, ...] = ()) -> Row:
+def row(
+    name: str, ms: float, accuracy: float, *, backend: str = "", front: tuple[str, ...] = ()
+) -> BenchmarkRow:
     path = Path("runs/r18") / name
     timing = Timing(
-        Candidate(path, backend or "eager"),
+        RunSpec(path, backend or "eager"),
         {size: speed_of(size, [[ms * size, 1.2 * ms * size, 9 * ms * size]] * 2) for size in (1, 32)},
         startup_s=2.345,
         peak_mib=612.0,
         device="cpu (2 threads)",
     )
-    return Row(
+    return BenchmarkRow(
         path=path,
         format="onnx",
         backend=backend,
@@ -45,24 +47,26 @@ def row(name: str, ms: float, accuracy: float, *, backend: str = "", front: tupl
     )
 
 
-def result(*more: Row) -> BenchResult:
+def result(*more: BenchmarkRow) -> BenchmarkResult:
     rows = (
         row("best.safetensors", 10.9, 0.8145, backend="eager"),
         row("best.safetensors", 9.1, 0.8145, backend="compile", front=("latency", "size")),
         row("best.int8-static-with-a-long-name.onnx", 2.3, 0.8011, front=("latency", "size")),
         *more,
     )
-    return BenchResult(rows, (1, 32), threads=2, seconds=2.0, rounds=5, split="test", inputs="real")
+    return BenchmarkResult(rows, (1, 32), threads=2, seconds=2.0, rounds=5, split="test", inputs="real")
 
 
-FAILED = Row(Path("runs/r18/best.aoti.pt2"), "aoti", "", "none", 9000, error="it needs g++ " * 12)
+FAILED = BenchmarkRow(
+    Path("runs/r18/best.aoti.pt2"), "aoti", "", "none", 9000, error="it needs g++ " * 12
+)
 
 
 @pytest.mark.parametrize("flag", ["--csv", "--plot"])
 def test_a_file_that_cannot_be_written_costs_no_figure(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("dlcli.benchmark.benchmark.benchmark", lambda *args, **kwargs: result())
+    monkeypatch.setattr("dlcli.benchmark.run.benchmark", lambda *args, **kwargs: result())
     model, place = tmp_path / "best.onnx", tmp_path / "taken"
     model.touch()
     place.touch()
@@ -87,7 +91,7 @@ def test_nothing_is_cut_at_any_width(
 
 
 def test_files_of_several_runs_are_told_apart() -> None:
-    rows = [Row(Path(f"runs/{run}/best.onnx"), "onnx", "", "none", 1) for run in "ab"]
+    rows = [BenchmarkRow(Path(f"runs/{run}/best.onnx"), "onnx", "", "none", 1) for run in "ab"]
     assert names_of(rows) == ["a/best.onnx", "b/best.onnx"]
     assert names_of([row("best.onnx", 1, 1), row("best.safetensors", 1, 1, backend="compile")]) == [
         "best.onnx",
@@ -124,8 +128,10 @@ def test_the_json_has_before_and_afters_names() -> None:
 def test_the_picture_is_drawn_also_with_rows_that_failed(tmp_path: Path, scored: bool) -> None:
     found = result(FAILED)
     if not scored:
-        bare = [Row(r.path, r.format, r.backend, "none", 1, timing=r.timing) for r in found.rows]
-        found = BenchResult(tuple(bare), (1, 32), 2, 2.0, 5, "", "random")
+        bare = [
+            BenchmarkRow(r.path, r.format, r.backend, "none", 1, timing=r.timing) for r in found.rows
+        ]
+        found = BenchmarkResult(tuple(bare), (1, 32), 2, 2.0, 5, "", "random")
     path = save_benchmark(tmp_path / "plots" / "benchmark.png", found)
     with Image.open(path) as image:
         assert image.width > (1800 if scored else 900)

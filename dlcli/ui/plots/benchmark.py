@@ -13,7 +13,7 @@ from dlcli.wording import shorten
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dlcli.benchmark.benchmark import BenchResult, Row
+    from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow
 
 LABEL_WIDTH = 32
 COLOURS = (BLUE, ORANGE, GREEN, GREY)  # of batch sizes
@@ -21,7 +21,7 @@ NEAR = 0.05  # of an axis: closer points share a label
 WIDE = 3.0  # values that differ by more than this factor get a logarithmic axis
 
 
-def save_benchmark(path: Path, result: BenchResult) -> Path:
+def save_benchmark(path: Path, result: BenchmarkResult) -> Path:
     """Draw the speed of every row, and the metric against latency and size; returns ``path``.
 
     Points are numbered as in the tables; those that no other row beats are filled and joined. Raises:
@@ -48,7 +48,7 @@ def save_benchmark(path: Path, result: BenchResult) -> Path:
     return save_figure(fig, path)
 
 
-def _draw_speed(axes: Axes, result: BenchResult, sizes: Sequence[int]) -> None:
+def _draw_speed(axes: Axes, result: BenchmarkResult, sizes: Sequence[int]) -> None:
     """A bar for each row and batch size: times as fast as the first, or samples a second without it."""
     against_first = bool(result.rows[0].speedup)
     thick = 0.8 / len(sizes)
@@ -89,7 +89,11 @@ def _draw_speed(axes: Axes, result: BenchResult, sizes: Sequence[int]) -> None:
 
 
 def _draw_front(
-    axes: Axes, rows: Sequence[Row], cost_name: str, label: str, cost: Callable[[Row], float]
+    axes: Axes,
+    rows: Sequence[BenchmarkRow],
+    cost_name: str,
+    label: str,
+    cost: Callable[[BenchmarkRow], float],
 ) -> None:
     """The metric of each row against a cost, numbered; the front is filled and joined."""
     metric = next(row.metric for row in rows if row.metrics)
@@ -146,11 +150,11 @@ def _number(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
         )
 
 
-def _latency(row: Row, batch: int) -> float:
+def _latency(row: BenchmarkRow, batch: int) -> float:
     speed = None if row.timing is None else row.timing.speeds.get(batch)
     return float("nan") if speed is None else speed.p50_ms
 
 
-def _throughput(row: Row, batch: int) -> float:
+def _throughput(row: BenchmarkRow, batch: int) -> float:
     speed = None if row.timing is None else row.timing.speeds.get(batch)
     return 0.0 if speed is None else speed.throughput

@@ -1,0 +1,160 @@
+"""Benchmark of model files: latency, throughput, memory and metrics of each, measured interleaved."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from dlcli.benchmark.accuracy import EvalGroup, RowMetrics, eval_groups, evaluate_rows
+from dlcli.benchmark.backends import check_backend
+from dlcli.benchmark.interleaved import InterleavedTimer, RunSpec, Timing
+from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow, with_comparisons
+from dlcli.card import Card
+from dlcli.config import BenchConfig, parse_names
+from dlcli.data.base import Inputs
+from dlcli.data.prepare import random_inputs
+from dlcli.errors import DlcliError
+from dlcli.events import Emit, Warned, ignore
+from dlcli.formats.base import FORMATS, recognize, require_extra, sniff_format
+from dlcli.runs.folder import RunFolder
+
+
+def artifacts_of(run: RunFolder) -> list[Path]:
+    """Return the files of a run's best model, in all formats, the original first.
+
+    Not other epochs, files named .failed and sidecar files. A file with a format's suffix counts even if
+    it cannot be read: its row says why.
+    """
+    suffixes = tuple(entry.suffix for _, entry in FORMATS.entries())
+    paths = []
+    for path in sorted(run.path.glob("best.*")):
+        if path.suffix == ".failed":
+            continue
+        try:
+            sniff_format(path)
+        except DlcliError:
+            if not path.name.endswith(suffixes):
+                continue
+        paths.append(path)
+    if not paths:
+        raise DlcliError(f"run {run.name} has no model yet: {run.best} does not exist")
+    return sorted(paths, key=lambda path: path != run.best)
+
+
+def benchmark(
+    paths: Sequence[Path], config: BenchConfig, *, trust: bool = False, emit: Emit = ignore
+) -> BenchmarkResult:
+    """Measure every file, torch models once for each backend. Raises: UsageError, DlcliError.
+
+    A row that fails has an ``error``; the others are measured all the same.
+    """
+    sizes = config.sizes
+    backends = parse_names(config.backends)
+    for backend in backends or ("",):
+        check_backend(backend, config.device)
+    known = [pair for path in paths for pair in _rows_of(path, backends, config.amp)]
+    rows = [row for row, _ in known]
+    cards = {number: card for number, (_, card) in enumerate(known) if card is not None}
+    groups = eval_groups([(n, rows[n].path, card) for n, card in cards.items()], config, emit)
+    inputs = _inputs(groups, cards, max(sizes))
+    jobs = [(_spec(rows[n], config, trust), inputs[n]) for n in cards]
+    with InterleavedTimer(jobs, sizes, threads=config.threads, emit=emit) as timer:
+        timer.run(seconds=config.seconds, rounds=config.rounds)
+        slots = {n: slot for slot, n in enumerate(cards)}
+        timings = timer.timings()
+        alive = {n: slot for n, slot in slots.items() if timings[slot].error is None}
+        metrics = evaluate_rows(timer, groups, alive, emit)
+        macs = _macs(timer, alive, cards, emit)
+        threads, busy_cores = timer.threads, timer.busy_cores
+    for n, slot in slots.items():
+        rows[n] = _measured(rows[n], timings[slot], metrics.get(n), macs.get(n))
+    return BenchmarkResult(
+        rows=tuple(with_comparisons(rows, groups, sizes)),
+        batch_sizes=sizes,
+        threads=threads,
+        seconds=config.seconds,
+        rounds=config.rounds,
+        split=", ".join(dict.fromkeys(group.data.split for group in groups)),
+        inputs="real" if groups else "random",
+        busy_cores=round(statistics.median(busy_cores), 2),
+    )
+
+
+def _rows_of(path: Path, backends: Sequence[str], amp: str) -> list[tuple[BenchmarkRow, Card | None]]:
+    """Return the rows of a file with what is known before it runs; no card where it cannot be read."""
+    size = path.stat().st_size if path.is_file() else 0
+    name = ""
+    try:
+        file = recognize(path)
+        name = file.format.name
+        require_extra(file.format)
+        card, size = file.card, file.size
+    except DlcliError as exc:
+        error = exc.message + (f" ({exc.hint})" if exc.hint else "")
+        return [(BenchmarkRow(path, name, "", "none", size, error=error), None)]
+    rows = [
+        BenchmarkRow(path, name, backend, amp if backend else "none", size, params=card.params)
+        for backend in (backends if file.format.trainable else ("",))
+    ]
+    return [(row, card) for row in rows]
+
+
+def _spec(row: BenchmarkRow, config: BenchConfig, trust: bool) -> RunSpec:
+    return RunSpec(row.path, row.backend or "eager", config.device, row.amp, trust)
+
+
+def _inputs(groups: Sequence[EvalGroup], cards: Mapping[int, Card], count: int) -> dict[int, Inputs]:
+    """Return the inputs each row is timed on: samples of its data, or noise; equal ones are shared."""
+    inputs: dict[int, Inputs] = {}
+    for group in groups:
+        inputs |= dict.fromkeys(group.rows, group.samples(count))
+    noise: dict[str, Inputs] = {}
+    for number, card in cards.items():
+        if number not in inputs:
+            key = card.task.input.model_dump_json()
+            if key not in noise:
+                noise[key] = random_inputs(card.task, count)
+            inputs[number] = noise[key]
+    return inputs
+
+
+def _macs(
+    timer: InterleavedTimer, slots: Mapping[int, int], cards: Mapping[int, Card], emit: Emit
+) -> dict[int, int]:
+    """Return the multiply-adds by row; an architecture that several rows share is counted once."""
+    counted: dict[str, int | None] = {}
+    by_row = {}
+    for number, slot in slots.items():
+        card = cards[number]
+        key = card.model_copy(update={"metrics": {}, "epoch": None, "parent": None}).to_json()
+        if key not in counted:
+            try:
+                counted[key] = timer.macs(slot)
+            except DlcliError as exc:
+                emit(Warned(f"the multiply-adds of {card.model.name} are not known: {exc.message}"))
+                counted[key] = None
+        if (macs := counted[key]) is not None:
+            by_row[number] = macs
+    return by_row
+
+
+def _measured(
+    row: BenchmarkRow, timing: Timing, metrics: RowMetrics | None, macs: int | None
+) -> BenchmarkRow:
+    error = timing.error
+    if error is None and timing.failed:
+        error = "; ".join(f"batch {size}: {reason}" for size, reason in timing.failed.items())
+    if metrics is None:
+        return replace(row, timing=timing, macs=macs, error=error)
+    return replace(
+        row,
+        timing=timing,
+        macs=macs,
+        metric=metrics.metric,
+        metrics=metrics.metrics,
+        agreement=metrics.agreement,
+        samples=metrics.samples,
+        error=error or metrics.error,
+    )
