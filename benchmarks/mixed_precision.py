@@ -29,8 +29,8 @@ from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
-from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import optimizer_step, set_train_mode
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import optimizer_step
 from dlcli.training.plan import Plan, make_plan
 from dlcli.training.readers import make_readers
 
@@ -83,19 +83,18 @@ class Variant:
             plan, RunFolder(folder), module, make_readers(plan, ALONE), device, ignore, ALONE
         ).job
         self.batch = next(self.job.batches.epoch(0))
-        self.progress = Progress(micro=self.job.micro)
         self.device = device
         self.peak_mib = 0.0
 
     def seconds(self, steps: int) -> float:
         """Seconds a step."""
-        set_train_mode(self.job.module)
+        set_train_mode(self.job.model.module)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             torch.cuda.synchronize(self.device)
         t0 = time.perf_counter()
         for _ in range(steps):
-            optimizer_step(self.job, self.batch, self.progress, self.batch.count)
+            optimizer_step(self.job, self.batch, self.batch.count)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             self.peak_mib = torch.cuda.max_memory_allocated(self.device) / 2**20

@@ -29,9 +29,10 @@ from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE, World, join
-from dlcli.training.loop.fit import FitJob, fit
+from dlcli.training.loop.fit import fit
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import set_train_mode
 from dlcli.training.plan import Plan, make_plan
 from dlcli.training.readers import make_readers
 from dlcli.zoo.forward import input_tensor
@@ -87,7 +88,7 @@ def bare_step(plan: Plan, device: torch.device) -> Callable[[], float]:
         pixels = torch.from_numpy(arrays[0]).to(device)
         order = torch.from_numpy(job.batches.order(0)).to(device)
         targets = torch.from_numpy(job.batches.reader.samples.targets).to(device)
-        module, optimizer, spec = job.module, job.optimizer, plan.task.input
+        module, optimizer, spec = job.model.module, job.optimizer, plan.task.input
         set_train_mode(module)
         t0 = time.perf_counter()
         for low, high in zip(job.batches.bounds, job.batches.bounds[1:], strict=False):

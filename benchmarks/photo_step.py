@@ -26,10 +26,11 @@ from dlcli.settings import merge, validate
 from dlcli.task import ImageInput
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
-from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.batch_plan import BatchPlan
+from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch, TrainBatches
-from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import optimizer_step, set_train_mode
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import optimizer_step
 from dlcli.training.plan import make_plan
 from dlcli.training.readers import make_readers
 
@@ -40,18 +41,18 @@ def random_batches(job: FitJob, size: int) -> Iterator[Batch]:
     pixels = torch.randint(0, 256, (size, spec.height, spec.width, 3), dtype=torch.uint8)
     targets = torch.randint(0, 10, (size,))
     while True:
-        yield Batch((pixels,), targets, np.arange(size), size)
+        yield Batch((pixels,), targets, np.arange(size), size, epoch=0, planned=size)
 
 
 def rate(job: FitJob, batches: Iterator[Batch], steps: int) -> float:
     """Images a second over ``steps`` steps; the first batch is waited for outside the clock."""
-    set_train_mode(job.module)
+    set_train_mode(job.model.module)
     first = next(batches)
-    optimizer_step(job, first, Progress(), len(first))
+    optimizer_step(job, first, len(first))
     t0, images = time.perf_counter(), 0
     for _ in range(steps):
         batch = next(batches)
-        optimizer_step(job, batch, Progress(), len(batch))
+        optimizer_step(job, batch, len(batch))
         images += len(batch)
     return images / (time.perf_counter() - t0)
 
@@ -79,7 +80,7 @@ def main() -> None:
 
         def feed(cache_bytes: int) -> TrainBatches:
             reader = PixelReader(kept, plan.task.input, workers=None, cache_bytes=cache_bytes)
-            return TrainBatches(reader, batch_size=args.batch_size, seed=0, device=cpu)
+            return TrainBatches(reader, BatchPlan(args.batch_size), seed=0, device=cpu)
 
         cached = feed(1 << 40)
         for _ in cached.epoch(0):

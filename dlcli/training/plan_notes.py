@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +9,9 @@ from torch import nn
 
 from dlcli.config import TrainConfig
 from dlcli.training.activation_checkpointing import saving_sentence
-from dlcli.training.distributed.world import World
-from dlcli.training.loop.fit import FitJob
-from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import micro_batches, set_train_mode
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import micro_batches
 from dlcli.training.plan import Plan
 from dlcli.zoo.forward import model_inputs
 
@@ -23,31 +21,20 @@ def notes_of(plan: Plan, job: FitJob) -> list[str]:
     notes = _overfit(plan, job)
     if plan.config.fit.grad_checkpointing != "none":
         notes.append(_saving(job))
-    notes += [*job.freezing.sentences, *_exactness(plan, job)]
+    notes += [*job.model.freezing.sentences, *_exactness(plan, job)]
     return [*notes, *_kept(plan.config), *_limits(plan.config)]
-
-
-def division(config: TrainConfig, world: World, micro: int) -> str:
-    """ "256 = 2 devices x 4 micro-batches x 32"; empty where nothing is divided."""
-    whole = config.fit.step_samples
-    parts = math.ceil(math.ceil(whole / world.size) / micro)
-    if world.size == 1 and parts == 1:
-        return ""
-    factors = [f"{world.size} devices"] if world.size > 1 else []
-    factors += [f"{parts} micro-batches"] if parts > 1 else []
-    exact = world.size * parts * micro == whole
-    return f"{whole} = {' x '.join(factors)} x {'' if exact else 'up to '}{micro}"
 
 
 def _exactness(plan: Plan, job: FitJob) -> Iterator[str]:
     """What dividing a batch changes after all."""
-    config, module, micro, size = plan.config, job.module, job.micro, job.world.size
-    divided = micro < config.fit.step_samples
+    module, synchronised, size = job.model.module, job.model.sync_batch_norm, job.world.size
+    whole, micro = job.batches.plan.global_batch, job.batches.plan.micro_batch
+    divided = micro < whole
     norms = any(map(is_batch_norm, module.modules()))
     if divided and norms:
-        seen = micro * size if job.synchronised else micro
-        if seen < config.fit.step_samples:
-            over = f" on {size} devices" if job.synchronised else ""
+        seen = micro * size if synchronised else micro
+        if seen < whole:
+            over = f" on {size} devices" if synchronised else ""
             each = f"each micro-batch{over}"
             yield f"batch norms see {seen} samples at a time ({each}), not the whole batch"
         else:
@@ -100,12 +87,12 @@ def _overfit(plan: Plan, job: FitJob) -> list[str]:
 def _saving(job: FitJob) -> str:
     """What gradient checkpointing saves, measured on one micro-batch."""
     batch = next(job.batches.epoch(0))
-    share = batch if len(batch) else job.batches.stand_in()
-    part = micro_batches(job, share, Progress())[0]
-    set_train_mode(job.module)
+    share = batch if len(batch) else job.batches.example()
+    part = micro_batches(job, share)[0]
+    set_train_mode(job.model.module)
     inputs = model_inputs(part.inputs, job.task)
     with job.precision.autocast():
-        return saving_sentence(job.module, inputs, lambda outputs: outputs.float().sum())
+        return saving_sentence(job.model.module, inputs, lambda outputs: outputs.float().sum())
 
 
 def is_batch_norm(module: nn.Module) -> bool:

@@ -9,6 +9,7 @@ from dlcli.data.images.reader import cache_budget
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.distributed.world import World
+from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.plan import Plan
 
@@ -38,9 +39,9 @@ def _first_batches(plan: Plan, count: int) -> Samples:
     balance = balance_plan(config.data.balance, plan.task, reader.samples.targets)
     batches = TrainBatches(
         reader,
+        BatchPlan(config.fit.step_samples),
         draw=balance.order,
         grouped=balance.grouped,
-        batch_size=config.fit.step_samples,
         seed=config.fit.seed,
         device=torch.device("cpu"),
     )

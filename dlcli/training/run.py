@@ -29,10 +29,11 @@ from dlcli.training.diagnostics.hints import Hints
 from dlcli.training.distillation import open_teacher
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import derive_seed, make_deterministic
-from dlcli.training.loop.epoch_end import settle
-from dlcli.training.loop.fit import FitJob, FitResult, fit
+from dlcli.training.loop.epoch_end import reopen
+from dlcli.training.loop.fit import FitResult, fit
+from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.state import Progress, TrainingState
-from dlcli.training.loop.step import OutOfMemory, largest_micro
+from dlcli.training.loop.step import OutOfMemory
 from dlcli.training.loop.timing import CheckpointEvery, parse_time
 from dlcli.training.losses import check_loss
 from dlcli.training.model_card import make_card
@@ -149,7 +150,7 @@ def train(
     try:
         return _train(plan, run, _with_hints(emit, run) if world.main else ignore, state, world)
     except OutOfMemory as exc:
-        write_json(run.micro, {"micro": exc.args[0]})
+        write_json(run.micro, {"micro": exc.micro_batch})
         raise
     except BaseException as exc:
         if world.main:
@@ -179,12 +180,11 @@ def _train(
         progress = state.progress
         if not state.same_optimizer(job.optimizer):
             warnings.append("another optimizer than before: it goes on without the former one's state")
-        if not state.restore(job.module, job.optimizer, job.scaler, job.averages, world.rank):
+        if not state.restore(
+            job.model.module, job.optimizer, job.scaler, job.model.averages, world.rank
+        ):
             torch.manual_seed(derive_seed(config.seed, world.rank, progress.step))
-        validated = progress.finished or progress.batch == 0
-        progress.finished, progress.reason = False, ""
-        if validated:
-            settle(progress, patience=config.patience, epochs=config.epochs, steps=job.total_steps)
+        reopen(job, progress)
     for message in warnings:
         emit(Warned(message))
     for split, reader in readers.items():
@@ -192,7 +192,7 @@ def _train(
             emit(Warned(f"{split}: {message}"))
     emit(started(plan, run, prepared, progress, device))
     if config.tensorboard and world.main:
-        emit(ModelReady(job.module, _example(job)))
+        emit(ModelReady(job.model.module, _example(job)))
     if world.main:
         _update_record(run, status="running", warnings=warnings)
     return _finish(plan, run, job, readers, fit(job, progress), warnings)
@@ -222,15 +222,14 @@ def _finish(
             reason=result.progress.reason,
             epochs_done=result.progress.epochs_begun,
             bad_samples=bad,
-            device=describe_device(job.precision.device),
+            device=describe_device(job.device),
             world_size=job.world.size,
-            micro_batch=largest_micro(job, result.progress),
+            micro_batch=job.batches.plan.micro_batch,
         )
         if bad:
             job.emit(Warned(_bad_sentence(bad, run)))
         if result.signum is None:
-            device = job.precision.device
-            best = open_checkpoint(recognize(run.best), Runtime(str(device)))
+            best = open_checkpoint(recognize(run.best), Runtime(str(job.device)))
             validation = evaluate(best.predict, readers["val"], plan.task, split="val")
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 
@@ -251,7 +250,7 @@ def _with_hints(emit: Emit, run: RunFolder) -> Emit:
 
 def _example(job: FitJob) -> tuple[torch.Tensor, ...]:
     """A small batch as the module takes it."""
-    batch = job.batches.stand_in()
+    batch = job.batches.example()
     return model_inputs(batch.inputs, job.task)
 
 
@@ -260,7 +259,7 @@ def started(
 ) -> RunStarted:
     """The plan of a run as an event, for screens and sinks."""
     job, config = prepared.job, plan.config
-    parameters = list(job.module.parameters())
+    parameters = list(job.model.module.parameters())
     return RunStarted(
         run=str(run.path),
         model=plan.model.name,

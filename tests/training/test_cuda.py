@@ -15,6 +15,7 @@ from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import open_artifact
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
+from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.loop.state import load_newest
 from dlcli.training.plan import make_plan, read_plan
@@ -87,7 +88,7 @@ def test_a_batch_of_a_split_on_the_device_waits_for_nothing() -> None:
     values = np.arange(64, dtype=np.float32).reshape(32, 2)
     samples = Samples(tuple(map(str, range(32))), np.arange(32, dtype=np.int64), Stacked(values))
     reader = ArrayReader(samples, (values,))
-    batches = TrainBatches(reader, batch_size=8, seed=0, device=torch.device("cuda"))
+    batches = TrainBatches(reader, BatchPlan(8), seed=0, device=torch.device("cuda"))
     next(batches.epoch(0))  # the split is put there
     torch.cuda.set_sync_debug_mode("error")
     try:

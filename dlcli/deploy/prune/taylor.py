@@ -9,6 +9,7 @@ import torch
 
 from dlcli.compress.channels.importance import Batches, Loss
 from dlcli.training.class_balance import balance_plan
+from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.losses import make_loss
 from dlcli.training.plan import Plan
@@ -26,7 +27,7 @@ def taylor_data(plan: Plan) -> tuple[Batches, Loss]:
     focal = balance.kind == "focal"
     summed_loss = make_loss(plan.task, config.loss, class_weights=balance.weights, focal=focal)
     loader = TrainBatches(
-        reader, batch_size=config.fit.step_samples, seed=config.fit.seed, device=device
+        reader, BatchPlan(config.fit.step_samples), seed=config.fit.seed, device=device
     )
 
     def batches() -> Iterator[tuple[tuple[torch.Tensor, ...], torch.Tensor]]:

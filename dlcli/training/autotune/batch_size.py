@@ -20,9 +20,9 @@ from dlcli.training.autotune.trial import (
     rehearsal,
     training_batches,
 )
-from dlcli.training.loop.fit import FitJob
-from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.plan import Plan
 from dlcli.training.readers import make_reader
 
@@ -127,15 +127,15 @@ def _try(plan: Plan, samples: Samples, size: int, budget: int) -> Trial:
 
 
 def _measure(job: FitJob, size: int, budget: int) -> Trial:
-    device, cuda = job.precision.device, job.precision.device.type == "cuda"
-    job.freezing.apply(job.module, 1.0)
-    set_train_mode(job.module)
-    progress = Progress(micro=job.micro)
-    batch = next(training_batches(job, progress))
+    device, cuda = job.device, job.device.type == "cuda"
+    job.model.freezing.apply(job.model.module, 1.0)
+    set_train_mode(job.model.module)
+    planned = job.batches.plan.micro_batch
+    batch = next(training_batches(job))
     peak = 0
     if not cuda:
-        part = micro_batches(job, batch, progress)[0]
-        peak = activation_bytes(job, part) + 4 * bytes_of(job.module.parameters())
+        part = micro_batches(job, batch)[0]
+        peak = activation_bytes(job, part) + 4 * bytes_of(job.model.module.parameters())
         if peak > budget:
             return Trial(size, False, peak)
     else:
@@ -144,13 +144,13 @@ def _measure(job: FitJob, size: int, budget: int) -> Trial:
     # The first one warms up, and makes the optimizer's state. Short ones scatter, so there are more.
     while len(times) <= _TIMED or sum(times[1:]) < _SHORTEST_S:
         t0 = time.perf_counter()
-        optimizer_step(job, batch, progress, batch.count * job.world.size)
+        optimizer_step(job, batch, batch.count * job.world.size)
         if cuda:
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - t0)
     if cuda:
         peak = torch.cuda.max_memory_allocated(device)
-    whole = progress.micro == job.micro  # else memory ran out, and the step was done in smaller parts
+    whole = job.batches.plan.micro_batch == planned  # otherwise memory ran out
     return Trial(size, whole and peak <= budget, peak, len(batch) / min(times[1:]))
 
 

@@ -13,9 +13,10 @@ from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.training.autotune.memory import MemoryEstimate, estimate_memory
 from dlcli.training.autotune.resolve import resolve_auto
 from dlcli.training.autotune.trial import Rehearsal, rehearsal, training_batches
-from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.loop.timing import parse_time
 from dlcli.training.optim.schedule import lr_factor
 from dlcli.training.plan import Plan
@@ -82,7 +83,7 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
     with rehearsal(plan, share=True, summary=True, emit=keep) as made:
         job = made.job
         assert made.summary is not None
-        event = started(plan, made.run, made.prepared, Progress(), job.precision.device)
+        event = started(plan, made.run, made.prepared, Progress(), job.device)
         memory, peak = _memory(job)
         return DryRun(
             plan=plan,
@@ -91,7 +92,7 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
             memory=memory,
             peak=peak,
             schedule=_schedule(job),
-            thaws=tuple(_first_step(share, job.total_steps) for share in job.freezing.changes()),
+            thaws=tuple(_first_step(share, job.total_steps) for share in job.model.freezing.changes()),
             time=_time(made),
             warnings=tuple(dict.fromkeys([*plan.warnings, *made.said, *_of_readers(made), *warnings])),
         )
@@ -99,31 +100,29 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
 
 def _memory(job: FitJob) -> tuple[MemoryEstimate, int | None]:
     """What a step keeps when every layer trains that ever will; the measured peak on CUDA."""
-    device = job.precision.device
-    job.freezing.apply(job.module, 1.0)
-    set_train_mode(job.module)
-    progress = Progress(micro=job.micro)
-    batch = next(training_batches(job, progress))
+    device = job.device
+    job.model.freezing.apply(job.model.module, 1.0)
+    set_train_mode(job.model.module)
+    batch = next(training_batches(job))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    optimizer_step(job, batch, progress, batch.count * job.world.size)
+    optimizer_step(job, batch, batch.count * job.world.size)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    part = micro_batches(job, batch, progress)[0]
+    part = micro_batches(job, batch)[0]
     return estimate_memory(job, batch, part), peak
 
 
 def _time(made: Rehearsal) -> TimeEstimate:
     """Single steps with the layers that train at first, reading included, and a batch of evaluation."""
     job, config = made.job, made.plan.config.fit
-    job.freezing.apply(job.module, 0.0)
-    set_train_mode(job.module)
-    progress = Progress(micro=job.micro)
-    batches = training_batches(job, progress)
+    job.model.freezing.apply(job.model.module, 0.0)
+    set_train_mode(job.model.module)
+    batches = training_batches(job)
     steps: list[float] = []
     for _ in range(1 + TIMED_STEPS):
         t0 = time.perf_counter()
         batch = next(batches)
-        optimizer_step(job, batch, progress, batch.count * job.world.size)
+        optimizer_step(job, batch, batch.count * job.world.size)
         _wait(job)
         steps.append(time.perf_counter() - t0)
     batches.close()
@@ -144,20 +143,20 @@ def _evaluation(made: Rehearsal) -> float:
     job, reader = made.job, made.readers["val"]
     size = min(default_batch_size(job.task), len(reader))
     where = torch.arange(size).numpy()
-    job.module.eval()
+    job.model.module.eval()
     seconds = 0.0
     for _ in range(2):
         t0 = time.perf_counter()
         inputs, kept = reader.read(where)
         if len(kept):
-            predict(job.module, inputs, job.task, job.precision.device)
+            predict(job.model.module, inputs, job.task, job.device)
         seconds = time.perf_counter() - t0
     return seconds / size
 
 
 def _wait(job: FitJob) -> None:
     """Until the device has done what it was given."""
-    if job.precision.device.type != "cpu":
+    if job.device.type != "cpu":
         torch.accelerator.synchronize()
 
 

@@ -21,11 +21,11 @@ from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, Noted
-from dlcli.training.autotune.trial import loss_of, rehearsal, training_batches
-from dlcli.training.loop.fit import FitJob
+from dlcli.training.autotune.trial import rehearsal, training_batches
+from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
-from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.optim.make import set_lr
 from dlcli.training.plan import Plan
 from dlcli.zoo.forward import place
@@ -87,7 +87,7 @@ def find_lr(plan: Plan, emit: Emit) -> LrSweep:
         job = made.job
         steps = max(FEWEST_STEPS, min(MOST_STEPS, job.total_steps))
         first, _ = plan.build()
-        rates, losses = _sweep(job, place(first, job.precision.device), steps, emit)
+        rates, losses = _sweep(job, place(first, job.device), steps, emit)
     return suggest(rates, losses)
 
 
@@ -99,26 +99,25 @@ def _sweep(job: FitJob, first: nn.Module, steps: int, emit: Emit) -> tuple[list[
     rates: list[float] = []
     losses: list[float] = []
     untrained: list[float] = []
-    progress = Progress(micro=job.micro)
-    set_train_mode(job.module)
-    job.freezing.apply(first, 0.0)
+    set_train_mode(job.model.module)
+    job.model.freezing.apply(first, 0.0)
     set_train_mode(first)
     lowest, mean, weight = math.inf, 0.0, 0.0
     t0 = time.perf_counter()
-    batches = training_batches(job, progress)
+    batches = training_batches(job)
     for rate, batch in zip(np.geomspace(LOWEST, HIGHEST, steps).tolist(), batches, strict=False):
         set_lr(job.optimizer, rate)
-        taken = optimizer_step(job, batch, progress, batch.count)
-        loss = float(taken.loss_sum) / max(float(taken.count), 1.0)
+        output = optimizer_step(job, batch, batch.count)
+        loss = float(output.loss_sum) / max(float(output.count), 1.0)
         if not math.isfinite(loss):
             break
-        if not bool(taken.finite):
+        if not bool(output.updated):
             if job.scaler.is_enabled():
                 continue  # fp16 finds its scale in the first steps, and makes no update until then
             break
         rates.append(rate)
         losses.append(loss)
-        untrained.append(_loss(job, first, batch, progress))
+        untrained.append(_loss(job, first, batch))
         mean, weight = 0.8 * mean + 0.2 * loss, 0.8 * weight + 0.2
         lowest = min(lowest, mean / weight)
         if mean / weight > STOP_AT * lowest:
@@ -133,10 +132,10 @@ def _sweep(job: FitJob, first: nn.Module, steps: int, emit: Emit) -> tuple[list[
 
 
 @torch.no_grad()
-def _loss(job: FitJob, module: nn.Module, batch: Batch, progress: Progress) -> float:
+def _loss(job: FitJob, module: nn.Module, batch: Batch) -> float:
     """The mean loss of a batch, in micro-batches, in training mode."""
-    sums = [loss_of(job, module, part, progress.epoch) for part in micro_batches(job, batch, progress)]
-    return float(sum(loss for loss, _ in sums)) / max(float(sum(count for _, count in sums)), 1.0)
+    sums = [job.objective(module, part) for part in micro_batches(job, batch)]
+    return float(sum(s.loss for s in sums)) / max(float(sum(s.count for s in sums)), 1.0)
 
 
 def suggest(rates: list[float], losses: list[float]) -> LrSweep:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from dlcli.training.activation_checkpointing import saved_bytes
-from dlcli.training.autotune.trial import loss_of
-from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 
 
@@ -49,10 +48,10 @@ def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
     """
     state = job.optimizer.state.values()
     return MemoryEstimate(
-        weights=bytes_of([*job.module.parameters(), *job.module.buffers()]),
-        gradients=bytes_of(p for p in job.module.parameters() if p.requires_grad),
+        weights=bytes_of([*job.model.module.parameters(), *job.model.module.buffers()]),
+        gradients=bytes_of(p for p in job.model.module.parameters() if p.requires_grad),
         optimizer=bytes_of(t for found in state for t in found.values() if torch.is_tensor(t)),
-        averages=bytes_of(t for kept in job.averages.values() for t in kept.tensors().values()),
+        averages=bytes_of(t for kept in job.model.averages.values() for t in kept.tensors().values()),
         batch=bytes_of([*batch.inputs, batch.targets]),
         activations=activation_bytes(job, part),
         micro=len(part),
@@ -61,7 +60,7 @@ def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
 
 def activation_bytes(job: FitJob, part: Batch) -> int:
     """Bytes that a backward pass over a micro-batch needs; it costs one forward pass."""
-    return saved_bytes(lambda: loss_of(job, job.forward, part, 0)[0])
+    return saved_bytes(lambda: job.objective(job.model.forward, part).loss)
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:

@@ -6,9 +6,10 @@ The learning rate finder, the batch size finder and ``--dry-run`` work on one.
 from __future__ import annotations
 
 import gc
+import itertools
 import tempfile
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,20 +19,17 @@ import torch
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import Reader
-from dlcli.errors import DlcliError
 from dlcli.events import Emit, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.training.build_job import Prepared, make_job
 from dlcli.training.distributed.ranks import machines, ranks_wanted
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import make_deterministic, preserved_rng
-from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
-from dlcli.training.loop.state import Progress
 from dlcli.training.plan import Plan
 from dlcli.training.readers import make_readers
 from dlcli.zoo.device import resolve_device
-from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.summary import Summary, summarize
 
 
@@ -87,37 +85,19 @@ def rehearsal(
     free_memory(device)
 
 
-def training_batches(job: FitJob, progress: Progress) -> Generator[Batch, None, None]:
-    """Batches of one epoch after the other without end; ``progress`` says which it is.
+def training_batches(job: FitJob) -> Generator[Batch, None, None]:
+    """Usable batches of one epoch after the other without end.
 
     Raises: DlcliError when no batch can be trained on.
     """
-    while True:
-        found = False
-        for number, batch in enumerate(job.batches.epoch(progress.epoch)):
-            if job.batches.usable(number, len(batch) * job.world.size):
-                progress.batch = number
-                found = True
+    for epoch in itertools.count():
+        usable = False
+        for batch in job.batches.epoch(epoch):
+            if batch.is_usable(len(batch) * job.world.size):
+                usable = True
                 yield batch
-        if not found:
-            reader = job.batches.reader
-            first = next((f"; {name}: {reason}" for name, reason in reader.bad.items()), "")
-            raise DlcliError(f"none of the {len(reader)} samples of the train split can be used{first}")
-        progress.epoch += 1
-
-
-def loss_of(
-    job: FitJob, forward: Callable[..., torch.Tensor], part: Batch, epoch: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss sum and count of a micro-batch as a step of ``epoch`` has them, by any ``forward``."""
-    inputs, targets = part.inputs, part.targets
-    if job.augment is not None:
-        pixels, targets = job.augment(inputs[0], targets, part.indices, epoch)
-        inputs = (pixels,)
-    taught = () if job.teacher is None else (job.teacher(inputs),)
-    with job.precision.autocast():
-        outputs = forward(*model_inputs(inputs, job.task))
-    return job.loss(outputs.float(), targets, *taught)
+        if not usable:
+            raise job.batches.unreadable()
 
 
 def free_memory(device: torch.device) -> None:

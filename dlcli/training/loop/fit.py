@@ -1,93 +1,34 @@
 """The training loop. It knows tensors, counters and events; it knows no files and no terminal.
 
-Several processes run this same loop, each on its share of every batch. Whatever one of them wishes
+Several processes run this same loop, each on its share of every batch. Whatever one of them wants
 (to stop, to save, to log) is agreed on between two steps, so all of them do it at the same step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
-
-from dlcli.config import FitConfig, OptimConfig
-from dlcli.evaluation.metrics import EvalResult
-from dlcli.events import Emit, RunFinished
-from dlcli.task import TaskSpec
-from dlcli.training.augmentation.augment import Augment
-from dlcli.training.distillation import Teacher
-from dlcli.training.distributed.world import World
-from dlcli.training.loop.epoch_end import end_epoch, finish_mean
-from dlcli.training.loop.epoch_stats import Tally
+from dlcli.errors import DlcliError
+from dlcli.events import CheckpointSaved, EpochDone, RunFinished, StepDone
+from dlcli.training.loop.epoch_end import (
+    advance,
+    check_weights,
+    diverged,
+    finish_swa,
+    validate_epoch,
+)
+from dlcli.training.loop.epoch_stats import EpochStats, training_metrics
 from dlcli.training.loop.interrupt import StopGuard, StopRequested
-from dlcli.training.loop.loader import Batch, TrainBatches
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.loader import Batch
+from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import optimizer_step, set_train_mode
-from dlcli.training.loop.timing import Clock
-from dlcli.training.optim.freezing import Freezing
+from dlcli.training.loop.step import optimizer_step
+from dlcli.training.loop.timing import Timing
 from dlcli.training.optim.make import set_lr
 from dlcli.training.optim.schedule import lr_factor
-from dlcli.training.precision import Precision
-from dlcli.training.pruning_masks import Masks
-from dlcli.training.sync_batchnorm import RunningStatistics
-from dlcli.training.weight_averaging import WeightAverage
-
-
-@dataclass
-class FitJob:
-    """Everything that `fit` works on. The callables are how it reaches files and other processes.
-
-    ``forward`` is ``module`` as a training step calls it: wrapped, compiled; ``remake`` makes it anew
-    when layers begin to train. ``loss`` takes answers, targets and, with a ``teacher``, its answers.
-    ``micro`` is the largest micro-batch that was asked for; ``synchronised`` whether batch norms see the
-    samples of all processes.
-    """
-
-    run: str
-    module: nn.Module
-    forward: Callable[..., torch.Tensor]
-    remake: Callable[[], Callable[..., torch.Tensor]]
-    task: TaskSpec
-    world: World
-    batches: TrainBatches
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    precision: Precision
-    config: FitConfig
-    optim: OptimConfig
-    micro: int
-    synchronised: bool
-    loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-    teacher: Teacher | None
-    augment: Augment | None
-    freezing: Freezing
-    averages: Mapping[str, WeightAverage]  # "ema", "swa"
-    masks: Masks | None  # zeros of pruned weights, which stay
-    monitor: str
-    validate: Callable[[Callable[[], None]], EvalResult]  # its argument may raise StopRequested
-    save_model: Callable[[str, EvalResult, int], str]  # name, metrics, epoch; the path written
-    drop_model: Callable[[str], None]
-    save_state: Callable[[Progress], str]
-    watch: Callable[[Progress], None]  # pictures and histograms, after an epoch
-    emit: Emit
-    statistics: RunningStatistics = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.statistics = RunningStatistics(self.module)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the run, which its schedule spans."""
-        steps = len(self.batches) * self.config.epochs
-        return min(steps, self.config.max_steps or steps)
-
-    @property
-    def counts_hits(self) -> bool:
-        """Whether a training sample has one class, so that an answer can be right."""
-        return self.task.kind == "classification" and not (self.augment and self.augment.mixes)
+from dlcli.zoo.device import peak_memory_mib
 
 
 @dataclass(frozen=True)
@@ -98,13 +39,6 @@ class FitResult:
     signum: int | None = None
 
 
-class _Stopped(Exception):
-    """All processes agreed to stop after a signal."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-
-
 def fit(job: FitJob, progress: Progress) -> FitResult:
     """Train from ``progress`` to the last epoch, an early stop, a limit or a signal.
 
@@ -112,103 +46,228 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     DlcliError when training diverges, no sample can be read or memory runs out for a single sample;
     the states saved before stay.
     """
-    clock = Clock(job, progress)
-    if job.masks is not None:
-        job.masks.take()
-    # A run may go on behind the last step of an epoch, whose rate is told after validation.
-    clock.lr = _rate(job, progress, max(progress.step - 1, 0))
-    with StopGuard() as guard:
-        try:
-            while not progress.finished:
-                tally = _train_epoch(job, progress, clock, guard)
-                if progress.batch:  # else its time was up before the epoch's first step
-                    end_epoch(job, progress, clock, guard, tally)
-            finish_mean(job, progress, guard)
-            if not progress.bad_streak:
-                clock.save(progress)
-        except (_Stopped, StopRequested) as stop:
-            clock.read(progress)
-            clock.save(progress)
-            return FitResult(progress, stop.signum if isinstance(stop, _Stopped) else guard.signum)
-    job.emit(
-        RunFinished(
-            run=job.run,
-            step=progress.step,
-            epochs_done=progress.epochs_begun,
-            monitor=job.monitor,
-            best=progress.best if progress.best is not None else math.nan,
-            best_epoch=progress.best_epoch,
-            elapsed_s=progress.elapsed_s,
-            stopped_early=progress.stopped_early,
-            reason=progress.reason,
+    signum = Trainer(job, progress).run()
+    if signum is None:
+        job.emit(
+            RunFinished(
+                run=job.files.run,
+                step=progress.step,
+                epochs_done=progress.epochs_begun,
+                monitor=job.monitor,
+                best=progress.best if progress.best is not None else math.nan,
+                best_epoch=progress.best_epoch,
+                elapsed_s=progress.elapsed_s,
+                stopped_early=progress.stopped_early,
+                reason=progress.reason,
+            )
         )
-    )
-    return FitResult(progress)
+    return FitResult(progress, signum)
 
 
-def _train_epoch(job: FitJob, progress: Progress, clock: Clock, guard: StopGuard) -> Tally:
-    """The steps of the current epoch from its current batch on, as far as the run may go."""
-    _thaw(job, progress)
-    set_train_mode(job.module)
-    tally = Tally(progress, job)
-    clock.start_epoch(progress)
-    for batch in job.batches.epoch(progress.epoch, start=progress.batch):
-        if progress.step >= job.total_steps:
-            break
-        total, readable = _between_steps(job, progress, clock, guard, tally, batch)
-        if progress.finished:
-            break
-        clock.lr = _rate(job, progress, progress.step)
-        set_lr(job.optimizer, clock.lr)
-        if _thaw(job, progress):
-            set_train_mode(job.module)
-        if job.batches.usable(progress.batch, readable):
-            tally.add(optimizer_step(job, batch, progress, total), len(batch), progress)
-            if job.masks is not None:
-                job.masks.hold()
-            if "ema" in job.averages:
-                job.averages["ema"].update(job.module)
-        progress.step += 1
-        progress.batch += 1
-    clock.tell(progress, tally)
-    return tally
+class _Stopped(Exception):
+    """All processes agreed to stop after a signal."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
 
 
-def _between_steps(
-    job: FitJob, progress: Progress, clock: Clock, guard: StopGuard, tally: Tally, batch: Batch
-) -> tuple[float, int]:
-    """Agree on the next step and do what is due before it: log, save, stop.
+class Trainer:
+    """A run while it trains: its counters, its timing and the signals that may stop it.
 
-    Gives the count that the next step's loss is divided by and its readable samples, over all
-    processes. Raises: _Stopped after a signal; DlcliError.
+    ``lr`` and ``grad_norm`` are those of the last step that was logged.
     """
-    log, save, out_of_time = clock.due(progress) if job.world.main else (False, False, False)
-    job.world.note(progress.step)
-    signum = guard.signum or 0  # read once: what is saved below must have been asked for
-    total, readable, signals, signums, log_due, save_due, time_due = job.world.sum(
-        batch.count, len(batch), signum > 0, signum, log, save, out_of_time
-    )
-    done = progress.step > clock.told  # since the last time, or since the run went on
-    if done and (log_due or save_due or signals or time_due):
-        clock.tell(progress, tally)
-    if signals:
-        raise _Stopped(round(signums / signals))
-    if time_due:
-        progress.finished, progress.reason = True, "time"
-    elif save_due and done and not progress.bad_streak:  # bad steps may end the run
-        clock.save(progress)
-    return total, int(readable)
 
+    def __init__(self, job: FitJob, progress: Progress) -> None:
+        self.job = job
+        self.progress = progress
+        self.timing = Timing(job.config, progress, job.total_steps)
+        self.guard = StopGuard()
+        # A run may resume after the last step of an epoch, whose rate is reported after validation.
+        self.lr = self._learning_rate(max(progress.step - 1, 0))
+        self.grad_norm = math.nan
+        self.logged_step = progress.step
+        job.batches.plan = job.batches.plan.limited(progress.micro)
+        if job.model.masks is not None:
+            job.model.masks.take()
 
-def _rate(job: FitJob, progress: Progress, step: int) -> float:
-    """The learning rate of an optimizer step."""
-    factor = lr_factor(step, job.total_steps, len(job.batches), job.optim, progress.plateau.factor)
-    return job.optim.peak_lr * factor
+    def run(self) -> int | None:
+        """Train to the end; returns the signal that stopped the run, or None."""
+        progress = self.progress
+        with self.guard:
+            try:
+                while not progress.finished:
+                    stats = self._train_epoch()
+                    if progress.batch:  # otherwise the time was up before the epoch's first step
+                        self._end_epoch(stats)
+                finish_swa(self.job, progress, self._check_stop)
+                if not progress.bad_streak:
+                    self._save_state()
+            except (_Stopped, StopRequested) as stop:
+                self._save_state()
+                return stop.signum if isinstance(stop, _Stopped) else self.guard.signum
+        return None
 
+    def _train_epoch(self) -> EpochStats:
+        """Train on the current epoch from its current batch on, to its end or the end of the run."""
+        job, progress = self.job, self.progress
+        self._unfreeze()
+        set_train_mode(job.model.module)
+        stats = EpochStats(progress, job.device, main=job.world.main)
+        self.timing.start_epoch(progress)
+        for batch in job.batches.epoch(progress.epoch, start=progress.batch):
+            if progress.step >= job.total_steps:
+                break
+            total, readable = self._between_steps(stats, batch)
+            if progress.finished:
+                break
+            self.lr = self._learning_rate(progress.step)
+            set_lr(job.optimizer, self.lr)
+            if self._unfreeze():
+                set_train_mode(job.model.module)
+            if batch.is_usable(readable):
+                stats.add(optimizer_step(job, batch, total), len(batch))
+                progress.micro = job.batches.plan.memory_limit
+                self._check_bad_streak(stats.known_bad_streak)
+                job.model.after_update()
+            progress.step += 1
+            progress.batch += 1
+        self._log_step(stats)
+        return stats
 
-def _thaw(job: FitJob, progress: Progress) -> bool:
-    """Let the layers train whose time has come; whether there were any."""
-    changed: bool = job.freezing.apply(job.module, progress.step / job.total_steps)
-    if changed:
-        job.forward = job.remake()
-    return changed
+    def _between_steps(self, stats: EpochStats, batch: Batch) -> tuple[float, int]:
+        """Agree with the other processes on what is due before the next step (log, save, stop); do it.
+
+        Returns the loss's count and the readable samples of the next step over all processes. Raises:
+        _Stopped after a signal; DlcliError.
+        """
+        progress, world = self.progress, self.job.world
+        due = self.timing.due(progress.step) if world.main else (False, False, False)
+        world.note(progress.step)
+        signum = self.guard.signum or 0  # read once: it may come at any moment
+        total, readable, signals, signums, log_due, save_due, time_due = world.sum(
+            batch.count, len(batch), signum > 0, signum, *due
+        )
+        trained = progress.step > self.logged_step  # since the last log, or since the resume
+        if trained and (log_due or save_due or signals or time_due):
+            self._log_step(stats)
+        if signals:
+            raise _Stopped(round(signums / signals))
+        if time_due:
+            progress.finished, progress.reason = True, "time"
+        elif save_due and trained and not progress.bad_streak:  # skipped steps may end the run
+            self._save_state()
+        return total, int(readable)
+
+    def _end_epoch(self, stats: EpochStats) -> None:
+        """Validate, keep the best model, go to the next epoch or to the end, save what is due."""
+        job, progress = self.job, self.progress
+        if not progress.seen:
+            raise job.batches.unreadable()
+        if stats.steps and progress.bad_streak >= stats.steps:
+            raise self._diverged(progress.bad_streak)
+        check_weights(job, progress)
+        epoch_s, samples_per_s = self.timing.epoch_speed(progress)
+        loss, accuracy = training_metrics(progress, accuracy=job.objective.counts_correct)
+        result, best = validate_epoch(job, progress, self._check_stop)
+        progress.elapsed_s = self.timing.elapsed()
+        job.emit(
+            EpochDone(
+                epoch=progress.epoch + 1,
+                epochs=job.config.epochs,
+                step=progress.step,
+                loss=loss,
+                accuracy=accuracy,
+                lr=self.lr,
+                val=result.metrics,
+                monitor=job.monitor,
+                improved=best,
+                samples_per_s=samples_per_s,
+                epoch_s=epoch_s,
+                elapsed_s=progress.elapsed_s,
+                grad_norm=self._finite_grad_norm,
+                skipped=progress.skipped,
+            )
+        )
+        job.snapshot(progress)
+        advance(job, progress)
+        self._after_epoch()
+
+    def _after_epoch(self) -> None:
+        """Stop when the time is up, or save the state when that is due. Raises: StopRequested."""
+        progress, world = self.progress, self.job.world
+        save_due, time_due = world.sum(
+            world.main and self.timing.epoch_save_due(progress),
+            world.main and self.timing.out_of_time(),
+        )
+        if progress.finished:  # `run` saves what is left to save
+            return
+        if time_due:
+            progress.finished, progress.reason = True, "time"
+            return
+        if save_due and not progress.bad_streak:
+            self._save_state()
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        """Raises: StopRequested after a signal. In a group all stop together, between two steps."""
+        if self.job.world.size == 1:
+            self.guard.check()
+
+    def _log_step(self, stats: EpochStats) -> None:
+        """Add up the statistics of all processes and emit the last step, unless that was done."""
+        job, progress = self.job, self.progress
+        stats.write(progress, job.world)
+        self._check_bad_streak(progress.bad_streak)
+        progress.elapsed_s = self.timing.elapsed()
+        if progress.step == self.logged_step:
+            return
+        self.logged_step, self.grad_norm = progress.step, float(stats.grad_norm)
+        loss, accuracy = training_metrics(progress, accuracy=job.objective.counts_correct)
+        job.emit(
+            StepDone(
+                step=progress.step,
+                total_steps=job.total_steps,
+                epoch=progress.epoch + 1,
+                epochs=job.config.epochs,
+                step_in_epoch=progress.batch,
+                steps_per_epoch=len(job.batches),
+                loss=loss,
+                accuracy=accuracy,
+                lr=self.lr,
+                samples_per_s=self.timing.epoch_speed(progress)[1],
+                elapsed_s=progress.elapsed_s,
+                eta_s=self.timing.eta(progress),
+                memory_mib=peak_memory_mib(job.device),
+                grad_norm=self._finite_grad_norm,
+                skipped=progress.skipped,
+            )
+        )
+
+    def _save_state(self) -> None:
+        job, progress = self.job, self.progress
+        progress.elapsed_s = self.timing.elapsed()
+        path = job.files.save_state(replace(progress))
+        self.timing.saved(progress.step)
+        job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
+
+    def _learning_rate(self, step: int) -> float:
+        job, plateau = self.job, self.progress.plateau
+        factor = lr_factor(step, job.total_steps, len(job.batches), job.optim, plateau.factor)
+        return job.optim.peak_lr * factor
+
+    def _unfreeze(self) -> bool:
+        """Unfreeze the layers whose time has come; True if any changed."""
+        return self.job.model.unfreeze(self.progress.step / self.job.total_steps)
+
+    @property
+    def _finite_grad_norm(self) -> float | None:
+        return self.grad_norm if math.isfinite(self.grad_norm) else None
+
+    def _check_bad_streak(self, streak: int) -> None:
+        """Raises: Diverged after too many skipped steps in a row."""
+        if streak >= self.job.config.max_bad_steps:
+            raise self._diverged(streak)
+
+    def _diverged(self, streak: int) -> DlcliError:
+        evidence = f"the gradient was not finite in the last {streak} steps"
+        return diverged(evidence, self.progress, self.job.files.run)

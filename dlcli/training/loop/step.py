@@ -9,99 +9,90 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.events import Warned
-from dlcli.training.loop.loader import Batch, portions
-from dlcli.training.loop.state import Progress
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.loader import Batch
+from dlcli.training.loop.objective import LossSums
 from dlcli.zoo.forward import model_inputs
-
-if TYPE_CHECKING:
-    from dlcli.training.loop.fit import FitJob
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What a step gives back, on the device: sums over this process's samples, and the gradient's norm.
+class StepOutput:
+    """The result of a step, on the device.
 
-    ``hits`` are the samples whose class is right, where samples have one. ``finite`` is whether the
-    update was made: a bool where that costs nothing to know, else a tensor.
+    ``loss_sum``, ``count`` and ``correct`` are sums over this process's samples; ``grad_norm`` is the
+    gradient's norm before clipping. ``updated`` is whether the weights were updated: a bool where that
+    is known without waiting for the device, else a tensor.
     """
 
     loss_sum: torch.Tensor
     count: torch.Tensor
-    hits: torch.Tensor
+    correct: torch.Tensor
     grad_norm: torch.Tensor
-    finite: bool | torch.Tensor
+    updated: bool | torch.Tensor
 
 
 class OutOfMemory(Exception):
-    """A process of several ran out of memory; the group starts again with smaller micro-batches."""
+    """A process of a group ran out of memory; the group starts again with smaller micro-batches."""
+
+    def __init__(self, micro_batch: int) -> None:
+        super().__init__(micro_batch)
+        self.micro_batch = micro_batch
 
 
-def optimizer_step(job: FitJob, batch: Batch, progress: Progress, total: float) -> Taken:
-    """Forward, backward and update for one batch; ``total`` is the count over all processes.
+def optimizer_step(job: FitJob, batch: Batch, total: float) -> StepOutput:
+    """Forward, backward and update for one batch; ``total`` is the loss's count over all processes.
 
-    When memory runs out, the micro-batches are halved and the gradient is computed again, so that the
-    batch stays what it was; that is told, and kept in ``progress.micro``. Where the gradient is no
-    finite number, neither weights nor running statistics change. Raises: DlcliError when a single sample
-    or the optimizer's state is too much, `OutOfMemory` in a group.
+    When memory runs out, the micro-batches are halved (in ``job.batches.plan``) and the gradient is
+    computed again; the batch stays the same. With a gradient that is not finite neither weights nor
+    running statistics change. Raises: DlcliError when memory is too small for a single sample or for the
+    optimizer's state; `OutOfMemory` in a group.
     """
-    job.statistics.keep()
+    statistics = job.model.running_statistics
+    statistics.keep()
     while True:
         try:
-            loss, count, hits = _gradient(job, batch, progress, total)
+            sums = _gradient(job, batch, total)
             break
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
             if not is_out_of_memory(exc):
                 raise
-            _halve(job, batch, progress, exc)
-        job.statistics.put_back()  # no pass counts twice
+            _halve_micro_batches(job, batch, exc)
+        statistics.put_back()  # no pass counts twice
     try:
-        norm, finite = _update(job)
+        norm, updated = _update(job)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
         if not is_out_of_memory(exc):
             raise
-        # Some weights may have moved already, so this step cannot be done again.
+        # Some weights may be updated already, so this step cannot be repeated.
         raise DlcliError(
-            f"{job.precision.device} has no memory left for the state of {job.optim.optimizer} at step "
-            f"{progress.step}",
-            hint="use an optimizer that keeps less, such as --optimizer momentum or sgd, or a smaller "
-            "model; smaller batches do not help here",
+            f"{job.device} has no memory left for the state of {job.optim.optimizer}",
+            hint="use an optimizer with a smaller state, such as --optimizer momentum or sgd, or a "
+            "smaller model; smaller batches do not help here",
         ) from exc
-    if finite is not True:
-        job.statistics.put_back(unless=finite)
-    return Taken(loss, count, hits, norm, finite)
+    if updated is not True:
+        statistics.put_back(unless=updated)
+    return StepOutput(sums.loss, sums.count, sums.correct, norm, updated)
 
 
-def largest_micro(job: FitJob, progress: Progress) -> int:
-    """The largest micro-batch: as the settings say, or less where memory ran out."""
-    return min(progress.micro or job.micro, job.micro)
+def micro_batches(job: FitJob, batch: Batch) -> list[Batch]:
+    """The micro-batches of a process's share.
 
-
-def micro_batches(job: FitJob, batch: Batch, progress: Progress) -> list[Batch]:
-    """The parts that a batch is computed in, which depend on what was planned, not on what is readable.
-
-    Of several processes each has as many, since they wait for each other in each; some may then be
-    empty. A batch that took in a last sample is not divided for that one's sake.
+    In a group every process has as many, since they wait for each other in each; some may be empty.
     """
-    size, mirrored = job.world.size, job.batches.mirrored
-    micro = largest_micro(job, progress)
-    share = min(job.batches.largest_share(progress.batch), math.ceil(job.config.step_samples / size))
-    count = math.ceil(share / micro)
-    if micro > 1:  # a part of one sample has no batch statistics
-        count = min(count, max(share // 2, 1))
-    parts = [batch.take(p) for p in portions(len(batch), count, mirrored=mirrored)]
-    return parts if size > 1 else [part for part in parts if len(part)]
+    plan = job.batches.plan
+    parts = [batch.take(positions) for positions in plan.micro_batches(len(batch), batch.planned)]
+    return parts if plan.world_size > 1 else [part for part in parts if len(part)]
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Whether an error means that memory ran out; a CPU's allocator says so in words only."""
+    """Whether an error means that memory ran out; the CPU's allocator says so in its message only."""
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(exc, RuntimeError) and (
@@ -111,70 +102,47 @@ def is_out_of_memory(exc: BaseException) -> bool:
     )
 
 
-def _gradient(
-    job: FitJob, batch: Batch, progress: Progress, total: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradient of a batch, in the parameters; loss sum, count and hits of this process's samples."""
+def _gradient(job: FitJob, batch: Batch, total: float) -> LossSums:
+    """Accumulate the gradient of a batch in the parameters; sums over this process's samples."""
     job.optimizer.zero_grad(set_to_none=True)
-    parts = micro_batches(job, batch, progress)
-    zero = torch.zeros((), device=job.precision.device)
-    loss, count, hits = zero, zero, zero.long()
+    parts = micro_batches(job, batch)
+    zero = torch.zeros((), device=job.device)
+    loss, count, correct = zero, zero, zero.long()
     for number, part in enumerate(parts, 1):
-        with job.world.no_sync(job.forward) if number < len(parts) else nullcontext():
+        with job.world.no_sync(job.model.forward) if number < len(parts) else nullcontext():
             if not len(part):
-                _stand_in(job, part)
+                _empty_backward(job, part)
                 continue
-            found = _forward_backward(job, part, progress.epoch, total / job.world.size)
-        loss, count, hits = loss + found[0], count + found[1], hits + found[2]
-    return loss, count, hits
+            sums = _forward_backward(job, part, total / job.world.size)
+        loss, count, correct = loss + sums.loss, count + sums.count, correct + sums.correct
+    return LossSums(loss, count, correct)
 
 
-def _stand_in(job: FitJob, empty: Batch) -> None:
-    """Take part in what all processes do in a micro-batch, without a sample of one's own.
+def _empty_backward(job: FitJob, empty: Batch) -> None:
+    """Take part in a micro-batch's collectives without a sample of one's own; the gradient is 0.
 
-    Where batch norms are synchronised it must be a batch of no samples, lest others count in them; other
-    layers need not know such batches.
+    Synchronised batch norms need a batch of no samples, since others would count in their statistics;
+    other layers may not support empty batches.
     """
-    batch = empty if job.synchronised else job.batches.stand_in()
+    batch = empty if job.model.sync_batch_norm else job.batches.example()
     with job.precision.autocast():
-        outputs = job.forward(*model_inputs(batch.inputs, job.task))
-    nothing = outputs.float().sum() * 0.0
-    job.scaler.scale(nothing).backward()  # type: ignore[no-untyped-call]
+        outputs = job.model.forward(*model_inputs(batch.inputs, job.task))
+    zero_loss = outputs.float().sum() * 0.0
+    job.scaler.scale(zero_loss).backward()  # type: ignore[no-untyped-call]
 
 
-def _forward_backward(
-    job: FitJob, batch: Batch, epoch: int, divisor: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of one micro-batch; loss sum, count and hits."""
-    inputs, targets = batch.inputs, batch.targets
-    if job.augment is not None:
-        pixels, targets = job.augment(inputs[0], targets, batch.indices, epoch)
-        inputs = (pixels,)
-    taught = () if job.teacher is None else (job.teacher(inputs),)
-    try:
-        with job.precision.autocast():
-            outputs = job.forward(*model_inputs(inputs, job.task))
-        loss_sum, count = job.loss(outputs.float(), targets, *taught)
-    except ValueError as exc:
-        if "more than 1 value per channel" not in str(exc):
-            raise
-        raise DlcliError(
-            "batch normalisation cannot train on a batch of one sample",
-            hint="use --batch-size 2 or more for each device and micro-batch, at least two training "
-            "samples, and leave --no-sync-bn out",
-        ) from exc
-    job.scaler.scale(loss_sum / divisor).backward()  # type: ignore[no-untyped-call]
-    return loss_sum.detach(), count, _hits(job, outputs.detach(), targets)
-
-
-def _hits(job: FitJob, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    if not job.counts_hits:
-        return torch.zeros((), dtype=torch.int64, device=outputs.device)
-    return (outputs.argmax(1) == targets).sum()
+def _forward_backward(job: FitJob, batch: Batch, divisor: float) -> LossSums:
+    """Add the gradient of one micro-batch to the parameters'; sums over its samples."""
+    sums = job.objective(job.model.forward, batch)
+    job.scaler.scale(sums.loss / divisor).backward()  # type: ignore[no-untyped-call]
+    return replace(sums, loss=sums.loss.detach())
 
 
 def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
-    """Clip, and step unless a gradient is no finite number; its norm before clipping, and whether so."""
+    """Clip gradients and update; skip the update when they are not finite.
+
+    Returns (norm before clipping, updated).
+    """
     job.scaler.unscale_(job.optimizer)
     groups = job.optimizer.param_groups  # walking the module would cost more than the norm
     with_grad = [p for group in groups for p in group["params"] if p.grad is not None]
@@ -185,47 +153,38 @@ def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
         nn.utils.clip_grads_with_norm_(with_grad, job.optim.clip_grad_norm, norm)
     finite = torch.isfinite(norm)
     if job.scaler.is_enabled():
-        job.scaler.step(job.optimizer)  # it leaves the update out by itself
+        job.scaler.step(job.optimizer)  # it skips the update by itself
         job.scaler.update()
     elif norm.device.type == "cuda" and getattr(job.optimizer, "_step_supports_amp_scaling", False):
         # A fused optimizer reads on the device whether to update: no wait for the device here.
         job.optimizer.grad_scale, job.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
         job.optimizer.step()
     else:
-        if stepped := bool(finite):
+        if updated := bool(finite):
             job.optimizer.step()
-        return norm, stepped
+        return norm, updated
     return norm, finite
 
 
-def _halve(job: FitJob, batch: Batch, progress: Progress, exc: BaseException) -> None:
-    """Smaller micro-batches from here on. Raises: DlcliError, OutOfMemory."""
-    device = job.precision.device
-    micro = min(largest_micro(job, progress), max(len(batch), 1))
-    if micro <= 1:
+def _halve_micro_batches(job: FitJob, batch: Batch, exc: BaseException) -> None:
+    """Halve the micro-batches of this and all later steps. Raises: DlcliError, OutOfMemory."""
+    plan = job.batches.plan
+    before = min(plan.micro_batch, max(len(batch), 1))
+    if before <= 1:
         raise DlcliError(
-            f"{device} is out of memory at step {progress.step} with a single sample",
+            f"{job.device} is out of memory with a single sample, in epoch {batch.epoch + 1}",
             hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16",
         ) from exc
-    progress.micro = math.ceil(micro / 2)
+    job.batches.plan = plan = plan.limited(math.ceil(before / 2))
     exc.__traceback__ = None  # it holds the activations
     job.optimizer.zero_grad(set_to_none=True)
-    if device.type == "cuda":
+    if job.device.type == "cuda":
         torch.cuda.empty_cache()
     job.emit(
         Warned(
-            f"out of memory at step {progress.step}: micro-batches of {progress.micro} instead of "
-            f"{micro} from here on; a step still sees {job.config.step_samples} samples"
+            f"out of memory in epoch {batch.epoch + 1}: micro-batches of {plan.micro_batch} instead of "
+            f"{before} from here on; a step still sees {plan.global_batch} samples"
         )
     )
     if job.world.size > 1:
-        raise OutOfMemory(progress.micro) from None
-
-
-def set_train_mode(module: nn.Module) -> None:
-    """Train mode, except batch norms whose weights are frozen: their statistics stay frozen too."""
-    module.train()
-    for sub in module.modules():
-        own = list(sub.parameters(recurse=False))
-        if hasattr(sub, "running_mean") and own and not any(p.requires_grad for p in own):
-            sub.eval()
+        raise OutOfMemory(plan.micro_batch) from None

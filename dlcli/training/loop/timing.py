@@ -1,26 +1,20 @@
-"""When to log and to save, and how fast it goes."""
+"""When a run logs and saves, and how fast it is."""
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from dlcli.config import FitConfig
 from dlcli.errors import UsageError
-from dlcli.events import CheckpointSaved, StepDone
 from dlcli.training.loop.state import Progress
-from dlcli.zoo.device import peak_memory_mib
-
-if TYPE_CHECKING:
-    from dlcli.training.loop.epoch_stats import Tally
-    from dlcli.training.loop.fit import FitJob
 
 
 @dataclass(frozen=True)
 class CheckpointEvery:
-    """How often the state is saved: after so many steps, minutes, epochs; None is never."""
+    """The intervals at which the state is saved, in steps, minutes and epochs; None is never."""
 
     steps: int | None = None
     minutes: float | None = None
@@ -29,7 +23,7 @@ class CheckpointEvery:
     @classmethod
     def parse(cls, text: str) -> CheckpointEvery:
         """ "200", "5min", "1ep", or several with commas. Raises: UsageError."""
-        found: dict[str, Any] = {}
+        intervals: dict[str, Any] = {}
         for part in text.split(","):
             match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|ep)?", part.strip())
             if match is None or float(match[1]) <= 0 or (match[2] != "min" and "." in match[1]):
@@ -38,10 +32,10 @@ class CheckpointEvery:
                     hint="200 is steps, 5min minutes, 1ep epochs; join them with commas",
                 )
             if match[2] == "min":
-                found["minutes"] = float(match[1])
+                intervals["minutes"] = float(match[1])
             else:
-                found["epochs" if match[2] else "steps"] = int(match[1])
-        return cls(**found)
+                intervals["epochs" if match[2] else "steps"] = int(match[1])
+        return cls(**intervals)
 
 
 def parse_time(text: str | None) -> float | None:
@@ -53,103 +47,70 @@ def parse_time(text: str | None) -> float | None:
     )
     parts = [float(part or 0) for part in match.groups()] if match else [0.0]
     if not any(parts):
-        raise UsageError(f"--max-time {text!r} is no length of time", hint="90s, 30min, 2h or 1h30min")
+        raise UsageError(f"--max-time {text!r} is not a duration", hint="90s, 30min, 2h or 1h30min")
     return sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=True))
 
 
-class Clock:
-    """The times of a run, in seconds: when the next event and the next state are due."""
+class Timing:
+    """When to log and to save in a run, and how long it has taken, in seconds."""
 
-    def __init__(self, job: FitJob, progress: Progress) -> None:
-        self.job = job
-        self.every = CheckpointEvery.parse(job.config.checkpoint_every)
-        self.limit_s = parse_time(job.config.max_time)
-        self.lr, self.grad_norm = 0.0, math.nan  # of the last step
-        self.told = progress.step  # the step of the last event
-        self.t0 = time.perf_counter() - progress.elapsed_s
-        self.first_step, self.start_elapsed = progress.step, progress.elapsed_s
-        self.last_log = self.last_save = time.perf_counter()
-        self.save_owed = False
-        self.saved = progress.step  # the step of the last state
+    def __init__(self, config: FitConfig, progress: Progress, total_steps: int) -> None:
+        self._every = CheckpointEvery.parse(config.checkpoint_every)
+        self._log_every_s = config.log_every
+        self._limit_s = parse_time(config.max_time)
+        self._total_steps = total_steps
+        now = time.perf_counter()
+        self._t0 = now - progress.elapsed_s
+        self._first_step, self._first_elapsed = progress.step, progress.elapsed_s
+        self._last_log = self._last_save = now
+        self._saved_step = progress.step
+        self._save_due = False
+        self._epoch_t0, self._epoch_first_seen = now, progress.seen
 
     def start_epoch(self, progress: Progress) -> None:
-        self.epoch_t0, self.epoch_seen = time.perf_counter(), progress.seen
+        """Measure the epoch's speed from here on."""
+        self._epoch_t0, self._epoch_first_seen = time.perf_counter(), progress.seen
 
-    def read(self, progress: Progress) -> None:
-        progress.elapsed_s = time.perf_counter() - self.t0
+    def elapsed(self) -> float:
+        """Seconds of training in all, those before a resume included."""
+        return time.perf_counter() - self._t0
 
-    def due(self, progress: Progress) -> tuple[bool, bool, bool]:
+    def epoch_speed(self, progress: Progress) -> tuple[float, float]:
+        """Seconds of the epoch's steps so far, and samples per second over them."""
+        seconds = max(time.perf_counter() - self._epoch_t0, 1e-9)
+        return seconds, (progress.seen - self._epoch_first_seen) / seconds
+
+    def eta(self, progress: Progress) -> float:
+        """Seconds that the remaining steps will take."""
+        done = max(progress.step - self._first_step, 1)
+        return (progress.elapsed_s - self._first_elapsed) / done * (self._total_steps - progress.step)
+
+    def due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether to log, whether to save and whether the run's time is up, before the next step."""
-        now, every = time.perf_counter(), self.every
-        self.save_owed |= self._steps_due(progress)
-        self.save_owed |= every.minutes is not None and now - self.last_save >= every.minutes * 60
-        log = now - self.last_log >= self.job.config.log_every
+        now, minutes = time.perf_counter(), self._every.minutes
+        self._save_due |= self._steps_due(step)
+        self._save_due |= minutes is not None and now - self._last_save >= minutes * 60
+        log = now - self._last_log >= self._log_every_s
         # Also a hundred times a run, so that its curves have points however short it is.
-        log |= progress.step % max(1, self.job.total_steps // 100) == 0
+        log |= step % max(1, self._total_steps // 100) == 0
         if log:
-            self.last_log = now
-        return log, self.save_owed, progress.step > 0 and self.out_of_time()
+            self._last_log = now
+        return log, self._save_due, step > 0 and self.out_of_time()
 
     def out_of_time(self) -> bool:
         """Whether the run has lasted as long as it may."""
-        return self.limit_s is not None and time.perf_counter() - self.t0 >= self.limit_s
+        return self._limit_s is not None and self.elapsed() >= self._limit_s
 
     def epoch_save_due(self, progress: Progress) -> bool:
         """Whether to save after this epoch's validation."""
-        epochs = self.every.epochs
-        owed = self.save_owed or self._steps_due(progress)
-        return owed or (epochs is not None and progress.epoch % epochs == 0)
+        epochs = self._every.epochs
+        due = self._save_due or self._steps_due(progress.step)
+        return due or (epochs is not None and progress.epoch % epochs == 0)
 
-    def _steps_due(self, progress: Progress) -> bool:
-        steps = self.every.steps
-        return steps is not None and progress.step > self.saved and progress.step % steps == 0
+    def saved(self, step: int) -> None:
+        """Count the time to the next save from here."""
+        self._last_save, self._save_due, self._saved_step = time.perf_counter(), False, step
 
-    def save(self, progress: Progress) -> None:
-        self.read(progress)
-        path = self.job.save_state(replace(progress))
-        self.last_save, self.save_owed, self.saved = time.perf_counter(), False, progress.step
-        self.job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
-
-    def epoch_figures(self, progress: Progress) -> tuple[float, float]:
-        """Seconds of the epoch's steps, and samples a second over them."""
-        seconds = max(time.perf_counter() - self.epoch_t0, 1e-9)
-        return seconds, (progress.seen - self.epoch_seen) / seconds
-
-    def tell(self, progress: Progress, tally: Tally) -> None:
-        """Add up what the processes have seen, and say how far they are."""
-        tally.store(progress)
-        self.read(progress)
-        if progress.step != self.told:
-            self.told, self.grad_norm = progress.step, float(tally.grad_norm)
-            self.job.emit(self.step_event(progress))
-
-    def step_event(self, progress: Progress) -> StepDone:
-        """The event of the step that was done last."""
-        loss, accuracy = means(progress, hits=self.job.counts_hits)
-        total = self.job.total_steps
-        done = max(progress.step - self.first_step, 1)
-        spent = progress.elapsed_s - self.start_elapsed
-        return StepDone(
-            step=progress.step,
-            total_steps=total,
-            epoch=progress.epoch + 1,
-            epochs=self.job.config.epochs,
-            step_in_epoch=progress.batch,
-            steps_per_epoch=len(self.job.batches),
-            loss=loss,
-            accuracy=accuracy,
-            lr=self.lr,
-            samples_per_s=self.epoch_figures(progress)[1],
-            elapsed_s=progress.elapsed_s,
-            eta_s=spent / done * (total - progress.step),
-            memory_mib=peak_memory_mib(self.job.precision.device),
-            grad_norm=self.grad_norm if math.isfinite(self.grad_norm) else None,
-            skipped=progress.skipped,
-        )
-
-
-def means(progress: Progress, *, hits: bool) -> tuple[float, float | None]:
-    """Training loss, and accuracy where ``hits`` are counted, over the epoch so far."""
-    loss = progress.loss_sum / (progress.loss_count or 1)
-    # Steps that were left out count neither in the hits nor in this count of samples.
-    return loss, progress.hits / (progress.loss_count or 1) if hits else None
+    def _steps_due(self, step: int) -> bool:
+        steps = self._every.steps
+        return steps is not None and step > self._saved_step and step % steps == 0

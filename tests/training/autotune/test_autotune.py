@@ -23,7 +23,7 @@ from dlcli.training.autotune.lr_finder import HIGHEST, LOWEST, find_lr, suggest
 from dlcli.training.autotune.memory import activation_bytes, estimate_memory
 from dlcli.training.autotune.resolve import resolve_auto
 from dlcli.training.autotune.trial import changed, rehearsal, training_batches
-from dlcli.training.loop.state import Progress, load_newest
+from dlcli.training.loop.state import load_newest
 from dlcli.training.loop.step import optimizer_step
 from dlcli.training.plan import Plan, make_plan
 from dlcli.ui.plots.lr_sweep import save_sweep
@@ -115,13 +115,12 @@ def test_the_rate_learns_about_as_well_as_any(
         typed = changed(made, optim={"lr": lr})
         with rehearsal(typed) as rehearsed:
             job = rehearsed.job
-            progress = Progress(micro=job.micro)
-            batches = training_batches(job, progress)
+            batches = training_batches(job)
             for batch, step in zip(batches, range(job.total_steps), strict=False):
                 for group in job.optimizer.param_groups:
                     group["lr"] = lr * (1 - step / job.total_steps)
-                optimizer_step(job, batch, progress, batch.count)
-            job.module.eval()
+                optimizer_step(job, batch, batch.count)
+            job.model.module.eval()
             return job.validate(lambda: None).metrics["loss"]
 
     found, low, high = (loss(rate * factor) for factor in (1.0, 1 / 30, 5.0))
@@ -305,15 +304,14 @@ def test_memory_is_counted_tensor_by_tensor() -> None:
     made = plan(fit={"ema": 0.9, "batch_size": 64})
     with rehearsal(made) as rehearsed:
         job = rehearsed.job
-        progress = Progress(micro=job.micro)
-        batch = next(training_batches(job, progress))
-        optimizer_step(job, batch, progress, batch.count)
+        batch = next(training_batches(job))
+        optimizer_step(job, batch, batch.count)
         found = estimate_memory(job, batch, batch)
         small = estimate_memory(job, batch, batch.take(np.arange(32)))
-        weights = 4 * sum(p.numel() for p in job.module.parameters())
-        floats = 4 * sum(b.numel() for b in job.module.buffers() if b.is_floating_point())
-        counters = sum(8 for b in job.module.buffers() if not b.is_floating_point())
-        steps = 4 * len(list(job.module.parameters()))  # AdamW counts them in a tensor each
+        weights = 4 * sum(p.numel() for p in job.model.module.parameters())
+        floats = 4 * sum(b.numel() for b in job.model.module.buffers() if b.is_floating_point())
+        counters = sum(8 for b in job.model.module.buffers() if not b.is_floating_point())
+        steps = 4 * len(list(job.model.module.parameters()))  # AdamW counts them in a tensor each
         assert found.weights == weights + floats + counters
         assert found.gradients == weights
         assert found.optimizer == 2 * weights + steps

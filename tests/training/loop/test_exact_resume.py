@@ -142,9 +142,9 @@ def _count_calls(patch: pytest.MonkeyPatch, calls: list[int], *, die_at: int) ->
         finally:
             inside[0] = False
 
-    from dlcli.training import build_job as job
+    from dlcli.training import run_files
 
-    patch.setattr(job, "save_state", save)
+    patch.setattr(run_files, "save_state", save)
     for owner, name in _CALLS:
         real = getattr(owner, name)
 

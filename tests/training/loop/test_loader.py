@@ -12,7 +12,8 @@ from dlcli.data.base import Samples, Stacked
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.prefetch import prefetch
 from dlcli.task import ImageInput
-from dlcli.training.loop.loader import TrainBatches, batch_bounds
+from dlcli.training.loop.batch_plan import BatchPlan, batch_bounds
+from dlcli.training.loop.loader import TrainBatches
 
 SPEC = ImageInput(channels=1, height=2, width=2, resize="squash", resize_size=2, mean=(0.5,), std=(0.5,))
 
@@ -28,7 +29,7 @@ def reader(n: int, *, cache_bytes: int = 1 << 20) -> PixelReader:
 
 
 def batches(n: int, size: int, seed: int = 0) -> TrainBatches:
-    return TrainBatches(reader(n), batch_size=size, seed=seed, device=torch.device("cpu"))
+    return TrainBatches(reader(n), BatchPlan(size), seed=seed, device=torch.device("cpu"))
 
 
 @given(st.integers(1, 300), st.integers(1, 70))

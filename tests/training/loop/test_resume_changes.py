@@ -17,9 +17,10 @@ from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
-from dlcli.training.loop.fit import FitJob
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress, load_newest
-from dlcli.training.loop.step import optimizer_step, set_train_mode
+from dlcli.training.loop.step import optimizer_step
 from dlcli.training.plan import make_plan, read_plan
 from dlcli.training.readers import make_readers
 
@@ -75,18 +76,18 @@ def test_micro_batches_stay_as_small_as_memory_made_them(tmp_path: Path) -> None
 )
 def test_momenta_stay_with_their_parameters(tmp_path: Path, changes: dict[str, Any]) -> None:
     first = job_of(tmp_path)
-    set_train_mode(first.module)
+    set_train_mode(first.model.module)
     batch = next(first.batches.epoch(0))
-    optimizer_step(first, batch, Progress(), batch.count)
-    first.save_state(Progress(step=1))
+    optimizer_step(first, batch, batch.count)
+    first.files.save_state(Progress(step=1))
     state, _ = load_newest(RunFolder(tmp_path).state)
     assert state is not None
     second = job_of(tmp_path, **changes)
-    state.restore(second.module, second.optimizer, second.scaler, second.averages)
-    there = {name: first.optimizer.state[p] for name, p in first.module.named_parameters()}
+    state.restore(second.model.module, second.optimizer, second.scaler, second.model.averages)
+    there = {name: first.optimizer.state[p] for name, p in first.model.module.named_parameters()}
     held = {id(p) for group in second.optimizer.param_groups for p in group["params"]}
     compared = 0
-    for name, parameter in second.module.named_parameters():
+    for name, parameter in second.model.module.named_parameters():
         if id(parameter) in held:
             own = second.optimizer.state[parameter]["momentum_buffer"]
             assert torch.equal(own, there[name]["momentum_buffer"]), name

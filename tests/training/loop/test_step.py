@@ -21,10 +21,10 @@ from dlcli.training import run as training
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
 from dlcli.training.loop import step as step_module
-from dlcli.training.loop.fit import FitJob
-from dlcli.training.loop.loader import portions
-from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import micro_batches, optimizer_step, set_train_mode
+from dlcli.training.loop.batch_plan import BatchPlan, portions
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.plan import Plan, make_plan
 from dlcli.training.readers import make_readers
 from dlcli.training.sync_batchnorm import RunningStatistics
@@ -67,6 +67,30 @@ def test_portions_cover_a_batch_once(samples: int, parts: int, mirrored: bool) -
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("plan", "micro_batch", "sentence"),
+    [
+        (BatchPlan(256), 256, ""),
+        (BatchPlan(256, 2, 4), 32, "256 = 2 devices x 4 micro-batches x 32"),
+        (BatchPlan(256, grad_accum_steps=3), 86, "256 = 3 micro-batches x up to 86"),
+        (BatchPlan(256, 2, memory_limit=20), 20, "256 = 2 devices x 7 micro-batches x up to 20"),
+        (BatchPlan(3, 8, 8), 1, "3 = 8 devices x up to 1"),
+    ],
+)
+def test_a_batch_plan_says_how_a_batch_is_divided(
+    plan: BatchPlan, micro_batch: int, sentence: str
+) -> None:
+    assert plan.micro_batch == micro_batch
+    assert plan.sentence == sentence
+
+
+def test_memory_only_lowers_the_limit_of_a_batch_plan() -> None:
+    plan = BatchPlan(64)
+    assert plan.limited(None) == plan
+    assert plan.limited(8).micro_batch == 8
+    assert plan.limited(8).limited(16).micro_batch == 8
+
+
 TEXTS = "text,label\n" + "".join(
     f"{' '.join('abcdefg'[(i + j) % 7] * 2 for j in range(1 + i % 5))},{'xy'[i % 2]}\n"
     for i in range(60)
@@ -101,11 +125,13 @@ def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, accum: int
             job = make_job(made, RunFolder(tmp_path), module, readers, cpu, ignore, ALONE).job
         else:
             job = job_of(tmp_path, **merge(changes, {"fit": fit}))
-        set_train_mode(job.module)
+        set_train_mode(job.model.module)
         batches = list(job.batches.epoch(0))
         for batch in (batches[0], batches[-1]):  # the last one is short
-            optimizer_step(job, batch, Progress(micro=job.micro), batch.count)
-            gradients.append([p.grad.clone() for p in job.module.parameters() if p.grad is not None])
+            optimizer_step(job, batch, batch.count)
+            gradients.append(
+                [p.grad.clone() for p in job.model.module.parameters() if p.grad is not None]
+            )
     for whole, parts in zip(gradients[:2], gradients[2:], strict=True):
         for a, b in zip(whole, parts, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
@@ -145,7 +171,7 @@ def test_memory_for_no_sample_at_all_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Memory(monkeypatch, 0)
-    with pytest.raises(DlcliError, match="out of memory at step 0 with a single sample") as caught:
+    with pytest.raises(DlcliError, match="out of memory with a single sample") as caught:
         train(tmp_path)
     assert "--img-size" in (caught.value.hint or "")
 
@@ -156,12 +182,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
 
     def forward_backward(job: FitJob, batch: Any, *rest: Any) -> Any:
         if poisoned(job):
-            plain, job.loss = job.loss, lambda *a: tuple(t * math.nan for t in job_loss(*a))
-            job_loss = plain
+            objective, loss = job.objective, job.objective.loss
+            objective.loss = lambda *args: tuple(t * math.nan for t in loss(*args))
             try:
                 return real(job, batch, *rest)
             finally:
-                job.loss = plain
+                objective.loss = loss
         return real(job, batch, *rest)
 
     taken = -1
@@ -205,9 +231,11 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
     for optim, bound in (({"clip_grad_norm": 0.01}, "norm"), ({"clip_grad_value": 0.001}, "value")):
         job = job_of(tmp_path, optim=optim)
         batch = next(job.batches.epoch(0))
-        taken = optimizer_step(job, batch, Progress(micro=job.micro), batch.count)
-        gradient = torch.cat([p.grad.flatten() for p in job.module.parameters() if p.grad is not None])
-        assert float(taken.grad_norm) > 0.1  # before clipping
+        output = optimizer_step(job, batch, batch.count)
+        gradient = torch.cat(
+            [p.grad.flatten() for p in job.model.module.parameters() if p.grad is not None]
+        )
+        assert float(output.grad_norm) > 0.1  # before clipping
         if bound == "norm":
             assert float(gradient.norm()) == pytest.approx(0.01, rel=1e-4)
         else:
@@ -217,30 +245,30 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
 def test_a_last_sample_that_was_taken_in_divides_no_batch(tmp_path: Path) -> None:
     job = job_of(tmp_path, fit={"batch_size": 719})  # 1,439 training digits: 719 and 720
     sizes: list[int] = []
-    inner = job.forward
-    job.forward = lambda x: (sizes.append(len(x)), inner(x))[1]
-    for number, batch in enumerate(job.batches.epoch(0)):
-        optimizer_step(job, batch, Progress(batch=number, micro=job.micro), batch.count)
+    inner = job.model.forward
+    job.model.forward = lambda x: (sizes.append(len(x)), inner(x))[1]
+    for batch in job.batches.epoch(0):
+        optimizer_step(job, batch, batch.count)
     assert sizes == [719, 720]
 
 
 def test_no_micro_batch_of_pairs_is_a_single_sample(tmp_path: Path) -> None:
     job = job_of(tmp_path, fit={"batch_size": 7, "grad_accum_steps": 4})
     batch = next(job.batches.epoch(0))
-    assert [len(part) for part in micro_batches(job, batch, Progress())] == [3, 2, 2]
+    assert [len(part) for part in micro_batches(job, batch)] == [3, 2, 2]
 
 
 def test_an_optimizer_without_memory_is_no_matter_of_the_batch(tmp_path: Path) -> None:
     job = job_of(tmp_path)
-    progress, batch = Progress(), next(job.batches.epoch(0))
+    batch = next(job.batches.epoch(0))
 
     def fail() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     job.optimizer.step = fail  # type: ignore[assignment,method-assign]
     with pytest.raises(DlcliError, match="no memory left for the state of momentum") as caught:
-        optimizer_step(job, batch, progress, batch.count)
-    assert progress.micro is None
+        optimizer_step(job, batch, batch.count)
+    assert job.batches.plan.memory_limit is None
     assert "--optimizer" in str(caught.value.hint)
 
 
@@ -248,18 +276,18 @@ NORMS = {"model": {"args": {"norm": "batch"}}}
 
 
 def running(job: FitJob) -> dict[str, torch.Tensor]:
-    return {name: b.clone() for name, b in job.module.named_buffers()}
+    return {name: b.clone() for name, b in job.model.module.named_buffers()}
 
 
 def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norms(tmp_path: Path) -> None:
     job = job_of(tmp_path, **NORMS)
-    set_train_mode(job.module)
-    batch, inner = next(job.batches.epoch(0)), job.forward
-    optimizer_step(job, batch, Progress(), batch.count)
+    set_train_mode(job.model.module)
+    batch, inner = next(job.batches.epoch(0)), job.model.forward
+    optimizer_step(job, batch, batch.count)
     before = running(job)
-    job.forward = lambda x: inner(x * math.nan)
-    taken = optimizer_step(job, batch, Progress(), batch.count)
-    assert taken.finite is False
+    job.model.forward = lambda x: inner(x * math.nan)
+    output = optimizer_step(job, batch, batch.count)
+    assert output.updated is False
     after = running(job)
     assert before
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -269,8 +297,8 @@ def test_a_step_that_is_done_again_counts_once_in_batch_norms(tmp_path: Path) ->
     found = []
     for fails in (False, True):
         job = job_of(tmp_path, **NORMS, fit={"grad_accum_steps": 1 if fails else 2})
-        set_train_mode(job.module)
-        batch, inner, left = next(job.batches.epoch(0)), job.forward, [fails]
+        set_train_mode(job.model.module)
+        batch, inner, left = next(job.batches.epoch(0)), job.model.forward, [fails]
 
         def forward(x: torch.Tensor, inner: Any = inner, left: list[bool] = left) -> torch.Tensor:
             out: torch.Tensor = inner(x)
@@ -278,8 +306,8 @@ def test_a_step_that_is_done_again_counts_once_in_batch_norms(tmp_path: Path) ->
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return out
 
-        job.forward = forward
-        optimizer_step(job, batch, Progress(), batch.count)
+        job.model.forward = forward
+        optimizer_step(job, batch, batch.count)
         found.append(running(job))
     assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
 

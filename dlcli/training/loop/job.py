@@ -1,0 +1,73 @@
+"""Everything that a training loop works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from dlcli.config import FitConfig, OptimConfig
+from dlcli.evaluation.metrics import EvalResult
+from dlcli.events import Emit
+from dlcli.task import TaskSpec
+from dlcli.training.distributed.world import World
+from dlcli.training.loop.loader import TrainBatches
+from dlcli.training.loop.model import TrainableModel
+from dlcli.training.loop.objective import Objective
+from dlcli.training.loop.state import Progress
+from dlcli.training.precision import Precision
+
+
+class RunFiles(Protocol):
+    """Where a run's models and states go. All processes of a group call the methods together."""
+
+    @property
+    def run(self) -> str:
+        """The run's folder, for messages."""
+
+    def save_model(self, name: str, result: EvalResult, epoch: int) -> str:
+        """Save the model as it is, with its metrics; returns the path. Raises: DlcliError."""
+
+    def drop_model(self, name: str) -> None:
+        """Delete a saved model."""
+
+    def save_state(self, progress: Progress) -> str:
+        """Save the training state; returns the path. Raises: DlcliError."""
+
+
+@dataclass
+class FitJob:
+    """What `fit` works on.
+
+    ``validate`` evaluates the module on the validation split; its argument is called now and then and
+    may raise StopRequested. ``snapshot`` draws images and histograms after an epoch.
+    """
+
+    task: TaskSpec
+    config: FitConfig
+    optim: OptimConfig
+    world: World
+    model: TrainableModel
+    batches: TrainBatches
+    objective: Objective
+    precision: Precision
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    monitor: str
+    validate: Callable[[Callable[[], None]], EvalResult]
+    files: RunFiles
+    snapshot: Callable[[Progress], None]
+    emit: Emit
+
+    @property
+    def device(self) -> torch.device:
+        """The training device."""
+        return self.precision.device
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run, which its schedule spans."""
+        steps = len(self.batches) * self.config.epochs
+        return min(steps, self.config.max_steps or steps)

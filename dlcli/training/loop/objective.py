@@ -1,0 +1,75 @@
+"""The loss of a micro-batch: augmentation, forward pass, teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from dlcli.errors import DlcliError
+from dlcli.task import TaskSpec
+from dlcli.training.augmentation.augment import Augment
+from dlcli.training.distillation import Teacher
+from dlcli.training.loop.loader import Batch
+from dlcli.training.loop.model import Forward
+from dlcli.training.precision import Precision
+from dlcli.zoo.forward import model_inputs
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Scalars on the device: the summed loss, what it counts (samples or tokens), correct predictions.
+
+    ``correct`` is 0 where it is not counted.
+    """
+
+    loss: torch.Tensor
+    count: torch.Tensor
+    correct: torch.Tensor
+
+
+@dataclass
+class Objective:
+    """What a training step minimises.
+
+    ``loss`` takes outputs, targets and, with a ``teacher``, the teacher's outputs; it returns the sum
+    over the samples and their count.
+    """
+
+    task: TaskSpec
+    precision: Precision
+    loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    teacher: Teacher | None = None
+    augment: Augment | None = None
+
+    @property
+    def counts_correct(self) -> bool:
+        """Whether a training sample has a single class, so that its prediction can be correct."""
+        return self.task.kind == "classification" and not (self.augment and self.augment.mixes)
+
+    def __call__(self, forward: Forward, batch: Batch) -> LossSums:
+        """The loss of a micro-batch by ``forward``, ready for a backward pass. Raises: DlcliError."""
+        inputs, targets = batch.inputs, batch.targets
+        if self.augment is not None:
+            pixels, targets = self.augment(inputs[0], targets, batch.indices, batch.epoch)
+            inputs = (pixels,)
+        teacher_outputs = () if self.teacher is None else (self.teacher(inputs),)
+        try:
+            with self.precision.autocast():
+                outputs = forward(*model_inputs(inputs, self.task))
+            loss, count = self.loss(outputs.float(), targets, *teacher_outputs)
+        except ValueError as exc:
+            if "more than 1 value per channel" not in str(exc):
+                raise
+            raise DlcliError(
+                "batch normalisation cannot train on a batch of one sample",
+                hint="use --batch-size 2 or more for each device and micro-batch, at least two "
+                "training samples, and leave --no-sync-bn out",
+            ) from exc
+        return LossSums(loss, count, self._correct(outputs.detach(), targets))
+
+    def _correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if not self.counts_correct:
+            return torch.zeros((), dtype=torch.int64, device=outputs.device)
+        return (outputs.argmax(1) == targets).sum()
