@@ -54,8 +54,9 @@ class Registry(Generic[T]):
             yield name, self._entries[name]
 
     def find(self, name: str) -> T | None:
-        """The entry of ``name``, or None."""
-        self._discover()
+        """The entry of ``name``, or None. Modules are imported only when it is not registered yet."""
+        if name not in self._entries:
+            self._discover()
         return self._entries.get(name)
 
     def get(self, name: str) -> T:

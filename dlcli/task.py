@@ -1,19 +1,21 @@
-"""The contract between data and model: what one sample is as tensors, and what the model answers.
+"""The contract between data and model: the tensors of one sample, and the model's output.
 
-Everything that was fitted on the training split (vocabularies, means, class names) is in here, so a
-card that holds a `TaskSpec` can turn raw data into the model's input anywhere. JSON only, no code.
+A `TaskSpec` holds everything that was fitted on the training split (vocabularies, means, class names),
+so a card can turn raw data into the model's input anywhere. JSON only, no code.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+
+from dlcli.registry import Registry
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 TaskKind = Literal["classification", "multilabel", "regression", "forecast", "seq2seq", "embedding"]
-InputKind = Literal["image", "text", "tabular", "series", "pairs"]
 
 # The first entries of every vocabulary.
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
@@ -21,25 +23,54 @@ PAD, UNKNOWN, START, END = range(4)
 
 
 class Frozen(BaseModel):
-    """Immutable, and unknown keys are an error."""
+    """A model whose instances are immutable and whose unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output tensor of a model. A dimension that varies has a name instead of a size."""
+    """One input or output tensor of a model. A dynamic dimension has a name instead of a size."""
 
     name: str
     dtype: Literal["float32", "int64"]
     dims: tuple[int | str, ...]
 
 
-class ImageInput(Frozen):
-    """How an image becomes a tensor. Pixels are uint8 (H, W, C) up to here; then (x/255 - mean)/std.
+class InputSpec(Frozen):
+    """Base class of the inputs: how raw data of one kind becomes the tensors of a model.
 
-    ``resize`` "crop": the shorter side becomes ``resize_size`` and the centre is cut out; "squash":
-    both sides are set; "none": the image must already have this size.
+    A subclass gives ``kind`` a default, the name of its data kind, and is registered by that name in
+    `INPUTS` when it is defined. It lies here, or in the folder of its kind below ``dlcli/data``.
+    """
+
+    kind: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Register the subclass."""
+        INPUTS.register(cls.model_fields["kind"].default)(cls)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample, of the longest where lengths vary."""
+        raise NotImplementedError
+
+    @property
+    def signature(self) -> tuple[TensorSpec, ...]:
+        """The input tensors of a model, in the order of its arguments."""
+        raise NotImplementedError
+
+
+# Input classes by kind of data; ``dlcli/data/*/kind.py`` imports those that are not in this module.
+INPUTS: Registry[type[InputSpec]] = Registry("data kind", "dlcli.data", entry_module="kind")
+
+
+class ImageInput(InputSpec):
+    """How an image becomes a tensor: resized uint8 pixels (H, W, C), then (x/255 - mean)/std.
+
+    ``resize`` "crop": resize the shorter side to ``resize_size``, then center crop; "squash": resize
+    both sides.
     """
 
     kind: Literal["image"] = "image"
@@ -53,9 +84,9 @@ class ImageInput(Frozen):
     std: tuple[float, ...]
 
     @model_validator(mode="after")
-    def _one_number_a_channel(self) -> ImageInput:
+    def _check_channels(self) -> ImageInput:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError("mean and std need one number a channel")
+            raise ValueError("mean and std need one number per channel")
         if any(s <= 0 for s in self.std):
             raise ValueError("std must be positive")
         if self.resize == "crop" and self.resize_size < max(self.height, self.width):
@@ -73,11 +104,11 @@ class ImageInput(Frozen):
         return (TensorSpec("input", "float32", ("batch", *self.shape)),)
 
 
-class TextInput(Frozen):
+class TextInput(InputSpec):
     """How a text becomes token ids: PAD is 0, UNKNOWN 1; ``vocabulary[i]`` is the token of id i.
 
     ``tokenizer`` "word" splits into words and punctuation marks; "bpe" is described by ``merges``, the
-    JSON of the tokenizers library. A text of more than ``max_length`` tokens loses its end.
+    JSON of the tokenizers library. A text of more than ``max_length`` tokens is truncated.
     """
 
     kind: Literal["text"] = "text"
@@ -108,9 +139,9 @@ class TextInput(Frozen):
 
 
 class NumberColumn(Frozen):
-    """A numeric column: missing is ``fill``, then sign(x) log(1+|x|) if ``log``, then (x - mean)/std.
+    """A numeric column: ``fill`` where missing, then sign(x) log(1+|x|) if ``log``, then (x - mean)/std.
 
-    With ``indicator``, one more feature says 1 where the value was missing.
+    With ``indicator`` there is one more feature, 1 where the value is missing.
     """
 
     name: str
@@ -122,33 +153,33 @@ class NumberColumn(Frozen):
 
 
 class CategoryColumn(Frozen):
-    """A column of words: ``values[i]`` has code i + 1; code 0 is missing, or never seen in training."""
+    """A categorical column: ``values[i]`` has code i + 1; code 0 is missing or unseen in training."""
 
     name: str
     values: tuple[str, ...]
 
     @property
     def codes(self) -> int:
-        """How many codes there are, 0 included."""
+        """The number of codes, 0 included."""
         return len(self.values) + 1
 
 
-class TabularInput(Frozen):
-    """How a row becomes numbers: numeric features, then missing indicators, then category codes."""
+class TabularInput(InputSpec):
+    """How a row of a table becomes numbers: numeric features, missing indicators, category codes."""
 
     kind: Literal["tabular"] = "tabular"
     numbers: tuple[NumberColumn, ...] = ()
     categories: tuple[CategoryColumn, ...] = ()
 
     @model_validator(mode="after")
-    def _some_column(self) -> TabularInput:
+    def _check_columns(self) -> TabularInput:
         if not self.numbers and not self.categories:
-            raise ValueError("a table needs at least one column beside the target")
+            raise ValueError("a table needs at least one column besides the target")
         return self
 
     @property
     def features(self) -> int:
-        """Numeric features: the numbers and their missing indicators."""
+        """The number of numeric features, missing indicators included."""
         return len(self.numbers) + sum(column.indicator for column in self.numbers)
 
     @property
@@ -158,16 +189,16 @@ class TabularInput(Frozen):
 
     @property
     def signature(self) -> tuple[TensorSpec, ...]:
-        """One row a sample (B, F + K); codes are whole numbers in the last K columns."""
+        """Rows (B, F + K); the last K columns are category codes, as whole numbers."""
         return (TensorSpec("columns", "float32", ("batch", *self.shape)),)
 
 
-class SeriesInput(Frozen):
+class SeriesInput(InputSpec):
     """How a series becomes a tensor (T, C): (x - mean)/std for each channel.
 
     ``length`` is the longest in training, or the window of a forecast. With ``varies`` the model also
-    gets each sample's true length; steps behind it are 0. A longer series loses its end (a forecast's
-    its beginning).
+    gets each sample's length; the steps after it are 0. A longer series is truncated at its end (at
+    its beginning for a forecast).
     """
 
     kind: Literal["series"] = "series"
@@ -178,9 +209,9 @@ class SeriesInput(Frozen):
     varies: bool = False
 
     @model_validator(mode="after")
-    def _one_number_a_channel(self) -> SeriesInput:
+    def _check_channels(self) -> SeriesInput:
         if len(self.mean) != len(self.channels) or len(self.std) != len(self.channels):
-            raise ValueError("mean and std need one number a channel")
+            raise ValueError("mean and std need one number per channel")
         if any(s <= 0 for s in self.std):
             raise ValueError("std must be positive")
         return self
@@ -202,8 +233,8 @@ class SeriesInput(Frozen):
         )
 
 
-class PairsInput(Frozen):
-    """A text to read and a text to write, each with its own vocabulary."""
+class PairsInput(InputSpec):
+    """A source text and a target text, each with its own vocabulary."""
 
     kind: Literal["pairs"] = "pairs"
     source: TextInput
@@ -216,7 +247,7 @@ class PairsInput(Frozen):
 
     @property
     def signature(self) -> tuple[TensorSpec, ...]:
-        """Source ids (B, S), their lengths (B,), and what is written so far (B, T), START first."""
+        """Source ids (B, S), their lengths (B,), and the target so far (B, T), START first."""
         return (
             TensorSpec("source", "int64", ("batch", "source_length")),
             TensorSpec("lengths", "int64", ("batch",)),
@@ -224,13 +255,19 @@ class PairsInput(Frozen):
         )
 
 
-InputSpec = Annotated[
-    ImageInput | TextInput | TabularInput | SeriesInput | PairsInput, Field(discriminator="kind")
-]
+def _input_of_kind(value: object) -> object:
+    """Validate the fields of an input with the class of its kind."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = value.get("kind")
+    spec = INPUTS.find(kind) if isinstance(kind, str) else None
+    if spec is None:
+        raise ValueError(f"no kind of data is called {kind!r}")
+    return spec.model_validate(value)
 
 
 class TargetNumber(Frozen):
-    """A number to predict: the model answers (y - mean)/std."""
+    """A numeric target; the model's output is (y - mean)/std."""
 
     name: str
     mean: float = 0.0
@@ -240,22 +277,22 @@ class TargetNumber(Frozen):
 class TaskSpec(Frozen):
     """The contract between data and model.
 
-    Answers by ``kind``: classification and multilabel: one logit for each of ``class_names``;
-    regression: one scaled number for each of ``targets``; forecast: (horizon, targets) scaled numbers;
-    seq2seq: (T, target vocabulary) logits of the next token after each of the prefix; embedding:
-    ``embedding_size`` numbers, a vector of length 1 that lies near those of the same class, where
-    ``class_names`` are the classes it was learnt from.
+    Output by ``kind``: classification and multilabel: one logit per class; regression: one scaled
+    number per target; forecast: (horizon, targets) scaled numbers; seq2seq: (T, target vocabulary)
+    logits of the next token after each one of the prefix; embedding: a vector of ``embedding_size``
+    numbers and length 1, near those of the same class. ``class_names`` of an embedding are the classes
+    it was trained on.
     """
 
     kind: TaskKind = "classification"
-    input: InputSpec
+    input: Annotated[SerializeAsAny[InputSpec], BeforeValidator(_input_of_kind)]
     class_names: tuple[str, ...] = ()
     targets: tuple[TargetNumber, ...] = ()
     horizon: int = Field(default=0, ge=0)
     embedding_size: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _complete(self) -> TaskSpec:
+    def _check_kind(self) -> TaskSpec:
         if self.kind == "classification" and len(self.class_names) < 2:
             raise ValueError("a classifier needs at least two classes")
         if self.kind == "multilabel" and not self.class_names:
@@ -272,12 +309,12 @@ class TaskSpec(Frozen):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes or labels, in the order of the names; 0 for tasks without any."""
+        """The number of classes or labels; 0 for tasks without any."""
         return len(self.class_names)
 
     @property
     def output_shape(self) -> tuple[int | str, ...]:
-        """The model's answer for one sample."""
+        """Shape of the output for one sample."""
         if self.kind == "embedding":
             return (self.embedding_size,)
         if self.class_names:
@@ -291,7 +328,7 @@ class TaskSpec(Frozen):
 
     @property
     def num_outputs(self) -> int:
-        """Numbers in the answer for one sample (one token's logits for seq2seq): the head's width."""
+        """Output size for one sample (for one token in seq2seq): the width of the head."""
         size = 1
         for dim in self.output_shape:
             size *= dim if isinstance(dim, int) else 1
@@ -299,7 +336,7 @@ class TaskSpec(Frozen):
 
     @property
     def output(self) -> TensorSpec:
-        """The model's answer for a batch. Its name is none of the inputs': a graph has one namespace."""
-        # "embedding" is what torch calls a look-up of tokens, inside the same graph.
+        """The output tensor. Its name is not that of an input, since a graph has one namespace."""
+        # "embedding" is the name of torch's token look-up inside the same graph.
         name = "vectors" if self.kind == "embedding" else "numbers" if self.targets else "logits"
         return TensorSpec(name, "float32", ("batch", *self.output_shape))

@@ -40,6 +40,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def number(value: float) -> str:
+    """Return a value in the data's own units: six digits, large ones whole: ``452600``, ``-1.25``."""
+    return f"{value:.0f}" if 1e5 <= abs(value) < 1e12 else f"{value:.6g}"
+
+
 def plural(number: int, noun: str) -> str:
     """``1 sample``, ``2,000 samples``, ``2 classes``, ``3 categories``."""
     if number == 1:

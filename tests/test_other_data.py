@@ -14,6 +14,7 @@ from dlcli.card import Card, DataRecord, ModelSpec
 from dlcli.cli import main
 from dlcli.config import DataConfig, EvalConfig, TrainConfig
 from dlcli.data.base import Listed, Samples
+from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import hold_out, write_splits
 from dlcli.errors import DlcliError, UsageError
@@ -95,7 +96,7 @@ def test_other_images_need_no_split_and_no_group_column(tmp_path: Path) -> None:
     config = DataConfig(data=str(path), split_column="split", group_column="who")
     other = open_other(config, TaskSpec(input=IMAGE, class_names=("a", "b")))
     assert len(other.splits["all"]) == 4
-    assert any("no split column 'split'" in said for said in other.warnings)
+    assert any("no split column 'split'" in said for said in messages(other.notices))
 
 
 def test_images_and_texts_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_eval_says_nothing_of_splits_that_are_not_the_runs(tmp_path: Path) -> No
     rows: list[list[object]] = [[i * 0.37 % 1, f"g{i % 9}", "xyz"[i % 9 // 3]] for i in range(90)]
     path = write(tmp_path / "t.csv", ["a", "g", "label"], rows)
     config = DataConfig(data=str(path), group_column="g", val_fraction=0.3)
-    assert open_source(config, seed=0).warnings != open_source(config, seed=1).warnings
+    assert open_source(config, seed=0).notices != open_source(config, seed=1).notices
     source = open_source(config, seed=1)
     run = tmp_path / "run"
     run.mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dlcli.data.base import DataSource
     from dlcli.data.kinds import ModelNeeds
     from dlcli.datacheck.base import DataReport
-    from dlcli.task import InputKind
 
 _OPTIONS = {
     "data.data_dir", "data.kind", "data.task", "data.target", "data.split_column", "data.group_column",
@@ -197,7 +196,7 @@ def _of_model(config: TrainConfig, source: DataSource) -> tuple[ModelNeeds | Non
     from dlcli.zoo.base import check_name, find_model
 
     check_name(config.model.name)
-    entry = find_model(config.model.name, cast("InputKind", source.kind))
+    entry = find_model(config.model.name, source.kind)
     return replace(entry.needs, name=entry.name), entry.recipe_for(source.task)
 
 

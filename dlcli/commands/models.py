@@ -9,12 +9,9 @@ import typer
 from dlcli.commands.options import Json
 from dlcli.config import TrainConfig
 from dlcli.settings import merge, validate
-from dlcli.task import InputKind
 
 if TYPE_CHECKING:
     from dlcli.task import TaskSpec
-
-_KINDS = ("image", "text", "tabular", "series", "pairs")
 
 
 def command(
@@ -24,9 +21,7 @@ def command(
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="Show it as it would be for this data.")
     ] = None,
-    kind: Annotated[
-        InputKind | None, typer.Option("--kind", help="For this kind of data alone.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="For this kind of data alone.")] = None,
     json_output: Json = False,
 ) -> None:
     """List the models, or show one: layers, output shapes, parameters and multiply-adds."""
@@ -37,11 +32,15 @@ def command(
 
 
 def _list(kind: str | None, as_json: bool) -> None:
+    from dlcli.data.kinds import KINDS, kinds_in_order
     from dlcli.ui.json_output import print_json
     from dlcli.ui.models import print_models
     from dlcli.zoo.base import FAMILIES, MODELS, build_model
-    from dlcli.zoo.reference import SENTENCES, reference_task
+    from dlcli.zoo.reference import reference_task
 
+    if kind is not None:
+        KINDS.get(kind)
+    kinds = {entry.name: entry.reference_words for entry in kinds_in_order()}
     rows: list[dict[str, Any]] = []
     import torch
 
@@ -61,15 +60,15 @@ def _list(kind: str | None, as_json: bool) -> None:
                     "summary": entry.summary,
                 }
             )
-    rows.sort(key=lambda row: (_KINDS.index(row["kind"]), row["params"]))
+    rows.sort(key=lambda row: (list(kinds).index(row["kind"]), row["params"]))
     families = {family.title: family.names() for family in FAMILIES if kind in (None, "image")}
     if as_json:
         print_json({"command": "models", "models": rows, "families": families})
     else:
-        print_models(rows, families, SENTENCES)
+        print_models(rows, families, kinds)
 
 
-def _show(name: str, data: str | None, kind: InputKind | None, as_json: bool) -> None:
+def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
     from dlcli.card import ModelSpec
     from dlcli.ui.json_output import print_json
     from dlcli.ui.models import print_model

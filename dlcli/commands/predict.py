@@ -89,7 +89,7 @@ def command(
     def read_as(wanted: TaskSpec) -> Reader:
         # Tables and series are read by the columns that a model wants; images and texts are the same
         # for all, and what stdin holds can be read only once.
-        same = wanted.input == task.input or wanted.input.kind in ("image", "text")
+        same = wanted.input == task.input or not kind.inputs_by_task
         listed = samples if same else kind.inputs(arguments, wanted)
         return kind.reader(listed, wanted, ReadOptions(workers=config.workers))
 
@@ -113,8 +113,8 @@ def command(
     # A table on the same screen would be torn by a live view.
     silent = quiet or json_output or (chosen == "table" and output is None)
     with progress_sink(silent, json_output) as emit:
-        for note in reader.notes:
-            emit(Warned(note))
+        for notice in reader.notices:
+            emit(Warned(notice.message))
 
         def rows() -> Iterator[dict[str, Any]]:
             found = predict(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from dlcli.settings import setting
-from dlcli.task import Frozen, InputKind, Interpolation, TaskKind
+from dlcli.task import Frozen, Interpolation, TaskKind
 
 Optimizer = Literal[
     "adamw",
@@ -36,8 +36,8 @@ class DataConfig(Frozen):
         None, "A folder, a file, or a data set's name such as digits.", "--data", "-d"
     )
     data_dir: str | None = setting(None, "Where a named data set lies on disk.", "--data-dir")
-    kind: InputKind | None = setting(
-        None, "What the data is (default: found by looking at it).", "--kind"
+    kind: str | None = setting(
+        None, "Kind of data: image, text, tabular, series or pairs (default: detected).", "--kind"
     )
     task: TaskKind | None = setting(
         None, "What is predicted (default: found by looking at the target).", "--task"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.data.notices import Notice
 from dlcli.task import TaskKind
 
 SplitName = Literal["train", "val", "test"]
@@ -118,7 +119,7 @@ class DataSource:
 
     ``kind`` is the name of its `DataKind`. ``given`` says which splits the source itself brought; the
     others were made by dlcli. ``native`` is (C, H, W) of images that share one size known without
-    decoding, else (C, 0, 0). ``warnings`` are sentences for the user (empty class folders and the like).
+    decoding, else (C, 0, 0). ``notices`` are about what was listed (empty class folders and the like).
     """
 
     name: str  # short, for run names: "digits", "imgs"
@@ -133,7 +134,7 @@ class DataSource:
     native: tuple[int, int, int] = (0, 0, 0)
     options: dict[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
-    warnings: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 class Reader(ABC):
@@ -141,14 +142,14 @@ class Reader(ABC):
 
     ``bad`` maps the id of each unreadable sample to the reason, as they are found. ``lengths`` are the
     samples' sizes (N,) where they vary: batches are then made of samples of about one length.
-    ``notes`` are sentences about what the encoder met that training did not hold (unknown words, texts
-    that were cut).
+    ``notices`` are about what the encoder met that training did not hold (unknown words, texts that were
+    truncated).
     """
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
         self.bad: dict[str, str] = {}
-        self.notes: list[str] = []
+        self.notices: list[Notice] = []
         self.lengths: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -219,6 +220,13 @@ def pad(sequences: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     for row, sequence in zip(out, sequences, strict=True):
         row[: len(sequence)] = sequence
     return out
+
+
+def random_lengths(rng: np.random.Generator, count: int, longest: int) -> npt.NDArray[np.int64]:
+    """Random lengths (n,) from 1 to ``longest``; the first is ``longest``."""
+    lengths = rng.integers(1, longest + 1, count)
+    lengths[0] = longest
+    return lengths
 
 
 def fingerprint(parts: list[bytes]) -> str:

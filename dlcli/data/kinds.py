@@ -1,6 +1,6 @@
-"""What a kind of data is to the rest of dlcli. A new kind is a new file in this package.
+"""The interface of a kind of data. A new kind is a new folder in this package, with a ``kind.py``.
 
-A kind looks at a path, lists the samples, fits its encoders on the training split, and turns samples
+A kind recognises a path, lists the samples, fits its encoders on the training split, and turns samples
 into the arrays that a model takes. Models never see a file; readers never see a model.
 """
 
@@ -9,22 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import DataSource, Reader, Samples
+from dlcli.data.base import DataSource, Inputs, Reader, Samples
+from dlcli.data.notices import Notice
 from dlcli.registry import Registry
-from dlcli.task import TaskKind, TaskSpec
+from dlcli.task import InputSpec, TaskKind, TaskSpec
+
+SpecT = TypeVar("SpecT", bound=InputSpec)
+SpecT_contra = TypeVar("SpecT_contra", bound=InputSpec, contravariant=True)
+Facts = tuple[tuple[str, str], ...]  # (name, value) pairs
 
 
 @dataclass(frozen=True)
 class DataListing:
-    """What lies on the disk, listed: ``splits`` are train, val and test as given, or one "all".
+    """The samples of a data set on disk: ``splits`` are train, val and test as given, or one "all".
 
     ``native`` is (C, H, W) of images, or (C, 0, 0) where sizes differ. ``name`` is the data set's own
-    where one was recognised. ``options`` are settings that were found out by looking (the target
-    column, say): with them the same data reads the same again. ``made`` are the splits that the kind
-    itself divided (by time), not the data.
+    where one was recognised. ``options`` are settings that were detected (the target column, for one);
+    reading with them gives the same listing again. ``made`` are the splits that the kind itself divided
+    (by time), not the data.
     """
 
     splits: dict[str, Samples]
@@ -34,18 +41,18 @@ class DataListing:
     target_names: tuple[str, ...] = ()
     native: tuple[int, int, int] = (0, 0, 0)
     options: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     name: str | None = None
     made: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class ModelNeeds:
-    """What a model asks of its input; most of it concerns images.
+    """What a model requires of its input; most of it concerns images.
 
-    ``photo_size`` is the default input size for photos of varying size, ``min_size`` the smallest side
-    it can digest, ``size_multiple`` what divides it; ``mean`` and ``std`` are those of the published
-    weights it starts from, or None.
+    ``photo_size`` is the default input size for photos of varying size, ``min_size`` the smallest
+    side the model accepts, ``size_multiple`` what the side must be a multiple of; ``mean`` and ``std``
+    are those of its pretrained weights, or None.
     """
 
     name: str = ""  # of the model, for messages
@@ -59,11 +66,19 @@ class ModelNeeds:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Threads and bytes of memory that a reader may take; what an unreadable sample does."""
+    """Threads and bytes of cache that a reader may use; what it does with an unreadable sample."""
 
     workers: int | None = None
     cache_bytes: int = 0
     on_bad_sample: str = "skip"
+
+
+@dataclass(frozen=True)
+class Description:
+    """An input in words: facts, and titled tables of facts."""
+
+    facts: Facts = ()
+    tables: tuple[tuple[str, Facts], ...] = ()
 
 
 class Fit(Protocol):
@@ -71,20 +86,45 @@ class Fit(Protocol):
 
     def __call__(
         self, source: DataSource, config: TrainConfig, needs: ModelNeeds
-    ) -> tuple[TaskSpec, list[str]]:
-        """The task, and sentences for the user. Raises: UsageError, DlcliError."""
+    ) -> tuple[TaskSpec, list[Notice]]:
+        """The task, and notices. Raises: UsageError, DlcliError."""
+
+
+class Noise(Protocol[SpecT_contra]):
+    """Draw random inputs of the form that the reader gives."""
+
+    def __call__(
+        self, spec: SpecT_contra, count: int, length: int | None, rng: np.random.Generator
+    ) -> Inputs:
+        """``count`` samples; the longest has ``length`` steps where lengths vary (None: up to 32)."""
 
 
 @dataclass(frozen=True)
-class DataKind:
-    """A kind of data.
+class DataKind(Generic[SpecT]):
+    """A kind of data whose input class is ``SpecT``.
 
-    ``recognises(path, config)`` says whether a file or folder is of this kind; it looks at names, a few
-    first rows and settings that only this kind has. ``read(path, config, other)`` lists the samples;
-    with ``other`` they are for a model that exists, so one class is enough and a missing train split is
-    no error. ``reader`` encodes a split.
-    ``inputs(arguments, task)`` are the samples that `predict` was asked for, without targets (an empty
-    array); ids are what the user will recognise them by. ``order`` breaks ties: lower is asked first.
+    Reading:
+
+    - ``recognises(path, config)``: whether a file or folder is of this kind, by names, a few first
+      rows, and settings that only this kind has. Kinds are tried by ``order``, the lowest first.
+    - ``read(path, config, other)`` lists the samples. With ``other`` they are for a trained model, so
+      one class is enough and a missing train split is no error.
+    - ``fit`` fits the encoders; ``reader`` encodes a split.
+    - ``inputs(arguments, task)``: the samples that `predict` was given, without targets (an empty
+      array); their ids are what the user recognises them by. ``inputs_by_task``: whether they depend
+      on the task (on the columns that a model reads, for one). ``why_missing(id)``: why an argument
+      has no sample, if that is known without opening it.
+
+    Models:
+
+    - ``reference_input(needs)``: an input of typical size, to build a model without data;
+      ``reference_words`` describe it.
+    - ``noise``: random inputs of the form that the reader gives.
+    - ``to_model(inputs, spec)``: from the reader's arrays to the model's input.
+    - ``default_batch_size(spec)``: of evaluation and prediction, where it is not given.
+
+    Words: ``describe(spec)``; ``size_words``, a format of the shape of a sample. ``own_settings``: keys
+    of settings that mean something for this kind and not for all.
     """
 
     name: str
@@ -93,18 +133,32 @@ class DataKind:
     fit: Fit
     reader: Callable[[Samples, TaskSpec, ReadOptions], Reader]
     inputs: Callable[[Sequence[str], TaskSpec], Samples]
+    reference_input: Callable[[ModelNeeds], SpecT]
+    reference_words: str
+    noise: Noise[SpecT]
+    to_model: Callable[[Inputs, SpecT], Inputs] = lambda inputs, spec: inputs
+    default_batch_size: Callable[[SpecT], int] = lambda spec: 256
+    describe: Callable[[SpecT], Description] = lambda spec: Description()
+    size_words: str = "{}"
+    own_settings: tuple[str, ...] = ()
+    inputs_by_task: bool = True
+    why_missing: Callable[[str], str | None] = lambda name: None
     order: int = 10
 
 
-KINDS: Registry[DataKind] = Registry("data kind", "dlcli.data")
+KINDS: Registry[DataKind[Any]] = Registry("data kind", "dlcli.data", entry_module="kind")
 
 
-def find_kind(path: Path, config: DataConfig) -> DataKind | None:
+def kinds_in_order() -> list[DataKind[Any]]:
+    """All kinds, in the order in which they are tried."""
+    return sorted((entry for _, entry in KINDS.entries()), key=lambda entry: entry.order)
+
+
+def find_kind(path: Path, config: DataConfig) -> DataKind[Any] | None:
     """The kind that recognises ``path``, or None."""
-    entries = sorted((entry for _, entry in KINDS.entries()), key=lambda entry: entry.order)
-    return next((entry for entry in entries if entry.recognises(path, config)), None)
+    return next((entry for entry in kinds_in_order() if entry.recognises(path, config)), None)
 
 
-def kind_of(task: TaskSpec) -> DataKind:
-    """The kind that feeds a task."""
+def kind_of(task: TaskSpec) -> DataKind[Any]:
+    """The kind of data of a task."""
     return KINDS.get(task.input.kind)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, DataKind, DataListing, find_kind
+from dlcli.data.notices import Notice
 from dlcli.data.sets.download import obtain
 from dlcli.data.sets.named import DATASETS, find_name
 from dlcli.data.splits import hold_out, match_classes
@@ -56,7 +58,7 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     source = replace(source, splits=ordered)
     if source.task == "embedding":
         _need_pairs(source)
-    return replace(source, warnings=(*source.warnings, *_thin_classes(source)))
+    return replace(source, notices=(*source.notices, *_thin_classes(source)))
 
 
 def open_undivided(config: DataConfig) -> DataSource:
@@ -142,8 +144,8 @@ def _listed(config: DataConfig, *, other: bool) -> DataSource:
         if not other:
             _refuse_settings(config, found, entry.kind, name)
         if path.is_dir():
-            said = f"{name} means the data set of that name; write ./{name} for the folder"
-            found = replace(found, warnings=(*found.warnings, said))
+            notice = Notice(f"{name} means the data set of that name; write ./{name} for the folder")
+            found = replace(found, notices=(*found.notices, notice))
         return _source(found, kind=entry.kind, name=name, origin=name, data_dir=data_dir)
     path = path.absolute()
     known = _recognised(path)
@@ -198,7 +200,7 @@ def _recognised(path: Path) -> tuple[DataListing, str] | None:
 def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[DataListing, str]:
     """What a kind of data makes of a path. Raises: DlcliError when none knows it."""
     if config.kind is not None:
-        kind: DataKind | None = KINDS.get(config.kind)
+        kind: DataKind[Any] | None = KINDS.get(config.kind)
     else:
         # A folder that nothing recognises: the reader of photos says best what is wrong with it.
         kind = find_kind(path, config) or (KINDS.get("image") if path.is_dir() else None)
@@ -229,7 +231,7 @@ def _source(
         native=found.native,
         options=found.options,
         data_dir=None if data_dir is None else str(data_dir),
-        warnings=found.warnings,
+        notices=found.notices,
     )
 
 
@@ -261,8 +263,8 @@ def _need_pairs(source: DataSource) -> None:
         raise DlcliError(f"the train split of {source.origin} has one class: nothing to tell it from")
 
 
-def _thin_classes(source: DataSource) -> list[str]:
-    """A sentence where dlcli could hold nothing out of a class."""
+def _thin_classes(source: DataSource) -> list[Notice]:
+    """A notice where dlcli could hold nothing out of a class."""
     if "val" in source.given or source.task != "classification":
         return []
     held = set(np.unique(source.splits["val"].targets).tolist())
@@ -270,4 +272,4 @@ def _thin_classes(source: DataSource) -> list[str]:
     if not thin:
         return []
     listed = ", ".join(thin[:5]) + (f" and {len(thin) - 5} more" if len(thin) > 5 else "")
-    return [f"too few samples to hold one out for validation: {listed}"]
+    return [Notice(f"too few samples to hold one out for validation: {listed}", "missing-class")]

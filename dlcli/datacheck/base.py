@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,10 @@ import numpy.typing as npt
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource, Samples, SplitName
 from dlcli.data.kinds import KINDS, ReadOptions
+from dlcli.data.notices import Level, Notice
 from dlcli.registry import Registry
 from dlcli.task import TaskSpec
 
-Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 EXAMPLES = 5
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
@@ -126,7 +126,7 @@ class Part:
     ``contents`` are what tells the samples of a split apart: a key each, None where it could not be
     read. ``noun`` is what a sample is called, ``quote`` gives a few words of its content where the id
     says nothing. ``chance``: whether samples may well be equal without being copies, as rows of a few
-    columns may. ``said`` are sentences of readers, which become findings too.
+    columns may. ``notices`` are of readers, and become findings too.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Part:
     noun: str = "sample"
     quote: Callable[[Samples, int], str] = lambda samples, index: ""
     chance: bool = False
-    said: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
     def find(
         self,
@@ -217,14 +217,14 @@ def share(part: int, whole: int) -> str:
     return f"{percent:.1f} %" if percent >= 0.1 or not part else "less than 0.1 %"
 
 
-def reader_notes(source: DataSource, task: TaskSpec) -> list[str]:
-    """What the encoders meet in each split that training did not hold."""
-    kind, said = KINDS.get(source.kind), []
+def reader_notices(source: DataSource, task: TaskSpec) -> list[Notice]:
+    """Return what the encoders meet in each split that training did not hold."""
+    kind, notices = KINDS.get(source.kind), []
     for split, samples in source.splits.items():
         reader = kind.reader(samples, task, ReadOptions())
-        said += [f"{split}: {note}" for note in reader.notes]
+        notices += [notice.prefixed(split) for notice in reader.notices]
         reader.close()
-    return said
+    return notices
 
 
 def class_of(source: DataSource, samples: Samples, index: int) -> str:

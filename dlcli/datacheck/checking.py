@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds
-from dlcli.datacheck.base import CHECKS, CheckOptions, DataReport, Finding, Level, Part
+from dlcli.data.notices import Notice
+from dlcli.datacheck.base import CHECKS, CheckOptions, DataReport, Finding, Part
 from dlcli.datacheck.duplicates import find_duplicates
 from dlcli.datacheck.shift import find_shifts
 from dlcli.datacheck.targets import check_targets, split_facts
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 
-# What sentences of the readers are about. None: this check says it itself, with examples. A sentence
-# that nothing here knows is a note.
-_ABOUT: tuple[tuple[str, Level, str | None], ...] = (
-    (r"has no (photos|text|samples) of |too few samples to hold one out", "note", None),
-    (r"texts are empty|texts are longer than|lose their? end", "note", None),
-    (r"^left out the? columns? |^left out columns ", "note", None),
-    (r": vocabulary of ", "note", None),
-    (r"the time has .* gaps?\b", "warning", "gapped-time"),
-    (r"rows? repeat the time", "warning", "repeated-time"),
-    (r"values are missing", "warning", "missing-values"),
-    (r"^missing numbers become|^log\(1 \+ x\)", "note", "encoding"),
-    (r"not UTF-8", "note", "not-utf-8"),
-    (r"left out|left alone|not followed|counts as absent|lack a side", "warning", "left-out"),
+# Notices on what the checks find themselves, with examples, or show as facts.
+_CHECKED = frozenset(
+    {"cut-series", "cut-texts", "empty-text", "missing-class", "unused-column", "vocabulary"}
 )
 
 
@@ -38,8 +28,8 @@ def check_data(source: DataSource, options: CheckOptions, needs: ModelNeeds | No
     suit the data.
     """
     config = options.config
-    said = [*source.warnings]
-    task, own = _fitted(source, config, needs or ModelNeeds(), said)
+    notices = [*source.notices]
+    task, own = _fitted(source, config, needs or ModelNeeds(), notices)
     asked, targets = source.task, check_targets(source)
     if asked == "embedding":  # it is learnt from classes, so what is odd about those matters alike
         source = replace(source, task="classification")
@@ -50,7 +40,7 @@ def check_data(source: DataSource, options: CheckOptions, needs: ModelNeeds | No
     charts = [*targets.charts, *part.charts]
     findings = [
         *(*own, *targets.findings, *part.findings),
-        *(*find_shifts(charts), *_sentences([*said, *part.said])),
+        *(*find_shifts(charts), *_reported([*notices, *part.notices])),
     ]
     order = {"error": 0, "warning": 1, "note": 2}
     return DataReport(
@@ -72,16 +62,16 @@ def opening_failed(exc: DlcliError) -> Finding:
 
 
 def _fitted(
-    source: DataSource, config: TrainConfig, needs: ModelNeeds, said: list[str]
+    source: DataSource, config: TrainConfig, needs: ModelNeeds, notices: list[Notice]
 ) -> tuple[TaskSpec | None, list[Finding]]:
-    """The task, its notes added to ``said``; or why no encoder can be fitted."""
+    """The task, its notices added to ``notices``; or why no encoder can be fitted."""
     try:
-        task, notes = KINDS.get(source.kind).fit(source, config, needs)
+        task, fitted = KINDS.get(source.kind).fit(source, config, needs)
     except UsageError:
         raise
     except DlcliError as exc:
         return None, [Finding("error", "cannot-be-encoded", exc.message, hint=exc.hint)]
-    said += notes
+    notices += fitted
     return task, []
 
 
@@ -98,18 +88,10 @@ def _groups(source: DataSource, part: Part) -> None:
             part.find("warning", "torn-groups", message, examples=torn, hint=hint)
 
 
-def _sentences(said: list[str]) -> list[Finding]:
-    """The readers' sentences as findings."""
-    found = []
-    for sentence in dict.fromkeys(said):
-        level, code = _about(sentence)
-        if code is not None:
-            found.append(Finding(level, code, sentence))
-    return found
-
-
-def _about(sentence: str) -> tuple[Level, str | None]:
-    for pattern, level, code in _ABOUT:
-        if re.search(pattern, sentence):
-            return level, code
-    return "note", "reading"
+def _reported(notices: list[Notice]) -> list[Finding]:
+    """The notices as findings, each once, without those on what the checks find themselves."""
+    return [
+        Finding(notice.level, notice.code, notice.message)
+        for notice in dict.fromkeys(notices)
+        if notice.code not in _CHECKED
+    ]

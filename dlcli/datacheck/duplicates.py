@@ -7,7 +7,8 @@ from collections.abc import Hashable, Iterable
 from itertools import combinations
 
 from dlcli.data.base import DataSource
-from dlcli.datacheck.base import EXAMPLES, Finding, Level, Part, class_of, counted
+from dlcli.data.notices import Level
+from dlcli.datacheck.base import EXAMPLES, Finding, Part, class_of, counted
 
 _Members = dict[Hashable, list[tuple[str, int]]]  # content to (split, position)
 _APART = "take the copies out of one of the two"

@@ -25,7 +25,7 @@ from dlcli.datacheck.base import (
     Part,
     Table,
     counted,
-    reader_notes,
+    reader_notices,
     spread,
 )
 from dlcli.task import TaskSpec
@@ -75,7 +75,7 @@ def _whole(source: DataSource, task: TaskSpec | None, part: Part) -> None:
             message = f"{split}: {len(flat):,} of {len(some):,} series hold one value from end to end"
             part.find("warning", "flat", message, examples=flat, hint="was nothing measured?")
     if task is not None:
-        part.said += reader_notes(source, task)
+        part.notices += reader_notices(source, task)
     if source.task == "classification":
         part.charts.append(_class_means(source, series["train"]))
 

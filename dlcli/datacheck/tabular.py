@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import DataSource, Samples
+from dlcli.data.notices import Level
 from dlcli.data.tables.cells import LARGEST, as_numbers, as_words
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.frames import looks_like_text
@@ -20,10 +21,9 @@ from dlcli.datacheck.base import (
     CHECKS,
     Bars,
     CheckOptions,
-    Level,
     Part,
     counted,
-    reader_notes,
+    reader_notices,
     share,
 )
 from dlcli.datacheck.column_facts import describe, is_number
@@ -57,7 +57,7 @@ def check_tabular(source: DataSource, task: TaskSpec | None, options: CheckOptio
         part.facts["model's input"] = (
             f"{task.input.shape[0]:,} features of {counted(len(used), 'column')}"
         )
-        part.said += reader_notes(source, task)
+        part.notices += reader_notices(source, task)
     describe(frame, part)
     _missing(frames, part)
     _useless(frames["train"], used, part)

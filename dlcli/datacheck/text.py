@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dlcli.data.base import DataSource, Listed, Samples
+from dlcli.data.notices import Level
 from dlcli.data.tables.cells import shorten
 from dlcli.data.text.tokens import codec_of
 from dlcli.datacheck.base import (
@@ -16,7 +17,6 @@ from dlcli.datacheck.base import (
     Cell,
     CheckOptions,
     Histogram,
-    Level,
     Numbers,
     Part,
     Table,

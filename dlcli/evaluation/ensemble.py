@@ -170,7 +170,7 @@ class _JoinedReader(Reader):
                 raise DlcliError(f"{name} finds other samples there than {names[0]}")
             self.bad |= reader.bad
             reader.bad = self.bad  # one dictionary: each also leaves out what the others cannot read
-            self.notes += [f"{name}: {note}" for note in reader.notes]
+            self.notices += [notice.prefixed(name) for notice in reader.notices]
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """The tensors of all readers for the samples that each of them can read."""

@@ -11,6 +11,7 @@ from dlcli.card import Card
 from dlcli.config import DataConfig, EvalConfig
 from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
@@ -54,7 +55,7 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
         reader=read(name),
         split=name,
         note=_note(source, name, own=own),
-        warnings=(*source.warnings, *warnings, *([old] if old else [])),
+        warnings=(*messages(source.notices), *warnings, *([old] if old else [])),
         train=(lambda: read("train")) if own and "train" in source.splits else None,
     )
 

@@ -23,7 +23,7 @@ from dlcli.evaluation.processes import Processes
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Outputs
-from dlcli.task import ImageInput, PairsInput, TaskSpec
+from dlcli.task import PairsInput, TaskSpec
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ def measure(
         return kind_of(wanted).reader(data.reader.samples, wanted, options)
 
     reader = ensemble.reader(read_as)
-    for note in reader.notes:
-        emit(Warned(note))
+    for notice in reader.notices:
+        emit(Warned(notice.message))
     counts = make_counts(task)
     alone = [make_counts(task) for _ in ensemble.members if several]
     size = config.batch_size or batch_size_of(ensemble)
@@ -107,13 +107,8 @@ def measure(
 
 
 def default_batch_size(task: TaskSpec) -> int:
-    """As many images as 64 photos of 224x224 have pixels, at most 256: memory, not results.
-
-    Of texts to write, as many as have 256 MiB of logits.
-    """
-    if isinstance(task.input, ImageInput):
-        return max(1, min(256, 64 * 224 * 224 // (task.input.height * task.input.width)))
-    return min(256, answers_within(2**28, task))
+    """That of the kind of data, and at most as many samples as have 256 MiB of outputs."""
+    return min(kind_of(task).default_batch_size(task.input), answers_within(2**28, task))
 
 
 def batch_size_of(ensemble: Ensemble) -> int:

@@ -34,13 +34,6 @@ def wilson(hits: int, samples: int) -> tuple[float, float]:
     return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
 
 
-def of_scores(scores: Floats, *, rooted: bool = False, block: int = 1) -> tuple[float, float]:
-    """The interval of the metric that scores (N,) belong to: `wilson` for 0 and 1, else a bootstrap."""
-    if block == 1 and not rooted and _are_hits(scores):
-        return wilson(int(scores.sum()), len(scores))
-    return paired_bootstrap(scores, np.zeros_like(scores), rooted=rooted, block=block)
-
-
 def of_difference(
     scores: Floats, others: Floats, *, rooted: bool = False, block: int = 1
 ) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, Reader
-from dlcli.data.images.inputs import why_no_image
+from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.metrics import softmax
@@ -81,8 +81,7 @@ def _in_order(reader: Reader, batch_size: int) -> Iterator[tuple[Indices, Inputs
 
 def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
     """Why there is no prediction."""
-    what_it_is = why_no_image(name) if task.input.kind == "image" else None
-    return what_it_is or reader.bad.get(name) or "it cannot be read"
+    return kind_of(task).why_missing(name) or reader.bad.get(name) or "it cannot be read"
 
 
 def _sayer(answer: Answer, task: TaskSpec, top_k: int, beams: int) -> Callable[[Inputs], list[Rows]]:

@@ -13,7 +13,7 @@ from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import atomic_file, cannot_write
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
-from dlcli.formats.encodings.base import pack, unpack
+from dlcli.formats.encodings.base import decode, encode
 from dlcli.trust import names_code, remember
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ _MAX_HEADER = 100_000_000  # safetensors' own limit
 def save_model(path: Path, module: nn.Module, card: Card) -> None:
     """Write the module's state dict and the card, atomically. Raises: DlcliError when it cannot.
 
-    The tensors are packed as the card's records say. A file whose loading will run code is remembered
+    The tensors are encoded as the card's records say. A file whose loading will run code is remembered
     as the user's own.
     """
     state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
-    write_tensors(path, pack(state, card.transforms), {CARD_KEY: card.to_json()})
+    write_tensors(path, encode(state, card.transforms), {CARD_KEY: card.to_json()})
     if names_code(card.model.name):
         remember(path)
 
@@ -153,7 +153,7 @@ def open_checkpoint(file: ModelFile, runtime: Runtime) -> Checkpoint:
     card = file.card
     stored, _ = read_tensors(file.path)
     try:
-        state = unpack(stored, card.transforms)
+        state = decode(stored, card.transforms)
     except ValueError as exc:
         raise _misfit(file.path, exc) from exc
     return build_checkpoint(file, state, runtime)

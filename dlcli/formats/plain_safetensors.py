@@ -1,4 +1,4 @@
-"""A state dict as safetensors in plain layout: the names and shapes of the module, nothing packed.
+"""A state dict as safetensors in plain layout: the names and shapes of the module, nothing encoded.
 
 It is what other programs expect of a .safetensors file. dlcli's own best.safetensors is one too unless
 pruning or quantization stored its tensors another way; this format undoes that, and may halve them.

@@ -16,7 +16,7 @@ from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
-from dlcli.formats.torch_program import unpacked
+from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_whole
 from dlcli.trust import names_code, remember
@@ -28,7 +28,7 @@ STATE_KEY = "state_dict"
 
 def plain_state(source: Artifact, config: ExportConfig) -> tuple[dict[str, Any], Card]:
     """The module's tensors by name, on the CPU, contiguous, in 16 bits with --half; and their card."""
-    card = unpacked(source.card)
+    card = without_encodings(source.card)
     state = {
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in source.module().state_dict().items()

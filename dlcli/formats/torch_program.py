@@ -23,7 +23,7 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Artifact, ModelFile, Outputs
-from dlcli.formats.encodings.base import PACKINGS
+from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.readable_outputs import (
     answers_probabilities,
     as_model_output,
@@ -120,7 +120,7 @@ def shipped(
     module = copy.deepcopy(source.module()).eval().requires_grad_(False)
     asked = config.model_copy(update={"dynamic": False}) if always_static else config
     sizes = asked_sizes(asked, task)
-    card = with_sizes(unpacked(source.card), sizes)
+    card = with_sizes(without_encodings(source.card), sizes)
     if config.half:
         card = card.with_record(transforms.HALF, dtype="float16")
     if config.softmax:
@@ -128,12 +128,6 @@ def shipped(
     if config.half or config.softmax:
         module = _around(module, card, half=config.half, softmax=config.softmax)
     return module, card, sizes
-
-
-def unpacked(card: Card) -> Card:
-    """The card of a file that stores tensors as they are, however the source's file stored them."""
-    kept = tuple(record for record in card.transforms if PACKINGS.find(record.kind) is None)
-    return card.model_copy(update={"transforms": kept})
 
 
 def _around(module: nn.Module, card: Card, *, half: bool, softmax: bool) -> nn.Module:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from packaging.version import Version
@@ -18,17 +18,18 @@ from torch import nn
 from dlcli.card import DataRecord, ModelSpec, TransformRecord
 from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS
+from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
+from dlcli.data.notices import messages
 from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.metrics import default_monitor
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
-from dlcli.formats.encodings.base import unpack
+from dlcli.formats.encodings.base import decode
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.settings import fields_of, load_yaml, merge, validate
-from dlcli.task import InputKind, TaskSpec
+from dlcli.task import TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
 from dlcli.zoo.forward import load_tensors
 from dlcli.zoo.weights import (
@@ -130,14 +131,14 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
             hint="rename the folder, or give a link to it that has a plain name",
         )
     kind = KINDS.get(source.kind)
-    entry = find_model(said.model.name, cast(InputKind, kind.name))
+    entry = find_model(said.model.name, kind.name)
     if source.task not in entry.tasks:
         raise UsageError(
             f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
             hint="dlcli models lists what each model does; --task says what is to be predicted",
         )
-    _refuse_foreign_options(said, kind.name)
-    warnings = list(source.warnings)
+    _refuse_foreign_options(said, kind)
+    warnings = messages(source.notices)
     initial, weights_from, initial_task = _first_weights(entry, said, warnings)
     published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
@@ -145,7 +146,7 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
-    task, notes = kind.fit(source, config, needs)
+    task, notices = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
     return Plan(
         config=config,
@@ -158,41 +159,27 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         recipe=recipe,
         said=said,
         warnings=tuple(warnings),
-        notes=tuple(notes),
+        notes=tuple(messages(notices)),
     )
 
 
-# Settings that mean something for some kinds of data only.
-_IMAGES, _TEXTS, _SERIES = ("image",), ("text", "pairs"), ("series",)
-_ONLY_FOR = {
-    "model.img_size": _IMAGES,
-    "model.pretrained": _IMAGES,
-    "data.text": _TEXTS,
-    "data.tokenizer": _TEXTS,
-    "data.vocab_size": _TEXTS,
-    "data.min_count": _TEXTS,
-    "data.lowercase": _TEXTS,
-    "data.max_length": (*_TEXTS, *_SERIES),
-    "data.time_column": _SERIES,
-    "data.window": _SERIES,
-    "data.horizon": _SERIES,
-    "data.time_splits": _SERIES,
-}
-
-
-def _refuse_foreign_options(said: TrainConfig, kind: str) -> None:
+def _refuse_foreign_options(said: TrainConfig, kind: DataKind[Any]) -> None:
     """Settings of one kind of data must not be ignored by another."""
     fields = fields_of(TrainConfig)
-    for key, kinds in _ONLY_FOR.items():
+    owners: dict[str, list[str]] = {}
+    for entry in kinds_in_order():
+        for key in entry.own_settings:
+            owners.setdefault(key, []).append(entry.name)
+    for key, names in owners.items():
         group, name = key.split(".")
         value = getattr(getattr(said, group), name)
         # --no-pretrained asks for nothing that other kinds lack.
         silent = value == fields[key].default or (key == "model.pretrained" and not value)
-        if kind not in kinds and not silent:
+        if kind.name not in names and not silent:
             flags = fields[key].json_schema_extra["flags"]
             raise UsageError(
-                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(kinds)} data, "
-                f"and this is {kind}",
+                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(names)} data, "
+                f"and this is {kind.name}",
                 hint="leave it out, or say --kind",
             )
 
@@ -278,7 +265,7 @@ def load_start(run: RunFolder) -> StateDict:
     """The weights that a fine-tuned run began with. Raises: DlcliError when the file is damaged."""
     stored, _ = read_tensors(run.start)
     try:
-        return unpack(stored, card_of(run.start).transforms)
+        return decode(stored, card_of(run.start).transforms)
     except ValueError as exc:
         raise DlcliError(f"{run.start}: its tensors do not fit its card: {exc}") from exc
 

@@ -188,8 +188,8 @@ def _train(
     for message in warnings:
         emit(Warned(message))
     for split, reader in readers.items():
-        for message in reader.notes:
-            emit(Warned(f"{split}: {message}"))
+        for notice in reader.notices:
+            emit(Warned(notice.prefixed(split).message))
     emit(started(plan, run, prepared, progress, device))
     if config.tensorboard and world.main:
         emit(ModelReady(job.model.module, _example(job)))

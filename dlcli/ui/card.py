@@ -115,7 +115,7 @@ def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:
     rows = [
         Row(
             text.key(target.name),
-            f"mean {text.number(target.mean)}, std {text.number(target.std)}",
+            f"mean {wording.number(target.mean)}, std {wording.number(target.std)}",
         )
         for target in targets[:MOST_ROWS]
     ]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import console as consoles
 from dlcli.ui.progress.lines import GAP
-from dlcli.ui.text import key, number
-from dlcli.wording import printable
+from dlcli.ui.text import key
+from dlcli.wording import number, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

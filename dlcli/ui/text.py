@@ -46,11 +46,6 @@ def signed(value: float) -> str:
     return figure(value) if math.isnan(value) else f"{'-' if value < 0 else '+'}{figure(abs(value))}"
 
 
-def number(value: float) -> str:
-    """A value in the data's own units: six digits, large ones whole: ``452600``, ``-1.25``."""
-    return f"{value:.0f}" if 1e5 <= abs(value) < 1e12 else f"{value:.6g}"
-
-
 def duration(seconds: float) -> str:
     """``3.4s``, ``34s``, ``3m05s``, ``2h05m``, ``1d03h``; ``?`` for what is not known."""
     if not math.isfinite(seconds) or seconds < 0:

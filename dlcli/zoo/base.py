@@ -16,7 +16,7 @@ from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
 from dlcli.settings import merge
-from dlcli.task import Frozen, InputKind, TaskKind, TaskSpec
+from dlcli.task import Frozen, TaskKind, TaskSpec
 from dlcli.zoo.structure import replay
 
 # What any head that gives ``task.num_outputs`` numbers a sample can be trained for.
@@ -52,7 +52,7 @@ class ModelEntry:
     name: str
     build: Callable[[TaskSpec, Any], nn.Module]
     head: Callable[[nn.Module], str]
-    kind: InputKind = "image"
+    kind: str = "image"
     tasks: tuple[TaskKind, ...] = SUPERVISED
     args: type[BaseModel] = NoArgs
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Family:
     """
 
     owns: Callable[[str], bool]
-    make: Callable[[str, InputKind], ModelEntry]
+    make: Callable[[str, str], ModelEntry]
     names: Callable[[], list[str]]
     title: str = "others"
 
@@ -107,15 +107,15 @@ class Family:
 FAMILIES: list[Family] = []
 
 
-def own_names(kind: InputKind | None = None) -> list[str]:
+def own_names(kind: str | None = None) -> list[str]:
     """The names registered here, for one kind of input or for any."""
     found = {entry.name for _, entry in MODELS.entries() if kind in (None, entry.kind)}
     return sorted(found)
 
 
-def own_kinds(name: str) -> list[InputKind]:
+def own_kinds(name: str) -> list[str]:
     """The kinds of input that a name takes; image for other libraries' names."""
-    found: list[InputKind] = [entry.kind for _, entry in MODELS.entries() if entry.name == name]
+    found: list[str] = [entry.kind for _, entry in MODELS.entries() if entry.name == name]
     return found or ["image"]
 
 
@@ -129,7 +129,7 @@ def check_name(name: str) -> None:
     raise UsageError(f"unknown model {name!r}", hint=f"{nearest(name, known)}; see dlcli models")
 
 
-def find_model(name: str, kind: InputKind) -> ModelEntry:
+def find_model(name: str, kind: str) -> ModelEntry:
     """The entry of ``name`` for a kind of input. Raises: UsageError naming what there is."""
     entry = MODELS.find(f"{kind}/{name}")
     if entry is not None:

@@ -1,7 +1,7 @@
 """Replay what was done to a model's structure: a `TransformRecord` in, the same layers and shapes out.
 
-Weights come afterwards, from the file. Kinds that are not registered here (packings, remarks) change no
-structure and are passed over.
+Weights come afterwards, from the file. Kinds that are not registered here (encodings, annotations)
+change no structure and are passed over.
 """
 
 from __future__ import annotations

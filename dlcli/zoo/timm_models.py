@@ -15,7 +15,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.task import Frozen, ImageInput, InputKind, Interpolation, TaskSpec
+from dlcli.task import Frozen, ImageInput, Interpolation, TaskSpec
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights, wrong_kind
 
 _PREFIX = "timm:"
@@ -45,7 +45,7 @@ def names() -> list[str]:
     return [_PREFIX + name for name in timm.list_models()]
 
 
-def entry(name: str, kind: InputKind) -> ModelEntry:
+def entry(name: str, kind: str) -> ModelEntry:
     """The entry of a timm model, with the preprocessing of its published weights.
 
     Raises: DlcliError without timm; UsageError for a name that timm does not know.

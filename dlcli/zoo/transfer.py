@@ -13,7 +13,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError
-from dlcli.task import Frozen, ImageInput, InputKind, TaskSpec
+from dlcli.task import Frozen, ImageInput, TaskSpec
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights, wrong_kind
 
 # Settings of the torchvision constructors that dlcli fixes for the two Inceptions: their auxiliary
@@ -50,7 +50,7 @@ def owns(name: str) -> bool:
     return not _FOREIGN.search(name) and name in names()
 
 
-def entry(name: str, kind: InputKind) -> ModelEntry:
+def entry(name: str, kind: str) -> ModelEntry:
     """The registry entry of a torchvision model, with the preprocessing of its default weights."""
     if kind != "image":
         raise wrong_kind(name, kind)

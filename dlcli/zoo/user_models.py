@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.task import InputKind, TaskKind, TaskSpec, TensorSpec
+from dlcli.task import TaskKind, TaskSpec, TensorSpec
 from dlcli.trust import CODE_FILE, MODELS_GROUP, names_code
 from dlcli.wording import first_line
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
@@ -66,7 +66,7 @@ def names() -> list[str]:
     return sorted(_offered())
 
 
-def entry(name: str, kind: InputKind) -> ModelEntry:
+def entry(name: str, kind: str) -> ModelEntry:
     """The entry of a user's model; its name has the file's absolute path. Nothing is run yet.
 
     Raises: DlcliError when the file is not there.

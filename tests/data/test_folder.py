@@ -13,6 +13,7 @@ from PIL import Image
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource
 from dlcli.data.images.folder import natural
+from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import ImageInput, TaskSpec
@@ -50,7 +51,7 @@ def test_class_folders_are_split_in_three(photo_folder: Make) -> None:
     }
     assert source.given == frozenset()
     assert (source.name, source.origin, source.native) == ("photos", str(root), (3, 0, 0))
-    assert source.warnings == ()
+    assert source.notices == ()
     for part in source.splits.values():
         for id_, path, target in zip(part.ids, part.items.values, part.targets, strict=True):
             assert path == root / id_
@@ -116,7 +117,7 @@ def test_nested_files_any_capitals_and_hidden_names(tmp_path: Path) -> None:
     assert all_ids(source) == sorted(
         f"{label}/{name}" for label in "ab" for name in ("1.JPG", "2.Png", "deep/er/3.jpeg", "4.tiff")
     )
-    assert source.warnings == ()
+    assert source.notices == ()
 
 
 def test_other_files_are_counted_in_one_sentence(photo_folder: Make) -> None:
@@ -125,10 +126,10 @@ def test_other_files_are_counted_in_one_sentence(photo_folder: Make) -> None:
         (root / "red" / name).write_text("x")
     photo(root / "stray.jpg")
     source = opened(root)
-    assert source.warnings == (
+    assert messages(source.notices) == [
         "1 photo outside any class folder left out",
         "4 files of other kinds left out (.txt: 2, .mp4: 1, no extension: 1)",
-    )
+    ]
     assert len(all_ids(source)) == 18
 
 
@@ -148,7 +149,7 @@ def test_link_loops_are_not_followed(photo_folder: Make) -> None:
     source = opened(root)
     assert all_ids(source) == before
     assert source.class_names == ("blue", "green", "red")
-    assert "5 linked folders not followed: back into the data, or again" in source.warnings
+    assert "5 linked folders not followed: back into the data, or again" in messages(source.notices)
 
 
 def test_links_to_files_and_to_folders_elsewhere_count_once(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_an_empty_class_folder_is_dropped_with_a_warning(photo_folder: Make) -> 
     (root / "yellow").mkdir()
     source = opened(root)
     assert source.class_names == ("blue", "green", "red")
-    assert source.warnings == ("class folders without photos, left out: yellow",)
+    assert messages(source.notices) == ["class folders without photos, left out: yellow"]
 
 
 def test_a_class_that_train_lacks_is_an_error_naming_it(photo_folder: Make) -> None:
@@ -239,7 +240,10 @@ def test_a_class_that_train_lacks_is_an_error_naming_it(photo_folder: Make) -> N
 def test_a_class_that_val_lacks_is_a_warning(photo_folder: Make) -> None:
     root = photo_folder(splits=("train", "val", "test"))
     photo(root / "train" / "violet" / "1.jpg")
-    assert opened(root).warnings == ("val has no photos of violet", "test has no photos of violet")
+    assert messages(opened(root).notices) == [
+        "val has no photos of violet",
+        "test has no photos of violet",
+    ]
 
 
 def test_splits_without_train_two_vals_and_splits_without_classes(photo_folder: Make) -> None:
@@ -254,7 +258,7 @@ def test_splits_without_train_two_vals_and_splits_without_classes(photo_folder: 
 def test_folders_beside_train_are_named(photo_folder: Make) -> None:
     root = photo_folder(splits=("train", "val"))
     photo(root / "annotations" / "1.jpg")
-    assert opened(root).warnings == ("beside train, these folders are left alone: annotations",)
+    assert messages(opened(root).notices) == ["next to train, these folders are not used: annotations"]
 
 
 def test_unlabelled_test_photos_are_no_test_split(photo_folder: Make) -> None:
@@ -262,7 +266,7 @@ def test_unlabelled_test_photos_are_no_test_split(photo_folder: Make) -> None:
     photo(root / "test" / "1.jpg")
     source = opened(root)
     assert list(source.splits) == ["train", "val"]
-    assert "test holds no photos and counts as absent" in source.warnings
+    assert "test holds no photos and counts as absent" in messages(source.notices)
 
 
 def test_fractions_that_leave_nothing(photo_folder: Make) -> None:
@@ -273,7 +277,7 @@ def test_fractions_that_leave_nothing(photo_folder: Make) -> None:
 def test_classes_too_small_for_validation_are_named(photo_folder: Make) -> None:
     root = photo_folder()
     photo(root / "violet" / "1.jpg")
-    assert opened(root).warnings == ("too few samples to hold one out for validation: violet",)
+    assert messages(opened(root).notices) == ["too few samples to hold one out for validation: violet"]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may list everything")

@@ -11,6 +11,7 @@ import pytest
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
+from dlcli.data.notices import messages
 from dlcli.data.series.forecast import fit_forecast, forecast_inputs
 from dlcli.data.series.windows import ForecastReader, LongSeries, Windows
 from dlcli.data.sources import open_other, open_source
@@ -44,7 +45,8 @@ def opened(path: Path, **settings: object) -> DataSource:
 
 
 def task_of(source: DataSource, **settings: object) -> tuple[TaskSpec, list[str]]:
-    return fit_forecast(source, DataConfig(**settings))  # type: ignore[arg-type]
+    task, notices = fit_forecast(source, DataConfig(**settings))  # type: ignore[arg-type]
+    return task, messages(notices)
 
 
 def readers(source: DataSource, task: TaskSpec) -> dict[str, ForecastReader]:
@@ -268,7 +270,7 @@ def test_the_month_after_a_monthly_series_is_a_calendar_month(tmp_path: Path) ->
     months = [f"{2000 + i // 12}-{i % 12 + 1:02}" for i in range(61)]
     path = write_csv(tmp_path / "a.csv", {"Month": months, "x": [i % 12 for i in range(61)]})
     source = opened(path, window=12, horizon=3)
-    assert source.warnings == ()  # months differ in length, which is no gap
+    assert source.notices == ()  # months differ in length, which is no gap
     task, _ = task_of(source)
     assert forecast_inputs([str(path)], task).ids == (f"{path} 2005-02-01",)
 
@@ -291,7 +293,7 @@ def test_gaps_and_repeats_are_counted(tmp_path: Path) -> None:
     stamps[10] = stamps[9]
     path = write_csv(tmp_path / "a.csv", {"date": stamps, "x": list(range(55))})
     source = opened(path, window=5, horizon=2)
-    said = " ".join(source.warnings)
+    said = " ".join(messages(source.notices))
     assert "1 rows repeat the time" in said
     assert (
         f"2 gaps, rows being taken as even steps; the largest is 6 steps long, after {hours(30)[29]}"
@@ -313,7 +315,7 @@ def test_a_table_without_time_counts_rows(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", {"x": list(range(50)), "y": list(range(50))})
     source = opened(path, window=5, horizon=2)
     assert source.splits["train"].ids[0] == "row 5"
-    assert "no time column" in source.warnings[0]
+    assert "no time column" in messages(source.notices)[0]
 
 
 def test_no_input_knows_a_later_value(tmp_path: Path) -> None:
@@ -322,7 +324,7 @@ def test_no_input_knows_a_later_value(tmp_path: Path) -> None:
         values[i] = None
     path = write_csv(tmp_path / "a.csv", {"date": hours(100), "row": values})
     source = opened(path, window=10, horizon=2)  # train ends behind row 79
-    assert "7 of 100 values are missing" in " ".join(source.warnings)
+    assert "7 of 100 values are missing" in " ".join(messages(source.notices))
     items = source.splits["train"].items
     assert isinstance(items, Windows)
     (series,) = items.series
@@ -344,7 +346,7 @@ def test_columns_that_are_no_use_are_left_out_and_named(tmp_path: Path) -> None:
         flat=[3] * 200,
     )
     source = opened(path, window=10, horizon=4)
-    said = " ".join(source.warnings)
+    said = " ".join(messages(source.notices))
     assert "no numbers: 'place'" in said
     assert "empty: 'blank'" in said
     assert "empty in the training rows: 'late'" in said

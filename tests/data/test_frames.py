@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from dlcli.data.notices import messages
 from dlcli.data.tables.frames import (
     TABLES,
     decode_text,
@@ -24,7 +25,8 @@ from dlcli.errors import DlcliError
 def read(tmp_path: Path, content: str | bytes, name: str = "t.csv", **options: object):
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_frame(path, **options)
+    frame, notices = read_frame(path, **options)
+    return frame, messages(notices)
 
 
 def test_byte_order_mark_is_no_part_of_the_first_name(tmp_path):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples, Stacked
+from dlcli.data.notices import messages
 from dlcli.data.sets import download
 from dlcli.data.sets.cifar import _CLASSES_100, CIFARS, read_pickle
 from dlcli.data.sets.named import DATASETS, NamedSet, find_name
@@ -84,7 +85,9 @@ def test_a_name_wins_over_a_folder_and_says_so(
     monkeypatch.chdir(root.parent)
     source = named("digits")
     assert source.native == (1, 8, 8)
-    assert source.warnings == ("digits means the data set of that name; write ./digits for the folder",)
+    assert messages(source.notices) == [
+        "digits means the data set of that name; write ./digits for the folder"
+    ]
     assert named("./digits").class_names == ("blue", "green", "red")
 
 

@@ -14,6 +14,7 @@ import pytest
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
+from dlcli.data.notices import messages
 from dlcli.data.pairs.kind import PairsReader, inputs
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.text.tokens import decode
@@ -52,9 +53,9 @@ def opened(path: Path, **values: Any) -> DataSource:
 
 def fitted(source: DataSource, **values: Any) -> tuple[TaskSpec, PairsInput, list[str]]:
     config = TrainConfig(data=DataConfig.model_validate(values))
-    task, notes = KINDS.get("pairs").fit(source, config, ModelNeeds("any"))
+    task, notices = KINDS.get("pairs").fit(source, config, ModelNeeds("any"))
     assert isinstance(task.input, PairsInput)
-    return task, task.input, notes
+    return task, task.input, messages(notices)
 
 
 def all_pairs(source: DataSource) -> dict[str, tuple[str, str]]:
@@ -104,11 +105,11 @@ def test_parallel_files_with_splits(tmp_path: Path) -> None:
         "test": 8,
     }
     assert source.options == {"text": "de", "target": "en"}
-    assert any("from de to en" in said and "--target de" in said for said in source.warnings)
+    assert any("from de to en" in said and "--target de" in said for said in messages(source.notices))
     assert all_pairs(source)["train/2"] == rows()[2][::-1]
     turned = opened(folder, target="de")
     assert all_pairs(turned)["train/2"] == rows()[2]
-    assert turned.warnings == ()
+    assert turned.notices == ()
     assert "known: de, en" in _refused(folder, target="fr").hint
     alone = opened(folder / "test2.test.en", test_fraction=0)
     assert alone.given == frozenset()
@@ -150,8 +151,8 @@ def test_lines_with_a_tab_between_two_texts(tmp_path: Path) -> None:
     source = opened(path)
     assert source.kind == "pairs"
     assert all_pairs(source) == {str(i): pair for i, pair in enumerate(rows())}
-    assert any("20 lines have more than one tab" in said for said in source.warnings)
-    assert any("1 of 21 pairs lack a side" in said for said in source.warnings)
+    assert any("20 lines have more than one tab" in said for said in messages(source.notices))
+    assert any("1 of 21 pairs lack a side" in said for said in messages(source.notices))
     path.write_text("".join(f"{'ab'[i % 2]}\tsome text number {i}\n" for i in range(20)))
     assert kind_name(path) == "text"
     path.write_text("".join(f"{i / 7}\tsome text number {i}\n" for i in range(20)))
@@ -213,7 +214,7 @@ def test_no_prefix_is_longer_than_the_spec_says(tmp_path: Path) -> None:
         assert prefix.shape[1] == spec.target.max_length == (limit or 6) + 1
         assert tokens.shape[1] == spec.source.max_length
         assert isinstance(reader, PairsReader)
-        assert bool(reader.notes) == (limit is not None)
+        assert bool(reader.notices) == (limit is not None)
 
 
 def test_predicting_starts_with_the_start_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from ts_writer import random_series, write_ts
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
+from dlcli.data.notices import messages
 from dlcli.data.series.kind import Unequal, fit, make_reader, series_inputs
 from dlcli.data.series.reader import fill_gaps, statistics
 from dlcli.data.sources import open_other, open_source
@@ -22,7 +23,8 @@ from dlcli.task import SeriesInput, TaskSpec
 
 def fitted(source: DataSource, **settings: object) -> tuple[TaskSpec, list[str]]:
     config = TrainConfig(data=DataConfig(**settings))  # type: ignore[arg-type]
-    return fit(source, config, ModelNeeds(name="any"))
+    task, notices = fit(source, config, ModelNeeds(name="any"))
+    return task, messages(notices)
 
 
 def spec_of(task: TaskSpec) -> SeriesInput:
@@ -126,7 +128,7 @@ def test_lengths_that_vary_are_padded_with_zeros_behind_the_ends(tmp_path: Path)
     source = opened(pair(tmp_path / "set", [5, 9, 7, 6] * 5, [4, 12]))
     task, notes = fitted(source)
     assert (spec_of(task).varies, spec_of(task).length) == (True, 9)
-    assert notes == ["test: 1 of 2 series are longer than 9 steps and lose their ends"]
+    assert notes == ["test: 1 of 2 series are longer than 9 steps and are truncated"]
     reader = make_reader(source.splits["test"], task, ReadOptions())
     (values, lengths), kept = reader.read(np.arange(2))
     assert values.shape == (2, 9, 2)
@@ -178,7 +180,7 @@ def test_max_length_cuts_and_says_so(tmp_path: Path) -> None:
     source = opened(pair(tmp_path / "set", [9] * 20, [9] * 4))
     task, notes = fitted(source, max_length=6)
     assert spec_of(task).length == 6
-    assert "train: 18 of 18 series are longer than 6 steps and lose their ends" in notes
+    assert "train: 18 of 18 series are longer than 6 steps and are truncated" in notes
     (values, lengths), _ = make_reader(source.splits["test"], task, ReadOptions()).read(np.arange(4))
     assert values.shape == (4, 6, 2)
     assert lengths.tolist() == [6] * 4
@@ -197,7 +199,7 @@ def test_missing_values_are_counted_filled_and_kept_out_of_the_scales(tmp_path: 
     series[5][:] = np.nan
     write_ts(tmp_path / "a.ts", series, ["a", "b"] * 10, header="@equalLength true")
     found = KINDS.get("series").read(tmp_path / "a.ts", DataConfig(), False)
-    assert "25 values are missing in 2 of 20 series" in " ".join(found.warnings)
+    assert "25 values are missing in 2 of 20 series" in " ".join(messages(found.notices))
     mean, std, _ = statistics([series[0], series[5]], 2)
     kept = np.delete(series[0][:, 1], 3)
     np.testing.assert_allclose([mean[1], std[1]], [kept.mean(), kept.std()])

@@ -10,6 +10,7 @@ import pytest
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataListing, ModelNeeds, ReadOptions, find_kind
+from dlcli.data.notices import messages
 from dlcli.data.tables.columns import encode_columns, fit_columns
 from dlcli.data.tables.rows import Frame
 from dlcli.errors import DlcliError, UsageError
@@ -41,11 +42,13 @@ def fit(found: DataListing) -> tuple[TaskSpec, list[str]]:
         class_names=found.class_names,
         target_names=found.target_names,
     )
-    return TABULAR.fit(source, TrainConfig(), ModelNeeds())
+    task, notices = TABULAR.fit(source, TrainConfig(), ModelNeeds())
+    return task, messages(notices)
 
 
 def columns(frame: pl.DataFrame):
-    return fit_columns(frame, np.arange(frame.height))
+    spec, notices = fit_columns(frame, np.arange(frame.height))
+    return spec, messages(notices)
 
 
 def mixed(tmp_path: Path, rows: int = 40) -> Path:
@@ -70,7 +73,7 @@ def test_the_last_column_is_the_target_and_it_says_so(tmp_path):
     assert found.task == "regression"
     assert found.target_names == ("price",)
     assert found.options == {"target": "price", "task": "regression"}
-    assert "'price' is taken for the target" in found.warnings[0]
+    assert "'price' is taken for the target" in messages(found.notices)[0]
     samples = found.splits["all"]
     assert samples.ids[:2] == ("0", "1")
     assert samples.targets.shape == (40, 1)
@@ -136,9 +139,9 @@ def test_missing_numbers_become_the_median_and_a_feature(tmp_path):
 
 def test_missing_only_later_is_counted():
     spec, _ = columns(pl.DataFrame({"x": [1.0, 5.0, 2.0]}))
-    out, notes = encode_columns(pl.DataFrame({"x": [None, 5.0]}), spec)
+    out, notices = encode_columns(pl.DataFrame({"x": [None, 5.0]}), spec)
     assert np.isfinite(out).all()
-    assert notes == ["1 cell of 'x' missing, as in no training row: taken as 2"]
+    assert messages(notices) == ["1 cell of 'x' missing, as in no training row: taken as 2"]
 
 
 def test_infinite_numbers_count_as_missing_and_are_counted():
@@ -224,9 +227,9 @@ def test_huge_words_are_no_category():
 
 def test_unseen_words_have_code_0_and_are_counted():
     spec, _ = columns(pl.DataFrame({"c": ["a", "b", None, "a"]}))
-    out, notes = encode_columns(pl.DataFrame({"c": ["b", "new", None, "new", "a"]}), spec)
+    out, notices = encode_columns(pl.DataFrame({"c": ["b", "new", None, "new", "a"]}), spec)
     assert out[:, 0].tolist() == [2, 0, 0, 0, 1]
-    assert notes == ["2 cells of 'c' with a word that training does not know: 'new'"]
+    assert messages(notices) == ["2 cells of 'c' with a word that training does not know: 'new'"]
 
 
 def test_times_are_seconds_with_a_sentence(tmp_path):
@@ -253,7 +256,7 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
     found = read(save(tmp_path / "t.csv", ["x,y", "1,a", "2,", "3,b", "4,"]))
     assert found.splits["all"].ids == ("0", "2")
     assert len(found.splits["all"].items) == 2
-    assert any("2 rows of t.csv left out" in warning for warning in found.warnings)
+    assert any("2 rows of t.csv left out" in warning for warning in messages(found.notices))
 
 
 def test_a_missing_target_names_the_nearest(tmp_path):
@@ -279,7 +282,7 @@ def test_one_class_is_an_error_for_training_and_none_for_evaluation(tmp_path):
 
 def test_a_target_of_few_numbers_says_what_was_assumed(tmp_path):
     path = save(tmp_path / "t.csv", ["x,y", *[f"{i * 3},{i % 3}" for i in range(12)]])
-    assert any("--task regression" in warning for warning in read(path).warnings)
+    assert any("--task regression" in warning for warning in messages(read(path).notices))
     assert read(path, task="regression").task == "regression"
 
 
@@ -290,7 +293,7 @@ def test_train_and_test_files(tmp_path):
         found = read(path)
         assert found.splits["test"].ids == ("test/0", "test/1")
         assert found.splits["train"].ids[0] == "train/0"
-        assert any("'x' are no numbers" in warning for warning in found.warnings)
+        assert any("'x' are no numbers" in warning for warning in messages(found.notices))
     task, _ = fit(found)
     reader = TABULAR.reader(found.splits["test"], task, ReadOptions())
     assert reader.array()[0].shape == (2, *task.input.shape)
@@ -303,7 +306,7 @@ def test_a_test_file_without_the_target_is_no_split(tmp_path):
     save(tmp_path / "test.csv", ["x", "1"])
     found = read(tmp_path)
     assert set(found.splits) == {"train"}
-    assert any("no test split" in warning for warning in found.warnings)
+    assert any("no test split" in warning for warning in messages(found.notices))
 
 
 def test_a_test_file_without_a_feature_is_an_error(tmp_path):
@@ -358,7 +361,7 @@ def test_predict_gives_the_arrays_of_training(tmp_path):
         assert len(samples.targets) == 0
         reader = TABULAR.reader(samples, task, ReadOptions())
         assert np.array_equal(reader.array()[0], expected)
-        assert reader.notes == []
+        assert reader.notices == []
 
 
 def test_predict_joins_files_of_several_formats(tmp_path):
@@ -378,8 +381,8 @@ def test_predict_counts_what_it_cannot_read(tmp_path):
     path = save(tmp_path / "new.csv", ["size,colour,ok", "big,red,True", "1,pink,True"])
     reader = TABULAR.reader(TABULAR.inputs([str(path)], task), task, ReadOptions())
     assert np.isfinite(reader.array()[0]).all()
-    assert "1 cell of 'size' no number: missing" in reader.notes
-    assert any("'pink'" in note for note in reader.notes)
+    assert "1 cell of 'size' no number: missing" in messages(reader.notices)
+    assert any("'pink'" in note for note in messages(reader.notices))
 
 
 def test_predict_without_a_feature_names_the_nearest(tmp_path):

@@ -25,8 +25,8 @@ def test_whole_numbers_of_few_values_are_classes_and_it_says_so():
     decided = decide(one(*[10, 2, 3] * 4), None)
     assert decided.task == "classification"
     assert decided.class_names == ("2", "3", "10")
-    assert "--task regression" in decided.notes[0]
-    assert "3 different whole numbers" in decided.notes[0]
+    assert "--task regression" in decided.notices[0].message
+    assert "3 different whole numbers" in decided.notices[0].message
 
 
 def test_two_numbers_are_two_classes_whatever_they_are():
@@ -40,7 +40,7 @@ def test_floats_that_are_whole_are_written_without_a_point():
 def test_few_fractions_are_a_number_and_it_says_so():
     decided = decide(one(*[0.5, 1.0, 1.5] * 4), None)
     assert decided.task == "regression"
-    assert "--task classification" in decided.notes[0]
+    assert "--task classification" in decided.notices[0].message
 
 
 def test_many_numbers_are_a_number():
@@ -56,7 +56,7 @@ def test_cells_of_several_labels():
     decided = decide(one("cat|dog", "dog; bird", "cat", "cat|"), None)
     assert decided.task == "multilabel"
     assert decided.class_names == ("bird", "cat", "dog")
-    assert "--task classification" in decided.notes[0]
+    assert "--task classification" in decided.notices[0].message
     targets, rows = encode(one("cat|dog", None, " bird "), decided, where="t.csv")
     assert targets.dtype == np.uint8
     assert targets.tolist() == [[0, 1, 1], [1, 0, 0]]

@@ -15,6 +15,7 @@ import pytest
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
+from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.text.inputs import looks_like_path
 from dlcli.data.text.kind import inputs
@@ -48,7 +49,8 @@ def opened(path: Path, **values: Any) -> DataSource:
 
 def fitted(source: DataSource, **values: Any) -> tuple[TaskSpec, list[str]]:
     config = TrainConfig(data=DataConfig.model_validate(values))
-    return KINDS.get(source.kind).fit(source, config, ModelNeeds("any"))
+    task, notices = KINDS.get(source.kind).fit(source, config, ModelNeeds("any"))
+    return task, messages(notices)
 
 
 def texts_of(source: DataSource) -> dict[str, tuple[str, str]]:
@@ -99,7 +101,7 @@ def test_split_files_are_one_source_and_files_beside_them_do_not_disturb(tmp_pat
     assert source.given == {"train", "test"}
     assert source.splits["test"].ids == ("test/0",)
     assert source.splits["train"].ids[0] == "train/0"
-    assert any("test.csv has no text of tool" in said for said in source.warnings)
+    assert any("test.csv has no text of tool" in said for said in messages(source.notices))
 
 
 @pytest.mark.parametrize("between", ["\t", " "])
@@ -165,10 +167,10 @@ def test_text_that_is_not_utf8_is_read_and_counted(tmp_path: Path) -> None:
     path.write_bytes("\n".join(lines).encode("iso-8859-1"))
     source = opened(path)
     assert all(text.endswith("café") for text, _ in texts_of(source).values())
-    assert any("not UTF-8" in said and "24 lines" in said for said in source.warnings)
+    assert any("not UTF-8" in said and "24 lines" in said for said in messages(source.notices))
     file = table(tmp_path / "x.csv")
     file.write_bytes(file.read_bytes().replace(b"milk", "lait où".encode("cp1252")))
-    assert any("not UTF-8" in said for said in opened(file).warnings)
+    assert any("not UTF-8" in said for said in messages(opened(file).notices))
 
 
 def test_the_text_and_the_target_are_found_among_several_columns(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_the_text_and_the_target_are_found_among_several_columns(tmp_path: Path)
     path = table(tmp_path / "x.csv", "id,class,review,votes", lines)
     source = opened(path)
     assert source.options == {"text": "review", "target": "class"}
-    assert any("not used: 'id', 'votes'" in said for said in source.warnings)
+    assert any("not used: 'id', 'votes'" in said for said in messages(source.notices))
     assert opened(path, target="votes").class_names == tuple("01234")
     assert opened(path, target="votes", task="regression").target_names == ("votes",)
     wide = table(tmp_path / "y.csv", "id,a,name,b", lines)
@@ -212,8 +214,8 @@ def test_rows_without_a_target_are_left_out_and_empty_texts_kept(tmp_path: Path)
     found = texts_of(source)
     assert "24" not in found
     assert found["25"] == ("", "animal")
-    assert any("1 texts without a target" in said for said in source.warnings)
-    assert any("1 of 25 texts are empty" in said for said in source.warnings)
+    assert any("1 texts without a target" in said for said in messages(source.notices))
+    assert any("1 of 25 texts are empty" in said for said in messages(source.notices))
     task, _ = fitted(source)
     part = next(part for part in source.splits.values() if "25" in part.ids)
     reader = KINDS.get("text").reader(part, task, ReadOptions())

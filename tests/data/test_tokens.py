@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlcli.config import DataConfig
+from dlcli.data.notices import messages
 from dlcli.data.text.tokens import (
     decode,
     default_length,
@@ -90,7 +91,7 @@ def test_ids_are_cut_counted_and_never_none() -> None:
     assert all(ids.dtype == np.int64 for ids in encoded.ids)
     assert encoded.ids[1].tolist() == [UNKNOWN]
     assert (encoded.cut, encoded.empty) == (1, 2)
-    said = " ".join(encoded.notes(spec))
+    said = " ".join(messages(encoded.notices(spec)))
     assert "1 of 4 texts are longer than 3 tokens" in said
     assert "2 of 4 texts are empty" in said
 
@@ -100,9 +101,9 @@ def test_the_default_length_keeps_short_texts_whole_and_cuts_the_longest_of_long
     assert default_length(np.array([100] * 999 + [400])) == 128
     assert default_length(np.array([300] * 999 + [400])) == 300
     assert default_length(np.array([2_000, 3_000])) == 512
-    spec, notes = fit_text([*["one two"] * 999, "w " * 400], DataConfig())
+    spec, notices = fit_text([*["one two"] * 999, "w " * 400], DataConfig())
     assert spec.max_length == 128
-    assert any("1 of 1,000 training texts are longer than 128 tokens" in note for note in notes)
+    assert any("1 of 1,000 training texts are longer than 128 tokens" in m for m in messages(notices))
 
 
 def test_training_texts_without_a_word_are_refused() -> None:

@@ -36,7 +36,7 @@ def test_a_header_that_claims_equal_lengths_is_not_believed(tmp_path: Path) -> N
     series = random_series([4, 7], 1)
     read = read_ts(write_ts(tmp_path / "a.ts", series, ["1", "2"], header="@equalLength true"))
     assert [len(values) for values in read.series] == [4, 7]
-    assert "equalLength" in read.notes[0]
+    assert "equalLength" in read.notices[0].message
 
 
 @pytest.mark.parametrize("missing", ["?", "NaN", ""])
@@ -117,7 +117,7 @@ def test_nan_behind_a_wide_row_is_padding_and_inside_it_is_missing(tmp_path: Pat
     read = read_wide(path)
     assert [len(values) for values in read.series] == [4, 3]
     assert np.isnan(read.series[1][1, 0])
-    assert "1 of 2 series end in NaN" in read.notes[0]
+    assert "1 of 2 series end in NaN" in read.notices[0].message
 
 
 def test_wide_rows_without_a_class_are_seen_by_their_length(tmp_path: Path) -> None:

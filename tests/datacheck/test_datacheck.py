@@ -323,6 +323,20 @@ def long_table(path: Path, hours: list[int], flat: slice = slice(0, 0)) -> Path:
     return path
 
 
+def test_what_readers_notice_is_reported_once_with_its_code_and_level(tmp_path: Path) -> None:
+    rows = [f"{i**6 if i % 5 else ''},{'café' if i % 3 else 'bar'},{i % 2}" for i in range(60)]
+    rows[5] += ",too much"
+    (tmp_path / "t.csv").write_bytes("\n".join(["amount,place,label", *rows]).encode("latin-1"))
+    report = check(tmp_path / "t.csv")
+    for code, expected in {
+        "left-out": ["warning"],
+        "not-utf-8": ["note"],
+        "encoding": ["note"],  # missing numbers
+        "reading": ["note", "note"],  # the target's name, and its two whole numbers
+    }.items():
+        assert levels(report, code) == expected, code
+
+
 def test_gaps_repeats_and_stuck_values_in_time(tmp_path: Path) -> None:
     hours = [*range(200), *range(230, 300), 299, *range(300, 400)]
     path = long_table(tmp_path / "load.csv", hours, slice(20, 60))

@@ -22,6 +22,7 @@ from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs
 from dlcli.task import (
     SPECIAL_TOKENS,
     ImageInput,
+    InputSpec,
     NumberColumn,
     PairsInput,
     SeriesInput,
@@ -296,6 +297,10 @@ def data_of(listed: Samples, monkeypatch: pytest.MonkeyPatch) -> EvalData:
     from dlcli.evaluation import evaluate as module
 
     class Kind:
+        @staticmethod
+        def default_batch_size(spec: InputSpec) -> int:
+            return 256
+
         @staticmethod
         def reader(listed: Samples, task: TaskSpec, options: object) -> Reader:
             return Columns(listed, task)

@@ -11,7 +11,6 @@ from dlcli.evaluation.intervals import (
     MAX_PIECES,
     _expanded_tail,
     of_difference,
-    of_scores,
     paired_bootstrap,
     paired_shares,
     wilson,
@@ -139,12 +138,3 @@ def test_so_many_samples_that_they_are_joined_still_give_the_normal_interval() -
 def test_scores_of_different_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="3 scores cannot be paired with 4"):
         of_difference(np.ones(3), np.ones(4))
-
-
-def test_a_single_model_has_an_interval_too() -> None:
-    hits = np.repeat([1.0, 0.0], [90, 10])
-    assert of_scores(hits) == wilson(90, 100)
-    errors = np.random.default_rng(0).normal(size=400) ** 2 * 9
-    low, high = of_scores(errors, rooted=True)
-    assert low < math.sqrt(errors.mean()) < high
-    assert (low, high) == pytest.approx((3 * (1 - 0.07), 3 * (1 + 0.07)), abs=0.25)

@@ -15,7 +15,6 @@ from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,
     ImageInput,
-    InputKind,
     InputSpec,
     NumberColumn,
     PairsInput,
@@ -50,9 +49,9 @@ DEEP: dict[str, tuple[dict[str, Any], int]] = {
 SHALLOW = [key for key in (f"{e.kind}/{e.name}" for _, e in MODELS.entries()) if key not in DEEP]
 
 
-def input_of(kind: InputKind) -> InputSpec:
+def input_of(kind: str) -> InputSpec:
     words = TextInput(vocabulary=(*SPECIAL_TOKENS, *map(str, range(20))), max_length=10)
-    specs: dict[InputKind, InputSpec] = {
+    specs: dict[str, InputSpec] = {
         "image": ImageInput(
             channels=3, height=16, width=16, resize_size=16, mean=(0.5,) * 3, std=(0.5,) * 3
         ),

@@ -75,7 +75,7 @@ def test_only_what_a_task_has_is_shown(capsys: pytest.CaptureFixture[str]) -> No
 def test_series_of_varying_length_say_so(capsys: pytest.CaptureFixture[str]) -> None:
     spec = SeriesInput(channels=("a",), mean=(0.0,), std=(1.0,), length=29, varies=True)
     out = shown(TaskSpec(input=spec, class_names=("x", "y")), capsys, 140)
-    assert "up to 29 steps; a longer series is cut" in out
+    assert "up to 29 steps; a longer series is truncated" in out
     assert "lengths int64 (batch)" in out
 
 

@@ -304,7 +304,7 @@ def test_figures_of_any_size(value: float, shown: str) -> None:
 
 
 def test_values_and_names_as_they_are_read() -> None:
-    assert [text.number(v) for v in (206_855.8, -1.25, 1.0, 2.5e-7)] == [
+    assert [wording.number(v) for v in (206_855.8, -1.25, 1.0, 2.5e-7)] == [
         "206856",
         "-1.25",
         "1",

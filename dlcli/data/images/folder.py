@@ -20,6 +20,7 @@ from dlcli.data.base import Listed, Samples, fingerprint
 from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import DataListing
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import clean
 from dlcli.errors import DlcliError
 
@@ -53,7 +54,7 @@ class Scan:
     other_files: Counter[str] = field(default_factory=Counter)
     skipped_links: int = 0
     loose_photos: int = 0
-    warnings: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
     _followed: set[str] = field(default_factory=set)
 
 
@@ -127,7 +128,7 @@ def _split_folders(scan: Scan, folders: list[Path]) -> dict[str, Path]:
                 hint="keep one of them",
             )
     if others:
-        scan.warnings.append(f"beside train, these folders are left alone: {_some(others)}")
+        scan.notices.append(left_out(f"next to train, these folders are not used: {_some(others)}"))
     return {split: named[split][0] for split in ("train", "val", "test") if split in named}
 
 
@@ -236,7 +237,7 @@ def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
     for split, classes in scan.splits.items():
         lacking = sorted((n for n in names if not classes.get(n)), key=natural)
         if lacking and any(classes.values()) and not unseen:
-            scan.warnings.append(f"{split} has no photos of {_some(lacking)}")
+            scan.notices.append(Notice(f"{split} has no photos of {_some(lacking)}", "missing-class"))
     return sorted(names, key=natural) + sorted(others, key=natural)
 
 
@@ -247,7 +248,7 @@ def _found(scan: Scan, names: Sequence[str]) -> DataListing:
     for split, classes in scan.splits.items():
         listed = [(photo, index[name]) for name in names for photo in classes.get(name, ())]
         if not listed:
-            scan.warnings.append(f"{split} holds no photos and counts as absent")
+            scan.notices.append(left_out(f"{split} holds no photos and counts as absent"))
             continue
         splits[split] = Samples(
             ids=tuple(photo.id for photo, _ in listed),
@@ -262,25 +263,30 @@ def _found(scan: Scan, names: Sequence[str]) -> DataListing:
         splits=splits,
         native=(channels_of(first.values), 0, 0),
         fingerprint=fingerprint(sorted(parts)),
-        warnings=tuple(scan.warnings),
+        notices=tuple(scan.notices),
     )
 
 
 def _note_oddities(scan: Scan) -> None:
     if scan.loose_photos:
-        scan.warnings.append(f"{_count(scan.loose_photos, 'photo')} outside any class folder left out")
+        scan.notices.append(
+            left_out(f"{_count(scan.loose_photos, 'photo')} outside any class folder left out")
+        )
     if scan.other_files:
         total = sum(scan.other_files.values())
-        scan.warnings.append(f"{_count(total, 'file')} of other kinds left out ({_kinds(scan)})")
+        scan.notices.append(
+            left_out(f"{_count(total, 'file')} of other kinds left out ({_kinds(scan)})")
+        )
     if scan.skipped_links:
-        scan.warnings.append(
+        message = (
             f"{_count(scan.skipped_links, 'linked folder')} not followed: back into the data, or again"
         )
+        scan.notices.append(left_out(message))
     all_names = {name for classes in scan.splits.values() for name in classes}
     empty = [n for n in all_names if not any(classes.get(n) for classes in scan.splits.values())]
     if empty:
         listed = _some(sorted(empty, key=natural))
-        scan.warnings.append(f"class folders without photos, left out: {listed}")
+        scan.notices.append(left_out(f"class folders without photos, left out: {listed}"))
 
 
 def _nothing(scan: Scan) -> DlcliError:

@@ -13,12 +13,16 @@ import numpy as np
 
 from dlcli.config import DataConfig, ModelConfig, TrainConfig
 from dlcli.data.base import DataSource, Pixels, Reader, Samples, Stacked
+from dlcli.data.images.decode import normalize
+from dlcli.data.images.description import describe
 from dlcli.data.images.folder import read_folder, read_other_folder
 from dlcli.data.images.formats import is_image
-from dlcli.data.images.inputs import image_inputs
+from dlcli.data.images.inputs import image_inputs, why_no_image
 from dlcli.data.images.manifest import is_manifest, read_manifest
 from dlcli.data.images.reader import PixelReader
+from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice
 from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
@@ -65,7 +69,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     return read_folder(path, unseen=config.task == "embedding")
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """The task of a source: the input of the model, and scales of numeric targets."""
     spec = image_input(source, config.model, needs)
     return make_task(source, spec, config.model), []
@@ -152,6 +156,11 @@ def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], t
     return tuple(mean * repeat), tuple(std * repeat)
 
 
+def default_batch_size(spec: ImageInput) -> int:
+    """As many images as 64 photos of 224x224 have pixels, at most 256. Affects memory, not results."""
+    return max(1, min(256, 64 * 224 * 224 // (spec.height * spec.width)))
+
+
 KINDS.register("image")(
     DataKind(
         name="image",
@@ -160,6 +169,15 @@ KINDS.register("image")(
         fit=fit,
         reader=make_reader,
         inputs=lambda arguments, task: image_inputs(arguments),
+        inputs_by_task=False,
+        why_missing=why_no_image,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        to_model=lambda inputs, spec: (normalize(inputs[0], spec),),
+        default_batch_size=default_batch_size,
+        describe=describe,
+        own_settings=("model.img_size", "model.pretrained"),
         order=10,
     )
 )

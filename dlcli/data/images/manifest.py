@@ -18,6 +18,7 @@ from dlcli.data.base import Listed, Samples, fingerprint
 from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import DataListing
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import clean
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import (
@@ -52,17 +53,17 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     Raises: DlcliError when a column is missing or a held-out class is one that train lacks.
     """
     files = split_files(path, _SUFFIXES) or {"all": path}
-    warnings: list[str] = []
+    notices: list[Notice] = []
     splits: dict[str, Samples] = {}
     parts: list[bytes] = []
     all_paths: list[Path] = []
     frames: dict[str, tuple[Path, polars.DataFrame]] = {}
     for split, file in files.items():
-        frame, said = read_frame(file)
-        warnings += said
+        frame, read_notices = read_frame(file)
+        notices += read_notices
         column = config.split_column
         if other and column is not None and column not in frame.columns:
-            warnings.append(f"there is no split column {column!r} here, so none is used")
+            notices.append(Notice(f"there is no split column {column!r} here, so none is used"))
             column = None
         if split == "all" and column is not None:
             for name, where in split_by_column(frame, column, path=file).items():
@@ -78,7 +79,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
     decided = decide({name: base[1][name] for name in names}, config.task, least=1 if other else 2)
-    warnings += decided.notes
+    notices += decided.notices
     for split, (file, frame) in frames.items():
         for name in names:
             need_column(frame, name, what="the target", path=file)
@@ -88,7 +89,9 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         if not kept:
             continue
         if len(kept) < len(said_paths):
-            warnings.append(f"{file}: {len(said_paths) - len(kept)} rows without a target left out")
+            notices.append(
+                left_out(f"{file}: {len(said_paths) - len(kept)} rows without a target left out")
+            )
         paths = tuple(file.parent / name for name in kept)
         all_paths += paths
         ids = _unique(clean(name) for name in kept)
@@ -109,7 +112,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         target_names=decided.target_names if decided.task == "regression" else (),
         native=(channels_of(all_paths), 0, 0),
         options={"target": ",".join(names), "task": decided.task},
-        warnings=tuple(warnings),
+        notices=tuple(notices),
         name=path.stem,
     )
 
@@ -135,8 +138,8 @@ def _target_columns(frame: polars.DataFrame, column: str, config: DataConfig, pa
         for name in names:
             need_column(frame, name, what="--target", path=path)
         return names
-    left_out = {column, config.split_column, config.group_column, *config.drop}
-    names = [name for name in frame.columns if name not in left_out]
+    other_uses = {column, config.split_column, config.group_column, *config.drop}
+    names = [name for name in frame.columns if name not in other_uses]
     if not names:
         raise DlcliError(f"{path} has no column beside {column!r}", hint="add one named label")
     usual = [name for name in names if name.lower() in ("label", "labels", "class", "target")]

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.config import DataConfig
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.frames import is_table, looks_like_text, need_column, split_files
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.data.text.files import PLAIN, is_number, read_lines
-from dlcli.data.text.tables import left_out, read_tables, strings
+from dlcli.data.text.tables import other_columns, read_tables, strings
 from dlcli.errors import DlcliError, nearest
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Listing:
     parts: dict[str, Part] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
 def plain_files(path: Path) -> dict[str, Path] | None:
@@ -74,7 +75,7 @@ def is_pair_table(head: polars.DataFrame, config: DataConfig) -> bool:
 
 def _sides(frame: polars.DataFrame, config: DataConfig) -> tuple[str, str] | None:
     """The columns to read and to write: those of that name, or the only two if both are texts."""
-    names = [name for name in frame.columns if name not in left_out(config)]
+    names = [name for name in frame.columns if name not in other_columns(config)]
     named = [[n for n in names if n.lower() in side] for side in (_SOURCE, _TARGET)]
     if named[0] and named[1] and all(_distinct(frame[side[0]]) for side in named):
         return named[0][0], named[1][0]
@@ -88,7 +89,7 @@ def read_pair_tables(path: Path, config: DataConfig) -> Listing:
     tables = read_tables(path, config, lambda frame, file: (_named_sides(frame, config, file), 2, []))
     source, target = tables.columns
     options = {"text": source, "target": target}
-    listing = Listing(files=tables.files, options=options, warnings=tables.warnings)
+    listing = Listing(files=tables.files, options=options, notices=tables.notices)
     for split, rows in tables.splits.items():
         sides = [strings(rows.frame[name]) for name in (source, target)]
         listing.parts[split] = Part(rows.ids, sides[0], sides[1], rows.where, rows.groups)
@@ -189,12 +190,13 @@ def read_parallel(path: Path, files: dict[str, dict[str, Path]], config: DataCon
     source, target = sides
     listing = Listing(options={"text": source, "target": target})
     if config.text is None and config.target is None and source.lower() not in _SOURCE:
-        listing.warnings.append(f"from {source} to {target}; --target {source} is the other way round")
+        message = f"from {source} to {target}; --target {source} is the other way round"
+        listing.notices.append(Notice(message))
     for split, both in files.items():
         lines = []
         for side in (source, target):
-            text, said = read_lines(both[side])
-            listing.warnings += said
+            text, notices = read_lines(both[side])
+            listing.notices += notices
             listing.files.append(both[side])
             lines.append(text)
         if len(lines[0]) != len(lines[1]):
@@ -236,8 +238,8 @@ def read_plain(path: Path) -> Listing:
     listing = Listing(files=list(files.values()))
     more = 0
     for split, file in files.items():
-        lines, said = read_lines(file)
-        listing.warnings += said
+        lines, notices = read_lines(file)
+        listing.notices += notices
         cells = [[*line.split("\t"), ""] for line in lines]
         more += sum(len(row) > 3 for row in cells)
         prefix = "" if split == "all" else f"{split}/"
@@ -249,7 +251,6 @@ def read_plain(path: Path) -> Listing:
             str(file),
         )
     if more:
-        listing.warnings.append(
-            f"{more:,} lines have more than one tab; what follows the second is left out"
-        )
+        message = f"{more:,} lines have more than one tab; what follows the second is left out"
+        listing.notices.append(left_out(message))
     return listing

@@ -24,7 +24,8 @@ from dlcli.data.base import (
     fingerprint,
     pad,
 )
-from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.kinds import KINDS, DataKind, DataListing, Description, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.pairs.files import (
     LAYOUTS,
     is_pair_table,
@@ -35,10 +36,12 @@ from dlcli.data.pairs.files import (
     read_parallel,
     read_plain,
 )
+from dlcli.data.pairs.synthetic import REFERENCE_WORDS, noise, reference_input
+from dlcli.data.text.description import text_facts
 from dlcli.data.text.files import digest, first_lines
 from dlcli.data.text.inputs import given_texts
 from dlcli.data.text.tables import table_head
-from dlcli.data.text.tokens import TokenIds, encode_all, fit_text
+from dlcli.data.text.tokens import TEXT_SETTINGS, TokenIds, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import END, START, PairsInput, TaskSpec
 
@@ -71,9 +74,9 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         pairs = [(s.strip(), t.strip()) for s, t in zip(part.sources, part.targets, strict=True)]
         kept = [i for i, (source, target) in enumerate(pairs) if source and target]
         if len(kept) < len(pairs):
-            listing.warnings.append(
-                f"{part.where}: {len(pairs) - len(kept):,} of {len(pairs):,} pairs lack a side: left out"
-            )
+            lacking = len(pairs) - len(kept)
+            message = f"{part.where}: {lacking:,} of {len(pairs):,} pairs lack a side: left out"
+            listing.notices.append(left_out(message))
         if kept:
             splits[split] = Samples(
                 ids=tuple(part.ids[i] for i in kept),
@@ -89,16 +92,16 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         fingerprint=fingerprint([*digest(listing.files), *ids]),
         task="seq2seq",
         options=dict(listing.options),
-        warnings=tuple(listing.warnings),
+        notices=tuple(listing.notices),
     )
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """A vocabulary and a largest length for each side, from the training pairs."""
     items = source.splits["train"].items
     assert isinstance(items, Listed)
     options = source.options
-    read_, said = fit_text(
+    read_, notices = fit_text(
         [pair[0] for pair in items.values], config.data, column=options.get("text"), what="source texts"
     )
     write, more = fit_text(
@@ -109,11 +112,11 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     )
     # START or END is one token more.
     write = write.model_copy(update={"max_length": write.max_length + 1})
-    return TaskSpec(kind="seq2seq", input=PairsInput(source=read_, target=write)), [*said, *more]
+    return TaskSpec(kind="seq2seq", input=PairsInput(source=read_, target=write)), [*notices, *more]
 
 
 class PairsReader(Reader):
-    """A split as token ids; ``notes`` are sentences about texts that were cut or are empty.
+    """A split as token ids; ``notices`` are about texts that were truncated or are empty.
 
     ``lengths`` are those of the sources. Samples without a target text have START alone as prefix.
     """
@@ -124,7 +127,7 @@ class PairsReader(Reader):
         sources = encode_all([pair[0] for pair in samples.items.values], spec.source)
         self._sources = sources.ids
         self.lengths = np.array([len(ids) for ids in sources.ids], dtype=np.int64)
-        self.notes = [f"source: {note}" for note in sources.notes(spec.source)]
+        self.notices = [notice.prefixed("source") for notice in sources.notices(spec.source)]
         written = [pair[1] for pair in samples.items.values]
         self._targets: list[TokenIds] | None = None
         if all(text is not None for text in written):
@@ -132,7 +135,7 @@ class PairsReader(Reader):
             limited = spec.target.model_copy(update={"max_length": room})
             targets = encode_all(written, limited)
             self._targets = targets.ids
-            self.notes += [f"target: {note}" for note in targets.notes(limited)]
+            self.notices += [notice.prefixed("target") for notice in targets.notices(limited)]
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """Sources (n, S), their lengths (n,), and prefixes (n, T): START, then the target's ids."""
@@ -173,6 +176,11 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     )
 
 
+def describe(spec: PairsInput) -> Description:
+    """Both texts."""
+    return Description(tables=(("Source", text_facts(spec.source)), ("Target", text_facts(spec.target))))
+
+
 KINDS.register("pairs")(
     DataKind(
         name="pairs",
@@ -181,6 +189,12 @@ KINDS.register("pairs")(
         fit=fit,
         reader=make_reader,
         inputs=inputs,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="up to {} tokens",
+        own_settings=TEXT_SETTINGS,
         order=20,
     )
 )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.data.notices import Notice
 from dlcli.data.series.ts_files import SeriesFile, Values, padding
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError
@@ -74,22 +75,20 @@ def series_of(array: Any, labels: Any, where: str) -> SeriesFile:
     keep = array.dtype in (np.float16, np.float32) or small
     values: Values = np.array(array, dtype=np.float32 if keep else np.float64)
     values = values[:, :, None] if values.ndim == 2 else values
-    notes = []
+    notices = []
     if values.shape[1] < values.shape[2]:
         _, steps, channels = values.shape
-        notes.append(
-            f"{where}: {channels} channels of {steps} steps each; if that is the wrong way round, "
-            "swap the last two axes"
-        )
+        message = f"{where}: {channels} channels of {steps} steps each; if that is the wrong way round, "
+        notices.append(Notice(f"{message}swap the last two axes"))
     columns = None if labels is None else _columns(labels, len(values), where)
     there: npt.NDArray[np.bool_] = np.logical_not(np.isnan(values).all(axis=2))  # (N, T)
     lengths = np.where(there.any(axis=1), values.shape[1] - there[:, ::-1].argmax(axis=1), 0)
     shorter = int((lengths < values.shape[1]).sum())
     if not shorter:
-        return SeriesFile(values, columns, notes=tuple(notes))
-    notes.append(f"{where}: {padding(shorter, len(values))}")
+        return SeriesFile(values, columns, notices=tuple(notices))
+    notices.append(padding(shorter, len(values)).prefixed(where))
     cut = tuple(row[:length] for row, length in zip(values, lengths.tolist(), strict=True))
-    return SeriesFile(cut, columns, notes=tuple(notes))
+    return SeriesFile(cut, columns, notices=tuple(notices))
 
 
 def _split_of(key: str) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples, fingerprint
 from dlcli.data.kinds import DataListing
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.series.long_tables import LongTable, looks_long, read_table
 from dlcli.data.series.reader import statistics
 from dlcli.data.series.time_gaps import carried, without_gaps
@@ -61,7 +62,7 @@ def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
     files = split_files(path, TABLES)
     if files is None:
         raise DlcliError(f"{path} is no table", hint="a forecast reads " + ", ".join(TABLES[:6]))
-    frame, sizes, notes = _joined(files, config)
+    frame, sizes, notices = _joined(files, config)
     table = read_table(frame, config, path)
     window, horizon = config.window or WINDOW, config.horizon or HORIZON
     rows = len(table.values)
@@ -76,7 +77,7 @@ def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
         starts["all"] = np.arange(window, rows - horizon + 1, dtype=np.int64)
         if not len(starts["all"]):
             raise too_short(path, "it", rows, window + horizon)
-    table, said = _without_unknown(table, bounds[0], config, path)
+    table, unused = _without_unknown(table, bounds[0], config, path)
     values, truth, gaps = without_gaps(table.values, bounds, path)
     wanted = _wanted(table, config, path)
     series = LongSeries(
@@ -110,21 +111,21 @@ def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
         task="forecast",
         target_names=wanted,
         options=options,
-        warnings=(*notes, *table.notes, *said, *gaps),
+        notices=(*notices, *table.notices, *unused, *gaps),
         made=frozenset(starts) if len(sizes) == 1 else frozenset({"val"} - set(sizes)),
     )
 
 
-def fit_forecast(source: DataSource, config: DataConfig) -> tuple[TaskSpec, list[str]]:
+def fit_forecast(source: DataSource, config: DataConfig) -> tuple[TaskSpec, list[Notice]]:
     """The scales of channels and targets over the training rows."""
     items = source.splits["train"].items
     assert isinstance(items, Windows)
     (series,) = items.series
     mean, std, constant = statistics([series.values[: series.train_rows]], len(series.channels))
-    notes = list(series.facts)
+    notices = list(series.facts)
     if constant:
         shown = ", ".join(repr(series.channels[c]) for c in constant[:5])
-        notes.append(f"constant in the training rows, so it is not scaled: {shown}")
+        notices.append(Notice(f"constant in the training rows, so it is not scaled: {shown}"))
     spec = SeriesInput(
         channels=series.channels,
         mean=tuple(mean.tolist()),
@@ -135,7 +136,7 @@ def fit_forecast(source: DataSource, config: DataConfig) -> tuple[TaskSpec, list
         TargetNumber(name=name, mean=spec.mean[c], std=spec.std[c])
         for name, c in zip(series.wanted, positions(series.wanted, series.channels, "it"), strict=True)
     )
-    return TaskSpec(kind="forecast", input=spec, targets=targets, horizon=series.horizon), notes
+    return TaskSpec(kind="forecast", input=spec, targets=targets, horizon=series.horizon), notices
 
 
 def forecast_inputs(names: Sequence[str], task: TaskSpec) -> Samples:
@@ -184,14 +185,14 @@ def _refuse(path: Path, config: DataConfig) -> None:
 
 def _joined(
     files: dict[str, Path], config: DataConfig
-) -> tuple[polars.DataFrame, dict[str, int], list[str]]:
-    """All rows one after the other, how many each file has, and sentences."""
+) -> tuple[polars.DataFrame, dict[str, int], list[Notice]]:
+    """All rows one after the other, how many each file has, and notices."""
     import polars as pl
 
-    frames, notes = {}, []
+    frames, notices = {}, []
     for split, file in files.items():
-        frames[split], said = read_frame(file)
-        notes += said
+        frames[split], more = read_frame(file)
+        notices += more
     first = next(iter(frames.values()))
     if len(frames) > 1 and config.time_splits is not None:
         raise UsageError("time_splits: the files are splits already", hint="name one file")
@@ -205,13 +206,13 @@ def _joined(
         raise DlcliError(
             f"{', '.join(file.name for file in files.values())}: columns of one name differ in type"
         ) from exc
-    return joined, {split: frame.height for split, frame in frames.items()}, notes
+    return joined, {split: frame.height for split, frame in frames.items()}, notices
 
 
 def _without_unknown(
     table: LongTable, train_rows: int, config: DataConfig, path: Path
-) -> tuple[LongTable, list[str]]:
-    """The table without channels that have no value in the training rows, and a sentence on them."""
+) -> tuple[LongTable, list[Notice]]:
+    """The table without channels that have no value in the training rows, and a notice on them."""
     known = np.isfinite(table.values[:train_rows]).any(axis=0)
     if known.all():
         return table, []
@@ -219,8 +220,8 @@ def _without_unknown(
     if not known.any():
         raise DlcliError(f"{path}: no column has a value in the training rows")
     kept = tuple(name for name in table.channels if name not in names)
-    said = f"{path}: left out, because empty in the training rows: {', '.join(map(repr, names[:5]))}"
-    return replace(table, values=table.values[:, known], channels=kept), [said]
+    message = f"{path}: left out, because empty in the training rows: {', '.join(map(repr, names[:5]))}"
+    return replace(table, values=table.values[:, known], channels=kept), [left_out(message)]
 
 
 def _wanted(table: LongTable, config: DataConfig, path: Path) -> tuple[str, ...]:
@@ -235,9 +236,9 @@ def _wanted(table: LongTable, config: DataConfig, path: Path) -> tuple[str, ...]
 
 def _facts(
     table: LongTable, bounds: Bounds, wanted: Sequence[str], config: DataConfig, *, given: bool
-) -> list[str]:
-    """What a training run says at its start."""
-    said = []
+) -> list[Notice]:
+    """Notices for the start of a training run: what was assumed, and the splits."""
+    notices = []
     assumed = [
         f"{name} {value}"
         for name, value, asked in (
@@ -248,13 +249,14 @@ def _facts(
     ]
     if assumed:
         flags = " and ".join("--" + part.split()[0] for part in assumed)
-        said.append(f"{' and '.join(assumed)} steps are assumed; {flags} say otherwise")
+        notices.append(Notice(f"{' and '.join(assumed)} steps are assumed; {flags} say otherwise"))
     if all(
         getattr(config, name) is None for name in ("kind", "task", "time_column", "window", "horizon")
     ):
-        said.append(f"read as a series over {table.time!r}; --kind tabular reads its rows as samples")
+        message = f"read as a series over {table.time!r}; --kind tabular reads its rows as samples"
+        notices.append(Notice(message))
     if config.target is None and len(wanted) > 1:
-        said.append(f"all {len(wanted)} columns are predicted; --target names fewer")
+        notices.append(Notice(f"all {len(wanted)} columns are predicted; --target names fewer"))
     ends = zip(("train", "val", "test"), (0, *bounds[:2]), bounds, strict=True)
     parts = [
         f"{split} {end - first:,} rows to {table.times[end - 1]}"
@@ -262,10 +264,9 @@ def _facts(
         if end > first
     ]
     how = "by the files" if given else "by time, never shuffled"
-    said.append(
-        f"split {how}: {', '.join(parts)}; inputs may reach back over a boundary, targets never do"
-    )
+    message = f"split {how}: {', '.join(parts)}; inputs may reach back over a boundary, targets never do"
+    notices.append(Notice(message))
     unused = len(table.values) - bounds[2]
     if unused:
-        said.append(f"{unused:,} rows behind the test split are not used")
-    return said
+        notices.append(Notice(f"{unused:,} rows after the test split are not used"))
+    return notices

@@ -14,10 +14,13 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Reader, Samples, Stacked, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
+from dlcli.data.series.description import describe
 from dlcli.data.series.files import find_files, named_files, read_files, read_input
 from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
-from dlcli.data.series.reader import SeriesReader, cut_sentence, pieces, statistics
+from dlcli.data.series.reader import SeriesReader, pieces, statistics, truncated
+from dlcli.data.series.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.series.ts_files import SeriesFile, Values
 from dlcli.data.series.windows import ForecastReader
 from dlcli.data.tables.frames import is_table
@@ -70,17 +73,18 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     parts = read_files(files)
     _same_channels(parts, files)
     decided = _decided(parts, config, path, other=other)
-    warnings = [*(note for part in parts.values() for note in part.notes), *decided.notes]
+    notices = [*(notice for part in parts.values() for notice in part.notices), *decided.notices]
     splits: dict[str, Samples] = {}
     for split, part in parts.items():
         if part.labels is None:
-            warnings.append(f"the series for {split} have no labels, so there is no {split} split")
+            message = f"the series for {split} have no labels, so there is no {split} split"
+            notices.append(Notice(message))
             continue
         where = str(path) if split == "all" else f"{path} ({split})"
         targets, rows = encode(part.labels, decided, where=where)
         kept = np.flatnonzero(rows)
         if len(kept) < len(rows):
-            warnings.append(f"{where}: {len(rows) - len(kept)} series without a label left out")
+            notices.append(left_out(f"{where}: {len(rows) - len(kept)} series without a label left out"))
         if not len(kept):
             continue
         prefix = "" if split == "all" else f"{split}/"
@@ -89,7 +93,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
             targets=targets,
             items=Listed(tuple(part.series[i] for i in kept.tolist())),
         )
-        warnings += _gap_notes(splits[split], where)
+        notices += _missing_values(splits[split], where)
     if not splits:
         raise DlcliError(f"{path}: no series has a label")
     splits = _packed(splits, unequal=any(part.unequal for part in parts.values()))
@@ -99,12 +103,12 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         task=decided.task,
         class_names=decided.class_names,
         target_names=decided.target_names,
-        warnings=tuple(warnings),
+        notices=tuple(notices),
         name=_name(path),
     )
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """The scales of the channels and the length, from the training split alone."""
     if source.task == "forecast":
         return fit_forecast(source, config.data)
@@ -124,16 +128,17 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
         # Series that are cut to the limit: a model of lengths that vary takes longer ones too.
         varies=isinstance(items, Unequal) or int(lengths.min()) < length or cut,
     )
-    notes = []
+    notices = []
     if constant:
         shown = ", ".join(spec.channels[c] for c in constant[:8])
-        notes.append(f"constant in the training split, so it is not scaled: channel {shown}")
+        message = f"constant in the training split, so it is not scaled: channel {shown}"
+        notices.append(Notice(message))
     if spec.varies:
         for split, samples in source.splits.items():
             longer = sum(len(values) > spec.length for values in _values(samples))
             if longer:
-                notes.append(f"{split}: {cut_sentence(longer, len(samples), spec.length)}")
-    return make_task(source, spec, config.model), notes
+                notices.append(truncated(longer, len(samples), spec.length).prefixed(split))
+    return make_task(source, spec, config.model), notices
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
@@ -228,15 +233,16 @@ def _values(samples: Samples) -> Sequence[Values]:
     return items.values
 
 
-def _gap_notes(samples: Samples, where: str) -> list[str]:
-    """A counted sentence on missing values."""
+def _missing_values(samples: Samples, where: str) -> list[Notice]:
+    """A notice on missing values."""
     gaps = [int((~np.isfinite(values)).sum()) for values in _values(samples)]
     if not any(gaps):
         return []
-    return [
+    message = (
         f"{where}: {sum(gaps):,} values are missing in {sum(g > 0 for g in gaps):,} of {len(gaps):,} "
-        "series; they are filled along straight lines in time"
-    ]
+        "series; they are interpolated linearly in time"
+    )
+    return [Notice(message, "missing-values", "warning")]
 
 
 def _print_of(splits: Mapping[str, Samples], decided: Decided) -> str:
@@ -265,6 +271,14 @@ KINDS.register("series")(
         fit=fit,
         reader=make_reader,
         inputs=series_inputs,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="{} (steps, channels)",
+        own_settings=(
+            *("data.max_length", "data.time_column", "data.window", "data.horizon", "data.time_splits"),
+        ),
         order=40,
     )
 )

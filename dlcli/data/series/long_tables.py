@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.config import DataConfig
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.cells import as_numbers, shorten
 from dlcli.data.tables.frames import need_column
 from dlcli.errors import DlcliError
@@ -44,7 +45,7 @@ class LongTable:
     channels: tuple[str, ...]
     times: tuple[str, ...]
     time: str | None
-    notes: tuple[str, ...]
+    notices: tuple[Notice, ...]
 
 
 def time_column(frame: polars.DataFrame, *, guess: bool = False) -> str | None:
@@ -96,22 +97,23 @@ def read_table(
         need_column(frame, name, what="--time-column", path=path)
     else:
         name = time_column(frame)
-    notes: list[str] = []
+    notices: list[Notice] = []
     if name is None:
         times = tuple(f"row {row}" for row in range(frame.height + 1))
-        notes.append(f"{path} has no time column, so its rows count as steps; --time-column names one")
+        message = f"{path} has no time column, so its rows count as steps; --time-column names one"
+        notices.append(Notice(message))
     else:
-        times, said = _clock(frame[name], path)
-        notes += said
+        times, about_time = _clock(frame[name], path)
+        notices += about_time
     if channels is None:
-        columns, said = _channels(frame, name, config, path)
-        notes += said
+        columns, unused = _channels(frame, name, config, path)
+        notices += unused
     else:
         for channel in channels:
             need_column(frame, channel, what="the model reads it", path=path)
         columns = {channel: as_numbers(frame[channel])[0] for channel in channels}
     values = np.stack([_array(column) for column in columns.values()], axis=1)
-    return LongTable(values, tuple(columns), times, name, tuple(notes))
+    return LongTable(values, tuple(columns), times, name, tuple(notices))
 
 
 def as_times(column: polars.Series, *, guess: bool = False) -> polars.Series | None:
@@ -144,8 +146,8 @@ def as_times(column: polars.Series, *, guess: bool = False) -> polars.Series | N
     return None
 
 
-def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[str]]:
-    """The name of each row and of the step after the last, all different; sentences on gaps, repeats."""
+def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[Notice]]:
+    """The name of each row and of the step after the last, all different; notices on gaps, repeats."""
     import polars as pl
 
     missing = column.is_null().arg_true()
@@ -174,11 +176,12 @@ def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[s
     forward = steps[steps > 0]
     usual = float(np.median(forward)) if len(forward) else 1.0
     names = _names(pl.concat([times, _after(times, usual)]))
-    notes = []
+    notices = []
     repeats = int((steps == 0).sum())
     if repeats:
         row = int((steps == 0).argmax()) + 1
-        notes.append(f"{path}: {repeats:,} rows repeat the time before them, the first is {names[row]}")
+        message = f"{path}: {repeats:,} rows repeat the time before them, the first is {names[row]}"
+        notices.append(Notice(message, "repeated-time", "warning"))
         seen: dict[str, int] = {}
         for i, name in enumerate(names):
             seen[name] = seen.get(name, 0) + 1
@@ -186,11 +189,12 @@ def _clock(column: polars.Series, path: object) -> tuple[tuple[str, ...], list[s
     gaps = np.flatnonzero(steps > _GAP * usual)
     if len(gaps):
         largest = int(steps.argmax())
-        notes.append(
+        message = (
             f"{path}: the time has {len(gaps):,} gap{'s' if len(gaps) > 1 else ''}, rows being taken as "
             f"even steps; the largest is {steps[largest] / usual:.4g} steps long, after {names[largest]}"
         )
-    return tuple(names), notes
+        notices.append(Notice(message, "gapped-time", "warning"))
+    return tuple(names), notices
 
 
 def _after(times: polars.Series, usual: float) -> polars.Series:
@@ -226,8 +230,8 @@ def _positions(times: polars.Series) -> Floats:
 
 def _channels(
     frame: polars.DataFrame, time: str | None, config: DataConfig, path: object
-) -> tuple[dict[str, polars.Series], list[str]]:
-    """The numeric columns, and sentences on the others."""
+) -> tuple[dict[str, polars.Series], list[Notice]]:
+    """The numeric columns, and notices on the others."""
     columns: dict[str, polars.Series] = {}
     words, empty = [], []
     for column in frame.iter_columns():
@@ -239,17 +243,17 @@ def _channels(
             words.append(column.name)
         else:
             columns[column.name] = as_numbers(column)[0]
-    notes = []
+    notices = []
     for names, why in ((words, "no numbers"), (empty, "empty")):
         if names:
             shown = ", ".join(map(repr, names[:5])) + (" ..." if len(names) > 5 else "")
-            notes.append(f"{path}: left out, because {why}: {shown}")
+            notices.append(left_out(f"{path}: left out, because {why}: {shown}"))
     if not columns:
         raise DlcliError(
             f"{path} has no column of numbers{f' beside {time!r}' if time else ''}",
             hint="a forecast needs a row a moment and a column a measurement",
         )
-    return columns, notes
+    return columns, notices
 
 
 def _numeric(column: polars.Series) -> bool:

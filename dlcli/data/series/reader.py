@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, Listed, Reader, Samples, Stacked, pad
+from dlcli.data.notices import Notice
 from dlcli.data.series.ts_files import Values
 from dlcli.errors import BadSample, DlcliError
 from dlcli.task import SeriesInput
@@ -101,7 +102,7 @@ def pieces(items: Stacked | Listed) -> Sequence[Values]:
 class SeriesReader(Reader):
     """Scaled series in memory: (n, T, C), and lengths (n,) where they vary.
 
-    ``notes`` are sentences about series that were cut. A series that the model cannot take is in
+    ``notices`` are about series that were truncated. A series that the model cannot take is in
     ``bad`` from the start.
     """
 
@@ -118,7 +119,7 @@ class SeriesReader(Reader):
             self.lengths = np.array([len(sequence) for sequence in self._sequences], dtype=np.int64)
             longer = sum(len(values) > spec.length for values in items.values)
             if longer:
-                self.notes.append(cut_sentence(longer, len(samples), spec.length))
+                self.notices.append(truncated(longer, len(samples), spec.length))
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """Scaled values, and lengths where they vary. Raises: DlcliError where told to fail."""
@@ -171,9 +172,10 @@ class SeriesReader(Reader):
         return np.stack(encoded) if encoded else np.zeros((0, *spec.shape), dtype=np.float32)
 
 
-def cut_sentence(longer: int, total: int, length: int) -> str:
-    """What is said of series that lose their ends."""
-    return f"{longer:,} of {total:,} series are longer than {length} steps and lose their ends"
+def truncated(longer: int, total: int, length: int) -> Notice:
+    """Return the notice about series that are longer than the model's input."""
+    message = f"{longer:,} of {total:,} series are longer than {length} steps and are truncated"
+    return Notice(message, "cut-series")
 
 
 def _scaled(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:

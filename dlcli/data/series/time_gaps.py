@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.data.notices import Notice
 from dlcli.data.series.reader import fill_gaps
 from dlcli.data.series.time_splits import Bounds
 
 Floats = npt.NDArray[np.float64]
 
 
-def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats, Floats, list[str]]:
-    """(T, C) as inputs see it and as targets are, without NaN; and a counted sentence."""
+def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats, Floats, list[Notice]]:
+    """(T, C) as inputs see it and as targets are, without NaN; and a notice."""
     missing = np.isnan(observed)
     if not missing.any():
         return observed, observed, []
@@ -24,14 +25,11 @@ def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats
         lines = fill_gaps(observed[first:end])
         truth[first:end] = np.where(np.isnan(lines), values[first:end], lines)
         first = end
-    return (
-        values,
-        truth,
-        [
-            f"{path}: {int(missing.sum()):,} of {missing.size:,} values are missing: inputs repeat the "
-            "last value before them, targets follow straight lines"
-        ],
+    message = (
+        f"{path}: {int(missing.sum()):,} of {missing.size:,} values are missing: inputs repeat the last "
+        "value before them, targets are interpolated linearly"
     )
+    return values, truth, [Notice(message, "missing-values", "warning")]
 
 
 def carried(values: Floats) -> Floats:

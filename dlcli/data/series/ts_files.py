@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import shorten
 from dlcli.data.tables.encodings import decode_text
 from dlcli.errors import DlcliError
@@ -43,7 +44,7 @@ class SeriesFile:
     labels: Mapping[str, polars.Series] | None = None
     asked: TaskKind | None = None
     unequal: bool = False
-    notes: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -60,7 +61,7 @@ class _Header:
     classes: tuple[str, ...] = ()
     dimensions: int | None = None
     equal: bool | None = None
-    notes: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
 def read_ts(path: Path) -> SeriesFile:
@@ -94,15 +95,16 @@ def read_ts(path: Path) -> SeriesFile:
     strange = {label for label in labels if label is not None} - set(header.classes)
     if header.classes and strange:
         shown = ", ".join(repr(shorten(label)) for label in sorted(strange)[:3])
-        header.notes.append(f"{path.name}: classes that its header does not name: {shown}")
+        header.notices.append(Notice(f"{path.name}: classes that its header does not name: {shown}"))
     if header.equal and len({len(values) for values in series}) > 1:
-        header.notes.append(f"{path.name}: its header says equalLength true, but lengths differ")
+        message = f"{path.name}: its header says equalLength true, but lengths differ"
+        header.notices.append(Notice(message))
     return SeriesFile(
         series=joined(series),
         labels=_column("class" if header.classes else "target", labels) if header.labelled else None,
         asked=header.asked,
         unequal=header.equal is False,
-        notes=tuple(header.notes),
+        notices=tuple(header.notices),
     )
 
 
@@ -127,9 +129,9 @@ def read_wide(path: Path, *, steps: int | None = None) -> SeriesFile:
         series.append(values[: _filled(values[:, None])][:, None])
         labels.append(_plain(cells[0]) if labelled else None)
     padded = sum(len(cells) - labelled != len(v) for (_, cells), v in zip(rows, series, strict=True))
-    notes = [f"{path.name}: {padding(padded, len(rows))}"] if padded else []
+    notices = [padding(padded, len(rows)).prefixed(path.name)] if padded else []
     if not labelled:
-        return SeriesFile(series=joined(series), notes=tuple(notes))
+        return SeriesFile(series=joined(series), notices=tuple(notices))
     whole = all(label is None or _is_whole(label) for label in labels)
     fractions = not whole and all(label is None or _is_number(label) for label in labels)
     return SeriesFile(
@@ -137,7 +139,7 @@ def read_wide(path: Path, *, steps: int | None = None) -> SeriesFile:
         labels=_column("class", labels, as_numbers=fractions),
         # The UCR archive is for classification; a number with a fraction is none of its classes.
         asked="classification" if whole else None,
-        notes=tuple(notes),
+        notices=tuple(notices),
     )
 
 
@@ -199,9 +201,9 @@ def joined(series: Sequence[Values]) -> Sequence[Values] | Values:
     return np.stack(series)
 
 
-def padding(count: int, total: int) -> str:
-    """The sentence about NaN behind the ends of series."""
-    return f"{count} of {total} series end in NaN, which was read as padding: they are shorter"
+def padding(count: int, total: int) -> Notice:
+    """Return the notice about trailing NaN."""
+    return Notice(f"{count} of {total} series end in NaN, which was read as padding: they are shorter")
 
 
 def _filled(values: Values) -> int:

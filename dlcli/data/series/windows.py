@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, Items, Reader, Samples, Targets
+from dlcli.data.notices import Notice
 from dlcli.errors import DlcliError, nearest
 from dlcli.task import SeriesInput, TaskSpec
 
@@ -27,7 +28,7 @@ class LongSeries:
     ``values`` (T, C) have no gap: the last value before it stands in each, so that no input knows what
     comes later. ``truth`` (T, C) is what is to be predicted: there gaps are straight lines inside a
     split. ``wanted`` names the targets; ``train_rows`` are those that scales are fitted on. ``facts``
-    are sentences for the start of a training run.
+    are notices for the start of a training run.
     """
 
     values: Floats
@@ -37,7 +38,7 @@ class LongSeries:
     train_rows: int = 0
     window: int = 0
     horizon: int = 0
-    facts: tuple[str, ...] = ()
+    facts: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dlcli.data.notices import Notice
+
 if TYPE_CHECKING:
     import polars
 
@@ -39,8 +41,8 @@ def listed(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def typed(column: polars.Series, *, keep_text: bool = False) -> tuple[polars.Series, str | None]:
-    """The column as numbers (Int64 or Float64, no NaN), Datetime, or words; and a sentence, or None."""
+def typed(column: polars.Series, *, keep_text: bool = False) -> tuple[polars.Series, Notice | None]:
+    """The column as numbers (Int64 or Float64, no NaN), Datetime, or words; and a notice, or None."""
     import polars as pl
 
     dtype = column.dtype
@@ -56,10 +58,10 @@ def typed(column: polars.Series, *, keep_text: bool = False) -> tuple[polars.Ser
     words = words.set(words == "", None)
     if keep_text or words.null_count() == len(words):
         return words, None
-    numbers, note = _numbers(words)
+    numbers, notice = _numbers(words)
     if numbers is not None:
-        return numbers, note
-    return _times(words), note
+        return numbers, notice
+    return _times(words), notice
 
 
 def as_numbers(column: polars.Series) -> tuple[polars.Series, int]:
@@ -104,8 +106,8 @@ def as_words(column: polars.Series) -> polars.Series:
     return words.set(words == "", None)
 
 
-def _numbers(words: polars.Series) -> tuple[polars.Series | None, str | None]:
-    """The cells as numbers, or None; and a sentence on what was lost or assumed."""
+def _numbers(words: polars.Series) -> tuple[polars.Series | None, Notice | None]:
+    """The cells as numbers, or None; and a notice on what was lost or assumed."""
     import polars as pl
 
     # 00123 is a code, not the number 123; as a number, a code of 19 digits would lose some.
@@ -114,14 +116,14 @@ def _numbers(words: polars.Series) -> tuple[polars.Series | None, str | None]:
     empty = words.is_null() | words.str.to_lowercase().is_in(_MISSING).fill_null(True)
     numbers = words.cast(pl.Float64, strict=False)
     strange = numbers.is_null() & ~empty
-    note = None
+    notice = None
     if strange.any() and bool(words.filter(strange).str.contains(_THOUSANDS).all()):
         words = _plain_thousands(words)
         numbers, strange = (
             words.cast(pl.Float64, strict=False),
             pl.zeros(len(words), pl.Boolean, eager=True),
         )
-        note = f"commas in column {words.name!r} were read as separators of thousands"
+        notice = Notice(f"commas in column {words.name!r} were read as separators of thousands")
     numbers = numbers.set(empty, None).fill_nan(None)
     good = len(numbers) - numbers.null_count()
     if not good:
@@ -131,12 +133,12 @@ def _numbers(words: polars.Series) -> tuple[polars.Series | None, str | None]:
         if lost > _FEW * (good + lost) or numbers.drop_nulls().n_unique() <= _MANY_NUMBERS:
             return None, None
         shown = words.filter(strange).unique(maintain_order=True).head(3).to_list()
-        note = (
+        notice = Notice(
             f"{lost} of {good + lost} cells of column {words.name!r} are no numbers "
             "and count as missing: " + ", ".join(repr(shorten(cell)) for cell in shown)
         )
     whole = words.filter(numbers.is_not_null()).str.contains(r"^[+-]?\d{1,18}$").all()
-    return (numbers if not whole else words.cast(pl.Int64, strict=False)).alias(words.name), note
+    return (numbers if not whole else words.cast(pl.Int64, strict=False)).alias(words.name), notice
 
 
 def _plain_thousands(words: polars.Series) -> polars.Series:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.images.folder import natural
+from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, listed, shorten
 from dlcli.data.tables.frames import looks_like_text
 from dlcli.errors import DlcliError
@@ -29,8 +30,10 @@ _ALL_DIFFERENT = 20
 _LONGEST_WORD = 200
 
 
-def fit_columns(frame: polars.DataFrame, rows: npt.NDArray[np.int64]) -> tuple[TabularInput, list[str]]:
-    """The encoders of the training rows, and sentences on what was left out or assumed.
+def fit_columns(
+    frame: polars.DataFrame, rows: npt.NDArray[np.int64]
+) -> tuple[TabularInput, list[Notice]]:
+    """The encoders of the training rows, and notices on what was left out or assumed.
 
     ``rows`` (N,) are the rows' numbers in their file: a column that only counts them is left out.
     Raises: DlcliError when no column is of use.
@@ -39,7 +42,7 @@ def fit_columns(frame: polars.DataFrame, rows: npt.NDArray[np.int64]) -> tuple[T
     counting = []
     numbers: list[NumberColumn] = []
     categories: list[CategoryColumn] = []
-    notes: list[str] = []
+    notices: list[Notice] = []
     for column in frame.iter_columns():
         why = _useless(column)
         if why:
@@ -48,50 +51,54 @@ def fit_columns(frame: polars.DataFrame, rows: npt.NDArray[np.int64]) -> tuple[T
             if _counts_rows(column, rows):
                 counting.append(column)
             else:
-                numbers.append(_fit_number(column, notes))
+                numbers.append(_fit_number(column, notices))
         else:
-            category = _fit_category(column, notes)
+            category = _fit_category(column, notices)
             if category.values:
                 categories.append(category)
             else:
                 dropped.setdefault("whose words are nearly all different", []).append(column.name)
     if not numbers and not categories:  # the row's number is all there is: a curve over it, perhaps
-        numbers = [_fit_number(column, notes) for column in counting]
+        numbers = [_fit_number(column, notices) for column in counting]
     elif counting:
         dropped["that numbers the rows" if len(counting) == 1 else "that number the rows"] = [
             column.name for column in counting
         ]
-    said = [
+    unused = [
         f"left out {'columns' if len(names) > 1 else 'the column'} {why}: {listed(names)}"
         for why, names in dropped.items()
     ]
     if not numbers and not categories:
         raise DlcliError(
-            "no column is left to learn from" + (f": {'; '.join(said)}" if said else ""),
+            "no column is left to learn from" + (f": {'; '.join(unused)}" if unused else ""),
             hint="is the right column the target? --target names it",
         )
+    encoding: list[Notice] = []
     logs = [column.name for column in numbers if column.log]
     if logs:
-        said.append(f"log(1 + x) of columns with a long tail: {listed(logs)}")
+        encoding.append(Notice(f"log(1 + x) of columns with a long tail: {listed(logs)}", "encoding"))
     missing = [column.name for column in numbers if column.indicator]
     if missing:
-        said.append(f"missing numbers become the median, and a feature says so: {listed(missing)}")
-    return TabularInput(numbers=tuple(numbers), categories=tuple(categories)), said + notes
+        message = f"missing numbers become the median, and a feature says so: {listed(missing)}"
+        encoding.append(Notice(message, "encoding"))
+    left_out = [Notice(message, "unused-column") for message in unused]
+    spec = TabularInput(numbers=tuple(numbers), categories=tuple(categories))
+    return spec, left_out + encoding + notices
 
 
 def encode_columns(
     frame: polars.DataFrame, spec: TabularInput
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """The model's input (N, F + K), and counted sentences on cells that training has not seen.
+) -> tuple[npt.NDArray[np.float32], list[Notice]]:
+    """The model's input (N, F + K), and notices that count cells unlike those of training.
 
     ``frame`` has all columns of ``spec``, in any order and of any type.
     """
     out = np.zeros((frame.height, *spec.shape), dtype=np.float32)
-    notes: list[str] = []
+    notices: list[Notice] = []
     indicator = len(spec.numbers)
     for i, number in enumerate(spec.numbers):
-        values, missing, note = _values(frame[number.name])
-        notes += note
+        values, missing, more = _values(frame[number.name])
+        notices += more
         values = np.where(missing, number.fill, values)
         if number.log:
             values = _log(values)
@@ -100,10 +107,8 @@ def encode_columns(
             out[:, indicator] = missing
             indicator += 1
         elif missing.any() and frame.height:
-            notes.append(
-                f"{_cells(missing.sum())} of {number.name!r} missing, as in no training row: "
-                f"taken as {number.fill:g}"
-            )
+            message = f"{_cells(missing.sum())} of {number.name!r} missing, as in no training row: "
+            notices.append(Notice(f"{message}taken as {number.fill:g}"))
     for j, category in enumerate(spec.categories):
         words = as_words(frame[category.name])
         code = {word: i + 1 for i, word in enumerate(category.values)}
@@ -111,12 +116,12 @@ def encode_columns(
         unseen = words.filter((codes == 0) & words.is_not_null().to_numpy())
         if len(unseen):
             shown = unseen.unique(maintain_order=True).head(3).to_list()
-            notes.append(
+            message = (
                 f"{_cells(len(unseen))} of {category.name!r} with a word that training does not know: "
-                + ", ".join(repr(shorten(word)) for word in shown)
             )
+            notices.append(Notice(message + ", ".join(repr(shorten(word)) for word in shown)))
         out[:, spec.features + j] = codes
-    return out, notes
+    return out, notices
 
 
 def column_names(spec: TabularInput) -> list[str]:
@@ -169,24 +174,24 @@ def _counts_rows(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
 
 def _values(
     column: polars.Series,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[str]]:
-    """The numbers (N,), which are missing (N,) - infinite ones too -, and counted sentences on them."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[Notice]]:
+    """The numbers (N,), which are missing (N,) - infinite ones too -, and notices that count them."""
     series, strange = as_numbers(column)
     values = series.fill_null(float("nan")).to_numpy()
     infinite = int((np.abs(values) >= LARGEST).sum())
-    notes = []
+    notices = []
     if strange:
-        notes.append(f"{_cells(strange)} of {column.name!r} no number: missing")
+        notices.append(Notice(f"{_cells(strange)} of {column.name!r} no number: missing"))
     if infinite:
-        notes.append(f"{_cells(infinite)} of {column.name!r} infinite: missing")
-    return values, ~(np.abs(values) < LARGEST), notes  # NaN is not smaller
+        notices.append(Notice(f"{_cells(infinite)} of {column.name!r} infinite: missing"))
+    return values, ~(np.abs(values) < LARGEST), notices  # NaN is not smaller
 
 
-def _fit_number(column: polars.Series, notes: list[str]) -> NumberColumn:
-    values, missing, said = _values(column)
-    notes += said
+def _fit_number(column: polars.Series, notices: list[Notice]) -> NumberColumn:
+    values, missing, more = _values(column)
+    notices += more
     if column.dtype.is_temporal():
-        notes.append(f"{column.name!r} is a time: it is read as a number of seconds")
+        notices.append(Notice(f"{column.name!r} is a time: it is read as a number of seconds"))
     there = values[~missing]
     fill = float(np.median(there)) if len(there) else 0.0
     filled = np.where(missing, fill, values)
@@ -220,7 +225,7 @@ def _skewness(values: npt.NDArray[np.float64]) -> float:
     return float(((centred / spread) ** 3).mean()) if spread > 1e-12 * np.abs(values).max() else 0.0
 
 
-def _fit_category(column: polars.Series, notes: list[str]) -> CategoryColumn:
+def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColumn:
     import polars as pl
 
     # Renamed: the user's column may be called "count" as well.
@@ -230,16 +235,20 @@ def _fit_category(column: polars.Series, notes: list[str]) -> CategoryColumn:
     long = counts.filter(pl.col("word").str.len_chars() > _LONGEST_WORD)
     kept = counts.filter(pl.col("word").str.len_chars() <= _LONGEST_WORD)
     if len(long):
-        notes.append(
-            f"{_cells(int(long['count'].sum()))} of {column.name!r} longer than {_LONGEST_WORD} "
-            "characters: unknown words"
+        notices.append(
+            Notice(
+                f"{_cells(int(long['count'].sum()))} of {column.name!r} longer than {_LONGEST_WORD} "
+                "characters: unknown words"
+            )
         )
     if counts.height > _MANY:
         kept = kept.filter(pl.col("count") >= _SEEN).head(_MOST)
         if kept.height and kept.height < counts.height:
-            notes.append(
-                f"{column.name!r} has {counts.height} different words; the {kept.height} seen most "
-                f"often ({_SEEN} times or more) are kept, others are unknown"
+            notices.append(
+                Notice(
+                    f"{column.name!r} has {counts.height} different words; the {kept.height} seen most "
+                    f"often ({_SEEN} times or more) are kept, others are unknown"
+                )
             )
     values = sorted(kept["word"].to_list(), key=lambda word: (natural(word), word))
     return CategoryColumn(name=column.name, values=tuple(values))

@@ -1,4 +1,4 @@
-"""Tables of any format as typed columns, with sentences about what is odd in the file.
+"""Tables of any format as typed columns, with notices about what is odd in the file.
 
 CSV and TSV (also gzipped), JSON lines and Parquet. Cells are read as words first and typed column by
 column, by a rule that a person can state: a column is numeric if all its cells are numbers, or all but
@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import shorten, typed
 from dlcli.data.tables.encodings import decode_text
 from dlcli.data.tables.separated import read_separated
@@ -52,18 +53,18 @@ def is_table(path: Path) -> bool:
 
 def read_frame(
     path: Path, *, header: bool | None = None, as_text: Collection[str] = ()
-) -> tuple[polars.DataFrame, list[str]]:
-    """All rows, typed, and sentences for the user.
+) -> tuple[polars.DataFrame, list[Notice]]:
+    """All rows, typed, and notices.
 
     Columns of words are stripped of surrounding spaces; there is no NaN, only null. ``header``: whether
     the first line of a CSV names the columns (default: unless it holds numbers with a decimal point).
     The columns ``as_text`` stay words whatever they hold. Raises: DlcliError when the file cannot be
     read, is no table or has no rows.
     """
-    frame, notes = _read(path, rows=None, header=header, as_text=as_text)
+    frame, notices = _read(path, rows=None, header=header, as_text=as_text)
     if not frame.height:
         raise DlcliError(f"{path} has {'a header but ' if frame.width else ''}no rows")
-    return frame, notes
+    return frame, notices
 
 
 def read_head(path: Path, rows: int = 200) -> polars.DataFrame | None:
@@ -131,33 +132,33 @@ def _head(path: str, mtime_ns: int, size: int, rows: int) -> polars.DataFrame | 
 
 def _read(
     path: Path, *, rows: int | None, header: bool | None, as_text: Collection[str]
-) -> tuple[polars.DataFrame, list[str]]:
+) -> tuple[polars.DataFrame, list[Notice]]:
     import polars as pl
 
     name = path.name.lower().removesuffix(".gz")
-    notes: list[str] = []
+    notices: list[Notice] = []
     try:
         if name.endswith(".parquet"):
             frame = pl.read_parquet(path, n_rows=rows)
         else:
             raw = _bytes(path, None if rows is None else _HEAD_BYTES)
-            text, notes = _text(raw, path)
+            text, notices = _text(raw, path)
             if name.endswith((".jsonl", ".ndjson")):
                 frame = _json_lines(text, path, rows)
             else:
                 tabs = name.endswith((".tsv", ".tab"))
-                frame, said = read_separated(text, path, tabs=tabs, rows=rows, header=header)
-                notes += said
+                frame, more = read_separated(text, path, tabs=tabs, rows=rows, header=header)
+                notices += more
     except pl.exceptions.PolarsError as exc:
         raise DlcliError(f"cannot read {path}: {_first_line(exc)}") from exc
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
     columns = []
     for column in frame.iter_columns():
-        column, note = typed(column, keep_text=column.name in as_text)
+        column, notice = typed(column, keep_text=column.name in as_text)
         columns.append(column)
-        notes += [f"{path.name}: {note}"] if note else []
-    return pl.DataFrame(columns), notes
+        notices += [notice.prefixed(path.name)] if notice else []
+    return pl.DataFrame(columns), notices
 
 
 def _bytes(path: Path, limit: int | None) -> bytes:
@@ -177,7 +178,7 @@ def _bytes(path: Path, limit: int | None) -> bytes:
     return raw[: raw.rfind(b"\n") + 1] if limit is not None and len(raw) >= limit else raw
 
 
-def _text(raw: bytes, path: Path) -> tuple[str, list[str]]:
+def _text(raw: bytes, path: Path) -> tuple[str, list[Notice]]:
     text, encoding = decode_text(raw)
     if "\0" in text[:4096]:
         raise DlcliError(f"{path} is no text: it holds zero bytes", hint="is it another kind of file?")
@@ -186,10 +187,8 @@ def _text(raw: bytes, path: Path) -> tuple[str, list[str]]:
     if encoding == "UTF-8":
         return text, []
     lines = sum(not line.isascii() for line in text.split("\n"))
-    return text, [
-        f"{path.name} is not UTF-8: it was read as {encoding}, which concerns {lines} "
-        f"line{'' if lines == 1 else 's'}"
-    ]
+    message = f"{path.name} is not UTF-8: it was read as {encoding}, which concerns {lines} "
+    return text, [Notice(f"{message}line{'' if lines == 1 else 's'}", "not-utf-8")]
 
 
 def _json_lines(text: str, path: Path, rows: int | None) -> polars.DataFrame:

@@ -13,9 +13,11 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import ArrayReader, DataSource, Indices, Samples, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
+from dlcli.data.tables.description import describe
 from dlcli.data.tables.frames import (
     TABLES,
     is_table,
@@ -26,6 +28,7 @@ from dlcli.data.tables.frames import (
 )
 from dlcli.data.tables.inputs import table_inputs
 from dlcli.data.tables.rows import Frame, as_in_training
+from dlcli.data.tables.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.tables.targets import Decided, decide, encode
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TabularInput, TaskSpec
@@ -38,15 +41,15 @@ _TARGET_NAMES = ("target", "label", "class", "labels", "y")
 
 
 class TableReader(ArrayReader):
-    """A split of a table, encoded; ``notes`` count the cells that training has not seen."""
+    """A split of a table, encoded; ``notices`` count the cells that training has not seen."""
 
     def __init__(self, samples: Samples, spec: TabularInput) -> None:
         assert isinstance(samples.items, Frame)
         for name in column_names(spec):
             need_column(samples.items.frame, name, what="the model reads it", path="the data")
-        columns, notes = encode_columns(samples.items.frame, spec)
+        columns, notices = encode_columns(samples.items.frame, spec)
         super().__init__(samples, (columns,))
-        self.notes = notes
+        self.notices = notices
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
@@ -68,19 +71,19 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     files = split_files(path, TABLES)
     if files is None:
         raise DlcliError(f"{path} is no table", hint="a table is a file of " + ", ".join(TABLES[:6]))
-    frames, warnings = _read_files(files)
-    names, said = _target_names(next(iter(frames.values())), config, next(iter(files.values())))
-    warnings += said + _without_target(frames, files, names, other)
-    parts, said = _parts(frames, files, config, other)
-    warnings += said
+    frames, notices = _read_files(files)
+    names, about_target = _target_names(next(iter(frames.values())), config, next(iter(files.values())))
+    notices += about_target + _without_target(frames, files, names, other)
+    parts, about_splits = _parts(frames, files, config, other)
+    notices += about_splits
     first = parts[0]
     decided = decide({name: first.frame[name] for name in names}, config.task, least=1 if other else 2)
     features = _features(first.frame, names, config, files[first.file], other)
-    warnings += decided.notes
+    notices += decided.notices
     splits = {}
     for part in parts:
-        samples, said = _samples(part, first, files[part.file], decided, features, config)
-        warnings += said
+        samples, about_rows = _samples(part, first, files[part.file], decided, features, config)
+        notices += about_rows
         if len(samples):
             splits[part.split] = samples
     contents = [piece for split, file in files.items() for piece in (split.encode(), file.read_bytes())]
@@ -91,16 +94,16 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         class_names=decided.class_names,
         target_names=decided.target_names if decided.task == "regression" else (),
         options={"target": ",".join(names), "task": decided.task},
-        warnings=tuple(warnings),
+        notices=tuple(notices),
     )
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """The task, its encoders fitted on the training rows. Numeric targets are scaled, never log-ed."""
     train = source.splits["train"]
     assert isinstance(train.items, Frame)
-    spec, notes = fit_columns(train.items.frame, _row_numbers(train.ids))
-    return make_task(source, spec, config.model), notes
+    spec, notices = fit_columns(train.items.frame, _row_numbers(train.ids))
+    return make_task(source, spec, config.model), notices
 
 
 def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReader:
@@ -119,26 +122,26 @@ class _Part:
     rows: Indices
 
 
-def _read_files(files: dict[str, Path]) -> tuple[dict[str, polars.DataFrame], list[str]]:
-    frames, notes = {}, []
+def _read_files(files: dict[str, Path]) -> tuple[dict[str, polars.DataFrame], list[Notice]]:
+    frames, notices = {}, []
     for split, file in files.items():
-        frames[split], said = read_frame(file)
-        notes += said
-    return frames, notes
+        frames[split], more = read_frame(file)
+        notices += more
+    return frames, notices
 
 
 def _target_names(
     frame: polars.DataFrame, config: DataConfig, path: Path
-) -> tuple[list[str], list[str]]:
-    """The target columns, and a sentence where they were assumed."""
+) -> tuple[list[str], list[Notice]]:
+    """The target columns, and a notice where they were assumed."""
     if config.target is not None:
         whole = config.target in frame.columns  # a name may hold a comma
         names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
         for name in names:
             need_column(frame, name, what="--target", path=path)
         return list(dict.fromkeys(names)), []
-    left_out = {config.split_column, config.group_column, *config.drop}
-    names = [name for name in frame.columns if name not in left_out]
+    other_uses = {config.split_column, config.group_column, *config.drop}
+    names = [name for name in frame.columns if name not in other_uses]
     if len(names) < 2:
         raise DlcliError(
             f"{path} has {len(names)} column{'' if len(names) == 1 else 's'}: a target and something to "
@@ -147,33 +150,35 @@ def _target_names(
         )
     named = [name for usual in _TARGET_NAMES for name in names if name.lower() == usual]
     target, why = (named[0], "by its name") if named else (names[-1], "as the last column")
-    return [target], [f"{target!r} is taken for the target, {why}; --target names another"]
+    return [target], [Notice(f"{target!r} is taken for the target, {why}; --target names another")]
 
 
 def _without_target(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], names: list[str], other: bool
-) -> list[str]:
+) -> list[Notice]:
     """Take out the held-out files that have no target, as those of competitions; say so."""
-    notes = []
+    notices = []
     for split, frame in list(frames.items()):
         missing = [name for name in names if name not in frame.columns]
         if not missing:
             continue
         if split in ("all", "train") or other:
             need_column(frame, missing[0], what="the target", path=files[split])
-        notes.append(f"{files[split].name} has no column {missing[0]!r}, so there is no {split} split")
+        message = f"{files[split].name} has no column {missing[0]!r}, so there is no {split} split"
+        notices.append(Notice(message))
         del frames[split]
-    return notes
+    return notices
 
 
 def _parts(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], config: DataConfig, other: bool
-) -> tuple[list[_Part], list[str]]:
+) -> tuple[list[_Part], list[Notice]]:
     """The splits, train (or all) first."""
     column = config.split_column
     if column is None or (other and column not in next(iter(frames.values())).columns):
-        notes = [] if column is None else [f"there is no split column {column!r} here, so none is used"]
-        return [_Part(name, name, f, np.arange(f.height)) for name, f in frames.items()], notes
+        message = f"there is no split column {column!r} here, so none is used"
+        notices = [] if column is None else [Notice(message)]
+        return [_Part(name, name, f, np.arange(f.height)) for name, f in frames.items()], notices
     if set(frames) != {"all"}:
         raise UsageError(
             f"--split-column {column}: the files are splits already ({', '.join(frames)})",
@@ -191,8 +196,8 @@ def _features(
     for column, what in [(config.group_column, "--group-column"), *((c, "drop") for c in config.drop)]:
         if column is not None and not other:
             need_column(frame, column, what=what, path=path)
-    left_out = {*names, config.split_column, config.group_column, *config.drop}
-    features = [name for name in frame.columns if name not in left_out]
+    other_uses = {*names, config.split_column, config.group_column, *config.drop}
+    features = [name for name in frame.columns if name not in other_uses]
     if not features:
         raise DlcliError(f"{path} has no column beside the target to predict it from")
     return features
@@ -205,26 +210,24 @@ def _samples(
     decided: Decided,
     features: list[str],
     config: DataConfig,
-) -> tuple[Samples, list[str]]:
-    """The rows of a split that have a target, and sentences."""
+) -> tuple[Samples, list[Notice]]:
+    """The rows of a split that have a target, and notices."""
     targets, kept = encode(
         {name: part.frame[name] for name in decided.target_names},
         decided,
         where=path.name if part.split == "all" else f"{path.name} ({part.split})",
     )
-    notes = []
+    notices = []
     without = len(kept) - len(targets)
     if without:
-        notes.append(
-            f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
-            + ", ".join(repr(name) for name in decided.target_names)
-        )
+        message = f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
+        notices.append(left_out(message + ", ".join(repr(name) for name in decided.target_names)))
     columns = []
     for name in features:
         need_column(part.frame, name, what="a column of the training file", path=path)
-        column, said = as_in_training(part.frame[name], first.frame[name], where=path.name)
+        column, more = as_in_training(part.frame[name], first.frame[name], where=path.name)
         columns.append(column)
-        notes += said
+        notices += more
     prefix = "" if part.file == "all" else f"{part.file}/"
     ids = [f"{prefix}{row}" for row in part.rows[kept].tolist()]
     groups = None
@@ -233,7 +236,7 @@ def _samples(
         # A row without a group is one of its own.
         groups = tuple(f"row {i}" if cell is None else cell for cell, i in zip(cells, ids, strict=True))
     items = Frame(part.frame.select(columns).filter(kept))
-    return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notes
+    return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notices
 
 
 def _row_numbers(ids: Sequence[str]) -> Indices:
@@ -251,6 +254,11 @@ KINDS.register("tabular")(
         fit=fit,
         reader=reader,
         inputs=table_inputs,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="{} features",
         order=90,
     )
 )

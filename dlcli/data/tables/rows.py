@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dlcli.data.base import Indices, Items
+from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import as_numbers, as_words
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def without_booleans(column: polars.Series) -> polars.Series:
 
 def as_in_training(
     column: polars.Series, model: polars.Series, *, where: str
-) -> tuple[polars.Series, list[str]]:
-    """A column in the type of ``model``, the training file's; and sentences that count lost cells."""
+) -> tuple[polars.Series, list[Notice]]:
+    """A column in the type of ``model``, the training file's; and notices that count lost cells."""
     import polars as pl
 
     column, model = without_booleans(column), without_booleans(model)
@@ -59,9 +60,9 @@ def as_in_training(
     if model.dtype == pl.String:
         return as_words(column), []
     numbers, strange = as_numbers(column)
-    notes = []
+    notices = []
     if strange:
-        notes.append(f"{where}: {strange} cells of {column.name!r} are no numbers: missing")
+        notices.append(Notice(f"{where}: {strange} cells of {column.name!r} are no numbers: missing"))
     if model.dtype.is_numeric():
-        return numbers, notes
-    return (numbers * 1e6).cast(pl.Int64).cast(pl.Datetime("us")), notes
+        return numbers, notices
+    return (numbers * 1e6).cast(pl.Int64).cast(pl.Datetime("us")), notices

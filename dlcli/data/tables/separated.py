@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.cells import listed
 from dlcli.errors import DlcliError
 
@@ -21,8 +22,8 @@ _OPEN = re.compile(_BEGINS)
 
 def read_separated(
     text: str, path: Path, *, tabs: bool, rows: int | None, header: bool | None
-) -> tuple[polars.DataFrame, list[str]]:
-    """The cells as words, "" where missing, under names that are all different; sentences for the user.
+) -> tuple[polars.DataFrame, list[Notice]]:
+    """The cells as words, "" where missing, under names that are all different; and notices.
 
     ``rows``: only so many, of a text that may be cut off anywhere. ``header``: as of `read_frame`.
     Raises: DlcliError when quotes cannot be understood.
@@ -31,26 +32,28 @@ def read_separated(
 
     if not text.strip():
         return pl.DataFrame(), []
-    notes = []
+    notices: list[Notice] = []
     first = _first_record(text)
     separator = "\t" if tabs else _separator(first)
     if not tabs and separator != ",":
         shown = "tabs" if separator == "\t" else repr(separator)
-        notes.append(f"{path.name}: columns are separated by {shown}")
-    cells, said = _cells(text, separator, path, tabs=tabs, rows=rows)
-    notes += [f"{path.name}: {note}" for note in said]
+        notices.append(Notice(f"{path.name}: columns are separated by {shown}"))
+    cells, about_rows = _cells(text, separator, path, tabs=tabs, rows=rows)
+    notices += [notice.prefixed(path.name) for notice in about_rows]
     names = [name.strip() if name is not None else "" for name in cells.row(0)]
     if header is None:
         header = not _holds_data(names)
         if not header:
-            notes.append(f"{path.name}: its first line holds numbers, so its columns have no names")
+            message = "its first line holds numbers, so its columns have no names"
+            notices.append(Notice(message).prefixed(path.name))
         elif all(name.isdecimal() for name in names):
-            notes.append(f"{path.name}: its first line, all whole numbers, was taken for the header")
+            message = "its first line, all whole numbers, was taken for the header"
+            notices.append(Notice(message).prefixed(path.name))
     if not header:
         names = [""] * len(names)
-    names, said = _unique(names)
+    names, about_names = _unique(names)
     if header:
-        notes += [f"{path.name}: {note}" for note in said]
+        notices += [notice.prefixed(path.name) for notice in about_names]
     cells = cells.slice(1 if header else 0)
     cells.columns = names
     empty = cells.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
@@ -58,12 +61,12 @@ def read_separated(
         # Blank lines behind the last row are how many files end.
         last = int((~empty).arg_true().max() or 0) if not empty.all() else -1  # type: ignore[arg-type]
         if inner := int(empty[: last + 1].sum()):
-            notes.append(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped")
+            notices.append(Notice(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped"))
         cells = cells.filter(~empty)
     if separator == ";":
         cells, decimal = _decimal_commas(cells)
-        notes += [f"{path.name}: {decimal}"] if decimal else []
-    return cells, notes
+        notices += [decimal.prefixed(path.name)] if decimal else []
+    return cells, notices
 
 
 def _closed(text: str) -> str:
@@ -86,8 +89,8 @@ def _separator(first: str) -> str:
 
 def _cells(
     text: str, separator: str, path: Path, *, tabs: bool, rows: int | None
-) -> tuple[polars.DataFrame, list[str]]:
-    """Every cell as a word, the header being row 0, and sentences on rows of another width.
+) -> tuple[polars.DataFrame, list[Notice]]:
+    """Every cell as a word, the header being row 0, and notices on rows of another width.
 
     A file of texts may hold quotes that quote nothing. Where reading them as quotes fails, or makes
     cells of several lines out of a TSV, and every row has the same width without, they are plain
@@ -108,11 +111,12 @@ def _cells(
                 f"{path}: a quoted field is not closed, or goes on behind its closing quote",
                 hint='a field that holds a quote is written "like ""this"""',
             ) from exc
-        return plain, ["its quotes do not pair up, so they were read as plain characters"]
+        return plain, [Notice("its quotes do not pair up, so they were read as plain characters")]
     if tabs and '"' in text and _some_lines(frame):
         plain = _plain(text, separator, rows)
         if plain is not None:
-            return plain, ["its quotes are no quotes around fields: they were read as plain characters"]
+            message = "its quotes are no quotes around fields: they were read as plain characters"
+            return plain, [Notice(message)]
     return _trimmed(frame, text, separator)
 
 
@@ -149,26 +153,26 @@ def _some_lines(frame: polars.DataFrame) -> bool:
     return bool(frame.select(pl.any_horizontal(pl.all().str.contains("\n", literal=True).any())).item())
 
 
-def _trimmed(frame: polars.DataFrame, text: str, separator: str) -> tuple[polars.DataFrame, list[str]]:
+def _trimmed(
+    frame: polars.DataFrame, text: str, separator: str
+) -> tuple[polars.DataFrame, list[Notice]]:
     """The frame without its spare column, and how many rows were longer or shorter than the first."""
     spare = frame[frame.columns[-1]]
     frame = frame.drop(frame.columns[-1])
-    notes = []
+    notices = []
     longer = int((spare != "").sum())
     if longer:
-        notes.append(
-            f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
-            "what is too much was left out"
-        )
+        message = f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
+        notices.append(left_out(f"{message}the fields beyond those are not used"))
     if frame.width > 1 and bool((frame[frame.columns[-1]] == "").any()):
         lines = [line for line in _QUOTED.sub("", text).split("\n")[: frame.height] if line.strip()]
         shorter = sum(line.count(separator) < frame.width - 1 for line in lines)
         if shorter:
-            notes.append(
+            message = (
                 f"{shorter} row{'s have' if shorter > 1 else ' has'} fewer than {frame.width} fields; "
-                "the others count as missing"
             )
-    return frame, notes
+            notices.append(Notice(f"{message}the others count as missing"))
+    return frame, notices
 
 
 def _holds_data(names: list[str]) -> bool:
@@ -178,9 +182,10 @@ def _holds_data(names: list[str]) -> bool:
     return all(re.fullmatch(r"[+-]?\d+", name) for name in names) and len(set(names)) < len(names)
 
 
-def _unique(names: list[str]) -> tuple[list[str], list[str]]:
-    """Names that are all there and all different, and sentences on those that were changed."""
-    notes, out = [], []
+def _unique(names: list[str]) -> tuple[list[str], list[Notice]]:
+    """Names that are all there and all different, and notices on those that were changed."""
+    notices: list[Notice] = []
+    out: list[str] = []
     taken = set(names)
     unnamed, again = [], []
     for i, name in enumerate(names):
@@ -194,15 +199,14 @@ def _unique(names: list[str]) -> tuple[list[str], list[str]]:
             again.append(new)
         out.append(new)
     if unnamed:
-        notes.append(
-            f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name: {listed(unnamed)}"
-        )
+        message = f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name"
+        notices.append(Notice(f"{message}: {listed(unnamed)}"))
     if again:
-        notes.append(f"column names that occur twice were changed: {listed(again)}")
-    return out, notes
+        notices.append(Notice(f"column names that occur twice were changed: {listed(again)}"))
+    return out, notices
 
 
-def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, str]:
+def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice | None]:
     """Columns such as 3,5 as 3.5: where a semicolon separates, a comma is a decimal point."""
     import polars as pl
 
@@ -214,6 +218,6 @@ def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, str]:
         and bool((column.str.contains(number) | (column.str.strip_chars() == "")).all())
     ]
     if not with_comma:
-        return cells, ""
+        return cells, None
     cells = cells.with_columns(pl.col(with_comma).str.replace(",", ".", literal=True))
-    return cells, f"a comma is the decimal point in {listed(with_comma)}"
+    return cells, Notice(f"a comma is the decimal point in {listed(with_comma)}")

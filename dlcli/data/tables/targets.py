@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dlcli.data.base import Targets
 from dlcli.data.images.folder import natural
+from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, shorten
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import TaskKind
@@ -30,12 +31,12 @@ _LABEL_MARKS = r"[|;]"
 
 @dataclass(frozen=True)
 class Decided:
-    """The task, and the names of its classes or labels, or of the numbers; sentences for the user."""
+    """The task, and the names of its classes or labels, or of the numbers; and notices."""
 
     task: TaskKind
     class_names: tuple[str, ...]
     target_names: tuple[str, ...]
-    notes: tuple[str, ...]
+    notices: tuple[Notice, ...]
 
 
 def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, least: int = 2) -> Decided:
@@ -63,12 +64,12 @@ def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, leas
         raise DlcliError(
             f"the target {empty[0]!r} is empty in every row", hint="name another with --target"
         )
-    task, notes = (asked, ()) if asked is not None else _look(columns)
+    task, notices = (asked, ()) if asked is not None else _look(columns)
     if task == "multilabel":
-        return Decided(task, _labels(columns), names, notes)
+        return Decided(task, _labels(columns), names, notices)
     if task == "regression":
         _need_numbers(columns, least)
-        return Decided(task, (), names, notes)
+        return Decided(task, (), names, notices)
     (column,) = columns.values()
     classes = _classes(column)
     if len(classes) < least:
@@ -83,7 +84,7 @@ def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, leas
             f"the target {names[0]!r} is different in each of {rows} rows: it is no class",
             hint="name another with --target, or say --task regression for numbers",
         )
-    return Decided("classification", classes, names, notes)
+    return Decided("classification", classes, names, notices)
 
 
 def encode(
@@ -122,8 +123,8 @@ def encode(
     return out, kept
 
 
-def _look(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[str, ...]]:
-    """The task that the cells suggest, and a sentence where another would do as well."""
+def _look(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice, ...]]:
+    """The task that the cells suggest, and a notice where another would do as well."""
     import polars as pl
 
     if len(columns) > 1:
@@ -132,8 +133,8 @@ def _look(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[str, ..
     if column.dtype == pl.String:
         cells = column.drop_nulls()
         if int(cells.str.contains(_LABEL_MARKS).sum()) * 2 > len(cells):
-            said = f"{name!r} holds several labels a row; --task classification takes each cell as one"
-            return "multilabel", (said,)
+            message = f"{name!r} holds several labels a row"
+            return "multilabel", (Notice(f"{message}; --task classification takes each cell as one"),)
         return "classification", ()
     if column.dtype == pl.Boolean or not column.dtype.is_numeric():
         return "classification", ()
@@ -142,16 +143,16 @@ def _look(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[str, ..
     whole = bool((values % 1 == 0).all())
     if count == 2 or (whole and count <= FEW_VALUES and 2 * count <= len(values)):
         shown = ", ".join(_classes(values)[:3]) + (" ..." if count > 3 else "")
-        said = f"{name!r} has {count} different {'whole ' if whole else ''}numbers ({shown})"
-        other = "taken as classes; --task regression predicts the number"
-        return "classification", (f"{said}, {other}",) if count > 1 else ()
+        message = f"{name!r} has {count} different {'whole ' if whole else ''}numbers ({shown})"
+        message += ", taken as classes; --task regression predicts the number"
+        return "classification", (Notice(message),) if count > 1 else ()
     if count <= FEW_VALUES or (whole and count <= 5 * FEW_VALUES and 10 * count <= len(values)):
-        said = f"{name!r} has {count} different numbers, taken as a number to predict"
-        return "regression", (f"{said}; --task classification takes each as a class",)
+        message = f"{name!r} has {count} different numbers, taken as a number to predict"
+        return "regression", (Notice(f"{message}; --task classification takes each as a class"),)
     return "regression", ()
 
 
-def _look_at_several(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[str, ...]]:
+def _look_at_several(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice, ...]]:
     import polars as pl
 
     for name, column in columns.items():
@@ -163,9 +164,8 @@ def _look_at_several(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tu
             hint="give one target, or several columns of numbers",
         )
     if all(_finite(column).is_in([0.0, 1.0]).all() for column in columns.values()):
-        return "multilabel", (
-            f"{len(columns)} columns of 0 and 1 are labels; --task regression predicts the numbers",
-        )
+        message = f"{len(columns)} columns of 0 and 1 are labels; --task regression predicts the numbers"
+        return "multilabel", (Notice(message),)
     return "regression", ()
 
 

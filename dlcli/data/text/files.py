@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlcli.data.images.folder import natural
+from dlcli.data.notices import Notice
 from dlcli.data.sets.named import clean
 from dlcli.data.tables.encodings import decode_text
 from dlcli.data.tables.split_names import SPLIT_NAMES
@@ -31,8 +32,8 @@ class TextFile:
     path: Path
 
 
-def read_text(path: Path) -> tuple[str, str | None]:
-    """A file's text with plain line ends, and a counted sentence when it is not UTF-8.
+def read_text(path: Path) -> tuple[str, Notice | None]:
+    """A file's text with plain line ends, and a notice when it is not UTF-8.
 
     Raises: DlcliError when it cannot be read or is no text.
     """
@@ -40,16 +41,16 @@ def read_text(path: Path) -> tuple[str, str | None]:
         raw = path.read_bytes()
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    text, note = decoded(raw, str(path))
+    text, notice = decoded(raw, str(path))
     if "\0" in text[:4096]:
         raise DlcliError(f"{path} is no text: it holds zero bytes")
-    return text, note
+    return text, notice
 
 
-def read_lines(path: Path) -> tuple[list[str], list[str]]:
-    """The lines of a file, the empty ones included, and sentences for the user."""
-    text, note = read_text(path)
-    return split_lines(text), [note] if note else []
+def read_lines(path: Path) -> tuple[list[str], list[Notice]]:
+    """The lines of a file, the empty ones included, and notices."""
+    text, notice = read_text(path)
+    return split_lines(text), [notice] if notice else []
 
 
 def first_lines(path: Path) -> list[str] | None:
@@ -148,14 +149,15 @@ def digest(paths: Sequence[Path]) -> list[bytes]:
     return out
 
 
-def decoded(raw: bytes, name: str) -> tuple[str, str | None]:
-    """The text of bytes, and a counted sentence when they are not UTF-8."""
+def decoded(raw: bytes, name: str) -> tuple[str, Notice | None]:
+    """The text of bytes, and a notice when they are not UTF-8."""
     text, encoding = decode_text(raw)
     if encoding in ("UTF-8", "ASCII"):
         return text, None
     odd = sum(not line.isascii() for line in raw.split(b"\n"))
     lines = "1 line" if odd == 1 else f"{odd:,} lines"
-    return text, f"{name} is not UTF-8: read as {encoding} ({lines} with characters beyond ASCII)"
+    message = f"{name} is not UTF-8: read as {encoding} ({lines} with characters beyond ASCII)"
+    return text, Notice(message, "not-utf-8")
 
 
 def split_lines(text: str) -> list[str]:

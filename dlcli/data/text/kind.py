@@ -14,10 +14,12 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
+from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.frames import is_table, split_files
 from dlcli.data.tables.targets import decide, encode
+from dlcli.data.text.description import describe
 from dlcli.data.text.files import PLAIN, digest, first_lines, holds_texts, labelled, looks_labelled
 from dlcli.data.text.inputs import given_texts
 from dlcli.data.text.listing import (
@@ -28,8 +30,9 @@ from dlcli.data.text.listing import (
     read_plain,
     read_text_tables,
 )
+from dlcli.data.text.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.text.tables import table_head
-from dlcli.data.text.tokens import encode_all, fit_text
+from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec, TextInput
 
@@ -65,22 +68,22 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     return _found(path, listing, config, other)
 
 
-def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[str]]:
+def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """The vocabulary and largest length of the training texts, and scales of numeric targets."""
     items = source.splits["train"].items
     assert isinstance(items, Listed)
-    spec, notes = fit_text(items.values, config.data, column=source.options.get("text"))
-    return make_task(source, spec, config.model), notes
+    spec, notices = fit_text(items.values, config.data, column=source.options.get("text"))
+    return make_task(source, spec, config.model), notices
 
 
 class TextReader(RaggedReader):
-    """A split as token ids; ``notes`` are sentences about texts that were cut or are empty."""
+    """A split as token ids; ``notices`` are about texts that were truncated or are empty."""
 
     def __init__(self, samples: Samples, spec: TextInput) -> None:
         assert isinstance(samples.items, Listed)
         encoded = encode_all(samples.items.values, spec)
         super().__init__(samples, encoded.ids)
-        self.notes = encoded.notes(spec)
+        self.notices = encoded.notices(spec)
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
@@ -120,21 +123,21 @@ def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Dat
         decided = decide(cells, config.task, least=1)
     else:
         decided = decide(parts.get("train", next(iter(parts.values()))).targets, config.task)
-    warnings = [*listing.warnings, *decided.notes]
+    notices = [*listing.notices, *decided.notices]
     splits: dict[str, Samples] = {}
     for split, part in parts.items():
         targets, rows = encode(part.targets, decided, where=part.where)
         kept = np.flatnonzero(rows)
         if len(kept) < len(part.ids):
-            warnings.append(
-                f"{part.where}: {len(part.ids) - len(kept):,} texts without a target left out"
-            )
+            message = f"{part.where}: {len(part.ids) - len(kept):,} texts without a target left out"
+            notices.append(left_out(message))
         if not len(kept):
             continue
         texts = [part.texts[i] for i in kept]
         empty = sum(not text.strip() for text in texts)
         if empty:
-            warnings.append(f"{part.where}: {empty:,} of {len(texts):,} texts are empty")
+            message = f"{part.where}: {empty:,} of {len(texts):,} texts are empty"
+            notices.append(Notice(message, "empty-text"))
         splits[split] = Samples(
             ids=tuple(part.ids[i] for i in kept),
             targets=targets,
@@ -145,7 +148,8 @@ def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Dat
         if decided.task == "classification" and len(lacking) and not other:
             names = [decided.class_names[i] for i in lacking[:5]]
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            warnings.append(f"{part.where} has no text of {', '.join(names)}{more}")
+            message = f"{part.where} has no text of {', '.join(names)}{more}"
+            notices.append(Notice(message, "missing-class"))
     if not splits:
         raise DlcliError(f"{path}: no text has a target", hint=LAYOUTS)
     return DataListing(
@@ -155,7 +159,7 @@ def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Dat
         class_names=decided.class_names,
         target_names=decided.target_names,
         options=dict(listing.options),
-        warnings=tuple(warnings),
+        notices=tuple(notices),
     )
 
 
@@ -184,6 +188,13 @@ KINDS.register("text")(
         fit=fit,
         reader=make_reader,
         inputs=inputs,
+        inputs_by_task=False,
+        reference_input=reference_input,
+        reference_words=REFERENCE_WORDS,
+        noise=noise,
+        describe=describe,
+        size_words="up to {} tokens",
+        own_settings=TEXT_SETTINGS,
         order=30,
     )
 )

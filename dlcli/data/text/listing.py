@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.config import DataConfig
+from dlcli.data.notices import Notice
 from dlcli.data.tables.frames import looks_like_text, need_column, split_files
 from dlcli.data.text.files import PLAIN, is_number, labelled, list_texts, read_lines, read_text
-from dlcli.data.text.tables import is_text_name, left_out, read_tables, strings, text_column
+from dlcli.data.text.tables import is_text_name, other_columns, read_tables, strings, text_column
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
@@ -42,15 +43,15 @@ class Listing:
     parts: dict[str, Part] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
 def is_text_table(head: polars.DataFrame, config: DataConfig) -> bool:
     """Whether a table is a text and its target, not a table that has a text in it."""
     if config.text is not None:
         return True
-    column = text_column(head, left_out(config))
-    others = head.width - len(left_out(config)) - 1
+    column = text_column(head, other_columns(config))
+    others = head.width - len(other_columns(config)) - 1
     if column is None or others < 1 or column in _asked(config):
         return False
     # A longer table is one of texts only where its name says so: Name of passengers is a feature.
@@ -66,7 +67,7 @@ def read_text_tables(path: Path, config: DataConfig) -> Listing:
     tables = read_tables(path, config, lambda frame, file: _columns(frame, config, file))
     column, *names = tables.columns
     options = {"text": column, "target": ",".join(names)}
-    listing = Listing(files=tables.files, options=options, warnings=tables.warnings)
+    listing = Listing(files=tables.files, options=options, notices=tables.notices)
     for split, rows in tables.splits.items():
         targets = {name: rows.frame[name] for name in names}
         listing.parts[split] = Part(
@@ -77,20 +78,20 @@ def read_text_tables(path: Path, config: DataConfig) -> Listing:
 
 def _columns(
     frame: polars.DataFrame, config: DataConfig, path: Path
-) -> tuple[tuple[str, ...], int, list[str]]:
-    """The text's column and those of the target, and a sentence on what is left alone."""
+) -> tuple[tuple[str, ...], int, list[Notice]]:
+    """The text's column and those of the target, and a notice on what is not used."""
     asked = _asked(config)
     for name in asked:
         need_column(frame, name, what="--target", path=path)
     if config.text is not None:
         need_column(frame, config.text, what="data.text", path=path)
-    column = config.text or text_column(frame, left_out(config) | set(asked))
+    column = config.text or text_column(frame, other_columns(config) | set(asked))
     if column is None:
         raise DlcliError(
             f"{path} has no column that looks like text: {', '.join(map(repr, frame.columns[:8]))}",
             hint="name it: --set data.text=COLUMN",
         )
-    others = [name for name in frame.columns if name not in {column, *left_out(config)}]
+    others = [name for name in frame.columns if name not in {column, *other_columns(config)}]
     names = asked or _target_names(others)
     if not names:
         raise DlcliError(
@@ -102,8 +103,8 @@ def _columns(
     if not alone:
         return (column, *names), 1, []
     shown = ", ".join(map(repr, alone[:5])) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
-    said = f"{path.name}: {column!r} is the text, {', '.join(names)} the target; not used: {shown}"
-    return (column, *names), 1, [said]
+    message = f"{path.name}: {column!r} is the text, {', '.join(names)} the target; not used: {shown}"
+    return (column, *names), 1, [Notice(message)]
 
 
 def _target_names(others: list[str]) -> list[str]:
@@ -120,19 +121,20 @@ def read_folders(path: Path) -> Listing:
     if splits is None:
         raise DlcliError(f"{path} holds no texts in folders of classes", hint=LAYOUTS)
     listing = Listing()
-    odd: list[str] = []
+    notices: list[Notice] = []
     for split, files in splits.items():
         read_ = [read_text(file.path) for file in files]
-        odd += [note for _, note in read_ if note]
+        notices += [notice for _, notice in read_ if notice]
         labels = pl.Series("label", [file.label for file in files], dtype=pl.String)
         where = str(path if split == "all" else path / split)
         texts = [text.strip() for text, _ in read_]
         listing.parts[split] = Part([file.id for file in files], texts, {"label": labels}, where)
         listing.files += [file.path for file in files]
-    if odd:
-        listing.warnings.append(
-            f"{len(odd):,} of {len(listing.files):,} files are not UTF-8, as {odd[0]}"
+    if notices:
+        message = (
+            f"{len(notices):,} of {len(listing.files):,} files are not UTF-8, as {notices[0].message}"
         )
+        listing.notices.append(Notice(message, "not-utf-8"))
     return listing
 
 
@@ -147,8 +149,8 @@ def read_plain(path: Path, config: DataConfig) -> Listing:
     listing = Listing(files=list(files.values()))
     found: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
     for split, file in files.items():
-        lines, said = read_lines(file)
-        listing.warnings += said
+        lines, notices = read_lines(file)
+        listing.notices += notices
         kept = [(i, labelled(line)) for i, line in enumerate(lines) if line.strip()]
         if not kept:
             raise DlcliError(f"{file} holds no lines of text", hint=LAYOUTS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.config import DataConfig
+from dlcli.data.notices import Notice
 from dlcli.data.tables.frames import (
     TABLES,
     is_table,
@@ -52,11 +53,11 @@ class Tables:
     files: list[Path]
     columns: tuple[str, ...]
     splits: dict[str, Rows] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
 
-# The chosen columns (the texts' first), of which so many are texts, and sentences for the user.
-Choose = Callable[["polars.DataFrame", Path], tuple[tuple[str, ...], int, list[str]]]
+# The chosen columns (the texts' first), of which so many are texts, and notices.
+Choose = Callable[["polars.DataFrame", Path], tuple[tuple[str, ...], int, list[Notice]]]
 
 
 def table_head(path: Path) -> polars.DataFrame | None:
@@ -82,13 +83,13 @@ def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
     header = None if head is None else has_header(head)
     asked = [config.text] if config.text else []
     frames = {base: read_texts(base, header=header, columns=asked)}
-    columns, texts, notes = choose(frames[base][0], base)
-    out = Tables(list(files.values()), columns, warnings=notes)
+    columns, texts, notices = choose(frames[base][0], base)
+    out = Tables(list(files.values()), columns, notices=notices)
     for split, file in files.items():
-        frame, said = frames.get(file) or read_texts(file, header=header, columns=columns[:texts])
+        frame, more = frames.get(file) or read_texts(file, header=header, columns=columns[:texts])
         if not all(_is_string(frame[name]) for name in columns[:texts] if name in frame.columns):
-            frame, said = read_texts(file, header=header, columns=columns[:texts])
-        out.warnings += said
+            frame, more = read_texts(file, header=header, columns=columns[:texts])
+        out.notices += more
         for number, name in enumerate(columns):
             need_column(frame, name, what="the text" if number < texts else "the target", path=file)
         groups = None
@@ -110,16 +111,16 @@ def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
 
 def read_texts(
     path: Path, *, header: bool | None = None, columns: Collection[str] = ()
-) -> tuple[polars.DataFrame, list[str]]:
-    """A table whose ``columns`` stay words, whatever they hold, and sentences for the user.
+) -> tuple[polars.DataFrame, list[Notice]]:
+    """A table whose ``columns`` stay words, whatever they hold, and notices.
 
     Names such as column_2, which no file would have, say that it is one without a header.
     """
-    frame, notes = read_frame(path, header=header, as_text=columns)
+    frame, notices = read_frame(path, header=header, as_text=columns)
     missing = [name for name in columns if name not in frame.columns]
     if header is None and missing and all(_UNNAMED.fullmatch(name) for name in missing):
-        frame, notes = read_frame(path, header=False, as_text=columns)
-    return frame, notes
+        frame, notices = read_frame(path, header=False, as_text=columns)
+    return frame, notices
 
 
 def has_header(head: polars.DataFrame) -> bool | None:
@@ -136,9 +137,9 @@ def has_header(head: polars.DataFrame) -> bool | None:
     return False if (any(again) and not all(again)) or sentences else None
 
 
-def text_column(frame: polars.DataFrame, left_out: Collection[str] = ()) -> str | None:
+def text_column(frame: polars.DataFrame, unless: Collection[str] = ()) -> str | None:
     """The column that looks most like text: by its contents, then by its name, then by its length."""
-    names = [name for name in frame.columns if name not in left_out]
+    names = [name for name in frame.columns if name not in unless]
     found = [name for name in names if looks_like_text(frame[name])]
     if not found:
         return next((n for n in names if n.lower() == "text" and _is_string(frame[n])), None)
@@ -151,7 +152,7 @@ def is_text_name(name: str) -> bool:
     return name.lower() in _TEXT_NAMES
 
 
-def left_out(config: DataConfig) -> set[str]:
+def other_columns(config: DataConfig) -> set[str]:
     """The columns that the settings give another purpose, or none."""
     return {*config.drop, *(n for n in (config.split_column, config.group_column) if n is not None)}
 

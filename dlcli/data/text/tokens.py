@@ -17,12 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.config import DataConfig
+from dlcli.data.notices import Notice
 from dlcli.data.text.byte_pairs import BytePairs, fit_byte_pairs, whole
 from dlcli.errors import DlcliError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
 
 TokenIds = npt.NDArray[np.int64]  # (T,)
 
+# The settings that `fit_text` reads.
+TEXT_SETTINGS = (
+    *("data.text", "data.tokenizer", "data.vocab_size", "data.min_count"),
+    *("data.lowercase", "data.max_length"),
+)
 # The default of max_length: as many tokens as this share of the training texts has at most, but ...
 LENGTH_SHARE = 0.99
 # ... texts up to this length are never cut by default: the few tokens saved would not pay for it,
@@ -62,24 +68,19 @@ class Encoded:
     empty: int
     strange: int
 
-    def notes(self, spec: TextInput) -> list[str]:
-        """What the user should know of it, as sentences."""
-        said = []
+    def notices(self, spec: TextInput) -> list[Notice]:
+        """Counts of empty, truncated and mostly unknown texts."""
+        total, notices = f"{len(self.ids):,} texts", []
         if self.empty:
-            said.append(
-                f"{self.empty:,} of {len(self.ids):,} texts are empty and count as one unknown word"
-            )
+            message = f"{self.empty:,} of {total} are empty and count as one unknown word"
+            notices.append(Notice(message, "empty-text"))
         if self.cut:
-            said.append(
-                f"{self.cut:,} of {len(self.ids):,} texts are longer than {spec.max_length:,} tokens "
-                "and lose their end (--max-length)"
-            )
+            message = f"{self.cut:,} of {total} are longer than {spec.max_length:,} tokens"
+            notices.append(Notice(f"{message} and are truncated (--max-length)", "cut-texts"))
         if self.strange:
-            said.append(
-                f"{self.strange:,} of {len(self.ids):,} texts: most of their words were not seen in "
-                "training"
-            )
-        return said
+            message = f"{self.strange:,} of {total}: most of their words were not seen in training"
+            notices.append(Notice(message))
+        return notices
 
 
 def words(text: str, *, lowercase: bool = True) -> list[str]:
@@ -95,8 +96,8 @@ def words(text: str, *, lowercase: bool = True) -> list[str]:
 
 def fit_text(
     texts: Sequence[str], config: DataConfig, *, column: str | None = None, what: str = "texts"
-) -> tuple[TextInput, list[str]]:
-    """The tokenizer, vocabulary and largest length for training texts, and sentences for the user.
+) -> tuple[TextInput, list[Notice]]:
+    """The tokenizer, vocabulary and largest length for training texts, and notices.
 
     Word vocabulary: SPECIAL_TOKENS, then the words that occur ``min_count`` times by falling
     frequency, equal ones by alphabet, ``vocab_size`` entries in all. ``max_length`` unless configured:
@@ -117,7 +118,7 @@ def fit_text(
         )
     limit = config.max_length or default_length(lengths)
     spec = spec.model_copy(update={"max_length": limit, "column": column})
-    return spec, _fit_notes(spec, lengths, config, what)
+    return spec, _fit_notices(spec, lengths, config, what)
 
 
 def default_length(lengths: npt.NDArray[np.int64]) -> int:
@@ -251,21 +252,18 @@ def _fit_words(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, lis
     return TextInput(vocabulary=vocabulary, lowercase=config.lowercase, max_length=1), counts
 
 
-def _fit_notes(
+def _fit_notices(
     spec: TextInput, lengths: npt.NDArray[np.int64], config: DataConfig, what: str
-) -> list[str]:
+) -> list[Notice]:
     total, cut = len(lengths), int((lengths > spec.max_length).sum())
-    said = [
-        f"{what}: vocabulary of {spec.vocab_size:,} tokens, "
-        f"median length {int(np.median(lengths)):,}, longest {int(lengths.max()):,}"
-    ]
+    vocabulary = f"{what}: vocabulary of {spec.vocab_size:,} tokens"
+    median, longest = int(np.median(lengths)), int(lengths.max())
+    notices = [Notice(f"{vocabulary}, median length {median:,}, longest {longest:,}", "vocabulary")]
     if cut:
         default = (
             f"at most {LONG}" if spec.max_length == LONG else f"what {LENGTH_SHARE:.0%} of them have"
         )
         why = "" if config.max_length else f"; the default is {default}"
-        said.append(
-            f"{cut:,} of {total:,} training {what} are longer than {spec.max_length:,} tokens and lose "
-            f"their end (--max-length{why})"
-        )
-    return said
+        message = f"{cut:,} of {total:,} training {what} are longer than {spec.max_length:,} tokens"
+        notices.append(Notice(f"{message} and are truncated (--max-length{why})", "cut-texts"))
+    return notices

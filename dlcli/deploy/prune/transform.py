@@ -23,7 +23,7 @@ from dlcli.compress.masks import METHODS, MaskMethod, count_zeros, mask_record, 
 from dlcli.config import PruneConfig, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.events import Emit, Noted, Warned, ignore
-from dlcli.formats.encodings.sparse import SHAPE, pack
+from dlcli.formats.encodings.sparse import SHAPE, encode
 from dlcli.task import TaskSpec
 from dlcli.wording import listed
 from dlcli.zoo.base import find_model
@@ -205,7 +205,7 @@ def _masked(
 
 
 def _sparse_is_smaller(module: nn.Module) -> bool:
-    return any(name.endswith(SHAPE) for name in pack(module.state_dict(), {}))
+    return any(name.endswith(SHAPE) for name in encode(module.state_dict(), {}))
 
 
 def _since_first_step(

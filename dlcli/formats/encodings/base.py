@@ -1,7 +1,6 @@
-"""From a model's tensors to what a file stores of them, and back.
+"""How a file stores tensors: the registry of encodings, applied by the records of a card.
 
-A `TransformRecord` of the card whose kind is a packing says how: ``pack`` gives the stored tensors,
-``unpack`` the tensors that the module loads.
+Records of other kinds (structures, annotations) are passed over.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dlcli.card import TransformRecord
+from dlcli.card import Card, TransformRecord
 from dlcli.registry import Registry
 
 if TYPE_CHECKING:
@@ -20,40 +19,49 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Packing:
-    """``pack(tensors, args)`` and ``unpack(tensors, args)``, both to a new dict of CPU tensors by name.
+class Encoding:
+    """How tensors are stored, and how they are restored.
 
-    ``unpack`` raises ValueError where the stored tensors do not fit each other. ``exact`` is whether
-    what comes back is bit for bit what went in. One that is ``last`` packs what the others left,
-    wherever its record stands: zeros are found in the tensors that are really stored.
+    Attributes:
+        encode: The stored tensors of a state dict, a new dict of CPU tensors by name.
+        decode: The state dict of stored tensors. Raises: ValueError where they do not fit each other.
+        lossless: Whether decoding restores every bit.
+        last: Whether it is applied after the others, wherever its record is: zeros are looked for in
+            the tensors that are really stored.
     """
 
-    pack: Callable[[Tensors, Mapping[str, Any]], dict[str, torch.Tensor]]
-    unpack: Callable[[Tensors, Mapping[str, Any]], dict[str, torch.Tensor]]
-    exact: bool = False
+    encode: Callable[[Tensors, Mapping[str, Any]], dict[str, torch.Tensor]]
+    decode: Callable[[Tensors, Mapping[str, Any]], dict[str, torch.Tensor]]
+    lossless: bool = False
     last: bool = False
 
 
-PACKINGS: Registry[Packing] = Registry("packing", "dlcli.formats.encodings")
+ENCODINGS: Registry[Encoding] = Registry("encoding", "dlcli.formats.encodings")
 
 
-def pack(tensors: Tensors, records: Sequence[TransformRecord]) -> dict[str, torch.Tensor]:
-    """What a file stores of a state dict, by the records that are packings, in their order."""
-    found = dict(tensors)
-    for packing, args in _in_order(records):
-        found = packing.pack(found, args)
-    return found
+def encode(tensors: Tensors, records: Sequence[TransformRecord]) -> dict[str, torch.Tensor]:
+    """The tensors that a file stores of a state dict, by the encodings among the records, in order."""
+    stored = dict(tensors)
+    for encoding, args in _in_order(records):
+        stored = encoding.encode(stored, args)
+    return stored
 
 
-def unpack(tensors: Tensors, records: Sequence[TransformRecord]) -> dict[str, torch.Tensor]:
+def decode(stored: Tensors, records: Sequence[TransformRecord]) -> dict[str, torch.Tensor]:
     """The state dict that was stored. Raises: ValueError when the tensors do not fit the records."""
-    found = dict(tensors)
-    for packing, args in reversed(_in_order(records)):
-        found = packing.unpack(found, args)
-    return found
+    tensors = dict(stored)
+    for encoding, args in reversed(_in_order(records)):
+        tensors = encoding.decode(tensors, args)
+    return tensors
 
 
-def _in_order(records: Sequence[TransformRecord]) -> list[tuple[Packing, Mapping[str, Any]]]:
-    found = [(PACKINGS.find(record.kind), record.args) for record in records]
-    known = [(packing, args) for packing, args in found if packing is not None]
+def without_encodings(card: Card) -> Card:
+    """The card of a file that stores tensors as they are, however the source's file stored them."""
+    others = tuple(record for record in card.transforms if ENCODINGS.find(record.kind) is None)
+    return card.model_copy(update={"transforms": others})
+
+
+def _in_order(records: Sequence[TransformRecord]) -> list[tuple[Encoding, Mapping[str, Any]]]:
+    pairs = [(ENCODINGS.find(record.kind), record.args) for record in records]
+    known = [(encoding, args) for encoding, args in pairs if encoding is not None]
     return sorted(known, key=lambda pair: pair[0].last)

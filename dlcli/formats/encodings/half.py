@@ -1,4 +1,4 @@
-"""Weights stored in 16 bits. What is loaded again computes in float32, with the precision of 16 bits."""
+"""Weights stored in 16 bits. Loaded again they are float32, rounded to the precision of 16 bits."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 import torch
 
 from dlcli import transforms
-from dlcli.formats.encodings.base import PACKINGS, Packing
+from dlcli.formats.encodings.base import ENCODINGS, Encoding
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def pack(tensors: Mapping[str, torch.Tensor], args: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Weights of two dimensions and more as ``args["dtype"]``; the rest as it is.
+def encode(tensors: Mapping[str, torch.Tensor], args: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights of two dimensions and more as ``args["dtype"]``; the rest unchanged.
 
-    So are tensors named in ``args["skip"]``, and what 16 bits cannot hold: float16 ends at 65,504.
-    Biases, norms and their statistics are small, and a rounded mean would move every answer.
+    Tensors named in ``args["skip"]`` stay unchanged, and so do those beyond the range of 16 bits:
+    float16 ends at 65,504. Biases, norms and their statistics are small, and a rounded mean would move
+    every output.
     """
-    dtype, skipped = _dtype(args), set(args.get("skip", ()))
-    found = {}
+    dtype, skip = _dtype(args), set(args.get("skip", ()))
+    stored = {}
     for name, tensor in tensors.items():
-        half = tensor
-        if tensor.dtype == torch.float32 and tensor.ndim > 1 and name not in skipped:
+        stored[name] = tensor
+        if tensor.dtype == torch.float32 and tensor.ndim > 1 and name not in skip:
             half = tensor.to(dtype)
-            if not torch.equal(half.isfinite(), tensor.isfinite()):
-                half = tensor
-        found[name] = half
-    return found
+            if torch.equal(half.isfinite(), tensor.isfinite()):
+                stored[name] = half
+    return stored
 
 
-def unpack(tensors: Mapping[str, torch.Tensor], args: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What was stored in 16 bits as float32."""
+def decode(stored: Mapping[str, torch.Tensor], args: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Tensors stored in 16 bits as float32."""
     dtype = _dtype(args)
-    return {name: t.float() if t.dtype == dtype else t for name, t in tensors.items()}
+    return {name: t.float() if t.dtype == dtype else t for name, t in stored.items()}
 
 
 def _dtype(args: Mapping[str, Any]) -> torch.dtype:
@@ -44,4 +44,4 @@ def _dtype(args: Mapping[str, Any]) -> torch.dtype:
     return dtype
 
 
-PACKINGS.register(transforms.HALF)(Packing(pack=pack, unpack=unpack))
+ENCODINGS.register(transforms.HALF)(Encoding(encode=encode, decode=decode))

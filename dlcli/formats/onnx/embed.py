@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from dlcli import transforms
 from dlcli.card import Card
-from dlcli.data.base import Inputs, Pixels
+from dlcli.data.base import Inputs
 from dlcli.data.images.decode import keeps_size
 from dlcli.data.tables.cells import LARGEST
 from dlcli.errors import UsageError
@@ -49,8 +49,9 @@ def check(task: TaskSpec) -> None:
         "pairs": "ONNX has no operator that splits texts as this model's tokenizer does",
         "series": "the series' values are scaled by (x - mean) / std alone, which the card holds",
     }
+    reason = why.get(task.input.kind, f"it is not written for {task.input.kind} data")
     raise UsageError(
-        f"--embed-preprocessing is for images and tables: {why[task.input.kind]}",
+        f"--embed-preprocessing is for images and tables: {reason}",
         hint="--sidecar writes the preprocessing as JSON beside the file",
     )
 
@@ -109,11 +110,6 @@ def raw_of(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
         ]
         found[WORDS] = np.stack(words, axis=1)
     return found
-
-
-def raw_image(pixels: Pixels) -> dict[str, npt.NDArray[Any]]:
-    """One whole image (H, W, C) as the graph takes it."""
-    return {IMAGE: pixels[None]}
 
 
 def embed_preprocessing(model: ModelProto, task: TaskSpec) -> None:

@@ -15,13 +15,13 @@ from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Artifact
+from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx import postprocess as onnx_steps
 from dlcli.formats.onnx.optimize_int8 import hasten
 from dlcli.formats.readable_outputs import refuse_softmax, with_probabilities
 from dlcli.formats.static_shape import Sizes, asked_sizes, with_sizes
-from dlcli.formats.torch_program import unpacked
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
     Raises: DlcliError when the source has no module or torch cannot export it, UsageError for options
     that do not fit the task.
     """
-    card = unpacked(source.card)
+    card = without_encodings(source.card)
     if config.softmax:
         refuse_softmax(card.task)
     if config.embed_preprocessing:

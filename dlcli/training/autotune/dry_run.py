@@ -177,4 +177,8 @@ def _first_step(share: float, total: int) -> int:
 
 
 def _of_readers(made: Rehearsal) -> list[str]:
-    return [f"{split}: {note}" for split, reader in made.readers.items() for note in reader.notes]
+    return [
+        notice.prefixed(split).message
+        for split, reader in made.readers.items()
+        for notice in reader.notices
+    ]

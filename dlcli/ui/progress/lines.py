@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dlcli import wording
+from dlcli.data.kinds import KINDS
 from dlcli.events import EpochDone, RunFinished, RunStarted, StepDone
 from dlcli.ui import text
 
@@ -147,13 +148,7 @@ def _task(event: RunStarted) -> str:
 def _shape(event: RunStarted) -> str:
     """The size of one sample, and what its dimensions are where numbers alone do not say it."""
     size = " x ".join(str(n) for n in event.input_shape)
-    words = {
-        "text": "up to {} tokens",
-        "pairs": "up to {} tokens",
-        "tabular": "{} features",
-        "series": "{} (steps, channels)",
-    }
-    return words.get(event.kind, "{}").format(size)
+    return KINDS.get(event.kind).size_words.format(size)
 
 
 def _accuracy(value: float | None, *, rank: int) -> list[Cell]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoded_sizes import encoded_bytes
 
 from dlcli.card import Card, TransformRecord
 from dlcli.config import QuantizeSettings, TrainConfig
@@ -20,7 +21,6 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card
 from dlcli.formats.checkpoint import read_tensors, save_model
-from dlcli.formats.encodings.groups import stored_bytes
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
@@ -221,7 +221,7 @@ def test_weights_alone_in_groups(runs: Runs, tmp_path: Path, bits: int, share: f
     shapes = [p.shape for p in open_artifact(run.best).module().parameters() if p.ndim > 1]
     stored, _ = read_tensors(in_torch.output)
     sizes = {n: t.numel() * t.element_size() for n, t in stored.items() if ":" in n}
-    assert sum(sizes.values()) == sum(stored_bytes(tuple(s), bits, 64) for s in shapes)
+    assert sum(sizes.values()) == sum(encoded_bytes(s, bits, 64) for s in shapes)
     assert sum(sizes.values()) < share * 4 * sum(s.numel() for s in shapes)
     assert any("the file is smaller, not the work" in text for text in in_torch.verdict())
     with pytest.raises(DlcliError, match="is quantized already"):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dlcli.card import TransformRecord
-from dlcli.formats.encodings.base import PACKINGS, Packing
-from dlcli.formats.encodings.base import pack as pack_all
-from dlcli.formats.encodings.base import unpack as unpack_all
-from dlcli.formats.encodings.sparse import BITS, GAPS, SHAPE, VALUES, pack, unpack
+from dlcli.formats.encodings.base import ENCODINGS, Encoding
+from dlcli.formats.encodings.base import decode as decode_all
+from dlcli.formats.encodings.base import encode as encode_all
+from dlcli.formats.encodings.sparse import BITS, GAPS, SHAPE, VALUES, decode, encode
 
 DTYPES = (
     torch.float32,
@@ -40,7 +40,7 @@ def test_every_tensor_comes_back_bit_for_bit(dtype: torch.dtype, share: float) -
     torch.manual_seed(0)
     for shape in ((), (0,), (3, 0), (1,), (1000,), (257,), (20, 11, 3, 3)):
         tensor = (5 * torch.randn(shape) * (torch.rand(shape) < share)).to(dtype)
-        assert same(unpack(pack({"w": tensor}, {}), {})["w"], tensor)
+        assert same(decode(encode({"w": tensor}, {}), {})["w"], tensor)
 
 
 def test_negative_zeros_nan_payloads_and_infinities_survive() -> None:
@@ -48,22 +48,22 @@ def test_negative_zeros_nan_payloads_and_infinities_survive() -> None:
     words = tensor.view(torch.int32)
     words[7], words[600], words[601], words[4095] = -(2**31), 0x7FC12345, 0x7F800001, 1
     tensor[9] = float("-inf")
-    stored = pack({"w": tensor}, {})
+    stored = encode({"w": tensor}, {})
     assert "w:values" in stored
-    assert same(unpack(stored, {})["w"], tensor)
+    assert same(decode(stored, {})["w"], tensor)
 
 
 def test_layouts_in_memory_do_not_matter() -> None:
     tensor = torch.zeros(16, 8, 3, 3).to(memory_format=torch.channels_last)
     tensor[3, 2, 1, 0] = 2.5
-    assert same(unpack(pack({"w": tensor}, {}), {})["w"], tensor)
+    assert same(decode(encode({"w": tensor}, {}), {})["w"], tensor)
 
 
 @pytest.mark.parametrize(("share", "suffix"), [(0.5, BITS), (0.1, GAPS), (0.001, GAPS)])
 def test_the_smaller_of_bits_and_gaps_is_taken(share: float, suffix: str) -> None:
     torch.manual_seed(0)
     tensor = torch.randn(20_000).masked_fill(torch.rand(20_000) >= share, 0.0)
-    stored = pack({"w": tensor}, {})
+    stored = encode({"w": tensor}, {})
     assert set(stored) == {"w" + VALUES, "w" + suffix, "w" + SHAPE}
     count = int(tensor.count_nonzero())
     best = min(20_000 // 8 + 4 * count, 5 * count + 5 * 20_000 // 256)
@@ -72,7 +72,7 @@ def test_the_smaller_of_bits_and_gaps_is_taken(share: float, suffix: str) -> Non
 
 def test_what_has_no_zeros_and_what_is_tiny_is_stored_as_it_is() -> None:
     tensors = {"full": torch.ones(1000), "tiny": torch.zeros(8), "number": torch.tensor(0)}
-    stored = pack(tensors, {})
+    stored = encode(tensors, {})
     assert stored.keys() == tensors.keys()
 
 
@@ -80,13 +80,13 @@ def test_ninety_percent_of_zeros_is_an_eighth_of_the_size() -> None:
     torch.manual_seed(0)
     tensor = torch.randn(500_000)
     tensor[torch.randperm(500_000)[:450_000]] = 0
-    assert 8 * stored_bytes(pack({"w": tensor}, {})) < 1.001 * 4 * 500_000
+    assert 8 * stored_bytes(encode({"w": tensor}, {})) < 1.001 * 4 * 500_000
 
 
 def test_parts_that_do_not_fit_are_refused() -> None:
     tensor = torch.zeros(1000)
     tensor[10], tensor[999] = 1.0, 2.0
-    whole = pack({"w": tensor}, {})
+    whole = encode({"w": tensor}, {})
     for broken in (
         {k: v for k, v in whole.items() if not k.endswith(SHAPE)},
         {k: v for k, v in whole.items() if not k.endswith(GAPS)},
@@ -99,23 +99,23 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         whole | {"w:values": torch.zeros(2, dtype=torch.complex128)},
     ):
         with pytest.raises(ValueError, match="w is stored sparse"):
-            unpack(broken, {})
+            decode(broken, {})
     with pytest.raises(ValueError, match="cannot be stored sparse"):
-        pack({"w:values": tensor}, {})
+        encode({"w:values": tensor}, {})
 
 
-def test_zeros_are_looked_for_in_what_other_packings_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zeros_are_looked_for_in_what_other_encodings_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     def double(tensors: dict[str, torch.Tensor], args: object) -> dict[str, torch.Tensor]:
         return {name: tensor.double() for name, tensor in tensors.items()}
 
     def single(tensors: dict[str, torch.Tensor], args: object) -> dict[str, torch.Tensor]:
         return {name: tensor.float() for name, tensor in tensors.items()}
 
-    PACKINGS.names()  # discovers, before another one is put in
-    monkeypatch.setitem(PACKINGS._entries, "other", Packing(double, single))
+    ENCODINGS.names()  # discovers, before another one is put in
+    monkeypatch.setitem(ENCODINGS._entries, "other", Encoding(double, single))
     records = [TransformRecord(kind="sparse"), TransformRecord(kind="other")]
     tensor = torch.zeros(5000)
     tensor[4] = 1.5
-    stored = pack_all({"w": tensor}, records)
+    stored = encode_all({"w": tensor}, records)
     assert stored["w:values"].dtype == torch.float64
-    assert same(unpack_all(stored, records)["w"], tensor)
+    assert same(decode_all(stored, records)["w"], tensor)

@@ -83,7 +83,7 @@ def test_pixels_are_resampled_as_pillow_does(tmp_path: Path, how: str, kind: str
     for shape in [(8, 8), (11, 11), (5, 7), (40, 31), (100, 80), (1, 3), (9, 120)]:
         image = np.clip(RNG.normal(128, 90, (*shape, 3)), 0, 255).astype(np.uint8)
         wanted = resize(Image.fromarray(image), spec)
-        found = file.ask(onnx_embed.raw_image(image)).reshape(3, SIDE, SIDE)
+        found = file.ask({onnx_embed.IMAGE: image[None]}).reshape(3, SIDE, SIDE)
         mean, std = (np.reshape(v, (3, 1, 1)) for v in (spec.mean, spec.std))
         pixels = np.rint((found * std + mean) * 255).transpose(1, 2, 0)
         away = np.abs(pixels - wanted)

@@ -1,0 +1,30 @@
+"""An image input in words."""
+
+from __future__ import annotations
+
+from dlcli.data.kinds import Description
+from dlcli.task import ImageInput
+
+_RESIZE = {
+    "crop": "shorter side to {size}, then center crop {height} x {width}",
+    "squash": "both sides to {height} x {width}",
+}
+
+
+def describe(spec: ImageInput) -> Description:
+    """Shape, resizing and normalisation."""
+    channels, height, width = spec.shape
+    color = "grey" if channels == 1 else "RGB"
+    resize = _RESIZE[spec.resize].format(size=spec.resize_size, height=height, width=width)
+    normalise = f"(x / 255 - mean) / std, mean {_numbers(spec.mean)}, std {_numbers(spec.std)}"
+    return Description(
+        (
+            ("shape", f"{channels} x {height} x {width} (channels, height, width), {color}"),
+            ("resize", f"{resize}, {spec.interpolation}"),
+            ("normalise", normalise),
+        )
+    )
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)

@@ -1,0 +1,28 @@
+"""Series inputs without data: one of typical size, and random values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dlcli.data.base import Inputs, random_lengths
+from dlcli.data.kinds import ModelNeeds
+from dlcli.task import SeriesInput
+
+STEPS, CHANNELS = 96, 3
+REFERENCE_WORDS = f"{STEPS} steps of {CHANNELS} channels"
+
+
+def reference_input(needs: ModelNeeds) -> SeriesInput:
+    """96 steps of 3 channels."""
+    names = tuple(map(str, range(CHANNELS)))
+    return SeriesInput(channels=names, mean=(0.0,) * CHANNELS, std=(1.0,) * CHANNELS, length=STEPS)
+
+
+def noise(spec: SeriesInput, count: int, length: int | None, rng: np.random.Generator) -> Inputs:
+    """Normal values (n, T, C); where lengths vary padded with 0, and their lengths (n,)."""
+    if not spec.varies:
+        return (rng.normal(size=(count, *spec.shape)).astype(np.float32),)
+    lengths = random_lengths(rng, count, min(length or 32, spec.length))
+    values = rng.normal(size=(count, int(lengths.max()), len(spec.channels))).astype(np.float32)
+    values[np.arange(values.shape[1]) >= lengths[:, None]] = 0
+    return (values, lengths)
