@@ -31,16 +31,9 @@ class UsageError(DlcliError):
 
 
 class BoundMissed(DlcliError):
-    """A bound that the user or a check set was missed: parity, ``--min``, ``--require``.
-
-    ``report`` is the result that missed it, so that ``--json`` can still print it.
-    """
+    """A bound that the user or a check set was missed: parity, ``--min``, ``--require``."""
 
     exit_code = 3
-
-    def __init__(self, message: str, *, hint: str | None = None, report: object = None) -> None:
-        super().__init__(message, hint=hint)
-        self.report = report
 
 
 class Interrupted(DlcliError):

@@ -80,7 +80,6 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
             raise BoundMissed(
                 f"--require {device}: {reason}",
                 hint="run dlcli info without --require to see every device",
-                report=result,
             )
     if not machine.usable:
         first = machine.problems[0]

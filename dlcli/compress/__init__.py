@@ -1,1 +1,1 @@
-"""Ways to make a model smaller: one file a method. What they did is measured by `dlcli.training`."""
+"""Compression methods: pruning and quantization of a module or an ONNX graph, without measuring it."""

@@ -1,4 +1,4 @@
-"""Layers that the user names: exactly, as a part of the model with all below it, or by a pattern."""
+"""Layers by name: exact, with all below a module, or by a glob pattern."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterable, Sequence
 from dlcli.errors import UsageError, nearest
 
 
-def named_layers(names: Iterable[str], patterns: Sequence[str], flag: str = "--skip") -> set[str]:
-    """Those of ``names`` that a pattern means: "fc", "layer4" with all below it, "layer4*", "*.conv1".
+def match_layers(names: Iterable[str], patterns: Sequence[str], flag: str = "--skip") -> set[str]:
+    """Return the names that a pattern matches: "fc", "layer4" and all below it, "layer4*", "*.conv1".
 
-    Raises: UsageError for a pattern that means none.
+    Raises: UsageError for a pattern that matches none.
     """
     known = list(dict.fromkeys(names))
-    found: set[str] = set()
+    matches: set[str] = set()
     for pattern in patterns:
-        meant = {name for name in known if _means(pattern, name)}
-        if not meant:
-            raise UsageError(f"{flag} {pattern}: no layer is called so", hint=nearest(pattern, known))
-        found |= meant
-    return found
+        matched = {name for name in known if _matches(pattern, name)}
+        if not matched:
+            raise UsageError(f"{flag} {pattern}: no layer has that name", hint=nearest(pattern, known))
+        matches |= matched
+    return matches
 
 
-def _means(pattern: str, name: str) -> bool:
+def _matches(pattern: str, name: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")

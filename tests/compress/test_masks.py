@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from dlcli.compress.layer_names import named_layers
+from dlcli.compress.layer_names import match_layers
 from dlcli.compress.masks import METHODS, MaskedModel, MaskMethod, count_zeros, mask_weights, weights_of
 from dlcli.errors import DlcliError, UsageError
 
@@ -92,7 +92,7 @@ def test_the_amount_is_exact(method: MaskMethod, amount: float) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_pruned_again_the_old_zeros_stay_and_count(method: MaskMethod) -> None:
     first = mask_weights(Small(), method, 0.4, seed=1)
-    second = mask_weights(first.module, method, 0.7, seed=2, held=first.record.args["weights"])
+    second = mask_weights(first.module, method, 0.7, seed=2, earlier=first.record.args["weights"])
     for name, gone in zeros(first).items():
         assert bool((zeros(second)[name] | ~gone).all())
     if method in UNSTRUCTURED:
@@ -102,7 +102,7 @@ def test_pruned_again_the_old_zeros_stay_and_count(method: MaskMethod) -> None:
 def test_a_mask_names_what_was_pruned_before() -> None:
     first = mask_weights(Small(), "l1", 0.5, skip=["lstm"])
     second = mask_weights(
-        first.module, "l1", 0.9, skip=["conv", "table"], held=first.record.args["weights"]
+        first.module, "l1", 0.9, skip=["conv", "table"], earlier=first.record.args["weights"]
     )
     rows = {row.name: row for row in second.layers}
     assert rows["conv.weight"].of - rows["conv.weight"].kept == round(0.5 * rows["conv.weight"].of)
@@ -181,11 +181,11 @@ def test_shared_weights_are_counted_once_and_stay_shared() -> None:
 
 def test_patterns_name_layers_and_what_lies_below() -> None:
     names = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer10.conv1", "fc"]
-    assert named_layers(names, ["layer1"]) == {"layer1.0.conv1", "layer1.0.conv2"}
-    assert named_layers(names, ["layer1*", "fc"]) == set(names) - {"conv1"}
-    assert named_layers(names, ["*.conv1"]) == {"layer1.0.conv1", "layer10.conv1"}
+    assert match_layers(names, ["layer1"]) == {"layer1.0.conv1", "layer1.0.conv2"}
+    assert match_layers(names, ["layer1*", "fc"]) == set(names) - {"conv1"}
+    assert match_layers(names, ["*.conv1"]) == {"layer1.0.conv1", "layer10.conv1"}
     with pytest.raises(UsageError, match="--skip fcc: no layer") as caught:
-        named_layers(names, ["fcc"])
+        match_layers(names, ["fcc"])
     assert "'fc'" in str(caught.value.hint)
 
 

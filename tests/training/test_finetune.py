@@ -96,7 +96,7 @@ def test_what_the_last_step_cannot_do_is_refused_before_any_training(
 
     steps = {"schedule": "iterative", "steps": 2, "epochs": 2}
     for settings, said in (
-        (asked("channel", amount=0.5, skip="nosuch", **steps), "no layer is called so"),
+        (asked("channel", amount=0.5, skip="nosuch", **steps), "no layer has that name"),
         (asked("channel", target_params=0.001, **steps), "cannot be reached"),
         (asked("l1", amount=0.5, measure={"batch_sizes": "1,x"}), "--batch-sizes"),
     ):

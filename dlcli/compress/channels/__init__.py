@@ -1,1 +1,1 @@
-"""Channel removal: which channels belong together, which matter least, and how they are taken out."""
+"""Structured pruning: coupled channels, their importance, and their removal."""

@@ -1,4 +1,4 @@
-"""What makes a channel worth keeping: its weights, its batch norm's scale, or the loss without it."""
+"""Importance of channels: by magnitude, by batch norm scale, or by the loss without them (Taylor)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dlcli.compress.channels.groups import Group
-from dlcli.compress.channels.sites import Places
+from dlcli.compress.channels.sites import Sites
 from dlcli.errors import DlcliError, UsageError
 from dlcli.zoo.structures.channels import BATCH_NORMS
 
@@ -19,68 +19,70 @@ Batches = Callable[[], Iterable[tuple[Sequence[torch.Tensor], torch.Tensor]]]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def magnitude(module: nn.Module, groups: Sequence[Group], places: Places) -> list[torch.Tensor]:
-    """The mean over a unit's tensors of the L2 norm of its weights, each relative to the tensor's mean;
-    times |scale| of its batch norms, where it has any: what they scale to 0 tells nothing.
+def magnitude(module: nn.Module, groups: Sequence[Group], sites: Sites) -> list[torch.Tensor]:
+    """Return the L2 norm of each unit's weights, relative to the tensor's mean, averaged over tensors.
 
-    Li et al., "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, have the L1 norm of the
-    outgoing filters alone; here the weights that read the channel count as well, as in arXiv:2301.12900.
+    It is multiplied by |scale| of the unit's batch norms, where it has any: a channel scaled to 0 has no
+    effect.
+
+    Li et al., "Pruning Filters for Efficient ConvNets", arXiv:1608.08710, use the L1 norm of the
+    filters alone; here the weights that read the channel count as well, as in arXiv:2301.12900.
     """
-    # Of matrices and kernels only: norms and biases have scales of their own.
+    # Only matrices and kernels: norms and biases have scales of their own.
     squares = {
         name: p.detach().float().square().cpu() for name, p in module.named_parameters() if p.ndim > 1
     }
-    found = []
+    scores_by_group = []
     for group in groups:
         scores = torch.zeros(group.size)
         for owner, sums in _entries(group, squares):
-            own = torch.zeros(group.size).index_add_(0, owner, sums).sqrt()
-            scores += own / own.mean().clamp(min=1e-30)
-        scale = _scale(module, group, places)
-        found.append(scores if scale is None else scores * scale)
-    return found
+            norms = torch.zeros(group.size).index_add_(0, owner, sums).sqrt()
+            scores += norms / norms.mean().clamp(min=1e-30)
+        scale = _batch_norm_scale(module, group, sites)
+        scores_by_group.append(scores if scale is None else scores * scale)
+    return scores_by_group
 
 
 def batch_norm_scale(
-    module: nn.Module, groups: Sequence[Group], places: Places
+    module: nn.Module, groups: Sequence[Group], sites: Sites
 ) -> tuple[list[torch.Tensor], list[str]]:
-    """|scale| of the unit's batch norms (Liu et al., "Network Slimming", arXiv:1708.06519).
+    """Return |scale| of the units' batch norms (Liu et al., "Network Slimming", arXiv:1708.06519).
 
-    Groups without a batch norm are ranked by magnitude; their names are the second answer. Raises:
-    UsageError when no group has one.
+    Groups without a batch norm are scored by magnitude; their names are returned too. Raises: UsageError
+    when no group has one.
     """
-    scales = [_scale(module, group, places) for group in groups]
+    scales = [_batch_norm_scale(module, group, sites) for group in groups]
     without = [group.name for group, scale in zip(groups, scales, strict=True) if scale is None]
     if len(without) == len(groups):
         raise UsageError(
             "--importance bn-scale ranks channels by their batch norms, and this model has none",
             hint="--importance magnitude or taylor",
         )
-    others = magnitude(module, groups, places)
-    found = [other if scale is None else scale for scale, other in zip(scales, others, strict=True)]
-    return found, without
+    magnitudes = magnitude(module, groups, sites)
+    pairs = zip(scales, magnitudes, strict=True)
+    return [other if scale is None else scale for scale, other in pairs], without
 
 
-def _scale(module: nn.Module, group: Group, places: Places) -> torch.Tensor | None:
-    """The sum of |scale| of a unit's batch norms; None where there are none."""
-    norms = [m for m in group.members if isinstance(places.parts.get(m[0].path), BATCH_NORMS)]
-    found = None
-    for place, (owner, nodes) in norms:
-        weight = getattr(module.get_submodule(place.path), "weight", None)
+def _batch_norm_scale(module: nn.Module, group: Group, sites: Sites) -> torch.Tensor | None:
+    """Return the sum of |scale| of each unit's batch norms; None where there are none."""
+    norms = [m for m in group.members if isinstance(sites.modules.get(m[0].path), BATCH_NORMS)]
+    total = None
+    for site, (owner, nodes) in norms:
+        weight = getattr(module.get_submodule(site.path), "weight", None)
         if weight is not None:
-            found = torch.zeros(group.size) if found is None else found
-            found.index_add_(0, owner, weight.detach().float().abs().cpu()[nodes])
-    return found
+            total = torch.zeros(group.size) if total is None else total
+            total.index_add_(0, owner, weight.detach().float().abs().cpu()[nodes])
+    return total
 
 
 def taylor(
     module: nn.Module, groups: Sequence[Group], batches: Batches, loss: Loss
 ) -> list[torch.Tensor]:
-    """The sum over a unit's weights of (gradient x weight)^2, over the batches.
+    """Return the sum over a unit's weights of (gradient x weight)^2, over the batches.
 
     The first-order estimate of the squared change of the loss without it: Molchanov et al., "Importance
     Estimation for Neural Network Pruning", arXiv:1906.10771. Statistics of batch norms stay fixed.
-    Raises: DlcliError without batches, or when the gradients are no numbers.
+    Raises: DlcliError without batches, or when gradients are not finite.
     """
     model = copy.deepcopy(module).eval()
     named = [
@@ -101,7 +103,7 @@ def taylor(
         raise DlcliError("--importance taylor needs training samples, and there is none")
     if not all(bool(t.isfinite().all()) for t in total.values()):
         raise DlcliError(
-            "the loss has gradients that are no numbers, so channels cannot be ranked by it"
+            "the loss has gradients that are not finite, so Taylor importance cannot be computed"
         )
     return [_total(group, total) for group in groups]
 
@@ -116,10 +118,10 @@ def _total(group: Group, values: dict[str, torch.Tensor]) -> torch.Tensor:
 def _entries(
     group: Group, values: dict[str, torch.Tensor]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each cut of the group: units, and the sum of the ``values`` that go with each."""
-    for place, (owner, nodes) in group.members:
-        for cut in place.slices:
-            tensor = values.get(cut.tensor)
+    """Yield, for each slice of the group, its units and the sum of ``values`` that belongs to each."""
+    for site, (owner, nodes) in group.members:
+        for entry in site.slices:
+            tensor = values.get(entry.tensor)
             if tensor is not None:
-                sums = tensor.movedim(cut.dim, 0).flatten(1).sum(1) if tensor.ndim > 1 else tensor
-                yield owner, sums[cut.index[nodes]].sum(1)
+                sums = tensor.movedim(entry.dim, 0).flatten(1).sum(1) if tensor.ndim > 1 else tensor
+                yield owner, sums[entry.index[nodes]].sum(1)

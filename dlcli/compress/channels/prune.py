@@ -1,4 +1,4 @@
-"""Channel removal: a smaller model without the channels, hidden units or heads that matter least."""
+"""Structured pruning: remove the least important channels, hidden units and heads of a model."""
 
 from __future__ import annotations
 
@@ -21,29 +21,37 @@ from dlcli.compress.channels.importance import (
     magnitude,
     taylor,
 )
-from dlcli.compress.channels.removal import Cuts, Proof, cuts_of, macs_after, params_after, shrink
-from dlcli.compress.channels.sites import Places, is_layer
-from dlcli.compress.layer_names import named_layers
+from dlcli.compress.channels.removal import (
+    Removal,
+    RemovalCheck,
+    macs_after,
+    params_after,
+    removal_of,
+    remove_channels,
+)
+from dlcli.compress.channels.sites import Sites, is_layer
+from dlcli.compress.layer_names import match_layers
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
+from dlcli.wording import listed
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
 
-_STEPS = 12  # of a batch that shows what belongs together: any length does
-_TRIALS = 20  # halvings of the amount that reaches a target
+_SEQUENCE_LENGTH = 12  # of the probing inputs: any length will do
+_BISECTIONS = 20  # of the amount that reaches a target
 
 
 class NothingToPrune(UsageError):
-    """An amount that takes nothing out of this model; a larger one may."""
+    """An amount that removes nothing from this model; a larger one may."""
 
 
 @dataclass(frozen=True)
 class LayerChange:
     """A layer before and after: ``kept`` of its ``of`` channels, hidden units or heads.
 
-    ``macs`` are multiply-adds of one sample, the longest where lengths vary.
+    ``macs`` are multiply-adds for one sample, the longest where lengths vary.
     """
 
     name: str
@@ -62,10 +70,10 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class PrunedChannels:
-    """The smaller ``module``, what a card says of it, and what became of each layer.
+    """The smaller ``module``, its record for a card, and each layer before and after.
 
-    ``amount`` is the share that was asked for or found; ``notes`` are sentences about what is otherwise
-    than asked. ``params`` and ``macs`` are those of the whole model.
+    ``amount`` is the share that was requested, or that reaches the target; ``notes`` are sentences on
+    what differs from the request. ``params`` and ``macs`` are those of the whole model.
     """
 
     module: nn.Module
@@ -104,61 +112,62 @@ def prune_channels(
     batches: Batches | None = None,
     loss: Loss | None = None,
 ) -> PrunedChannels:
-    """A copy of ``module`` (any device) without part of the channels of each layer, in eval mode.
+    """Return a copy of ``module`` (any device) with fewer channels in each layer, in eval mode.
 
-    ``amount`` is the share that goes of each layer's channels, hidden units, feed-forward units and
-    heads; ``target_params`` and ``target_macs`` find it: the share of parameters or multiply-adds that
+    ``amount`` is the share to remove of each layer's channels, hidden units, feed-forward units and
+    heads; ``target_params`` and ``target_macs`` derive it: the share of parameters or multiply-adds that
     may be left. Exactly one of the three. What is left is a multiple of ``round_to``, at least one of
-    them; heads are not rounded, but never split. Channels that are added together go together. Outputs,
+    them; heads are not rounded, but never split. Channels that are added are removed together. Outputs,
     inputs, embeddings and the width of a Transformer stay. ``skip`` names layers that keep all their
-    outputs (see `named_layers`). "taylor" needs ``batches`` (inputs as the module takes them on its
-    device, targets) and ``loss`` (a mean over a batch). The same arguments give the same model.
+    outputs (see `match_layers`). "taylor" needs ``batches`` (inputs as the module takes them on its
+    device, targets) and ``loss`` (a mean over a batch). Deterministic.
 
-    Raises: UsageError for amounts, targets and patterns that cannot be used, and for a ranking that the
-    model does not offer; DlcliError when it has nothing to remove.
+    Raises: UsageError for amounts, targets and patterns that cannot be used, and for an importance that
+    the model does not support; DlcliError when it has nothing to remove.
     """
     _check(amount, target_params, target_macs, round_to)
-    inputs = model_inputs([torch.from_numpy(x) for x in random_inputs(task, 2, length=_STEPS)], task)
+    inputs = model_inputs(
+        [torch.from_numpy(x) for x in random_inputs(task, 2, length=_SEQUENCE_LENGTH)], task
+    )
     try:
         coupling = find_coupling(module, inputs)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as exc:
-        raise DlcliError(f"what belongs together in this model cannot be told: {exc}") from exc
-    places = coupling.places
-    groups = _allowed(find_groups(coupling), places, skip)
-    groups = Proof(module, places, inputs).usable(groups)
+        raise DlcliError(f"the coupled channels of this model cannot be found: {exc}") from exc
+    sites = coupling.sites
+    groups = _without_skipped(find_groups(coupling), sites, skip)
+    groups = RemovalCheck(module, sites, inputs).removable(groups)
     if not groups:
         raise DlcliError(
             "this model has no channels or hidden units that can be removed"
-            + (" beside --skip" * bool(skip)),
-            hint="masks take out single weights: --method l1",
+            + (" besides those of --skip" * bool(skip)),
+            hint="masks prune single weights: --method l1",
         )
     notes: list[str] = []
     if importance == "magnitude":
-        scores = magnitude(module, groups, places)
+        scores = magnitude(module, groups, sites)
     elif importance == "bn-scale":
-        scores, without = batch_norm_scale(module, groups, places)
+        scores, without = batch_norm_scale(module, groups, sites)
         if without:
-            notes.append(f"without a batch norm, and so ranked by magnitude: {_list(without)}")
+            notes.append(f"without a batch norm, and so ranked by magnitude: {listed(without, 6)}")
     else:
         if batches is None or loss is None:
-            raise UsageError("--importance taylor needs data to find gradients on")
+            raise UsageError("--importance taylor needs data to compute gradients on")
         scores = taylor(module, groups, batches, loss)
     macs = _macs(module, task)
 
-    def cut(share: float) -> Cuts:
-        return cuts_of(
-            groups, [g.choose(s, share, round_to) for g, s in zip(groups, scores, strict=True)]
-        )
+    def removal_at(share: float) -> Removal:
+        pairs = zip(groups, scores, strict=True)
+        return removal_of(groups, [group.keep_mask(s, share, round_to) for group, s in pairs])
 
     if amount is None:
-        amount = _search(module, macs, cut, target_params, target_macs, round_to)
-    gone = cut(amount)
-    if not gone:
+        amount = _amount_for(module, macs, removal_at, target_params, target_macs, round_to)
+    removal = removal_at(amount)
+    if not removal:
         raise NothingToPrune(
-            f"an amount of {amount:g} removes nothing: no layer has that many channels to spare",
+            f"an amount of {amount:g} removes nothing: no layer has that many channels",
             hint=f"a larger --amount, or a smaller --round-to than {round_to}",
         )
-    smaller, args = shrink(module, places, gone)
+    smaller, args = remove_channels(module, sites, removal)
     smaller.eval()
     after = _macs(smaller, task)
     return PrunedChannels(
@@ -166,7 +175,7 @@ def prune_channels(
         record=TransformRecord(
             kind=transforms.CHANNELS, args={"amount": amount, "importance": importance, **args}
         ),
-        layers=_changes(module, smaller, places, macs, after),
+        layers=_changes(module, smaller, sites, macs, after),
         amount=amount,
         params_before=_params(module),
         params_after=_params(smaller),
@@ -176,14 +185,14 @@ def prune_channels(
     )
 
 
-def joined(first: TransformRecord, second: TransformRecord) -> TransformRecord:
-    """One record for two removals in a row, of the second's amount and importance."""
-    both = {
+def merge_records(first: TransformRecord, second: TransformRecord) -> TransformRecord:
+    """Return one record for two removals in a row, with the second's amount and importance."""
+    merged = {
         key: {**first.args.get(key, {}), **second.args.get(key, {})}
         for key in ("shapes", "groups", "heads")
     }
     return TransformRecord(
-        kind=transforms.CHANNELS, args={**second.args, **{k: v for k, v in both.items() if v}}
+        kind=transforms.CHANNELS, args={**second.args, **{k: v for k, v in merged.items() if v}}
     )
 
 
@@ -199,8 +208,8 @@ def _check(
     }  # fmt: skip
     if len(given) != 1:
         raise UsageError(
-            f"{' and '.join(given) or 'nothing'} says how much to remove: exactly one of --amount, "
-            "--target-params and --target-macs can"
+            f"{' and '.join(given) or 'nothing'} says how much to remove: give exactly one of --amount, "
+            "--target-params and --target-macs"
         )
     for name, value in given.items():
         if not 0 < value < 1:
@@ -212,30 +221,30 @@ def _check(
         raise UsageError(f"--round-to {round_to}: at least 1")
 
 
-def _allowed(groups: list[Group], places: Places, skip: Sequence[str]) -> list[Group]:
-    """Those of which no layer is to be skipped."""
+def _without_skipped(groups: list[Group], sites: Sites, skip: Sequence[str]) -> list[Group]:
+    """Return the groups of which no layer is skipped."""
     layers = [
-        path for path, part in places.parts.items() if is_layer(part) or isinstance(part, Attention)
+        path for path, part in sites.modules.items() if is_layer(part) or isinstance(part, Attention)
     ]
-    skipped = named_layers(layers, skip)
+    skipped = match_layers(layers, skip)
     return [group for group in groups if not skipped.intersection(group.layers)]
 
 
-def _search(
+def _amount_for(
     module: nn.Module,
     macs: dict[str, int],
-    cut: Callable[[float], Cuts],
+    removal_at: Callable[[float], Removal],
     target_params: float | None,
     target_macs: float | None,
     round_to: int,
 ) -> float:
-    """The smallest amount that reaches the target. Raises: UsageError when none does."""
+    """Return the smallest amount that reaches the target. Raises: UsageError when none does."""
 
     def left(amount: float) -> float:
-        gone = cut(amount)
+        removal = removal_at(amount)
         if target_params is not None:
-            return params_after(module, gone) / _params(module)
-        return sum(macs_after(module, macs, gone).values()) / max(1, sum(macs.values()))
+            return params_after(module, removal) / _params(module)
+        return sum(macs_after(module, macs, removal).values()) / max(1, sum(macs.values()))
 
     target = target_params if target_params is not None else target_macs
     assert target is not None
@@ -248,14 +257,14 @@ def _search(
             hint=f"a larger {flag}"
             + (f", or a smaller --round-to than {round_to}" if round_to > 1 else ""),
         )
-    for _ in range(_TRIALS):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if left(middle) <= target else (middle, high)
     return high
 
 
 def _macs(module: nn.Module, task: TaskSpec) -> dict[str, int]:
-    """Multiply-adds of one sample by module, the longest where lengths vary."""
+    """Return the multiply-adds by module for one sample, the longest where lengths vary."""
     arrays = random_inputs(task, 1, length=task.input.shape[0])
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
@@ -273,10 +282,10 @@ def _params(module: nn.Module) -> int:
 
 
 def _changes(
-    before: nn.Module, after: nn.Module, places: Places, macs: dict[str, int], left: dict[str, int]
+    before: nn.Module, after: nn.Module, sites: Sites, macs: dict[str, int], left: dict[str, int]
 ) -> tuple[LayerChange, ...]:
     rows = []
-    for path, kind in places.parts.items():
+    for path, kind in sites.modules.items():
         if not (is_layer(kind) or isinstance(kind, Attention)):
             continue
         old, new = before.get_submodule(path), after.get_submodule(path)
@@ -288,8 +297,8 @@ def _changes(
                 of=_channels(old),
                 params_before=_params(old),
                 params_after=_params(new),
-                macs_before=_below(macs, path),
-                macs_after=_below(left, path),
+                macs_before=_total_below(macs, path),
+                macs_after=_total_below(left, path),
             )
         )
     return tuple(rows)
@@ -303,9 +312,5 @@ def _channels(part: nn.Module) -> int:
     return int(part.out_features if isinstance(part, nn.Linear) else part.out_channels)  # type: ignore[arg-type]
 
 
-def _below(macs: dict[str, int], path: str) -> int:
+def _total_below(macs: dict[str, int], path: str) -> int:
     return sum(number for name, number in macs.items() if name == path or name.startswith(f"{path}."))
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

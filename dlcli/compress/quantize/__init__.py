@@ -1,1 +1,1 @@
-"""Integer weights and activations: where they go in a graph or a module, and how they are computed."""
+"""Quantization of ONNX graphs, and fake quantization of modules."""

@@ -16,7 +16,7 @@ from dlcli.compress.channels.prune import (
     LayerChange,
     NothingToPrune,
     PrunedChannels,
-    joined,
+    merge_records,
     prune_channels,
 )
 from dlcli.compress.masks import METHODS, MaskMethod, count_zeros, mask_record, mask_weights, weights_of
@@ -123,7 +123,7 @@ def prune_model(
         reached = _reached(target, model.reached, pruned, layers)
         earlier = transforms.find_record(records, transforms.CHANNELS)
         records = [record for record in records if record is not earlier]
-        records.append(pruned.record if earlier is None else joined(earlier, pruned.record))
+        records.append(pruned.record if earlier is None else merge_records(earlier, pruned.record))
         if mask is not None:  # the shapes have changed, and with them the number of zeros
             args = {k: v for k, v in mask.args.items() if k not in ("weights", "zeros", "of")}
             records.append(mask_record(count_zeros(module, mask.args["weights"]), **args))
@@ -180,7 +180,7 @@ def _masked(
         norm=config.norm,
         dim=config.dim,
         skip=parse_names(config.skip),
-        held=() if earlier is None else earlier.args["weights"],
+        earlier=() if earlier is None else earlier.args["weights"],
         head=find_model(card.model.name, card.task.input.kind).head(module),
         seed=seed,
     )

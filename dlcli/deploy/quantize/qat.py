@@ -17,7 +17,7 @@ from torch import nn
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
-from dlcli.compress.layer_names import named_layers
+from dlcli.compress.layer_names import match_layers
 from dlcli.compress.quantize.fake_quant_sites import (
     calibrate,
     insert_fake_quantizers,
@@ -101,7 +101,7 @@ def prepare(
     load_tensors(module, source.module().state_dict())
     module.eval()
     layers = set(quantizable_layers(module))
-    layers -= named_layers(layers, parse_names(settings.quantize.skip))
+    layers -= match_layers(layers, parse_names(settings.quantize.skip))
     if not layers:
         raise UsageError(f"--skip {settings.quantize.skip} leaves no layer to quantize")
     arrays = random_inputs(task, 2, length=_EXAMPLE_LENGTH)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
-from dlcli.compress.layer_names import named_layers
+from dlcli.compress.layer_names import match_layers
 from dlcli.compress.quantize.dynamic import dynamic_layers, quantize_dynamic
 from dlcli.compress.quantize.onnx_graph import FloatGraph, read_graph
 from dlcli.compress.quantize.static import (
@@ -90,7 +90,7 @@ class VariantBuilder:
         """
         suited = self.suited_layers(method, backend)
         nodes = () if backend == "torch" else (node.name for node in self.graph.model.graph.node)
-        skipped = named_layers([*suited, *nodes], parse_names(self.config.skip))
+        skipped = match_layers([*suited, *nodes], parse_names(self.config.skip))
         layers = [name for name in suited if name not in skipped]
         if not layers:
             raise UsageError(f"--skip {self.config.skip} leaves no layer for {method}")

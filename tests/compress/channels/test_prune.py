@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from dlcli.card import Card, ModelSpec, TransformRecord
-from dlcli.compress.channels.prune import PrunedChannels, joined, prune_channels
+from dlcli.compress.channels.prune import PrunedChannels, merge_records, prune_channels
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError, UsageError
@@ -112,9 +112,9 @@ def check_equal(task: TaskSpec, module: nn.Module, pruned: nn.Module) -> None:
         with torch.no_grad():
             answer, expected = small(*inputs), whole(*inputs)
         if count > 1:
-            spread = float(expected.std(0).max())
-            assert spread > 1e-9 * float(expected.abs().max())
-        assert float((answer - expected).abs().max()) < 1e-6 * spread
+            std = float(expected.std(0).max())
+            assert std > 1e-9 * float(expected.abs().max())
+        assert float((answer - expected).abs().max()) < 1e-6 * std
 
 
 def check(task: TaskSpec, spec: ModelSpec, module: nn.Module, found: PrunedChannels) -> None:
@@ -468,7 +468,7 @@ def test_two_removals_are_one_record() -> None:
     spec, module = make("gru", task, hidden=32)
     first = prune_channels(module, task, amount=0.25)
     second = prune_channels(first.module, task, amount=0.5)
-    rebuilt = build_model(spec, task, (joined(first.record, second.record),))
+    rebuilt = build_model(spec, task, (merge_records(first.record, second.record),))
     rebuilt.load_state_dict(second.module.state_dict())
     twice = build_model(spec, task, (first.record, second.record))
     twice.load_state_dict(second.module.state_dict())

@@ -135,7 +135,7 @@ def test_layers_can_be_left_in_float(source: Artifact) -> None:
     assert [path for path, _ in records[-1].args["layers"]] == ["features.4"]
     with pytest.raises(UsageError, match="leaves no layer"):
         prepare(source, settings(quantize={"skip": "*"}))
-    with pytest.raises(UsageError, match="no layer is called so"):
+    with pytest.raises(UsageError, match="no layer has that name"):
         prepare(source, settings(quantize={"skip": "fc"}))
 
 

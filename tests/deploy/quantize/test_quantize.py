@@ -201,7 +201,7 @@ def test_layers_that_are_named_stay_in_float(runs: Runs, tmp_path: Path) -> None
     assert found.chosen.layers_in_float == ("body.0", "head")
     assert found.chosen.unsuited == ("head",)  # small; the other one was the user's choice
     assert in_float(found.output, "body.0", "body.4", "head") == ["body.0", "head"]
-    with pytest.raises(UsageError, match="boddy: no layer is called so") as info:
+    with pytest.raises(UsageError, match="boddy: no layer has that name") as info:
         run_quantize(run.best, settings("dynamic", skip="boddy"))
     assert "body" in (info.value.hint or "")
     with pytest.raises(UsageError, match="leaves no layer"):
