@@ -1,15 +1,19 @@
 """Name to entry, filled by decorators and found by discovery.
 
-Adding a model, a data set or a format is adding one file to its package: the registry imports the
-modules of the package at its first look-up, and each module registers what it holds.
+Adding a model, a data set, a loss or a format is adding one file to its package: the registry imports
+the modules of the package at its first look-up, and each module registers what it holds. Where names
+are needed and imports cost too much (``--help``), `declared_names` reads them from the sources.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from dlcli.errors import UsageError, nearest
@@ -85,3 +89,34 @@ class Registry(Generic[T]):
                 yield module.name
             elif importlib.util.find_spec(entry) is not None:
                 yield entry
+
+
+def declared_names(package: str, decorator: str) -> tuple[str, ...]:
+    """The names that modules of a package give to a decorator, sorted; no module is imported.
+
+    ``@register_loss("focal", ...)`` anywhere in ``dlcli/training/losses`` declares the loss ``focal``:
+    the first argument, which must be a string literal.
+    """
+    folders = tuple(importlib.import_module(package).__path__)
+    return _declared_in(folders, decorator)
+
+
+@cache
+def _declared_in(folders: tuple[str, ...], decorator: str) -> tuple[str, ...]:
+    names: set[str] = set()
+    for folder in folders:
+        for path in sorted(Path(folder).rglob("*.py")):
+            source = path.read_text(encoding="utf-8")
+            if decorator in source:
+                names.update(_first_arguments(ast.parse(source, str(path)), decorator))
+    return tuple(sorted(names))
+
+
+def _first_arguments(tree: ast.Module, decorator: str) -> Iterator[str]:
+    """The first argument of every use of a decorator at the top level of a module."""
+    for node in tree.body:
+        for call in getattr(node, "decorator_list", ()):
+            match call:
+                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(first)), *_]):
+                    if name == decorator:
+                        yield first

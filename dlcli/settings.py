@@ -7,13 +7,16 @@ that were really typed. Unknown keys are refused with the nearest known one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dlcli.errors import UsageError, nearest
+from dlcli.registry import declared_names
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -21,6 +24,35 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 def setting(default: Any, help: str, *flags: str, **bounds: Any) -> Any:
     """A field with its help; with ``flags`` it is also a command-line option."""
     return Field(default, description=help, json_schema_extra={"flags": list(flags)}, **bounds)
+
+
+@dataclass(frozen=True)
+class RegisteredName:
+    """The type of a setting that names a registered function: ``Annotated[str, RegisteredName(...)]``.
+
+    The names come from the sources (`dlcli.registry.declared_names`), so that no module is imported to
+    validate one or to list them in ``--help``.
+    """
+
+    kind: str  # the word used in messages
+    package: str
+    decorator: str
+
+    def names(self) -> tuple[str, ...]:
+        """All names that the setting can have."""
+        return declared_names(self.package, self.decorator)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, name: str) -> str:
+        if name not in self.names():
+            raise PydanticCustomError(
+                "unknown_name",
+                "unknown {kind}",
+                {"kind": self.kind, "hint": nearest(name, self.names())},
+            )
+        return name
 
 
 def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -124,7 +156,9 @@ def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
     flags = field.json_schema_extra["flags"] if field is not None else []
     where = f"{key} ({flags[0]})" if flags else key
     said = [error["msg"].lower() for error in exc.errors() if _key(error["loc"], known) == key]
-    return UsageError(f"{where} = {first['input']!r}: {'; or '.join(said)}")
+    return UsageError(
+        f"{where} = {first['input']!r}: {'; or '.join(said)}", hint=first.get("ctx", {}).get("hint")
+    )
 
 
 def _key(loc: tuple[int | str, ...], known: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def test_the_stronger_layer_wins_key_by_key() -> None:
         ("optim.lrr=1", "unknown setting 'optim.lrr'", "optim.lr"),
         ("lr=1", "unknown setting 'lr'", "optim.lr"),
         ("fit.epochs=0", "fit.epochs (--epochs) = 0", None),
-        ("optim.scheduler=cosin", "optim.scheduler (--scheduler) = 'cosin'", None),
+        ("optim.scheduler=cosin", "optim.scheduler (--scheduler) = 'cosin'", "cosine"),
         ("data.val_fraction=1.5", "data.val_fraction = 1.5", None),
     ],
 )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_orig
 import typer
 from pydantic import BaseModel
 
-from dlcli.settings import fields_of, load_yaml, merge, nested, parse_set, validate
+from dlcli.settings import RegisteredName, fields_of, load_yaml, merge, nested, parse_set, validate
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 _NOTHING = object()
@@ -163,14 +163,21 @@ def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]
             show_default="(default:" not in (info.description or ""),
             rich_help_panel=panels.get(key.split(".")[0]) or inspect.getdoc(config),
         )
-        name = key.replace(".", "_")
-        found[name] = (_parameter(name, Annotated[_typed(info.annotation), option], info.default), key)
+        name, kind = key.replace(".", "_"), _typed(info.annotation, info.metadata)
+        found[name] = (_parameter(name, Annotated[kind, option], info.default), key)
     return found
 
 
-def _typed(annotation: Any) -> Any:
-    """What the command line reads: text where a setting is a number or a word (typer has no unions)."""
+def _typed(annotation: Any, metadata: Collection[Any]) -> Any:
+    """What the command line reads: text where a setting is a number or a word (typer has no unions).
+
+    A name of something registered becomes a choice among the names.
+    """
     kinds = get_args(annotation)
+    for part in (*metadata, *(m for kind in kinds for m in get_args(kind)[1:])):
+        if isinstance(part, RegisteredName):
+            choices = Literal[part.names()]  # type: ignore[valid-type]
+            return choices | None if type(None) in kinds else choices
     if any(get_origin(kind) is Literal for kind in kinds) and type(None) not in kinds:
         return str
     return annotation

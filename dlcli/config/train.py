@@ -6,27 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dlcli.settings import setting
+from dlcli.settings import RegisteredName, setting
 from dlcli.task import Frozen, Interpolation, TaskKind
 
-Optimizer = Literal[
-    "adamw",
-    "adam",
-    "sgd",
-    "momentum",
-    "nesterov",
-    "rmsprop",
-    "adagrad",
-    "radam",
-    "nadam",
-    "lion",
-    "muon",
+# Names of registered functions: a new file in the package is a new name.
+LossName = Annotated[str, RegisteredName("loss", "dlcli.training.losses", "register_loss")]
+Optimizer = Annotated[
+    str, RegisteredName("optimizer", "dlcli.training.optim.optimizers", "register_optimizer")
 ]
-Scheduler = Literal[
-    "onecycle", "cosine", "cosine-restarts", "linear", "polynomial", "step", "multistep", "exponential",
-    "constant", "plateau",
-]  # fmt: skip
-LossName = Literal["cross_entropy", "focal", "bce", "mse", "l1", "smooth_l1", "huber", "triplet"]
+Scheduler = Annotated[
+    str, RegisteredName("schedule", "dlcli.training.optim.schedules", "register_schedule")
+]
 
 
 class DataConfig(Frozen):
@@ -191,6 +181,7 @@ class OptimConfig(Frozen):
     clip_grad_value: float | None = setting(
         None, "Largest value in a gradient.", "--clip-grad-value", gt=0
     )
+    args: dict[str, Any] = setting({}, "Arguments of the optimizer's or the schedule's own.")
 
     @property
     def peak_lr(self) -> float:
@@ -220,6 +211,7 @@ class LossConfig(Frozen):
         0.5, "Share of the teacher's answers in the loss.", "--distill-alpha", ge=0, le=1
     )
     temperature: float = setting(2.0, "How soft the teacher's answers are.", "--temperature", gt=0)
+    args: dict[str, Any] = setting({}, "Arguments of the loss's own.")
 
 
 class AugmentConfig(Frozen):

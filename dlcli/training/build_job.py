@@ -28,7 +28,8 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.loop.model import Forward, TrainableModel
 from dlcli.training.loop.objective import Objective
-from dlcli.training.losses import Loss, loss_name, make_loss
+from dlcli.training.losses.base import Loss
+from dlcli.training.losses.make import loss_name, make_loss
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.schedule import describe

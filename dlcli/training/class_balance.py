@@ -39,7 +39,7 @@ class BalancePlan:
     """What training does with the sizes of the classes.
 
     ``counts`` (K,) are the training samples of each class, or the positive ones of each label; None
-    where there are no classes. ``weights`` float32 (K,) are for `dlcli.training.losses.make_loss`.
+    where there are no classes. ``weights`` float32 (K,) are for `dlcli.training.losses.make.make_loss`.
     ``order(seed, epoch)`` is what an epoch draws instead of every sample once; with ``grouped`` its
     neighbours belong together, so it must not be sorted by length. ``sentence`` is for the user, empty
     where there is nothing to say.

@@ -20,7 +20,7 @@ from dlcli.errors import UsageError
 from dlcli.formats.base import open_artifact, recognize
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, TaskSpec, TextInput
-from dlcli.training.losses import Loss
+from dlcli.training.losses.base import Loss
 from dlcli.zoo.forward import model_inputs
 
 # (answers, targets, the teacher's answers) -> (sum, count)

@@ -35,7 +35,7 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.state import Progress, TrainingState
 from dlcli.training.loop.step import OutOfMemory
 from dlcli.training.loop.timing import CheckpointEvery, parse_time
-from dlcli.training.losses import check_loss
+from dlcli.training.losses.make import check_loss
 from dlcli.training.model_card import make_card
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import check_optim, make_optimizer

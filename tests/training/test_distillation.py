@@ -28,7 +28,7 @@ from dlcli.task import (
     TextInput,
 )
 from dlcli.training.distillation import Teacher, distill, open_teacher
-from dlcli.training.losses import make_loss
+from dlcli.training.losses.make import make_loss
 from dlcli.zoo.base import build_model
 
 CPU = torch.device("cpu")

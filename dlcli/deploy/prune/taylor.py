@@ -11,7 +11,7 @@ from dlcli.compress.channels.importance import Batches, Loss
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.loader import TrainBatches
-from dlcli.training.losses import make_loss
+from dlcli.training.losses.make import make_loss
 from dlcli.training.plan import Plan
 from dlcli.training.readers import make_reader
 from dlcli.zoo.forward import model_inputs

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dlcli.config import OptimConfig, Optimizer
+from dlcli.config import OptimConfig
 from dlcli.errors import UsageError
 from dlcli.training.optim.make import check_optim, make_optimizer, set_lr
-from dlcli.training.optim.muon import hidden_weights, orthogonalised
+from dlcli.training.optim.optimizers.base import OPTIMIZERS
+from dlcli.training.optim.optimizers.muon import hidden_weights, orthogonalize
 
-NAMES = get_args(Optimizer)
+NAMES = OPTIMIZERS.names()
 LR, DECAY = 0.01, 0.05
 
 
@@ -150,24 +151,24 @@ def quintic(values: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (3, 40), (40, 3), (1, 7), (64, 32)])
-def test_orthogonalised_changes_the_singular_values_alone(shape: tuple[int, int]) -> None:
+def test_orthogonalize_changes_the_singular_values_alone(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     u, s, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
     expected = u @ torch.diag(quintic(s / s.norm())) @ vt
-    got = orthogonalised(matrix)
+    got = orthogonalize(matrix)
     assert got.shape == shape
     assert got.dtype == torch.float32
     assert torch.allclose(got.double(), expected, atol=1e-3)
 
 
-def test_orthogonalised_makes_lengths_near_one() -> None:
+def test_orthogonalize_makes_lengths_near_one() -> None:
     matrix = torch.randn(32, 96, generator=torch.Generator().manual_seed(2))
-    values = torch.linalg.svdvals(orthogonalised(matrix * 1e-4))
+    values = torch.linalg.svdvals(orthogonalize(matrix * 1e-4))
     assert 0.6 < values.min() <= values.max() < 1.3
-    assert not orthogonalised(torch.zeros(3, 4)).any()
+    assert not orthogonalize(torch.zeros(3, 4)).any()
 
 
-def test_muon_steps_by_the_orthogonalised_nesterov_momentum() -> None:
+def test_muon_steps_by_the_orthogonalize_nesterov_momentum() -> None:
     module = net()
     optimizer = made(module, "muon", momentum=0.8)
     before = {n: module.get_parameter(n).detach().clone() for n in HIDDEN}
@@ -178,7 +179,7 @@ def test_muon_steps_by_the_orthogonalised_nesterov_momentum() -> None:
             grad = module.get_parameter(name).grad
             assert grad is not None
             averages[name] = 0.8 * averages[name] + 0.2 * grad
-            update = orthogonalised((0.2 * grad + 0.8 * averages[name]).flatten(1))
+            update = orthogonalize((0.2 * grad + 0.8 * averages[name]).flatten(1))
             rows, columns = update.shape
             p *= 1 - LR * DECAY
             p -= LR * 0.2 * math.sqrt(max(rows, columns)) * update.view(p.shape)
@@ -383,8 +384,8 @@ def test_settings_that_mean_something_are_taken(settings: dict[str, Any]) -> Non
 
 def test_what_only_a_recipe_brings_may_be_ignored() -> None:
     merged = OptimConfig(optimizer="adamw", momentum=0.95, scheduler="cosine", cycles=5)
-    check_optim(merged, said=OptimConfig(optimizer="adamw", scheduler="cosine"))
+    check_optim(merged, requested=OptimConfig(optimizer="adamw", scheduler="cosine"))
     with pytest.raises(UsageError, match=r"optim\.cycles"):
-        check_optim(merged, said=OptimConfig(scheduler="cosine", cycles=5))
+        check_optim(merged, requested=OptimConfig(scheduler="cosine", cycles=5))
     # The recipe's own schedule makes sense of what the user adds to it.
-    check_optim(OptimConfig(scheduler="step", gamma=0.5), said=OptimConfig(gamma=0.5))
+    check_optim(OptimConfig(scheduler="step", gamma=0.5), requested=OptimConfig(gamma=0.5))

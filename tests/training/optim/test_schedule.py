@@ -3,17 +3,18 @@
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch.optim import lr_scheduler as torchs
 
-from dlcli.config import OptimConfig, Scheduler
+from dlcli.config import OptimConfig
 from dlcli.training.optim.schedule import Plateau, describe, lr_factor
+from dlcli.training.optim.schedules.base import SCHEDULES
 
 EXACT = 1e-9
-SCHEDULERS = get_args(Scheduler)
+SCHEDULERS = SCHEDULES.names()
 CURVES = ("cosine", "cosine-restarts", "linear", "polynomial")
 
 

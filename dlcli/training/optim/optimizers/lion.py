@@ -1,4 +1,4 @@
-"""Lion, an optimizer that torch does not have: the sign of a momentum is the whole update."""
+"""Lion, which torch does not have: the update is the sign of a momentum."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from typing import Any
 
 import torch
 
+from dlcli.training.optim.optimizers.base import Groups, register_optimizer
+
+
+@register_optimizer("lion")
+def lion(groups: Groups, lr: float, *, betas: tuple[float, float] | None) -> torch.optim.Optimizer:
+    """`Lion`."""
+    return Lion(groups, lr=lr) if betas is None else Lion(groups, lr=lr, betas=betas)
+
 
 class Lion(torch.optim.Optimizer):
     """Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675.
 
-    Every weight moves by exactly the learning rate, so it wants a rate 3 to 10 times lower than AdamW's
-    and a weight decay as much higher (section 5 of the paper). The decay is decoupled. One state for
-    each parameter, ``momentum`` of its shape and dtype: half of what AdamW keeps.
+    Every weight moves by exactly the learning rate, so it needs a rate 3 to 10 times lower than AdamW's
+    and a weight decay as much higher (section 5 of the paper). Weight decay is decoupled. One state per
+    parameter, ``momentum`` of its shape and dtype: half of what AdamW keeps.
     """
 
     def __init__(

@@ -11,36 +11,45 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from dlcli.training.optim.depth import below
+from dlcli.training.optim.optimizers.base import Groups, has_fused_kernels, register_optimizer
 
-_STEPS = 5
-_QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0 among those that keep singular values near 1
-_RMS = 0.2  # of an AdamW update
-_MATRICES = (nn.Linear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
+_NEWTON_SCHULZ_STEPS = 5
+# Coefficients of the odd polynomial: steepest at 0 among those that keep singular values near 1.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ADAMW_RMS = 0.2  # of an AdamW update
+_MATRIX_LAYERS = (nn.Linear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
-def hidden_weights(module: nn.Module, *, head: str) -> set[str]:
+def hidden_weights(module: nn.Module, head: str) -> set[str]:
     """Names of the parameters that Muon is meant for.
 
     They are the weights of linear layers, convolutions, attention and recurrent layers that are not in
     the head. A parameter that a module of any other class owns (class token, positions, embedding) may
     be no map from vectors to vectors, so it is not among them.
     """
-    found = set()
+    names = set()
     for path, sub in module.named_modules():
-        if isinstance(sub, _MATRICES) and not below(path, head):
+        if isinstance(sub, _MATRIX_LAYERS) and not below(path, head):
             own = sub.named_parameters(prefix=path, recurse=False)
-            found |= {name for name, p in own if p.ndim > 1}
-    return found
+            names |= {name for name, p in own if p.ndim > 1}
+    return names
+
+
+@register_optimizer("muon", select=hidden_weights)
+def muon(groups: Groups, lr: float, *, momentum: float) -> torch.optim.Optimizer:
+    """`Muon` for the hidden weights, AdamW for the rest."""
+    return Muon(groups, lr=lr, momentum=momentum, fused=has_fused_kernels(groups))
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with ``muon: True`` go by Muon, the others by AdamW, at the same learning rate and decay.
+    """Muon for groups with ``muon: True``, AdamW for the others, at the same learning rate and decay.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: the update is the
     Nesterov momentum with all singular values brought near 1. Its length is scaled to the RMS of an
-    AdamW update, 0.2 sqrt(max(rows, columns)), so AdamW's rates and decays serve (Liu et al., "Muon is
-    Scalable for LLM Training", arXiv:2502.16982, section 2.2). A kernel (O, I, ...) counts as the matrix
-    (O, I * ...); stacked maps (query, key and value; the gates of an LSTM) count as one matrix.
+    AdamW update, 0.2 sqrt(max(rows, columns)), so AdamW's rates and decays can be used (Liu et al.,
+    "Muon is Scalable for LLM Training", arXiv:2502.16982, section 2.2). A kernel (O, I, ...) counts as
+    the matrix (O, I * ...); stacked maps (query, key and value; the gates of an LSTM) count as one
+    matrix.
 
     Equal to `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` on CUDA. That one takes matrices
     only and computes in bfloat16 on every device, which is an illegal instruction on some virtual
@@ -50,7 +59,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float, fused: bool) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "muon": False})
         rest = [group for group in self.param_groups if not group["muon"]]
-        # It shares groups and states, so that this one object holds all there is to save.
+        # It shares groups and states, so that the state dict of this object holds everything.
         self._adamw = torch.optim.AdamW(rest, fused=fused) if rest else None
 
     @torch.no_grad()
@@ -66,7 +75,7 @@ class Muon(torch.optim.Optimizer):
                     if p.grad is not None:
                         self._update(p, p.grad, group)
         if self._adamw is not None:
-            # load_state_dict puts other objects in their place.
+            # load_state_dict replaces these objects.
             self._adamw.param_groups = [group for group in self.param_groups if not group["muon"]]
             self._adamw.state = self.state
             self._adamw.step()
@@ -77,12 +86,12 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
         average = state["momentum_buffer"].lerp_(grad, 1 - momentum)
-        update = orthogonalised(grad.lerp(average, momentum).flatten(1))  # (O, I * ...)
+        update = orthogonalize(grad.lerp(average, momentum).flatten(1))  # (O, I * ...)
         p.mul_(1 - lr * group["weight_decay"])
-        p.add_(update.view(p.shape), alpha=-lr * _RMS * math.sqrt(max(update.shape)))
+        p.add_(update.view(p.shape), alpha=-lr * _ADAMW_RMS * math.sqrt(max(update.shape)))
 
 
-def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     """The matrix (M, N) with its singular values near 1, between about 0.7 and 1.2, in its own dtype.
 
     Five Newton-Schulz steps: a polynomial of odd powers acts on the singular values alone.
@@ -93,7 +102,7 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     if tall:  # the smaller of the two Gram matrices
         x = x.T
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(_STEPS):
+    for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.T if tall else x).to(matrix.dtype).contiguous()

@@ -1,0 +1,1 @@
+"""Training losses: one file a family; a new file that registers a loss is found by itself."""

@@ -1,0 +1,62 @@
+"""Losses of scaled numbers (B, R), or of forecasts (B, horizon, R); the mean over a sample's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dlcli.training.losses.base import (
+    DeviceConstant,
+    Loss,
+    LossContext,
+    register_loss,
+    sample_count,
+)
+
+
+@register_loss("mse", "regression", "forecast")
+def mse(context: LossContext) -> Loss:
+    """Squared error."""
+    return _scaled(context, partial(F.mse_loss, reduction="sum"))
+
+
+@register_loss("l1", "regression", "forecast")
+def l1(context: LossContext) -> Loss:
+    """Absolute error."""
+    return _scaled(context, partial(F.l1_loss, reduction="sum"))
+
+
+@register_loss("smooth_l1", "regression", "forecast")
+def smooth_l1(context: LossContext, *, huber_delta: float) -> Loss:
+    """torch's smooth L1 loss with ``beta = huber_delta``."""
+    return _scaled(context, partial(F.smooth_l1_loss, reduction="sum", beta=huber_delta))
+
+
+@register_loss("huber", "regression", "forecast")
+def huber(context: LossContext, *, huber_delta: float) -> Loss:
+    """torch's Huber loss."""
+    return _scaled(context, partial(F.huber_loss, reduction="sum", delta=huber_delta))
+
+
+def _scaled(context: LossContext, error: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+    """The loss that applies ``error`` to outputs and scaled targets.
+
+    Targets are in the data's own units; they are scaled here, in their own precision: a year or a price
+    in float32 would lose the digits in which samples differ.
+    """
+    statistics = DeviceConstant(
+        torch.tensor([(n.mean, n.std) for n in context.task.targets], dtype=torch.float64).T
+    )
+
+    def loss(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        # (B,) against (B, 1) would be broadcast to (B, B) without an error.
+        assert outputs.shape == targets.shape, (outputs.shape, targets.shape)
+        mean, std = statistics.like(targets)
+        scaled = ((targets - mean) / std).to(outputs.dtype)
+        return error(outputs, scaled) / outputs[0].numel(), sample_count(outputs)
+
+    return loss

@@ -1,0 +1,119 @@
+"""What one new file adds: a copy of the package gets it, and its commands run on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+DATA = ("-d", "points.csv", "-m", "mlp")
+PACKAGE = Path(__file__).parent.parent / "dlcli"
+
+LOSS = '''
+from torch.nn import functional as F
+
+from dlcli.training.losses.base import LossContext, register_loss, sample_count
+
+
+@register_loss("poly1", "classification")
+def poly1(context: LossContext, *, label_smoothing: float, epsilon: float = 1.0):
+    """PolyLoss, arXiv:2204.12511."""
+
+    def loss(outputs, targets):
+        terms = F.cross_entropy(outputs, targets, label_smoothing=label_smoothing, reduction="none")
+        p = outputs.softmax(1).gather(1, targets[:, None])[:, 0]
+        return (terms + epsilon * (1 - p)).sum(), sample_count(outputs)
+
+    return loss
+'''
+OPTIMIZER = '''
+import torch
+
+from dlcli.training.optim.optimizers.base import register_optimizer
+
+
+@register_optimizer("adamax")
+def adamax(groups, lr: float, *, betas: tuple[float, float] | None, eps: float = 1e-8):
+    """`torch.optim.Adamax`."""
+    return torch.optim.Adamax(groups, lr=lr, betas=betas or (0.9, 0.999), eps=eps)
+'''
+SCHEDULE = '''
+from dlcli.training.optim.schedules.base import register_schedule
+
+
+@register_schedule("inverse-sqrt")
+def inverse_sqrt(point, *, lr_min: float, timescale: int = 10) -> float:
+    """Falls with the root of the step."""
+    return max((1 + point.past / timescale) ** -0.5, lr_min)
+'''
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the package and one new file for each extension."""
+    folder = tmp_path_factory.mktemp("extended")
+    shutil.copytree(PACKAGE, folder / "dlcli", ignore=shutil.ignore_patterns("__pycache__"))
+    for path, source in {
+        "training/losses/a_new_loss.py": LOSS,
+        "training/optim/optimizers/a_new_optimizer.py": OPTIMIZER,
+        "training/optim/schedules/a_new_schedule.py": SCHEDULE,
+    }.items():
+        (folder / "dlcli" / path).write_text(source, encoding="utf-8")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 2))
+    rows = [f"{a:.4f},{b:.4f},{'yes' if a + b > 0 else 'no'}" for a, b in x]
+    (folder / "points.csv").write_text("\n".join(["a,b,label", *rows]), encoding="utf-8")
+    return folder
+
+
+def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
+    command = [sys.executable, "-m", "dlcli", *args]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def train(folder: Path, *args: str) -> dict[str, Any]:
+    done = run(folder, "train", *DATA, "-e", "2", "--device", "cpu", "--json", *args)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_new_names_are_choices_in_help(copy: Path) -> None:
+    done = run(copy, "train", "--help")
+    assert done.returncode == 0, done.stderr
+    words = "".join(done.stdout.split())
+    for name in ("poly1", "adamax", "inverse-sqrt"):
+        assert name in words
+
+
+def test_a_new_loss_optimizer_and_schedule_train_with_their_own_arguments(copy: Path) -> None:
+    train(
+        copy,
+        *("--loss", "poly1", "--set", "loss.args.epsilon=2", "--label-smoothing", "0.1"),
+        *("--optimizer", "adamax", "--set", "optim.betas=[0.8,0.9]", "--set", "optim.args.eps=1e-6"),
+        *("--scheduler", "inverse-sqrt", "--set", "optim.args.timescale=5"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--loss", "poly1", "--set", "loss.args.epsilom=2"), "loss.args.epsilom"),
+        (("--set", "loss.name=poly2"), "did you mean 'poly1'?"),
+        (("--optimizer", "adamax", "--set", "optim.args.eps=big"), "optim.args.eps = 'big'"),
+    ],
+)
+def test_wrong_arguments_of_new_functions_are_refused(
+    copy: Path, args: tuple[str, ...], message: str
+) -> None:
+    done = run(copy, "train", *DATA, *args)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
