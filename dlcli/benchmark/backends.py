@@ -71,7 +71,7 @@ class Runner:
 
     def prepare(self, inputs: Inputs) -> TimedCall:
         """Prepare a call for a batch. Raises: DlcliError."""
-        return self._timed(self.artifact.prepared(trim(inputs, self.artifact.card.task)))
+        return self._timed(self.artifact.prepare_call(trim(inputs, self.artifact.card.task)))
 
     def predict(self, inputs: Inputs) -> Outputs:
         """Return the outputs for a batch, computed as they are timed."""

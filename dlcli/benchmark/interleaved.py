@@ -1,9 +1,10 @@
 """Interleaved timing: several model files, each in a worker process of its own, timed round by round.
 
-What is timed is the model's call on inputs that are ready on its device (`Artifact.prepared`): decoding,
-resizing and normalising are left out, alike for every format. A file with embedded preprocessing is
-timed with it. Each worker loads one file; one worker at a time is timed, round after round, so that a
-slow minute of the machine affects all of them alike, and ratios are of neighbouring turns.
+What is timed is the model's call on inputs that are ready on its device (`Artifact.prepare_call`):
+decoding, resizing and normalising are left out, alike for every format. A file with embedded
+preprocessing is timed with it. Each worker loads one file; one worker at a time is timed, round after
+round, so that a slow minute of the machine affects all of them alike, and ratios are of neighbouring
+turns.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.metrics import DIRECTIONS, default_monitor, make_counts
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.formats.onnx.format import OnnxArtifact
-from dlcli.formats.readable_outputs import answers_probabilities, to_probabilities
+from dlcli.formats.readable_outputs import has_readable_outputs, to_probabilities
 from dlcli.task import TaskSpec
 
 # One sample, as a service sends it; a size that divides nothing, where a graph with a fixed batch fails;
@@ -109,7 +109,7 @@ def compare(
     Batches of sequences are cut to their own longest, so that many lengths are tried.
     """
     task = before.card.task
-    readable = answers_probabilities(after.card) and not task.targets and task.kind != "embedding"
+    readable = has_readable_outputs(after.card) and not task.targets and task.kind != "embedding"
     tolerance = _tolerance(before, config)
     batches, missed = [], []
     reference, metrics = _reference(before, inputs, targets)
@@ -151,7 +151,7 @@ def compare_raw(
     """
     task = before.card.task
     reference = _answers(before, inputs, default_batch_size(task))
-    answers = np.concatenate([after.ask(feed)[:count] for feed, count in feeds])
+    answers = np.concatenate([after.run_feeds(feed)[:count] for feed, count in feeds])
     agreement = agreement_of(reference, answers, task)
     if not task.targets and task.kind != "embedding":
         reference, answers = to_probabilities(reference, task), to_probabilities(answers, task)

@@ -18,7 +18,7 @@ from dlcli.data.tables.rows import Frame
 from dlcli.deploy.parity import Parity, compare_raw
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.formats.base import Artifact
-from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, is_embedded
+from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, takes_raw_inputs
 from dlcli.formats.onnx.format import OnnxArtifact
 from dlcli.task import ImageInput, TabularInput, TaskSpec
 
@@ -34,13 +34,13 @@ def with_raw_parity(
     config: ExportConfig,
 ) -> Parity:
     """The comparison, with that on raw samples where the file takes such and there are some."""
-    if not isinstance(after, OnnxArtifact) or not is_embedded(after.card):
+    if not isinstance(after, OnnxArtifact) or not takes_raw_inputs(after.card):
         return parity
     read = reference.raw_samples()
     if read is None:
         return parity
     inputs, samples = read
-    feeds = raw_feeds(samples, before.card.task, after.rows_taken)
+    feeds = raw_feeds(samples, before.card.task, after.fixed_batch)
     raw, missed = compare_raw(before, after, inputs, feeds, config)
     return replace(parity, raw=raw, missed=(*parity.missed, *missed))
 

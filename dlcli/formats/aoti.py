@@ -11,16 +11,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlcli import transforms
 from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
-from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
-from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, check_whole, holds, members
+from dlcli.formats.torch_export import export_error, export_program, module_to_export, silence_torch
+from dlcli.formats.torch_program import Program, TorchProgram, open_program
+from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, holds, members
 from dlcli.trust import remember
-from dlcli.wording import first_line
 
 if TYPE_CHECKING:
+    import torch
     from torch.export import ExportedProgram
 
 NAME = "aoti"
@@ -34,56 +36,57 @@ def write_aoti(source: Artifact, path: Path, config: ExportConfig) -> None:
     """
     import torch
 
-    _need_compiler()
-    module, card, sizes = shipped(source, config)
-    program = _with_loops(captured(module, card, sizes), card)
+    _check_compiler()
+    module, card, sizes = module_to_export(source, config)
+    program = _with_loops(export_program(module, card, sizes), card)
     device = next((p.device.type for p in module.parameters()), "cpu")
     # The number of threads is otherwise that of this machine, for ever.
     settings = {"cpp.dynamic_threads": True}
-    made = io.BytesIO()  # torch's own writer ends the process when the disk is full
+    package = io.BytesIO()  # torch's own writer ends the process when the disk is full
     try:
-        with torch.no_grad(), quietly():
+        with torch.no_grad(), silence_torch():
             torch._inductor.aoti_compile_and_package(
-                program, package_path=made, inductor_configs=settings
+                program, package_path=package, inductor_configs=settings
             )
     except Exception as exc:  # the compiler's errors share no base class but this
-        raise cannot(card, "AOTInductor compiles", exc, static=sizes is not None) from exc
-    path.write_bytes(made.getbuffer())
+        raise export_error("AOTInductor", card, exc, static=sizes is not None) from exc
+    path.write_bytes(package.getbuffer())
     card = card.with_record(NAME, **_machine(device))
     add_member(path, CARD_MEMBER, card.to_json().encode())
     remember(path)
 
 
 def _with_loops(program: ExportedProgram, card: Card) -> ExportedProgram:
-    """The program with recurrent nets as loops over the steps.
+    """The program with LSTMs and GRUs as loops over the steps.
 
-    By default the compiler unrolls them for the length of the example, without a word, and the package
-    then reads behind the end of a shorter one. Raises: DlcliError where this torch has no such loops.
+    By default the compiler unrolls them silently for the length of the example, and the package then
+    reads past the end of a shorter one. Raises: DlcliError where this torch has no such loops.
     """
     import torch
 
-    nets = {torch.ops.aten.lstm.input: "lstm", torch.ops.aten.gru.input: "gru"}
-    if not any(node.target in nets for node in program.graph.nodes):
+    operators = {torch.ops.aten.lstm.input: "lstm", torch.ops.aten.gru.input: "gru"}
+    if not any(node.target in operators for node in program.graph.nodes):
         return program
     try:
         patches = importlib.import_module("torch.export._patches")
-        loops = {op: getattr(patches, f"{name}_while_loop_impl") for op, name in nets.items()}
+        loops = {op: getattr(patches, f"{name}_while_loop_impl") for op, name in operators.items()}
     except (ImportError, AttributeError) as exc:
         raise DlcliError(
-            f"AOTInductor of torch {torch.__version__} cannot compile the recurrent nets of "
+            f"AOTInductor of torch {torch.__version__} cannot compile the recurrent layers of "
             f"{card.model.name} for any length",
             hint="use torch 2.15, or export to pt2, torchscript or onnx",
         ) from exc
-    # Else the second net in a process gets sizes as numbers that its loop cannot take.
-    with quietly(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+    # Otherwise the second model in a process gets constant sizes, which its loop cannot take.
+    with silence_torch(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         looped: ExportedProgram = program.run_decompositions(loops)
     return looped
 
 
-def _need_compiler() -> None:
-    asked = os.environ.get("CXX")
+def _check_compiler() -> None:
+    """Raises: DlcliError where there is no C++ compiler."""
+    configured = os.environ.get("CXX")
     usual = {"win32": ["cl"], "darwin": ["clang++", "g++"]}.get(sys.platform, ["g++", "clang++"])
-    names = [asked] if asked else usual
+    names = [configured] if configured else usual
     if not any(shutil.which(name) for name in names):
         raise DlcliError(
             f"AOTInductor needs a C++ compiler, and there is no {' or '.join(names)} here",
@@ -109,60 +112,58 @@ def read_card(path: Path) -> Card:
     return card_in(path, NAME)
 
 
-def open_aoti(file: ModelFile, runtime: Runtime) -> TorchFile:
-    """The compiled model on the device that it was compiled for. It runs code of the file.
+def open_aoti(file: ModelFile, runtime: Runtime) -> TorchProgram:
+    """The compiled model on the device that it was compiled for. Loading runs code of the file.
 
     Raises: DlcliError where this machine cannot run it.
     """
-    import torch
-
     from dlcli.zoo.device import resolve_device
 
-    path, card = file.path, file.card
-    made = next((record for record in card.transforms if record.kind == NAME), None)
-    if made is None:
-        raise DlcliError(
-            f"{path} does not say which machine it was compiled for: its card is no package's"
-        )
-    kind = str(made.args.get("device", "cpu"))
+    record = transforms.find_record(file.card.transforms, NAME)
+    if record is None:
+        raise DlcliError(f"{file.path} has no record of the machine that it was compiled for")
+    kind = str(record.args.get("device", "cpu"))
     device = resolve_device(kind if runtime.device == "auto" else runtime.device)
     if device.type != kind:
         raise DlcliError(
-            f"{path} was compiled for {kind} and cannot run on {device}", hint=f"--device {kind}"
+            f"{file.path} was compiled for {kind} and cannot run on {device}", hint=f"--device {kind}"
         )
-    _check_machine(path, made)
-    check_whole(path)
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    try:
-        index = -1 if device.index is None else device.index
-        run: Any = torch._inductor.aoti_load_package(str(path), device_index=index)
-    except Exception as exc:  # whatever the loader of machine code meets
-        first = first_line(exc)
-        raise DlcliError(
-            f"torch {torch.__version__} cannot load {path}: {first}",
-            hint="it belongs to the torch and the machine that compiled it: export it again here",
-        ) from exc
-    return TorchFile(file, run, device, contiguous=True)
+    _check_machine(file.path, record)
+    return open_program(
+        file,
+        device,
+        runtime,
+        _load,
+        contiguous=True,
+        hint="it belongs to the torch and the machine that compiled it: export it again here",
+    )
 
 
-def _check_machine(path: Path, made: TransformRecord) -> None:
-    """Machine code for another processor would end the process without a word. Raises: DlcliError."""
-    here = _machine(str(made.args.get("device")))
+def _load(path: Path, device: torch.device) -> Program:
+    import torch
+
+    index = -1 if device.index is None else device.index
+    program: Program = torch._inductor.aoti_load_package(str(path), device_index=index)
+    return program
+
+
+def _check_machine(path: Path, record: TransformRecord) -> None:
+    """Machine code for another processor would end the process silently. Raises: DlcliError."""
+    here = _machine(str(record.args.get("device")))
     for name in ("system", "machine"):
-        if made.args.get(name) != here[name]:
+        if record.args.get(name) != here[name]:
             raise DlcliError(
-                f"{path} was compiled for {made.args.get('system')} on {made.args.get('machine')}, and "
-                f"this is {here['system']} on {here['machine']}",
+                f"{path} was compiled for {record.args.get('system')} on {record.args.get('machine')}, "
+                f"and this is {here['system']} on {here['machine']}",
                 hint="export it again here",
             )
     levels = ["DEFAULT", "NO AVX", "AVX2", "AVX512"]
-    wanted, able = made.args.get("vectors"), here["vectors"]
-    if wanted != able and not (
-        wanted in levels and able in levels and levels.index(wanted) <= levels.index(able)
+    required, available = record.args.get("vectors"), here["vectors"]
+    if required != available and not (
+        required in levels and available in levels and levels.index(required) <= levels.index(available)
     ):
         raise DlcliError(
-            f"{path} was compiled for a processor with {wanted}, and this one has {able}",
+            f"{path} was compiled for a processor with {required}, and this one has {available}",
             hint="export it again here",
         )
 

@@ -138,7 +138,7 @@ class Artifact(ABC):
     def predict(self, inputs: Inputs) -> Outputs:
         """The outputs for a batch; pixels come as uint8 (n, H, W, C) and are normalised here."""
 
-    def prepared(self, inputs: Inputs) -> Callable[[], object]:
+    def prepare_call(self, inputs: Inputs) -> Callable[[], object]:
         """The model's call for this batch, with what the host does before it already done.
 
         That is what a benchmark times. On a GPU it may return before the outputs are there.

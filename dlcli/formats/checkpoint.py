@@ -132,16 +132,16 @@ class Checkpoint(Artifact):
         self.device = device
 
     def predict(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch."""
+        """The module's outputs for a batch."""
         from dlcli.zoo.forward import predict
 
         return predict(self._module, inputs, self.card.task, self.device)
 
-    def prepared(self, inputs: Inputs) -> Callable[[], object]:
+    def prepare_call(self, inputs: Inputs) -> Callable[[], object]:
         """The module's call on tensors that lie on its device."""
-        from dlcli.zoo.forward import prepared
+        from dlcli.zoo.forward import prepare_call
 
-        return prepared(self._module, inputs, self.card.task, self.device)
+        return prepare_call(self._module, inputs, self.card.task, self.device)
 
     def module(self) -> nn.Module:
         """The module, which takes the tensors of the card's signature."""

@@ -1,7 +1,7 @@
-"""ExecuTorch: a program for phones and boards, its float layers run by XNNPACK, of one size always.
+"""ExecuTorch: a program for phones and boards, always of one size; XNNPACK runs its float layers.
 
-The card stands behind the program, where no loader looks: JSON, the program's SHA-256, the card's
-length in 8 bytes, and a mark.
+The card is appended to the program, where no loader looks: JSON, the program's SHA-256, the card's
+length in 8 bytes, and a marker.
 """
 
 from __future__ import annotations
@@ -15,50 +15,51 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime, head_of
-from dlcli.formats.torch_program import TorchFile, cannot, captured, quietly, shipped
+from dlcli.formats.torch_export import export_error, export_program, module_to_export, silence_torch
+from dlcli.formats.torch_program import TorchProgram
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "executorch"
-_MARK = b"dlc-card"
+_MARKER = b"dlc-card"
 _DIGEST = 32
-_TAIL = _DIGEST + 8 + len(_MARK)
+_TAIL = _DIGEST + 8 + len(_MARKER)
 
 
 def write_executorch(source: Artifact, path: Path, config: ExportConfig) -> None:
     """Lower the source's module to ``path``. Raises: DlcliError when ExecuTorch cannot, UsageError."""
-    module, card, sizes = shipped(source, config, always_static=True)
-    program = captured(module.cpu(), card, sizes)
+    module, card, sizes = module_to_export(source, config, always_static=True)
+    program = export_program(module.cpu(), card, sizes)
     try:
-        with quietly():
+        with silence_torch():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             data: bytes = edge.to_executorch().buffer
     except Exception as exc:  # its passes raise what they like
-        raise cannot(card, "ExecuTorch lowers", exc, static=True) from exc
-    path.write_bytes(data + behind(data, card))
+        raise export_error("ExecuTorch", card, exc, static=True) from exc
+    path.write_bytes(data + card_suffix(data, card))
 
 
-def behind(program: bytes, card: Card) -> bytes:
-    """What stands behind a program."""
+def card_suffix(program: bytes, card: Card) -> bytes:
+    """The bytes to append to a program."""
     text = card.to_json().encode()
     digest = hashlib.sha256(program).digest()
-    return b"".join([text, digest, len(text).to_bytes(8, "little"), _MARK])
+    return b"".join([text, digest, len(text).to_bytes(8, "little"), _MARKER])
 
 
 def read_card(path: Path) -> Card:
-    """The card behind the program. Raises: DlcliError when there is none."""
+    """The card after the program. Raises: DlcliError when there is none."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
             file.seek(max(0, size - _TAIL))
             tail = file.read()
-            length = int.from_bytes(tail[_DIGEST : -len(_MARK)], "little")
-            if tail[-len(_MARK) :] != _MARK or length > size - _TAIL:
+            length = int.from_bytes(tail[_DIGEST : -len(_MARKER)], "little")
+            if tail[-len(_MARKER) :] != _MARKER or length > size - _TAIL:
                 raise DlcliError(
                     f"{path} is an ExecuTorch file without a dlcli card, or it is cut off",
                     hint="copy it again, or export it with dlcli export --format executorch",
@@ -70,11 +71,11 @@ def read_card(path: Path) -> Card:
     return Card.from_json(text.decode("utf-8", "replace"), source=path)
 
 
-def open_executorch(file: ModelFile, runtime: Runtime) -> TorchFile:
+def open_executorch(file: ModelFile, runtime: Runtime) -> TorchProgram:
     """The program in ExecuTorch's own runtime. Raises: DlcliError when it cannot be loaded."""
     import torch
 
-    path, _ = file.path, file.card  # without a card it is of no use
+    path, _ = file.path, file.card  # a file without a card is of no use
     if runtime.device not in ("auto", "cpu"):
         raise DlcliError(
             f"--device {runtime.device}: ExecuTorch files run on cpu here", hint="--device cpu"
@@ -82,35 +83,35 @@ def open_executorch(file: ModelFile, runtime: Runtime) -> TorchFile:
     try:
         # From memory: a file that is replaced while it is mapped kills the process.
         data = _program(path)
-        with quietly():
+        with silence_torch():
             from executorch.runtime import Runtime as Loader
 
             program = Loader.get().load_program(data)
             method: Any = program.load_method("forward")
     except (RuntimeError, OSError, ValueError) as exc:
-        first = first_line(exc)
         raise DlcliError(
-            f"ExecuTorch cannot load {path}: {first}", hint="copy it again, or export it again"
+            f"ExecuTorch cannot load {path}: {first_line(exc)}",
+            hint="copy it again, or export it again",
         ) from exc
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
 
     def run(*tensors: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = method.execute(tensors)[0]
-        return answer
+        outputs: torch.Tensor = method.execute(tensors)[0]
+        return outputs
 
     run.program = program  # type: ignore[attr-defined]  # the method does not keep it alive
-    return TorchFile(file, run, torch.device("cpu"), contiguous=True)
+    return TorchProgram(file, run, torch.device("cpu"), contiguous=True)
 
 
 def _program(path: Path) -> bytes:
-    """The program in front of the card. Raises: DlcliError when a bit of it has changed, OSError."""
+    """The program before the card. Raises: DlcliError when a bit of it has changed, OSError."""
     data = path.read_bytes()
     tail = data[-_TAIL:]
-    program = data[: -_TAIL - int.from_bytes(tail[_DIGEST : -len(_MARK)], "little")]
+    program = data[: -_TAIL - int.from_bytes(tail[_DIGEST : -len(_MARKER)], "little")]
     if hashlib.sha256(program).digest() != tail[:_DIGEST]:
         raise DlcliError(
-            f"{path} is damaged: its program does not match the SHA-256 behind it",
+            f"{path} is damaged: its program does not match the SHA-256 after it",
             hint="copy it again, or export it again",
         )
     return program

@@ -1,6 +1,6 @@
-"""OpenVINO IR: NAME.xml, the graph with the card in it, and NAME.bin, its tensors; both travel together.
+"""OpenVINO IR: NAME.xml, the graph with the card in it, and NAME.bin, its tensors.
 
-It is converted from ONNX, and so its inputs and outputs are named and shaped as there.
+It is converted from ONNX: inputs and outputs have the names and shapes of the ONNX file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dlcli import transforms
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
@@ -20,46 +21,33 @@ from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
-from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
-from dlcli.formats.static_shape import ask_fixed, sizes_of
+from dlcli.formats.exported import ExportedArtifact
 from dlcli.wording import first_line
 
 NAME = "openvino"
-_PLACE = ["dlcli", "card"]  # in the graph's rt_info
+_CARD_PATH = ["dlcli", "card"]  # in the graph's rt_info
 _DIGEST = "sha256_of_bin"
 
 
-class OpenVinoFile(Artifact):
+class OpenVinoArtifact(ExportedArtifact):
     """A compiled model of OpenVINO and the card of its file."""
 
     def __init__(self, file: ModelFile, compiled: Any) -> None:
         super().__init__(file, file.card)
         self.compiled = compiled
         self._request = compiled.create_infer_request()
-        self._sizes = sizes_of(file.card)
-        self._readable = answers_probabilities(file.card)
 
-    def predict(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch, as the model gives them: logits or scaled numbers."""
-        if self._sizes is not None:
-            return ask_fixed(self._ask, inputs, self.card.task, self._sizes)
-        return self._ask(inputs)
+    def _run(self, inputs: Inputs) -> Outputs:
+        results = self._request.infer(prepare(inputs, self.card.task), share_inputs=True)
+        return np.array(results[self.compiled.output(0)], dtype=np.float32)
 
-    def prepared(self, inputs: Inputs) -> Callable[[], object]:
-        """The request on arrays that lie ready."""
-        if self._sizes is not None:
-            return lambda: self.predict(inputs)
+    def _prepare_call(self, inputs: Inputs) -> Callable[[], object]:
         feeds = prepare(inputs, self.card.task)
         return lambda: self._request.infer(feeds, share_inputs=True, share_outputs=True)
 
-    def _ask(self, inputs: Inputs) -> Outputs:
-        found = self._request.infer(prepare(inputs, self.card.task), share_inputs=True)
-        out = np.array(found[self.compiled.output(0)], dtype=np.float32)
-        return as_model_output(out, self.card.task) if self._readable else out
-
 
 def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
-    """Convert the source's ONNX export to ``path`` and the .bin beside it.
+    """Convert the source's ONNX export to ``path`` and the .bin next to it.
 
     With --half the tensors are stored in 16 bits; OpenVINO chooses the arithmetic by the processor.
     Raises: DlcliError when the model cannot be exported or converted, UsageError as ONNX does.
@@ -79,34 +67,34 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
             first = first_line(exc)
             raise DlcliError(f"OpenVINO cannot convert {card.model.name}: {first}") from exc
     if config.half:
-        card = card.with_record("half", dtype="float16")
+        card = card.with_record(transforms.HALF, dtype="float16")
     model.set_rt_info("", ["conversion_parameters"])  # it names a folder of this machine
-    model.set_rt_info(card.to_json(), _PLACE)
+    model.set_rt_info(card.to_json(), _CARD_PATH)
     openvino.save_model(model, str(path), compress_to_fp16=config.half)
-    # The graph is written anew with the digest of its tensors: another model's .bin may have their size.
+    # The graph is written again with the digest of its tensors: another model's .bin may have the size.
     tree = ET.parse(path)
-    home = tree.getroot().find("rt_info/dlcli")
-    assert home is not None
-    ET.SubElement(home, _DIGEST, value=sha256_file(path.with_suffix(".bin")))
+    info = tree.getroot().find("rt_info/dlcli")
+    assert info is not None
+    ET.SubElement(info, _DIGEST, value=sha256_file(path.with_suffix(".bin")))
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
-def _noted_value(path: Path, name: str) -> str | None:
+def _read_info(path: Path, name: str) -> str | None:
     """What the graph's rt_info has under dlcli/``name``. Raises: DlcliError for a damaged file."""
     try:
-        found = ET.parse(path).getroot().find(f"rt_info/dlcli/{name}")
+        element = ET.parse(path).getroot().find(f"rt_info/dlcli/{name}")
     except ET.ParseError as exc:
         raise DlcliError(
             f"{path} is damaged or no OpenVINO file: {exc}", hint="copy it again, or export it again"
         ) from exc
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    return None if found is None else found.get("value")
+    return None if element is None else element.get("value")
 
 
 def read_card(path: Path) -> Card:
     """The card in the graph's rt_info, read as XML. Raises: DlcliError when there is none."""
-    text = _noted_value(path, _PLACE[1])
+    text = _read_info(path, _CARD_PATH[1])
     if text is None:
         raise DlcliError(
             f"{path} is an OpenVINO file without a dlcli card: its classes are unknown",
@@ -115,18 +103,18 @@ def read_card(path: Path) -> Card:
     return Card.from_json(text, source=path)
 
 
-def open_openvino(file: ModelFile, runtime: Runtime) -> OpenVinoFile:
+def open_openvino(file: ModelFile, runtime: Runtime) -> OpenVinoArtifact:
     """The model compiled for this processor. Raises: DlcliError when a part is missing or damaged."""
     import openvino
 
-    path, _ = file.path, file.card  # without a card it is of no use
+    path, _ = file.path, file.card  # a file without a card is of no use
     tensors = path.with_suffix(".bin")
     if not tensors.is_file():
         raise DlcliError(
-            f"{path} keeps its tensors in {tensors.name}, which is not beside it",
+            f"{path} keeps its tensors in {tensors.name}, which is not next to it",
             hint=f"copy both files, {path.name} and {tensors.name}",
         )
-    if sha256_file(tensors) != _noted_value(path, _DIGEST):
+    if sha256_file(tensors) != _read_info(path, _DIGEST):
         raise DlcliError(
             f"{tensors} is damaged or belongs to another model than {path}",
             hint="copy both files again, or export them again",
@@ -145,7 +133,7 @@ def open_openvino(file: ModelFile, runtime: Runtime) -> OpenVinoFile:
     except RuntimeError as exc:
         first = first_line(exc)
         raise DlcliError(f"OpenVINO {openvino.__version__} cannot load {path}: {first}") from exc
-    return OpenVinoFile(file, compiled)
+    return OpenVinoArtifact(file, compiled)
 
 
 def _sniff(path: Path) -> bool:

@@ -1,31 +1,33 @@
-"""pt2: a graph that torch.export took down. It runs wherever such a torch runs, without dlcli."""
+"""pt2: a program of torch.export. It runs wherever such a torch runs, without dlcli."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
-from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
-from dlcli.formats.torch_program import TorchFile, captured, shipped
-from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_whole
+from dlcli.formats.torch_export import export_program, module_to_export
+from dlcli.formats.torch_program import Program, TorchProgram, open_program
+from dlcli.formats.zip_archive import card_in, holds, members, write_in_memory
 from dlcli.trust import remember
-from dlcli.wording import first_line
+
+if TYPE_CHECKING:
+    import torch
 
 NAME = "pt2"
 
 
 def write_pt2(source: Artifact, path: Path, config: ExportConfig) -> None:
-    """Take the source's module down to ``path``. Raises: DlcliError, UsageError."""
+    """Write the source's module as an exported program. Raises: DlcliError, UsageError."""
     import torch
 
-    module, card, sizes = shipped(source, config)
-    program = captured(module.cpu(), card, sizes)
+    module, card, sizes = module_to_export(source, config)
+    program = export_program(module.cpu(), card, sizes)
     program.example_inputs = None  # noise, of the size of a batch
     extra = {CARD_KEY: card.to_json()}
-    write_whole(path, lambda file: torch.export.save(program, file, extra_files=extra))
+    write_in_memory(path, lambda file: torch.export.save(program, file, extra_files=extra))
     remember(path)
 
 
@@ -34,32 +36,25 @@ def read_card(path: Path) -> Card:
     return card_in(path, NAME)
 
 
-def open_pt2(file: ModelFile, runtime: Runtime) -> TorchFile:
-    """The graph on the device. It may run code of the file. Raises: DlcliError."""
+def open_pt2(file: ModelFile, runtime: Runtime) -> TorchProgram:
+    """The program on the device. Loading may run code of the file. Raises: DlcliError."""
+    from dlcli.zoo.device import resolve_device
+
+    _ = file.card  # a file without one is of no use, whatever else is wrong with it
+    return open_program(file, resolve_device(runtime.device), runtime, _load)
+
+
+def _load(path: Path, device: torch.device) -> Program:
     import torch
 
-    from dlcli.zoo.device import resolve_device
     from dlcli.zoo.forward import place
 
-    path, _ = file.path, file.card  # without a card it is of no use
-    check_whole(path)
-    device = resolve_device(runtime.device)
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
-    try:
-        program: Any = torch.export.load(path)
-        if device.type != "cpu":
-            from torch.export.passes import move_to_device_pass
+    program: Any = torch.export.load(path)
+    if device.type != "cpu":
+        from torch.export.passes import move_to_device_pass
 
-            program = move_to_device_pass(program, str(device))
-        run = program.module()
-    except Exception as exc:  # whatever is wrong with the file or with its torch's version
-        first = first_line(exc)
-        raise DlcliError(
-            f"torch {torch.__version__} cannot load {path}: {first}",
-            hint="a newer torch may have written it; export it again",
-        ) from exc
-    return TorchFile(file, place(run, device), device)
+        program = move_to_device_pass(program, str(device))
+    return place(program.module(), device)
 
 
 def _sniff(path: Path) -> bool:

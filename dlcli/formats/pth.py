@@ -18,7 +18,7 @@ from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
 from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.usage_snippets import state_dict_snippet
-from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_whole
+from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_in_memory
 from dlcli.trust import names_code, remember
 from dlcli.wording import first_line
 
@@ -46,13 +46,13 @@ def write_pth(source: Artifact, path: Path, config: ExportConfig) -> None:
     state, card = plain_state(source, config)
     # The card comes first: `read_card` looks no further.
     content = {CARD_KEY: card.to_json(), STATE_KEY: state}
-    write_whole(path, lambda file: torch.save(content, file))
+    write_in_memory(path, lambda file: torch.save(content, file))
     if names_code(card.model.name):
         remember(path)
 
 
 def read_card(path: Path) -> Card:
-    """The card, from the pickle's strings: its operations are listed, and none is carried out."""
+    """The card, from the pickle's strings: its operations are listed, none is executed."""
     data = read_member(path, "data.pkl")
     try:
         texts = (arg for _, arg, _ in pickletools.genops(data or b"") if isinstance(arg, str))
@@ -73,14 +73,13 @@ def open_pth(file: ModelFile, runtime: Runtime) -> Checkpoint:
     """Build the card's model and load the tensors. Raises: DlcliError when they do not fit."""
     import torch
 
-    path, _ = file.path, file.card  # without a card it is of no use
+    path, _ = file.path, file.card  # a file without a card is of no use
     check_whole(path)
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        state = held[STATE_KEY]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        state = content[STATE_KEY]
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as exc:
-        first = first_line(exc)
-        raise damaged(path, first) from exc
+        raise damaged(path, first_line(exc)) from exc
     return build_checkpoint(file, state, runtime)
 
 

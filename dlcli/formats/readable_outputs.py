@@ -1,7 +1,7 @@
-"""Files that answer probabilities, or in the data's own units, instead of the model's own output.
+"""Files whose outputs are probabilities, or numbers in the data's own units, instead of the model's.
 
-Such a file says so by a remark among its card's records. To the rest of dlcli it still answers as the
-model does: `as_model_output` gives back logits (up to a constant a row for classes) or scaled numbers.
+An annotation of the card says so. To the rest of dlcli their outputs are still the model's:
+`to_model_outputs` gives back logits (up to a constant a row for classes) or scaled numbers.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from dlcli.formats.base import Outputs
     from dlcli.task import TaskSpec
 
-# Smaller ones are as good as 0; the logarithm of 0 would spoil sums.
-_LEAST = np.float32(1e-38)
-# Nearer to 1 there is no float32 but 1 itself.
-_MOST = np.float32(1) - np.float32(6e-8)
+# The logarithm of 0 would spoil sums.
+_MIN_PROBABILITY = np.float32(1e-38)
+# The largest float32 below 1.
+_MAX_PROBABILITY = np.float32(1) - np.float32(6e-8)
 
 
-def answers_probabilities(card: Card) -> bool:
+def has_readable_outputs(card: Card) -> bool:
     """Whether a file with this card gives probabilities or unscaled numbers."""
     return transforms.find_record(card.transforms, transforms.PROBABILITIES) is not None
 
 
-def with_probabilities(card: Card) -> Card:
+def with_readable_outputs(card: Card) -> Card:
     """The card of a file that gives probabilities."""
-    return card if answers_probabilities(card) else card.with_record(transforms.PROBABILITIES)
+    return card if has_readable_outputs(card) else card.with_record(transforms.PROBABILITIES)
 
 
-def refuse_softmax(task: TaskSpec) -> None:
-    """Raises: UsageError where ``--softmax`` means nothing, since the answers are numbers or vectors."""
+def check_softmax(task: TaskSpec) -> None:
+    """Raises: UsageError where ``--softmax`` means nothing, since the outputs are numbers or vectors."""
     if task.kind not in ("classification", "multilabel", "seq2seq"):
         raise UsageError(
             f"--softmax: a model for {task.kind} gives no logits that could become probabilities",
@@ -53,19 +53,19 @@ def to_probabilities(logits: Outputs, task: TaskSpec) -> Outputs:
     return out
 
 
-def as_model_output(answers: Outputs, task: TaskSpec) -> Outputs:
+def to_model_outputs(outputs: Outputs, task: TaskSpec) -> Outputs:
     """Probabilities as logits, and numbers in the data's units as scaled ones, in float32."""
     if task.targets:
         mean = np.array([target.mean for target in task.targets])
         std = np.array([target.std for target in task.targets])
-        out: Outputs = ((answers.astype(np.float64) - mean) / std).astype(np.float32)
+        out: Outputs = ((outputs.astype(np.float64) - mean) / std).astype(np.float32)
         return out
     if task.kind == "embedding":
-        return answers
-    low = np.clip(answers, _LEAST, None)
+        return outputs
+    low = np.clip(outputs, _MIN_PROBABILITY, None)
     if task.kind != "multilabel":
         out = np.log(low)
         return out
-    low = np.clip(low, None, _MOST)
+    low = np.clip(low, None, _MAX_PROBABILITY)
     out = np.log(low) - np.log1p(-low)
     return out

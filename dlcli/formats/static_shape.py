@@ -1,6 +1,6 @@
-"""Files of one size: whatever is asked, they are fed batches and lengths of exactly that size.
+"""Files of one size: inputs of any batch and length are fed in batches and lengths of exactly that size.
 
-n samples are asked of a file that takes batches of B: they go in ceil(n / B) calls, the last one padded.
+n samples go to a file that takes batches of B in ceil(n / B) calls, the last one padded.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from dlcli.config import ExportConfig
     from dlcli.formats.base import Outputs
 
-# A remark: args {"batch": B, "length": T, ...}, a size for each dimension that has a name in the task.
-
+# By dimension name: "batch", "length", ...; what the record of a card holds.
 Sizes = dict[str, int]
 
 
@@ -32,8 +31,8 @@ def sizes_of(card: Card) -> Sizes | None:
     return None if record is None else {str(name): int(size) for name, size in record.args.items()}
 
 
-def asked_sizes(config: ExportConfig, task: TaskSpec) -> Sizes | None:
-    """The sizes that ``--static --batch-size --length`` ask for; None for a file of any size."""
+def requested_sizes(config: ExportConfig, task: TaskSpec) -> Sizes | None:
+    """The sizes that ``--static --batch-size --length`` set; None for a file of any size."""
     if config.dynamic:
         return None
     named = {d: _longest(d, task) for t in task.input.signature for d in t.dims if isinstance(d, str)}
@@ -49,40 +48,41 @@ def with_sizes(card: Card, sizes: Sizes | None) -> Card:
     return card if sizes is None else card.with_record(transforms.STATIC_SHAPE, **sizes)
 
 
-def ask_fixed(ask: Callable[[Inputs], Outputs], inputs: Inputs, task: TaskSpec, sizes: Sizes) -> Outputs:
-    """The answers of ``ask``, which takes ``sizes`` alone, for a batch of any size.
+def run_static(
+    run: Callable[[Inputs], Outputs], inputs: Inputs, task: TaskSpec, sizes: Sizes
+) -> Outputs:
+    """The outputs of ``run``, which takes ``sizes`` alone, for a batch of any size.
 
-    Longer texts and series lose their end. Raises: DlcliError for a prefix longer than the file takes.
+    Longer texts and series are cropped at the end. Raises: DlcliError for a prefix that is too long.
     """
     names = [tensor.name for tensor in task.input.signature]
-    parts, batch = [], sizes["batch"]
+    chunks, batch = [], sizes["batch"]
     for start in range(0, len(inputs[0]), batch):
-        part = [array[start : start + batch] for array in inputs]
-        rows, written = len(part[0]), 0
+        chunk = [array[start : start + batch] for array in inputs]
+        rows, prefix = len(chunk[0]), 0
         for i, tensor in enumerate(task.input.signature):
-            wanted = {axis: sizes[d] for axis, d in enumerate(tensor.dims) if isinstance(d, str)}
+            fixed = {axis: sizes[d] for axis, d in enumerate(tensor.dims) if isinstance(d, str)}
             if tensor.name == "prefix":
-                written = part[i].shape[1]
-                if written > wanted[1]:
+                prefix = chunk[i].shape[1]
+                if prefix > fixed[1]:
                     raise DlcliError(
-                        f"the file writes at most {wanted[1]} tokens, and {written} were given",
+                        f"the file writes at most {fixed[1]} tokens, and {prefix} were given",
                         hint="export it again with a larger --length, or --dynamic",
                     )
-            part[i] = _sized(part[i], wanted)
+            chunk[i] = _crop_and_pad(chunk[i], fixed)
         if "lengths" in names:
             at = names.index("lengths")
-            longest = part[0].shape[1]
-            part[at] = np.clip(part[at], 1, longest)  # the rows of the padding too
-        answers = ask(tuple(part))[:rows]
-        parts.append(answers[:, :written] if isinstance(task.input, PairsInput) else answers)
-    return np.concatenate(parts)
+            chunk[at] = np.clip(chunk[at], 1, chunk[0].shape[1])  # padding rows have a length too
+        outputs = run(tuple(chunk))[:rows]
+        chunks.append(outputs[:, :prefix] if isinstance(task.input, PairsInput) else outputs)
+    return np.concatenate(chunks)
 
 
-def _sized(array: npt.NDArray[Any], wanted: dict[int, int]) -> npt.NDArray[Any]:
-    """The array cut and padded with zeros to the sizes wanted, by axis."""
-    for axis, size in wanted.items():
+def _crop_and_pad(array: npt.NDArray[Any], fixed: dict[int, int]) -> npt.NDArray[Any]:
+    """The array cropped and padded with zeros to fixed sizes, by axis."""
+    for axis, size in fixed.items():
         array = array[(slice(None),) * axis + (slice(size),)]
-    padding = [(0, wanted.get(axis, have) - have) for axis, have in enumerate(array.shape)]
+    padding = [(0, fixed.get(axis, size) - size) for axis, size in enumerate(array.shape)]
     return np.pad(array, padding) if any(after for _, after in padding) else array
 
 

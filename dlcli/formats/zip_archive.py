@@ -1,4 +1,4 @@
-"""Model files that are zip archives of torch: told apart by their members, their cards read as bytes."""
+"""Model files that are zip archives of torch: recognised by their members, their cards read as bytes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from dlcli.formats.base import head_of
 
 CARD_MEMBER = f"extra/{CARD_KEY}"  # where torch puts its "extra files"
 _ZIP = b"PK\x03\x04"
-_MOST_BYTES = 2**28  # of a card; a vocabulary is a few megabytes
+_MAX_CARD_BYTES = 2**28  # a vocabulary is a few megabytes
 # What reading a damaged archive raises; a RuntimeError where a bit says that a member is encrypted.
 _BROKEN = (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError)
 
 
 def looks_zipped(path: Path) -> bool:
-    """Whether the file begins as a zip archive does, whole or not. Raises: OSError."""
+    """Whether the file begins as a zip archive does. Raises: OSError."""
     return head_of(path, 4) == _ZIP
 
 
 def members(path: Path) -> frozenset[str]:
-    """The names in a zip archive below its one folder; empty for what is none. Raises: OSError."""
+    """The names in a zip archive below its one folder; empty for other files. Raises: OSError."""
     if not looks_zipped(path):
         return frozenset()
     try:
@@ -38,7 +38,7 @@ def members(path: Path) -> frozenset[str]:
 
 
 def read_member(path: Path, name: str) -> bytes | None:
-    """The bytes of a member below the archive's folder, its checksum tested; None where it has none.
+    """The bytes of a member below the archive's folder, its checksum verified; None where there is none.
 
     Raises: DlcliError when the archive is damaged.
     """
@@ -46,7 +46,7 @@ def read_member(path: Path, name: str) -> bytes | None:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if info.filename.partition("/")[2] == name:
-                    if info.file_size > _MOST_BYTES:
+                    if info.file_size > _MAX_CARD_BYTES:
                         raise DlcliError(f"{path} is damaged: its {name} has {info.file_size} bytes")
                     return archive.read(info)
     except OSError as exc:
@@ -70,35 +70,36 @@ def check_whole(path: Path) -> None:
 
 
 def damaged(path: Path, why: object) -> DlcliError:
-    """The error for an archive that is not whole."""
+    """The error for a damaged archive."""
     return DlcliError(f"{path} is damaged: {why}", hint="copy it again, or export it again")
 
 
-def write_whole(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    """Write to ``path`` what ``save`` writes, by way of memory. Raises: OSError.
+def write_in_memory(path: Path, save: Callable[[BinaryIO], object]) -> None:
+    """Let ``save`` write to memory, and write that to ``path``. Raises: OSError.
 
     torch's own writer ends the process when the disk is full.
     """
-    made = io.BytesIO()
-    save(made)
-    path.write_bytes(made.getbuffer())
+    buffer = io.BytesIO()
+    save(buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def add_member(path: Path, name: str, data: bytes) -> None:
-    """Add a member below the folder of an archive that was just written, stored as it is."""
+    """Add a member, uncompressed, below the folder of an archive that was just written."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         folder = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{folder}/{name}", data)
 
 
-def card_in(path: Path, what: str) -> Card:
-    """The card among the extra files. Raises: DlcliError when there is none; ``what`` is the format."""
+def card_in(path: Path, format_name: str) -> Card:
+    """The card among the extra files. Raises: DlcliError when there is none."""
     data = read_member(path, CARD_MEMBER)
     if data is None:
         raise DlcliError(
-            f"{path} is a {what} file without a dlcli card: its classes and preprocessing are unknown",
-            hint=f"dlcli export --format {what} makes one of a model of dlcli's; of a foreign network "
-            "dlcli takes the weights: dlcli train --model file.py:Class --weights FILE",
+            f"{path} is a {format_name} file without a dlcli card: "
+            "its classes and preprocessing are unknown",
+            hint=f"dlcli export --format {format_name} makes one of a model of dlcli's; of another "
+            "model dlcli takes the weights: dlcli train --model file.py:Class --weights FILE",
         )
     return Card.from_json(data.decode("utf-8", "replace"), source=path)
 

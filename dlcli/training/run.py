@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -153,7 +154,7 @@ def train(
         raise
     except BaseException as exc:
         if world.main:
-            run.update_record(status="failed")
+            _update_record(run, status="failed")
         if "deterministic implementation" in str(exc):
             raise DlcliError(
                 f"--deterministic: {str(exc).partition('. ')[0]}",
@@ -193,7 +194,7 @@ def _train(
     if config.tensorboard and world.main:
         emit(ModelReady(job.model.module, _example(job)))
     if world.main:
-        run.update_record(status="running", warnings=warnings)
+        _update_record(run, status="running", warnings=warnings)
     return _finish(plan, run, job, readers, fit(job, progress), warnings)
 
 
@@ -214,7 +215,8 @@ def _finish(
         bad = dict(before)
         for names in others:
             bad |= names
-        run.update_record(
+        _update_record(
+            run,
             status="finished" if result.signum is None else "interrupted",
             stopped_early=result.progress.stopped_early,
             reason=result.progress.reason,
@@ -287,6 +289,10 @@ def started(
         loss=prepared.loss,
         settings=flat(config),
     )
+
+
+def _update_record(run: RunFolder, **values: Any) -> None:
+    run.write_record({**run.read_record(), **values})
 
 
 def _bad_sentence(bad: dict[str, str], run: RunFolder) -> str:

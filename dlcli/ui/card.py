@@ -68,14 +68,14 @@ def _tensors(card: Card) -> tuple[list[Tensor], Tensor]:
     """What the file takes and gives: of its sizes, raw or readable, where its records say so."""
     from dlcli.formats import static_shape as fixed
     from dlcli.formats.onnx import embed as onnx_embed
-    from dlcli.formats.readable_outputs import answers_probabilities
+    from dlcli.formats.readable_outputs import has_readable_outputs
 
     task, sizes = card.task, fixed.sizes_of(card) or {}
     taken: list[Tensor] = [parts_of(tensor) for tensor in task.input.signature]
-    if onnx_embed.is_embedded(card):
+    if onnx_embed.takes_raw_inputs(card):
         taken = list(onnx_embed.raw_inputs(task))
     name, dtype, dims = parts_of(task.output)
-    if answers_probabilities(card) and task.kind != "embedding":
+    if has_readable_outputs(card) and task.kind != "embedding":
         name = "values" if task.targets else "probabilities"
     found = [*taken, (name, dtype, dims)]
     *taken, given = [(n, t, tuple(sizes.get(str(d), d) for d in dims)) for n, t, dims in found]

@@ -17,7 +17,7 @@ from dlcli.zoo.device import keep_freed_memory
 
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module on the device, its convolution kernels in the layout of `input_tensor`."""
+    """Move a module to the device, its convolution kernels in the layout of `input_tensor`."""
     if device.type == "cpu":
         keep_freed_memory()
     module = module.to(device)
@@ -27,9 +27,9 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
-    """``load_state_dict`` with the version marks that some modules ask for (torchvision's MNASNet).
+    """``load_state_dict`` with the version metadata that some modules need (torchvision's MNASNet).
 
-    They are no tensors, so no file of tensors holds them. Raises: RuntimeError as torch does.
+    It is not among the tensors, so no file of tensors holds it. Raises: RuntimeError as torch does.
     """
     state = OrderedDict(tensors)
     state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
@@ -59,7 +59,7 @@ def input_tensor(pixels: torch.Tensor, spec: ImageInput) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _statistics(spec: ImageInput, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (C, 1, 1) on the device; made once, since a copy to a GPU waits for it."""
+    """Mean and std (C, 1, 1) on the device; cached, since a copy to a GPU waits for it."""
     with torch.inference_mode(False):
         mean = torch.tensor(spec.mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         std = torch.tensor(spec.std, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -69,23 +69,22 @@ def _statistics(spec: ImageInput, device: torch.device) -> tuple[torch.Tensor, t
 def predict(
     module: nn.Module, inputs: Inputs, task: TaskSpec, device: torch.device
 ) -> npt.NDArray[np.float32]:
-    """The answers of a module in eval mode, in float32, for a batch of host arrays."""
+    """The outputs of a module in eval mode, in float32, for a batch of host arrays."""
     with torch.inference_mode():
         tensors = [torch.from_numpy(array).to(device) for array in inputs]
-        answer = module(*model_inputs(tensors, task))
-        out: npt.NDArray[np.float32] = answer.float().cpu().numpy()
-    return out
+        outputs: npt.NDArray[np.float32] = module(*model_inputs(tensors, task)).float().cpu().numpy()
+    return outputs
 
 
-def prepared(
+def prepare_call(
     module: nn.Module, inputs: Inputs, task: TaskSpec, device: torch.device
 ) -> Callable[[], torch.Tensor]:
-    """The module's call on a batch that lies on the device; on a GPU it returns at once."""
+    """The module's call on a batch that is on the device; on a GPU it returns at once."""
     tensors = model_inputs([torch.from_numpy(array).to(device) for array in inputs], task)
 
     def call() -> torch.Tensor:
         with torch.inference_mode():
-            answer: torch.Tensor = module(*tensors)
-        return answer
+            outputs: torch.Tensor = module(*tensors)
+        return outputs
 
     return call

@@ -123,7 +123,7 @@ def test_the_timed_call_gives_the_answers_of_predict(run: Path) -> None:
     inputs = random_inputs(read_card(run / "best.onnx").task, 7)
     for name in ("best.safetensors", "best.onnx"):
         artifact = open_artifact(run / name, device="cpu", threads=1)
-        answer: Any = artifact.prepared(inputs)()
+        answer: Any = artifact.prepare_call(inputs)()
         timed = answer.numpy() if isinstance(answer, torch.Tensor) else answer[0]
         assert np.array_equal(timed, artifact.predict(inputs))
 

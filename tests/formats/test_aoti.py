@@ -15,9 +15,9 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats import aoti
-from dlcli.formats import torch_program as torch_files
 from dlcli.formats.aoti import write_aoti
 from dlcli.formats.base import Runtime, open_artifact, read_card, recognize, sniff_format
+from dlcli.formats.torch_export import export_program, module_to_export
 from dlcli.formats.zip_archive import CARD_MEMBER
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
@@ -43,7 +43,7 @@ def made_up(path: Path, **machine: Any) -> Path:
     spec, task = MODELS["cnn"]
     card = Card(model=spec, task=task)
     if machine:
-        card = torch_files.noted(card, "aoti", **machine)
+        card = card.with_record("aoti", **machine)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("best/data/aotinductor/model/x.so", b"no code")
         archive.writestr(f"best/{CARD_MEMBER}", card.to_json())
@@ -92,10 +92,10 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_recurrent_nets_become_loops_of_any_length(tmp_path: Path) -> None:
-    """Unrolled, a package would read behind the end of a shorter sequence."""
+    """Unrolled, a package would read past the end of a shorter sequence."""
     for name in ("lstm", "gru"):
-        module, card, sizes = torch_files.shipped(source(tmp_path, name), ExportConfig())
-        program = aoti._with_loops(torch_files.captured(module, card, sizes), card)
+        module, card, sizes = module_to_export(source(tmp_path, name), ExportConfig())
+        program = aoti._with_loops(export_program(module, card, sizes), card)
         loops = [node for node in program.graph.nodes if str(node.target) == "while_loop"]
         assert len(loops) == 2  # one a direction
         assert all(isinstance(part, torch.fx.Node) for loop in loops for part in loop.args[3])

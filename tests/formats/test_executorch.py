@@ -1,4 +1,4 @@
-"""ExecuTorch files: of one size, with the card behind the program."""
+"""ExecuTorch files: of one size, with the card after the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Runtime, open_artifact, read_card, recognize, sniff_format
-from dlcli.formats.executorch import behind, open_executorch, write_executorch
+from dlcli.formats.executorch import card_suffix, open_executorch, write_executorch
 
 installed = importlib.util.find_spec("executorch") is not None
 
@@ -36,11 +36,11 @@ def test_any_batch_and_length_gives_the_models_answers(name: str, tmp_path: Path
 
 
 def made_up(path: Path) -> Card:
-    """A program of nothing, with a card behind it."""
+    """A program of nothing, with a card after it."""
     spec, task = MODELS["cnn"]
     card = Card(model=spec, task=task)
     program = b"\0\0\0\0ET12" + bytes(64)
-    path.write_bytes(program + behind(program, card))
+    path.write_bytes(program + card_suffix(program, card))
     return card
 
 

@@ -74,7 +74,7 @@ def test_its_tensors_must_be_beside_it(written: Path, tmp_path: Path) -> None:
     with pytest.raises(DlcliError, match="damaged or belongs to another model"):
         open_artifact(path, device="cpu")
     tensors.unlink()
-    with pytest.raises(DlcliError, match=r"best\.bin, which is not beside it"):
+    with pytest.raises(DlcliError, match=r"best\.bin, which is not next to it"):
         open_artifact(path, device="cpu")
     assert read_card(path).model.name == "cnn"  # the card needs the graph alone
 

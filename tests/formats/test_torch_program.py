@@ -19,7 +19,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats import torch_program as torch_files
+from dlcli.formats import torch_export
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact, read_card, sniff_format
 from dlcli.formats.readable_outputs import to_probabilities
 from dlcli.formats.torchscript import write_torchscript
@@ -72,7 +72,7 @@ def test_any_batch_and_length_gives_the_models_answers(form: str, name: str, mad
     assert worst(before, after) <= 1e-6
     assert after.card.task == before.card.task
     inputs = random_inputs(before.card.task, 4)
-    answer = after.prepared(inputs)()
+    answer = after.prepare_call(inputs)()
     assert isinstance(answer, torch.Tensor)
     assert np.allclose(answer.numpy(), after.predict(inputs))
 
@@ -92,7 +92,7 @@ def test_probabilities_come_back_as_logits(form: str, tmp_path: Path) -> None:
     after = export(before, form, tmp_path, softmax=True)
     inputs = random_inputs(before.card.task, 5)
     expected = to_probabilities(before.predict(inputs), before.card.task)
-    raw = after.prepared(inputs)()
+    raw = after.prepare_call(inputs)()
     assert isinstance(raw, torch.Tensor)
     assert np.allclose(raw.numpy(), expected, atol=1e-6)
     assert np.allclose(to_probabilities(after.predict(inputs), before.card.task), expected, atol=1e-6)
@@ -125,14 +125,14 @@ def test_the_card_is_read_without_loading(
 def test_nothing_of_this_machine_is_in_the_file(form: str, made: Made) -> None:
     with zipfile.ZipFile(made(form, "lstm")[1].path) as archive:
         texts = [archive.read(name) for name in archive.namelist()]
-    for folder in (Path(torch_files.__file__).parent.parent, Path(torch.__file__).parent):
+    for folder in (Path(torch_export.__file__).parent.parent, Path(torch.__file__).parent):
         assert not any(str(folder).encode() in text for text in texts)
 
 
 def test_capturing_leaves_torch_as_it_was() -> None:
     ops = [torch.ops.aten.lstm.input, torch.ops.aten.gru.input]
     before = [dict(op.py_kernels) for op in ops]
-    with torch_files.whole_recurrences():
+    with torch_export.keep_rnn_operators():
         assert [dict(op.py_kernels) for op in ops] != before
     assert [dict(op.py_kernels) for op in ops] == before
 
@@ -189,13 +189,13 @@ def test_code_that_branches_is_scripted(tmp_path: Path) -> None:
 
 def test_what_neither_way_can_write_is_refused_with_both_reasons(tmp_path: Path) -> None:
     path = tmp_path / "x.torchscript"
-    with pytest.raises(DlcliError, match=r"trace: it answers \(2, 3\) at batch 1 .*; script: "):
+    with pytest.raises(DlcliError, match=r"trace: its outputs are \(2, 3\) at batch 1.*; script: "):
         write_torchscript(Held(Odd()), path, ExportConfig())
     assert not path.exists()
 
 
 def test_a_model_that_export_refuses_says_why(tmp_path: Path) -> None:
-    with pytest.raises(DlcliError, match=r"own is no model that torch\.export takes down") as caught:
+    with pytest.raises(DlcliError, match=r"torch\.export cannot export own") as caught:
         export(Held(Forked()), "pt2", tmp_path)
     assert caught.value.hint is not None
     assert "--static" in caught.value.hint

@@ -13,14 +13,16 @@ def main(argv: list[str]) -> NoReturn:
     prepare(Path(argv[0]))
 
     from dlcli.commands.train_session.run import train_here
+    from dlcli.config import TrainConfig
     from dlcli.runs.folder import RunFolder
-    from dlcli.runs.saved import read_run
+    from dlcli.settings import load_yaml, validate
     from dlcli.training.distributed.worker import serve
 
-    saved = read_run(RunFolder(Path(argv[0])))
+    run = RunFolder(Path(argv[0]))
+    config = validate(TrainConfig, load_yaml(run.config))
     serve(
-        saved.folder,
-        saved.config.launch,
-        saved.config.fit.device,
-        lambda world: train_here(saved, world, quiet="--quiet" in argv, as_json="--json" in argv),
+        run,
+        config.launch,
+        config.fit.device,
+        lambda world: train_here(run, world, quiet="--quiet" in argv, as_json="--json" in argv),
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.formats.onnx.postprocess import simplified
+from dlcli.formats.onnx.postprocess import simplify
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -74,7 +74,7 @@ def read_graph(path: Path, state: Mapping[str, npt.NDArray[Any]]) -> FloatGraph:
     """The graph of a float file whose module has the tensors ``state``."""
     import onnx
 
-    model = simplified(onnx.load(str(path)))
+    model = simplify(onnx.load(str(path)))
     del model.metadata_props[:]
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     named = _Names(state)

@@ -33,8 +33,8 @@ from dlcli.events import Emit, EvalProgress, Noted
 from dlcli.formats.base import FORMATS, Artifact, read_card
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.optimize_int8 import hasten
-from dlcli.formats.onnx.postprocess import halved
+from dlcli.formats.onnx.optimize_int8 import optimize_int8
+from dlcli.formats.onnx.postprocess import to_float16
 from dlcli.provenance import provenance_record
 
 if TYPE_CHECKING:
@@ -144,20 +144,20 @@ class VariantBuilder:
             save_model(path, self.source.module(), card)
             return
         model, _ = onnx_file.load(path)
-        if not onnx_file.has_files_beside(model):  # beyond 2 GB
+        if not onnx_file.has_external_data(model):  # beyond 2 GB
             onnx_file.write(model, path, card)
 
     def _quantized(self, method: str, layers: Collection[str]) -> ModelProto:
         if method == "fp16":
             in_float = {layer.name for layer in self.graph.layers} - set(layers)
-            return halved(self.graph.copy(), in_float)
+            return to_float16(self.graph.copy(), in_float)
         if method == "dynamic":
             model = quantize_dynamic(self.graph, layers)
         elif method == "static":
             model = quantize_static(self.graph, self._ranges, layers, self.target)
         else:
             model = quantize_weights(self.graph, layers, self.config.bits, self.config.group_size)
-        hasten(model)
+        optimize_int8(model)
         return model
 
     def _record(self, method: str, backend: Backend, layers: Collection[str]) -> TransformRecord:

@@ -56,12 +56,12 @@ def check(task: TaskSpec) -> None:
     )
 
 
-def is_embedded(card: Card) -> bool:
+def takes_raw_inputs(card: Card) -> bool:
     """Whether a file with this card takes raw inputs."""
     return transforms.find_record(card.transforms, transforms.EMBED_PREPROCESSING) is not None
 
 
-def noted(card: Card) -> Card:
+def with_raw_inputs(card: Card) -> Card:
     """The card of a file that takes raw inputs."""
     names = [name for name, _, _ in raw_inputs(card.task)]
     return card.with_record(transforms.EMBED_PREPROCESSING, inputs=names)
@@ -81,7 +81,7 @@ def raw_inputs(task: TaskSpec) -> list[tuple[str, str, tuple[int | str, ...]]]:
     return found
 
 
-def raw_of(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
+def to_raw_inputs(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
     """Raw inputs that the graph turns into ``inputs``, what a reader gave: the same answers follow.
 
     Numbers come back from their scaled form, words from their codes, where what was unknown is "".

@@ -1,6 +1,6 @@
 """A short program that answers with an ONNX file and without dlcli: for images, and for raw tables.
 
-It reads what it must know from the file's metadata, which `onnx_write.notes_for_others` put there.
+It reads what it must know from the file's metadata (`dlcli.formats.onnx.export.metadata_notes`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from dlcli import transforms
 from dlcli.card import Card
 from dlcli.errors import UsageError
-from dlcli.formats.onnx.embed import is_embedded
+from dlcli.formats.onnx.embed import takes_raw_inputs
 
 _START = '''"""{title}: python predict_onnx.py {what} ...
 
@@ -124,7 +124,7 @@ def check_example(card: Card, *, embedded: bool) -> None:
 
 def example(path: Path, card: Card) -> str:
     """The program. Raises: UsageError as `check_example`."""
-    embedded = is_embedded(card)
+    embedded = takes_raw_inputs(card)
     check_example(card, embedded=embedded)
     image = card.task.input.kind == "image"
     readable = transforms.find_record(card.transforms, transforms.PROBABILITIES) is not None

@@ -1,8 +1,8 @@
-"""An ONNX file as bytes: its card, its digest, and what it wants from other files. No torch here.
+"""An ONNX file as bytes: its card, its digest, its external data. No torch here.
 
 The digest is the last 82 bytes of the file: a metadata entry of its own, which protobuf reads as if it
-had been written with the others. It is the SHA-256 of everything in front of it and of the files that
-hold its tensors, so checking it needs no parsing. A file that another program wrote has none.
+had been written with the others. It is the SHA-256 of everything before it and of the files with
+external data, so checking it needs no parsing. A file that another program wrote has none.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
 DIGEST_KEY = "dlcli.sha256"
-# A protobuf message may not be larger; the tensors of larger models go into a file beside it.
+# A protobuf message may not be larger; the tensors of larger models go into a file next to it.
 PROTOBUF_LIMIT = 2**31 - 2**20
 _DIGEST_CHARS = 64
 _VERSION_KEY = "dlcli.version"
-_OWN = (CARD_KEY, _VERSION_KEY, DIGEST_KEY)
+_OWN_KEYS = (CARD_KEY, _VERSION_KEY, DIGEST_KEY)
 
 
 def load(path: Path, *, check: bool = True) -> tuple[ModelProto, bytes]:
-    """The model of a file, without tensors that lie elsewhere, and the file's bytes.
+    """The model of a file, without external data, and the file's bytes.
 
     Raises: DlcliError when it is damaged, no ONNX, refers to files outside its folder or, with
     ``check``, does not match its digest.
@@ -51,8 +51,8 @@ def load(path: Path, *, check: bool = True) -> tuple[ModelProto, bytes]:
     if not model.graph.node:
         raise DlcliError(f"{path} is damaged or no ONNX file: it has no graph")
     if check:
-        files = files_beside(model, path)
-        if _value(model, DIGEST_KEY) is not None and not _holds(data, files):
+        files = external_files(model, path)
+        if _value(model, DIGEST_KEY) is not None and not _matches_digest(data, files):
             raise DlcliError(
                 f"{path} is damaged, or another program has changed it: its content does not match "
                 "the SHA-256 in its metadata",
@@ -75,25 +75,25 @@ def card_of(model: ModelProto, path: Path) -> Card:
 def write(model: ModelProto, path: Path, card: Card, notes: Mapping[str, Any] | None = None) -> None:
     """Write a graph with its card and digest; tensors beyond 2 GB go into ``path`` + ".data".
 
-    ``notes`` are further metadata, as JSON, for programs that know no cards. ``model`` is changed.
+    ``notes`` are further metadata, as JSON, for programs that read no cards. ``model`` is changed.
     Raises: DlcliError when its structure is invalid.
     """
     import onnx
 
-    kept = [entry for entry in model.metadata_props if entry.key not in _OWN]
-    said = {CARD_KEY: card.to_json(), _VERSION_KEY: __version__}
-    said |= {key: json.dumps(value, ensure_ascii=False) for key, value in (notes or {}).items()}
-    entries = [(e.key, e.value) for e in kept if e.key not in said] + list(said.items())
+    others = [entry for entry in model.metadata_props if entry.key not in _OWN_KEYS]
+    own = {CARD_KEY: card.to_json(), _VERSION_KEY: __version__}
+    own |= {key: json.dumps(value, ensure_ascii=False) for key, value in (notes or {}).items()}
+    entries = [(e.key, e.value) for e in others if e.key not in own] + list(own.items())
     del model.metadata_props[:]
     for key, value in entries:
         model.metadata_props.add(key=key, value=value)
     files = {}
     if sum(len(tensor.raw_data) for tensor in tensors_of(model)) > PROTOBUF_LIMIT:
-        beside = path.name + ".data"
+        location = path.name + ".data"
         onnx.save_model(
-            model, str(path), save_as_external_data=True, location=beside, size_threshold=1024
+            model, str(path), save_as_external_data=True, location=location, size_threshold=1024
         )
-        files = {beside: path.with_name(beside)}
+        files = {location: path.with_name(location)}
         body = path.read_bytes()
     else:
         body = model.SerializeToString(deterministic=True)
@@ -101,8 +101,7 @@ def write(model: ModelProto, path: Path, card: Card, notes: Mapping[str, Any] | 
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        first = first_line(exc)
-        raise DlcliError(f"the graph of {card.model.name} is no valid ONNX: {first}") from exc
+        raise DlcliError(f"the graph of {card.model.name} is no valid ONNX: {first_line(exc)}") from exc
 
 
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
@@ -114,8 +113,8 @@ def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
         yield from _of_attributes(function.attribute_proto)
 
 
-def has_files_beside(model: ModelProto) -> bool:
-    """Whether some tensor lies in another file."""
+def has_external_data(model: ModelProto) -> bool:
+    """Whether some tensor is stored in another file."""
     from onnx.external_data_helper import uses_external_data
 
     return any(uses_external_data(tensor) for tensor in tensors_of(model))
@@ -143,26 +142,26 @@ def _of_attributes(attributes: Any) -> Iterator[TensorProto]:
             yield from _of_graph(graph)
 
 
-def files_beside(model: ModelProto, path: Path) -> dict[str, Path]:
-    """The files that hold a model's tensors, by their names in it: all must lie in its own folder."""
+def external_files(model: ModelProto, path: Path) -> dict[str, Path]:
+    """The files with external data, by location; all must be in the model's folder or below it."""
     from onnx.external_data_helper import uses_external_data
 
     folder = path.resolve().parent
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for tensor in tensors_of(model):
         if not uses_external_data(tensor):
             continue
         location = next((e.value for e in tensor.external_data if e.key == "location"), "")
         file = (folder / location).resolve()
         if not file.is_relative_to(folder):
-            raise DlcliError(f"{path} wants tensors from {location!r}, outside its own folder")
+            raise DlcliError(f"{path} refers to tensors in {location!r}, outside its own folder")
         if not file.is_file():
             raise DlcliError(
-                f"{path} keeps its tensors in {location}, which is not beside it",
+                f"{path} keeps its tensors in {location}, which is not next to it",
                 hint="copy that file too; the two belong together",
             )
-        found[location] = file
-    return found
+        files[location] = file
+    return files
 
 
 def _value(model: ModelProto, key: str) -> str | None:
@@ -178,7 +177,7 @@ def _tail(digest: str) -> bytes:
     return bytes(entry.SerializeToString())
 
 
-def _holds(data: bytes, files: Mapping[str, Path]) -> bool:
+def _matches_digest(data: bytes, files: Mapping[str, Path]) -> bool:
     size = len(_tail("0" * _DIGEST_CHARS))
     return data[-size:] == _tail(_digest(memoryview(data)[:-size], files))
 

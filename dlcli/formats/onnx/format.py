@@ -2,7 +2,7 @@
 
 The graph's inputs are the tensors of ``task.input.signature`` by name (an image is normalised float32
 ``input``), its output is ``task.output``; the batch, and the length of texts and series, are free. The
-card is in metadata_props, so the file describes itself, and its remarks say where a file is different:
+card is in metadata_props, so the file describes itself; its annotations say where a file differs:
 of one size (`dlcli.formats.static_shape`), with raw inputs (`embed`) or readable outputs.
 """
 
@@ -22,12 +22,13 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
+from dlcli.formats.exported import ExportedArtifact
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.example import example
 from dlcli.formats.onnx.postprocess import output_name
-from dlcli.formats.readable_outputs import answers_probabilities, as_model_output
-from dlcli.formats.static_shape import ask_fixed, sizes_of
+from dlcli.formats.readable_outputs import has_readable_outputs, to_model_outputs
+from dlcli.formats.static_shape import sizes_of
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -37,42 +38,33 @@ if TYPE_CHECKING:
 _OPTIONS = frozenset({"opset", "half", "embed_preprocessing", "softmax", "simplify", "dynamic"})
 
 
-class OnnxArtifact(Artifact):
+class OnnxArtifact(ExportedArtifact):
     """A session of ONNX Runtime and the card of its file."""
 
     def __init__(self, file: ModelFile, card: Card, session: Any) -> None:
         super().__init__(file, card)
         self.session = session
-        self._sizes = sizes_of(card)
-        self._raw = onnx_embed.is_embedded(card)
-        self._readable = answers_probabilities(card)
+        self._raw = onnx_embed.takes_raw_inputs(card)
 
-    def predict(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch, as the model gives them: logits or scaled numbers."""
-        if self._sizes is None:
-            return self.ask(self._feeds(inputs))
-        return ask_fixed(lambda batch: self.ask(self._feeds(batch)), inputs, self.card.task, self._sizes)
+    def run_feeds(self, feeds: dict[str, npt.NDArray[Any]]) -> Outputs:
+        """The model's outputs for the graph's own inputs by name."""
+        outputs = self._run_session(feeds)
+        return to_model_outputs(outputs, self.card.task) if self._readable else outputs
 
-    def prepared(self, inputs: Inputs) -> Callable[[], object]:
-        """The session's run on arrays that lie ready, on a GPU with the copies to it and back."""
-        if self._sizes is not None:
-            return lambda: self.predict(inputs)
+    def _run(self, inputs: Inputs) -> Outputs:
+        return self._run_session(self._feeds(inputs))
+
+    def _prepare_call(self, inputs: Inputs) -> Callable[[], object]:
+        """On a GPU the call includes the copies to it and back."""
         feeds = self._feeds(inputs)
         return lambda: self.session.run(None, feeds)
 
-    @property
-    def rows_taken(self) -> int | None:
-        """How many samples a file of one size takes at a time; None where any number will do."""
-        return None if self._sizes is None else self._sizes["batch"]
-
-    def ask(self, feeds: dict[str, npt.NDArray[Any]]) -> Outputs:
-        """The answers to the graph's own inputs by name, as the model gives them."""
-        out = np.asarray(self.session.run(None, feeds)[0], dtype=np.float32)
-        return as_model_output(out, self.card.task) if self._readable else out
+    def _run_session(self, feeds: dict[str, npt.NDArray[Any]]) -> Outputs:
+        return np.asarray(self.session.run(None, feeds)[0], dtype=np.float32)
 
     def _feeds(self, inputs: Inputs) -> dict[str, npt.NDArray[Any]]:
-        make = onnx_embed.raw_of if self._raw else prepare
-        return make(inputs, self.card.task)
+        to_feeds = onnx_embed.to_raw_inputs if self._raw else prepare
+        return to_feeds(inputs, self.card.task)
 
 
 def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
@@ -83,16 +75,16 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
 
 
 def _companions(path: Path) -> list[Path]:
-    """The files that hold tensors too large for this one."""
+    """The files with external data."""
     model, _ = onnx_file.load(path, check=False)
-    return list(onnx_file.files_beside(model, path).values())
+    return list(onnx_file.external_files(model, path).values())
 
 
 def _depends_on_order(source: Artifact) -> bool:
-    """Recurrent nets that are no operator of ONNX must be exported in a fresh process."""
-    from dlcli.formats.onnx.recurrent import keeps_recurrent
+    """Whether recurrent layers without an ONNX operator need a fresh process for the export."""
+    from dlcli.formats.onnx.recurrent import has_torch_only_rnn
 
-    return keeps_recurrent(source.module())
+    return has_torch_only_rnn(source.module())
 
 
 def read_card(path: Path) -> Card:
@@ -114,40 +106,39 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     if runtime.threads is not None:
         options.intra_op_num_threads = runtime.threads
     options.log_severity_level = 3  # errors; warnings about unused initializers help nobody
-    # The very bytes that were checked; only tensors beside the file need its path.
-    whole: bytes | str = str(path) if onnx_file.has_files_beside(model) else data
+    # The bytes that were checked; external data needs the path.
+    source: bytes | str = str(path) if onnx_file.has_external_data(model) else data
     try:
-        session = onnxruntime.InferenceSession(whole, sess_options=options, providers=providers)
+        session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as exc:  # its errors share no base class but this
-        first = first_line(exc)
         raise DlcliError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first}",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(exc)}",
             hint="it may lack an operator of the file: export it again with a lower --opset",
         ) from exc
     return OnnxArtifact(file, card, session)
 
 
 def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
-    """The graph must take and give what the card says, whatever the batch and the lengths."""
-    wanted = _signature(card)
-    given = {tensor.name for tensor in model.graph.initializer}  # inputs with a value need none
-    found = {
+    """Raises: DlcliError where the graph's inputs and outputs are not those of the card."""
+    expected = _signature(card)
+    optional = {tensor.name for tensor in model.graph.initializer}  # inputs with a default
+    actual = {
         value.name: _dims(value)
         for value in (*model.graph.input, *model.graph.output)
-        if value.name not in given
+        if value.name not in optional
     }
-    for name, dims in wanted.items():
-        have = found.get(name)
+    for name, dims in expected.items():
+        sizes = actual.get(name)
         fits = (
-            have is not None
-            and len(have) == len(dims)
+            sizes is not None
+            and len(sizes) == len(dims)
             and all(
-                size is None if isinstance(said, str) else size in (None, said)
-                for size, said in zip(have, dims, strict=True)
+                size is None if isinstance(dim, str) else size in (None, dim)
+                for size, dim in zip(sizes, dims, strict=True)
             )
         )
-        if not fits or len(found) != len(wanted):
-            shapes = ", ".join(f"{name} {dims}" for name, dims in found.items())
+        if not fits or len(actual) != len(expected):
+            shapes = ", ".join(f"{name} {dims}" for name, dims in actual.items())
             raise DlcliError(
                 f"{path}: its graph has {shapes} where its card says {name} {dims}",
                 hint="another program may have changed it; export it again",
@@ -155,22 +146,21 @@ def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
 
 
 def _signature(card: Card) -> dict[str, tuple[int | str, ...]]:
-    """Dimensions of the graph's inputs and its output by name; one that varies has a name itself."""
+    """Dimensions of the graph's inputs and output by name; a dynamic one is a string."""
     task, sizes = card.task, sizes_of(card) or {}
-    if onnx_embed.is_embedded(card):
-        taken = {name: dims for name, _, dims in onnx_embed.raw_inputs(task)}
+    if onnx_embed.takes_raw_inputs(card):
+        signature = {name: dims for name, _, dims in onnx_embed.raw_inputs(task)}
     else:
-        taken = {tensor.name: tensor.dims for tensor in task.input.signature}
-    answer = output_name(task, readable=answers_probabilities(card))
-    taken[answer] = task.output.dims
+        signature = {tensor.name: tensor.dims for tensor in task.input.signature}
+    signature[output_name(task, readable=has_readable_outputs(card))] = task.output.dims
     return {
         name: tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims)
-        for name, dims in taken.items()
+        for name, dims in signature.items()
     }
 
 
 def _dims(value: Any) -> tuple[int | None, ...]:
-    """A graph input's or output's dimensions, None for those that vary."""
+    """A graph input's or output's dimensions, None for dynamic ones."""
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
 

@@ -16,7 +16,7 @@ _LEAST = -1e30  # what an exporter writes for minus infinity is below
 _BIAS = 5  # the input of MultiHeadAttention that is added to the scores
 
 
-def hasten(model: ModelProto) -> None:
+def optimize_int8(model: ModelProto) -> None:
     """Change ``model`` in place, behind everything else that is done to it."""
     del model.graph.value_info[:]  # noted shapes of tensors that change places
     _drop_pools_of_one(model.graph)

@@ -25,7 +25,7 @@ def count_nodes(model: ModelProto) -> int:
     return len(model.graph.node)
 
 
-def simplified(model: ModelProto) -> ModelProto:
+def simplify(model: ModelProto) -> ModelProto:
     """The graph after ONNX Runtime's basic optimisations: standard operators alone, on any machine.
 
     It folds constants and batch norms, and drops what does nothing. Raises: DlcliError when ONNX Runtime
@@ -55,7 +55,7 @@ def simplified(model: ModelProto) -> ModelProto:
     return found
 
 
-def halved(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
+def to_float16(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     """The graph with weights and arithmetic in float16; its inputs and outputs stay float32.
 
     Operators that ONNX Runtime has in float32 alone keep it, with casts around them, and so do the nodes
@@ -81,7 +81,7 @@ def halved(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
     return found
 
 
-def add_readable_answers(model: ModelProto, task: TaskSpec) -> None:
+def add_readable_outputs(model: ModelProto, task: TaskSpec) -> None:
     """Let the graph give probabilities, or numbers in the data's own units; vectors stay as they are."""
     from onnx import TensorProto, helper
 

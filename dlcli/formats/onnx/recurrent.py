@@ -80,7 +80,7 @@ class _Operator(nn.Module):
         return torch.cat([parts[i] for i in _GATES[self.op]])
 
 
-def with_operators(module: nn.Module) -> nn.Module:
+def with_onnx_rnns(module: nn.Module) -> nn.Module:
     """The module itself, or a copy of one that holds recurrent nets, with operators in their places."""
     if not any(_operator(part) for part in module.modules()):
         return module
@@ -97,7 +97,7 @@ def _replaced(module: nn.Module) -> nn.Module:
     return module
 
 
-def keeps_recurrent(module: nn.Module) -> bool:
+def has_torch_only_rnn(module: nn.Module) -> bool:
     """Whether a net stays that only torch can take apart: then the exporter depends on order."""
     return any(isinstance(part, nn.RNNBase) and not _operator(part) for part in module.modules())
 

@@ -133,7 +133,7 @@ def test_a_file_without_a_card_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("location", "message"),
-    [("../secret", "outside"), ("/etc/passwd", "outside"), ("gone.data", "not beside it")],
+    [("../secret", "outside"), ("/etc/passwd", "outside"), ("gone.data", "not next to it")],
 )
 def test_tensors_from_other_folders_are_refused(tmp_path: Path, location: str, message: str) -> None:
     foreign(tmp_path / "x.onnx", location=location)
@@ -378,7 +378,7 @@ def test_tensors_beside_the_file_are_in_its_digest(files: Files, tmp_path: Path)
     with pytest.raises(DlcliError, match="is damaged"):
         open_artifact(path, device="cpu")
     data.unlink()
-    with pytest.raises(DlcliError, match="not beside it"):
+    with pytest.raises(DlcliError, match="not next to it"):
         open_artifact(path, device="cpu")
 
 

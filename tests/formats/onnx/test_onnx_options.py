@@ -26,9 +26,9 @@ from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx import postprocess as onnx_steps
-from dlcli.formats.onnx.export import _exported
+from dlcli.formats.onnx.export import export_graph
 from dlcli.formats.onnx.format import OnnxArtifact, write_onnx
-from dlcli.formats.readable_outputs import to_probabilities, with_probabilities
+from dlcli.formats.readable_outputs import to_probabilities, with_readable_outputs
 from dlcli.task import (
     CategoryColumn,
     ImageInput,
@@ -65,7 +65,7 @@ def as_it_is(task: TaskSpec) -> onnx.ModelProto:
 def embedded(task: TaskSpec, folder: Path) -> OnnxArtifact:
     model = as_it_is(task)
     onnx_embed.embed_preprocessing(model, task)
-    card = onnx_embed.noted(Card(model=ModelSpec(name="x"), task=task))
+    card = onnx_embed.with_raw_inputs(Card(model=ModelSpec(name="x"), task=task))
     onnx_file.write(model, folder / "x.onnx", card)
     opened = open_artifact(folder / "x.onnx", device="cpu")
     assert isinstance(opened, OnnxArtifact)
@@ -83,7 +83,7 @@ def test_pixels_are_resampled_as_pillow_does(tmp_path: Path, how: str, kind: str
     for shape in [(8, 8), (11, 11), (5, 7), (40, 31), (100, 80), (1, 3), (9, 120)]:
         image = np.clip(RNG.normal(128, 90, (*shape, 3)), 0, 255).astype(np.uint8)
         wanted = resize(Image.fromarray(image), spec)
-        found = file.ask({onnx_embed.IMAGE: image[None]}).reshape(3, SIDE, SIDE)
+        found = file.run_feeds({onnx_embed.IMAGE: image[None]}).reshape(3, SIDE, SIDE)
         mean, std = (np.reshape(v, (3, 1, 1)) for v in (spec.mean, spec.std))
         pixels = np.rint((found * std + mean) * 255).transpose(1, 2, 0)
         away = np.abs(pixels - wanted)
@@ -129,7 +129,7 @@ def test_cells_are_encoded_as_the_reader_does(tmp_path: Path) -> None:
     numbers = frame.select("a", "b", "c").fill_null(float("nan")).to_numpy()
     words = frame.select("place", "one").fill_null("").to_numpy().astype(object)
     file = embedded(TABLE_TASK, tmp_path)
-    assert np.allclose(file.ask({"numeric": numbers, "words": words}), wanted, atol=1e-6)
+    assert np.allclose(file.run_feeds({"numeric": numbers, "words": words}), wanted, atol=1e-6)
     # And from what the reader encoded back to cells.
     assert np.allclose(file.predict((wanted,)), wanted, rtol=1e-5, atol=1e-5)
 
@@ -157,8 +157,8 @@ def test_readable_answers_are_still_the_models_to_dlcli(tmp_path: Path, kind: st
     said: dict[str, Any] = {"targets": targets} if kind == "regression" else {"class_names": names}
     task = TaskSpec(kind=kind, input=TABLE, **said)  # type: ignore[arg-type]
     model = as_it_is(task)
-    onnx_steps.add_readable_answers(model, task)
-    card = with_probabilities(Card(model=ModelSpec(name="x"), task=task))
+    onnx_steps.add_readable_outputs(model, task)
+    card = with_readable_outputs(Card(model=ModelSpec(name="x"), task=task))
     onnx_file.write(model, tmp_path / "x.onnx", card)
     file = open_artifact(tmp_path / "x.onnx", device="cpu")
     assert isinstance(file, OnnxArtifact)
@@ -218,11 +218,11 @@ def opened(model: onnx.ModelProto, card: Card, folder: Path) -> OnnxArtifact:
 
 def test_half_is_half_as_large_and_takes_float32(small: tuple[Card, nn.Module], tmp_path: Path) -> None:
     card, module = small
-    whole = _exported(module, card, 20, None)
+    whole = export_graph(module, card, 20, None)
     inputs = random_inputs(card.task, 9)
     reference = opened(whole, card, tmp_path).predict(inputs)
     bytes_before = sum(len(t.raw_data) for t in onnx_file.tensors_of(whole))
-    half = onnx_steps.halved(whole)
+    half = onnx_steps.to_float16(whole)
     assert sum(len(t.raw_data) for t in onnx_file.tensors_of(half)) < 0.55 * bytes_before
     file = opened(half, card, tmp_path)
     assert {v.type for v in (*file.session.get_inputs(), *file.session.get_outputs())} == {
@@ -239,7 +239,7 @@ def test_simplifying_leaves_fewer_nodes_and_the_answers() -> None:
     model.graph.node.insert(0, helper.make_node("Add", ["one", "one"], ["two"]))
     model.graph.node.insert(1, helper.make_node("Mul", ["input", "two"], ["twice"]))
     model.graph.node[2].input[0] = "twice"
-    found = onnx_steps.simplified(model)
+    found = onnx_steps.simplify(model)
     assert (onnx_steps.count_nodes(model), onnx_steps.count_nodes(found)) == (3, 2)
     assert {node.domain for node in found.graph.node} == {""}
 
@@ -278,7 +278,7 @@ def test_a_static_text_file_answers_any_length(tmp_path: Path) -> None:
 
 
 class Recurrent(nn.Module):
-    """Every sort of recurrent net that ONNX has an operator for, one behind the other."""
+    """Every sort of recurrent layer that ONNX has an operator for, in sequence."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,7 +296,7 @@ class Recurrent(nn.Module):
 def test_recurrent_nets_become_operators_in_any_order_and_at_any_size(tmp_path: Path) -> None:
     import onnxruntime
 
-    from dlcli.formats.onnx.recurrent import keeps_recurrent, with_operators
+    from dlcli.formats.onnx.recurrent import has_torch_only_rnn, with_onnx_rnns
 
     torch.manual_seed(0)
     module = Recurrent().eval()
@@ -306,9 +306,9 @@ def test_recurrent_nets_become_operators_in_any_order_and_at_any_size(tmp_path: 
         warnings.simplefilter("ignore")  # of torch's own way through recurrent nets
         torch.export.export(module, (x,))
     shapes = ({0: "batch", 1: "length"},)
-    swapped = with_operators(module)
+    swapped = with_onnx_rnns(module)
     assert isinstance(module.lstm, nn.LSTM)
-    assert not keeps_recurrent(module)
+    assert not has_torch_only_rnn(module)
     program = torch.onnx.export(swapped, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
     assert program is not None
     program.save(str(tmp_path / "r.onnx"))

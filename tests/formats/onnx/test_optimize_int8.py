@@ -19,7 +19,7 @@ from dlcli.data.prepare import prepare, random_inputs
 from dlcli.formats.base import FORMATS, ModelFile
 from dlcli.formats.checkpoint import Checkpoint
 from dlcli.formats.onnx.export import write_onnx
-from dlcli.formats.onnx.optimize_int8 import hasten
+from dlcli.formats.onnx.optimize_int8 import optimize_int8
 from dlcli.task import PairsInput, TaskSpec, TextInput
 from dlcli.zoo.base import build_model
 
@@ -59,7 +59,7 @@ def test_a_text_is_classified_as_before(tmp_path: Path, positions: str) -> None:
     spec = ModelSpec(name="transformer", args={**SMALL, "positions": positions})
     before = exported(task, spec, tmp_path / "t.onnx")
     after = onnx.load(str(tmp_path / "t.onnx"))
-    hasten(after)
+    optimize_int8(after)
     onnx.checker.check_model(after)
     # Positions that turn queries and keys leave no place for the operator.
     assert ops(after).count("MultiHeadAttention") == (2 if positions == "sinusoidal" else 0)
@@ -73,7 +73,7 @@ def test_a_translation_looks_no_further_ahead(tmp_path: Path) -> None:
     task = TaskSpec(kind="seq2seq", input=PairsInput(source=TEXT, target=TEXT))
     before = exported(task, ModelSpec(name="seq2seq", args=SMALL), tmp_path / "s.onnx")
     after = onnx.load(str(tmp_path / "s.onnx"))
-    hasten(after)
+    optimize_int8(after)
     onnx.checker.check_model(after)
     assert "Softmax" not in ops(after)
     for count, length in ((1, 1), (4, 11)):
@@ -108,7 +108,7 @@ def test_pooling_goes_before_relu_and_pools_of_one_go() -> None:
         ]
 
     before, after = image_net(tail), image_net(tail)
-    hasten(after)
+    optimize_int8(after)
     assert ops(after) == ["Conv", "MaxPool", "Relu", "Neg"]
     feeds = {"x": np.random.default_rng(1).normal(size=(2, 1, 10, 10)).astype(np.float32)}
     np.testing.assert_array_equal(run(after, feeds), run(before, feeds))
@@ -124,7 +124,7 @@ def test_what_others_read_stays_in_its_place() -> None:
         ]
 
     before, after = image_net(tail), image_net(tail)
-    hasten(after)
+    optimize_int8(after)
     assert ops(after) == ops(before)
     feeds = {"x": np.random.default_rng(1).normal(size=(2, 1, 10, 10)).astype(np.float32)}
     np.testing.assert_array_equal(run(after, feeds), run(before, feeds))
