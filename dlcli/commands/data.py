@@ -119,7 +119,7 @@ def _check(
     from dlcli.ui.json_output import print_json
 
     with reading_progress("photos", quiet or as_json) as watch:
-        most = None if every else CheckOptions(config).most_read
+        most = None if every else CheckOptions(config).max_decoded
         report = check_data(source, CheckOptions(config, most, watch), needs)
     plots: list[Path] = []
     if folder is not None:

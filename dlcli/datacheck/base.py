@@ -1,4 +1,4 @@
-"""What a check answers: facts, tables, findings, and the arrays that plots are drawn from."""
+"""Results of a check: facts, tables, findings, and the arrays that plots are drawn from."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 Numbers = npt.NDArray[Any]  # (n,) of int or float
 Cell = str | int | float | None
-Watch = Callable[[int, int], None]  # (samples read so far, of how many)
+Progress = Callable[[int, int], None]  # (samples read so far, of how many)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about the data.
+    """One problem or fact of the data.
 
-    An error makes `dlcli data` fail: results on this data would not mean what they say. A warning is
-    worth a look; a note is a fact. ``code`` is short and stays the same, for scripts. ``examples`` are
-    a few samples or columns; ``hint`` is the way out.
+    An error makes `dlcli data` fail: metrics on this data would be wrong. A warning should be looked
+    at; a note is information. ``code`` is short and stable, for scripts. ``examples`` are a few samples
+    or columns; ``hint`` says what to do.
     """
 
     level: Level
@@ -49,7 +49,7 @@ class Finding:
 class Table:
     """Rows of facts under ``columns``; ``name`` is its key in JSON.
 
-    Columns are in the order of their worth: narrow screens lose the last ones.
+    The most important columns come first: narrow screens lose the last ones.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
 
     def to_dicts(self) -> list[dict[str, Cell]]:
-        """A dict a row."""
+        """One dict for each row."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Numbers (n,) of each split on one axis."""
+    """Histogram of numbers (n,), one for each split."""
 
     name: str
     title: str
@@ -74,7 +74,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Balance:
-    """Samples of each class: split to counts (K,)."""
+    """Samples of each class: counts (K,) by split."""
 
     name: str
     title: str
@@ -84,7 +84,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Points:
-    """Pairs of numbers (n, 2) of each split: widths and heights."""
+    """Scatter plot of pairs (n, 2) of each split: widths and heights."""
 
     name: str
     title: str
@@ -94,7 +94,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Bars:
-    """One number a name."""
+    """Bar chart: one number for each name."""
 
     name: str
     title: str
@@ -104,9 +104,9 @@ class Bars:
 
 @dataclass(frozen=True)
 class Panels:
-    """Lines in panels below each other: panel to line's name to values (T,).
+    """Line plots (T,) in panels above each other, by panel and line name.
 
-    ``marks`` are vertical lines: position to what begins there.
+    ``marks`` are vertical lines: what begins there, by position.
     """
 
     name: str
@@ -120,13 +120,13 @@ Chart = Histogram | Balance | Points | Bars | Panels
 
 
 @dataclass
-class Part:
-    """What one check has to say.
+class CheckResult:
+    """Facts, findings and plots of one check.
 
-    ``contents`` are what tells the samples of a split apart: a key each, None where it could not be
-    read. ``noun`` is what a sample is called, ``quote`` gives a few words of its content where the id
-    says nothing. ``chance``: whether samples may well be equal without being copies, as rows of a few
-    columns may. ``notices`` are of readers, and become findings too.
+    ``contents`` has a hash of each sample of a split, None where it could not be read. ``noun`` is the
+    word for a sample; ``quote`` returns a short excerpt of one, where its id is only a number.
+    ``chance``: equal samples need not be copies, as in tables of few columns. ``notices`` come from
+    readers and become findings too.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class Part:
     chance: bool = False
     notices: list[Notice] = field(default_factory=list)
 
-    def find(
+    def report(
         self,
         level: Level,
         code: str,
@@ -148,24 +148,24 @@ class Part:
         examples: Sequence[str] = (),
         hint: str | None = None,
     ) -> None:
-        """Add a finding; at most `EXAMPLES` of the examples are kept."""
+        """Add a finding, with at most `EXAMPLES` examples."""
         self.findings.append(Finding(level, code, message, tuple(examples[:EXAMPLES]), hint))
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How far to look: at most ``most_read`` photos are decoded (None: all); ``watch`` counts them."""
+    """Settings of a check: ``max_decoded`` photos (None: all); ``progress`` receives the count."""
 
     config: TrainConfig
-    most_read: int | None = 20_000
-    watch: Watch = lambda done, total: None
+    max_decoded: int | None = 20_000
+    progress: Progress = lambda done, total: None
 
 
 class Check(Protocol):
-    """What is particular to one kind of data. ``task`` is None where no encoder could be fitted."""
+    """The check of one kind of data. ``task`` is None where no encoder could be fitted."""
 
-    def __call__(self, source: DataSource, task: TaskSpec | None, options: CheckOptions) -> Part:
-        """The facts and findings."""
+    def __call__(self, source: DataSource, task: TaskSpec | None, options: CheckOptions) -> CheckResult:
+        """Return facts and findings."""
 
 
 CHECKS: Registry[Check] = Registry("data check", "dlcli.datacheck")  # by kind of data
@@ -173,7 +173,7 @@ CHECKS: Registry[Check] = Registry("data check", "dlcli.datacheck")  # by kind o
 
 @dataclass(frozen=True)
 class DataReport:
-    """All that was found, in the order in which it is shown."""
+    """The result of `dlcli data`; findings are sorted by level."""
 
     name: str
     origin: str
@@ -186,7 +186,7 @@ class DataReport:
     charts: tuple[Chart, ...] = field(repr=False, default=())
 
     def count(self, level: Level) -> int:
-        """How many findings are of a level."""
+        """Return the number of findings of a level."""
         return sum(finding.level == level for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,16 +205,10 @@ class DataReport:
         }
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 photo``, ``2,000 photos``, ``3 classes``."""
-    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}{'es' if noun.endswith('s') else 's'}"
-    return f"{number:,} {noun if number == 1 else many}"
-
-
-def share(part: int, whole: int) -> str:
-    """``4.7 %``; a little of something is never 0 %."""
-    percent = 100 * part / max(whole, 1)
-    return f"{percent:.1f} %" if percent >= 0.1 or not part else "less than 0.1 %"
+def percent(part: int, whole: int) -> str:
+    """``4.7 %``; a share above 0 is never shown as 0 %."""
+    value = 100 * part / max(whole, 1)
+    return f"{value:.1f} %" if value >= 0.1 or not part else "less than 0.1 %"
 
 
 def reader_notices(source: DataSource, task: TaskSpec) -> list[Notice]:
@@ -227,8 +221,8 @@ def reader_notices(source: DataSource, task: TaskSpec) -> list[Notice]:
     return notices
 
 
-def class_of(source: DataSource, samples: Samples, index: int) -> str:
-    """The target of a sample for people: its class, its labels, its numbers; "" where it has none."""
+def target_text(source: DataSource, samples: Samples, index: int) -> str:
+    """Return the target of a sample as text: class, labels or numbers; "" where it has none."""
     target = samples.targets[index]
     if source.task == "classification":
         return source.class_names[int(target)]
@@ -240,6 +234,6 @@ def class_of(source: DataSource, samples: Samples, index: int) -> str:
     )
 
 
-def spread(values: Numbers) -> str:
-    """``median 10, 1 to 37``, of whole numbers."""
+def median_and_range(values: Numbers) -> str:
+    """``median 10, 1 to 37``, of integers."""
     return f"median {int(np.median(values)):,}, {int(values.min()):,} to {int(values.max()):,}"

@@ -1,4 +1,4 @@
-"""The columns of a table: types, values, what is missing, values that pile up.
+"""Summary of a table's columns: types, statistics, missing values, values piled up at an end.
 
 Legend: N rows of all splits, one after the other.
 """
@@ -10,34 +10,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, shorten
-from dlcli.datacheck.base import Cell, Part, Table, counted, share
+from dlcli.datacheck.base import Cell, CheckResult, Table, percent
 from dlcli.datacheck.leaks import Floats
-from dlcli.datacheck.targets import piled
+from dlcli.datacheck.targets import piled_ends
+from dlcli.wording import plural
 
 if TYPE_CHECKING:
     import polars
 
-_TOP = 3  # words that are named
+_TOP = 3  # most frequent words
 
 
-def describe(frame: polars.DataFrame, part: Part) -> None:
-    """A table of the numbers, one of the times and one of the words."""
+def describe(frame: polars.DataFrame, result: CheckResult) -> None:
+    """Add a table of the numeric columns, one of the times and one of the words."""
     times: list[tuple[Cell, ...]] = []
     numbers: list[tuple[Cell, ...]] = []
     words: list[tuple[Cell, ...]] = []
-    ends = []
+    piled = []
     for column in frame.iter_columns():
         missing, different = column.null_count(), column.drop_nulls().n_unique()
         if column.dtype.is_temporal():
             times.append((column.name, missing, different, str(column.min()), str(column.max())))
         elif is_number(column):
             values = _finite(column)
-            figures: tuple[Cell, ...] = (None,) * 5
+            statistics: tuple[Cell, ...] = (None,) * 5
             if len(values):
-                spread = (values.min(), np.median(values), values.max(), values.mean(), values.std())
-                figures = tuple(float(figure) for figure in spread)
-                ends += [(column.name, *end, len(values)) for end in piled(values)]
-            numbers.append((column.name, missing, different, *figures))
+                computed = (values.min(), np.median(values), values.max(), values.mean(), values.std())
+                statistics = tuple(float(value) for value in computed)
+                piled += [(column.name, *end, len(values)) for end in piled_ends(values)]
+            numbers.append((column.name, missing, different, *statistics))
         else:
             words.append((column.name, missing, different, _most_frequent(column)))
     heads = ("column", "missing", "distinct")
@@ -47,16 +48,16 @@ def describe(frame: polars.DataFrame, part: Part) -> None:
         ("words", ("most frequent",), words),
     ):
         if rows:
-            title = f"{counted(len(rows), 'column')} of {name}"
-            part.tables.append(Table(name, title, (*heads, *more), tuple(rows)))
-    if ends:
-        shown = [f"{name} {value:.10g}: {share(n, total)}" for name, value, n, total in ends]
-        message = "values pile up at the end of a column: was its scale cut off there?"
-        part.find("note", "piled-values", message, examples=shown)
+            title = f"{plural(len(rows), 'column')} of {name}"
+            result.tables.append(Table(name, title, (*heads, *more), tuple(rows)))
+    if piled:
+        examples = [f"{name} {value:.10g}: {percent(n, total)}" for name, value, n, total in piled]
+        message = "values pile up at the end of a column: were they clipped there?"
+        result.report("note", "piled-values", message, examples=examples)
 
 
 def is_number(column: polars.Series) -> bool:
-    """Whether the encoder takes it for a number; times are numbers of seconds."""
+    """Whether the encoder reads the column as numbers; times are seconds."""
     return column.dtype.is_numeric() or column.dtype.is_temporal()
 
 

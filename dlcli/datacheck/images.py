@@ -1,7 +1,7 @@
-"""Photos and raw arrays of pixels: what cannot be read, sizes, modes, blank pictures, copies.
+"""Photos and raw pixel arrays: unreadable files, sizes, modes, blank images, duplicates.
 
-Every photo is read once and decoded as training would decode it, so that what is reported as
-unreadable is what training would skip. Legend: N samples of a split.
+Every photo is read once and decoded as in training, so that those reported as unreadable are those
+that training would skip. Legend: N samples of a split.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from dlcli.data.images.formats import PILLOW_FORMATS
 from dlcli.datacheck.base import (
     CHECKS,
     CheckOptions,
+    CheckResult,
     Histogram,
-    Part,
     Points,
     Table,
-    counted,
-    share,
-    spread,
+    median_and_range,
+    percent,
 )
 from dlcli.errors import BadSample
 from dlcli.task import ImageInput, TaskSpec
+from dlcli.wording import plural
 
 _ORIENTATION = 0x0112
-_BLOCK = 256  # photos that wait for a thread at a time
-_SLIM = 4.0  # a longer side of so many times the shorter: a crop of the centre shows a part only
+_BLOCK = 256  # photos in the queue of the threads
+_MAX_ASPECT = 4.0  # beyond it a centre crop shows a small part only
 _MODES = {
     "1": "black and white", "L": "grey", "LA": "grey with transparency", "P": "palette",
     "RGB": "colour", "RGBA": "colour with transparency", "CMYK": "CMYK",
@@ -46,109 +46,111 @@ _MODES = {
 
 
 @dataclass(frozen=True)
-class Look:
-    """One photo: (width, height) as people see it, how it is stored, its content, or what is wrong."""
+class PhotoFacts:
+    """One photo: (width, height) after EXIF orientation, how it is stored, its hash, or the error."""
 
     size: tuple[int, int] | None = None
     mode: str = ""
     format: str = ""
-    turned: bool = False
+    rotated: bool = False
     blank: bool = False
     content: bytes | None = None
-    reason: str | None = None
+    error: str | None = None
 
 
-def check_images(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> Part:
+def check_images(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> CheckResult:
     """The check of the kind "image"."""
-    part = Part(noun="image")
+    result = CheckResult(noun="image")
     if isinstance(source.splits["train"].items, Stacked):
-        _arrays(source, part)
-        return part
-    part.noun = "photo"
+        _check_arrays(source, result)
+        return result
+    result.noun = "photo"
     spec = task.input if task is not None else None
     assert isinstance(spec, ImageInput)
-    chosen = _chosen(source, options.most_read, options.config.fit.seed)
+    chosen = _choose(source, options.max_decoded, options.config.fit.seed)
     total = sum(map(len, source.splits.values()))
     read = sum(map(len, chosen.values()))
     if read < total:
-        part.find(
+        result.report(
             "note",
             "sampled",
             f"{read:,} of {total:,} photos were read, drawn at random; the others were only listed",
             hint="--all reads every one",
         )
-    looks = _look_at_all(source, chosen, spec, options)
-    _unreadable(source, looks, part)
-    _sizes(looks, part, spec)
-    _storage(source, looks, part)
+    photos = _inspect_all(source, chosen, spec, options)
+    _check_unreadable(source, photos, result)
+    _check_sizes(photos, result, spec)
+    _check_storage(source, photos, result)
     for split, samples in source.splits.items():
-        keys: list[bytes | None] = [None] * len(samples)
-        for index, look in looks[split].items():
-            keys[index] = look.content
-        part.contents[split] = keys
-    return part
+        hashes: list[bytes | None] = [None] * len(samples)
+        for index, photo in photos[split].items():
+            hashes[index] = photo.content
+        result.contents[split] = hashes
+    return result
 
 
-def look(path: Path, spec: ImageInput) -> Look:
+def inspect_photo(path: Path, spec: ImageInput) -> PhotoFacts:
     """Read and decode one photo."""
     try:
         raw = path.read_bytes() if path.is_file() else b""
     except OSError as exc:
-        return Look(reason=exc.strerror or str(exc))
-    # An empty file is no copy of another empty one: it is unreadable, and said to be.
+        return PhotoFacts(error=exc.strerror or str(exc))
+    # Empty files are unreadable, not duplicates of each other.
     content = hashlib.blake2b(raw, digest_size=16).digest() if raw else None
     try:
         pixels = decode(path, spec)
     except BadSample as exc:
-        return Look(content=content, reason=exc.message)
+        return PhotoFacts(content=content, error=exc.message)
     with Image.open(io.BytesIO(raw), formats=PILLOW_FORMATS) as image:
         size, mode, kind = image.size, image.mode, image.format or ""
         try:
-            turned = int(image.getexif().get(_ORIENTATION, 1))
-        except (OSError, SyntaxError, ValueError, TypeError):  # damaged notes beside a whole picture
-            turned = 1
-    return Look(
-        size=(size[1], size[0]) if turned in range(5, 9) else size,
+            orientation = int(image.getexif().get(_ORIENTATION, 1))
+        except (OSError, SyntaxError, ValueError, TypeError):  # damaged EXIF data, readable pixels
+            orientation = 1
+    return PhotoFacts(
+        size=(size[1], size[0]) if orientation in range(5, 9) else size,
         mode=mode,
         format=kind,
-        turned=turned in range(2, 9),
+        rotated=orientation in range(2, 9),
         blank=bool(pixels.min() == pixels.max()),
         content=content,
     )
 
 
-def _chosen(source: DataSource, most: int | None, seed: int) -> dict[str, Indices]:
-    """Which photos of each split are read: all, or a share of each at random."""
+def _choose(source: DataSource, max_decoded: int | None, seed: int) -> dict[str, Indices]:
+    """Return the indices of the photos to read: all, or a random share of each split."""
     total = sum(map(len, source.splits.values()))
     rng = np.random.default_rng(seed)
     chosen = {}
     for split, samples in source.splits.items():
         where = np.arange(len(samples), dtype=np.int64)
-        if most is not None and total > most:
-            where = np.sort(rng.choice(where, max(1, most * len(where) // total), replace=False))
+        if max_decoded is not None and total > max_decoded:
+            where = np.sort(rng.choice(where, max(1, max_decoded * len(where) // total), replace=False))
         chosen[split] = where
     return chosen
 
 
-def _look_at_all(
+def _inspect_all(
     source: DataSource, chosen: dict[str, Indices], spec: ImageInput, options: CheckOptions
-) -> dict[str, dict[int, Look]]:
-    """Split to position to what was seen; ``options.watch`` hears of the progress."""
+) -> dict[str, dict[int, PhotoFacts]]:
+    """Inspect the chosen photos in threads: facts by split and index."""
     total, done = sum(map(len, chosen.values())), 0
     workers = options.config.data.workers or os.cpu_count() or 1
-    found: dict[str, dict[int, Look]] = {}
+    photos: dict[str, dict[int, PhotoFacts]] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="dlcli-check") as pool:
         for split, where in chosen.items():
             items = source.splits[split].items
             assert isinstance(items, Listed)
-            found[split] = {}
+            photos[split] = {}
             for block in _blocks(where.tolist()):
                 paths = [items.values[i] for i in block]
-                for index, seen in zip(block, pool.map(look, paths, [spec] * len(paths)), strict=True):
-                    found[split][index] = seen
+                for index, photo in zip(
+                    block, pool.map(inspect_photo, paths, [spec] * len(paths)), strict=True
+                ):
+                    photos[split][index] = photo
                 done += len(block)
-                options.watch(done, total)
-    return found
+                options.progress(done, total)
+    return photos
 
 
 def _blocks(where: list[int]) -> Iterator[list[int]]:
@@ -157,118 +159,135 @@ def _blocks(where: list[int]) -> Iterator[list[int]]:
         yield block
 
 
-def _unreadable(source: DataSource, looks: dict[str, dict[int, Look]], part: Part) -> None:
-    bad = [
-        f"{source.splits[split].ids[i]}: {seen.reason}"
-        for split, of_split in looks.items()
-        for i, seen in of_split.items()
-        if seen.reason is not None
+def _check_unreadable(
+    source: DataSource, photos: dict[str, dict[int, PhotoFacts]], result: CheckResult
+) -> None:
+    unreadable = [
+        f"{source.splits[split].ids[i]}: {photo.error}"
+        for split, of_split in photos.items()
+        for i, photo in of_split.items()
+        if photo.error is not None
     ]
-    if bad:
-        read = sum(map(len, looks.values()))
-        part.find(
+    if unreadable:
+        read = sum(map(len, photos.values()))
+        result.report(
             "error",
             "unreadable",
-            f"{counted(len(bad), 'photo')} of {read:,} cannot be read",
-            examples=bad,
+            f"{plural(len(unreadable), 'photo')} of {read:,} cannot be read",
+            examples=unreadable,
             hint="repair or remove them; training would skip and count them",
         )
 
 
-def _sizes(looks: dict[str, dict[int, Look]], part: Part, spec: ImageInput) -> None:
+def _check_sizes(
+    photos: dict[str, dict[int, PhotoFacts]], result: CheckResult, spec: ImageInput
+) -> None:
     sizes = {
-        split: np.array([seen.size for seen in of_split.values() if seen.size], dtype=np.int64)
-        for split, of_split in looks.items()
+        split: np.array([photo.size for photo in of_split.values() if photo.size], dtype=np.int64)
+        for split, of_split in photos.items()
     }
     sizes = {split: values for split, values in sizes.items() if len(values)}
     if not sizes:
         return
-    every = np.concatenate(list(sizes.values()))  # (n, 2)
-    part.facts["width"] = f"{spread(every[:, 0])} pixels"
-    part.facts["height"] = f"{spread(every[:, 1])} pixels"
-    seen_as = f"{spec.width} x {spec.height}, {'grey' if spec.channels == 1 else 'colour'}"
-    part.facts["model's input"] = f"{seen_as}, {spec.resize} ({spec.interpolation})"
-    different, counts = np.unique(every, axis=0, return_counts=True)
+    all_sizes = np.concatenate(list(sizes.values()))  # (n, 2)
+    result.facts["width"] = f"{median_and_range(all_sizes[:, 0])} pixels"
+    result.facts["height"] = f"{median_and_range(all_sizes[:, 1])} pixels"
+    model_input = f"{spec.width} x {spec.height}, {'grey' if spec.channels == 1 else 'colour'}"
+    result.facts["model's input"] = f"{model_input}, {spec.resize} ({spec.interpolation})"
+    distinct, counts = np.unique(all_sizes, axis=0, return_counts=True)
     if counts.max() > 1:
-        part.tables.append(_size_table(different, counts))
-    if len(different) > 1:
-        part.charts.append(Points("sizes", "sizes of photos", ("width", "height"), sizes))
-        part.charts.append(
+        result.tables.append(_size_table(distinct, counts))
+    if len(distinct) > 1:
+        result.charts.append(Points("sizes", "sizes of photos", ("width", "height"), sizes))
+        result.charts.append(
             Histogram(
                 "megapixels", "pixels of a photo", "megapixels",
                 {split: values.prod(axis=1) / 1e6 for split, values in sizes.items()},
             )
         )  # fmt: skip
-    small = int((every.min(axis=1) < min(spec.height, spec.width)).sum())
+    small = int((all_sizes.min(axis=1) < min(spec.height, spec.width)).sum())
     if small:
-        message = (
-            f"{share(small, len(every))} of the photos ({small:,}) are smaller than the model's input"
+        share = percent(small, len(all_sizes))
+        message = f"{share} of the photos ({small:,}) are smaller than the model's input"
+        result.report(
+            "note", "small-photos", message, hint="they are enlarged; --img-size sets the input"
         )
-        part.find("note", "small-photos", message, hint="they are enlarged; --img-size sets the input")
-    slim = int((every.max(axis=1) > _SLIM * every.min(axis=1)).sum())
-    if slim and spec.resize == "crop":
-        message = f"{counted(slim, 'photo')} more than {_SLIM:g} times as long as wide, or the reverse"
-        part.find(
+    narrow = int((all_sizes.max(axis=1) > _MAX_ASPECT * all_sizes.min(axis=1)).sum())
+    if narrow and spec.resize == "crop":
+        message = (
+            f"{plural(narrow, 'photo')} more than {_MAX_ASPECT:g} times as long as wide, or the reverse"
+        )
+        result.report(
             "note", "slim-photos", message,
             hint="the crop keeps the centre only; --set model.resize=squash keeps all",
         )  # fmt: skip
 
 
-def _size_table(different: Labels, counts: Labels) -> Table:
+def _size_table(distinct: Labels, counts: Labels) -> Table:
     """The ten most frequent of sizes (n, 2), which ``counts`` (n,) photos have."""
     order = np.argsort(-counts, kind="stable")[:10].tolist()
     total = int(counts.sum())
     rows = tuple(
-        (f"{different[i, 0]} x {different[i, 1]}", int(counts[i]), share(int(counts[i]), total))
+        (f"{distinct[i, 0]} x {distinct[i, 1]}", int(counts[i]), percent(int(counts[i]), total))
         for i in order
     )
-    title = f"sizes, width x height: {counted(len(counts), 'different one')}"
+    title = f"sizes, width x height: {plural(len(counts), 'different one')}"
     title += ", the most frequent" if len(counts) > len(rows) else ""
     return Table("sizes", title, ("size", "photos", "share"), rows)
 
 
-def _storage(source: DataSource, looks: dict[str, dict[int, Look]], part: Part) -> None:
-    """Formats, modes, turned and blank photos."""
-    seen = [one for of_split in looks.values() for one in of_split.values() if one.reason is None]
-    part.facts["formats"] = _tally(one.format for one in seen)
-    part.facts["modes"] = _tally(_MODES.get(one.mode, one.mode) for one in seen)
-    turned = sum(one.turned for one in seen)
-    if turned:
-        message = f"{counted(turned, 'photo')} stored turned, with a note that says how (EXIF)"
-        part.find("note", "turned-photos", message, hint="dlcli turns them upright; others may not")
+def _check_storage(
+    source: DataSource, photos: dict[str, dict[int, PhotoFacts]], result: CheckResult
+) -> None:
+    """Check formats, modes, EXIF orientation and blank photos."""
+    readable = [p for of_split in photos.values() for p in of_split.values() if p.error is None]
+    result.facts["formats"] = _most_common(p.format for p in readable)
+    result.facts["modes"] = _most_common(_MODES.get(p.mode, p.mode) for p in readable)
+    rotated = sum(p.rotated for p in readable)
+    if rotated:
+        message = f"{plural(rotated, 'photo')} with an EXIF orientation: stored rotated"
+        result.report(
+            "note", "turned-photos", message, hint="dlcli rotates them upright; other programs may not"
+        )
     blank = [
         source.splits[split].ids[i]
-        for split, of_split in looks.items()
-        for i, one in of_split.items()
-        if one.blank
+        for split, of_split in photos.items()
+        for i, photo in of_split.items()
+        if photo.blank
     ]
     if blank:
-        message = f"{counted(len(blank), 'photo')} of one colour: nothing is on them"
-        part.find("warning", "blank", message, examples=blank, hint="they teach nothing: remove them")
+        message = f"{plural(len(blank), 'photo')} of one colour: nothing is on them"
+        result.report(
+            "warning",
+            "blank",
+            message,
+            examples=blank,
+            hint="nothing can be learned from them: remove them",
+        )
 
 
-def _tally(words: Iterator[str]) -> str:
+def _most_common(words: Iterator[str]) -> str:
     counts = Counter(words).most_common()
     return ", ".join(f"{word} {count:,}" for word, count in counts[:6]) or "none"
 
 
-def _arrays(source: DataSource, part: Part) -> None:
+def _check_arrays(source: DataSource, result: CheckResult) -> None:
     """Raw pixels (N, H, W, C) of one size."""
     channels, height, width = source.native
-    part.facts["size"] = f"{width} x {height}, {'grey' if channels == 1 else f'{channels} channels'}"
+    result.facts["size"] = f"{width} x {height}, {'grey' if channels == 1 else f'{channels} channels'}"
     blank: list[str] = []
     values = {}
     for split, samples in source.splits.items():
         pixels = _pixels(samples)
         flat = pixels.reshape(len(pixels), -1)
-        part.contents[split] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
+        result.contents[split] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
         where = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
         blank += [samples.ids[i] for i in where.tolist()]
         values[split] = flat.mean(axis=1, dtype=np.float32)
-    part.charts.append(Histogram("brightness", "mean of an image", "mean pixel, 0 to 255", values))
+    result.charts.append(Histogram("brightness", "mean of an image", "mean pixel, 0 to 255", values))
     if blank:
-        message = f"{counted(len(blank), 'image')} of one colour: nothing is on them"
-        part.find("warning", "blank", message, examples=blank)
+        message = f"{plural(len(blank), 'image')} of one colour: nothing is on them"
+        result.report("warning", "blank", message, examples=blank)
 
 
 def _pixels(samples: Samples) -> Pixels:

@@ -1,4 +1,4 @@
-"""Whether one column alone gives the target away.
+"""Target leakage: how well one column alone predicts the target.
 
 N training rows, M held-out rows.
 """
@@ -11,77 +11,89 @@ import numpy.typing as npt
 from dlcli.data.base import Labels, Targets
 from dlcli.task import TaskKind
 
-# From here on a column answers the question by itself.
-TELLS = 0.99
-_BINS = 256
-_PER_BIN = 5  # training rows
-_ROWS = 20_000  # of each side; more would cost time and say the same
+# From this score on a column is reported.
+LEAK_SCORE = 0.99
+_MAX_BINS = 256
+_MIN_ROWS_PER_BIN = 5  # training rows
+_MAX_ROWS = 20_000  # of each split: enough for an estimate
 
 Floats = npt.NDArray[np.float64]
 
 
-def told_by(
-    train: Floats, train_targets: Targets, held: Floats, held_targets: Targets, task: TaskKind
+def leak_score(
+    train: Floats,
+    train_targets: Targets,
+    held_out: Floats,
+    held_out_targets: Targets,
+    task: TaskKind,
 ) -> float:
-    """How much of the held-out targets a column tells: 0 nothing beyond the usual answer, 1 all.
+    """Return how well a column alone predicts held-out targets: 0 as the constant baseline, 1 perfectly.
 
-    The columns are float64 (N,) and (M,), NaN where missing, words as codes. Each value, or each of up
-    to 256 ranges of values that hold equally many training rows, answers with what its training rows
-    have. Of classes it is the share of the majority answer's errors that is gone (so a rare class is
-    no excuse), of numbers R2, or the squared correlation if that is larger.
+    The columns are float64 (N,) and (M,), NaN where missing, words as codes. Predicted is the majority
+    class or mean target of the training rows with the same value, or in the same of up to 256 quantile
+    bins. For classes the score is 1 - errors / errors of the majority class, for numbers R2, or the
+    squared correlation if that is larger.
     """
-    train, train_targets = _some(train, train_targets)
-    held, held_targets = _some(held, held_targets)
-    bins, count = _bins(train)
-    own, other = bins(train), bins(held)
+    train, train_targets = _subsample(train, train_targets)
+    held_out, held_out_targets = _subsample(held_out, held_out_targets)
+    bins, count = _fit_bins(train)
+    train_bins, held_out_bins = bins(train), bins(held_out)
     if task == "classification":
-        return _classes(own, train_targets, other, held_targets, count)
-    r2 = _numbers(own, train_targets, other, held_targets, count)
-    there = np.isfinite(held)
-    if there.sum() > 2 and np.ptp(held[there]) > 0 and np.ptp(held_targets[there]) > 0:
-        r2 = max(r2, float(np.corrcoef(held[there], held_targets[there])[0, 1] ** 2) * there.mean())
+        return _error_reduction(train_bins, train_targets, held_out_bins, held_out_targets, count)
+    r2 = _r2(train_bins, train_targets, held_out_bins, held_out_targets, count)
+    valid = np.isfinite(held_out)
+    x, y = held_out[valid], held_out_targets[valid]
+    if len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0:
+        r2 = max(r2, float(np.corrcoef(x, y)[0, 1] ** 2) * valid.mean())
     return r2
 
 
-def _some(column: Floats, targets: Targets) -> tuple[Floats, Targets]:
-    step = -(-len(column) // _ROWS)
+def _subsample(column: Floats, targets: Targets) -> tuple[Floats, Targets]:
+    step = -(-len(column) // _MAX_ROWS)
     return column[::step], targets[::step]
 
 
-class _Ranges:
-    """Values to the number of their range; the last one is of missing values."""
+class _Bins:
+    """Map values to bin numbers; the last bin is of missing values."""
 
     def __init__(self, edges: Floats) -> None:
         self.edges = edges
 
     def __call__(self, values: Floats) -> Labels:
-        found = np.searchsorted(self.edges, values, side="right")
-        return np.where(np.isnan(values), len(self.edges) + 1, found)
+        bins = np.searchsorted(self.edges, values, side="right")
+        return np.where(np.isnan(values), len(self.edges) + 1, bins)
 
 
-def _bins(train: Floats) -> tuple[_Ranges, int]:
-    there = train[~np.isnan(train)]
-    different = np.unique(there)
-    most = min(_BINS, max(2, len(there) // _PER_BIN))
-    if len(different) > most:
-        different = np.unique(np.quantile(there, np.linspace(0, 1, most + 1)))
-    edges = (different[1:] + different[:-1]) / 2 if len(different) > 1 else different[:0]
-    return _Ranges(edges), len(edges) + 2
+def _fit_bins(train: Floats) -> tuple[_Bins, int]:
+    """Fit a bin for each value, or quantile bins where there are too many values."""
+    values = train[~np.isnan(train)]
+    distinct = np.unique(values)
+    max_bins = min(_MAX_BINS, max(2, len(values) // _MIN_ROWS_PER_BIN))
+    if len(distinct) > max_bins:
+        distinct = np.unique(np.quantile(values, np.linspace(0, 1, max_bins + 1)))
+    edges = (distinct[1:] + distinct[:-1]) / 2 if len(distinct) > 1 else distinct[:0]
+    return _Bins(edges), len(edges) + 2
 
 
-def _classes(own: Labels, targets: Labels, other: Labels, held: Labels, bins: int) -> float:
-    classes = int(max(targets.max(), held.max())) + 1
-    table = np.bincount(own * classes + targets, minlength=bins * classes).reshape(bins, classes)
-    usual = int(table.sum(axis=0).argmax())
-    answer = np.where(table.sum(axis=1) > 0, table.argmax(axis=1), usual)
-    before = int((held != usual).sum())
-    return 1 - int((held != answer[other]).sum()) / before if before else 0.0
+def _error_reduction(
+    train_bins: Labels, targets: Labels, held_out_bins: Labels, held_out: Labels, bins: int
+) -> float:
+    classes = int(max(targets.max(), held_out.max())) + 1
+    table = np.bincount(train_bins * classes + targets, minlength=bins * classes).reshape(bins, classes)
+    majority = int(table.sum(axis=0).argmax())
+    prediction = np.where(table.sum(axis=1) > 0, table.argmax(axis=1), majority)
+    baseline_errors = int((held_out != majority).sum())
+    errors = int((held_out != prediction[held_out_bins]).sum())
+    return 1 - errors / baseline_errors if baseline_errors else 0.0
 
 
-def _numbers(own: Labels, targets: Floats, other: Labels, held: Floats, bins: int) -> float:
-    counts = np.bincount(own, minlength=bins)
-    sums = np.bincount(own, weights=targets, minlength=bins)
+def _r2(
+    train_bins: Labels, targets: Floats, held_out_bins: Labels, held_out: Floats, bins: int
+) -> float:
+    counts = np.bincount(train_bins, minlength=bins)
+    sums = np.bincount(train_bins, weights=targets, minlength=bins)
     mean = float(targets.mean())
-    answer = np.where(counts > 0, sums / np.maximum(counts, 1), mean)
-    total = float(((held - mean) ** 2).sum())
-    return 1 - float(((held - answer[other]) ** 2).sum()) / total if total > 0 else 0.0
+    prediction = np.where(counts > 0, sums / np.maximum(counts, 1), mean)
+    total = float(((held_out - mean) ** 2).sum())
+    residual = float(((held_out - prediction[held_out_bins]) ** 2).sum())
+    return 1 - residual / total if total > 0 else 0.0

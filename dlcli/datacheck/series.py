@@ -1,4 +1,4 @@
-"""Series: lengths, channels, missing values; for a forecast the time, its step, flat stretches.
+"""Series: lengths, channels, missing values; for a forecast time, step and constant stretches.
 
 Legend: N series of a split, T steps, C channels.
 """
@@ -20,102 +20,110 @@ from dlcli.datacheck.base import (
     CHECKS,
     Cell,
     CheckOptions,
+    CheckResult,
     Histogram,
     Panels,
-    Part,
     Table,
-    counted,
+    median_and_range,
     reader_notices,
-    spread,
 )
 from dlcli.task import TaskSpec
+from dlcli.wording import plural
 
-_MOST_PANELS, _MOST_LINES = 8, 6
-# Steps that hold one value: longer than a horizon or so, and than this share of all, is no measurement.
-_STUCK, _STUCK_SHARE = 24, 0.005
+_MAX_PANELS, _MAX_LINES = 8, 6
+# A run of one value longer than both, in steps and as a share of the series, is reported.
+_STUCK_STEPS, _STUCK_SHARE = 24, 0.005
 _COLUMNS = ("channel", "missing", "min", "median", "max", "mean", "std")
 
 Floats = npt.NDArray[np.float64]
 
 
-def check_series(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> Part:
+def check_series(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> CheckResult:
     """The check of the kind "series"."""
-    part = Part(noun="series")
+    result = CheckResult(noun="series")
     if source.task == "forecast":
-        part.noun = "window"
-        _forecast(source, task, options, part)
+        result.noun = "window"
+        _check_forecast(source, task, options, result)
     else:
-        _whole(source, task, part)
-    return part
+        _check_whole_series(source, task, result)
+    return result
 
 
-def _whole(source: DataSource, task: TaskSpec | None, part: Part) -> None:
-    """Many series with a target each."""
+def _check_whole_series(source: DataSource, task: TaskSpec | None, result: CheckResult) -> None:
+    """Check many series with a target each."""
     series = {split: _values(samples) for split, samples in source.splits.items()}
-    sizes = {split: np.array([len(one) for one in some]) for split, some in series.items()}
-    every = np.concatenate(list(sizes.values()))
+    lengths = {split: np.array([len(s) for s in of_split]) for split, of_split in series.items()}
+    every_length = np.concatenate(list(lengths.values()))
     channels = series["train"][0].shape[1]
-    part.facts["channels"] = f"{channels:,}"
-    part.facts["length"] = f"{every[0]:,} steps" if np.ptp(every) == 0 else f"{spread(every)} steps"
-    if np.ptp(every):
-        part.charts.append(Histogram("lengths", "lengths of series", "steps", sizes))
-    joined = np.concatenate([one.astype(np.float64) for some in series.values() for one in some])
-    part.tables.append(_channel_table(joined, [str(c) for c in range(channels)]))
-    for split, some in series.items():
+    result.facts["channels"] = f"{channels:,}"
+    result.facts["length"] = (
+        f"{every_length[0]:,} steps"
+        if np.ptp(every_length) == 0
+        else f"{median_and_range(every_length)} steps"
+    )
+    if np.ptp(every_length):
+        result.charts.append(Histogram("lengths", "lengths of series", "steps", lengths))
+    joined = np.concatenate([s.astype(np.float64) for of_split in series.values() for s in of_split])
+    result.tables.append(_channel_table(joined, [str(c) for c in range(channels)]))
+    for split, of_split in series.items():
         ids = source.splits[split].ids
-        part.contents[split] = [
-            hashlib.blake2b(np.ascontiguousarray(one).tobytes(), digest_size=16).digest() for one in some
+        result.contents[split] = [
+            hashlib.blake2b(np.ascontiguousarray(s).tobytes(), digest_size=16).digest() for s in of_split
         ]
-        blank = [ids[i] for i, one in enumerate(some) if not np.isfinite(one).any()]
+        blank = [ids[i] for i, s in enumerate(of_split) if not np.isfinite(s).any()]
         if blank:
-            message = f"{split}: {len(blank):,} of {len(some):,} series have no value at all"
-            part.find("error", "unreadable", message, examples=blank, hint="take them out")
-        flat = [ids[i] for i, one in enumerate(some) if _is_flat(one)]
+            message = f"{split}: {len(blank):,} of {len(of_split):,} series have no value at all"
+            result.report("error", "unreadable", message, examples=blank, hint="remove them")
+        flat = [ids[i] for i, s in enumerate(of_split) if _is_constant(s)]
         if flat:
-            message = f"{split}: {len(flat):,} of {len(some):,} series hold one value from end to end"
-            part.find("warning", "flat", message, examples=flat, hint="was nothing measured?")
+            message = f"{split}: {len(flat):,} of {len(of_split):,} series are constant"
+            result.report("warning", "flat", message, examples=flat, hint="was nothing measured?")
     if task is not None:
-        part.notices += reader_notices(source, task)
+        result.notices += reader_notices(source, task)
     if source.task == "classification":
-        part.charts.append(_class_means(source, series["train"]))
+        result.charts.append(_class_means(source, series["train"]))
 
 
-def _forecast(source: DataSource, task: TaskSpec | None, options: CheckOptions, part: Part) -> None:
-    """One long series."""
+def _check_forecast(
+    source: DataSource, task: TaskSpec | None, options: CheckOptions, result: CheckResult
+) -> None:
+    """Check one long series to forecast."""
     items = source.splits["train"].items
     assert isinstance(items, Windows)
     (series,) = items.series
     observed, times, step = _observed(source, series, options)
     steps = len(observed)
-    part.facts["rows"] = f"{steps:,}"
-    part.facts["channels"] = f"{len(series.channels):,}"
+    result.facts["rows"] = f"{steps:,}"
+    result.facts["channels"] = f"{len(series.channels):,}"
     if times:
-        part.facts["time"] = f"{times[0]} to {times[-1]}" + (f", a step is {step}" if step else "")
-    part.facts["window"] = f"{series.window} steps are seen, {series.horizon} predicted"
+        result.facts["time"] = f"{times[0]} to {times[-1]}" + (f", a step is {step}" if step else "")
+    result.facts["window"] = f"{series.window} input steps, {series.horizon} predicted"
     table = _channel_table(observed, series.channels)
-    flat = [_longest_flat(observed[:, c]) for c in range(observed.shape[1])]
-    rows = tuple((*row[:2], length, *row[2:]) for row, (length, _) in zip(table.rows, flat, strict=True))
-    part.tables.append(
+    longest_runs = [_longest_run(observed[:, c]) for c in range(observed.shape[1])]
+    rows = tuple(
+        (*row[:2], length, *row[2:]) for row, (length, _) in zip(table.rows, longest_runs, strict=True)
+    )
+    result.tables.append(
         Table("channels", table.title, (*_COLUMNS[:2], "longest flat", *_COLUMNS[2:]), rows)
     )
     stuck = [
         f"{name}: {length:,} steps from {times[at] if times else f'row {at}'}"
-        for name, (length, at) in zip(series.channels, flat, strict=True)
-        if length > max(_STUCK, _STUCK_SHARE * steps)
+        for name, (length, at) in zip(series.channels, longest_runs, strict=True)
+        if length > max(_STUCK_STEPS, _STUCK_SHARE * steps)
     ]
     if stuck:
-        message = f"{counted(len(stuck), 'channel')} with one value for a long stretch"
-        part.find("note", "flat-stretch", message, examples=stuck, hint="a sensor that was stuck?")
+        message = f"{plural(len(stuck), 'channel')} constant for a long stretch"
+        result.report("note", "flat-stretch", message, examples=stuck, hint="a sensor that was stuck?")
     marks = {}
     for split, samples in source.splits.items():
         assert isinstance(samples.items, Windows)
         marks[int(samples.items.starts.min())] = split
     # Inputs of the first split reach back to the beginning.
     marks = {(0 if at == min(marks) else at): split for at, split in marks.items()}
-    part.charts.append(
+    result.charts.append(
         Panels(
             "series", source.name, "step",
-            {name: {"": observed[:, c]} for c, name in enumerate(series.channels[:_MOST_PANELS])},
+            {name: {"": observed[:, c]} for c, name in enumerate(series.channels[:_MAX_PANELS])},
             marks,
         )
     )  # fmt: skip
@@ -124,9 +132,9 @@ def _forecast(source: DataSource, task: TaskSpec | None, options: CheckOptions, 
 def _observed(
     source: DataSource, series: LongSeries, options: CheckOptions
 ) -> tuple[Floats, list[str], str | None]:
-    """(T, C) with NaN where values are missing, the times of the rows, and the usual step in words.
+    """Return (T, C) with NaN where missing, the times of the rows, and the median step as text.
 
-    The source has its gaps filled already, so the files are read once more.
+    The source has its gaps filled already, so the files are read again.
     """
     files = split_files(Path(source.origin), TABLES)
     if files is None:
@@ -151,31 +159,31 @@ def _values(samples: Samples) -> Sequence[npt.NDArray[np.floating]]:
     return list(items.values)
 
 
-def _is_flat(values: npt.NDArray[np.floating]) -> bool:
-    """Whether every channel of (T, C) holds one value, not counting what is missing."""
-    there = np.isfinite(values)
-    low = np.where(there, values, np.inf).min(axis=0, initial=np.inf)
-    high = np.where(there, values, -np.inf).max(axis=0, initial=-np.inf)
-    return bool(there.any() and (low >= high).all())
+def _is_constant(values: npt.NDArray[np.floating]) -> bool:
+    """Whether every channel of (T, C) is constant, ignoring missing values."""
+    valid = np.isfinite(values)
+    low = np.where(valid, values, np.inf).min(axis=0, initial=np.inf)
+    high = np.where(valid, values, -np.inf).max(axis=0, initial=-np.inf)
+    return bool(valid.any() and (low >= high).all())
 
 
 def _channel_table(values: Floats, names: Sequence[str]) -> Table:
-    """Figures of each channel of (T, C)."""
+    """Return the statistics of each channel of (T, C)."""
     rows: list[tuple[Cell, ...]] = []
     for c, name in enumerate(names):
-        there = values[:, c][np.isfinite(values[:, c])]
-        figures: tuple[Cell, ...] = (None,) * 5
-        if len(there):
-            found = (there.min(), np.median(there), there.max(), there.mean(), there.std())
-            figures = tuple(float(figure) for figure in found)
-        rows.append((name, len(values) - len(there), *figures))
-    return Table("channels", counted(len(names), "channel"), _COLUMNS, tuple(rows))
+        valid = values[:, c][np.isfinite(values[:, c])]
+        statistics: tuple[Cell, ...] = (None,) * 5
+        if len(valid):
+            computed = (valid.min(), np.median(valid), valid.max(), valid.mean(), valid.std())
+            statistics = tuple(float(value) for value in computed)
+        rows.append((name, len(values) - len(valid), *statistics))
+    return Table("channels", plural(len(names), "channel"), _COLUMNS, tuple(rows))
 
 
-def _longest_flat(values: Floats) -> tuple[int, int]:
-    """The longest run (T,) of one value, and where it begins; runs of 0 are not counted.
+def _longest_run(values: Floats) -> tuple[int, int]:
+    """Return length and start of the longest run of one value in (T,); runs of 0 do not count.
 
-    Nothing is often measured for long: no rain, no sun, no sales.
+    Zero often lasts long: no rain, no sun, no sales.
     """
     change = np.flatnonzero(np.diff(values) != 0) + 1
     starts = np.concatenate([[0], change])
@@ -186,19 +194,19 @@ def _longest_flat(values: Floats) -> tuple[int, int]:
 
 
 def _class_means(source: DataSource, train: Sequence[npt.NDArray[np.floating]]) -> Panels:
-    """The mean series of each class in training, a panel a channel."""
+    """Plot the mean series of each class in training, one panel for each channel."""
     targets = source.splits["train"].targets
-    length = max(len(one) for one in train)
+    length = max(map(len, train))
     panels: dict[str, dict[str, npt.NDArray[np.floating]]] = {}
-    for c in range(min(train[0].shape[1], _MOST_PANELS // 2)):
+    for c in range(min(train[0].shape[1], _MAX_PANELS // 2)):
         lines = {}
-        for k, name in enumerate(source.class_names[:_MOST_LINES]):
+        for k, name in enumerate(source.class_names[:_MAX_LINES]):
             total, count = np.zeros(length), np.zeros(length)
             for i in np.flatnonzero(targets == k).tolist():
-                one = train[i][:, c]
-                there = np.isfinite(one)
-                total[: len(one)] += np.where(there, one, 0)
-                count[: len(one)] += there
+                values = train[i][:, c]
+                valid = np.isfinite(values)
+                total[: len(values)] += np.where(valid, values, 0)
+                count[: len(values)] += valid
             lines[name] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
         panels[f"channel {c}"] = lines
     return Panels("class-means", "mean of each class in train", "step", panels)

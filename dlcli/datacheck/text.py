@@ -1,4 +1,4 @@
-"""Texts: lengths in tokens, unknown words, empty and damaged texts, copies."""
+"""Texts: lengths in tokens, unknown words, empty and damaged texts, duplicates."""
 
 from __future__ import annotations
 
@@ -16,109 +16,120 @@ from dlcli.datacheck.base import (
     EXAMPLES,
     Cell,
     CheckOptions,
+    CheckResult,
     Histogram,
     Numbers,
-    Part,
     Table,
-    counted,
-    share,
+    percent,
 )
 from dlcli.task import UNKNOWN, TaskSpec, TextInput
+from dlcli.wording import plural
 
-_STRANGE, _VERY_STRANGE = 0.1, 0.25  # share of held-out tokens that the vocabulary lacks
-_CUT = 0.01  # share of texts that lose their end
-_LOST = "\ufffd"  # what a decoder writes for bytes that it could not read
+_UNKNOWN_NOTE, _UNKNOWN_WARNING = 0.1, 0.25  # shares of held-out tokens outside the vocabulary
+_TRUNCATED_NOTE = 0.01  # share of texts that are truncated
+_REPLACEMENT = "\ufffd"  # what a decoder writes for bytes that it cannot decode
 COLUMNS = ("split", "texts", "median", "95 %", "longest", "unknown", "cut", "empty")
 
 
-def check_text(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> Part:
+def check_text(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> CheckResult:
     """The check of the kind "text"."""
-    part = Part(noun="text", quote=lambda samples, i: quoted(texts_of(samples)[i]))
+    result = CheckResult(noun="text", quote=lambda samples, i: quoted(texts_of(samples)[i]))
     texts = {split: texts_of(samples) for split, samples in source.splits.items()}
-    damaged(source, texts, part)
-    part.contents = {split: [content(text) for text in of_split] for split, of_split in texts.items()}
+    check_damage(source, texts, result)
+    result.contents = {
+        split: [content_hash(text) for text in of_split] for split, of_split in texts.items()
+    }
     if task is not None:
         assert isinstance(task.input, TextInput)
-        part.facts["vocabulary"] = f"{task.input.vocab_size:,} tokens, {task.input.tokenizer}"
-        part.facts["longest text read"] = f"{task.input.max_length:,} tokens"
-        token_table(texts, task.input, part, "tokens")
-    return part
+        result.facts["vocabulary"] = f"{task.input.vocab_size:,} tokens, {task.input.tokenizer}"
+        result.facts["longest text read"] = f"{task.input.max_length:,} tokens"
+        token_table(texts, task.input, result, "tokens")
+    return result
 
 
 def texts_of(samples: Samples) -> Sequence[str]:
-    """The texts (N,) of a split."""
+    """Return the texts (N,) of a split."""
     assert isinstance(samples.items, Listed)
     texts: Sequence[str] = samples.items.values
     return texts
 
 
 def quoted(text: str) -> str:
-    """A few words of a text, for examples."""
+    """Return the beginning of a text in quotes, for examples."""
     return f'"{shorten(text, 60)}"'
 
 
-def content(text: str) -> bytes | None:
-    """The same for texts that differ in spaces and capitals only; None for an empty one."""
-    plain = " ".join(text.split()).casefold()
-    raw = plain.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(raw, digest_size=16).digest() if plain else None
+def content_hash(text: str) -> bytes | None:
+    """Hash a text, ignoring case and whitespace; None for an empty one."""
+    normalized = " ".join(text.split()).casefold()
+    raw = normalized.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(raw, digest_size=16).digest() if normalized else None
 
 
-def damaged(
-    source: DataSource, texts: Mapping[str, Sequence[str]], part: Part, what: str = "text"
+def check_damage(
+    source: DataSource, texts: Mapping[str, Sequence[str]], result: CheckResult, what: str = "text"
 ) -> None:
-    """Empty texts, and those with characters that were lost before."""
+    """Report empty texts, and those with replacement characters."""
     for split, of_split in texts.items():
         ids = source.splits[split].ids
         empty = [ids[i] for i, text in enumerate(of_split) if not text.strip()]
         if empty:
-            message = f"{split}: {counted(len(empty), what)} of {len(of_split):,} empty"
+            message = f"{split}: {plural(len(empty), what)} of {len(of_split):,} empty"
             hint = "they count as one unknown word: take them out"
-            part.find("warning", "empty-text", message, examples=empty, hint=hint)
-        lost = [f"{ids[i]}: {quoted(text)}" for i, text in enumerate(of_split) if _LOST in text]
-        if lost:
-            message = f"{split}: {counted(len(lost), what)} with characters that were lost ({_LOST})"
-            hint = "the file was once read in the wrong encoding; take it from its origin"
-            part.find("warning", "lost-characters", message, examples=lost, hint=hint)
+            result.report("warning", "empty-text", message, examples=empty, hint=hint)
+        damaged = [
+            f"{ids[i]}: {quoted(text)}" for i, text in enumerate(of_split) if _REPLACEMENT in text
+        ]
+        if damaged:
+            count = plural(len(damaged), what)
+            message = f"{split}: {count} with characters lost in decoding ({_REPLACEMENT})"
+            hint = "the file was once decoded in the wrong encoding; get the original"
+            result.report("warning", "lost-characters", message, examples=damaged, hint=hint)
 
 
 def token_table(
-    texts: Mapping[str, Sequence[str]], spec: TextInput, part: Part, name: str, what: str = "texts"
+    texts: Mapping[str, Sequence[str]],
+    spec: TextInput,
+    result: CheckResult,
+    name: str,
+    what: str = "texts",
 ) -> None:
-    """Lengths and unknown words of each split, before anything is cut off."""
+    """Add lengths and unknown words of each split, before truncation."""
     codec = codec_of(spec)
     lengths: dict[str, Numbers] = {}
     rows: list[tuple[Cell, ...]] = []
     for split, of_split in texts.items():
         ids = [codec.ids(text) for text in of_split]
-        sizes = np.array([len(one) for one in ids], dtype=np.int64)
-        total, unknown = int(sizes.sum()), sum(one.count(UNKNOWN) for one in ids)
-        cut = int((sizes > spec.max_length).sum())
+        sizes = np.array([len(tokens) for tokens in ids], dtype=np.int64)
+        total, unknown = int(sizes.sum()), sum(tokens.count(UNKNOWN) for tokens in ids)
+        truncated = int((sizes > spec.max_length).sum())
         lengths[split] = sizes
         rows.append(
             (
                 *(split, len(ids), int(np.median(sizes)), int(np.quantile(sizes, 0.95))),
-                *(int(sizes.max()), share(unknown, total), cut, int((sizes == 0).sum())),
+                *(int(sizes.max()), percent(unknown, total), truncated, int((sizes == 0).sum())),
             )
         )
-        if cut > _CUT * len(ids):
-            message = f"{split}: {share(cut, len(ids))} of the {what} ({cut:,}) are longer than "
-            message += f"{spec.max_length:,} tokens and lose their end"
-            part.find("note", "cut-texts", message, hint="--max-length of training sets the limit")
-        if split != "train" and unknown > _STRANGE * total:
-            level: Level = "warning" if unknown > _VERY_STRANGE * total else "note"
-            message = f"{split}: {share(unknown, total)} of the words are not in train's vocabulary"
-            strange = _unknown_words(of_split, ids)
-            hint = "is it text of the same kind? --tokenizer bpe cuts rare words into known pieces"
-            part.find(level, "unknown-words", message, examples=strange, hint=hint)
-    part.tables.append(Table(name, f"{what}: lengths in tokens", COLUMNS, tuple(rows)))
-    part.charts.append(Histogram(name, f"lengths of {what}", "tokens", lengths))
+        if truncated > _TRUNCATED_NOTE * len(ids):
+            message = (
+                f"{split}: {percent(truncated, len(ids))} of the {what} ({truncated:,}) are longer than "
+            )
+            message += f"{spec.max_length:,} tokens and are truncated"
+            result.report("note", "cut-texts", message, hint="--max-length of training sets the limit")
+        if split != "train" and unknown > _UNKNOWN_NOTE * total:
+            level: Level = "warning" if unknown > _UNKNOWN_WARNING * total else "note"
+            message = f"{split}: {percent(unknown, total)} of the words are not in train's vocabulary"
+            examples = _texts_with_unknown(of_split, ids)
+            hint = "is it text of the same kind? --tokenizer bpe splits rare words into known subwords"
+            result.report(level, "unknown-words", message, examples=examples, hint=hint)
+    result.tables.append(Table(name, f"{what}: lengths in tokens", COLUMNS, tuple(rows)))
+    result.charts.append(Histogram(name, f"lengths of {what}", "tokens", lengths))
 
 
-def _unknown_words(texts: Sequence[str], ids: Sequence[Sequence[int]]) -> list[str]:
-    """The first texts that have some."""
-    some = (text for text, one in zip(texts, ids, strict=True) if UNKNOWN in one)
-    return [quoted(text) for text, _ in zip(some, range(EXAMPLES), strict=False)]
+def _texts_with_unknown(texts: Sequence[str], ids: Sequence[Sequence[int]]) -> list[str]:
+    """Return the first texts with unknown words."""
+    unknown = (text for text, tokens in zip(texts, ids, strict=True) if UNKNOWN in tokens)
+    return [quoted(text) for text, _ in zip(unknown, range(EXAMPLES), strict=False)]
 
 
 CHECKS.register("text")(check_text)

@@ -16,16 +16,16 @@ from dlcli.config import TrainConfig
 from dlcli.data.sources import open_source
 from dlcli.datacheck.base import CheckOptions, DataReport, Finding
 from dlcli.datacheck.checking import check_data
-from dlcli.datacheck.leaks import told_by
-from dlcli.datacheck.shift import distance
-from dlcli.datacheck.targets import piled
+from dlcli.datacheck.leaks import leak_score
+from dlcli.datacheck.shift import ks_statistic
+from dlcli.datacheck.targets import piled_ends
 from dlcli.settings import merge, validate
 
 
-def check(path: Path | str, most_read: int | None = None, **data: Any) -> DataReport:
+def check(path: Path | str, max_decoded: int | None = None, **data: Any) -> DataReport:
     config = validate(TrainConfig, {"data": {"data": str(path), **data}})
     source = open_source(config.data, seed=0)
-    return check_data(source, CheckOptions(config, most_read))
+    return check_data(source, CheckOptions(config, max_decoded))
 
 
 def found(report: DataReport, code: str) -> list[Finding]:
@@ -261,22 +261,24 @@ def test_told_by_is_nothing_for_noise_and_all_for_a_function() -> None:
     rng = np.random.default_rng(0)
     x, other = rng.normal(size=2000), rng.normal(size=500)
     noise, rest = rng.normal(size=2000), rng.normal(size=500)
-    assert told_by(x, noise, other, rest, "regression") < 0.1
-    assert told_by(x, np.sin(x), other, np.sin(other), "regression") > 0.99
+    assert leak_score(x, noise, other, rest, "regression") < 0.1
+    assert leak_score(x, np.sin(x), other, np.sin(other), "regression") > 0.99
     # Nearly always right is not enough where one class is rare.
     labels, held = (rng.random(2000) < 0.01).astype(int), (rng.random(500) < 0.01).astype(int)
-    assert told_by(x, labels, other, held, "classification") <= 0
-    assert told_by(x, (x > 0.3).astype(int), other, (other > 0.3).astype(int), "classification") > 0.95
+    assert leak_score(x, labels, other, held, "classification") <= 0
+    assert (
+        leak_score(x, (x > 0.3).astype(int), other, (other > 0.3).astype(int), "classification") > 0.95
+    )
     # What is missing tells too.
     gone, gone_too = np.where(labels == 1, np.nan, x), np.where(held == 1, np.nan, other)
-    assert told_by(gone, labels, gone_too, held, "classification") == 1
+    assert leak_score(gone, labels, gone_too, held, "classification") == 1
 
 
 def test_distance_of_distributions() -> None:
     one = np.arange(100.0)
-    assert distance(one, one) == 0
-    assert distance(one, one + 1000) == 1
-    assert distance(one, one + 50) == pytest.approx(0.5)
+    assert ks_statistic(one, one) == 0
+    assert ks_statistic(one, one + 1000) == 1
+    assert ks_statistic(one, one + 50) == pytest.approx(0.5)
 
 
 def test_a_shift_between_given_splits_is_a_note(tmp_path: Path) -> None:
@@ -291,9 +293,9 @@ def test_a_shift_between_given_splits_is_a_note(tmp_path: Path) -> None:
 
 def test_values_at_the_end_of_a_scale() -> None:
     values = np.arange(1, 1001.0)
-    assert piled(values) == []
-    assert piled(np.minimum(values, 950)) == [(950.0, 51)]
-    assert piled(np.maximum(values - 400, 0)) == []  # zero is a natural end
+    assert piled_ends(values) == []
+    assert piled_ends(np.minimum(values, 950)) == [(950.0, 51)]
+    assert piled_ends(np.maximum(values - 400, 0)) == []  # zero is a natural end
 
 
 def test_series_that_are_flat_or_twice(tmp_path: Path) -> None:
@@ -305,7 +307,7 @@ def test_series_that_are_flat_or_twice(tmp_path: Path) -> None:
     (tmp_path / "S_TRAIN.tsv").write_text("\n".join(lines) + "\n")
     (tmp_path / "S_TEST.tsv").write_text("\n".join([*lines[8:12]]) + "\n")
     report = check(tmp_path / "S")
-    assert sum("hold one value" in f.message for f in found(report, "flat")) == 1
+    assert sum("are constant" in f.message for f in found(report, "flat")) == 1
     test_leak = [f for f in found(report, "leak") if " in test " in f.message]
     assert {f.level for f in test_leak} >= {"error"}
     assert report.facts["length"] == "12 steps"
