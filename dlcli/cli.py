@@ -1,11 +1,14 @@
-"""The entry point: a list of verbs, loaded when they are used, and the one error boundary."""
+"""The entry point: commands, imported when they are used, and the one place where errors end."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import os
+import re
 import sys
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,40 +17,48 @@ from typer.core import TyperCommand, TyperGroup
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, refusal
 
-# One line a command: the module is dlcli/commands/NAME.py and holds a function NAME (or NAME_).
-COMMANDS = {
-    "train": "Train a model on your data.",
-    "eval": "Measure a model on a split, and hold it against simple baselines.",
-    "predict": "Label files, texts or rows with a trained model, or forecast.",
-    "export": "Write a model for deployment and prove that it still gives the same answers.",
-    "quantize": "Make a model smaller and faster with integer weights, and measure what that costs.",
-    "prune": "Take weights or whole channels out of a model, train it on, and measure what that costs.",
-    "benchmark": "Time model files side by side: latency, throughput, memory, size, accuracy.",
-    "data": "Look at a data set: what it holds and what is wrong with it.",
-    "models": "List the models, or show one layer by layer.",
-    "runs": "List the runs with their best metrics, or compare some of them.",
-    "info": "Show what this machine can do, or what a model file holds.",
-}
+# The help lists these first, in this order; commands of other files follow by name.
+ORDER = (
+    *("train", "eval", "predict", "export", "quantize", "prune", "benchmark"),
+    *("data", "models", "runs", "info"),
+)
+
+
+# The first line of the docstring of a module's function ``command``.
+_SUMMARY = re.compile(r'^def command\(.*?:\n    """(.+?)(?="""|\n)', re.MULTILINE | re.DOTALL)
+
+
+@cache
+def summaries() -> dict[str, str]:
+    """Return name to summary of every command: a file in ``dlcli/commands`` with a function ``command``.
+
+    The summary is the first line of its docstring, read from the source: importing the modules would
+    take longer than most people wait for ``--help``.
+    """
+    sources = Path(__file__).with_name("commands").glob("*.py")
+    matches = {path.stem: _SUMMARY.search(path.read_text(encoding="utf-8")) for path in sources}
+    lines = {name: match[1] for name, match in matches.items() if match}
+    return {name: lines[name] for name in (*ORDER, *sorted(lines.keys() - set(ORDER)))}
 
 
 class LazyGroup(TyperGroup):
-    """A group whose help shows the table above; a command's module is imported when it is called."""
+    """A group whose help is read from sources; a command's module is imported when it is called."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        return list(summaries())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name in COMMANDS and cmd_name not in self.commands:
+        if cmd_name in summaries() and cmd_name not in self.commands:
             self.commands[cmd_name] = TyperCommand(
-                cmd_name, help=COMMANDS[cmd_name], callback=lambda: None
+                cmd_name, help=summaries()[cmd_name], callback=lambda: None
             )
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        for name in COMMANDS:
+        for name in summaries():
             self.get_command(ctx, name)  # so that a typing error gets a suggestion
-        found, command, rest = super().resolve_command(ctx, args)
-        return found, command if found is None else _load(found), rest
+        known, command, rest = super().resolve_command(ctx, args)
+        return known, command if known is None else _load(known), rest
 
 
 def _load(name: str) -> Any:
@@ -70,8 +81,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dlcli {__version__}")
         raise typer.Exit
 
@@ -116,9 +127,9 @@ def main(argv: list[str] | None = None) -> int:
             return _usage(exc)
         if debug:
             raise
-        refused = refusal(exc)
-        if refused is not None:
-            return _report(refused, None, 1)
+        message = refusal(exc)
+        if message is not None:
+            return _report(message, None, 1)
         return _report(
             f"{type(exc).__name__}: {exc}",
             "this is a defect of dlcli; run it again with --debug and report what it prints",

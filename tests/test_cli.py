@@ -1,5 +1,6 @@
 """The command line's own contract: exit codes, error texts, the layers of settings."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from dlcli import __version__
+from dlcli import __version__, cli
 from dlcli.cli import main
 from dlcli.commands.options import Settings, takes_config
 from dlcli.config import TrainConfig
@@ -165,3 +166,11 @@ def test_a_flag_declared_twice_is_refused_at_import() -> None:
 
         @takes_config(Twice)
         def command(settings: Settings[Twice]) -> None: ...
+
+
+def test_a_summary_is_the_first_line_of_a_commands_docstring() -> None:
+    """Read by a regular expression and without an import, so it is held against the imported modules."""
+    for name, summary in cli.summaries().items():
+        module = importlib.import_module(f"dlcli.commands.{name}")
+        assert (module.command.__doc__ or "").partition("\n")[0] == summary
+        assert summary.endswith(".")

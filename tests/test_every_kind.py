@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.events import Event, StepDone, ignore
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
@@ -259,7 +260,7 @@ def test_a_stopped_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
         run = training.new_run(plan, tmp_path, f"stopped-{steps}")
         training.train(plan, run, stop_after(steps), state=None)
         state, _ = load_newest(run.state)
-        training.train(read_plan(run, changes={}, fresh=state is None), run, ignore, state=state)
+        training.train(read_plan(read_run(run), fresh=state is None), run, ignore, state=state)
         one, other = load_file(whole.best), load_file(run.best)
         assert one.keys() == other.keys()
         for key in one:

@@ -51,7 +51,7 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at a data set: what it holds and what is wrong with it.
+    """Inspect a data set: what it holds and what is wrong with it.
 
     Counts, balance, sizes, missing values, token lengths; unreadable files,
     copies, leaks between splits, classes that a split lacks, columns that are

@@ -43,7 +43,7 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on a split, and hold it against simple baselines.
+    """Measure a model on a split, next to simple baselines.
 
     On the data it was trained on: the test split where there is one, else val. --data measures it
     on other data, with classes matched by name. What a baseline reaches stands beside it.

@@ -58,7 +58,7 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model for deployment and prove that it still gives the same answers.
+    """Write a model for deployment and check that its outputs are the same.
 
     Each file is opened again and compared with the model on real validation samples, at batch sizes 1,
     7 and 32 and, where lengths vary, at two of them. One that differs too much is named .failed, and the

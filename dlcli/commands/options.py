@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_orig
 import typer
 from pydantic import BaseModel
 
+from dlcli.config.migrate import migrate
 from dlcli.settings import RegisteredName, fields_of, load_yaml, merge, nested, parse_set, validate
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -95,8 +96,8 @@ def takes_config(
                     flags = merge(flags, nested(key, value))
             settings = Settings(
                 config,
-                file=load_yaml(file) if file else {},
-                sets=merge(*(parse_set(item) for item in sets or [])),
+                file=migrate(config, load_yaml(file)) if file else {},
+                sets=merge(*(migrate(config, parse_set(item)) for item in sets or [])),
                 flags=flags,
                 file_name=str(file or ""),
             )

@@ -55,7 +55,7 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let a trained model answer: labels, numbers, forecasts, translations.
+    """Predict with a trained model: labels, numbers, forecasts, translations.
 
     Inputs that cannot be read are named, the rest go on, and the exit code is 1 at the end.
     """

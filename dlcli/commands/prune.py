@@ -35,7 +35,7 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take weights or whole channels out of a model, train it on, and measure what that costs.
+    """Remove weights or whole channels, fine-tune, and measure what that costs.
 
     The result is a run of its own. With --method channel the network itself gets smaller and faster;
     the other methods put zeros in, which makes the file smaller. With --max-drop and no --amount, the

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
-from dlcli.commands.train_session.resume import check_changes, is_finished, say_finished
+from dlcli.commands.train_session.resume import is_finished, say_finished, with_changes
 from dlcli.commands.train_session.run import train_here, train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, list_runs, safe_name
-from dlcli.settings import merge, validate
+from dlcli.runs.saved import read_run
+from dlcli.settings import merge
 
 if TYPE_CHECKING:
     from dlcli.training.distributed.external_launcher import FoundGroup
@@ -71,7 +72,6 @@ def _go_on(
 ) -> None:
     """Train an old run on, unless there is nothing left to do."""
     from dlcli.training.distributed.external_launcher import found_group
-    from dlcli.training.plan import current_settings
 
     settings.resolve()  # what is no setting at all is refused also where the run is finished
     found = found_group()
@@ -80,17 +80,16 @@ def _go_on(
         if found is None or found.main:
             say_finished(run, record, as_json)
         return
-    changed = check_changes(run, settings.said, force=force)
+    saved = with_changes(read_run(run), settings.said, force=force)
     if found is None:
-        train_run(run, quiet=quiet, as_json=as_json, changed=changed)
+        train_run(saved, quiet=quiet, as_json=as_json)
         return
-    if changed:
+    if saved.changes:
         raise UsageError(
             f"--resume under {found.launcher} takes the run's own settings",
             hint="leave the others out, or start a new run from its weights: --weights RUN",
         )
-    config = validate(TrainConfig, current_settings(run))
-    _join_group(found, config, lambda: run, quiet=quiet, as_json=as_json)
+    _join_group(found, saved.config, lambda: run, quiet=quiet, as_json=as_json)
 
 
 def _show_plan(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
@@ -124,18 +123,18 @@ def _begin(
     ranks_wanted(config.launch, config.fit.device)
     if machines(config.launch) == (1, 1):
         run, plan = make(root)
-        train_run(run, quiet=quiet, as_json=as_json, plan=plan)
+        train_run(read_run(run), quiet=quiet, as_json=as_json, plan=plan)
         return
 
     from dlcli.training.distributed.shared_folder import launch_id, shared_run
 
     assert name is not None  # `check_machines` asks for it
     run, made = shared_run(root, name, launch_id(config), lambda folder: make(folder)[0])
-    record = run.read_record()
-    if not made and record.get("status") == "finished":
-        say_finished(run, record, as_json)
+    saved = read_run(run)
+    if not made and saved.record.get("status") == "finished":
+        say_finished(run, saved.record, as_json)
     else:
-        train_run(run, quiet=quiet, as_json=as_json, launch=config.launch)
+        train_run(saved, quiet=quiet, as_json=as_json, launch=config.launch)
 
 
 def _join_group(
@@ -159,7 +158,7 @@ def _join_group(
     found.adopt()
     with membership(config.launch, config.fit.device) as world:
         run = RunFolder(Path(world.lead(lambda: str(lead().path))))
-        train_here(run, world, quiet=quiet, as_json=as_json)
+        train_here(read_run(run), world, quiet=quiet, as_json=as_json)
 
 
 def _run_of(found: FoundGroup, root: Path, make: Callable[[Path], tuple[RunFolder, Plan]]) -> RunFolder:
@@ -169,7 +168,7 @@ def _run_of(found: FoundGroup, root: Path, make: Callable[[Path], tuple[RunFolde
             if run.read_record().get("group") == found.key:
                 return run
     run, _ = make(root)
-    run.write_record({**run.read_record(), "group": found.key})
+    run.update_record(group=found.key)
     return run
 
 

@@ -18,7 +18,7 @@ from dlcli.evaluation.metrics import DIRECTIONS, default_monitor
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, list_runs, read_events
 from dlcli.runs.locks import is_held
-from dlcli.settings import load_yaml
+from dlcli.runs.saved import read_settings
 
 STATUSES = ("finished", "interrupted", "failed", "running", "stopped")
 DEFAULTS = "default"  # the column that a single run is held against
@@ -170,8 +170,8 @@ def _settings_of(run: RunFolder, problems: dict[str, str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     record: dict[str, Any] = {}
     try:
-        settings = load_yaml(run.config)
         record = run.read_record()
+        settings = read_settings(run, record)
     except DlcliError as exc:
         problems[run.name] = exc.message.replace("--config ", "")
     content = {

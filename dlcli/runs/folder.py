@@ -85,6 +85,10 @@ class RunFolder:
             raise DlcliError(f"{self.record} is no record of a run: it holds no mapping")
         return record
 
+    def update_record(self, **values: Any) -> None:
+        """Replace entries of run.json. Raises: DlcliError when it is damaged or cannot be written."""
+        self.write_record({**self.read_record(), **values})
+
 
 def started_now() -> dict[str, Any]:
     """The part of run.json that says how and when the run was started."""

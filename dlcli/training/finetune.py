@@ -21,9 +21,10 @@ from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError
 from dlcli.evaluation.eval_data import recorded_splits
 from dlcli.formats.base import Artifact
-from dlcli.runs.folder import RunFolder, run_of
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge, validate
-from dlcli.training.plan import Plan, current_settings
+from dlcli.training.plan import Plan
 from dlcli.training.run import TrainResult
 
 # Fine-tunes a plan in a new run of this name; what `commands` gives to the engine, with its sinks.
@@ -43,14 +44,15 @@ class TuneDefaults:
     distill_alpha: float | None = None
 
 
-def some_epochs(run: RunFolder | None, share: float) -> int:
+def some_epochs(run: SavedRun | None, share: float) -> int:
     """A share of the epochs that the model's own run had, of ten where there is none; one at least."""
-    own = {} if run is None else current_settings(run).get("fit", {})
-    return max(1, round(share * int(own.get("epochs", 10))))
+    epochs = TrainConfig().fit.epochs if run is None else run.config.fit.epochs
+    return max(1, round(share * epochs))
 
 
 def tuning_plan(
     source: Artifact,
+    run: SavedRun | None,
     module: nn.Module,
     transforms: Sequence[TransformRecord],
     tune: TuneConfig,
@@ -59,20 +61,17 @@ def tuning_plan(
 ) -> Plan:
     """The plan that trains ``module`` on, which was made from ``source`` by ``transforms``.
 
+    ``run`` is the source's own run, as far as it is known.
     ``transforms`` are all records of the new card, those of the source included, so that the model's
     builder and they give the structure of ``module``. Raises: DlcliError when the training data cannot
     be reached.
     """
-    card, run = source.card, run_of(source.path)
-    own = (
-        validate(TrainConfig, current_settings(run))
-        if run is not None
-        else _from_card(card, source.path)
-    )
+    card = source.card
+    own = _from_card(card, source.path) if run is None else run.config
     data = _data(own, measure)
     config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, tune, defaults)))
     config = config.model_copy(update={"data": data, "launch": LaunchConfig()})
-    found, warnings = _source(card, run, config, measure)
+    found, warnings = _source(card, None if run is None else run.folder, config, measure)
     return Plan(
         config=config,
         source=found,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from packaging.version import Version
 from pydantic import ValidationError
 from torch import nn
 
@@ -28,7 +27,8 @@ from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.formats.encodings.base import decode
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
-from dlcli.settings import fields_of, load_yaml, merge, validate
+from dlcli.runs.saved import SavedRun
+from dlcli.settings import fields_of, merge, validate
 from dlcli.task import TaskSpec
 from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
 from dlcli.zoo.forward import load_tensors
@@ -184,21 +184,20 @@ def _refuse_foreign_options(said: TrainConfig, kind: DataKind[Any]) -> None:
             )
 
 
-def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
-    """The plan of a run that exists, from its own files; ``changes`` are settings laid over its own.
+def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
+    """The plan of a saved run.
 
     ``fresh`` asks for its first weights too: it was stopped before its first state. Raises:
     DlcliError when its data is gone or no longer holds the samples it was trained on.
     """
-    record = run.read_record()
-    config = validate(TrainConfig, merge(current_settings(run), changes))
+    run, record, config = saved.folder, saved.record, saved.config
     for key, value in (("optim.lr", config.optim.lr), ("fit.batch_size", config.fit.batch_size)):
         if value == "auto":
             raise UsageError(
                 f"{key} = auto is looked for before a run begins, and {run.name} has begun",
                 hint=f"give a number, or start a new run from this one's weights: --weights {run.best}",
             )
-    _check_teacher(run, config)
+    _check_teacher(saved)
     source = open_source(config.data, seed=config.fit.seed)
     source, changed = apply_splits(run.splits, source)
     if changed:
@@ -243,24 +242,6 @@ def read_plan(run: RunFolder, *, changes: dict[str, Any], fresh: bool) -> Plan:
     )
 
 
-def current_settings(run: RunFolder) -> dict[str, Any]:
-    """The settings of a run as this dlcli spells them; before 0.2 some had other names and meanings.
-
-    Raises: DlcliError, UsageError when its files are damaged.
-    """
-    settings, record = load_yaml(run.config), run.read_record()
-    if Version(str(record.get("versions", {}).get("dlcli", "0.1.0"))) >= Version("0.2"):
-        return settings
-    optim = dict(settings.get("optim", {}))
-    if optim.get("optimizer") == "sgd":
-        optim["optimizer"] = "nesterov" if optim.get("momentum", 0.9) else "sgd"
-    if "label_smoothing" in optim:
-        settings = merge({"loss": {"label_smoothing": optim.pop("label_smoothing")}}, settings)
-    if not optim.get("warmup"):
-        optim["warmup"] = None  # 0 meant the schedule's own
-    return {**settings, "optim": optim}
-
-
 def load_start(run: RunFolder) -> StateDict:
     """The weights that a fine-tuned run began with. Raises: DlcliError when the file is damaged."""
     stored, _ = read_tensors(run.start)
@@ -278,16 +259,16 @@ def _with_teacher_found(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"loss": config.loss.model_copy(update={"teacher": str(path)})})
 
 
-def _check_teacher(run: RunFolder, config: TrainConfig) -> None:
+def _check_teacher(saved: SavedRun) -> None:
     """Raises: DlcliError when the teacher is gone or no longer the one that the run began with."""
-    if config.loss.teacher is None:
+    if saved.config.loss.teacher is None:
         return
-    path = Path(config.loss.teacher)
-    known = run.read_record().get("teacher_sha256")
-    if not path.is_file() or sha256_file(path) != known:
+    path = Path(saved.config.loss.teacher)
+    if not path.is_file() or sha256_file(path) != saved.record.get("teacher_sha256"):
         raise DlcliError(
-            f"run {run.name} cannot go on: its teacher {path} is gone or another file now",
-            hint=f"put it back, or start a new run from this one's weights: --weights {run.best}",
+            f"run {saved.name} cannot go on: its teacher {path} is gone or another file now",
+            hint="put it back, or start a new run from this one's weights: "
+            f"--weights {saved.folder.best}",
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -154,7 +153,7 @@ def train(
         raise
     except BaseException as exc:
         if world.main:
-            _update_record(run, status="failed")
+            run.update_record(status="failed")
         if "deterministic implementation" in str(exc):
             raise DlcliError(
                 f"--deterministic: {str(exc).partition('. ')[0]}",
@@ -194,7 +193,7 @@ def _train(
     if config.tensorboard and world.main:
         emit(ModelReady(job.model.module, _example(job)))
     if world.main:
-        _update_record(run, status="running", warnings=warnings)
+        run.update_record(status="running", warnings=warnings)
     return _finish(plan, run, job, readers, fit(job, progress), warnings)
 
 
@@ -215,8 +214,7 @@ def _finish(
         bad = dict(before)
         for names in others:
             bad |= names
-        _update_record(
-            run,
+        run.update_record(
             status="finished" if result.signum is None else "interrupted",
             stopped_early=result.progress.stopped_early,
             reason=result.progress.reason,
@@ -289,10 +287,6 @@ def started(
         loss=prepared.loss,
         settings=flat(config),
     )
-
-
-def _update_record(run: RunFolder, **values: Any) -> None:
-    run.write_record({**run.read_record(), **values})
 
 
 def _bad_sentence(bad: dict[str, str], run: RunFolder) -> str:

@@ -13,6 +13,7 @@ from dlcli.config import TrainConfig
 from dlcli.data.base import ArrayReader, Samples, Stacked
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import open_artifact
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.batch_plan import BatchPlan
@@ -78,7 +79,7 @@ def test_a_stopped_run_goes_on_and_ends_as_well(tmp_path: Path) -> None:
     state, _ = load_newest(run.state)
     assert state is not None
     assert state.progress.step == 20
-    result = training.train(read_plan(run, changes={}, fresh=False), run, ignore, state=state)
+    result = training.train(read_plan(read_run(run), fresh=False), run, ignore, state=state)
     assert result.fit.progress.epoch == 3
     assert result.validation is not None
     assert result.validation.metrics["accuracy"] > 0.9

@@ -24,6 +24,7 @@ from dlcli.events import ignore
 from dlcli.files import write_text
 from dlcli.formats.base import open_artifact
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run, read_run_of
 from dlcli.settings import dump_yaml, merge, validate
 from dlcli.training import run as training
 from dlcli.training.finetune import TuneDefaults, tuning_plan
@@ -70,6 +71,7 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
         plans = [
             tuning_plan(
                 source,
+                read_run_of(source.path),
                 source.module(),
                 (),
                 TuneConfig(distill=distill, device="cpu"),
@@ -128,7 +130,9 @@ def test_an_average_that_is_asked_for_later_holds_the_zeros_too(
         tuner=make_tuner(tmp_path, ignore),
     )
     run = RunFolder(result.run)
-    plan = read_plan(run, changes={"fit": {"epochs": 2, "ema": 0.9, "keep_best": 2}}, fresh=False)
+    plan = read_plan(
+        read_run(run).with_changes({"fit": {"epochs": 2, "ema": 0.9, "keep_best": 2}}), fresh=False
+    )
     training.train(plan, run, ignore, state=load_newest(run.state)[0])
     later = open_artifact(run.model("epoch-2"), device="cpu")
     (record,) = [found for found in later.card.transforms if found.kind == "mask"]

@@ -19,6 +19,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import EpochDone, Event, StepDone, Tee, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
@@ -44,7 +45,7 @@ def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) ->
 
 def resume(run: RunFolder, emit: Callable[[Event], None] = ignore) -> training.TrainResult:
     state, _ = load_newest(run.state)
-    made = read_plan(run, changes={}, fresh=state is None)
+    made = read_plan(read_run(run), fresh=state is None)
     return training.train(made, run, emit, state=state)
 
 
@@ -308,7 +309,7 @@ def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:
     assert state is not None
     truncate_events(run.metrics, state.progress.step)
     with MetricsLog(run.metrics) as log:
-        training.train(read_plan(run, changes={}, fresh=False), run, log, state=state)
+        training.train(read_plan(read_run(run), fresh=False), run, log, state=state)
     events = read_events(run.metrics)
     steps = [e["step"] for e in events if e["event"] == "StepDone"]
     assert steps == list(range(1, 31))

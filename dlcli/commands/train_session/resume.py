@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
 from dlcli.runs.folder import RunFolder, as_typed, read_events, resume_command
-from dlcli.settings import flat, merge, nested, validate
+from dlcli.runs.saved import SavedRun
+from dlcli.settings import flat, merge
 
 # What a resumed run may be told: nothing here changes what a step sees, but for what dividing changes.
 _MAY_CHANGE = {
@@ -22,19 +23,16 @@ _NOT_BUILT = {"model.freeze", "model.unfreeze"}
 _NOT_FITTED = _MAY_CHANGE | {"data.data", "data.balance", "data.on_bad_sample"}
 
 
-def check_changes(run: RunFolder, said: dict[str, Any], *, force: bool) -> dict[str, Any]:
-    """What a resumed run is told that is new to it, as nested settings.
+def with_changes(saved: SavedRun, values: dict[str, Any], *, force: bool) -> SavedRun:
+    """The run with settings laid over its own, where a resume may change them.
 
     Raises: UsageError with the differences when they change what is learnt, unless forced; and, forced
     or not, for those that the run could not follow.
     """
-    from dlcli.training.plan import current_settings
-
-    own = flat(validate(TrainConfig, current_settings(run)))
-    told = flat(validate(TrainConfig, merge(current_settings(run), said)))
-    changed = {key: told[key] for key in told if told[key] != own[key]}
-    _check_epochs(run, changed.get("fit.epochs"))
-    strange = {key: f"{key}: {own[key]} -> {told[key]}" for key in changed if key not in _MAY_CHANGE}
+    changed = saved.with_changes(values)
+    run, own, changes = saved.folder, flat(saved.stored), changed.changes
+    _check_epochs(run, changes.get("fit.epochs"))
+    strange = {k: f"{k}: {own[k]} -> {new}" for k, new in changes.items() if k not in _MAY_CHANGE}
     fixed = [line for key, line in strange.items() if _is_fixed(key)]
     if fixed and force:
         raise UsageError(
@@ -49,7 +47,7 @@ def check_changes(run: RunFolder, said: dict[str, Any], *, force: bool) -> dict[
             hint=f"leave them out, {forced}or start a new run from its weights: "
             f"--weights {as_typed(run.best)}",
         )
-    return merge(*(nested(key, value) for key, value in changed.items())) if changed else {}
+    return changed
 
 
 def _check_epochs(run: RunFolder, epochs: int | None) -> None:
@@ -73,7 +71,7 @@ def _is_fixed(key: str) -> bool:
     return (group == "model" and key not in _NOT_BUILT) or (group == "data" and key not in _NOT_FITTED)
 
 
-def is_finished(record: dict[str, Any], said: dict[str, Any]) -> bool:
+def is_finished(record: Mapping[str, Any], said: dict[str, Any]) -> bool:
     """Whether a run has ended and nothing that was said lets it train on."""
     if record.get("status") != "finished":
         return False
@@ -81,13 +79,13 @@ def is_finished(record: dict[str, Any], said: dict[str, Any]) -> bool:
     return told.get(_what_goes_on(record)) is None
 
 
-def _what_goes_on(record: dict[str, Any]) -> str:
+def _what_goes_on(record: Mapping[str, Any]) -> str:
     """The setting that lets a finished run train on: more epochs do not undo an early stop."""
     reason = "patience" if record.get("stopped_early") else record.get("reason")
     return {"patience": "patience", "steps": "max_steps", "time": "max_time"}.get(reason or "", "epochs")
 
 
-def say_finished(run: RunFolder, record: dict[str, Any], as_json: bool) -> None:
+def say_finished(run: RunFolder, record: Mapping[str, Any], as_json: bool) -> None:
     """Tell that there is nothing left to do, and what would be."""
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json

@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.errors import DlcliError, Interrupted
-from dlcli.files import write_text
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
 from dlcli.runs.locks import hold
-from dlcli.settings import dump_yaml, merge, validate
+from dlcli.runs.saved import SavedRun
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
@@ -24,26 +23,25 @@ if TYPE_CHECKING:
 
 
 def train_run(
-    run: RunFolder,
+    saved: SavedRun,
     *,
     quiet: bool,
     as_json: bool,
     plan: Plan | None = None,
-    changed: dict[str, Any] | None = None,
     launch: LaunchConfig | None = None,
 ) -> None:
-    """Train a run from where it stands, in this process or in several; then report.
+    """Train a run from its last state, in this process or in several; then report.
 
-    Without ``plan`` it goes on from its own files, with ``changed`` laid over its settings. ``launch``
-    is this machine's part, where that is not the run's own. Raises: DlcliError, Interrupted.
+    Without ``plan`` it is read from the run's folder. ``launch`` is this machine's part, where that is
+    not the run's own. Raises: DlcliError, Interrupted.
     """
     from dlcli.events import Noted
     from dlcli.training.distributed.ranks import check_machines, is_wanted, ranks_wanted
     from dlcli.training.distributed.world import ALONE
-    from dlcli.training.plan import current_settings, read_plan
+    from dlcli.training.plan import read_plan
     from dlcli.ui.progress.sinks import progress_sink
 
-    config = validate(TrainConfig, merge(current_settings(run), changed or {}))
+    run, config = saved.folder, saved.config
     launch = launch or config.launch
     check_machines(launch, run.name)
     ranks = ranks_wanted(launch, config.fit.device)
@@ -51,16 +49,16 @@ def train_run(
         with progress_sink(quiet, as_json) as show:
             show(Noted(ranks.said))
     if not is_wanted(launch, ranks):
-        train_here(run, ALONE, quiet=quiet, as_json=as_json, plan=plan, changed=changed)
+        train_here(saved, ALONE, quiet=quiet, as_json=as_json, plan=plan)
         return
 
     from dlcli.training.distributed import launch as launching
     from dlcli.training.run import check_settings
 
-    if changed:
-        check_settings(read_plan(run, changes=changed, fresh=False))  # before they are the run's own
-        with hold(run.path):
-            write_text(run.config, dump_yaml(config))  # the processes read the folder alone
+    if saved.changes:
+        check_settings(read_plan(saved, fresh=False))  # before they are the run's own
+    with hold(run.path):
+        saved.write_settings()  # the processes read the folder alone
     flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
     try:
         launching.launch(run, launch, ranks, resume=resume_command(run), flags=flags)
@@ -69,13 +67,7 @@ def train_run(
 
 
 def train_here(
-    run: RunFolder,
-    world: World,
-    *,
-    quiet: bool,
-    as_json: bool,
-    plan: Plan | None = None,
-    changed: dict[str, Any] | None = None,
+    saved: SavedRun, world: World, *, quiet: bool, as_json: bool, plan: Plan | None = None
 ) -> None:
     """Train a run in this process, which may be one of several; the main one shows and reports."""
     from dlcli.events import Tee, Warned, ignore
@@ -85,6 +77,7 @@ def train_here(
     from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
     from dlcli.ui.progress.sinks import progress_sink
 
+    run = saved.folder
     with ExitStack() as stack:
         show: Emit = ignore
         if world.main:
@@ -97,14 +90,14 @@ def train_here(
             # One choice for all: a disk that several machines share may show them different states.
             newest = world.lead(lambda: _newest(run, show))
             state = None if newest is None else load_state(run.state / newest)
-            plan = read_plan(run, changes=changed or {}, fresh=state is None)
+            plan = read_plan(saved, fresh=state is None)
             check_settings(plan)
         if world.restarted_after:
             show(Warned(f"started again: {world.restarted_after}"))
         if world.main:
-            for message in _changes_told(changed or {}, state):
+            for message in _changes_told(saved, state):
                 show(Warned(message))
-            write_text(run.config, dump_yaml(plan.config))  # what changed holds from here on
+            saved.write_settings()
             truncate_events(run.metrics, 0 if state is None else state.progress.step)
         sinks: list[Emit] = [show]
         if world.main:
@@ -116,7 +109,7 @@ def train_here(
         result = train(plan, run, Tee(sinks), state=state, world=world)
         plots = _draw(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
-        _report(result, plots, as_json)
+        _report(result, plots, saved.config, as_json)
 
 
 def _newest(run: RunFolder, show: Emit) -> str | None:
@@ -130,10 +123,11 @@ def _newest(run: RunFolder, show: Emit) -> str | None:
     return None if state is None else state.path.name
 
 
-def _changes_told(changed: dict[str, Any], state: TrainingState | None) -> list[str]:
+def _changes_told(saved: SavedRun, state: TrainingState | None) -> list[str]:
     """What a resumed run should know of its new settings."""
-    fit = changed.get("fit", {})
-    if state is None or not ({"epochs", "max_steps"} & set(fit) or "optim" in changed):
+    if state is None or not any(
+        key in ("fit.epochs", "fit.max_steps") or key.startswith("optim.") for key in saved.changes
+    ):
         return []
     return [
         f"the schedule is built anew for what is left: the first {state.progress.step} steps followed "
@@ -179,7 +173,7 @@ def _scores(result: TrainResult) -> list[tuple[str, str]]:
     return [*rows, ("loss", figure(metrics["loss"]))] if monitor != "loss" else rows
 
 
-def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
+def _report(result: TrainResult, plots: list[Path], config: TrainConfig, as_json: bool) -> None:
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_key_values
 
@@ -221,7 +215,7 @@ def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
     rows = [
         ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{early}"),
         *((f"val {name}", value) for name, value in _scores(result)),
-        *_test_note(run),
+        *_test_note(config),
         ("model", str(run.best)),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
         ("next", _next(run)),
@@ -229,11 +223,9 @@ def _report(result: TrainResult, plots: list[Path], as_json: bool) -> None:
     print_key_values(f"run {run.name}", rows)
 
 
-def _test_note(run: RunFolder) -> list[tuple[str, str]]:
+def _test_note(config: TrainConfig) -> list[tuple[str, str]]:
     """That a test run was validated on what it learnt."""
-    from dlcli.training.plan import current_settings
-
-    few = current_settings(run).get("fit", {}).get("overfit_batches")
+    few = config.fit.overfit_batches
     return [("note", "a test: these are the training samples")] if few else []
 
 

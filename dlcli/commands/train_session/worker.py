@@ -13,16 +13,14 @@ def main(argv: list[str]) -> NoReturn:
     prepare(Path(argv[0]))
 
     from dlcli.commands.train_session.run import train_here
-    from dlcli.config import TrainConfig
     from dlcli.runs.folder import RunFolder
-    from dlcli.settings import load_yaml, validate
+    from dlcli.runs.saved import read_run
     from dlcli.training.distributed.worker import serve
 
-    run = RunFolder(Path(argv[0]))
-    config = validate(TrainConfig, load_yaml(run.config))
+    saved = read_run(RunFolder(Path(argv[0])))
     serve(
-        run,
-        config.launch,
-        config.fit.device,
-        lambda world: train_here(run, world, quiet="--quiet" in argv, as_json="--json" in argv),
+        saved.folder,
+        saved.config.launch,
+        saved.config.fit.device,
+        lambda world: train_here(saved, world, quiet="--quiet" in argv, as_json="--json" in argv),
     )

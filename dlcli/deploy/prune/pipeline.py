@@ -14,7 +14,7 @@ from dlcli import transforms
 from dlcli.card import Card
 from dlcli.compress.channels.prune import LayerChange
 from dlcli.compress.masks import count_zeros
-from dlcli.config import Bound, PruneSettings
+from dlcli.config import Bound, PruneSettings, TrainConfig
 from dlcli.deploy.prune.schedule import epochs_by_step, fractions
 from dlcli.deploy.prune.taylor import taylor_data
 from dlcli.deploy.prune.transform import (
@@ -29,13 +29,15 @@ from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.deploy.search import Candidate
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.events import Emit, Noted, ignore
-from dlcli.files import write_bytes
+from dlcli.files import write_bytes, write_text
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
-from dlcli.runs.folder import RunFolder, create_run, read_events, run_of, started_now, versions
+from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, versions
+from dlcli.runs.saved import read_run_of
+from dlcli.settings import dump_yaml
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.training.model_card import make_card
-from dlcli.training.plan import Plan, current_settings
+from dlcli.training.plan import Plan
 from dlcli.training.run import new_run
 from dlcli.wording import plural
 
@@ -92,9 +94,9 @@ class PruneJob:
         self.source, self.settings, self.reference, self.bound = source, settings, reference, bound
         self.runs_dir, self.tuner, self.trust, self.emit = runs_dir, tuner, trust, emit
         self.fractions = fractions(settings.prune.schedule, settings.prune.steps)
-        self._run = run_of(source.path)
-        own = {} if self._run is None else current_settings(self._run).get("fit", {})
-        self._seed = settings.tune.seed if settings.tune.seed is not None else int(own.get("seed", 0))
+        self._run = read_run_of(source.path)
+        own = TrainConfig() if self._run is None else self._run.config
+        self._seed = own.fit.seed if settings.tune.seed is None else settings.tune.seed
         # A model that has lost much learns like a new one: at its full learning rate, and for long.
         self._defaults = TuneDefaults(epochs=some_epochs(self._run, _EPOCHS_SHARE), lr_share=1.0)
         epochs = settings.tune.epochs
@@ -122,7 +124,8 @@ class PruneJob:
         if not self.epochs:
             return "no fine-tuning"
         text = f"{plural(self.epochs, 'epoch')} of fine-tuning"
-        events = read_events(self._run.metrics) if self._run and self._run.metrics.is_file() else []
+        metrics = None if self._run is None else self._run.folder.metrics
+        events = read_events(metrics) if metrics is not None and metrics.is_file() else []
         seconds = [e["epoch_s"] for e in events if e.get("event") == "EpochDone"]
         if not seconds:
             return text
@@ -200,7 +203,9 @@ class PruneJob:
     def _plan(self, model: PrunedModel, epochs: int) -> Plan:
         tune = self.settings.tune.model_copy(update={"epochs": epochs})
         measure = self.settings.measure
-        return tuning_plan(self.source, model.module, model.transforms, tune, measure, self._defaults)
+        return tuning_plan(
+            self.source, self._run, model.module, model.transforms, tune, measure, self._defaults
+        )
 
     def _finetune(self, model: PrunedModel, name: str, epochs: int, step: tuple[int, int]) -> RunFolder:
         try:
@@ -229,18 +234,17 @@ class PruneJob:
         measured = self.reference.evaluate(unsaved)
         metrics = {"val": measured.metrics} if self.reference.split == "val" else {}
         save_model(run.best, model.module, card.model_copy(update={"metrics": metrics}))
-        run.write_record({**run.read_record(), "status": "finished", "epochs_done": 0})
+        run.update_record(status="finished", epochs_done=0)
         return run
 
     def _run_without_plan(self, model: PrunedModel, name: str, reason: str) -> tuple[RunFolder, Card]:
         """Create a run with the settings and splits of the model's own run, where there is one."""
         source = self.source
         run = create_run(self.runs_dir, name)
-        own = self._run
-        pairs = [] if own is None else [(own.config, run.config), (own.splits, run.splits)]
-        for old, new in pairs:
-            if old.is_file():
-                write_bytes(new, old.read_bytes())
+        if self._run is not None:
+            write_text(run.config, dump_yaml(self._run.config))
+            if self._run.folder.splits.is_file():
+                write_bytes(run.splits, self._run.folder.splits.read_bytes())
         card = source.card.model_copy(
             update={
                 "transforms": model.transforms,

@@ -35,7 +35,8 @@ from dlcli.formats.base import Artifact, Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint
 from dlcli.formats.onnx.format import write_onnx
 from dlcli.provenance import provenance_record
-from dlcli.runs.folder import RunFolder, run_of
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run_of
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import load_tensors, model_inputs
@@ -65,9 +66,10 @@ def qat(
     Interrupted after a signal.
     """
     module, records = prepare(source, settings)
-    own = run_of(source.path)
+    own = read_run_of(source.path)
     plan = tuning_plan(
         source,
+        own,
         module,
         (*transforms.of_the_model(source.card), *records),
         settings.tune,

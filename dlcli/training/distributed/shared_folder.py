@@ -41,7 +41,7 @@ def shared_run(
         raise DlcliError(f"cannot make a run in {root}: {exc.strerror}") from exc
     try:
         made = make(tmp)
-        made.write_record({**made.read_record(), "launch_id": identity})
+        made.update_record(launch_id=identity)
         try:
             os.rename(made.path, run.path)
         except OSError as exc:

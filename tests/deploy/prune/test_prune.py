@@ -27,6 +27,7 @@ from dlcli.events import Event, Noted, StepDone, ignore
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs, open_artifact, read_card
 from dlcli.formats.checkpoint import card_of, read_tensors, save_model
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
@@ -155,7 +156,7 @@ def test_a_fine_tuning_that_dies_goes_on_to_the_same_bits_and_zeros(
     (path,) = (tmp_path / "cut").iterdir()
     run = RunFolder(path)
     state, _ = load_newest(run.state)
-    training.train(read_plan(run, changes={}, fresh=state is None), run, ignore, state=state)
+    training.train(read_plan(read_run(run), fresh=state is None), run, ignore, state=state)
     assert zeros_in(run.best) == record_of(run.best)["zeros"]
     mine, other = read_tensors(run.best)[0], read_tensors(whole.best)[0]
     assert mine.keys() == other.keys()

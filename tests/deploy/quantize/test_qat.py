@@ -21,6 +21,7 @@ from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, read_tensors
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
 from dlcli.training import run as training
@@ -121,7 +122,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
         qat(source, settings(), tuner(tmp_path, kill), tmp_path)
     run = RunFolder(tmp_path / "digits-qat")
     state, _ = load_newest(run.state)
-    plan = read_plan(run, changes={}, fresh=state is None)
+    plan = read_plan(read_run(run), fresh=state is None)
     training.train(plan, run, ignore, state=state)
     one, other = outcome(tuned.run), outcome(run)
     assert one.keys() == other.keys()

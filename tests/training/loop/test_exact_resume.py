@@ -22,6 +22,7 @@ from dlcli.config import TrainConfig
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop import state as state_module
@@ -69,7 +70,7 @@ def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) ->
 
 def resume(run: RunFolder) -> None:
     state, _ = load_newest(run.state)
-    training.train(read_plan(run, changes={}, fresh=state is None), run, ignore, state=state)
+    training.train(read_plan(read_run(run), fresh=state is None), run, ignore, state=state)
 
 
 def outcome(run: RunFolder) -> dict[str, torch.Tensor]:

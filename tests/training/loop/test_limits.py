@@ -21,6 +21,7 @@ from dlcli.errors import UsageError
 from dlcli.events import CheckpointSaved, EpochDone, Event, Noted, RunStarted, StepDone, ignore
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop import epoch_end as epochs
@@ -44,7 +45,9 @@ def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) ->
 
 def resume(run: RunFolder, **fit: Any) -> training.TrainResult:
     state, _ = load_newest(run.state)
-    return training.train(read_plan(run, changes={"fit": fit}, fresh=False), run, ignore, state=state)
+    return training.train(
+        read_plan(read_run(run).with_changes({"fit": fit}), fresh=False), run, ignore, state=state
+    )
 
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -154,7 +157,7 @@ def test_a_run_that_is_stopped_while_its_mean_is_judged_judges_it_later(
     monkeypatch.undo()
     said: list[Event] = []
     state, _ = load_newest(short.run.state)
-    training.train(read_plan(short.run, changes={}, fresh=False), short.run, said.append, state=state)
+    training.train(read_plan(read_run(short.run), fresh=False), short.run, said.append, state=state)
     assert any("the mean of the weights" in event.message for event in said if isinstance(event, Noted))
     assert same(read_tensors(short.run.best)[0], read_tensors(whole.run.best)[0])
 

@@ -17,6 +17,7 @@ from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
 from dlcli.events import Event, StepDone, Warned, ignore
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
@@ -37,7 +38,7 @@ def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) ->
 
 def resume(run: RunFolder, emit: Callable[[Event], None] = ignore) -> training.TrainResult:
     state, _ = load_newest(run.state)
-    return training.train(read_plan(run, changes={}, fresh=state is None), run, emit, state=state)
+    return training.train(read_plan(read_run(run), fresh=state is None), run, emit, state=state)
 
 
 def stop_after(steps: int) -> Callable[[Event], None]:

@@ -13,6 +13,7 @@ from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
 from dlcli.events import Event, Warned, ignore
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.build_job import make_job
@@ -43,7 +44,9 @@ def resume(
 ) -> training.TrainResult:
     state, _ = load_newest(run.state)
     changes = merge({"fit": {"epochs": 2}}, changes)
-    return training.train(read_plan(run, changes=changes, fresh=False), run, emit, state=state)
+    return training.train(
+        read_plan(read_run(run).with_changes(changes), fresh=False), run, emit, state=state
+    )
 
 
 def job_of(root: Path, **changes: Any) -> FitJob:
@@ -66,7 +69,7 @@ def test_micro_batches_stay_as_small_as_memory_made_them(tmp_path: Path) -> None
     assert state is not None
     state.progress.micro = 50
     changes = {"fit": {"epochs": 2}}
-    training.train(read_plan(run, changes=changes, fresh=False), run, ignore, state=state)
+    training.train(read_plan(read_run(run).with_changes(changes), fresh=False), run, ignore, state=state)
     assert run.read_record()["micro_batch"] == 50
 
 
@@ -114,4 +117,4 @@ def test_the_same_optimizer_goes_on_in_silence(tmp_path: Path) -> None:
 def test_a_run_that_has_begun_looks_for_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     run = train(tmp_path).run
     with pytest.raises(UsageError, match="= auto is looked for before a run begins"):
-        read_plan(run, changes=changes, fresh=False)
+        read_plan(read_run(run).with_changes(changes), fresh=False)
