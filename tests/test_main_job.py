@@ -244,5 +244,5 @@ def test_ctrl_c_ends_with_130_and_the_resume_command(here: Path) -> None:
                 break
         rest = process.stderr.read()
     assert process.returncode == 130
-    assert "hint: go on with: dlcli train --resume cnn-digits" in rest
+    assert "hint: resume with: dlcli train --resume cnn-digits" in rest
     assert "Traceback" not in rest

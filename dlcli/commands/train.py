@@ -19,7 +19,7 @@ from dlcli.runs.saved import read_run
 from dlcli.settings import merge
 
 if TYPE_CHECKING:
-    from dlcli.training.distributed.external_launcher import FoundGroup
+    from dlcli.training.distributed.external_launcher import ExternalGroup
     from dlcli.training.plan import Plan
 
 
@@ -71,25 +71,25 @@ def _go_on(
     run: RunFolder, settings: Settings[TrainConfig], *, force: bool, quiet: bool, as_json: bool
 ) -> None:
     """Train an old run on, unless there is nothing left to do."""
-    from dlcli.training.distributed.external_launcher import found_group
+    from dlcli.training.distributed.external_launcher import external_group
 
     settings.resolve()  # what is no setting at all is refused also where the run is finished
-    found = found_group()
+    group = external_group()
     record = run.read_record()
     if is_finished(record, settings.said):
-        if found is None or found.main:
+        if group is None or group.main:
             say_finished(run, record, as_json)
         return
     saved = with_changes(read_run(run), settings.said, force=force)
-    if found is None:
+    if group is None:
         train_run(saved, quiet=quiet, as_json=as_json)
         return
     if saved.changes:
         raise UsageError(
-            f"--resume under {found.launcher} takes the run's own settings",
+            f"--resume under {group.launcher} takes the run's own settings",
             hint="leave the others out, or start a new run from its weights: --weights RUN",
         )
-    _join_group(found, saved.config, lambda: run, quiet=quiet, as_json=as_json)
+    _join_group(group, saved.config, lambda: run, quiet=quiet, as_json=as_json)
 
 
 def _show_plan(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
@@ -105,74 +105,76 @@ def _begin(
     settings: Settings[TrainConfig], name: str | None, root: Path, *, quiet: bool, as_json: bool
 ) -> None:
     """Train a new run: here, as one of several machines, or in processes that somebody else started."""
-    from dlcli.training.distributed.external_launcher import found_group
-    from dlcli.training.distributed.ranks import check_machines, machines, ranks_wanted
+    from dlcli.training.distributed.external_launcher import external_group
+    from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
 
     config = settings.resolve()
 
     def make(folder: Path) -> tuple[RunFolder, Plan]:
         return _new_run(settings, folder, name, quiet, as_json)
 
-    found = found_group()
-    if found is not None:
-        _refuse_launch(found, settings)
-        _join_group(found, config, lambda: _run_of(found, root, make), quiet=quiet, as_json=as_json)
+    group = external_group()
+    if group is not None:
+        _refuse_launch(group, settings)
+        _join_group(group, config, lambda: _run_of(group, root, make), quiet=quiet, as_json=as_json)
         return
     # What cannot be launched leaves no folder behind.
     check_machines(config.launch, name)
-    ranks_wanted(config.launch, config.fit.device)
-    if machines(config.launch) == (1, 1):
+    local_ranks(config.launch, config.fit.device)
+    if machine_range(config.launch) == (1, 1):
         run, plan = make(root)
         train_run(read_run(run), quiet=quiet, as_json=as_json, plan=plan)
         return
 
-    from dlcli.training.distributed.shared_folder import launch_id, shared_run
+    from dlcli.training.distributed.shared_folder import create_or_join_run, launch_id
 
     assert name is not None  # `check_machines` asks for it
-    run, made = shared_run(root, name, launch_id(config), lambda folder: make(folder)[0])
+    run, created = create_or_join_run(root, name, launch_id(config), lambda folder: make(folder)[0])
     saved = read_run(run)
-    if not made and saved.record.get("status") == "finished":
+    if not created and saved.record.get("status") == "finished":
         say_finished(run, saved.record, as_json)
     else:
         train_run(saved, quiet=quiet, as_json=as_json, launch=config.launch)
 
 
 def _join_group(
-    found: FoundGroup,
+    group: ExternalGroup,
     config: TrainConfig,
-    lead: Callable[[], RunFolder],
+    find_run_folder: Callable[[], RunFolder],
     *,
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Be a rank among processes of torchrun or srun; the first one knows the run by ``lead``."""
-    from dlcli.training.distributed.ranks import ranks_wanted
-    from dlcli.training.distributed.worker import membership
+    """Be a rank among processes of torchrun or srun; the first one calls ``find_run_folder``."""
+    from dlcli.training.distributed.ranks import local_ranks
+    from dlcli.training.distributed.worker import joined_world
 
-    here = int(found.variables["LOCAL_WORLD_SIZE"])
-    if "," in config.launch.devices and ranks_wanted(config.launch, config.fit.device).count != here:
+    here = int(group.variables["LOCAL_WORLD_SIZE"])
+    if "," in config.launch.devices and local_ranks(config.launch, config.fit.device).count != here:
         raise UsageError(
             f"--devices {config.launch.devices} is not a device for each process: "
-            f"{found.launcher} started {here} on this machine"
+            f"{group.launcher} started {here} on this machine"
         )
-    found.adopt()
-    with membership(config.launch, config.fit.device) as world:
-        run = RunFolder(Path(world.lead(lambda: str(lead().path))))
+    group.set_environment()
+    with joined_world(config.launch, config.fit.device) as world:
+        run = RunFolder(Path(world.run_on_main(lambda: str(find_run_folder().path))))
         train_here(read_run(run), world, quiet=quiet, as_json=as_json)
 
 
-def _run_of(found: FoundGroup, root: Path, make: Callable[[Path], tuple[RunFolder, Plan]]) -> RunFolder:
-    """The run that this group began in an earlier life, or a new one."""
+def _run_of(
+    group: ExternalGroup, root: Path, make: Callable[[Path], tuple[RunFolder, Plan]]
+) -> RunFolder:
+    """The run that this group began before it was restarted, or a new one."""
     for run in reversed(list_runs(root)):
         with suppress(DlcliError):  # a damaged record is that of another run
-            if run.read_record().get("group") == found.key:
+            if run.read_record().get("group") == group.key:
                 return run
     run, _ = make(root)
-    run.update_record(group=found.key)
+    run.update_record(group=group.key)
     return run
 
 
-def _refuse_launch(found: FoundGroup, settings: Settings[TrainConfig]) -> None:
+def _refuse_launch(group: ExternalGroup, settings: Settings[TrainConfig]) -> None:
     """What was asked of a launcher must not be ignored where another one did the work."""
     typed = merge(settings.sets, settings.flags).get("launch", {})
     for key, flag in (
@@ -184,8 +186,8 @@ def _refuse_launch(found: FoundGroup, settings: Settings[TrainConfig]) -> None:
         # A list of devices still says which of them the processes use.
         if key in typed and not (key == "devices" and "," in str(typed[key])):
             raise UsageError(
-                f"{flag} is for dlcli's own launcher, and {found.launcher} started these processes",
-                hint=f"leave it out: {found.launcher} says how many there are",
+                f"{flag} is for dlcli's own launcher, and {group.launcher} started these processes",
+                hint=f"leave it out: {group.launcher} says how many there are",
             )
 
 

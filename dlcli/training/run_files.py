@@ -47,7 +47,7 @@ class RunFolderFiles:
             card = make_card(self.plan, self.module, metrics={"val": result.metrics}, epoch=epoch)
             save_model(path, self.module, card)
 
-        self.world.lead(save)
+        self.world.run_on_main(save)
         return str(path)
 
     def drop_model(self, name: str) -> None:
@@ -72,4 +72,4 @@ class RunFolderFiles:
             )
             return str(path)
 
-        return self.world.lead(save)
+        return self.world.run_on_main(save)

@@ -16,7 +16,7 @@ from dlcli.commands.train import _run_of
 from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder
 from dlcli.training.distributed import ranks, worker
-from dlcli.training.distributed.external_launcher import FoundGroup
+from dlcli.training.distributed.external_launcher import ExternalGroup
 from dlcli.training.distributed.world import ALONE, World
 
 NEW = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "500", "-q"]
@@ -125,14 +125,14 @@ def test_a_list_of_devices_has_one_for_each_process_of_a_group(
     assert main([*NEW, "--devices", "0,1"]) == 2
     assert "not a device for each process: torchrun started 4" in capsys.readouterr().err
     assert main([*NEW, "--devices", "a,b"]) == 2
-    assert "is no number, no list of devices" in capsys.readouterr().err
+    assert "is neither a number, a list of devices" in capsys.readouterr().err
 
 
 def test_a_group_finds_its_run_beside_a_damaged_one(here: Path) -> None:
     for name, record in (("b", "["), ("a", '{"group": "torchrun-1"}')):
         Path("runs", name).mkdir(parents=True)
         Path("runs", name, "run.json").write_text(record)
-    group = FoundGroup("torchrun", "torchrun-1", GROUP)
+    group = ExternalGroup("torchrun", "torchrun-1", GROUP)
 
     def make(root: Path) -> Any:
         raise AssertionError("it makes another run")
@@ -152,11 +152,11 @@ def test_a_resumed_run_joins_a_group_by_its_own_settings(
     asked: list[Any] = []
 
     @contextmanager
-    def membership(launch: LaunchConfig, device: str) -> Iterator[World]:
+    def joined_world(launch: LaunchConfig, device: str) -> Iterator[World]:
         asked.extend([launch.timeout_s, device])
         yield ALONE
 
-    torchrun.setattr(worker, "membership", membership)
+    torchrun.setattr(worker, "joined_world", joined_world)
     assert main(["train", "--resume", "a", "-q"]) == 0
     assert asked == [77.0, "cpu"]
 

@@ -13,6 +13,7 @@ from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
 from dlcli.runs.locks import hold
 from dlcli.runs.saved import SavedRun
+from dlcli.subprocesses import child_command
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from dlcli.training.loop.state import TrainingState
     from dlcli.training.plan import Plan
     from dlcli.training.run import TrainResult
+
+# Its ``main(argv)`` is a rank. A name, since it imports this module.
+_RANK_MODULE = "dlcli.commands.train_session.worker"
 
 
 def train_run(
@@ -36,7 +40,7 @@ def train_run(
     not the run's own. Raises: DlcliError, Interrupted.
     """
     from dlcli.events import Noted
-    from dlcli.training.distributed.ranks import check_machines, is_wanted, ranks_wanted
+    from dlcli.training.distributed.ranks import check_machines, local_ranks, needs_launcher
     from dlcli.training.distributed.world import ALONE
     from dlcli.training.plan import read_plan
     from dlcli.ui.progress.sinks import progress_sink
@@ -44,11 +48,11 @@ def train_run(
     run, config = saved.folder, saved.config
     launch = launch or config.launch
     check_machines(launch, run.name)
-    ranks = ranks_wanted(launch, config.fit.device)
-    if ranks.said:
+    ranks = local_ranks(launch, config.fit.device)
+    if ranks.notice:
         with progress_sink(quiet, as_json) as show:
-            show(Noted(ranks.said))
-    if not is_wanted(launch, ranks):
+            show(Noted(ranks.notice))
+    if not needs_launcher(launch, ranks):
         train_here(saved, ALONE, quiet=quiet, as_json=as_json, plan=plan)
         return
 
@@ -61,7 +65,8 @@ def train_run(
         saved.write_settings()  # the processes read the folder alone
     flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
     try:
-        launching.launch(run, launch, ranks, resume=resume_command(run), flags=flags)
+        command = child_command(_RANK_MODULE, str(run.path), *flags)
+        launching.launch(run, launch, ranks, command, resume=resume_command(run))
     finally:
         _show_cursor()
 
@@ -88,7 +93,7 @@ def train_here(
         state = None
         if plan is None:
             # One choice for all: a disk that several machines share may show them different states.
-            newest = world.lead(lambda: _newest(run, show))
+            newest = world.run_on_main(lambda: _newest(run, show))
             state = None if newest is None else load_state(run.state / newest)
             plan = read_plan(saved, fresh=state is None)
             check_settings(plan)
@@ -182,7 +187,7 @@ def _report(result: TrainResult, plots: list[Path], config: TrainConfig, as_json
         raise Interrupted(
             f"interrupted at step {progress.step}; the state is saved in {run.state}",
             signum=result.fit.signum,
-            hint=f"go on with: {resume_command(run)}",
+            hint=f"resume with: {resume_command(run)}",
         )
     assert result.validation is not None  # it is missing only after a signal
     metrics = result.validation.metrics

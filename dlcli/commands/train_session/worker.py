@@ -8,17 +8,17 @@ from typing import NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     """Train the run in ``argv[0]`` with the other ranks; ``--json`` and ``--quiet`` as for train."""
-    from dlcli.training.distributed.parent_death import prepare
+    from dlcli.training.distributed.parent_death import bind_to_launcher
 
-    prepare(Path(argv[0]))
+    bind_to_launcher(Path(argv[0]))
 
     from dlcli.commands.train_session.run import train_here
     from dlcli.runs.folder import RunFolder
     from dlcli.runs.saved import read_run
-    from dlcli.training.distributed.worker import serve
+    from dlcli.training.distributed.worker import run_rank
 
     saved = read_run(RunFolder(Path(argv[0])))
-    serve(
+    run_rank(
         saved.folder,
         saved.config.launch,
         saved.config.fit.device,

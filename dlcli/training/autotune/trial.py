@@ -22,7 +22,7 @@ from dlcli.data.base import Reader
 from dlcli.events import Emit, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.training.build_job import Prepared, make_job
-from dlcli.training.distributed.ranks import machines, ranks_wanted
+from dlcli.training.distributed.ranks import local_ranks, machine_range
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import make_deterministic, preserved_rng
 from dlcli.training.loop.job import FitJob
@@ -120,13 +120,13 @@ def processes(config: TrainConfig) -> int:
 
     Raises: UsageError when that is not to be had.
     """
-    return machines(config.launch)[0] * ranks_wanted(config.launch, config.fit.device).count
+    return machine_range(config.launch)[0] * local_ranks(config.launch, config.fit.device).count
 
 
 def device_of(config: TrainConfig) -> torch.device:
     """The device of a run's first process."""
     device = resolve_device(config.fit.device)
-    picked = ranks_wanted(config.launch, config.fit.device).chosen
+    picked = local_ranks(config.launch, config.fit.device).devices
     return torch.device(device.type, picked[0]) if picked else device
 
 

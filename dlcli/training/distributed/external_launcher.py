@@ -1,4 +1,4 @@
-"""Processes that somebody else started: torchrun, or Slurm's srun. dlcli joins them and starts none."""
+"""Groups of processes started by torchrun or Slurm's srun, which dlcli joins."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
-class FoundGroup:
-    """A group that this process was started in.
+class ExternalGroup:
+    """A group that another launcher started this process in.
 
     ``variables`` are what `dlcli.training.distributed.world.join` reads. ``key`` is the same each time
-    that the group starts again, so that its run is found again.
+    that the group restarts, so that it finds its run again.
     """
 
     launcher: str
@@ -29,18 +29,18 @@ class FoundGroup:
     def main(self) -> bool:
         return self.variables["RANK"] == "0"
 
-    def adopt(self) -> None:
-        """Put the variables where torch looks for them."""
+    def set_environment(self) -> None:
+        """Put the variables into the environment, where torch reads them."""
         os.environ.update(self.variables)
 
 
-def found_group(env: Mapping[str, str] | None = None) -> FoundGroup | None:
+def external_group(env: Mapping[str, str] | None = None) -> ExternalGroup | None:
     """The group that torchrun or srun started this process in, or None."""
     env = os.environ if env is None else env
     if all(name in env for name in _TORCHRUN):
         variables = {name: env[name] for name in _TORCHRUN}
         variables["LOCAL_WORLD_SIZE"] = env.get("LOCAL_WORLD_SIZE", "1")
-        return FoundGroup("torchrun", _torchrun_key(env), variables)
+        return ExternalGroup("torchrun", _torchrun_key(env), variables)
     # In a batch script outside srun, SLURM_PROCID is set too; the step's own variables are not.
     if "SLURM_PROCID" in env and int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         job, step = int(env.get("SLURM_JOB_ID", "0")), env.get("SLURM_STEP_ID", "0")
@@ -49,11 +49,11 @@ def found_group(env: Mapping[str, str] | None = None) -> FoundGroup | None:
             "RANK": env["SLURM_PROCID"],
             "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
             "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
-            "LOCAL_WORLD_SIZE": str(_tasks_here(env)),
+            "LOCAL_WORLD_SIZE": str(_local_tasks(env)),
             "MASTER_ADDR": env.get("MASTER_ADDR", first_host(nodes)),
             "MASTER_PORT": env.get("MASTER_PORT", str(15_000 + (job * 31 + int(step)) % 20_000)),
         }
-        return FoundGroup("srun", f"slurm-{job}-{step}", variables)
+        return ExternalGroup("srun", f"slurm-{job}-{step}", variables)
     return None
 
 
@@ -64,19 +64,19 @@ def first_host(nodes: str) -> str:
     return f"{match[1]}{match[2] or ''}{match[3]}"
 
 
-def _tasks_here(env: Mapping[str, str]) -> int:
+def _local_tasks(env: Mapping[str, str]) -> int:
     """Tasks on this machine, out of "4(x2),1": two machines of four, one of one."""
     counts: list[int] = []
     for part in env.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         match = re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", part)
         if match is not None:
             counts += [int(match[1])] * int(match[2] or 1)
-    here = int(env.get("SLURM_NODEID", "0"))
-    return counts[here] if here < len(counts) else 1
+    node = int(env.get("SLURM_NODEID", "0"))
+    return counts[node] if node < len(counts) else 1
 
 
 def _torchrun_key(env: Mapping[str, str]) -> str:
-    """torchrun is the parent of every rank that it starts, also of those it starts again."""
+    """The identity of torchrun's agent, the parent of every rank that it starts and restarts."""
     parent = psutil.Process(os.getppid())
     identity = f"{socket.gethostname()}-{parent.pid}-{int(parent.create_time())}"
     return f"torchrun-{env.get('TORCHELASTIC_RUN_ID', 'none')}-{identity}"

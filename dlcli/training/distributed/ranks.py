@@ -1,4 +1,4 @@
-"""What ``--devices`` and ``--nnodes`` ask for: processes, their devices, and machines."""
+"""The processes, devices and machines that ``--devices`` and ``--nnodes`` ask for."""
 
 from __future__ import annotations
 
@@ -9,76 +9,80 @@ import torch
 
 from dlcli.config import LaunchConfig
 from dlcli.errors import UsageError
-from dlcli.training.distributed.world import chosen
+from dlcli.training.distributed.world import device_indices
 from dlcli.zoo.device import resolve_device
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Processes on this machine. ``said`` is a sentence for the plan, where something was decided."""
+class LocalRanks:
+    """Processes on this machine and, where they were named, the indices of their devices.
+
+    ``notice`` is a sentence for the user about a decision that was taken, or "".
+    """
 
     count: int
-    chosen: tuple[int, ...] = ()
-    said: str = ""
+    devices: tuple[int, ...] = ()
+    notice: str = ""
 
 
-def ranks_wanted(launch: LaunchConfig, device: str) -> Ranks:
-    """How many processes ``--devices`` asks for on this machine, where ``device`` is ``--device``.
+def local_ranks(launch: LaunchConfig, device: str) -> LocalRanks:
+    """The processes that ``--devices`` asks for on this machine, where ``device`` is ``--device``.
 
-    Raises: UsageError when it is no such thing, or more than there is; DlcliError from the device.
+    Raises: UsageError when it is malformed, or more than there is; DlcliError from the device.
     """
     text = launch.devices.strip()
     if not re.fullmatch(r"auto|[1-9][0-9]*|[0-9]+(,[0-9]+)+|[0-9]+,", text):
         raise UsageError(
-            f"--devices {text!r} is no number, no list of devices and not auto",
+            f"--devices {text!r} is neither a number, a list of devices nor auto",
             hint="--devices 2 for two of them, --devices 0,1 for those two, --devices auto for all",
         )
     kind = resolve_device(device).type
-    there = torch.accelerator.device_count() if kind not in ("cpu", "mps") else 0
-    picked = chosen(text)
+    available = torch.accelerator.device_count() if kind not in ("cpu", "mps") else 0
+    indices = device_indices(text)
     if kind == "cpu" and text == "auto":
-        return Ranks(1, said="--devices auto is one process on a CPU, which uses all cores by itself")
-    count = len(picked) or (max(1, there) if text == "auto" else int(text))
-    if ":" in device and (count > 1 or picked):
+        return LocalRanks(1, notice="--devices auto is one process on a CPU, which uses all cores")
+    count = len(indices) or (max(1, available) if text == "auto" else int(text))
+    if ":" in device and (count > 1 or indices):
         raise UsageError(f"--device {device} is one device; --devices {text} asks for others too")
     if kind == "mps" and count > 1:
         raise UsageError(
             "this machine has one mps device", hint="leave --devices out, or use --device cpu"
         )
-    if kind == "cpu" and picked:
+    if kind == "cpu" and indices:
         raise UsageError(
             f"--devices {text} names devices, but the processes run on the CPU",
             hint=f"--devices {count}",
         )
-    if len(set(picked)) < len(picked):
+    if len(set(indices)) < len(indices):
         raise UsageError(f"--devices {text} names a device twice")
-    if kind not in ("cpu", "mps") and (count > there or any(index >= there for index in picked)):
+    missing = count > available or any(index >= available for index in indices)
+    if kind not in ("cpu", "mps") and missing:
         raise UsageError(
-            f"--devices {text}: this machine has {there} {kind} devices that torch can use",
+            f"--devices {text}: this machine has {available} {kind} devices that torch can use",
             hint="dlcli info shows what torch sees; --device cpu --devices N runs on the CPU",
         )
-    return Ranks(count, picked)
+    return LocalRanks(count, indices)
 
 
-def machines(launch: LaunchConfig) -> tuple[int, int]:
-    """The least and the largest number of machines. Raises: UsageError."""
+def machine_range(launch: LaunchConfig) -> tuple[int, int]:
+    """The minimum and the maximum number of machines. Raises: UsageError."""
     match = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", launch.nnodes.strip())
-    least, most = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-    if least > most:
+    minimum, maximum = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    if minimum > maximum:
         raise UsageError(
             f"--nnodes {launch.nnodes!r} is neither a number such as 2 nor a range such as 1:4"
         )
-    return least, most
+    return minimum, maximum
 
 
-def is_wanted(launch: LaunchConfig, ranks: Ranks) -> bool:
-    """Whether a launcher is needed: several processes here, or other machines."""
-    return ranks.count > 1 or bool(ranks.chosen) or machines(launch) != (1, 1)
+def needs_launcher(launch: LaunchConfig, ranks: LocalRanks) -> bool:
+    """Whether a launcher is needed: several processes here, named devices, or other machines."""
+    return ranks.count > 1 or bool(ranks.devices) or machine_range(launch) != (1, 1)
 
 
 def check_machines(launch: LaunchConfig, name: str | None) -> None:
     """Refuse several machines that could not find each other. Raises: UsageError."""
-    if machines(launch) == (1, 1):
+    if machine_range(launch) == (1, 1):
         return
     if launch.rdzv_endpoint is None:
         raise UsageError(

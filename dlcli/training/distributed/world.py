@@ -1,4 +1,4 @@
-"""The processes of a run: who they are and how they agree. One process alone is the simplest world.
+"""The processes of a run: ranks, devices and collectives. A single process is a world of one.
 
 A world of several has two process groups: the device's own (nccl, gloo) for gradients, and a gloo group
 for host numbers, so that agreeing on something never waits for a GPU. `World.wrap` is the only place
@@ -24,30 +24,30 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dlcli.config import LaunchConfig
 from dlcli.errors import DlcliError, UsageError
-from dlcli.training.distributed.heartbeat import Roll
+from dlcli.training.distributed.heartbeat import Heartbeat
 from dlcli.wording import first_line
 from dlcli.zoo.device import resolve_device
 
 T = TypeVar("T")
 # The device's group waits longer than the host's, so that a rank that hangs is named by the latter;
-# when nccl itself gives up, it ends the process without a word.
+# when nccl itself times out, it ends the process without an error.
 _DEVICE_MARGIN_S = 60.0
 
 
-class Lost(DlcliError):
-    """Another process of the group hangs or is gone. ``speaker``: this one is to tell it."""
+class PeerLost(DlcliError):
+    """Another process of the group hangs or is gone. ``reports``: this one writes the failure."""
 
-    def __init__(self, message: str, *, hint: str | None = None, speaker: bool = True) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, reports: bool = True) -> None:
         super().__init__(message, hint=hint)
-        self.speaker = speaker
+        self.reports = reports
 
 
 @dataclass(frozen=True)
-class Bonds:
-    """What holds several processes together."""
+class GroupHandles:
+    """The process group for host numbers, and the heartbeat, of several processes."""
 
     host: dist.ProcessGroup
-    roll: Roll
+    heartbeat: Heartbeat
     timeout_s: float
 
 
@@ -55,8 +55,8 @@ class Bonds:
 class World:
     """``rank`` of ``size`` processes; ``local_rank`` of ``local_size`` on this machine.
 
-    ``devices`` are the indices of this machine's devices that were chosen, one a local rank; empty: the
-    first ones. ``restarted_after`` says what ended an earlier life of the group; "" at the first start.
+    ``devices`` are the device indices that the user chose, one per local rank; empty: the first ones.
+    ``restarted_after`` is the failure that the group was restarted after, or "".
     """
 
     rank: int = 0
@@ -65,7 +65,7 @@ class World:
     local_size: int = 1
     devices: tuple[int, ...] = ()
     restarted_after: str = ""
-    bonds: Bonds | None = field(default=None, repr=False, compare=False)
+    group: GroupHandles | None = field(default=None, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
@@ -75,45 +75,45 @@ class World:
     def device(self, name: str) -> torch.device:
         """This process's device, where ``name`` is ``--device``. Raises: UsageError, DlcliError."""
         device = resolve_device(name)
-        if self.bonds is None or device.type == "cpu" or ":" in name:
+        if self.group is None or device.type == "cpu" or ":" in name:
             return device
         count = torch.accelerator.device_count()
         # One visible device a process is what Slurm's --gpus-per-task gives.
         index = self.devices[self.local_rank] if self.devices else self.local_rank % max(count, 1)
         return torch.device(device.type, index)
 
-    def note(self, step: int) -> None:
-        """Remember where this process is, to be told when it hangs. Costs nothing."""
-        if self.bonds is not None:
-            self.bonds.roll.step = step
+    def record_step(self, step: int) -> None:
+        """Record the current step, to be reported when this process hangs."""
+        if self.group is not None:
+            self.group.heartbeat.step = step
 
     def sum(self, *numbers: float) -> list[float]:
-        """The sums of host numbers over all processes, in float64; every process must ask."""
-        if self.bonds is None:
+        """The sums of host numbers over all processes, in float64; every process must call it."""
+        if self.group is None:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(total, group=self.bonds.host)
+        dist.all_reduce(total, group=self.group.host)
         return cast(list[float], total.tolist())
 
     def broadcast(self, value: T) -> T:
         """The main process's value, in every process."""
-        if self.bonds is None:
+        if self.group is None:
             return value
         box = [value if self.main else None]
-        dist.broadcast_object_list(box, src=0, group=self.bonds.host)
+        dist.broadcast_object_list(box, src=0, group=self.group.host)
         return cast(T, box[0])
 
     def gather(self, value: T) -> list[T]:
         """The values of all processes by rank, in the main process; elsewhere an empty list."""
-        if self.bonds is None:
+        if self.group is None:
             return [value]
         values: list[Any] | None = [None] * self.size if self.main else None
-        dist.gather_object(value, values, dst=0, group=self.bonds.host)
+        dist.gather_object(value, values, dst=0, group=self.group.host)
         return values or []
 
-    def lead(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in the main process, in every process. Its DlcliError is raised in all."""
-        if self.bonds is None:
+    def run_on_main(self, work: Callable[[], T]) -> T:
+        """Call ``work`` in the main process; returns its result in all, raises its DlcliError in all."""
+        if self.group is None:
             return work()
         value: T | None = None
         error: DlcliError | None = None
@@ -122,21 +122,23 @@ class World:
                 value = work()
             except DlcliError as exc:
                 error = exc
-        said = self.broadcast((value, error and (error.message, error.hint, error.exit_code)))
+        fields = None if error is None else (error.message, error.hint, error.exit_code)
+        result, main_error = self.broadcast((value, fields))
         if error is not None:
             raise error
-        if said[1]:
-            there = DlcliError(said[1][0], hint=said[1][1])
-            there.exit_code = said[1][2]
-            raise there
-        return cast(T, said[0])
+        if main_error is not None:
+            message, hint, exit_code = main_error
+            copy = DlcliError(message, hint=hint)
+            copy.exit_code = exit_code
+            raise copy
+        return cast(T, result)
 
     def share_buffers(self, module: nn.Module) -> None:
-        """Set every floating-point buffer to its mean over the processes: batch statistics, above all.
+        """Set every floating-point buffer, batch statistics above all, to its mean over the processes.
 
         Equal ones stay as they are, bit for bit: the mean is taken in float64.
         """
-        if self.bonds is None:
+        if self.group is None:
             return
         buffers = [b for b in module.buffers() if b.is_floating_point() and b.numel()]
         if not buffers:
@@ -152,16 +154,17 @@ class World:
     def wrap(self, module: nn.Module) -> nn.Module:
         """The module whose backward pass averages gradients over the processes.
 
-        Wrap anew when other parameters train. All start from the main process's weights and buffers.
+        Wrap again when other parameters train. All start from the main process's weights and buffers.
         """
-        if self.bonds is None or not any(p.requires_grad for p in module.parameters()):
+        if self.group is None or not any(p.requires_grad for p in module.parameters()):
             return module
         device = next(module.parameters()).device
         # Not before each forward pass: `share_buffers` and synchronised batch norms do what is needed.
         # Up to torch 2.14 the option is called broadcast_buffers.
-        known = inspect.signature(DistributedDataParallel).parameters
-        new = "forward_sync_buffers" in known
-        options: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+        parameters = inspect.signature(DistributedDataParallel).parameters
+        names = ("forward_sync_buffers", "broadcast_buffers")
+        option = next(name for name in names if name in parameters)
+        options: dict[str, Any] = {option: False}
         return DistributedDataParallel(
             module,
             device_ids=None if device.type == "cpu" else [device.index],
@@ -170,14 +173,14 @@ class World:
         )
 
     def no_sync(self, module: object) -> AbstractContextManager[object]:
-        """Inside, backward passes of a wrapped module only add up gradients, without averaging them."""
-        no_sync = getattr(module, "no_sync", None) if self.bonds is not None else None
+        """Context in which backward passes of a wrapped module do not average the gradients."""
+        no_sync = getattr(module, "no_sync", None) if self.group is not None else None
         return nullcontext() if no_sync is None else cast(AbstractContextManager[object], no_sync())
 
     def leave(self) -> None:
-        """End the process groups; the other processes need not be there any more."""
-        if self.bonds is not None:
-            self.bonds.roll.close()
+        """Destroy the process groups, without waiting for the other processes."""
+        if self.group is not None:
+            self.group.heartbeat.close()
             dist.destroy_process_group()
 
 
@@ -185,14 +188,16 @@ ALONE = World()
 
 
 def join(launch: LaunchConfig, device: str) -> World:
-    """Join the processes that the environment names (RANK, WORLD_SIZE, MASTER_ADDR ...).
+    """Join the group that the environment names (RANK, WORLD_SIZE, MASTER_ADDR ...).
 
-    ``device`` is ``--device``. Returns when all of them are there. Raises: Lost when they are not
-    within ``launch.timeout_s``.
+    ``device`` is ``--device``. Returns when all processes have joined. Raises: PeerLost when they have
+    not within ``launch.timeout_s``.
     """
     env = {key: int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    world = World(env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], local_size, chosen(launch.devices))
+    world = World(
+        env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], local_size, device_indices(launch.devices)
+    )
     kind = resolve_device(device).type
     if kind == "mps":
         raise UsageError("--device mps cannot be shared by processes", hint="use --device cpu")
@@ -202,10 +207,12 @@ def join(launch: LaunchConfig, device: str) -> World:
     margin = timedelta(seconds=0 if kind == "cpu" else _DEVICE_MARGIN_S)
     try:
         store, _, _ = next(rendezvous("env://", timeout=wait))
-        roll = Roll(store, world.rank, world.size)
+        heartbeat = Heartbeat(store, world.rank, world.size)
         if kind != "cpu":
-            there = replace(world, bonds=Bonds(cast(dist.ProcessGroup, None), roll, launch.timeout_s))
-            torch.accelerator.set_device_index(there.device(device).index)
+            on_device = replace(
+                world, group=GroupHandles(cast(dist.ProcessGroup, None), heartbeat, launch.timeout_s)
+            )
+            torch.accelerator.set_device_index(on_device.device(device).index)
         dist.init_process_group(
             dist.get_default_backend_for_device(kind),
             store=PrefixStore("dlcli", store),
@@ -214,54 +221,58 @@ def join(launch: LaunchConfig, device: str) -> World:
             timeout=wait + margin,
         )
         host = dist.new_group(backend="gloo", timeout=wait)
-        roll.start()
+        heartbeat.start()
     except (dist.DistError, RuntimeError, ValueError) as exc:
-        raise Lost(
+        raise PeerLost(
             f"the {world.size} processes of the run did not meet within {launch.timeout_s:g} s: "
             f"{first_line(exc)}",
             hint="MASTER_ADDR and MASTER_PORT must be reachable from every machine; with several "
             "network cards GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the one to use",
         ) from exc
-    return replace(world, bonds=Bonds(cast(dist.ProcessGroup, host), roll, launch.timeout_s))
+    return replace(world, group=GroupHandles(cast(dist.ProcessGroup, host), heartbeat, launch.timeout_s))
 
 
-def chosen(devices: str) -> tuple[int, ...]:
-    """The indices in "0,1"; empty for a count or "auto"."""
+def device_indices(devices: str) -> tuple[int, ...]:
+    """The device indices in "0,1"; empty for a count or "auto"."""
     return tuple(int(part) for part in devices.split(",") if part.strip()) if "," in devices else ()
 
 
-def is_lost(exc: BaseException) -> bool:
-    """Whether an error says that another process is gone or did not come."""
+def is_peer_loss(exc: BaseException) -> bool:
+    """Whether an error of a collective means that another process is gone or did not answer."""
     if isinstance(exc, dist.DistError):
         return True
     text = str(exc)
     return isinstance(exc, RuntimeError) and ("gloo" in text or "Connection closed by peer" in text)
 
 
-def explain(world: World, exc: BaseException) -> Lost:
-    """The failure of a collective as an error that names who is missing.
+def find_lost_peers(world: World, exc: BaseException) -> PeerLost:
+    """The failure of a collective as an error that names the missing processes.
 
-    It waits some seconds for the other processes to say that they are still there.
+    It waits some seconds for the others to answer.
     """
-    assert world.bonds is not None
-    late = "imed out" in str(exc) or "imeout" in str(exc)
-    missing, speaker = world.bonds.roll.call()
+    assert world.group is not None
+    timed_out = "imed out" in str(exc) or "imeout" in str(exc)
+    missing, reports = world.group.heartbeat.find_missing()
     if not missing:
-        what = f"the connection between the processes broke: {first_line(exc)}"
-        return Lost(
-            what, hint="all of them answered afterwards, so look at the network", speaker=speaker
+        message = f"the connection between the processes broke: {first_line(exc)}"
+        return PeerLost(
+            message, hint="all of them answered afterwards, so look at the network", reports=reports
         )
-    if late:
-        what = f"has not come for {world.bonds.timeout_s:g} s"
+    if timed_out:
+        state = f"has not answered for {world.group.timeout_s:g} s"
         hint = "its Python stack is in the logs folder of the run; --set launch.timeout_s=S waits longer"
     else:
-        what = "is gone"
+        state = "is gone"
         hint = "it was killed or crashed, often for lack of memory; see the logs folder of the run"
-    return Lost("; ".join(f"{who} {what}{where}" for who, where in missing), hint=hint, speaker=speaker)
+    return PeerLost(
+        "; ".join(f"{name} {state}{last_step}" for name, last_step in missing),
+        hint=hint,
+        reports=reports,
+    )
 
 
 def _share_cores(local_size: int) -> None:
-    """Give each process of this machine its share of the cores, unless the user has said otherwise."""
+    """Give each process of this machine its share of the cores, unless OMP_NUM_THREADS is set."""
     if "OMP_NUM_THREADS" not in os.environ:
         affinity = getattr(os, "sched_getaffinity", None)
         cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1

@@ -142,7 +142,7 @@ class Trainer:
         """
         progress, world = self.progress, self.job.world
         due = self.timing.due(progress.step) if world.main else (False, False, False)
-        world.note(progress.step)
+        world.record_step(progress.step)
         signum = self.guard.signum or 0  # read once: it may come at any moment
         total, readable, signals, signums, log_due, save_due, time_due = world.sum(
             batch.count, len(batch), signum > 0, signum, *due

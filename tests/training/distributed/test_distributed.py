@@ -198,11 +198,11 @@ def test_an_interrupted_launch_says_what_is_saved(tmp_path: Path, state: bool, s
     run = RunFolder(tmp_path)
     if state:
         (run.state / "step-7").mkdir(parents=True)
-    stop = launch._Stop()
-    stop.signum = signal.SIGTERM
-    error = launch._interrupted(run, "", stop, "dlcli train --resume a")
+    relay = launch._SignalRelay([])
+    relay.signum = signal.SIGTERM
+    error = launch._interrupted(run, "", relay, "dlcli train --resume a")
     assert said in error.message
-    assert (error.exit_code, error.hint) == (143, "go on with: dlcli train --resume a")
+    assert (error.exit_code, error.hint) == (143, "resume with: dlcli train --resume a")
 
 
 def test_what_the_system_refuses_a_rank_is_not_tried_again(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_what_the_system_refuses_a_rank_is_not_tried_again(tmp_path: Path) -> No
     refused = worker._failure(OSError(28, "No space left on device", "a/b"), 0)
     assert refused is not None
     assert (refused.kind, refused.message) == ("error", "a/b: No space left on device")
-    assert worker._is_to_tell(run, OSError(), refused, 0)
+    assert worker._should_report(run, OSError(), refused, 0)
     assert worker._failure(OSError("cannot identify image file"), 0) is None
 
 
@@ -292,7 +292,7 @@ def test_a_process_that_hangs_is_named(here: Path) -> None:
     launch = ("--devices", "2", "--max-restarts", "0", "--set", "launch.timeout_s=15")
     _, err = train(*told, *launch, "--name", "a", code=1)
     assert f"rank 1 ({socket.gethostname()}, process " in err
-    assert "has not come for 15 s" in err
+    assert "has not answered for 15 s" in err
     stacks = (Path("runs/a/logs") / "rank-1.0.log").read_text()
     assert "net.py" in stacks  # where it hangs
 
