@@ -1,7 +1,7 @@
-"""Dynamic int8: weights are integers, ranges of activations are found anew at each call.
+"""Dynamic int8 quantization: int8 weights, ranges of activations computed at each call.
 
-ONNX Runtime runs matrix products, LSTM layers and embeddings so. It has convolutions too, but they
-take several times as long as in float, so conv nets are refused.
+ONNX Runtime supports matrix products, LSTM layers and embeddings. Its dynamic int8 convolutions take
+several times as long as in float, so convolutional networks are refused.
 """
 
 from __future__ import annotations
@@ -11,58 +11,58 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, Layer
+from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OPS = ("MatMul", "LSTM", "Gather")  # a Gemm is split into MatMul and Add first
-# Finding the range of its input takes longer than a small product: a head of 128 x 10 was slower so.
-# They stay in float where they are few of the weights.
-_LEAST_WEIGHTS, _FEW = 4096, 0.1
-# What ONNX Runtime's own preparation leaves; without it the quantizer complains on the root logger.
-_PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
+# Computing the range of its input takes longer than a small product: a head of 128 x 10 was slower in
+# int8. Small layers stay in float where they have a small share of the weights.
+_MIN_WEIGHTS, _SMALL_SHARE = 4096, 0.1
+# Metadata of ONNX Runtime's preprocessing; without it the quantizer warns on the root logger.
+_PREPROCESSED = ("onnx.quant.pre_process", "onnxruntime.quant")
 
 
-def dynamic_layers(graph: FloatGraph) -> list[Layer]:
-    """The layers that dynamic int8 is for. Raises: DlcliError for conv nets, and where there is none."""
+def dynamic_layers(graph: FloatGraph) -> list[OnnxLayer]:
+    """Return the layers to quantize. Raises: DlcliError for convolutional networks, and for none."""
     if graph.family == "conv":
         convs = len(graph.of("Conv", "ConvTranspose"))
         raise DlcliError(
-            f"dynamic int8 is not for conv nets: this one has {convs} convolutions, which ONNX Runtime "
-            "runs several times slower that way than in float",
-            hint="--method static is the way: it is calibrated on training samples",
+            f"dynamic int8 does not suit convolutional models: this one has {convs} convolutions, which "
+            "ONNX Runtime runs several times slower than in float",
+            hint="use --method static, which is calibrated on training samples",
         )
-    every = graph.of(*PRODUCTS, "LSTM", "Gather")
-    small = [layer for layer in every if layer.weights < _LEAST_WEIGHTS]
-    few = _weights(small) <= _FEW * _weights(every)
-    found = [layer for layer in every if layer not in small] if few else every
-    if not any(layer.op != "Gather" for layer in found):
+    layers = graph.of(*PRODUCTS, "LSTM", "Gather")
+    small = [layer for layer in layers if layer.weights < _MIN_WEIGHTS]
+    if _weights(small) <= _SMALL_SHARE * _weights(layers):
+        layers = [layer for layer in layers if layer not in small]
+    if not any(layer.op != "Gather" for layer in layers):
         raise DlcliError(
-            "the model has no matrix product and no LSTM, which is what dynamic int8 is for",
-            hint="--method weight-only --backend torch takes any model",
+            "the model has no matrix product and no LSTM to quantize dynamically",
+            hint="--method weight-only --backend torch supports any model",
         )
-    return found
+    return layers
 
 
-def _weights(layers: Iterable[Layer]) -> int:
+def _weights(layers: Iterable[OnnxLayer]) -> int:
     return sum(layer.weights for layer in layers)
 
 
 def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
-    """The graph with the layers of these names in int8: s8 weights, a scale for each channel."""
+    """Return the graph with the named layers in int8: s8 weights, a scale for each channel."""
     import onnx
     from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization import quantize_dynamic as library
+    from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 
     model = graph.copy()
     _split_gemms(model)
-    model.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
+    model.metadata_props.add(key=_PREPROCESSED[0], value=_PREPROCESSED[1])
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save_model(model, str(source), save_as_external_data=True, location="float.data")
-        library(
+        ort_quantize_dynamic(
             source,
             out,
             op_types_to_quantize=list(_OPS),
@@ -70,9 +70,9 @@ def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
-        found = onnx.load(str(out))
-    del found.metadata_props[:]
-    return found
+        quantized = onnx.load(str(out))
+    del quantized.metadata_props[:]
+    return quantized
 
 
 def _split_gemms(model: ModelProto) -> None:

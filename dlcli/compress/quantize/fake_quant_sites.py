@@ -1,9 +1,9 @@
-"""Where a model's int8 simulation rounds: layers and activations, found on one forward pass.
+"""Fake quantization: which layers and activations are quantized, found by tracing one forward pass.
 
-The places are those between which ONNX Runtime computes in int8: what enters a convolution or linear
-layer, and what leaves a convolution, behind the ReLU if one follows it, since the two become one kernel.
-A tensor is rounded where it is made, so that all that read it, the way around a residual block too, read
-the same.
+The sites are those between which ONNX Runtime computes in int8: the inputs of convolutions and linear
+layers, and the outputs of convolutions, after the ReLU if one follows, since the two become one kernel.
+A tensor is quantized where it is made, so that all that read it, a residual connection too, read the
+same.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from torch import nn
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
-from dlcli.compress.quantize.forward_trace import Call, Op, Watched, watch
+from dlcli.compress.quantize.forward_trace import ForwardTrace, ModuleCall, TracedOp, trace_forward
 from dlcli.compress.quantize.static import conv_gains
 from dlcli.errors import DlcliError
 from dlcli.zoo.structures.fake_quant import FakeQuantizer, can_quantize, replay
 
-# A u8 range that begins at 0 and ends at the largest value does what these do.
-_CUTS = ("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_")
-# They only move values or leave some out, so what is on a grid of steps stays on it.
-_MOVES = (
+# A u8 range that begins at 0 and ends at the largest value clips as these do.
+_CLIPPING_OPS = ("relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_")
+# They only move or select values, so quantized values stay quantized.
+_DATA_MOVEMENT_OPS = (
     *("max_pool1d", "max_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d"),
     *("flatten", "reshape", "view", "permute", "transpose", "unsqueeze", "squeeze", "unflatten"),
 )
 
 
 def quantizable_layers(module: nn.Module) -> list[str]:
-    """The paths of the layers that int8 is for. Raises: DlcliError where that means nothing here."""
-    for path, part in module.named_modules():
-        if isinstance(part, nn.RNNBase):
+    """Return the paths of the layers to quantize. Raises: DlcliError for an unsupported model."""
+    for path, child in module.named_modules():
+        if isinstance(child, nn.RNNBase):
             raise DlcliError(
-                f"quantization-aware training is not for {type(part).__name__} ({path or 'the model'}): "
-                "no int8 kernel runs it with fixed ranges",
-                hint="--method dynamic is the way for LSTM and GRU",
+                f"quantization-aware training does not support {type(child).__name__} "
+                f"({path or 'the model'}): no int8 kernel runs it with fixed ranges",
+                hint="use --method dynamic for LSTM and GRU",
             )
-    found = [path for path, part in module.named_modules() if can_quantize(part) and _gains(part)]
-    if not found:
+    paths = [path for path, child in module.named_modules() if can_quantize(child) and _gains(child)]
+    if not paths:
         raise DlcliError(
-            "the model has no convolution and no linear layer that quantization-aware training knows",
+            "the model has no convolution and no linear layer that quantization-aware training supports",
             hint="--method weight-only needs none",
         )
-    return found
+    return paths
 
 
 def _gains(layer: nn.Module) -> bool:
-    """Whether an int8 kernel is faster, as static int8 decides it too."""
+    """Whether an int8 kernel is faster; static int8 decides it alike."""
     if not isinstance(layer, (nn.Conv1d, nn.Conv2d)):
         return True
     return conv_gains(layer.weight.numel(), layer.kernel_size, layer.groups)
@@ -64,74 +64,78 @@ def insert_fake_quantizers(
     *,
     activations: Literal["u8", "s8"] = "u8",
 ) -> TransformRecord:
-    """Change ``module`` in place so that ``layers`` compute as in int8; the record of it.
+    """Insert fake quantizers for ``layers`` into ``module``, in place, and return the record.
 
-    ``inputs`` are what one forward pass takes, ``activations`` how the file will store them. Ranges are
+    ``inputs`` are those of one forward pass, ``activations`` their type in the exported file. Ranges are
     0 until `calibrate`.
     """
-    places = _Places(watch(module, inputs), set(layers), module)
-    args = {"activations": activations, "layers": places.layers, "sites": places.sites}
+    planner = _SitePlanner(trace_forward(module, inputs), set(layers), module)
+    args = {"activations": activations, "layers": planner.layers, "sites": planner.sites}
     replay(module, args)
     return TransformRecord(kind=transforms.FAKE_QUANT, args=args)
 
 
-class _Places:
-    """The sites of a model, one a value; see `dlcli.zoo.structures.fake_quant`."""
+class _SitePlanner:
+    """Places one fake quantizer a value; see `dlcli.zoo.structures.fake_quant` for ``sites``."""
 
-    def __init__(self, seen: Watched, layers: set[str], module: nn.Module) -> None:
-        self._seen = seen
-        self._times = Counter(call.path for call in seen.calls)
-        self._held: dict[int, str] = {}  # the quantizer of a value
+    def __init__(self, trace: ForwardTrace, layers: set[str], module: nn.Module) -> None:
+        self._trace = trace
+        self._call_counts = Counter(call.path for call in trace.calls)
+        self._quantizers: dict[int, str] = {}  # by value
         self.sites: list[list[object]] = []
-        calls = [call for call in seen.calls if call.path in layers]
+        calls = [call for call in trace.calls if call.path in layers]
         for call in calls:
             if not isinstance(module.get_submodule(call.path), nn.Linear):
-                self._behind(call)
+                self._quantize_output(call)
         for call in calls:
-            self._before(call)
-        taken: dict[str, set[str]] = {}
+            self._quantize_input(call)
+        by_layer: dict[str, set[str]] = {}
         for call in calls:
-            taken.setdefault(call.path, set()).add(self._held.get(call.input, f"{call.path}.quant_in"))
-        # A layer that is called on values of several ranges takes from no one quantizer.
-        self.layers = [[path, min(names) if len(names) == 1 else None] for path, names in taken.items()]
+            name = self._quantizers.get(call.input, f"{call.path}.quant_in")
+            by_layer.setdefault(call.path, set()).add(name)
+        # A layer that is called on values of several ranges has no single input quantizer.
+        self.layers = [
+            [path, min(names) if len(names) == 1 else None] for path, names in by_layer.items()
+        ]
 
-    def _behind(self, call: Call) -> None:
-        """What a convolution gives; a linear layer's answer may stay in float."""
-        users = self._seen.users(call.output)
+    def _quantize_output(self, call: ModuleCall) -> None:
+        """Quantize the output of a convolution; that of a linear layer may stay in float."""
+        consumers = self._trace.consumers(call.output)
         value = call.output
-        if len(users) == 1 and users[0].name in _CUTS:
-            value = users[0].output
-            if self._seen.giver(value) is None:  # the next layer rounds it
+        if len(consumers) == 1 and consumers[0].name in _CLIPPING_OPS:
+            value = consumers[0].output
+            if self._trace.producing_call(value) is None:  # the next layer quantizes it
                 return
-        self._hold(value, f"{call.path}.quant_out")
+        self._quantize(value, f"{call.path}.quant_out")
 
-    def _before(self, call: Call) -> None:
-        """What a layer takes."""
-        if call.input in self._held:
+    def _quantize_input(self, call: ModuleCall) -> None:
+        if call.input in self._quantizers:
             return
-        origin = self._origin(call.input)
-        self._hold(call.input, self._held.get(origin, f"{call.path}.quant_in"))
+        source = self._source(call.input)
+        self._quantize(call.input, self._quantizers.get(source, f"{call.path}.quant_in"))
 
-    def _origin(self, value: int) -> int:
-        """The value that ``value`` consists of, followed back through what only moves."""
-        maker: Op | None = self._seen.maker(value)
-        while maker is not None and maker.name in _MOVES and maker.inputs:
-            value = maker.inputs[0]
-            maker = self._seen.maker(value)
+    def _source(self, value: int) -> int:
+        """Return the value that ``value`` was made from by operations that only move data."""
+        producer: TracedOp | None = self._trace.producer(value)
+        while producer is not None and producer.name in _DATA_MOVEMENT_OPS and producer.inputs:
+            value = producer.inputs[0]
+            producer = self._trace.producer(value)
         return value
 
-    def _hold(self, value: int, name: str) -> None:
-        """Round a value where a module gives it, else where one takes it: the layer itself does."""
-        giver = self._seen.giver(value)
-        call, side = (giver, "out") if giver is not None else (self._seen.taker(value), "in")
-        assert call is not None  # the layer takes it
-        self.sites.append([name, call.path, side, call.number, self._times[call.path]])
-        self._held[value] = name
+    def _quantize(self, value: int, name: str) -> None:
+        """Quantize a value where a module returns it, else where one takes it."""
+        producing = self._trace.producing_call(value)
+        call = self._trace.consuming_call(value) if producing is None else producing
+        assert call is not None  # a layer takes it
+        side = "in" if producing is None else "out"
+        self.sites.append([name, call.path, side, call.number, self._call_counts[call.path]])
+        self._quantizers[value] = name
 
 
 @contextmanager
 def _observing(module: nn.Module) -> Iterator[None]:
-    quantizers = [part for part in module.modules() if isinstance(part, FakeQuantizer)]
+    """Let the fake quantizers record ranges for a while."""
+    quantizers = [child for child in module.modules() if isinstance(child, FakeQuantizer)]
     for quantizer in quantizers:
         quantizer.observing = True
     try:
@@ -143,13 +147,13 @@ def _observing(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def calibrate(module: nn.Module, batches: Iterable[Sequence[torch.Tensor]]) -> None:
-    """Give the quantizers the ranges that their values have in ``batches``, in eval mode."""
-    modes = [(part, part.training) for part in module.modules()]
+    """Set the ranges of fake quantizers to those of their values over ``batches``, in eval mode."""
+    modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:
         with _observing(module):
             for inputs in batches:
                 module(*inputs)
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for child, mode in modes:
+            child.training = mode

@@ -1,4 +1,4 @@
-"""Fold batch norms into the convolutions and linear layers before them, which changes no answer."""
+"""Fold batch norms into the convolutions and linear layers before them; outputs stay the same."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
-from dlcli.compress.quantize.forward_trace import watch
+from dlcli.compress.quantize.forward_trace import trace_forward
 from dlcli.zoo.structures.folded import can_fold, replay, statistics_of
 
 
 @torch.no_grad()
 def fold_batch_norms(module: nn.Module, inputs: Sequence[torch.Tensor]) -> TransformRecord | None:
-    """Fold in place what can be folded, with the weights; the record of it, None where there is nothing.
+    """Fold batch norms in place and return the record, None where there is nothing to fold.
 
-    ``inputs`` are what one forward pass takes; they tell which layer is followed by which norm. A norm
-    is folded when it alone reads what its layer gives, and both run once.
+    One forward pass on ``inputs`` is traced to find which norm follows which layer. A norm is folded
+    when it alone reads the output of its layer, and both run once.
     """
-    seen = watch(module, inputs)
-    times = Counter(call.path for call in seen.calls)
+    trace = trace_forward(module, inputs)
+    call_counts = Counter(call.path for call in trace.calls)
     pairs = []
-    for norm_call in seen.calls:
-        maker = seen.maker(norm_call.input)
-        if maker is None or times[maker.path] != 1 or times[norm_call.path] != 1:
+    for norm_call in trace.calls:
+        producer = trace.producer(norm_call.input)
+        if producer is None or call_counts[producer.path] != 1 or call_counts[norm_call.path] != 1:
             continue
-        layer, norm = module.get_submodule(maker.path), module.get_submodule(norm_call.path)
-        alone = [user.path for user in seen.users(norm_call.input)] == [norm_call.path]
-        fits = not isinstance(layer, nn.Linear) or seen.ndims[norm_call.input] == 2
-        if alone and fits and can_fold(layer, norm):
-            pairs.append([maker.path, norm_call.path])
+        layer, norm = module.get_submodule(producer.path), module.get_submodule(norm_call.path)
+        readers = [op.path for op in trace.consumers(norm_call.input)]
+        fits = not isinstance(layer, nn.Linear) or trace.ndims[norm_call.input] == 2
+        if readers == [norm_call.path] and fits and can_fold(layer, norm):
+            pairs.append([producer.path, norm_call.path])
     if not pairs:
         return None
     record = TransformRecord(kind=transforms.FOLD_BATCHNORM, args={"pairs": pairs})
@@ -49,7 +49,7 @@ def fold_batch_norms(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Trans
 
 
 def _folded(layer: nn.Module, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the layer with the norm in it."""
+    """Return weight and bias of the layer with the norm folded in."""
     mean, var, eps, scale, shift = statistics_of(norm)
     scale = torch.ones_like(mean) if scale is None else scale
     shift = torch.zeros_like(mean) if shift is None else shift

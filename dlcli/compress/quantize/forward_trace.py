@@ -1,7 +1,7 @@
-"""What a model does, as it runs: its operations, and which module gave and took each tensor.
+"""Trace of one forward pass: its operations, and which module call each tensor entered and left.
 
-One forward pass is watched; nothing is traced symbolically, so any module will do. A value is a tensor
-as an operation left it, and has a number: an operation in place makes a new value of the same tensor.
+The pass is observed, not traced symbolically, so that any module will do. A value is a tensor as an
+operation left it, and has a number: an in-place operation makes a new value of the same tensor.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-# Operations that give back the very tensor they were asked about, in eval mode.
-_NOTHING = ("dropout", "dropout_", "feature_dropout", "contiguous", "float", "to")
+# Operations that return the very tensor they were given, in eval mode.
+_NO_OPS = ("dropout", "dropout_", "feature_dropout", "contiguous", "float", "to")
 
 
 @dataclass(frozen=True)
-class Op:
-    """An operation (torch's name for it) that ran directly within the module at ``path``."""
+class TracedOp:
+    """An operation (torch's name for it) that ran directly in the module at ``path``."""
 
     name: str
     path: str
@@ -31,10 +31,10 @@ class Op:
 
 
 @dataclass(frozen=True)
-class Call:
-    """The call number ``number`` (from 0) of the module at ``path``: its first tensor and its answer.
+class ModuleCall:
+    """Call number ``number`` (from 0) of the module at ``path``: its first tensor and its output.
 
-    ``began`` counts all calls of the pass in the order in which they began.
+    ``began`` numbers all calls of the pass in the order in which they began.
     """
 
     path: str
@@ -45,69 +45,67 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """One forward pass, in the order in which things ended. ``ndims`` are by value."""
+class ForwardTrace:
+    """One forward pass, in the order in which operations and calls ended. ``ndims`` are by value."""
 
-    ops: tuple[Op, ...]
-    calls: tuple[Call, ...]
+    ops: tuple[TracedOp, ...]
+    calls: tuple[ModuleCall, ...]
     ndims: dict[int, int]
 
-    def maker(self, value: int) -> Op | None:
-        """The operation that made a value; None for what came from outside."""
+    def producer(self, value: int) -> TracedOp | None:
+        """Return the operation that made a value; None for inputs of the pass."""
         return next((op for op in self.ops if op.output == value), None)
 
-    def users(self, value: int) -> list[Op]:
-        """The operations that read a value."""
+    def consumers(self, value: int) -> list[TracedOp]:
+        """Return the operations that read a value."""
         return [op for op in self.ops if value in op.inputs]
 
-    def giver(self, value: int) -> Call | None:
-        """The innermost module call that made a value and gave it back."""
-        maker = self.maker(value)
-        if maker is None:
+    def producing_call(self, value: int) -> ModuleCall | None:
+        """Return the innermost module call that made a value and returned it."""
+        producer = self.producer(value)
+        if producer is None:
             return None
-        within = (call for call in self.calls if call.output == value)
-        return next((call for call in within if f"{maker.path}.".startswith(f"{call.path}.")), None)
+        calls = (call for call in self.calls if call.output == value)
+        return next((c for c in calls if f"{producer.path}.".startswith(f"{c.path}.")), None)
 
-    def taker(self, value: int) -> Call | None:
-        """The first module call whose first tensor a value is: of nested ones the outermost."""
-        found = [call for call in self.calls if call.input == value]
-        return min(found, key=lambda call: call.began, default=None)
+    def consuming_call(self, value: int) -> ModuleCall | None:
+        """Return the first module call with a value as first tensor: of nested ones the outermost."""
+        calls = [call for call in self.calls if call.input == value]
+        return min(calls, key=lambda call: call.began, default=None)
 
 
-def watch(module: nn.Module, inputs: Sequence[torch.Tensor]) -> Watched:
-    """Run ``module`` once, in eval mode and without gradients, and say what it did."""
-    watcher = _Watcher()
+def trace_forward(module: nn.Module, inputs: Sequence[torch.Tensor]) -> ForwardTrace:
+    """Run ``module`` once, in eval mode and without gradients, and return the trace."""
+    tracer = _Tracer()
     hooks: list[RemovableHandle] = []
-    training = module.training
-    modes = {part: part.training for part in module.modules()}
-    for path, part in module.named_modules():
-        hooks.append(part.register_forward_pre_hook(watcher.enter(path), prepend=True))
-        hooks.append(part.register_forward_hook(watcher.leave()))
+    modes = {child: child.training for child in module.modules()}
+    for path, child in module.named_modules():
+        hooks.append(child.register_forward_pre_hook(tracer.enter(path), prepend=True))
+        hooks.append(child.register_forward_hook(tracer.leave()))
     try:
         module.eval()
-        with torch.no_grad(), watcher:
+        with torch.no_grad(), tracer:
             module(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        module.training = training
-        for part, mode in modes.items():
-            part.training = mode
-    return Watched(tuple(watcher.ops), tuple(watcher.calls), watcher.ndims)
+        for child, mode in modes.items():
+            child.training = mode
+    return ForwardTrace(tuple(tracer.ops), tuple(tracer.calls), tracer.ndims)
 
 
-class _Watcher(TorchFunctionMode):
-    """Sees every function of torch that Python calls."""
+class _Tracer(TorchFunctionMode):
+    """Records every torch function that Python calls, and module calls by hooks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ops: list[Op] = []
-        self.calls: list[Call] = []
+        self.ops: list[TracedOp] = []
+        self.calls: list[ModuleCall] = []
         self.ndims: dict[int, int] = {}
-        self._values: dict[int, int] = {}
-        self._alive: list[torch.Tensor] = []  # an id is used again once its object is gone
+        self._values: dict[int, int] = {}  # by id of the tensor
+        self._alive: list[torch.Tensor] = []  # an id is reused once its object is gone
         self._numbers: Counter[str] = Counter()
-        self._within: list[tuple[str, int, int, int]] = []
+        self._stack: list[tuple[str, int, int, int]] = []  # path, number, began, input
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -115,37 +113,38 @@ class _Watcher(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         inputs = tuple(self._value(tensor) for tensor in _tensors([*args, *(kwargs or {}).values()]))
         output = func(*args, **(kwargs or {}))
-        if name in _NOTHING and any(output is one for one in args):
+        if name in _NO_OPS and any(output is arg for arg in args):
             return output
         for tensor in _tensors([output]):
-            path = self._within[-1][0] if self._within else ""
-            self.ops.append(Op(name, path, inputs, self._value(tensor, fresh=True)))
+            path = self._stack[-1][0] if self._stack else ""
+            self.ops.append(TracedOp(name, path, inputs, self._value(tensor, new=True)))
         return output
 
     def enter(self, path: str) -> Any:
-        """The hook before a call of the module at ``path``."""
+        """Return the forward pre-hook of the module at ``path``."""
 
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             first = next(iter(_tensors(args)), None)
             number = self._numbers[path]
             self._numbers[path] += 1
-            taken = -1 if first is None else self._value(first)
-            self._within.append((path, number, self._numbers.total() - 1, taken))
+            value = -1 if first is None else self._value(first)
+            self._stack.append((path, number, self._numbers.total() - 1, value))
 
         return hook
 
     def leave(self) -> Any:
-        """The hook behind a call."""
+        """Return the forward hook."""
 
         def hook(module: nn.Module, args: object, output: object) -> None:
-            path, number, began, first = self._within.pop()
+            path, number, began, value = self._stack.pop()
             if isinstance(output, torch.Tensor):
-                self.calls.append(Call(path, number, began, first, self._value(output)))
+                self.calls.append(ModuleCall(path, number, began, value, self._value(output)))
 
         return hook
 
-    def _value(self, tensor: torch.Tensor, *, fresh: bool = False) -> int:
-        if fresh or id(tensor) not in self._values:
+    def _value(self, tensor: torch.Tensor, *, new: bool = False) -> int:
+        """Return the number of a tensor's value; ``new`` gives it a new one."""
+        if new or id(tensor) not in self._values:
             with torch._C.DisableTorchFunction():
                 self.ndims[len(self.ndims)] = tensor.ndim
             self._values[id(tensor)] = len(self.ndims) - 1
@@ -154,10 +153,11 @@ class _Watcher(TorchFunctionMode):
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
+    """Return the tensors in values that may be nested."""
+    tensors: list[torch.Tensor] = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)):
-            found += _tensors(value)
-    return found
+            tensors += _tensors(value)
+    return tensors

@@ -1,8 +1,8 @@
-"""Static int8: ranges of activations are found once, on training samples, and kept in the file.
+"""Static int8 quantization: ranges of activations are computed on calibration data and stored.
 
-The file is a float graph with QuantizeLinear and DequantizeLinear in it, which ONNX Runtime turns into
-int8 kernels. Which operators lie between them decides the speed: a layer in int8 whose neighbour is not
-costs a change of form at each end.
+The file is a float graph with QuantizeLinear and DequantizeLinear nodes, which ONNX Runtime turns into
+int8 kernels. Which operators are between them decides the speed: an int8 layer next to a float one costs
+a conversion.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, Layer
+from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
@@ -27,36 +27,36 @@ Target = Literal["x86", "arm"]
 Calibration = Literal["minmax", "entropy", "percentile"]
 Feed = Mapping[str, npt.NDArray[Any]]
 
-# Ranges of fewer samples are those of these samples alone.
+# Ranges computed on fewer samples do not hold for others.
 FEWEST_SAMPLES = 8
-# Operators without weights that stay in int8 between layers that are.
+# Operators without weights that stay in int8 between int8 layers.
 _ONE_INPUT, _JOINS = ("Relu", "Clip", "MaxPool"), ("Add", "Concat")
-# A convolution gathers its inputs for an int8 kernel, which takes longer than few products do: 3x3 on
-# one channel, 16 answers, was 8 times slower than in float, on three channels twice as slow.
-_LEAST_WEIGHTS = 1024
+# An int8 convolution gathers its inputs first (im2col), which outweighs few products: 3x3 from one to
+# 16 channels was 8 times slower than in float, from three channels twice as slow.
+_MIN_WEIGHTS = 1024
 
 
-def static_layers(graph: FloatGraph) -> list[Layer]:
-    """The layers that static int8 is for and makes faster. Raises: DlcliError where there is none.
+def static_layers(graph: FloatGraph) -> list[OnnxLayer]:
+    """Return the layers that static int8 makes faster. Raises: DlcliError where there is none.
 
     Of transformers and the like these are matrix products and embeddings: with sums, norms and
-    softmax in int8 too, half of the answers were others.
+    softmax in int8 too, half of the predictions changed.
     """
     if graph.family == "conv":
-        found = [x for x in graph.of("Conv", *PRODUCTS) if x.op != "Conv" or _gains(x, graph)]
+        layers = [x for x in graph.of("Conv", *PRODUCTS) if x.op != "Conv" or _gains(x, graph)]
     else:
-        found = graph.of(*PRODUCTS, "Gather")
-    if not any(layer.op != "Gather" for layer in found):
+        layers = graph.of(*PRODUCTS, "Gather")
+    if not any(layer.op != "Gather" for layer in layers):
         raise DlcliError(
-            "the model has no convolution and no matrix product, which is what static int8 is for",
+            "the model has no convolution and no matrix product to quantize statically",
             hint="--method dynamic runs LSTM layers in int8; --method weight-only --backend torch "
-            "takes any model",
+            "supports any model",
         )
-    return found
+    return layers
 
 
-def calibrate(graph: FloatGraph, feeds: Iterable[Feed], how: Calibration, target: Target) -> Any:
-    """The range of every activation that may be quantized, over small batches, one in memory at a time.
+def calibrate(graph: FloatGraph, feeds: Iterable[Feed], method: Calibration, target: Target) -> Any:
+    """Return the range of every activation that may be quantized, over small batches, one at a time.
 
     Raises: DlcliError where a range is not finite.
     """
@@ -78,18 +78,18 @@ def calibrate(graph: FloatGraph, feeds: Iterable[Feed], how: Calibration, target
         calibrator = create_calibrator(
             source,
             _op_types(graph),
-            augmented_model_path=str(Path(folder, "watched.onnx")),
-            calibrate_method=methods[how],
+            augmented_model_path=str(Path(folder, "augmented.onnx")),
+            calibrate_method=methods[method],
             extra_options=symmetric,
         )
         for feed in feeds:
-            # A call a batch: the library keeps all that it collects in one call, which took all memory.
-            calibrator.collect_data(_Once(feed))
+            # A call for each batch: all outputs of one call are kept in memory.
+            calibrator.collect_data(_SingleBatch(feed))
         ranges = calibrator.compute_data()
-    wrong = [name for name, data in ranges.items() if not np.isfinite(data.range_value).all()]
-    if wrong:
+    not_finite = [name for name, data in ranges.items() if not np.isfinite(data.range_value).all()]
+    if not_finite:
         raise DlcliError(
-            f"calibration: {wrong[0]} took values that are no finite numbers", hint="--method dynamic"
+            f"calibration: {not_finite[0]} has values that are not finite", hint="--method dynamic"
         )
     return ranges
 
@@ -97,15 +97,15 @@ def calibrate(graph: FloatGraph, feeds: Iterable[Feed], how: Calibration, target
 def quantize_static(
     graph: FloatGraph, ranges: Any, layers: Collection[str], target: Target
 ) -> ModelProto:
-    """The graph with the layers of these names in int8, and what lies between them.
+    """Return the graph with the named layers, and the operators between them, in int8.
 
-    x86: u8 activations, which its kernels are made for; arm: s8, symmetric. Weights are s8, symmetric,
+    x86: u8 activations, as its kernels need; arm: s8, symmetric. Weights are s8, symmetric,
     with a scale for each channel.
     """
     from onnxruntime.quantization import QDQQuantizer, QuantType
 
     model = _with_shapes(graph)
-    chosen = [node.name for node in _chosen(model.graph.node, set(layers))]
+    nodes = [node.name for node in _int8_nodes(model.graph.node, set(layers))]
     quantizer = QDQQuantizer(
         model,
         True,  # a scale for each channel
@@ -113,42 +113,43 @@ def quantize_static(
         QuantType.QInt8,
         QuantType.QUInt8 if target == "x86" else QuantType.QInt8,
         ranges,
-        chosen,
+        nodes,
         [],
         _op_types(graph),
         {"ActivationSymmetric": target == "arm", "WeightSymmetric": True},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
-    found: ModelProto = quantizer.model.model
-    del found.metadata_props[:]
-    return found
+    quantized: ModelProto = quantizer.model.model
+    del quantized.metadata_props[:]
+    return quantized
 
 
-class _Once:
-    """A reader of one batch, as the library asks for it."""
+class _SingleBatch:
+    """A CalibrationDataReader of one batch."""
 
     def __init__(self, feed: Feed) -> None:
         self._feeds = iter([dict(feed)])
 
     def get_next(self) -> dict[str, Any] | None:
-        """The batch, then None."""
+        """Return the batch, then None."""
         return next(self._feeds, None)
 
 
 def conv_gains(weights: int, kernel: Iterable[int], groups: int) -> bool:
     """Whether a convolution of so many weights is faster in int8.
 
-    Those of each channel alone (depthwise) and of single pixels are: their kernels gather nothing.
+    Depthwise and pointwise (1x1) ones are: their kernels gather nothing.
     """
-    return groups > 1 or set(kernel) == {1} or weights >= _LEAST_WEIGHTS
+    return groups > 1 or set(kernel) == {1} or weights >= _MIN_WEIGHTS
 
 
-def _gains(layer: Layer, graph: FloatGraph) -> bool:
+def _gains(layer: OnnxLayer, graph: FloatGraph) -> bool:
     node = next(node for node in graph.model.graph.node if node.name == layer.name)
-    said = {a.name: a for a in node.attribute}
-    groups = said["group"].i if "group" in said else 1
-    return conv_gains(layer.weights, said["kernel_shape"].ints if "kernel_shape" in said else (), groups)
+    attributes = {a.name: a for a in node.attribute}
+    groups = attributes["group"].i if "group" in attributes else 1
+    kernel = attributes["kernel_shape"].ints if "kernel_shape" in attributes else ()
+    return conv_gains(layer.weights, kernel, groups)
 
 
 def _with_shapes(graph: FloatGraph) -> ModelProto:
@@ -162,19 +163,19 @@ def _op_types(graph: FloatGraph) -> list[str]:
     return ["Conv", *PRODUCTS, "Gather", *between]
 
 
-def _chosen(nodes: Iterable[NodeProto], layers: set[str]) -> list[NodeProto]:
-    """The layers, and what follows them: it stays in int8 where all that it reads was made in int8.
+def _int8_nodes(nodes: Iterable[NodeProto], layers: set[str]) -> list[NodeProto]:
+    """Return the layers and the operators after them whose inputs are all int8.
 
-    A pooling of float answers in int8 has no fast kernel: it was 40 times slower than in float.
+    An int8 pooling of float inputs has no fast kernel: it was 40 times slower than in float.
     """
-    made: set[str] = set()
-    found = []
+    int8_tensors: set[str] = set()
+    int8_nodes = []
     for node in nodes:
         inputs = [name for name in node.input if name]
-        follows = (node.op_type in _ONE_INPUT and inputs[0] in made) or (
-            node.op_type in _JOINS and all(name in made for name in inputs)
+        follows = (node.op_type in _ONE_INPUT and inputs[0] in int8_tensors) or (
+            node.op_type in _JOINS and all(name in int8_tensors for name in inputs)
         )
         if node.name in layers or follows:
-            found.append(node)
-            made |= set(node.output)
-    return found
+            int8_nodes.append(node)
+            int8_tensors |= set(node.output)
+    return int8_nodes

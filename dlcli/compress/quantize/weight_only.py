@@ -1,7 +1,7 @@
-"""Integer weights in groups: smaller, and faster only where reading the weights is most of the work.
+"""Weight-only quantization in groups: smaller; faster only where memory bandwidth is the limit.
 
-ONNX Runtime multiplies by such weights (MatMulNBits) and looks rows up in them (GatherBlockQuantized).
-K numbers in, N out; a group is ``size`` numbers along K with one scale, symmetric around 0.
+ONNX Runtime has MatMulNBits and GatherBlockQuantized for such weights. K inputs, N outputs; a group is
+``size`` weights along K with one scale, symmetric around 0.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, Layer
+from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-GROUP_SIZES = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernels take
+GROUP_SIZES = (16, 32, 64, 128, 256)  # supported by ONNX Runtime's kernels
 _DOMAIN = "com.microsoft"
-# Inputs are rounded to 8 bits on the way, in the same groups. In float one sample took 30 times longer.
+# Activations are rounded to 8 bits in the same groups. In float one sample took 30 times as long.
 _ACCURACY_LEVEL = 4
 
 
-def weight_only_layers(graph: FloatGraph, group_size: int) -> list[Layer]:
-    """The layers whose weights ONNX Runtime takes in groups. Raises: DlcliError where there is none.
+def weight_only_layers(graph: FloatGraph, group_size: int) -> list[OnnxLayer]:
+    """Return the layers whose weights ONNX Runtime supports in groups.
 
-    UsageError for a size of groups that it does not take.
+    Raises: DlcliError where there is none, UsageError for an unsupported group size.
     """
     if group_size not in GROUP_SIZES:
         sizes = ", ".join(map(str, GROUP_SIZES))
@@ -35,52 +35,54 @@ def weight_only_layers(graph: FloatGraph, group_size: int) -> list[Layer]:
             f"--group-size {group_size}: ONNX Runtime takes {sizes}", hint="or --backend torch"
         )
     nodes = {node.name: node for node in graph.model.graph.node}
-    found = [layer for layer in graph.of(*PRODUCTS, "Gather") if _fits(nodes[layer.name])]
-    if not found:
+    layers = [layer for layer in graph.of(*PRODUCTS, "Gather") if _is_plain(nodes[layer.name])]
+    if not layers:
         raise DlcliError(
-            "the model has no matrix product, and ONNX Runtime takes weights in groups for nothing else",
-            hint="--backend torch stores any model so",
+            "the model has no matrix product, all that ONNX Runtime supports grouped weights for",
+            hint="--backend torch supports any model",
         )
-    return found
+    return layers
 
 
 def quantize_weights(
     graph: FloatGraph, layers: Collection[str], bits: int, group_size: int
 ) -> ModelProto:
-    """The graph with the weights of the layers of these names in 4 or 8 bits."""
+    """Return the graph with the weights of the named layers in 4 or 8 bits."""
     model = graph.copy()
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[NodeProto] = []
-    made: list[TensorProto] = []
+    new_initializers: list[TensorProto] = []
     for node in model.graph.node:
         if node.name in layers:
-            change = _gather if node.op_type == "Gather" else _product
-            new_nodes, new_tensors = change(node, tensors, bits, group_size)
+            quantize_node = _gather if node.op_type == "Gather" else _product
+            new_nodes, new_tensors = quantize_node(node, tensors, bits, group_size)
             nodes += new_nodes
-            made += [tensor for tensor in new_tensors if tensor.name not in {t.name for t in made}]
+            known = {tensor.name for tensor in new_initializers}
+            new_initializers += [tensor for tensor in new_tensors if tensor.name not in known]
         else:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in (*model.graph.initializer, *made) if tensor.name in used]
+    initializers = (*model.graph.initializer, *new_initializers)
+    initializers_used = [tensor for tensor in initializers if tensor.name in used]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(initializers_used)
     if all(entry.domain != _DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=_DOMAIN, version=1)
     return model
 
 
-def _fits(node: NodeProto) -> bool:
-    """Whether a product is a plain one, and a look-up one of whole rows."""
-    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "axis": 0}
-    return all(plain.get(a.name, a.i) == (a.f if a.type == a.FLOAT else a.i) for a in node.attribute)
+def _is_plain(node: NodeProto) -> bool:
+    """Whether a product has no scaling or transposed input, and a look-up is of whole rows."""
+    defaults = {"alpha": 1.0, "beta": 1.0, "transA": 0, "axis": 0}
+    return all(defaults.get(a.name, a.i) == (a.f if a.type == a.FLOAT else a.i) for a in node.attribute)
 
 
-_Made = tuple[list[Any], list[Any]]
+_NodesAndTensors = tuple[list[Any], list[Any]]
 
 
-def _product(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: int) -> _Made:
+def _product(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: int) -> _NodesAndTensors:
     from onnx import helper, numpy_helper
 
     weight = numpy_helper.to_array(tensors[node.input[1]])
@@ -88,17 +90,17 @@ def _product(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: 
         weight = weight.T  # (N, K)
     codes, scales = _groups(weight, bits, size)
     name = node.input[1]
-    parts = [
+    tensors_out = [
         numpy_helper.from_array(_packed(codes, bits), f"{name}:codes"),
         numpy_helper.from_array(scales.reshape(-1), f"{name}:scales"),
     ]
-    added = len(node.input) > 2 and bool(node.input[2])
-    answer = f"{node.output[0]}:product" if added else node.output[0]
-    found = [
+    biased = len(node.input) > 2 and bool(node.input[2])
+    product = f"{node.output[0]}:product" if biased else node.output[0]
+    nodes = [
         helper.make_node(
             "MatMulNBits",
-            [node.input[0], *(part.name for part in parts)],
-            [answer],
+            [node.input[0], *(tensor.name for tensor in tensors_out)],
+            [product],
             name=node.name,
             domain=_DOMAIN,
             K=weight.shape[1],
@@ -108,28 +110,28 @@ def _product(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: 
             accuracy_level=_ACCURACY_LEVEL,
         )
     ]
-    if added:
-        found.append(helper.make_node("Add", [answer, node.input[2]], list(node.output)))
-    return found, parts
+    if biased:
+        nodes.append(helper.make_node("Add", [product, node.input[2]], list(node.output)))
+    return nodes, tensors_out
 
 
-def _gather(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: int) -> _Made:
+def _gather(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: int) -> _NodesAndTensors:
     from onnx import helper, numpy_helper
 
     table = numpy_helper.to_array(tensors[node.input[0]])
     codes, scales = _groups(table, bits, size)
-    rows = codes.reshape(len(table), -1)[:, : table.shape[1]]  # its groups may end short
+    rows = codes.reshape(len(table), -1)[:, : table.shape[1]]  # the last group may be padded
     if bits == 4:
         even = np.pad(rows, ((0, 0), (0, rows.shape[1] % 2)), constant_values=8)
         rows = _pairs(even)
     name = node.input[0]
-    parts = [
+    tensors_out = [
         numpy_helper.from_array(np.ascontiguousarray(rows), f"{name}:codes"),
         numpy_helper.from_array(scales, f"{name}:scales"),
     ]
-    found = helper.make_node(
+    lookup = helper.make_node(
         "GatherBlockQuantized",
-        [parts[0].name, node.input[1], parts[1].name],
+        [tensors_out[0].name, node.input[1], tensors_out[1].name],
         list(node.output),
         name=node.name,
         domain=_DOMAIN,
@@ -138,13 +140,13 @@ def _gather(node: NodeProto, tensors: dict[str, TensorProto], bits: int, size: i
         block_size=size,
         bits=bits,
     )
-    return [found], parts
+    return [lookup], tensors_out
 
 
 def _groups(
     weight: npt.NDArray[Any], bits: int, size: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Codes (N, groups, size), the zero being in their middle, and scales (N, groups)."""
+    """Return codes (N, groups, size), with zero at their middle, and scales (N, groups)."""
     middle = 1 << (bits - 1)
     rows, length = weight.shape
     groups = -(-length // size)
@@ -160,6 +162,6 @@ def _packed(codes: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
 
 
 def _pairs(codes: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Two codes of 4 bits a byte along the last axis, the first in the lower half."""
-    found: npt.NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << 4)
-    return found
+    """Pack two codes of 4 bits into a byte along the last axis, the first in the lower half."""
+    packed: npt.NDArray[np.uint8] = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return packed

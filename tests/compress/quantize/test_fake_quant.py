@@ -183,7 +183,7 @@ def test_a_convolution_that_int8_makes_slower_stays_in_float() -> None:
 
 
 def test_recurrent_and_empty_models_are_refused() -> None:
-    with pytest.raises(DlcliError, match="not for LSTM") as caught:
+    with pytest.raises(DlcliError, match="not support LSTM") as caught:
         quantizable_layers(nn.Sequential(nn.LSTM(3, 3), nn.Linear(3, 3)))
     assert caught.value.hint is not None
     assert "--method dynamic" in caught.value.hint

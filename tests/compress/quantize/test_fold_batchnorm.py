@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlcli.card import ModelSpec
 from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
-from dlcli.compress.quantize.forward_trace import watch
+from dlcli.compress.quantize.forward_trace import trace_forward
 from dlcli.zoo.base import build_model
 
 
@@ -66,15 +66,15 @@ def test_a_record_of_another_model_is_refused() -> None:
         build_model(ModelSpec(name="mlp"), task, [record])
 
 
-def test_watching_leaves_a_module_as_it_was() -> None:
+def test_tracing_leaves_a_module_as_it_was() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(4, 2))
     module.train()
     module[2].eval()
-    seen = watch(module, (torch.zeros(2, 3),))
+    trace = trace_forward(module, (torch.zeros(2, 3),))
     assert [part.training for part in module] == [True, True, False, True]
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-    assert [op.name for op in seen.ops if op.path] == ["linear", "relu", "linear"]
-    second = next(call for call in seen.calls if call.path == "3")
-    giver = seen.giver(second.input)
-    assert giver is not None
-    assert giver.path == "1"  # dropout gives back what it was given
+    assert [op.name for op in trace.ops if op.path] == ["linear", "relu", "linear"]
+    second = next(call for call in trace.calls if call.path == "3")
+    producing = trace.producing_call(second.input)
+    assert producing is not None
+    assert producing.path == "1"  # dropout returns its input

@@ -150,7 +150,7 @@ def test_recurrent_models_are_refused(tmp_path: Path) -> None:
         build_model(spec, task),
         torch.device("cpu"),
     )
-    with pytest.raises(DlcliError, match="not for LSTM"):
+    with pytest.raises(DlcliError, match="not support LSTM"):
         qat(lstm, settings(), tuner(tmp_path), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -167,7 +167,7 @@ def test_arm_gets_signed_activations(runs: Runs, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["cnn", "text-cnn"])
 def test_dynamic_is_refused_for_conv_nets(runs: Runs, name: str) -> None:
     before = contents(runs(name).path)
-    with pytest.raises(DlcliError, match=r"not for conv nets.*several times slower") as info:
+    with pytest.raises(DlcliError, match=r"convolutional models.*several times slower") as info:
         run_quantize(runs(name).best, settings("dynamic"))
     assert "--method static" in (info.value.hint or "")
     assert contents(runs(name).path) == before
