@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +52,21 @@ def inverse_sqrt(point, *, lr_min: float, timescale: int = 10) -> float:
     """Falls with the root of the step."""
     return max((1 + point.past / timescale) ** -0.5, lr_min)
 '''
+METRIC = '''
+import numpy as np
+
+from dlcli.evaluation.metrics.registered import register_metric
+
+
+@register_metric("kappa", "classification", higher_is_better=True)
+def kappa(outputs, targets, task):
+    """Cohen's kappa."""
+    predicted = outputs.argmax(axis=1)
+    observed = (predicted == targets).mean()
+    classes = range(task.num_classes)
+    chance = sum((predicted == c).mean() * (targets == c).mean() for c in classes)
+    return (observed - chance) / (1 - chance)
+'''
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +78,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training/losses/a_new_loss.py": LOSS,
         "training/optim/optimizers/a_new_optimizer.py": OPTIMIZER,
         "training/optim/schedules/a_new_schedule.py": SCHEDULE,
+        "evaluation/metrics/a_new_metric.py": METRIC,
     }.items():
         (folder / "dlcli" / path).write_text(source, encoding="utf-8")
     rng = np.random.default_rng(0)
@@ -79,11 +94,9 @@ def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
-def train(folder: Path, *args: str) -> dict[str, Any]:
+def train(folder: Path, *args: str) -> None:
     done = run(folder, "train", *DATA, "-e", "2", "--device", "cpu", "--json", *args)
     assert done.returncode == 0, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 def test_new_names_are_choices_in_help(copy: Path) -> None:
@@ -117,3 +130,13 @@ def test_wrong_arguments_of_new_functions_are_refused(
     done = run(copy, "train", *DATA, *args)
     assert done.returncode == 2
     assert message in " ".join(done.stderr.split())
+
+
+def test_a_new_metric_picks_the_best_epoch_and_bounds_an_evaluation(copy: Path) -> None:
+    train(copy, "--monitor", "kappa", "--name", "by-kappa", "-e", "12")
+    done = run(copy, "eval", "by-kappa", "--device", "cpu", "--min", "kappa=0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads(done.stdout)["metrics"]
+    assert metrics["kappa"] == pytest.approx(2 * metrics["accuracy"] - 1, abs=0.2)
+    assert run(copy, "eval", "by-kappa", "--min", "kappa=1.1", "--quiet").returncode == 3
+    assert "kappa" in run(copy, "runs", "by-kappa").stdout

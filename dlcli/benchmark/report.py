@@ -10,7 +10,7 @@ from typing import Any
 from dlcli.benchmark.accuracy import EvalGroup
 from dlcli.benchmark.interleaved import Timing
 from dlcli.benchmark.statistics import Ratio, paired_ratio, pareto_front
-from dlcli.evaluation.metrics import DIRECTIONS
+from dlcli.evaluation.metrics import direction
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _comparable(rows: Sequence[BenchmarkRow], groups: Sequence[EvalGroup]) -> li
 
 def _score(row: BenchmarkRow) -> float:
     """Return the metric, negated where lower is better."""
-    return row.metrics[row.metric] * DIRECTIONS[row.metric]
+    return row.metrics[row.metric] * direction(row.metric)
 
 
 def _latency(row: BenchmarkRow, batch_size: int) -> float:

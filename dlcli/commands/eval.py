@@ -150,11 +150,11 @@ def _print_members(result: EvalResult) -> None:
 
 
 def _parse_bound(text: str) -> tuple[str, float]:
-    from dlcli.evaluation.metrics import DIRECTIONS
+    from dlcli.evaluation.metrics import directions
 
     name, _, value = text.partition("=")
-    if name not in DIRECTIONS:
-        raise UsageError(f"--min {text!r}: {name!r} is no metric", hint=nearest(name, DIRECTIONS))
+    if name not in directions():
+        raise UsageError(f"--min {text!r}: {name!r} is no metric", hint=nearest(name, directions()))
     try:
         return name, float(value)
     except ValueError:
@@ -163,12 +163,12 @@ def _parse_bound(text: str) -> tuple[str, float]:
 
 def _missed(bound: tuple[str, float], metrics: dict[str, float]) -> str | None:
     """The sentence for a missed bound; a metric that falls is bounded from above."""
-    from dlcli.evaluation.metrics import DIRECTIONS
+    from dlcli.evaluation.metrics import direction
 
     name, value = bound
     if name not in metrics:
         return f"--min {name}={value:g}: {name} is not measured here; there is {', '.join(metrics)}"
-    if (metrics[name] - value) * DIRECTIONS[name] >= 0:
+    if (metrics[name] - value) * direction(name) >= 0:
         return None
-    side = "below" if DIRECTIONS[name] > 0 else "above"
+    side = "below" if direction(name) > 0 else "above"
     return f"{name} is {metrics[name]:.4f}, {side} the bound of {value:g}"

@@ -15,7 +15,7 @@ from dlcli.data.base import Inputs, Targets
 from dlcli.data.prepare import trim
 from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.evaluate import default_batch_size
-from dlcli.evaluation.metrics import DIRECTIONS, default_monitor, make_counts
+from dlcli.evaluation.metrics import default_monitor, direction, make_counts
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.formats.onnx.format import OnnxArtifact
 from dlcli.formats.readable_outputs import has_readable_outputs, to_probabilities
@@ -258,8 +258,8 @@ def _missed(
     if before and batch.metrics:
         name = default_monitor(task)
         # A share falls by so many points; an error has the data's units and grows by a share of itself.
-        bound = parse_bound(config.max_drop) or Bound(_MAX_DROP, relative=DIRECTIONS[name] < 0)
-        drop = (before[name] - batch.metrics[name]) * DIRECTIONS[name]
+        bound = parse_bound(config.max_drop) or Bound(_MAX_DROP, relative=direction(name) < 0)
+        drop = (before[name] - batch.metrics[name]) * direction(name)
         if not bound.holds(drop, before[name]):
             allowed = bound.allowed(before[name])
             found.append(f"{name} gets worse by {drop:.4g} {at}, where {allowed:.4g} is allowed")

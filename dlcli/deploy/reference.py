@@ -18,7 +18,7 @@ from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import answers_within, default_batch_size
 from dlcli.evaluation.intervals import of_difference
-from dlcli.evaluation.metrics import DIRECTIONS, Counts, default_monitor, make_counts
+from dlcli.evaluation.metrics import Counts, default_monitor, direction, make_counts
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.task import TaskSpec
@@ -118,7 +118,7 @@ class ReferenceEvaluator:
                 rooted=counts.rooted,
                 block=max(1, self.task.horizon),
             )
-        drop = (before - after) * DIRECTIONS[self.metric]
+        drop = (before - after) * direction(self.metric)
         return MetricDelta(metrics, self.metric, before, after - before, low, high, drop, agreement)
 
     def _predict(self, artifact: Artifact) -> tuple[Outputs, Counts | None]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from dlcli.benchmark.statistics import Ratio
 from dlcli.deploy.compare import Comparison
-from dlcli.evaluation.metrics import DIRECTIONS
+from dlcli.evaluation.metrics import direction
 
 _SMALLER, _LARGER = 0.95, 1.05  # ratios of file sizes between these are no change
 
@@ -36,7 +36,7 @@ def _accuracy(comparison: Comparison) -> str:
     if not np.isfinite(delta.low):
         return f"{change}; its confidence interval is not known"
     if delta.low > 0 or delta.high < 0:
-        better = (delta.difference > 0) == (DIRECTIONS[delta.metric] > 0)
+        better = (delta.difference > 0) == (direction(delta.metric) > 0)
         return f"{change}: {'better' if better else 'WORSE'}, beyond chance"
     return f"{change}: no difference beyond chance"
 

@@ -13,7 +13,7 @@ import numpy as np
 from dlcli.data.base import Indices, Inputs, Reader, Targets
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.intervals import of_difference
-from dlcli.evaluation.metrics import DIRECTIONS, Counts
+from dlcli.evaluation.metrics import Counts, direction
 from dlcli.evaluation.metrics.base import MemberRow
 from dlcli.evaluation.tta import averaged, mean_classes
 from dlcli.files import read_json
@@ -126,7 +126,7 @@ def member_row(artifact: Artifact, own: Counts, whole: Counts, task: TaskSpec) -
     low, high = of_difference(whole.scores(), own.scores(), rooted=whole.rooted, block=block)
     better = None
     if low > 0 or high < 0:
-        better = (low > 0) == (DIRECTIONS[metric] > 0)
+        better = (low > 0) == (direction(metric) > 0)
     difference = whole.metrics()[metric] - metrics[metric]
     return MemberRow(str(artifact.path), metrics, metric, difference, low, high, better)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.evaluation.metrics import DIRECTIONS, default_monitor
+from dlcli.evaluation.metrics import default_monitor, directions
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, list_runs, read_events
 from dlcli.runs.locks import is_held
@@ -124,9 +124,9 @@ def sort_by(runs: Sequence[RunSummary], metric: str) -> list[RunSummary]:
     if metric not in known:
         raise UsageError(
             f"--sort {metric!r}: no run here has such a metric",
-            hint=nearest(metric, known or DIRECTIONS),
+            hint=nearest(metric, known or directions()),
         )
-    sign = -DIRECTIONS.get(metric, 1)
+    sign = -directions().get(metric, 1)
 
     def key(run: RunSummary) -> tuple[bool, float]:
         value = run.metrics.get(metric, math.nan)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from dlcli.evaluation.metrics import DIRECTIONS, Counts, default_monitor, make_counts, metric_names
+from dlcli.evaluation.metrics import Counts, default_monitor, directions, make_counts, metric_names
 from dlcli.evaluation.metrics.base import MAX_POINTS
 from dlcli.task import (
     PAD,
@@ -172,7 +172,7 @@ def test_the_names_are_those_reported_and_scores_belong_to_one_of_them(
 ) -> None:
     counts = count(task, make(np.random.default_rng(1), 30), 8)
     found = counts.metrics()
-    assert set(metric_names(task)) == set(found) <= set(DIRECTIONS)
+    assert set(metric_names(task)) == set(found) <= set(directions())
     assert default_monitor(task) in found
     mean = counts.scores().mean()
     assert found[counts.scored] == pytest.approx(math.sqrt(mean) if counts.rooted else mean)

@@ -8,7 +8,7 @@ from dlcli.data.base import Indices, Reader
 from dlcli.evaluation.baselines.base import Baseline
 from dlcli.evaluation.baselines.simple import simple_baselines
 from dlcli.evaluation.intervals import of_difference
-from dlcli.evaluation.metrics import DIRECTIONS, BaselineRow, Counts, make_counts
+from dlcli.evaluation.metrics import BaselineRow, Counts, direction, make_counts
 from dlcli.task import TaskSpec
 
 BATCH = 512
@@ -66,5 +66,5 @@ def _compare(
     low, high = of_difference(counts.scores(), own.scores(), rooted=counts.rooted, block=block)
     better = None
     if low > 0 or high < 0:
-        better = (low > 0) == (DIRECTIONS[metric] > 0)
+        better = (low > 0) == (direction(metric) > 0)
     return BaselineRow(baseline.name, metric, value, difference, low, high, better, note)

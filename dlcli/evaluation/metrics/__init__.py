@@ -1,9 +1,8 @@
-"""Metrics from counts and sums over samples: exact for any batching, derived once, without torch."""
+"""Metrics from counts and sums over samples: exact for any batching, and computed without torch."""
 
 from __future__ import annotations
 
 from dlcli.evaluation.metrics.base import (
-    DIRECTIONS,
     BaselineRow,
     ClassRow,
     Counts,
@@ -19,12 +18,17 @@ from dlcli.evaluation.metrics.classification import (
 from dlcli.evaluation.metrics.embedding import EmbeddingCounts
 from dlcli.evaluation.metrics.forecast import ForecastCounts, target_channels
 from dlcli.evaluation.metrics.multilabel import MultilabelCounts
+from dlcli.evaluation.metrics.registered import (
+    WithRegistered,
+    direction,
+    directions,
+    registered_metrics,
+)
 from dlcli.evaluation.metrics.regression import RegressionCounts
 from dlcli.evaluation.metrics.tokens import TokenCounts
 from dlcli.task import SeriesInput, TaskKind, TaskSpec
 
 __all__ = [
-    "DIRECTIONS",
     "BaselineRow",
     "ClassRow",
     "ClassificationCounts",
@@ -33,6 +37,8 @@ __all__ = [
     "TargetRow",
     "cross_entropy",
     "default_monitor",
+    "direction",
+    "directions",
     "make_counts",
     "metric_names",
     "softmax",
@@ -59,6 +65,11 @@ _MONITORS: dict[TaskKind, str] = {
 
 def make_counts(task: TaskSpec) -> Counts:
     """Empty counts for a task."""
+    counts = _own_counts(task)
+    return WithRegistered(counts, task) if registered_metrics(task.kind) else counts
+
+
+def _own_counts(task: TaskSpec) -> Counts:
     match task.kind:
         case "classification":
             return NamedClasses(task.class_names)
@@ -87,7 +98,7 @@ def metric_names(task: TaskSpec) -> tuple[str, ...]:
     names = _NAMES[task.kind]
     if isinstance(task.input, SeriesInput) and task.kind == "forecast":
         known = target_channels(task) is not None and task.input.length > 1
-        return names if known else tuple(name for name in names if name != "mase")
+        names = names if known else tuple(name for name in names if name != "mase")
     if task.kind == "classification" and task.num_classes > 5:
-        return (*names, "top5_accuracy")
-    return names
+        names = (*names, "top5_accuracy")
+    return (*names, *(entry.name for entry in registered_metrics(task.kind)))

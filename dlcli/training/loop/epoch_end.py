@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from dlcli.errors import Diverged
-from dlcli.evaluation.metrics import DIRECTIONS, EvalResult
+from dlcli.evaluation.metrics import EvalResult, direction
 from dlcli.events import CheckpointSaved, Noted
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.state import Progress
@@ -36,7 +36,7 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
     if is_whole_epoch(job, progress):
         progress.plateau = progress.plateau.after(
             result.metrics[job.monitor],
-            direction=DIRECTIONS[job.monitor],
+            direction=direction(job.monitor),
             config=job.optim,
             min_delta=job.config.min_delta,
         )
@@ -55,7 +55,7 @@ def is_better(value: float, best: float | None, name: str, min_delta: float = 0.
     """
     if best is None or math.isnan(best) > math.isnan(value):
         return True
-    return (value - best) * DIRECTIONS[name] > min_delta
+    return (value - best) * direction(name) > min_delta
 
 
 def _keep_if_good(job: FitJob, progress: Progress, result: EvalResult) -> tuple[bool, bool]:
@@ -83,7 +83,7 @@ def _keep_epochs(
     job: FitJob, progress: Progress, result: EvalResult, new: tuple[float, float, int]
 ) -> None:
     """Save the model if its epoch is among the best few, and delete the one that no longer is."""
-    sign = DIRECTIONS[job.monitor]
+    sign = direction(job.monitor)
     others = [epoch for epoch in progress.kept if epoch[2] != new[2]]  # a resumed epoch comes again
     ranked = sorted([*others, new], key=lambda k: (math.isnan(k[0]), -sign * k[0], k[1], k[2]))
     progress.kept = ranked[: job.config.keep_best]
