@@ -83,9 +83,9 @@ def _refuse_unused(settings: Settings[QuantizeSettings], config: QuantizeSetting
                 hint=f"it is for --method {' and '.join(able)}: leave it out",
             )
     trains = method == "qat" or (method == "auto" and config.quantize.max_drop is not None)
-    for name in () if trains else said.get("tune", {}):
+    for name in () if trains else said.get("finetune", {}):
         raise UsageError(
-            f"{_flag('tune', name)} is of training, which is done for --method qat alone",
+            f"{_flag('finetune', name)} is of training, which is done for --method qat alone",
             hint="--method qat; or --method auto with --max-drop, which tries it last",
         )
 

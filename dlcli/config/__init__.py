@@ -1,34 +1,22 @@
 """The settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`)."""
 
-from dlcli.config.ship import (
-    BenchConfig,
-    Bound,
-    ExportConfig,
-    ExportSettings,
-    MeasureConfig,
-    PruneConfig,
-    PruneSettings,
-    QuantizeConfig,
-    QuantizeSettings,
-    TuneConfig,
-    parse_bound,
-    parse_names,
-    parse_sizes,
-)
-from dlcli.config.train import (
-    AugmentConfig,
-    DataConfig,
-    FitConfig,
-    LaunchConfig,
-    LossConfig,
-    LossName,
-    ModelConfig,
-    OptimConfig,
-    Optimizer,
-    Scheduler,
-    TrainConfig,
-)
-from dlcli.config.use import EvalConfig, PredictConfig
+from dlcli.config.augment import AugmentConfig
+from dlcli.config.benchmark import BenchConfig
+from dlcli.config.bounds import Bound, parse_bound, parse_names
+from dlcli.config.data import DataConfig
+from dlcli.config.eval import EvalConfig, PredictConfig
+from dlcli.config.export import ExportConfig, ExportSettings
+from dlcli.config.finetune import FinetuneConfig
+from dlcli.config.fit import FitConfig
+from dlcli.config.launch import LaunchConfig
+from dlcli.config.loss import LossConfig, LossName
+from dlcli.config.measure import MeasureConfig
+from dlcli.config.model import ModelConfig
+from dlcli.config.optim import OptimConfig, Optimizer, Scheduler
+from dlcli.config.prune import PruneConfig, PruneSettings
+from dlcli.config.quantize import QuantizeConfig, QuantizeSettings
+from dlcli.config.shared import parse_sizes
+from dlcli.config.train import TrainConfig
 
 __all__ = [
     "AugmentConfig",
@@ -38,6 +26,7 @@ __all__ = [
     "EvalConfig",
     "ExportConfig",
     "ExportSettings",
+    "FinetuneConfig",
     "FitConfig",
     "LaunchConfig",
     "LossConfig",
@@ -53,7 +42,6 @@ __all__ = [
     "QuantizeSettings",
     "Scheduler",
     "TrainConfig",
-    "TuneConfig",
     "parse_bound",
     "parse_names",
     "parse_sizes",

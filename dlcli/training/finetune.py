@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from dlcli.card import Card, TransformRecord
-from dlcli.config import DataConfig, LaunchConfig, LossConfig, MeasureConfig, TrainConfig, TuneConfig
+from dlcli.config import DataConfig, FinetuneConfig, LaunchConfig, LossConfig, MeasureConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import apply_splits
@@ -55,7 +55,7 @@ def tuning_plan(
     run: SavedRun | None,
     module: nn.Module,
     transforms: Sequence[TransformRecord],
-    tune: TuneConfig,
+    finetune: FinetuneConfig,
     measure: MeasureConfig,
     defaults: TuneDefaults,
 ) -> Plan:
@@ -69,7 +69,7 @@ def tuning_plan(
     card = source.card
     own = _from_card(card, source.path) if run is None else run.config
     data = _data(own, measure)
-    config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, tune, defaults)))
+    config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, finetune, defaults)))
     config = config.model_copy(update={"data": data, "launch": LaunchConfig()})
     found, warnings = _source(card, None if run is None else run.folder, config, measure)
     return Plan(
@@ -108,13 +108,13 @@ def _data(own: TrainConfig, measure: MeasureConfig) -> DataConfig:
 
 
 def _changes(
-    own: TrainConfig, source: Artifact, tune: TuneConfig, defaults: TuneDefaults
+    own: TrainConfig, source: Artifact, finetune: FinetuneConfig, defaults: TuneDefaults
 ) -> dict[str, Any]:
     """The settings of fine-tuning over those of the run: short, gentle, and free of its own tricks."""
-    epochs = defaults.epochs if tune.epochs is None else tune.epochs
+    epochs = defaults.epochs if finetune.epochs is None else finetune.epochs
     fit: dict[str, Any] = {
         "epochs": max(epochs, 1),
-        "max_steps": tune.max_steps,
+        "max_steps": finetune.max_steps,
         "max_time": None,
         "overfit_batches": None,
         "patience": None,
@@ -125,23 +125,23 @@ def _changes(
         "grad_checkpointing": "none",
         "tensorboard": False,
         "histograms": False,
-        "device": tune.device,
-        "amp": tune.amp,
+        "device": finetune.device,
+        "amp": finetune.amp,
     }
-    if tune.batch_size is not None:
-        fit["batch_size"] = tune.batch_size
-    if tune.seed is not None:
-        fit["seed"] = tune.seed
+    if finetune.batch_size is not None:
+        fit["batch_size"] = finetune.batch_size
+    if finetune.seed is not None:
+        fit["seed"] = finetune.seed
     optim: dict[str, Any] = {
-        "lr": own.optim.peak_lr * defaults.lr_share if tune.lr is None else tune.lr,
-        "scheduler": tune.scheduler or "cosine",
+        "lr": own.optim.peak_lr * defaults.lr_share if finetune.lr is None else finetune.lr,
+        "scheduler": finetune.scheduler or "cosine",
         "warmup": 0.1,
         "layer_decay": 1.0,
         "backbone_lr": 1.0,
     }
-    if tune.optimizer is not None:
-        optim["optimizer"] = tune.optimizer
-    teaches = tune.distill and source.card.task.kind in ("classification", "multilabel")
+    if finetune.optimizer is not None:
+        optim["optimizer"] = finetune.optimizer
+    teaches = finetune.distill and source.card.task.kind in ("classification", "multilabel")
     # Mixed targets and weights of classes are the run's own; the teacher comes on top of them.
     loss: dict[str, Any] = {"teacher": str(source.path.resolve())}
     if defaults.distill_alpha is not None:

@@ -90,6 +90,7 @@ def test_a_missed_bound_is_exit_code_3_and_the_best_file_is_kept(
         (["--method", "bf16", "--bits", "4"], "--bits means nothing to --method bf16"),
         (["--method", "bf16", "--epochs", "4"], "--epochs is of training"),
         (["--set", "tune.lr=0.1"], "--lr is of training"),
+        (["--set", "finetune.lr=0.1"], "--lr is of training"),
         (["--method", "weight-only", "--backend", "torch", "--skip", "hed"], "no layer has that name"),
     ],
 )

@@ -12,11 +12,11 @@ from dlcli.card import TransformRecord
 from dlcli.commands.train_session.finetune import make_tuner
 from dlcli.compress.masks import count_zeros
 from dlcli.config import (
+    FinetuneConfig,
     LossConfig,
     MeasureConfig,
     PruneSettings,
     TrainConfig,
-    TuneConfig,
 )
 from dlcli.deploy.prune import prune as pruning
 from dlcli.errors import DlcliError, UsageError
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def asked(method: str, *, measure: dict[str, Any] | None = None, **config: Any) -> PruneSettings:
     tune = {"epochs": config.pop("epochs", 0), "device": "cpu"}
-    said = {"prune": {"method": method, **config}, "tune": tune}
+    said = {"prune": {"method": method, **config}, "finetune": tune}
     return validate(PruneSettings, {**said, "measure": {"latency": False, **(measure or {})}})
 
 
@@ -74,7 +74,7 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
                 read_run_of(source.path),
                 source.module(),
                 (),
-                TuneConfig(distill=distill, device="cpu"),
+                FinetuneConfig(distill=distill, device="cpu"),
                 MeasureConfig(),
                 TuneDefaults(epochs=1, lr_share=1.0, distill_alpha=alpha),
             )

@@ -37,14 +37,14 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
             raise UsageError(f"{flag} is for --method {methods[0]}, not {config.method}")
     if config.schedule == "one-shot" and config.steps != defaults.steps:
         raise UsageError("--steps is for --schedule iterative and agp", hint="add --schedule iterative")
-    if settings.tune.epochs == 0:
+    if settings.finetune.epochs == 0:
         for flag, value_given in (
-            ("--lr", settings.tune.lr),
-            ("--optimizer", settings.tune.optimizer),
-            ("--scheduler", settings.tune.scheduler),
-            ("--max-steps", settings.tune.max_steps),
-            ("--amp", None if settings.tune.amp == "auto" else settings.tune.amp),
-            ("--no-distill", None if settings.tune.distill else True),
+            ("--lr", settings.finetune.lr),
+            ("--optimizer", settings.finetune.optimizer),
+            ("--scheduler", settings.finetune.scheduler),
+            ("--max-steps", settings.finetune.max_steps),
+            ("--amp", None if settings.finetune.amp == "auto" else settings.finetune.amp),
+            ("--no-distill", None if settings.finetune.distill else True),
         ):
             if value_given is not None:
                 raise UsageError(f"{flag} is for fine-tuning, which --epochs 0 turns off")

@@ -96,10 +96,11 @@ class PruneJob:
         self.fractions = fractions(settings.prune.schedule, settings.prune.steps)
         self._run = read_run_of(source.path)
         own = TrainConfig() if self._run is None else self._run.config
-        self._seed = own.fit.seed if settings.tune.seed is None else settings.tune.seed
+        seed = settings.finetune.seed
+        self._seed = own.fit.seed if seed is None else seed
         # A model that has lost much learns like a new one: at its full learning rate, and for long.
         self._defaults = TuneDefaults(epochs=some_epochs(self._run, _EPOCHS_SHARE), lr_share=1.0)
-        epochs = settings.tune.epochs
+        epochs = settings.finetune.epochs
         self.epochs = self._defaults.epochs if epochs is None else epochs
 
     def check_data(self) -> None:
@@ -201,10 +202,10 @@ class PruneJob:
         )
 
     def _plan(self, model: PrunedModel, epochs: int) -> Plan:
-        tune = self.settings.tune.model_copy(update={"epochs": epochs})
+        finetune = self.settings.finetune.model_copy(update={"epochs": epochs})
         measure = self.settings.measure
         return tuning_plan(
-            self.source, self._run, model.module, model.transforms, tune, measure, self._defaults
+            self.source, self._run, model.module, model.transforms, finetune, measure, self._defaults
         )
 
     def _finetune(self, model: PrunedModel, name: str, epochs: int, step: tuple[int, int]) -> RunFolder:

@@ -176,7 +176,7 @@ def prune(
         candidates=tuple(candidates),
         schedule=tuple(chosen.target.at(fraction).value for fraction in job.fractions),
         epochs=job.epochs,
-        max_steps=settings.tune.max_steps,
+        max_steps=settings.finetune.max_steps,
         comparison=comparison,
         macs_before=sum(layer_macs(module, source.card.task).values()),
         missed=None if chosen.kept_bound else _missed(chosen.delta, config.max_drop),

@@ -72,7 +72,7 @@ def qat(
         own,
         module,
         (*transforms.of_the_model(source.card), *records),
-        settings.tune,
+        settings.finetune,
         settings.measure,
         TuneDefaults(epochs=some_epochs(own, _EPOCHS_SHARE), lr_share=_LR_SHARE, distill_alpha=1.0),
     )

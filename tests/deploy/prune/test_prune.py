@@ -67,7 +67,7 @@ def settings(method: str, *, tune: dict[str, Any] | None = None, **config: Any) 
         PruneSettings,
         {
             "prune": {"method": method, **config},
-            "tune": {"epochs": 1, "device": "cpu", **(tune or {})},
+            "finetune": {"epochs": 1, "device": "cpu", **(tune or {})},
             "measure": {"latency": False},
         },
     )

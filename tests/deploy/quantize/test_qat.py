@@ -42,7 +42,7 @@ FLOAT = {
 def settings(**changes: Any) -> QuantizeSettings:
     said = {
         "quantize": {"calibration_samples": 64, "target": "x86"},
-        "tune": {"device": "cpu", "epochs": 1, "batch_size": 300},
+        "finetune": {"device": "cpu", "epochs": 1, "batch_size": 300},
     }
     return validate(QuantizeSettings, merge(said, changes))
 

@@ -1,0 +1,28 @@
+"""Settings of `dlcli benchmark`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dlcli.config.shared import EvaluationData, Timing
+from dlcli.settings import setting
+
+
+class BenchConfig(Timing, EvaluationData):
+    """Benchmark"""
+
+    data: str | None = setting(
+        None, "Other data to measure accuracy on (default: each model's own).", "--data", "-d"
+    )
+    accuracy: bool = setting(True, "Measure accuracy too.", "--accuracy/--no-accuracy")
+    batch_sizes: str = setting("1,8,32", "Batch sizes to time, comma-separated.", "--batch-sizes", "-b")
+    backends: str = setting(
+        "eager",
+        "Ways to run a torch model, comma-separated: eager, channels-last, contiguous, compile, "
+        "cuda-graph.",
+        "--backends",
+    )
+    seconds: float = setting(2.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0)
+    rounds: int = setting(5, "Rounds in which the models are timed in turn.", "--rounds", ge=2)
+    device: str = setting("cpu", "cpu, cuda or cuda:1.", "--device")
+    amp: Literal["none", "fp16", "bf16"] = setting("none", "Mixed precision of torch models.", "--amp")

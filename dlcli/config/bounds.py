@@ -1,0 +1,51 @@
+"""Bounds on how much worse a metric may get, and comma-separated names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pydantic import ConfigDict
+
+from dlcli.errors import UsageError
+
+# A bound may be "1%", so it is a text; YAML may give 0.01, a number.
+NUMBERS_AS_TEXT = ConfigDict(coerce_numbers_to_str=True)
+_ROUNDING = 1e-12  # relative rounding error of a difference of two metrics
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How much worse a metric may get: in its own unit, or relative to its value before."""
+
+    amount: float
+    relative: bool
+
+    def allowed(self, before: float) -> float:
+        """Return the largest drop, in the metric's own unit."""
+        return self.amount * abs(before) if self.relative else self.amount
+
+    def holds(self, drop: float, before: float) -> bool:
+        """Return whether a drop is allowed: up to rounding (0.95 - 0.94 counts as 0.01); NaN is not."""
+        return drop <= self.allowed(before) + _ROUNDING * max(1.0, abs(before))
+
+
+def parse_bound(text: str | None, flag: str = "--max-drop") -> Bound | None:
+    """Parse 0.01 or 1%. Raises: UsageError for other text and for negative or infinite bounds."""
+    if text is None:
+        return None
+    relative = text.strip().endswith("%")
+    try:
+        amount = float(text.strip().removesuffix("%")) / (100 if relative else 1)
+    except ValueError:
+        amount = math.nan
+    if not 0 <= amount < math.inf:
+        raise UsageError(
+            f"{flag} {text!r} is not a bound", hint=f"{flag} 0.01 in the metric's unit, or {flag} 1%"
+        )
+    return Bound(amount, relative)
+
+
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Return the comma-separated names in ``text``, stripped; none for None."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())

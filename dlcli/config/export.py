@@ -1,0 +1,56 @@
+"""Settings of `dlcli export`."""
+
+from __future__ import annotations
+
+from dlcli.config.bounds import NUMBERS_AS_TEXT
+from dlcli.config.measure import MeasureConfig
+from dlcli.settings import setting
+from dlcli.task import Frozen
+
+
+class ExportConfig(Frozen):
+    """Export"""
+
+    model_config = NUMBERS_AS_TEXT
+
+    opset: int = setting(20, "ONNX operator set.", "--opset", ge=18, le=23)
+    dynamic: bool = setting(
+        True, "Dynamic batch size and sequence length, or static shapes.", "--dynamic/--static"
+    )
+    batch_size: int | None = setting(
+        None, "Batch size of a static file (default: 1).", "--batch-size", "-b", ge=1
+    )
+    length: int | None = setting(
+        None, "Sequence length of a static file (default: the longest in training).", ge=1
+    )
+    half: bool = setting(False, "Weights and arithmetic in float16.", "--half")
+    embed_preprocessing: bool = setting(
+        False,
+        "Put the preprocessing into the file: raw uint8 images or columns in, probabilities out.",
+        "--embed-preprocessing",
+    )
+    softmax: bool = setting(False, "Output probabilities instead of logits.", "--softmax")
+    simplify: bool = setting(False, "Fold constants and fuse nodes of the ONNX graph.", "--simplify")
+    tolerance: float | None = setting(
+        None,
+        "Largest difference of an output, relative to the largest output (default: 0.001; 0.02 with "
+        "--half; more for int8 models).",
+        "--tolerance",
+        gt=0,
+    )
+    agreement: float = setting(
+        0.99, "Smallest share of samples with the same predicted class.", "--agreement", ge=0, le=1
+    )
+    max_drop: str | None = setting(
+        None,
+        "Largest drop of the metric, absolute (0.01) or relative (1%) (default: 0.005 for accuracy and "
+        "other scores, 0.5% for errors).",
+        "--max-drop",
+    )
+
+
+class ExportSettings(Frozen):
+    """All settings of `export`."""
+
+    export: ExportConfig = ExportConfig()
+    measure: MeasureConfig = MeasureConfig()

@@ -1,0 +1,39 @@
+"""Settings of fine-tuning after pruning and of quantization-aware training."""
+
+from __future__ import annotations
+
+from dlcli.config.optim import Optimizer, Scheduler
+from dlcli.config.shared import TrainingDevice
+from dlcli.settings import setting
+
+
+class FinetuneConfig(TrainingDevice):
+    """Fine-tuning (defaults: the settings of the model's own run)"""
+
+    epochs: int | None = setting(
+        None,
+        "Fine-tuning epochs (default: half of the run's for pruning, a tenth for QAT).",
+        "--epochs",
+        "-e",
+        ge=0,
+    )
+    lr: float | None = setting(
+        None,
+        "Peak learning rate (default: the run's for pruning, a fiftieth of it for QAT).",
+        "--lr",
+        gt=0,
+    )
+    batch_size: int | None = setting(
+        None, "Global batch size (default: the run's).", "--batch-size", "-b", ge=1
+    )
+    optimizer: Optimizer | None = setting(None, "Optimizer (default: the run's).", "--optimizer")
+    scheduler: Scheduler | None = setting(
+        None, "Learning rate schedule (default: cosine with warm-up).", "--scheduler"
+    )
+    distill: bool = setting(
+        True,
+        "Distillation: use the original model as teacher (classifiers only).",
+        "--distill/--no-distill",
+    )
+    seed: int | None = setting(None, "Random seed (default: the run's).", "--seed", ge=0, lt=2**31)
+    max_steps: int | None = setting(None, "Stop after this many optimizer steps.", "--max-steps", ge=1)

@@ -1,0 +1,52 @@
+"""Settings of `dlcli quantize`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dlcli.config.bounds import NUMBERS_AS_TEXT
+from dlcli.config.finetune import FinetuneConfig
+from dlcli.config.measure import MeasureConfig
+from dlcli.settings import setting
+from dlcli.task import Frozen
+
+
+class QuantizeConfig(Frozen):
+    """Quantization"""
+
+    model_config = NUMBERS_AS_TEXT
+
+    method: Literal["auto", "dynamic", "static", "qat", "weight-only", "fp16", "bf16"] = setting(
+        "auto", "Quantization method; auto tries them, the cheapest first.", "--method", "-m"
+    )
+    backend: Literal["onnxruntime", "torch"] | None = setting(
+        None, "Runtime of the quantized model (default: by method).", "--backend"
+    )
+    target: Literal["x86", "arm"] | None = setting(
+        None, "Processor to quantize for (default: this machine's).", "--target"
+    )
+    calibration: Literal["minmax", "entropy", "percentile"] = setting(
+        "minmax", "Calibration method of activation ranges.", "--calibration"
+    )
+    calibration_samples: int = setting(
+        256, "Training samples for calibration.", "--calibration-samples", ge=1
+    )
+    bits: Literal[4, 8] = setting(8, "Bits per weight (weight-only).", "--bits")
+    group_size: int = setting(64, "Weights per scale (weight-only).", "--group-size", ge=8)
+    skip: str | None = setting(
+        None, "Layers to keep in float: names or patterns, comma-separated: fc,layer4*.", "--skip"
+    )
+    max_drop: str | None = setting(
+        None, "Largest drop of the metric, absolute (0.01) or relative (1%).", "--max-drop"
+    )
+    report: Literal["none", "sensitivity"] = setting(
+        "none", "sensitivity: also measure the drop caused by each layer alone.", "--report"
+    )
+
+
+class QuantizeSettings(Frozen):
+    """All settings of `quantize`."""
+
+    quantize: QuantizeConfig = QuantizeConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    measure: MeasureConfig = MeasureConfig()

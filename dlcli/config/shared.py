@@ -1,0 +1,103 @@
+"""Settings that several groups have, as mixins.
+
+pydantic orders fields from the last base to the first, so the base with the first fields is named last.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dlcli.errors import UsageError
+from dlcli.settings import setting
+from dlcli.task import Frozen
+
+Split = Literal["auto", "train", "val", "test", "all"]
+Amp = Literal["auto", "none", "bf16", "fp16"]
+
+
+def parse_sizes(text: str, flag: str = "--batch-sizes") -> tuple[int, ...]:
+    """Return the numbers in "1,32", each once. Raises: UsageError for other text or a size below 1."""
+    try:
+        sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} is not a list of numbers", hint=f"{flag} 1,32") from None
+    if min(sizes) < 1:
+        raise UsageError(f"{flag} {text!r}: a batch size is at least 1")
+    return sizes
+
+
+class DataFolder(Frozen):
+    """Where named data sets are stored"""
+
+    data_dir: str | None = setting(None, "Folder that holds a named data set.", "--data-dir")
+
+
+class Offline(Frozen):
+    """Network access"""
+
+    offline: bool = setting(False, "Do not use the network.", "--offline")
+
+
+class DecodingThreads(Frozen):
+    """Image decoding"""
+
+    workers: int | None = setting(
+        None, "Image decoding threads (default: one per core).", "--workers", "-j", ge=1, le=256
+    )
+
+
+class BadSamples(Frozen):
+    """Unreadable samples"""
+
+    on_bad_sample: Literal["skip", "fail"] = setting(
+        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
+    )
+
+
+class Device(Frozen):
+    """Device"""
+
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
+
+
+class TrainingDevice(Device):
+    """Device and precision of training"""
+
+    amp: Amp = setting("auto", "Mixed precision.", "--amp")
+
+
+class EvaluationData(Offline, DecodingThreads, DataFolder):
+    """The samples that a trained model is measured on"""
+
+    data: str | None = setting(
+        None, "Other data to evaluate on (default: the training data's).", "--data", "-d"
+    )
+    split: Split = setting("auto", "Split; auto: test if there is one, else val.", "--split")
+
+
+class Inference(Device, DecodingThreads):
+    """How a model is run on samples"""
+
+    batch_size: int | None = setting(
+        None, "Batch size (default: by image size).", "--batch-size", "-b", ge=1
+    )
+    beams: int = setting(1, "Beam width for translation; 1: greedy decoding.", "--beams", ge=1)
+    tta: Literal["none", "flip"] = setting(
+        "none", "Test-time augmentation: average over the image and its mirror image.", "--tta"
+    )
+
+
+class Timing(Frozen):
+    """Latency measurement"""
+
+    batch_sizes: str = setting("1,32", "Batch sizes to time, comma-separated.", "--batch-sizes")
+    rounds: int = setting(5, "Rounds in which the models are timed in turn.", ge=2)
+    seconds: float = setting(1.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0)
+    threads: int | None = setting(
+        None, "CPU threads of a forward pass (default: one per core).", "--threads", ge=1
+    )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes as numbers. Raises: UsageError."""
+        return parse_sizes(self.batch_sizes)
