@@ -180,12 +180,12 @@ class Histograms(LiveEvent):
 
 @dataclass(frozen=True)
 class Examples(LiveEvent):
-    """Validation images with what the model says of them: uint8 (n, H, W, C), true and said names."""
+    """Validation images with true and predicted class names: uint8 (n, H, W, C)."""
 
     step: int
     images: Any
     true: tuple[str, ...]
-    said: tuple[str, ...]
+    predicted: tuple[str, ...]
 
 
 Emit = Callable[[Event], None]

@@ -33,14 +33,14 @@ FIELDS = (
 def names_of(rows: Sequence[BenchmarkRow]) -> list[str]:
     """What tells the rows apart: the file, with its folder where several have it, and how it ran."""
     folders = {row.path.resolve().parent for row in rows}
-    found = []
+    names = []
     for row in rows:
         path = row.path.resolve()
         name = path.name if len(folders) == 1 else f"{path.parent.name}/{path.name}"
         ways = [row.backend] if row.backend not in ("", "eager") else []
         ways += [row.amp] if row.amp != "none" else []
-        found.append(printable(", ".join([name, *ways])))
-    return found
+        names.append(printable(", ".join([name, *ways])))
+    return names
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _facts(result: BenchmarkResult) -> list[tuple[str, str]]:
         ]
         facts.append(("measured on", f"{', '.join(on)} of {result.split}"))
     if any(row.agreement is not None for row in rows[1:]):
-        facts.append(("same answer", "as row 1"))
+        facts.append(("agreement", "as row 1"))
     if len(rows) > 1:
         facts.append(("faster", "times as fast as row 1: median, and range over the rounds"))
     if any(row.front for row in rows):
@@ -134,7 +134,7 @@ def _costs(rows: Sequence[BenchmarkRow]) -> list[_Column]:
         "params": lambda row: _count(row.params),
         "MACs": lambda row: _count(row.macs),
         metric: lambda row: figure(row.metrics[row.metric]) if row.metrics else MISSING,
-        "same answer": lambda row: MISSING if row.agreement is None else f"{row.agreement:.2%}",
+        "agreement": lambda row: MISSING if row.agreement is None else f"{row.agreement:.2%}",
         "memory": lambda row: _known(row, "peak_mib", memory),
         "start-up": lambda row: _known(row, "startup_s", lambda x: f"{x:.1f} s"),
         "best for": lambda row: ", ".join(row.front) or MISSING,
@@ -193,8 +193,8 @@ def write_csv(path: Path, result: BenchmarkResult) -> None:
 
 
 def _lines(row: BenchmarkRow, threads: int) -> list[dict[str, object]]:
-    said = row.to_dict()
-    base = {name: said[name] for name in FIELDS if name in said and name not in ("speedup",)}
+    fields = row.to_dict()
+    base = {name: fields[name] for name in FIELDS if name in fields and name not in ("speedup",)}
     base |= {
         "threads": threads,
         "value": row.metrics.get(row.metric),

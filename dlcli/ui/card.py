@@ -37,7 +37,7 @@ def print_card(
             Section(card.model.name, _model(card)),
             *input_sections(task, *_tensors(card)),
             Section("Labels" if task.kind == "multilabel" else "Classes", _classes(task.class_names)),
-            Section("Targets: the model answers (value - mean) / std", _targets(task.targets)),
+            Section("Targets: the model's outputs are (value - mean) / std", _targets(task.targets)),
             Section("Metrics", _metrics(card.metrics)),
             Section("Origin", _origin(card)),
             Section(
@@ -77,8 +77,8 @@ def _tensors(card: Card) -> tuple[list[Tensor], Tensor]:
     name, dtype, dims = parts_of(task.output)
     if has_readable_outputs(card) and task.kind != "embedding":
         name = "values" if task.targets else "probabilities"
-    found = [*taken, (name, dtype, dims)]
-    *taken, given = [(n, t, tuple(sizes.get(str(d), d) for d in dims)) for n, t, dims in found]
+    entries = [*taken, (name, dtype, dims)]
+    *taken, given = [(n, t, tuple(sizes.get(str(d), d) for d in dims)) for n, t, dims in entries]
     return taken, given
 
 

@@ -15,32 +15,37 @@ if TYPE_CHECKING:
 
 
 def print_change(
-    found: Comparison, title: str, said: Sequence[str], rows: Sequence[tuple[str, str]] = ()
+    comparison: Comparison, title: str, verdict: Sequence[str], rows: Sequence[tuple[str, str]] = ()
 ) -> None:
-    """The two models side by side, then ``said``, the verdict; ``rows`` are further facts above."""
-    delta = found.delta
-    facts = [*rows, ("file", found.after.artifact)]
-    if found.split != "random":
-        facts.append(("measured on", f"{found.samples:,} samples of {found.split}"))
-    if found.device:
+    """The two models side by side, then the verdict; ``rows`` are further facts above."""
+    delta = comparison.delta
+    facts = [*rows, ("file", comparison.after.artifact)]
+    if comparison.split != "random":
+        facts.append(("measured on", f"{comparison.samples:,} samples of {comparison.split}"))
+    if comparison.device:
         facts.append(
-            ("timed on", f"{found.device}, in turns: median call; ratio of each round, median (range)")
+            (
+                "timed on",
+                f"{comparison.device}, interleaved: median call; median ratio (range)",
+            )
         )
-    facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(said)]
+    facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(verdict)]
     print_key_values(title, facts)
     stdout().print()
-    print_comparison("before and after", ["", "before", "after", "change"], _table(found, delta.metric))
+    print_comparison(
+        "before and after", ["", "before", "after", "change"], _table(comparison, delta.metric)
+    )
 
 
-def _table(found: Comparison, metric: str) -> list[list[str]]:
-    before, after, delta = found.before, found.after, found.delta
+def _table(comparison: Comparison, metric: str) -> list[list[str]]:
+    before, after, delta = comparison.before, comparison.after, comparison.delta
     rows = [
         ["format", before.format, after.format, ""],
         [
             "size",
             wording.size(before.size_bytes),
             wording.size(after.size_bytes),
-            f"x {found.size_ratio:.3g}",
+            f"x {comparison.size_ratio:.3g}",
         ],
         ["parameters", f"{before.params:,}", f"{after.params:,}", _share(before, after)],
     ]
@@ -58,12 +63,14 @@ def _table(found: Comparison, metric: str) -> list[list[str]]:
             pair = (before.metrics["loss"], after.metrics["loss"])
             rows.append(["loss", *map(figure, pair), signed(pair[1] - pair[0])])
     if delta.agreement is not None:
-        rows.append(["same answer", "", f"{delta.agreement:.2%}", ""])
-    for batch, ratio in found.speedup.items():
+        rows.append(["agreement", "", f"{delta.agreement:.2%}", ""])
+    for batch, ratio in comparison.speedup.items():
         each = [f"{side.latency_ms[batch]:.3g} ms" for side in (before, after)]
         rounds = f"{ratio.low:.2f} to {ratio.high:.2f}"
-        spread = f"{ratio.median:.2f} x as fast ({rounds})" if ratio.steady else f"not steady ({rounds})"
-        rows.append([f"latency, batch {batch}", *each, spread])
+        ratio_text = (
+            f"{ratio.median:.2f} x as fast ({rounds})" if ratio.steady else f"not steady ({rounds})"
+        )
+        rows.append([f"latency, batch {batch}", *each, ratio_text])
         each = [f"{side.throughput[batch]:,.0f}/s" for side in (before, after)]
         rows.append([f"throughput, batch {batch}", *each, ""])
     return rows

@@ -30,12 +30,12 @@ def reading_progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], No
     if quiet:
         yield lambda done, total: None
     elif not consoles.on_terminal(screen):
-        said_at = time.monotonic()
+        printed_at = time.monotonic()
 
         def say(done: int, total: int) -> None:
-            nonlocal said_at
-            if time.monotonic() - said_at >= EVERY_S:
-                said_at = time.monotonic()
+            nonlocal printed_at
+            if time.monotonic() - printed_at >= EVERY_S:
+                printed_at = time.monotonic()
                 screen.print(f"read  {done}/{total} {what}", soft_wrap=True)
 
         yield say
@@ -103,13 +103,13 @@ def verdict(report: DataReport) -> str:
 def _samples(report: DataReport) -> str:
     """``train 80, val 10, test 10 (split by dlcli)``."""
     parts = [f"{split} {facts['samples']:,}" for split, facts in report.splits.items()]
-    made = [split for split, facts in report.splits.items() if not facts["given"]]
-    if not made:
+    drawn = [split for split, facts in report.splits.items() if not facts["given"]]
+    if not drawn:
         how = "as given" if report.task != "forecast" else "in the order of time"
-    elif len(made) == len(parts):
+    elif len(drawn) == len(parts):
         how = "split by dlcli at random"
     else:
-        how = f"{' and '.join(made)} held out by dlcli at random"
+        how = f"{' and '.join(drawn)} held out by dlcli at random"
     return f"{', '.join(parts)} ({how})"
 
 

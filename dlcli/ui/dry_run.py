@@ -34,27 +34,27 @@ def show_plan(plan: Plan, origins: Mapping[str, str], *, quiet: bool, as_json: b
     from dlcli.training.autotune.dry_run import dry_run
 
     with progress_sink(quiet, as_json) as show:
-        found = dry_run(plan, show)
-    settings = _settings(plan, found, origins)
+        result = dry_run(plan, show)
+    settings = _settings(plan, result, origins)
     if as_json:
-        print_json(_facts(found, settings))
+        print_json(_facts(result, settings))
         return
-    _print(found, settings)
+    _print(result, settings)
 
 
-def _settings(plan: Plan, found: DryRun, origins: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """Each setting's value and origin; "auto" behind the origin of what was looked for."""
-    asked = flat(plan.config)
+def _settings(plan: Plan, result: DryRun, origins: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    """Each setting's value and origin; "auto" after the origin of what was searched."""
+    requested = flat(plan.config)
     return {
-        key: (value, f"{origins[key]} auto" if asked[key] == "auto" != value else origins[key])
-        for key, value in flat(found.plan.config).items()
+        key: (value, f"{origins[key]} auto" if requested[key] == "auto" != value else origins[key])
+        for key, value in flat(result.plan.config).items()
     }
 
 
-def _facts(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+def _facts(result: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
     """Everything, JSON-ready."""
-    event, plan, time = found.started, found.plan, found.time
-    memory = asdict(found.memory)
+    event, plan, time = result.started, result.plan, result.time
+    memory = asdict(result.memory)
     micro = memory.pop("micro")
     return {
         "command": "train",
@@ -72,13 +72,13 @@ def _facts(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, 
             "weights_from": plan.weights_from,
             "params": event.params,
             "trainable_params": event.trainable_params,
-            "macs": found.macs,
+            "macs": result.macs,
         },
         "device": {"name": event.device, "amp": event.amp, "processes": event.world_size},
         "memory_bytes": {
             **memory,
-            "total": found.memory.total,
-            "measured_peak": found.peak,
+            "total": result.memory.total,
+            "measured_peak": result.peak,
             "micro_batch": micro,
         },
         "steps": {
@@ -90,8 +90,8 @@ def _facts(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, 
         },
         "schedule": {
             "scheduler": event.scheduler,
-            "points": [list(point) for point in found.schedule],
-            "thaws": list(found.thaws),
+            "points": [list(point) for point in result.schedule],
+            "thaws": list(result.thaws),
         },
         "time_s": {
             "timed_steps": list(time.steps),
@@ -103,72 +103,74 @@ def _facts(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, 
         "lr_sweep": None if plan.lr_sweep is None else plan.lr_sweep.to_dict(),
         "monitor": event.monitor,
         "notes": list(event.notes),
-        "warnings": list(found.warnings),
+        "warnings": list(result.warnings),
         "settings": {
             key: {"value": value, "origin": origin} for key, (value, origin) in settings.items()
         },
     }
 
 
-def _print(found: DryRun, settings: Mapping[str, tuple[Any, str]]) -> None:
-    event = found.started
+def _print(result: DryRun, settings: Mapping[str, tuple[Any, str]]) -> None:
+    event = result.started
     rows = []
-    for word, said in plan_rows(event):
-        rows.append(Row(word, said))
+    for word, value in plan_rows(event):
+        rows.append(Row(word, value))
         if word == "model":
-            macs = f"{wording.plural(found.macs, 'multiply-add')} a sample"
-            rows.append(Row("", f"{macs}, weights from {found.plan.weights_from}"))
+            macs = f"{wording.plural(result.macs, 'multiply-add')} a sample"
+            rows.append(Row("", f"{macs}, weights from {result.plan.weights_from}"))
     print_sections(
         [
             Section("plan (nothing is trained, nothing is written)", rows),
-            Section("warnings", [Row("", said) for said in found.warnings]),
-            Section(_memory_title(found), _memory_rows(found)),
-            Section("time, estimated", _time_rows(found)),
+            Section("warnings", [Row("", value) for value in result.warnings]),
+            Section(_memory_title(result), _memory_rows(result)),
+            Section("time, estimated", _time_rows(result)),
         ]
     )
-    _print_schedule(found)
-    if found.plan.lr_sweep is not None:
-        _print_sweep(found.plan.lr_sweep)
+    _print_schedule(result)
+    if result.plan.lr_sweep is not None:
+        _print_sweep(result.plan.lr_sweep)
     _print_settings(settings)
 
 
 def _print_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
     """The settings that are not the general defaults, with their origins in one column."""
-    shown = {key: (_value(value), said) for key, (value, said) in settings.items() if said != "default"}
+    shown = {
+        key: (_value(value), source) for key, (value, source) in settings.items() if source != "default"
+    }
     width = max((len(value) for value, _ in shown.values()), default=0)
     title = f"settings by recipe, file and flag ({len(settings) - len(shown)} more are defaults: --json)"
-    rows = [Row(key, f"{value.ljust(width)}  {said}") for key, (value, said) in shown.items()]
+    rows = [Row(key, f"{value.ljust(width)}  {source}") for key, (value, source) in shown.items()]
     consoles.stdout().print()
     print_sections([Section(title, rows)])
 
 
-def _memory_title(found: DryRun) -> str:
-    layers = ", once all layers train" if found.thaws else ""
+def _memory_title(result: DryRun) -> str:
+    layers = ", once all layers train" if result.thaws else ""
     return f"memory of one step on one device, counted in a trial{layers}"
 
 
-def _memory_rows(found: DryRun) -> list[Row]:
-    memory = found.memory
+def _memory_rows(result: DryRun) -> list[Row]:
+    memory = result.memory
     parts = {
         "weights": memory.weights,
         "gradients": memory.gradients,
-        f"state of {found.started.optimizer}": memory.optimizer,
+        f"state of {result.started.optimizer}": memory.optimizer,
         "averages": memory.averages,
         "batch": memory.batch,
         "activations": memory.activations,
     }
-    kept = {name: size for name, size in parts.items() if size}
-    width = max(len(_bytes(size)) for size in (*kept.values(), memory.total))
-    said = {"activations": f"  kept for the backward pass of {wording.plural(memory.micro, 'sample')}"}
-    rows = [Row(name, _bytes(size).rjust(width) + said.get(name, "")) for name, size in kept.items()]
+    nonzero = {name: size for name, size in parts.items() if size}
+    width = max(len(_bytes(size)) for size in (*nonzero.values(), memory.total))
+    notes = {"activations": f"  kept for the backward pass of {wording.plural(memory.micro, 'sample')}"}
+    rows = [Row(name, _bytes(size).rjust(width) + notes.get(name, "")) for name, size in nonzero.items()]
     rows.append(Row("together", f"{_bytes(memory.total).rjust(width)}  and what layers need in passing"))
-    if found.peak is not None:
-        rows.append(Row("measured peak", _bytes(found.peak).rjust(width)))
+    if result.peak is not None:
+        rows.append(Row("measured peak", _bytes(result.peak).rjust(width)))
     return rows
 
 
-def _time_rows(found: DryRun) -> list[Row]:
-    time, event = found.time, found.started
+def _time_rows(result: DryRun) -> list[Row]:
+    time, event = result.time, result.started
     rows = [
         Row("a step", _timed(time)),
         Row("training", f"{_short(time.training)} for {wording.plural(event.total_steps, 'step')}"),
@@ -178,7 +180,7 @@ def _time_rows(found: DryRun) -> list[Row]:
         rows.append(Row("together", f"{_short(time.total)}, where --max-time ends it"))
     else:
         rows.append(Row("together", _short(time.total)))
-    config = found.plan.config.fit
+    config = result.plan.config.fit
     if config.compile != "none":
         rows.append(Row("", f"timed without --compile {config.compile}"))
     if event.world_size > 1:
@@ -192,20 +194,20 @@ def _timed(time: TimeEstimate) -> str:
     return f"{_short(middle)} (median of {len(time.steps)}, {_short(low)} to {_short(high)})"
 
 
-def _print_schedule(found: DryRun) -> None:
-    event = found.started
+def _print_schedule(result: DryRun) -> None:
+    event = result.started
     _print_chart(
         f"learning rate by step ({wording.count(event.steps_per_epoch)} an epoch)",
-        found.schedule,
+        result.schedule,
         label=lambda rate: f"{rate:.3g}",
         x_label=lambda step: wording.count(round(step)),
-        marks=found.thaws,
+        marks=result.thaws,
     )
     console = consoles.stdout()
     if event.scheduler == "plateau":
         console.print("  its drops depend on the metric", soft_wrap=True)
-    if found.thaws:
-        steps = ", ".join(wording.count(step) for step in found.thaws)
+    if result.thaws:
+        steps = ", ".join(wording.count(step) for step in result.thaws)
         console.print(f"  more layers train from step {steps} on", soft_wrap=True)
 
 

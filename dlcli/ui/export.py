@@ -1,4 +1,4 @@
-"""What `dlcli export` shows: how equal the answers are, and the model before and the file after."""
+"""The screen of `dlcli export`: how equal the outputs are, the model before and the file after."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from dlcli.deploy.parity import BatchParity, Parity
 
 
-def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
+def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
     """One file: parity in a line, its verdict, and the table of before and after."""
     from dlcli.deploy.verdicts import verdict
 
     title = f"export to {result.format}"
-    facts = [("beside it", str(path)) for path in beside]
+    facts = [("sidecar", str(path)) for path in sidecars]
     facts += _simplified(result)
     if result.parity is None:
         sizes = f"{size(result.source_bytes)} -> {size(result.output_bytes)}"
@@ -35,18 +35,18 @@ def print_export(result: ExportResult, beside: Sequence[Path]) -> None:
         missed = "; ".join(result.parity.missed)
         print_key_values(title, [*rows, ("verdict", f"DIFFERS: {missed}")])
         return
-    first = "gives the same answers"
+    first = "outputs are the same"
     print_change(result.change, title, [first, *verdict(result.change, expect_smaller=False)], facts)
 
 
-def print_exports(found: Sequence[ExportResult | Failure]) -> None:
+def print_exports(results: Sequence[ExportResult | Failure]) -> None:
     """Several formats side by side, and what each is worth in words."""
     from dlcli.deploy.export import ExportResult
     from dlcli.deploy.verdicts import verdict
 
-    columns = ["format", "size", "largest difference", "same answer"]
+    columns = ["format", "size", "largest difference", "agreement"]
     facts, rows = [], []
-    for one in found:
+    for one in results:
         if not isinstance(one, ExportResult):
             facts.append((one.format, f"FAILED: {one.error.message}"))
             rows.append([one.format, "", "", ""])
@@ -61,14 +61,14 @@ def print_exports(found: Sequence[ExportResult | Failure]) -> None:
                 f"{min(same):.2%}" if same else "",
             ]
         )
-        said = [f"{one.output}"]
+        difference = [f"{one.output}"]
         if one.parity is None:
-            said.append("not compared (--no-verify)")
+            difference.append("not compared (--no-verify)")
         elif not one.ok:
-            said.append("DIFFERS: " + "; ".join(one.parity.missed))
+            difference.append("DIFFERS: " + "; ".join(one.parity.missed))
         elif one.change is not None:
-            said += verdict(one.change, expect_smaller=False)
-        facts += [(one.format if i == 0 else "", text) for i, text in enumerate(said)]
+            difference += verdict(one.change, expect_smaller=False)
+        facts += [(one.format if i == 0 else "", text) for i, text in enumerate(difference)]
     print_key_values("exports", facts)
     stdout().print()
     print_comparison("side by side", columns, rows)
@@ -77,20 +77,20 @@ def print_exports(found: Sequence[ExportResult | Failure]) -> None:
 def _parity(parity: Parity) -> list[tuple[str, str]]:
     """The largest difference and the smallest agreement, of all batches."""
     worst = max(parity.batches, key=lambda batch: batch.max_abs_diff)
-    said = f"{worst.max_abs_diff:.2g} at {_at(worst)}"
+    difference = f"{worst.max_abs_diff:.2g} at {_at(worst)}"
     sizes = ", ".join(str(n) for n in dict.fromkeys(b.batch_size for b in parity.batches))
     lengths = " and two lengths" if any(b.steps == "longer" for b in parity.batches) else ""
     where = "noise" if parity.data == "random" else parity.data
     rows = [
         ("compared", f"{parity.samples:,} samples of {where}, at batch {sizes}{lengths}"),
-        ("difference", f"at most {said}"),
+        ("difference", f"at most {difference}"),
     ]
     agreements = [b.agreement for b in parity.batches if b.agreement is not None]
     if agreements:
         least = f"{min(agreements):.2%}"
-        rows.append(("same answer", least if min(agreements) == 1 else f"{least} or more"))
+        rows.append(("agreement", least if min(agreements) == 1 else f"{least} or more"))
     if parity.raw is not None:
-        same = "" if parity.raw.agreement is None else f"{parity.raw.agreement:.2%} the same answer, "
+        same = "" if parity.raw.agreement is None else f"{parity.raw.agreement:.2%} agreement, "
         rows.append(
             (
                 "raw inputs",

@@ -108,8 +108,8 @@ def _devices(machine: Machine) -> list[Row]:
         words = [device["name"] or "unknown"]
         if device["total_bytes"]:
             free = device["free_bytes"]
-            kept = f" ({wording.memory(free / 2**20)} free)" if free is not None else ""
-            words.append(wording.memory(device["total_bytes"] / 2**20) + kept)
+            free_text = f" ({wording.memory(free / 2**20)} free)" if free is not None else ""
+            words.append(wording.memory(device["total_bytes"] / 2**20) + free_text)
         if device["capability"] and device["kind"] != "cpu":
             words.append(f"compute capability {device['capability']}")
         if device["driver"]:

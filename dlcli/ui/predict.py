@@ -1,6 +1,6 @@
-"""Predictions for people: a line for each answer, printed as soon as it is there.
+"""Predictions for people: a line each, printed as soon as it is there.
 
-The widths of the columns come from what is known before the first answer, the task and the names of
+The widths of the columns come from what is known before the first prediction, the task and the names of
 the inputs, so nothing waits for later rows.
 """
 
@@ -49,7 +49,7 @@ def print_predictions(rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs:
 
 
 def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """Whole names first; what room is left is for the classes behind the first."""
+    """Whole names first; what room is left is for the classes after the first."""
     room, score = console.width, len("probability")
     label = _widest(["label", *map(printable, task.class_names)])
     label = min(label, max(room // 3, MIN_LABEL))
@@ -67,13 +67,13 @@ def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
 
 
 def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """The labels that were found, the surest first; "-" where there is none."""
+    """The predicted labels, the most probable first; "-" where there is none."""
     name = min(name, max(console.width // 2, MIN_NAME))
     rest = console.width - name - len(GAP)
 
     def line(row: Mapping[str, Any]) -> str:
-        found = sorted(((row["probabilities"][label], label) for label in row["labels"]), reverse=True)
-        items = [f"{printable(label)} {p:.4f}" for p, label in found]
+        ranked = sorted(((row["probabilities"][label], label) for label in row["labels"]), reverse=True)
+        items = [f"{printable(label)} {p:.4f}" for p, label in ranked]
         return f"{_left(row['input'], name)}{GAP}{_whole_items(items, rest) or '-'}"
 
     return f"{_left('input', name)}{GAP}labels, each with its probability"[: console.width], line
@@ -125,7 +125,7 @@ def _vectors(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
 
 
 def _texts(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """Long texts are wrapped beside their inputs."""
+    """Long texts are wrapped next to their inputs."""
     from rich.text import Text
 
     name = min(name, max(console.width // 3, MIN_NAME))

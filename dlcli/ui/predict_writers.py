@@ -61,7 +61,7 @@ def write_table(rows: Iterable[Row], file: IO[str], head: Head) -> None:
 def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """A header, then a line a row. The columns depend on the task alone.
 
-    ``label_2, probability_2`` ... are the classes behind the first; ``probability_NAME`` and
+    ``label_2, probability_2`` ... are the classes after the first; ``probability_NAME`` and
     ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ... are the
     numbers of an embedding.
     """

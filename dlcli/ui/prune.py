@@ -19,21 +19,21 @@ MAX_LAYERS = 24  # longer models show the first and the last of those that were 
 NAME_WIDTH = 32
 
 
-def print_pruning(found: PruneResult) -> None:
+def print_pruning(result: PruneResult) -> None:
     """Print the result, the attempts of a search, and the layers."""
     from dlcli.ui.tables import print_comparison
 
-    rows = [("method", _how(found)), ("run", str(found.run))]
-    if found.zeros[1]:
-        zeros, total = found.zeros
+    rows = [("method", _how(result)), ("run", str(result.run))]
+    if result.zeros[1]:
+        zeros, total = result.zeros
         rows.append(("zeros", f"{zeros:,} of {total:,} weights ({zeros / total:.1%})"))
-    print_change(found.comparison, "pruning", found.verdict(), rows)
-    if len(found.candidates) > 1:
+    print_change(result.comparison, "pruning", result.verdict(), rows)
+    if len(result.candidates) > 1:
         stdout().print()
-        _print_attempts(found)
-    shown, hidden = _cut([layer for layer in found.layers if layer.kept < layer.of])
-    rest = [layer for layer in found.layers if layer.kept == layer.of]
-    masked = bool(found.zeros[1]) and found.macs[0] == found.macs[1]
+        _print_attempts(result)
+    shown, hidden = _cut([layer for layer in result.layers if layer.kept < layer.of])
+    rest = [layer for layer in result.layers if layer.kept == layer.of]
+    masked = bool(result.zeros[1]) and result.macs[0] == result.macs[1]
     table = [
         [
             shorten(layer.name, NAME_WIDTH),
@@ -49,25 +49,25 @@ def print_pruning(found: PruneResult) -> None:
         macs = sum(layer.macs_before for layer in rest), sum(layer.macs_after for layer in rest)
         weights = sum(layer.params_before for layer in rest), sum(layer.params_after for layer in rest)
         table.append([f"({len(rest)} whole)", "", _pair(*macs), _pair(*weights)])
-    sides = found.comparison.before, found.comparison.after
+    sides = result.comparison.before, result.comparison.after
     params = _pair(sides[0].params, sides[1].params)
-    table.append(["the model", "", _pair(*found.macs), params])
+    table.append(["the model", "", _pair(*result.macs), params])
     stdout().print()
     what = "weights" if masked else "channels"
-    title = f"{plural(len(found.layers) - len(rest), 'layer')} with fewer {what}"
+    title = f"{plural(len(result.layers) - len(rest), 'layer')} with fewer {what}"
     print_comparison(title, ["", f"{what} kept", "multiply-adds", "parameters"], table)
 
 
-def save_pruning(path: Path, found: PruneResult) -> Path:
+def save_pruning(path: Path, result: PruneResult) -> Path:
     """Draw the share that each layer keeps; returns ``path``. Raises: DlcliError when it cannot."""
     from dlcli.ui.plots.canvas import BLUE, GREY, add_grid, new_figure, save_figure
 
-    layers = list(found.layers)
+    layers = list(result.layers)
     height = min(2.0 + 0.22 * len(layers), 40.0)
     fig, panels = new_figure(9.0, height, columns=(1, 1))
     places = range(len(layers))
     names = [printable(shorten(layer.name, NAME_WIDTH)) for layer in layers]
-    masked = found.macs[0] == found.macs[1]
+    masked = result.macs[0] == result.macs[1]
     series = (
         (f"{'weights' if masked else 'channels'} kept", [layer.kept / layer.of for layer in layers]),
         _second(layers, masked),
@@ -85,7 +85,7 @@ def save_pruning(path: Path, found: PruneResult) -> Path:
         axes.tick_params(axis="y", length=0, labelcolor=GREY, labelsize=8)
         for label in axes.get_yticklabels():
             label.set_parse_math(False)
-    fig.suptitle(f"{printable(shorten(found.run.name, 60))}: {_how(found)}", fontsize=12)
+    fig.suptitle(f"{printable(shorten(result.run.name, 60))}: {_how(result)}", fontsize=12)
     return save_figure(fig, path)
 
 
@@ -96,20 +96,20 @@ def _second(layers: Sequence[LayerChange], masked: bool) -> tuple[str, list[floa
     return "multiply-adds left", [layer.macs_after / max(layer.macs_before, 1) for layer in layers]
 
 
-def _how(found: PruneResult) -> str:
-    said = f"{found.method}, {found.target.describe()}"
-    if len(found.schedule) > 1:
-        said += f" in {len(found.schedule)} steps"
-    if not found.epochs:
-        return said + ", not tuned"
-    most = "" if found.max_steps is None else f", {plural(found.max_steps, 'step')} at most"
-    return said + f", {plural(found.epochs, 'epoch')} of fine-tuning{most}"
+def _how(result: PruneResult) -> str:
+    description = f"{result.method}, {result.target.describe()}"
+    if len(result.schedule) > 1:
+        description += f" in {len(result.schedule)} steps"
+    if not result.epochs:
+        return description + ", not fine-tuned"
+    most = "" if result.max_steps is None else f", {plural(result.max_steps, 'step')} at most"
+    return description + f", {plural(result.epochs, 'epoch')} of fine-tuning{most}"
 
 
-def _print_attempts(found: PruneResult) -> None:
+def _print_attempts(result: PruneResult) -> None:
     from dlcli.ui.tables import print_comparison
 
-    delta = found.comparison.delta
+    delta = result.comparison.delta
     rows = [
         [
             f"{100 * candidate.target.value:.4g} %",
@@ -118,9 +118,9 @@ def _print_attempts(found: PruneResult) -> None:
             f"{candidate.params:,}",
             size(candidate.size_bytes),
             "keeps the bound" if candidate.kept_bound else "misses it",
-            "kept" if candidate is found.chosen else "removed",
+            "kept" if candidate is result.chosen else "removed",
         ]
-        for candidate in found.candidates
+        for candidate in result.candidates
     ]
     columns = ["taken out", delta.metric, "better by", "parameters", "size", "bound", "run"]
     print_comparison("attempts", columns, rows)

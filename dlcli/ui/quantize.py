@@ -20,54 +20,54 @@ NAME_WIDTH = 40
 _BACKENDS = {"onnxruntime": "ONNX Runtime", "torch": "torch"}
 
 
-def print_quantized(found: QuantizeResult, plots: Sequence[Path] = ()) -> None:
+def print_quantized(result: QuantizeResult, plots: Sequence[Path] = ()) -> None:
     """Print the result, the candidates where there were several, and the ranking of layers."""
     from dlcli.ui.tables import print_comparison
 
-    chosen = found.chosen
+    chosen = result.chosen
     rows = [("method", f"{chosen.method}, run by {_BACKENDS[chosen.backend]}")]
     if chosen.backend == "onnxruntime":
-        rows.append(("beside", "the same model as float32 ONNX in ONNX Runtime, made for this"))
+        rows.append(("reference", "the same model as float32 ONNX in ONNX Runtime"))
     if chosen.run is not None:
         rows.append(("run", str(chosen.run.path)))
     if chosen.unsuited:
         rows.append(("in float", f"{_some(chosen.unsuited)} (nothing to gain there)"))
-    if kept := [name for name in chosen.layers_in_float if name not in chosen.unsuited]:
-        rows.append(("" if chosen.unsuited else "in float", _some(kept)))
-    rows += [(f"no {method}", why) for method, why in found.refused.items()]
+    if in_float_by_choice := [name for name in chosen.layers_in_float if name not in chosen.unsuited]:
+        rows.append(("" if chosen.unsuited else "in float", _some(in_float_by_choice)))
+    rows += [(f"no {method}", why) for method, why in result.refused.items()]
     rows += [("plot", str(plot)) for plot in plots]
-    print_change(found.comparison, "quantization", found.verdict(), rows)
-    if len(found.candidates) > 1:
+    print_change(result.comparison, "quantization", result.verdict(), rows)
+    if len(result.candidates) > 1:
         stdout().print()
-        title = f"candidates on {found.comparison.split}, in the order they were tried"
-        columns = ["", "in float", "size", found.comparison.delta.metric, "same answer", ""]
-        print_comparison(title, columns, _candidates(found))
-    if found.sensitivity:
+        title = f"candidates on {result.comparison.split}, in the order they were tried"
+        columns = ["", "in float", "size", result.comparison.delta.metric, "agreement", ""]
+        print_comparison(title, columns, _candidates(result))
+    if result.sensitivity:
         stdout().print()
-        shown = found.sensitivity[:MAX_LAYERS]
-        more = len(found.sensitivity) - len(shown)
-        title = "each layer alone: change of the answers as a share of their spread"
+        shown = result.sensitivity[:MAX_LAYERS]
+        more = len(result.sensitivity) - len(shown)
+        title = "each layer alone: change of the outputs over their std"
         table = [
             [shorten(one.name, NAME_WIDTH), f"{one.error:.3g}", _share(one.agreement)] for one in shown
         ]
-        print_comparison(title, ["", "change", "same answer"], table)
+        print_comparison(title, ["", "change", "agreement"], table)
         if more:
             stdout().print(f"  and {plural(more, 'layer')} that change less")
 
 
-def save_sensitivity(path: Path, found: QuantizeResult) -> Path:
+def save_sensitivity(path: Path, result: QuantizeResult) -> Path:
     """Draw what each layer alone changes, worst first; returns ``path``. Raises: DlcliError."""
     from dlcli.ui.plots.canvas import BLUE, ORANGE, add_grid, new_figure, save_figure
 
-    ranked = found.sensitivity
+    ranked = result.sensitivity
     fig, (axes,) = new_figure(7.5, min(1.6 + 0.22 * len(ranked), 40.0), columns=(1,))
-    in_float = set(found.chosen.layers_in_float)
+    in_float = set(result.chosen.layers_in_float)
     colors = [ORANGE if in_float & set(one.layers) else BLUE for one in ranked]
     widths = [one.error if one.error < float("inf") else 0.0 for one in ranked]
     axes.barh(range(len(ranked)), widths, color=colors, height=0.72)
     axes.set_yticks(range(len(ranked)), [printable(shorten(one.name, NAME_WIDTH)) for one in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.6)
-    axes.set_xlabel("change of the answers, as a share of their spread", fontsize=10)
+    axes.set_xlabel("change of the outputs over their std", fontsize=10)
     title = "each layer alone in fewer bits"
     if ORANGE in colors:
         title += " (orange: kept in float)"
@@ -76,12 +76,12 @@ def save_sensitivity(path: Path, found: QuantizeResult) -> Path:
     return save_figure(fig, path)
 
 
-def _candidates(found: QuantizeResult) -> list[list[str]]:
+def _candidates(result: QuantizeResult) -> list[list[str]]:
     rows = []
-    for candidate in found.candidates:
+    for candidate in result.candidates:
         delta = candidate.delta
         verdict = "keeps the bound" if candidate.kept_bound else "misses it"
-        chosen = ", chosen" if candidate is found.chosen else ""
+        chosen = ", chosen" if candidate is result.chosen else ""
         rows.append(
             [
                 candidate.method,

@@ -55,7 +55,7 @@ def print_problems(problems: Mapping[str, str], *, before: bool) -> None:
     if problems:
         if before:
             consoles.stdout().print()
-        rows = [Row(text.key(name), wording.one_line(said)) for name, said in problems.items()]
+        rows = [Row(text.key(name), wording.one_line(line_text)) for name, line_text in problems.items()]
         print_sections([Section(f"damaged: {wording.plural(len(problems), 'run')}", rows)])
 
 
@@ -72,8 +72,8 @@ def print_differences(
         table = {key: [_value(value) for value in values] for key, values in rows.items()}
         _print_table(title, [*names, *([last] if last else [])], table)
     else:
-        said = "all are the defaults" if last else "they are the same in all of them"
-        print_sections([Section("settings", [Row("", said)])])
+        line_text = "all are the defaults" if last else "they are the same in all of them"
+        print_sections([Section("settings", [Row("", line_text)])])
     consoles.stdout().print()
     metrics = dict.fromkeys(name for run in runs for name in run.metrics)
     scores = {name: [_figure(run.metrics.get(name, math.nan)) for run in runs] for name in metrics}
@@ -99,21 +99,21 @@ def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[s
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for number, (line, values) in enumerate(zip(lines, cells, strict=True)):
             shown = [value.rjust(w) for value, w in zip(values, widths, strict=True)]
-            said = (" " * GAP).join(["", line[0].ljust(key_width), *shown])
-            console.print(Text(said, "dim" if number == 0 else ""), soft_wrap=True)
+            line_text = (" " * GAP).join(["", line[0].ljust(key_width), *shown])
+            console.print(Text(line_text, "dim" if number == 0 else ""), soft_wrap=True)
 
 
 def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
     """The columns that fit: first models and data are cut, then columns go, names are cut last."""
-    kept = list(columns)
-    while (over := sum(column.width + GAP for column in kept) - GAP - width) > 0:
-        cut = {c.title: max(c.width - NARROWEST, 0) for c in kept if c.title in ("model", "data")}
+    shown = list(columns)
+    while (over := sum(column.width + GAP for column in shown) - GAP - width) > 0:
+        cut = {c.title: max(c.width - NARROWEST, 0) for c in shown if c.title in ("model", "data")}
         if sum(cut.values()) >= over:
-            return [_narrowed(column, over, cut) for column in kept]
-        if len(kept) <= FEWEST:
-            return [_narrowed(column, over, {kept[0].title: over}) for column in kept]
-        kept.remove(max(kept, key=lambda column: column.rank))
-    return kept
+            return [_narrowed(column, over, cut) for column in shown]
+        if len(shown) <= FEWEST:
+            return [_narrowed(column, over, {shown[0].title: over}) for column in shown]
+        shown.remove(max(shown, key=lambda column: column.rank))
+    return shown
 
 
 def _narrowed(column: Column, over: int, cut: Mapping[str, int]) -> Column:

@@ -1,4 +1,4 @@
-"""Facts under headings: keys in one column through all sections, long values wrapped beside them.
+"""Facts under headings: keys in one column through all sections, long values wrapped next to them.
 
 Laid out by hand and not by a rich table, which fills every line with blanks up to its width; those
 are in the way when the output goes to a file or into a bug report.

@@ -42,13 +42,13 @@ _MEANING = {
     "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; smape is in percent",
     "seq2seq": "accuracy is of single tokens, each after the true ones before it",
     "embedding": "recall_at_1 counts samples whose nearest other one in the split is of their class; "
-    "those alone in it are not asked",
+    "the only one of its class is left out",
 }
 _VERDICTS = {True: "better", False: "worse", None: "no difference beyond chance"}
 
 
 def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
-    """Print the metrics, what fits the task beside them, the baselines and the samples left out.
+    """Print the metrics, what fits the task after them, the baselines and the samples left out.
 
     Metrics carry the names that ``--min`` and ``--json`` use. ``note`` says why this split.
     """
@@ -57,7 +57,7 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
         rows.append(Row("note", note))
     if result.non_finite:
         rows.append(
-            Row("not finite", f"{wording.plural(result.non_finite, 'answer')} with NaN or infinity")
+            Row("not finite", f"{wording.plural(result.non_finite, 'output')} with NaN or infinity")
         )
     order = _ORDER[result.task]
     names = sorted(result.metrics, key=lambda n: order.index(n) if n in order else len(order))
@@ -95,7 +95,7 @@ def _print_rest(result: EvalResult) -> None:
 
 
 def print_key_values(title: str, rows: list[tuple[str, str]]) -> None:
-    """Print facts under a title; long values are wrapped beside their keys."""
+    """Print facts under a title; long values are wrapped next to their keys."""
     print_sections([Section(printable(title), [Row(printable(key), value) for key, value in rows])])
 
 
@@ -167,7 +167,7 @@ def _print_targets(result: EvalResult) -> None:
 
 
 def _print_baselines(result: EvalResult) -> None:
-    """What simple answers to the same samples reach, and whether the model is really better."""
+    """Print what simple baselines reach on the same samples, and whether the model is really better."""
     for metric in dict.fromkeys(row.metric for row in result.baselines):
         rows = [row for row in result.baselines if row.metric == metric]
         table = _table()
@@ -181,15 +181,15 @@ def _print_baselines(result: EvalResult) -> None:
                 figure(row.value),
                 text.signed(row.difference),
                 f"{text.signed(row.low)} to {text.signed(row.high)}" if _bounded(row) else "unknown",
-                _VERDICTS[row.better] if _bounded(row) else "not to be told from so few samples",
+                _VERDICTS[row.better] if _bounded(row) else "not clear from so few samples",
             )
         own = f" {figure(result.metrics[metric])}" if metric in result.metrics else ""
         _print_table(f"baselines by {metric} (difference: the model's{own} minus theirs)", table)
     notes = {row.name: row.note for row in result.baselines if row.note}
     if notes:
         consoles.stdout().print()
-        said = [Row(printable(name), wording.one_line(note)) for name, note in notes.items()]
-        print_sections([Section("how the baselines were made", said)])
+        explained = [Row(printable(name), wording.one_line(note)) for name, note in notes.items()]
+        print_sections([Section("how the baselines predict", explained)])
 
 
 def _bounded(row: BaselineRow) -> bool:

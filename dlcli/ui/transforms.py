@@ -1,4 +1,4 @@
-"""What was done to a model, in words: one function for each kind of record that a card may hold."""
+"""Transform records of a card in words: what was done to a model, one function a kind."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ def in_words(record: TransformRecord) -> str:
 
 
 def _channels(args: Mapping[str, Any]) -> str:
-    said = [f"amount {args['amount']:.3g}"] if "amount" in args else []
-    said += [f"by {args['importance']}"] if "importance" in args else []
-    return "pruned by channel" + (f": {', '.join(said)}" if said else "")
+    description = [f"amount {args['amount']:.3g}"] if "amount" in args else []
+    description += [f"by {args['importance']}"] if "importance" in args else []
+    return "pruned by channel" + (f": {', '.join(description)}" if description else "")
 
 
 def _mask(args: Mapping[str, Any]) -> str:
     what = _MASKS.get(str(args.get("method")), str(args.get("method", "weights")))
-    said = f"pruned by mask: {what} are zero"
+    description = f"pruned by mask: {what} are zero"
     if args.get("of"):
-        said += f", {_share(args.get('zeros', 0) / args['of'])} of {wording.count(args['of'])}"
-    return said
+        description += f", {_share(args.get('zeros', 0) / args['of'])} of {wording.count(args['of'])}"
+    return description
 
 
 def _quantize(args: Mapping[str, Any]) -> str:
     method = str(args.get("method", ""))
-    said = f"quantized: {_METHODS.get(method, method)}{_bits(args)}"
-    kept = args.get("float") or ()
-    return said + (f", {wording.plural(len(kept), 'layer')} left in float" if kept else "")
+    description = f"quantized: {_METHODS.get(method, method)}{_bits(args)}"
+    in_float = args.get("float") or ()
+    return description + (
+        f", {wording.plural(len(in_float), 'layer')} left in float" if in_float else ""
+    )
 
 
 def _groups(args: Mapping[str, Any]) -> str:
@@ -69,7 +71,7 @@ def _bits(args: Mapping[str, Any]) -> str:
 
 def _static(args: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{name} {size}" for name, size in args.items())
-    return f"of one size: {sizes}; what is asked is padded and cut to it"
+    return f"static shapes: {sizes}; inputs are padded and cut to them"
 
 
 def _aoti(args: Mapping[str, Any]) -> str:
@@ -93,7 +95,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"trains as if {wording.plural(len(args.get('layers', ())), 'layer')} had int8 weights (QAT)"
     ),
     "torchscript": lambda args: "traced" if args.get("by") == "trace" else "compiled from its code",
-    "probabilities": lambda args: "answers as people read them: probabilities, or the data's own units",
+    "probabilities": lambda args: "readable outputs: probabilities, or the data's own units",
     "embed-preprocessing": lambda args: "takes raw inputs: the preprocessing is in the file",
     "simplify": lambda args: (
         f"simplified: {args.get('nodes_before')} to {args.get('nodes_after')} nodes"

@@ -56,7 +56,7 @@ def test_people_get_a_table_and_a_verdict(runs: Path, capsys: pytest.CaptureFixt
     for text in (
         "best.bf16.safetensors",
         "accuracy",
-        "same answer",
+        "agreement",
         "the file is smaller",
         "samples of val",
     ):

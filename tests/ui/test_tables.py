@@ -170,7 +170,7 @@ def test_a_forecast_says_that_its_metrics_are_scaled(
     assert "on scaled values" in out
     assert ["HUFL", "5.6000", "5.6000", "0.0000"] in rows
     assert ["OT", "8.1000", "8.1000", "0.0000"] in rows
-    assert "1 answer with NaN or infinity" in out
+    assert "1 output with NaN or infinity" in out
 
 
 def test_many_targets_show_the_worst(width: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +227,7 @@ def test_baselines_say_in_words_who_wins(width: int, capsys: pytest.CaptureFixtu
     assert "boosting 0.9900 -0.2000 -0.3000 to -0.1000 worse" in flat
     assert any(line.startswith("[i]TF-IDF 0.8920 +0.0030 -0.0200 to +0.0260 no") for line in flat)
     assert "[i]TF-IDF of 5 rows" in flat
-    assert any(line.startswith("few 12000 -0.2000 unknown not to be") for line in flat)
+    assert any(line.startswith("few 12000 -0.2000 unknown not clear") for line in flat)
     if width == 140:
         assert "no difference beyond chance" in out
     assert flat.index("majority 0.1000 +0.8150 +0.8040 to +0.8260 better") < next(

@@ -43,7 +43,7 @@ def save_figure(fig: Figure, path: Path) -> Path:
 
 
 def add_grid(axes: Axes) -> None:
-    """A light grid behind the data, and no frame above and to the right."""
+    """A light grid below the data, and no frame above and to the right."""
     axes.tick_params(labelsize=9)
     axes.grid(True, color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -44,7 +44,7 @@ def save_confusion(path: Path, result: EvalResult) -> Path:
     image = axes.imshow(
         np.ma.masked_invalid(shares),
         cmap=colormaps["Blues"].with_extremes(bad="#E8E8E8"),  # a class without samples
-        # By the square root: an error of 2 % must be seen beside a diagonal of 90 %.
+        # By the square root: an error of 2 % must be seen next to a diagonal of 90 %.
         norm=PowerNorm(0.5, vmin=0, vmax=1),
         interpolation="nearest",
     )

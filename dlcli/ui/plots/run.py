@@ -117,7 +117,7 @@ def _scatter_title(result: EvalResult, points: int) -> str:
 
 
 def _second(monitor: str, epochs: Sequence[dict[str, Any]]) -> list[str]:
-    """The metric beside the loss: the monitored one, unless that is the loss by any name."""
+    """The metric next to the loss: the monitored one, unless that is the loss by any name."""
     vals = [event["val"] for event in epochs]
     if any(val.get(monitor) != val.get("loss") for val in vals):
         return [monitor]

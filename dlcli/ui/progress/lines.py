@@ -66,7 +66,7 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
                 f"after step {wording.count(event.resumed_step)} of {wording.count(event.total_steps)}",
             )
         )
-    return [(word, wording.one_line(said)) for word, said in rows]
+    return [(word, wording.one_line(value)) for word, value in rows]
 
 
 def epoch_cells(event: EpochDone) -> list[Cell]:
@@ -121,11 +121,11 @@ def finished(event: RunFinished) -> str:
 
 def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[Cell]:
     """The cells that a line of ``width`` holds, gaps counted; the least important ones go first."""
-    kept = list(cells)
-    while len(kept) > 1 and sum(map(cost, kept)) + len(GAP) * (len(kept) - 1) > width:
-        last = max(range(len(kept)), key=lambda i: (kept[i].rank, i))
-        del kept[last]
-    return kept
+    shown = list(cells)
+    while len(shown) > 1 and sum(map(cost, shown)) + len(GAP) * (len(shown) - 1) > width:
+        last = max(range(len(shown)), key=lambda i: (shown[i].rank, i))
+        del shown[last]
+    return shown
 
 
 def _part(name: str, number: int, total: int, *, rank: int) -> Cell:

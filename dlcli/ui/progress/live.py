@@ -216,8 +216,8 @@ def _panel(event: RunStarted) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    for word, said in plan(event):
-        grid.add_row(word, said)
+    for word, value in plan(event):
+        grid.add_row(word, value)
     title = Text(wording.printable(event.run), style="bold")
     return Panel(grid, title=title, title_align="left", border_style="dim", expand=False)
 

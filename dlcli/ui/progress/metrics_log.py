@@ -59,15 +59,15 @@ def truncate_events(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept: list[bytes] = []
+    lines: list[bytes] = []
     dropped = False
     for line, event in event_lines(path):
         at = event.get("step")
         if at <= step if isinstance(at, int) else not dropped:
-            kept.append(line)
+            lines.append(line)
         else:
             dropped = True
-    write_bytes(path, b"".join(line + b"\n" for line in kept))
+    write_bytes(path, b"".join(line + b"\n" for line in lines))
 
 
 def _open_at_line_start(path: Path) -> BinaryIO:

@@ -90,13 +90,13 @@ class PlainLines:
 
     def _plan(self, event: RunStarted) -> None:
         self._print(f"{'run':<10}{wording.printable(event.run)}", "bold")
-        for word, said in plan(event):
-            self._print(f"{word:<10}{said}", None)
+        for word, value in plan(event):
+            self._print(f"{word:<10}{value}", None)
 
     def _cells(self, cells: Sequence[Cell], style: str | None = None) -> None:
         # The room is the width of a terminal or of COLUMNS; a pipe has PIPED_WIDTH.
-        kept = fit(cells, self._console.width, lambda cell: len(_named(cell)))
-        self._print(GAP.join(_named(cell) for cell in kept).rstrip(), style)
+        shown = fit(cells, self._console.width, lambda cell: len(_named(cell)))
+        self._print(GAP.join(_named(cell) for cell in shown).rstrip(), style)
 
     def _print(self, line: str, style: str | None) -> None:
         self._console.print(line, style=style, soft_wrap=True)

@@ -1,7 +1,7 @@
 """TensorBoard: a sink that writes a run's events as event files, for `tensorboard --logdir runs`.
 
 Tags: train/... and val/... by metric; lr, grad_norm, samples_per_s, memory_mib, skipped_steps; the
-graph; weights/... and gradients/... as histograms; val/examples as pictures; best/... beside the
+graph; weights/... and gradients/... as histograms; val/examples as pictures; best/... next to the
 settings on the HPARAMS page. The step is always the optimizer step.
 """
 
@@ -83,7 +83,7 @@ class TensorBoard:
             elif isinstance(event, Histograms):
                 self._histograms(event)
             elif isinstance(event, Examples):
-                picture = draw_examples(event.images, event.true, event.said)
+                picture = draw_examples(event.images, event.true, event.predicted)
                 self._open().add_image("val/examples", picture, event.step, dataformats="HWC")
             elif isinstance(event, RunFinished):
                 self._finish(event)
@@ -139,7 +139,7 @@ class TensorBoard:
 
     def _epoch(self, event: EpochDone) -> None:
         train = {"train/loss": event.loss, "train/accuracy": event.accuracy, "lr": event.lr}
-        if self._logged_step != event.step:  # else the last step has said the same
+        if self._logged_step != event.step:  # else the last step wrote the same
             self._scalars(train, event.step)
         self._scalars({f"val/{name}": value for name, value in event.val.items()}, event.step)
         self._open().flush()
@@ -168,8 +168,8 @@ class TensorBoard:
             self._emit(Warned(f"TensorBoard shows no graph of this model: {reason}"))
 
     def _histograms(self, event: Histograms) -> None:
-        for group, found in (("weights", event.weights), ("gradients", event.gradients)):
-            for name, (counts, edges) in found.items():
+        for group, histograms in (("weights", event.weights), ("gradients", event.gradients)):
+            for name, (counts, edges) in histograms.items():
                 _add_histogram(self._open(), f"{group}/{name}", counts, edges, event.step)
 
     def _finish(self, event: RunFinished) -> None:
@@ -190,7 +190,7 @@ class TensorBoard:
 def hyperparameters(event: RunStarted) -> dict[str, bool | int | float | str]:
     """The settings that tell runs apart, by dotted key, as TensorBoard takes them: no None, no lists.
 
-    What the settings left open ("auto") is as the run has found it.
+    What the settings left open ("auto") is as the run resolved it.
     """
     known = {
         **event.settings,
@@ -199,21 +199,21 @@ def hyperparameters(event: RunStarted) -> dict[str, bool | int | float | str]:
         "optim.lr": event.lr,
         "fit.batch_size": event.batch_size,
     }
-    found: dict[str, bool | int | float | str] = {}
+    values: dict[str, bool | int | float | str] = {}
     for key, value in known.items():
         if key in _HPARAMS or key.partition(".")[0] in _HPARAM_GROUPS:
             parts = value.items() if isinstance(value, Mapping) else ((None, value),)
             for name, part in parts:
                 full = key if name is None else f"{key}.{name}"
                 if isinstance(part, bool | int | float | str):
-                    found[full] = part
+                    values[full] = part
                 elif part not in (None, (), [], {}):
-                    found[full] = str(part)
-    return found
+                    values[full] = str(part)
+    return values
 
 
-def draw_examples(images: Any, true: Sequence[str], said: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """A grid of pictures under their classes; a wrong one has a red frame and "said", with its answer.
+def draw_examples(images: Any, true: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """A grid of pictures under their classes; a wrong one has a red frame and its prediction.
 
     ``images`` are uint8 (n, H, W, C), C 1 or 3. Returns RGB pixels, uint8 (height, width, 3).
     """
@@ -227,12 +227,12 @@ def draw_examples(images: Any, true: Sequence[str], said: Sequence[str]) -> npt.
     fig.subplots_adjust(0.04 / columns, 0.04 / rows, 1 - 0.04 / columns, 1 - 0.2 / rows, 0.08, 0.35)
     canvas: Any = FigureCanvasAgg(fig)
     panels = list(fig.subplots(rows, columns, squeeze=False).flat)
-    for axes, image, name, answer in zip(panels, np.asarray(images), true, said, strict=False):
+    for axes, image, name, prediction in zip(panels, np.asarray(images), true, predicted, strict=False):
         grey = image.shape[2] == 1
         pixels = image[:, :, 0] if grey else image
         axes.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=255, interpolation="nearest")
-        right = name == answer
-        caption = _caption(name) if right else f"{_caption(name)}\nsaid {_caption(answer)}"
+        right = name == prediction
+        caption = _caption(name) if right else f"{_caption(name)}\npredicted {_caption(prediction)}"
         axes.set_title(caption, fontsize=8, pad=3, color="black" if right else WRONG)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=not right, color=WRONG, linewidth=2)
