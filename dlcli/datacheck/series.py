@@ -15,7 +15,8 @@ import numpy.typing as npt
 from dlcli.data.base import DataSource, Listed, Samples, Stacked
 from dlcli.data.series.long_tables import as_times, read_table
 from dlcli.data.series.windows import LongSeries, Windows
-from dlcli.data.tables.frames import TABLES, read_frame, split_files
+from dlcli.data.tables.frames import TABLES, read_frame
+from dlcli.data.tables.split_names import split_files
 from dlcli.datacheck.base import (
     CHECKS,
     Cell,

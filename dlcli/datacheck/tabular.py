@@ -16,7 +16,7 @@ from dlcli.data.notices import Level
 from dlcli.data.tables.cells import LARGEST, as_numbers, as_words
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.frames import looks_like_text
-from dlcli.data.tables.rows import Frame
+from dlcli.data.tables.rows import TableRows
 from dlcli.datacheck.base import (
     CHECKS,
     Bars,
@@ -68,7 +68,7 @@ def check_tabular(source: DataSource, task: TaskSpec | None, options: CheckOptio
 
 
 def _frame(samples: Samples) -> polars.DataFrame:
-    assert isinstance(samples.items, Frame)
+    assert isinstance(samples.items, TableRows)
     return samples.items.frame
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from dlcli.data.base import DataSource, Listed, Samples
 from dlcli.data.notices import Level
 from dlcli.data.tables.cells import shorten
-from dlcli.data.text.tokens import codec_of
+from dlcli.data.text.tokens import tokenizer_of
 from dlcli.datacheck.base import (
     CHECKS,
     EXAMPLES,
@@ -95,7 +95,7 @@ def token_table(
     what: str = "texts",
 ) -> None:
     """Add lengths and unknown words of each split, before truncation."""
-    codec = codec_of(spec)
+    codec = tokenizer_of(spec)
     lengths: dict[str, Numbers] = {}
     rows: list[tuple[Cell, ...]] = []
     for split, of_split in texts.items():

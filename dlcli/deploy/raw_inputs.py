@@ -14,7 +14,7 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images.decode import whole_image
 from dlcli.data.tables.cells import as_numbers, as_words
-from dlcli.data.tables.rows import Frame
+from dlcli.data.tables.rows import TableRows
 from dlcli.deploy.parity import Parity, compare_raw
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.formats.base import Artifact
@@ -73,7 +73,7 @@ def _images(samples: Samples) -> Iterator[Path | npt.NDArray[np.uint8]]:
 
 
 def _cells(samples: Samples, spec: TabularInput) -> Feeds:
-    assert isinstance(samples.items, Frame)
+    assert isinstance(samples.items, TableRows)
     frame, found = samples.items.frame, {}
     if spec.numbers:
         columns = [as_numbers(frame[c.name])[0].fill_null(float("nan")).to_numpy() for c in spec.numbers]

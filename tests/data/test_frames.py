@@ -8,17 +8,17 @@ import polars as pl
 import pytest
 
 from dlcli.data.notices import messages
+from dlcli.data.tables.encodings import decode_text
 from dlcli.data.tables.frames import (
     TABLES,
-    decode_text,
     is_table,
     looks_like_text,
     need_column,
     read_frame,
     read_head,
     split_by_column,
-    split_files,
 )
+from dlcli.data.tables.split_names import split_files
 from dlcli.errors import DlcliError
 
 

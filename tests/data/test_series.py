@@ -14,7 +14,7 @@ from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.notices import messages
-from dlcli.data.series.kind import Unequal, fit, make_reader, series_inputs
+from dlcli.data.series.kind import UnequalLengths, fit, make_reader, series_inputs
 from dlcli.data.series.reader import fill_gaps, statistics
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError, UsageError
@@ -158,7 +158,7 @@ def test_a_format_that_says_unequal_is_believed(tmp_path: Path) -> None:
         path = tmp_path / f"Made_{split}.ts"
         write_ts(path, random_series([5] * 8, 1), ["a", "b"] * 4, header="@equalLength false")
     source = opened(tmp_path)
-    assert isinstance(source.splits["train"].items, Unequal)
+    assert isinstance(source.splits["train"].items, UnequalLengths)
     assert spec_of(fitted(source)[0]).varies
 
 

@@ -12,7 +12,7 @@ from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataListing, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.notices import messages
 from dlcli.data.tables.columns import encode_columns, fit_columns
-from dlcli.data.tables.rows import Frame
+from dlcli.data.tables.rows import TableRows
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 
@@ -297,7 +297,9 @@ def test_train_and_test_files(tmp_path):
     task, _ = fit(found)
     reader = TABULAR.reader(found.splits["test"], task, ReadOptions())
     assert reader.array()[0].shape == (2, *task.input.shape)
-    joined = Frame.gather([found.splits["train"].items, found.splits["test"].items], np.array([20, 0]))
+    joined = TableRows.gather(
+        [found.splits["train"].items, found.splits["test"].items], np.array([20, 0])
+    )
     assert joined.frame["x"].to_list() == [2.5, 0]
 
 

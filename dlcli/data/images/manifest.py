@@ -21,15 +21,9 @@ from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import clean
 from dlcli.data.tables.cells import as_words
-from dlcli.data.tables.frames import (
-    is_table,
-    need_column,
-    read_frame,
-    read_head,
-    split_by_column,
-    split_files,
-)
-from dlcli.data.tables.targets import decide, encode
+from dlcli.data.tables.frames import is_table, need_column, read_frame, read_head, split_by_column
+from dlcli.data.tables.split_names import split_files
+from dlcli.data.tables.targets import encode, infer_target
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
@@ -78,12 +72,12 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         )
     names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
-    decided = decide({name: base[1][name] for name in names}, config.task, least=1 if other else 2)
-    notices += decided.notices
+    target = infer_target({name: base[1][name] for name in names}, config.task, least=1 if other else 2)
+    notices += target.notices
     for split, (file, frame) in frames.items():
         for name in names:
             need_column(frame, name, what="the target", path=file)
-        targets, rows = encode({n: frame[n] for n in names}, decided, where=f"{file} ({split})")
+        targets, rows = encode({n: frame[n] for n in names}, target, where=f"{file} ({split})")
         said_paths = [str(value) for value in frame[images].to_list()]
         kept = [said_paths[i] for i in np.flatnonzero(rows)]
         if not kept:
@@ -107,11 +101,11 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     return DataListing(
         splits=splits,
         fingerprint=fingerprint(parts),
-        task=decided.task,
-        class_names=decided.class_names,
-        target_names=decided.target_names if decided.task == "regression" else (),
+        task=target.task,
+        class_names=target.class_names,
+        target_names=target.target_names if target.task == "regression" else (),
         native=(channels_of(all_paths), 0, 0),
-        options={"target": ",".join(names), "task": decided.task},
+        options={"target": ",".join(names), "task": target.task},
         notices=tuple(notices),
         name=path.stem,
     )

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.tables.frames import is_table, looks_like_text, need_column, split_files
-from dlcli.data.tables.split_names import SPLIT_NAMES
+from dlcli.data.tables.frames import is_table, looks_like_text, need_column
+from dlcli.data.tables.split_names import SPLIT_NAMES, split_files
 from dlcli.data.text.files import PLAIN, is_number, read_lines
 from dlcli.data.text.tables import other_columns, read_tables, strings
 from dlcli.errors import DlcliError, nearest
@@ -33,7 +33,7 @@ _NO_SIDE = re.compile(
 
 
 @dataclass
-class Part:
+class PairSplit:
     """One split as it was found."""
 
     ids: list[str]
@@ -44,10 +44,10 @@ class Part:
 
 
 @dataclass
-class Listing:
+class PairListing:
     """The splits of a source, the names of its two sides, its files, what was odd."""
 
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, PairSplit] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
@@ -84,15 +84,15 @@ def _sides(frame: polars.DataFrame, config: DataConfig) -> tuple[str, str] | Non
     return None
 
 
-def read_pair_tables(path: Path, config: DataConfig) -> Listing:
+def read_pair_tables(path: Path, config: DataConfig) -> PairListing:
     """The rows of two columns. Raises: DlcliError when a column is missing."""
     tables = read_tables(path, config, lambda frame, file: (_named_sides(frame, config, file), 2, []))
     source, target = tables.columns
     options = {"text": source, "target": target}
-    listing = Listing(files=tables.files, options=options, notices=tables.notices)
+    listing = PairListing(files=tables.files, options=options, notices=tables.notices)
     for split, rows in tables.splits.items():
         sides = [strings(rows.frame[name]) for name in (source, target)]
-        listing.parts[split] = Part(rows.ids, sides[0], sides[1], rows.where, rows.groups)
+        listing.parts[split] = PairSplit(rows.ids, sides[0], sides[1], rows.where, rows.groups)
     return listing
 
 
@@ -174,7 +174,7 @@ def _distinct(column: polars.Series) -> bool:
     return column.n_unique() > len(column) / 2 and not column.dtype.is_numeric()
 
 
-def read_parallel(path: Path, files: dict[str, dict[str, Path]], config: DataConfig) -> Listing:
+def read_parallel(path: Path, files: dict[str, dict[str, Path]], config: DataConfig) -> PairListing:
     """Line i of one file with line i of the other. Raises: DlcliError when one has more lines.
 
     Read is the side that the settings or a named file say, source before target, else by alphabet.
@@ -188,7 +188,7 @@ def read_parallel(path: Path, files: dict[str, dict[str, Path]], config: DataCon
     if config.target == sides[0] or config.text == sides[1]:
         sides.reverse()
     source, target = sides
-    listing = Listing(options={"text": source, "target": target})
+    listing = PairListing(options={"text": source, "target": target})
     if config.text is None and config.target is None and source.lower() not in _SOURCE:
         message = f"from {source} to {target}; --target {source} is the other way round"
         listing.notices.append(Notice(message))
@@ -207,7 +207,7 @@ def read_parallel(path: Path, files: dict[str, dict[str, Path]], config: DataCon
             )
         prefix = "" if split == "all" else f"{split}/"
         ids = [f"{prefix}{i}" for i in range(len(lines[0]))]
-        listing.parts[split] = Part(ids, lines[0], lines[1], str(both[source]))
+        listing.parts[split] = PairSplit(ids, lines[0], lines[1], str(both[source]))
     return listing
 
 
@@ -230,12 +230,12 @@ def looks_paired(lines: Sequence[str]) -> bool:
     return True
 
 
-def read_plain(path: Path) -> Listing:
+def read_plain(path: Path) -> PairListing:
     """What stands before and behind the first tab of each line."""
     files = plain_files(path)
     if files is None:
         raise DlcliError(f"{path} holds no pairs of texts that dlcli knows", hint=LAYOUTS)
-    listing = Listing(files=list(files.values()))
+    listing = PairListing(files=list(files.values()))
     more = 0
     for split, file in files.items():
         lines, notices = read_lines(file)
@@ -244,7 +244,7 @@ def read_plain(path: Path) -> Listing:
         more += sum(len(row) > 3 for row in cells)
         prefix = "" if split == "all" else f"{split}/"
         shown = [i for i, line in enumerate(lines) if line.strip()]
-        listing.parts[split] = Part(
+        listing.parts[split] = PairSplit(
             [f"{prefix}{i}" for i in shown],
             [cells[i][0] for i in shown],
             [cells[i][1] for i in shown],

@@ -21,7 +21,8 @@ from dlcli.data.series.reader import statistics
 from dlcli.data.series.time_gaps import carried, without_gaps
 from dlcli.data.series.time_splits import Bounds, given_bounds, time_bounds, too_short, window_starts
 from dlcli.data.series.windows import LongSeries, Windows, positions
-from dlcli.data.tables.frames import TABLES, is_table, read_frame, read_head, split_files
+from dlcli.data.tables.frames import TABLES, is_table, read_frame, read_head
+from dlcli.data.tables.split_names import split_files
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SeriesInput, TargetNumber, TaskSpec
 

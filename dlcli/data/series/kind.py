@@ -25,7 +25,7 @@ from dlcli.data.series.ts_files import SeriesFile, Values
 from dlcli.data.series.windows import ForecastReader
 from dlcli.data.tables.frames import is_table
 from dlcli.data.tables.split_names import SPLIT_NAMES
-from dlcli.data.tables.targets import Decided, decide, encode
+from dlcli.data.tables.targets import InferredTarget, encode, infer_target
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SeriesInput, TaskSpec
 
@@ -35,7 +35,7 @@ _LAYOUTS = (
 )
 
 
-class Unequal(Listed):
+class UnequalLengths(Listed):
     """Series whose format says that lengths differ, whether they do in the training split or not."""
 
 
@@ -72,8 +72,8 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
             )
     parts = read_files(files)
     _same_channels(parts, files)
-    decided = _decided(parts, config, path, other=other)
-    notices = [*(notice for part in parts.values() for notice in part.notices), *decided.notices]
+    target = _infer_target(parts, config, path, other=other)
+    notices = [*(notice for part in parts.values() for notice in part.notices), *target.notices]
     splits: dict[str, Samples] = {}
     for split, part in parts.items():
         if part.labels is None:
@@ -81,7 +81,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
             notices.append(Notice(message))
             continue
         where = str(path) if split == "all" else f"{path} ({split})"
-        targets, rows = encode(part.labels, decided, where=where)
+        targets, rows = encode(part.labels, target, where=where)
         kept = np.flatnonzero(rows)
         if len(kept) < len(rows):
             notices.append(left_out(f"{where}: {len(rows) - len(kept)} series without a label left out"))
@@ -99,10 +99,10 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     splits = _packed(splits, unequal=any(part.unequal for part in parts.values()))
     return DataListing(
         splits=splits,
-        fingerprint=_print_of(splits, decided),
-        task=decided.task,
-        class_names=decided.class_names,
-        target_names=decided.target_names,
+        fingerprint=_print_of(splits, target),
+        task=target.task,
+        class_names=target.class_names,
+        target_names=target.target_names,
         notices=tuple(notices),
         name=_name(path),
     )
@@ -126,7 +126,7 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
         std=tuple(std.tolist()),
         length=min(length, limit) if limit is not None else length,
         # Series that are cut to the limit: a model of lengths that vary takes longer ones too.
-        varies=isinstance(items, Unequal) or int(lengths.min()) < length or cut,
+        varies=isinstance(items, UnequalLengths) or int(lengths.min()) < length or cut,
     )
     notices = []
     if constant:
@@ -171,7 +171,9 @@ def series_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=Listed(tuple(series)))
 
 
-def _decided(parts: Mapping[str, SeriesFile], config: DataConfig, path: Path, *, other: bool) -> Decided:
+def _infer_target(
+    parts: Mapping[str, SeriesFile], config: DataConfig, path: Path, *, other: bool
+) -> InferredTarget:
     """The task, from the training labels; other data may have a model's classes in any split."""
     import polars as pl
 
@@ -192,7 +194,7 @@ def _decided(parts: Mapping[str, SeriesFile], config: DataConfig, path: Path, *,
     columns = {column.name: column for column in frame.iter_columns()}
     asked = config.task or (first.asked if len(columns) == 1 else None)
     try:
-        return decide(columns, asked, least=1 if other else 2)
+        return infer_target(columns, asked, least=1 if other else 2)
     except DlcliError as exc:
         if isinstance(exc, UsageError):
             raise
@@ -221,7 +223,7 @@ def _packed(splits: dict[str, Samples], *, unequal: bool) -> dict[str, Samples]:
         if not unequal and len(shapes) == 1 and len(kinds) == 1:
             out[split] = replace(samples, items=Stacked(np.stack(values)))
         else:
-            out[split] = replace(samples, items=(Unequal if unequal else Listed)(tuple(values)))
+            out[split] = replace(samples, items=(UnequalLengths if unequal else Listed)(tuple(values)))
     return out
 
 
@@ -245,8 +247,8 @@ def _missing_values(samples: Samples, where: str) -> list[Notice]:
     return [Notice(message, "missing-values", "warning")]
 
 
-def _print_of(splits: Mapping[str, Samples], decided: Decided) -> str:
-    parts = [repr((decided.task, decided.class_names)).encode()]
+def _print_of(splits: Mapping[str, Samples], target: InferredTarget) -> str:
+    parts = [repr((target.task, target.class_names)).encode()]
     for split, samples in splits.items():
         parts.append("\0".join([split, *samples.ids]).encode())
         parts.append(np.ascontiguousarray(samples.targets).tobytes())

@@ -11,7 +11,7 @@ import numpy as np
 from dlcli.data.base import Samples, fingerprint
 from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import DATASETS, NamedSet
-from dlcli.data.tables.rows import Frame
+from dlcli.data.tables.rows import TableRows
 
 # Name, scikit-learn's loader, the target's name; and whether it is a number.
 _SETS = (
@@ -37,7 +37,7 @@ def _read(root: Path, *, loader: str, target: str, is_number: bool) -> DataListi
     else:
         targets = np.asarray(bunch.target, dtype=np.int64)
     samples = Samples(
-        ids=tuple(f"all/{i}" for i in range(len(targets))), targets=targets, items=Frame(frame)
+        ids=tuple(f"all/{i}" for i in range(len(targets))), targets=targets, items=TableRows(frame)
     )
     return DataListing(
         splits={"all": samples},

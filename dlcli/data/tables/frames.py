@@ -18,26 +18,13 @@ from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import shorten, typed
 from dlcli.data.tables.encodings import decode_text
 from dlcli.data.tables.separated import read_separated
-from dlcli.data.tables.split_names import SPLIT_NAMES, split_files
+from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import polars
-
-__all__ = [
-    "TABLES",
-    "decode_text",
-    "is_table",
-    "looks_like_text",
-    "need_column",
-    "read_frame",
-    "read_head",
-    "shorten",
-    "split_by_column",
-    "split_files",
-]
 
 TABLES = (
     *(".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet"),

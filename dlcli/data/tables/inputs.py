@@ -12,7 +12,7 @@ from dlcli.data.base import Samples
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.frames import TABLES, is_table, need_column, read_frame
-from dlcli.data.tables.rows import Frame, without_booleans
+from dlcli.data.tables.rows import TableRows, without_booleans
 from dlcli.errors import DlcliError
 from dlcli.task import TabularInput, TaskSpec
 
@@ -39,7 +39,7 @@ def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     if any(frame.schema != frames[0].schema for frame in frames):  # a CSV and a Parquet file, say
         frames = [frame.select(as_words(column) for column in frame.iter_columns()) for frame in frames]
     joined = pl.concat(frames)
-    return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=Frame(joined))
+    return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=TableRows(joined))
 
 
 def _files(arguments: Sequence[str]) -> list[str]:

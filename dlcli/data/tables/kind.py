@@ -18,18 +18,12 @@ from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
 from dlcli.data.tables.description import describe
-from dlcli.data.tables.frames import (
-    TABLES,
-    is_table,
-    need_column,
-    read_frame,
-    split_by_column,
-    split_files,
-)
+from dlcli.data.tables.frames import TABLES, is_table, need_column, read_frame, split_by_column
 from dlcli.data.tables.inputs import table_inputs
-from dlcli.data.tables.rows import Frame, as_in_training
+from dlcli.data.tables.rows import TableRows, as_in_training
+from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.synthetic import REFERENCE_WORDS, noise, reference_input
-from dlcli.data.tables.targets import Decided, decide, encode
+from dlcli.data.tables.targets import InferredTarget, encode, infer_target
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TabularInput, TaskSpec
 
@@ -44,7 +38,7 @@ class TableReader(ArrayReader):
     """A split of a table, encoded; ``notices`` count the cells that training has not seen."""
 
     def __init__(self, samples: Samples, spec: TabularInput) -> None:
-        assert isinstance(samples.items, Frame)
+        assert isinstance(samples.items, TableRows)
         for name in column_names(spec):
             need_column(samples.items.frame, name, what="the model reads it", path="the data")
         columns, notices = encode_columns(samples.items.frame, spec)
@@ -77,12 +71,14 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     parts, about_splits = _parts(frames, files, config, other)
     notices += about_splits
     first = parts[0]
-    decided = decide({name: first.frame[name] for name in names}, config.task, least=1 if other else 2)
+    target = infer_target(
+        {name: first.frame[name] for name in names}, config.task, least=1 if other else 2
+    )
     features = _features(first.frame, names, config, files[first.file], other)
-    notices += decided.notices
+    notices += target.notices
     splits = {}
     for part in parts:
-        samples, about_rows = _samples(part, first, files[part.file], decided, features, config)
+        samples, about_rows = _samples(part, first, files[part.file], target, features, config)
         notices += about_rows
         if len(samples):
             splits[part.split] = samples
@@ -90,10 +86,10 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     return DataListing(
         splits=splits,
         fingerprint=fingerprint(contents),
-        task=decided.task,
-        class_names=decided.class_names,
-        target_names=decided.target_names if decided.task == "regression" else (),
-        options={"target": ",".join(names), "task": decided.task},
+        task=target.task,
+        class_names=target.class_names,
+        target_names=target.target_names if target.task == "regression" else (),
+        options={"target": ",".join(names), "task": target.task},
         notices=tuple(notices),
     )
 
@@ -101,7 +97,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
     """The task, its encoders fitted on the training rows. Numeric targets are scaled, never log-ed."""
     train = source.splits["train"]
-    assert isinstance(train.items, Frame)
+    assert isinstance(train.items, TableRows)
     spec, notices = fit_columns(train.items.frame, _row_numbers(train.ids))
     return make_task(source, spec, config.model), notices
 
@@ -113,7 +109,7 @@ def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReade
 
 
 @dataclass(frozen=True)
-class _Part:
+class _TableSplit:
     """The rows (n,) of one file that are a split."""
 
     split: str
@@ -172,13 +168,13 @@ def _without_target(
 
 def _parts(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], config: DataConfig, other: bool
-) -> tuple[list[_Part], list[Notice]]:
+) -> tuple[list[_TableSplit], list[Notice]]:
     """The splits, train (or all) first."""
     column = config.split_column
     if column is None or (other and column not in next(iter(frames.values())).columns):
         message = f"there is no split column {column!r} here, so none is used"
         notices = [] if column is None else [Notice(message)]
-        return [_Part(name, name, f, np.arange(f.height)) for name, f in frames.items()], notices
+        return [_TableSplit(name, name, f, np.arange(f.height)) for name, f in frames.items()], notices
     if set(frames) != {"all"}:
         raise UsageError(
             f"--split-column {column}: the files are splits already ({', '.join(frames)})",
@@ -186,7 +182,7 @@ def _parts(
         )
     whole = frames["all"]
     by_name = split_by_column(whole, column, path=files["all"])
-    return [_Part(name, "all", whole[rows], rows) for name, rows in by_name.items()], []
+    return [_TableSplit(name, "all", whole[rows], rows) for name, rows in by_name.items()], []
 
 
 def _features(
@@ -204,24 +200,24 @@ def _features(
 
 
 def _samples(
-    part: _Part,
-    first: _Part,
+    part: _TableSplit,
+    first: _TableSplit,
     path: Path,
-    decided: Decided,
+    target: InferredTarget,
     features: list[str],
     config: DataConfig,
 ) -> tuple[Samples, list[Notice]]:
     """The rows of a split that have a target, and notices."""
     targets, kept = encode(
-        {name: part.frame[name] for name in decided.target_names},
-        decided,
+        {name: part.frame[name] for name in target.target_names},
+        target,
         where=path.name if part.split == "all" else f"{path.name} ({part.split})",
     )
     notices = []
     without = len(kept) - len(targets)
     if without:
         message = f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
-        notices.append(left_out(message + ", ".join(repr(name) for name in decided.target_names)))
+        notices.append(left_out(message + ", ".join(repr(name) for name in target.target_names)))
     columns = []
     for name in features:
         need_column(part.frame, name, what="a column of the training file", path=path)
@@ -235,7 +231,7 @@ def _samples(
         cells = as_words(part.frame[config.group_column]).filter(kept).to_list()
         # A row without a group is one of its own.
         groups = tuple(f"row {i}" if cell is None else cell for cell, i in zip(cells, ids, strict=True))
-    items = Frame(part.frame.select(columns).filter(kept))
+    items = TableRows(part.frame.select(columns).filter(kept))
     return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notices
 
 

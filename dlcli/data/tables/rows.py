@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Frame(Items):
+class TableRows(Items):
     """Rows of a table: the columns that are no target."""
 
     frame: polars.DataFrame
@@ -27,7 +27,7 @@ class Frame(Items):
         return self.frame.height
 
     @classmethod
-    def gather(cls, parts: Sequence[Frame], where: Indices) -> Frame:
+    def gather(cls, parts: Sequence[TableRows], where: Indices) -> TableRows:
         """Also of `Items`. The parts have the same columns."""
         import polars as pl
 

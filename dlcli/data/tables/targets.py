@@ -1,4 +1,4 @@
-"""What a table's target is, decided by looking at it, and its cells as arrays.
+"""Targets of a table: their task inferred from the cells, and the cells encoded as arrays.
 
 One column of words is a class; of several labels in a cell ("cat|dog"), several. Whole numbers of few
 values are classes, other numbers are numbers. Several columns of 0 and 1 are labels, of other numbers
@@ -30,7 +30,7 @@ _LABEL_MARKS = r"[|;]"
 
 
 @dataclass(frozen=True)
-class Decided:
+class InferredTarget:
     """The task, and the names of its classes or labels, or of the numbers; and notices."""
 
     task: TaskKind
@@ -39,7 +39,9 @@ class Decided:
     notices: tuple[Notice, ...]
 
 
-def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, least: int = 2) -> Decided:
+def infer_target(
+    columns: Mapping[str, polars.Series], asked: TaskKind | None, *, least: int = 2
+) -> InferredTarget:
     """What ``columns`` of the training rows are as a target, or as ``asked``; embeddings are of classes.
 
     ``least``: how many classes or values there must be (1 for data of a model that exists). Raises:
@@ -66,10 +68,10 @@ def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, leas
         )
     task, notices = (asked, ()) if asked is not None else _look(columns)
     if task == "multilabel":
-        return Decided(task, _labels(columns), names, notices)
+        return InferredTarget(task, _labels(columns), names, notices)
     if task == "regression":
         _need_numbers(columns, least)
-        return Decided(task, (), names, notices)
+        return InferredTarget(task, (), names, notices)
     (column,) = columns.values()
     classes = _classes(column)
     if len(classes) < least:
@@ -84,20 +86,20 @@ def decide(columns: Mapping[str, polars.Series], asked: TaskKind | None, *, leas
             f"the target {names[0]!r} is different in each of {rows} rows: it is no class",
             hint="name another with --target, or say --task regression for numbers",
         )
-    return Decided("classification", classes, names, notices)
+    return InferredTarget("classification", classes, names, notices)
 
 
 def encode(
-    columns: Mapping[str, polars.Series], decided: Decided, *, where: str
+    columns: Mapping[str, polars.Series], target: InferredTarget, *, where: str
 ) -> tuple[Targets, npt.NDArray[np.bool_]]:
     """The targets of the rows that have one, in order, and which rows those are.
 
     int64 (n,) of a class; uint8 (n, labels); float64 (n, targets). Raises: DlcliError naming ``where``
     and a class or label that training lacks (no model could learn it), or a cell that is no number.
     """
-    if decided.task == "regression":
+    if target.task == "regression":
         return _encode_numbers(columns, where)
-    if decided.task == "multilabel" and len(columns) > 1:
+    if target.task == "multilabel" and len(columns) > 1:
         numbers, rows = _encode_numbers(columns, where)
         strange = numbers[(numbers != 0) & (numbers != 1)]
         if len(strange):
@@ -106,17 +108,17 @@ def encode(
     (column,) = columns.values()
     words = as_words(column)
     kept = words.is_not_null().to_numpy()
-    code = {name: i for i, name in enumerate(decided.class_names)}
-    if decided.task == "classification":
+    code = {name: i for i, name in enumerate(target.class_names)}
+    if target.task == "classification":
         codes = words.drop_nulls().replace_strict(code, default=None)
         if codes.null_count():
             unknown = words.drop_nulls().filter(codes.is_null())
-            raise _unknown(unknown.to_list(), decided, where)
+            raise _unknown(unknown.to_list(), target, where)
         return codes.to_numpy().astype(np.int64), kept
     sets = [_cut(cell) for cell in words.drop_nulls().to_list()]
     unknown_labels = [label for labels in sets for label in labels if label not in code]
     if unknown_labels:
-        raise _unknown(unknown_labels, decided, where)
+        raise _unknown(unknown_labels, target, where)
     out = np.zeros((len(sets), len(code)), dtype=np.uint8)
     for row, labels in zip(out, sets, strict=True):
         row[[code[label] for label in labels]] = 1
@@ -237,10 +239,10 @@ def _encode_numbers(
     return values[kept], kept
 
 
-def _unknown(words: list[str], decided: Decided, where: str) -> DlcliError:
+def _unknown(words: list[str], target: InferredTarget, where: str) -> DlcliError:
     different = list(dict.fromkeys(words))
-    what = "label" if decided.task == "multilabel" else "class"
-    known = decided.class_names
+    what = "label" if target.task == "multilabel" else "class"
+    known = target.class_names
     return DlcliError(
         f"{where}: {len(words)} rows have a {what} that training lacks: "
         + ", ".join(repr(shorten(word)) for word in different[:3])

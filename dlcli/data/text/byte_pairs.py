@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BYTES = 256  # the alphabet
 
 
-class BytePairs:
+class BytePairTokenizer:
     """The tokenizer that ``merges`` of a `TextInput` describes.
 
     Raises: DlcliError when it is damaged or the library is missing.
@@ -75,7 +75,7 @@ def fit_byte_pairs(texts: Sequence[str], config: DataConfig) -> tuple[TextInput,
         lowercase=config.lowercase,
         max_length=1,
     )
-    codec = BytePairs(spec)
+    codec = BytePairTokenizer(spec)
     return spec, [len(codec.ids(text)) for text in texts]
 
 

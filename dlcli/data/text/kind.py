@@ -17,14 +17,15 @@ from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptio
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
 from dlcli.data.tables.cells import as_words
-from dlcli.data.tables.frames import is_table, split_files
-from dlcli.data.tables.targets import decide, encode
+from dlcli.data.tables.frames import is_table
+from dlcli.data.tables.split_names import split_files
+from dlcli.data.tables.targets import encode, infer_target
 from dlcli.data.text.description import describe
 from dlcli.data.text.files import PLAIN, digest, first_lines, holds_texts, labelled, looks_labelled
 from dlcli.data.text.inputs import given_texts
 from dlcli.data.text.listing import (
     LAYOUTS,
-    Listing,
+    TextListing,
     is_text_table,
     read_folders,
     read_plain,
@@ -116,17 +117,17 @@ def _plain_head(path: Path) -> list[str] | None:
     return None if files is None else first_lines(next(iter(files.values())))
 
 
-def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> DataListing:
+def _found(path: Path, listing: TextListing, config: DataConfig, other: bool) -> DataListing:
     parts = listing.parts
     if other:
         cells = _joined([part.targets for part in parts.values()])
-        decided = decide(cells, config.task, least=1)
+        target = infer_target(cells, config.task, least=1)
     else:
-        decided = decide(parts.get("train", next(iter(parts.values()))).targets, config.task)
-    notices = [*listing.notices, *decided.notices]
+        target = infer_target(parts.get("train", next(iter(parts.values()))).targets, config.task)
+    notices = [*listing.notices, *target.notices]
     splits: dict[str, Samples] = {}
     for split, part in parts.items():
-        targets, rows = encode(part.targets, decided, where=part.where)
+        targets, rows = encode(part.targets, target, where=part.where)
         kept = np.flatnonzero(rows)
         if len(kept) < len(part.ids):
             message = f"{part.where}: {len(part.ids) - len(kept):,} texts without a target left out"
@@ -144,9 +145,9 @@ def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Dat
             items=Listed(tuple(texts)),
             groups=None if part.groups is None else tuple(part.groups[i] for i in kept),
         )
-        lacking = np.setdiff1d(np.arange(len(decided.class_names)), targets)
-        if decided.task == "classification" and len(lacking) and not other:
-            names = [decided.class_names[i] for i in lacking[:5]]
+        lacking = np.setdiff1d(np.arange(len(target.class_names)), targets)
+        if target.task == "classification" and len(lacking) and not other:
+            names = [target.class_names[i] for i in lacking[:5]]
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             message = f"{part.where} has no text of {', '.join(names)}{more}"
             notices.append(Notice(message, "missing-class"))
@@ -155,9 +156,9 @@ def _found(path: Path, listing: Listing, config: DataConfig, other: bool) -> Dat
     return DataListing(
         splits=splits,
         fingerprint=_print_of(listing, splits),
-        task=decided.task,
-        class_names=decided.class_names,
-        target_names=decided.target_names,
+        task=target.task,
+        class_names=target.class_names,
+        target_names=target.target_names,
         options=dict(listing.options),
         notices=tuple(notices),
     )
@@ -175,7 +176,7 @@ def _joined(parts: Sequence[Mapping[str, polars.Series]]) -> dict[str, polars.Se
     return out
 
 
-def _print_of(listing: Listing, splits: Mapping[str, Samples]) -> str:
+def _print_of(listing: TextListing, splits: Mapping[str, Samples]) -> str:
     ids = ["\0".join([split, *part.ids]).encode() for split, part in sorted(splits.items())]
     return fingerprint([*digest(listing.files), *ids])
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
-from dlcli.data.tables.frames import looks_like_text, need_column, split_files
+from dlcli.data.tables.frames import looks_like_text, need_column
+from dlcli.data.tables.split_names import split_files
 from dlcli.data.text.files import PLAIN, is_number, labelled, list_texts, read_lines, read_text
 from dlcli.data.text.tables import is_text_name, other_columns, read_tables, strings, text_column
 from dlcli.errors import DlcliError
@@ -26,7 +27,7 @@ _OTHER_COLUMNS = 2  # more columns beside the text and it is a table with a text
 
 
 @dataclass
-class Part:
+class TextSplit:
     """One split as it was found: a text and the cells of the targets for each sample."""
 
     ids: list[str]
@@ -37,10 +38,10 @@ class Part:
 
 
 @dataclass
-class Listing:
+class TextListing:
     """The splits of a source, the columns they came from, the files they lie in, what was odd."""
 
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, TextSplit] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
@@ -62,15 +63,15 @@ def _asked(config: DataConfig) -> list[str]:
     return [name.strip() for name in (config.target or "").split(",") if name.strip()]
 
 
-def read_text_tables(path: Path, config: DataConfig) -> Listing:
+def read_text_tables(path: Path, config: DataConfig) -> TextListing:
     """The rows of a table or of several. Raises: DlcliError when a column is missing."""
     tables = read_tables(path, config, lambda frame, file: _columns(frame, config, file))
     column, *names = tables.columns
     options = {"text": column, "target": ",".join(names)}
-    listing = Listing(files=tables.files, options=options, notices=tables.notices)
+    listing = TextListing(files=tables.files, options=options, notices=tables.notices)
     for split, rows in tables.splits.items():
         targets = {name: rows.frame[name] for name in names}
-        listing.parts[split] = Part(
+        listing.parts[split] = TextSplit(
             rows.ids, strings(rows.frame[column]), targets, rows.where, rows.groups
         )
     return listing
@@ -113,14 +114,14 @@ def _target_names(others: list[str]) -> list[str]:
     return usual[:1] or rest[-1:] or others[-1:]
 
 
-def read_folders(path: Path) -> Listing:
+def read_folders(path: Path) -> TextListing:
     """The text files in folders of classes, or of splits and classes."""
     import polars as pl
 
     splits = list_texts(path)
     if splits is None:
         raise DlcliError(f"{path} holds no texts in folders of classes", hint=LAYOUTS)
-    listing = Listing()
+    listing = TextListing()
     notices: list[Notice] = []
     for split, files in splits.items():
         read_ = [read_text(file.path) for file in files]
@@ -128,7 +129,7 @@ def read_folders(path: Path) -> Listing:
         labels = pl.Series("label", [file.label for file in files], dtype=pl.String)
         where = str(path if split == "all" else path / split)
         texts = [text.strip() for text, _ in read_]
-        listing.parts[split] = Part([file.id for file in files], texts, {"label": labels}, where)
+        listing.parts[split] = TextSplit([file.id for file in files], texts, {"label": labels}, where)
         listing.files += [file.path for file in files]
     if notices:
         message = (
@@ -138,7 +139,7 @@ def read_folders(path: Path) -> Listing:
     return listing
 
 
-def read_plain(path: Path, config: DataConfig) -> Listing:
+def read_plain(path: Path, config: DataConfig) -> TextListing:
     """The lines of plain files; the first word, or what stands before a tab, is the label."""
     import polars as pl
 
@@ -146,7 +147,7 @@ def read_plain(path: Path, config: DataConfig) -> Listing:
     files = files or split_files(path, PLAIN)
     if files is None:
         raise DlcliError(f"{path} holds no texts that dlcli knows", hint=LAYOUTS)
-    listing = Listing(files=list(files.values()))
+    listing = TextListing(files=list(files.values()))
     found: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
     for split, file in files.items():
         lines, notices = read_lines(file)
@@ -163,7 +164,7 @@ def read_plain(path: Path, config: DataConfig) -> Listing:
         column = pl.Series("label", [label for label, _ in pairs], dtype=pl.String)
         if numbers and config.task is None:
             column = column.cast(pl.Float64)
-        listing.parts[split] = Part(
+        listing.parts[split] = TextSplit(
             ids, [text for _, text in pairs], {"label": column}, str(files[split])
         )
     return listing

@@ -1,4 +1,4 @@
-"""Tables of texts: their training file's head, their rows by split, and which column is the text."""
+"""TextTables of texts: their training file's head, their rows by split, and which column is the text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dlcli.data.tables.frames import (
     read_frame,
     read_head,
     split_by_column,
-    split_files,
 )
+from dlcli.data.tables.split_names import split_files
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _TEXT_NAMES = frozenset(
 
 
 @dataclass
-class Rows:
+class TableSplit:
     """One split of a table: its rows, their ids, and what they are grouped by."""
 
     frame: polars.DataFrame
@@ -47,12 +47,12 @@ class Rows:
 
 
 @dataclass
-class Tables:
+class TextTables:
     """The splits of a table or of several, the columns that were chosen, what was odd."""
 
     files: list[Path]
     columns: tuple[str, ...]
-    splits: dict[str, Rows] = field(default_factory=dict)
+    splits: dict[str, TableSplit] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
 
@@ -71,7 +71,7 @@ def table_head(path: Path) -> polars.DataFrame | None:
     return None if files is None else read_head(next(iter(files.values())))
 
 
-def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
+def read_tables(path: Path, config: DataConfig, choose: Choose) -> TextTables:
     """Every row of the tables at ``path``, by split; ``choose`` looks at the training file.
 
     Ids are row numbers from 0, behind the split's name where splits are files. Raises: DlcliError when a
@@ -84,7 +84,7 @@ def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
     asked = [config.text] if config.text else []
     frames = {base: read_texts(base, header=header, columns=asked)}
     columns, texts, notices = choose(frames[base][0], base)
-    out = Tables(list(files.values()), columns, notices=notices)
+    out = TextTables(list(files.values()), columns, notices=notices)
     for split, file in files.items():
         frame, more = frames.get(file) or read_texts(file, header=header, columns=columns[:texts])
         if not all(_is_string(frame[name]) for name in columns[:texts] if name in frame.columns):
@@ -105,7 +105,7 @@ def read_tables(path: Path, config: DataConfig, choose: Choose) -> Tables:
         for part, where in rows.items():
             ids = [f"{prefix}{row}" for row in where.tolist()]
             grouped = None if groups is None else groups[where].tolist()
-            out.splits[part] = Rows(frame.select(columns)[where], ids, grouped, str(file))
+            out.splits[part] = TableSplit(frame.select(columns)[where], ids, grouped, str(file))
     return out
 
 

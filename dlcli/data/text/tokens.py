@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
-from dlcli.data.text.byte_pairs import BytePairs, fit_byte_pairs, whole
+from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, whole
 from dlcli.errors import DlcliError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
 
@@ -47,7 +47,7 @@ _JOINING = frozenset("-/_@#")
 _QUOTES = frozenset("\"'")
 
 
-class Codec(Protocol):
+class Tokenizer(Protocol):
     """A tokenizer with its vocabulary."""
 
     def ids(self, text: str) -> list[int]:
@@ -58,7 +58,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTexts:
     """Texts as ids; how many were ``cut`` to the largest length, had no token (``empty``), or consist
     mostly of tokens that the vocabulary lacks (``strange``).
     """
@@ -133,9 +133,9 @@ def encode(text: str, spec: TextInput) -> TokenIds:
     return encode_all([text], spec).ids[0]
 
 
-def encode_all(texts: Sequence[str], spec: TextInput) -> Encoded:
+def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
     """Every text as `encode` does it, with a count of what was cut or empty."""
-    codec = codec_of(spec)
+    codec = tokenizer_of(spec)
     out, cut, empty, strange = [], 0, 0, 0
     for text in texts:
         ids = codec.ids(text)
@@ -143,7 +143,7 @@ def encode_all(texts: Sequence[str], spec: TextInput) -> Encoded:
         empty += not ids
         strange += 2 * ids.count(UNKNOWN) > len(ids)
         out.append(np.array(ids[: spec.max_length] or [UNKNOWN], dtype=np.int64))
-    return Encoded(out, cut, empty, strange)
+    return EncodedTexts(out, cut, empty, strange)
 
 
 def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
@@ -157,16 +157,18 @@ def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
             break
         if id_ not in (PAD, START):
             kept.append(id_)
-    return codec_of(spec).text(kept)
+    return tokenizer_of(spec).text(kept)
 
 
 @lru_cache(maxsize=8)
-def codec_of(spec: TextInput) -> Codec:
+def tokenizer_of(spec: TextInput) -> Tokenizer:
     """The tokenizer of a spec. Raises: DlcliError when it is damaged or its library is missing."""
-    return BytePairs(spec) if spec.tokenizer == "bpe" else _Words(spec)
+    return BytePairTokenizer(spec) if spec.tokenizer == "bpe" else WordTokenizer(spec)
 
 
-class _Words:
+class WordTokenizer:
+    """Words and punctuation marks of a fixed vocabulary."""
+
     def __init__(self, spec: TextInput) -> None:
         self._spec = spec
         self._known = {token: i for i, token in enumerate(spec.vocabulary)}
