@@ -1,6 +1,6 @@
-"""What the Transformers here are made of: multi-head attention, positions, the encoder block.
+"""Layers of the Transformers: multi-head attention, positions, the encoder block.
 
-B samples, T steps that ask, S steps that are asked (S = T where a sequence asks itself), D the width,
+B samples, T query steps, S key steps (S = T in self-attention), D the width,
 H heads of D / H each. A mask is True where a step may be looked at.
 """
 
@@ -32,7 +32,7 @@ _LONGEST_WAVE = 10_000.0  # Vaswani et al.: wavelengths from 2 pi steps to this 
 class EncoderArgs(Frozen):
     """``layers`` blocks of ``heads`` heads, ``dim`` wide, with ``ff`` units inside.
 
-    ``dropout`` is in the attention, inside the perceptrons, and behind both.
+    ``dropout`` is in the attention, inside the perceptrons, and after both.
 
     ``norm_first``: pre-norm blocks, which need no warm-up, else post-norm as in the paper.
     """
@@ -56,7 +56,7 @@ class EncoderArgs(Frozen):
 
 
 def pad_mask(valid: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """Which of (B, S) steps are real, as a mask (B, 1, T, S) for the T steps of ``queries`` (B, T, D).
+    """Which of (B, S) steps are valid, as a mask (B, 1, T, S) for the T steps of ``queries`` (B, T, D).
 
     It is expanded: ONNX Runtime's Attention (opset 23) does not broadcast a mask (B, 1, 1, S).
     """
@@ -64,11 +64,11 @@ def pad_mask(valid: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention, (B, T, D) asking (B, S, D), to (B, T, D).
+    """Multi-head attention of queries (B, T, D) to keys (B, S, D), to (B, T, D).
 
     Vaswani et al., "Attention Is All You Need", arXiv:1706.03762. Weights are drawn as
     `nn.MultiheadAttention` draws its own (Xavier over the three input maps together), and with the
-    same weights it gives the same answers. ``rotary`` turns queries and keys by their positions.
+    same weights it gives the same outputs. ``rotary`` turns queries and keys by their positions.
     """
 
     def __init__(self, dim: int, heads: int, *, dropout: float = 0.0, rotary: bool = False) -> None:
@@ -92,15 +92,15 @@ class Attention(nn.Module):
         mask: torch.Tensor | None = None,
         causal: bool = False,
     ) -> torch.Tensor:
-        """``x`` (B, T, D) asks ``memory`` (B, S, D), or itself.
+        """Attention of ``x`` (B, T, D) to ``memory`` (B, S, D), or to itself.
 
         ``mask`` (B, 1, T, S) or (B, H, T, S) bool; each step must be allowed at least one other. With
         ``causal`` step t sees steps 0 to t.
         """
-        asked = x if memory is None else memory
+        source = x if memory is None else memory
         query, key, value = (
             part(y).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, T or S, D / H)
-            for part, y in ((self.query, x), (self.key, asked), (self.value, asked))
+            for part, y in ((self.query, x), (self.key, source), (self.value, source))
         )
         if self.rotary is not None:
             query, key = self.rotary(query), self.rotary(key)
@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Turns pairs of features by angles that grow with the position, (B, H, T, K) to the same.
+    """Rotary embedding: rotates pairs of features (B, H, T, K) by angles that grow with the position.
 
     The product of a turned query and key depends on how far apart they are, not on where.
     Su et al., "RoFormer", arXiv:2104.09864; features are paired as first half with second half.
@@ -139,7 +139,7 @@ class Rotary(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds to (B, T, D) what tells the steps apart; nothing for "none" and "rotary".
+    """Adds a position embedding to (B, T, D); nothing for "none" and "rotary".
 
     "sinusoidal" (arXiv:1706.03762, section 3.5; sines in one half of the features, cosines in the
     other) goes on for ever; "learned" has ``longest`` positions.
@@ -164,7 +164,7 @@ class Positions(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention and a two-layer perceptron, each with a way around it: (B, T, D) to (B, T, D).
+    """Attention and a two-layer perceptron, each with a residual connection: (B, T, D) to (B, T, D).
 
     Pre-norm (Xiong et al., arXiv:2002.04745) or post-norm (arXiv:1706.03762).
     """
@@ -209,7 +209,7 @@ class Encoder(nn.Module):
 
 
 class StepNorm(nn.Module):
-    """Normalises the features of each step (B, T, D), so that padding changes no answer.
+    """Normalises the features of each step (B, T, D), so that padding changes no output.
 
     "layer" and "group" look at one step alone, "batch" takes its statistics over the real ones.
     """
@@ -221,7 +221,7 @@ class StepNorm(nn.Module):
         self.turn = name in ("batch", "group")
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, T, D) to the same; ``valid`` (B, T) are the real steps."""
+        """(B, T, D) to the same; ``valid`` (B, T) are the valid steps."""
         if not self.turn:
             y: torch.Tensor = self.norm(x)
             return y
@@ -241,7 +241,7 @@ def feed_forward(args: EncoderArgs) -> nn.Sequential:
 
 
 def head(width: int, outputs: int) -> nn.Linear:
-    """A last layer with the first weights of `init_head`."""
+    """A last layer with the initial weights of `init_head`."""
     layer = nn.Linear(width, outputs)
     init_head(layer)
     return layer

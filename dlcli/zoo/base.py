@@ -1,4 +1,4 @@
-"""What a model is to the rest of dlcli: a name, validated arguments, a builder and good defaults."""
+"""The model registry: a name, validated arguments, a builder and defaults for each model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dlcli.settings import merge
 from dlcli.task import Frozen, TaskKind, TaskSpec
 from dlcli.zoo.structure import replay
 
-# What any head that gives ``task.num_outputs`` numbers a sample can be trained for.
+# Tasks of any head with ``task.num_outputs`` outputs a sample.
 SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression", "embedding")
 
 
@@ -109,18 +109,18 @@ FAMILIES: list[Family] = []
 
 def own_names(kind: str | None = None) -> list[str]:
     """The names registered here, for one kind of input or for any."""
-    found = {entry.name for _, entry in MODELS.entries() if kind in (None, entry.kind)}
-    return sorted(found)
+    names = {entry.name for _, entry in MODELS.entries() if kind in (None, entry.kind)}
+    return sorted(names)
 
 
 def own_kinds(name: str) -> list[str]:
     """The kinds of input that a name takes; image for other libraries' names."""
-    found: list[str] = [entry.kind for _, entry in MODELS.entries() if entry.name == name]
-    return found or ["image"]
+    kinds: list[str] = [entry.kind for _, entry in MODELS.entries() if entry.name == name]
+    return kinds or ["image"]
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no model's at all. Raises: UsageError naming the nearest known names."""
+    """Raises: UsageError, naming the nearest known names, for an unknown name."""
     if name in own_names() or any(family.owns(name) for family in FAMILIES):
         return
     known = own_names()
@@ -153,7 +153,7 @@ def build_model(
     entry = find_model(spec.name, task.input.kind)
     module = entry.build(task, entry.arguments(spec.args))
     if task.kind == "embedding":
-        _wake(module, entry.head(module))
+        _init_zero_head(module, entry.head(module))
         # A hook, not a layer around it: the tensors keep the names they have in a classifier.
         module.register_forward_hook(_unit_length)
     replay(module, transforms)
@@ -165,15 +165,15 @@ def _unit_length(module: nn.Module, inputs: object, output: torch.Tensor) -> tor
     return F.normalize(output.float(), dim=1)
 
 
-def _wake(module: nn.Module, head: str) -> None:
-    """First weights for a head that begins at 0, as ViTs' do: no direction could come out of it."""
+def _init_zero_head(module: nn.Module, head: str) -> None:
+    """Initialise a head that starts at 0, as ViTs' do: a zero vector has no direction."""
     for name, weight in module.named_parameters():
         if name.startswith(f"{head}.") and weight.ndim > 1 and not weight.is_meta and not weight.any():
             nn.init.xavier_uniform_(weight)
 
 
 def wrong_kind(name: str, kind: str) -> UsageError:
-    """What a family says when it has no model for a kind of input."""
+    """The error of a family that has no model for a kind of input."""
     return UsageError(
         f"model {name} takes images, not {kind} data", hint="dlcli models lists the others"
     )

@@ -1,4 +1,4 @@
-"""Convolutional nets for images: ``cnn``, small, and ``cnn-vgg``, double blocks in the manner of VGG.
+"""Convolutional models for images: ``cnn``, small, and ``cnn-vgg``, double blocks in the manner of VGG.
 
 B images, C channels. ``cnn``: three conv-norm-activation-pool blocks, pooled to 3x3, and a two-layer
 head; at (1, 28, 28) with 10 classes it has 98,666 parameters. ``cnn-vgg``: two 3x3 convolutions a
@@ -33,7 +33,7 @@ from dlcli.zoo.layers import (
 class CnnArgs(Frozen):
     """``widths`` of the blocks, ``hidden`` units of the head, ``dropout`` before its last layer.
 
-    ``pooling`` halves the image behind each block.
+    ``pooling`` halves the image after each block.
     """
 
     widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
@@ -47,8 +47,8 @@ class CnnArgs(Frozen):
 class VggArgs(Frozen):
     """``widths`` of the double blocks; ``dropout`` before the last layer.
 
-    ``pooling`` halves the image behind each block but the last, ``global_pooling`` takes all pixels
-    together behind that.
+    ``pooling`` halves the image after each block but the last, ``global_pooling`` takes all pixels
+    together after that.
     """
 
     widths: tuple[PositiveInt, ...] = Field((64, 128, 256), min_length=1)
@@ -85,8 +85,8 @@ class Cnn(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, outputs)."""
-        answer: torch.Tensor = self.head(self.pool(self.features(x)))
-        return answer
+        output: torch.Tensor = self.head(self.pool(self.features(x)))
+        return output
 
 
 class Vgg(nn.Module):
@@ -112,8 +112,8 @@ class Vgg(nn.Module):
         """(B, C, H, W) -> (B, outputs)."""
         x = self.features(x)
         x = x.mean((2, 3)) if self.global_pooling == "avg" else x.amax((2, 3))  # (B, C)
-        answer: torch.Tensor = self.head(self.dropout(x))
-        return answer
+        output: torch.Tensor = self.head(self.dropout(x))
+        return output
 
 
 def _conv(channels: int, width: int, args: CnnArgs | VggArgs) -> list[nn.Module]:
@@ -122,7 +122,7 @@ def _conv(channels: int, width: int, args: CnnArgs | VggArgs) -> list[nn.Module]
 
 
 def _halve(blocks: list[nn.Module], size: tuple[int, int], pooling: PoolName) -> tuple[int, int]:
-    """Append a pooling layer, unless nothing would be left: an 8x8 digit would vanish in a deep net."""
+    """Append a pooling layer, unless nothing would be left, as of an 8x8 digit in a deep model."""
     if min(size) < 2:
         return size
     blocks.append(pool2d(pooling, size))
@@ -131,7 +131,7 @@ def _halve(blocks: list[nn.Module], size: tuple[int, int], pooling: PoolName) ->
 
 
 def build_cnn(task: TaskSpec, args: CnnArgs) -> nn.Module:
-    """The small net for a task's image size and outputs."""
+    """The small model for a task's image size and outputs."""
     assert isinstance(task.input, ImageInput)
     return Cnn(task.input, task.num_outputs, args)
 

@@ -1,7 +1,7 @@
-"""A convolutional net for series: three convolutions over time, each with norm and activation.
+"""A convolutional model for series: three convolutions over time, each with norm and activation.
 
 B samples, T steps, C channels. Classes and numbers come from features pooled over the true steps (the
-fully convolutional net of Wang et al., arXiv:1611.06455, with residual paths); a forecast, where the
+fully convolutional network of Wang et al., arXiv:1611.06455, with residual paths); a forecast, where the
 place in the window matters, from a few features of every step. First weights: `init_body`, and
 `init_head` for the last layer.
 """
@@ -30,7 +30,7 @@ _KEPT = 8  # features of a step that a forecast keeps
 
 
 class SeriesCnnArgs(Frozen):
-    """``widths`` of the convolutions and their odd ``kernels``, ``dropout`` behind each.
+    """``widths`` of the convolutions and their odd ``kernels``, ``dropout`` after each.
 
     ``pooling`` takes the steps together for a class or a number; ``window_norm`` is how a forecast
     takes the level out of its window.
@@ -98,8 +98,8 @@ class SeriesCnn(nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T, C) and the true lengths (B,), where they vary -> (B, outputs)."""
-        answer: torch.Tensor = self.head(pool_steps(self.features(x, lengths), lengths, self.pooling))
-        return answer
+        output: torch.Tensor = self.head(pool_steps(self.features(x, lengths), lengths, self.pooling))
+        return output
 
 
 class CnnForecaster(nn.Module):
@@ -112,7 +112,7 @@ class CnnForecaster(nn.Module):
         self.features = Trunk(len(task.input.channels), args)
         self.keep = nn.Linear(args.widths[-1], _KEPT)
         self.head = nn.Linear(_KEPT * task.input.length, task.num_outputs)
-        self.answer = (task.horizon, len(task.targets))
+        self.output_shape = (task.horizon, len(task.targets))
         init_body(self.features, args.activation)
         init_body(self.keep, args.activation)
         init_head(self.head)
@@ -121,11 +121,11 @@ class CnnForecaster(nn.Module):
         """(B, T, C) -> (B, horizon, targets)."""
         x, level = self.window(x)
         flat = self.keep(self.features(x, None)).flatten(1)  # (B, T * _KEPT)
-        return self.window.back(self.head(flat).unflatten(1, self.answer), level)
+        return self.window.back(self.head(flat).unflatten(1, self.output_shape), level)
 
 
 def build(task: TaskSpec, args: SeriesCnnArgs) -> nn.Module:
-    """The net for a task's channels and outputs."""
+    """The model for a task's channels and outputs."""
     assert isinstance(task.input, SeriesInput)
     if task.kind == "forecast":
         return CnnForecaster(task, args)
@@ -140,8 +140,8 @@ register(
         head=lambda module: "head",
         tasks=(*SUPERVISED, "forecast"),
         args=SeriesCnnArgs,
-        # Of a few dozen series a validation split is a handful: its accuracy is 1 long before the net is
-        # good, its loss still tells.
+        # A few dozen series have a validation split of a handful: its accuracy is 1 long before the
+        # model is good, and only its loss goes on improving.
         recipe={
             "optim": {"lr": 2e-3},
             "fit": {"epochs": 200, "batch_size": 16, "monitor": "loss"},

@@ -1,4 +1,4 @@
-"""A convolutional net for texts (Kim, arXiv:1408.5882): several widths of filters, the most of each.
+"""A convolutional model for texts (Kim, arXiv:1408.5882): filters of several widths, max over time.
 
 B texts, T tokens, D numbers a token. Vectors start at random and are trained. First weights:
 `TokenEmbedding`, `init_body`, and `init_head` for the last layer.
@@ -75,16 +75,16 @@ class TextCnn(nn.Module):
         x = torch.where(true, self.embedding(tokens), 0.0).transpose(1, 2)  # (B, D, T)
         pooled = []
         for kernel, conv in zip(self.kernels, self.convs, strict=True):
-            # A wide convolution answers wherever its kernel meets a true token.
+            # A wide convolution has an output wherever its kernel meets a true token.
             reach = lengths + (kernel - 1)
             mask = mask_of(reach, steps + kernel - 1).unsqueeze(1)
             pooled.append(pool_steps(conv(x, mask).transpose(1, 2), reach, self.pooling))
-        answer: torch.Tensor = self.head(self.dropout(torch.cat(pooled, dim=1)))
-        return answer
+        output: torch.Tensor = self.head(self.dropout(torch.cat(pooled, dim=1)))
+        return output
 
 
 def build(task: TaskSpec, args: TextCnnArgs) -> nn.Module:
-    """The net for a task's vocabulary and outputs."""
+    """The model for a task's vocabulary and outputs."""
     assert isinstance(task.input, TextInput)
     return TextCnn(task.input, task.num_outputs, args)
 

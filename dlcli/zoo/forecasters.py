@@ -71,7 +71,7 @@ class LinearForecast(nn.Module):
 
 
 class Trend(nn.Module):
-    """The moving average over ``kernel`` steps of (B, R, T), the ends repeated to keep the length."""
+    """The moving average over ``kernel`` steps of (B, R, T), with replicate padding."""
 
     def __init__(self, kernel: int) -> None:
         super().__init__()

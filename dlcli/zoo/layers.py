@@ -1,8 +1,8 @@
-"""The parts that models share: activations, norms and poolings by name, masks, first weights.
+"""Layers that models share: activations, norms and poolings by name, masks, initial weights.
 
 B samples, C channels or features, T steps, (H, W) pixels. ``lengths`` (B,) int64 are the true numbers
-of steps, at least 1, or None where all T are true; what lies behind a sample's end never reaches an
-answer. Everything here exports to ONNX with a dynamic batch and length.
+of steps, at least 1, or None where all T are true; what is after a sample's end never affects an
+output. Everything here exports to ONNX with a dynamic batch and length.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def activation(name: ActivationName) -> nn.Module:
 
 
 def norm1d(name: NormName, channels: int) -> nn.Module:
-    """A norm of features (B, C), or of (B, C, T) where all steps are true."""
+    """A norm of features (B, C), or of (B, C, T) where all steps are valid."""
     if name == "batch":
         return nn.BatchNorm1d(channels)
     return _channel_norm(name, channels)
@@ -70,7 +70,7 @@ def norm_steps(name: NormName, channels: int) -> nn.Module:
 
 
 def normalise(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Apply a norm of `norm_steps` to (B, C, T); ``mask`` (B, 1, T) is true at true steps."""
+    """Apply a norm of `norm_steps` to (B, C, T); ``mask`` (B, 1, T) is True at valid steps."""
     out: torch.Tensor = norm(x, mask) if isinstance(norm, StepBatchNorm) else norm(x)
     return out
 
@@ -91,7 +91,7 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The shape stays."""
+        """Any shape, to the same."""
         x = x.movedim(1, -1)
         parts = x.reshape(*x.shape[:-1], self.groups, -1)  # (B, ..., G, C/G)
         normed = functional.layer_norm(parts, parts.shape[-1:]).flatten(-2)
@@ -102,7 +102,7 @@ class StepBatchNorm(nn.BatchNorm1d):
     """Batch norm (arXiv:1502.03167) of steps (B, C, T) whose statistics leave the padding out."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """``mask`` (B, 1, T) is true at true steps; it matters while training."""
+        """``mask`` (B, 1, T) is True at valid steps; it matters while training."""
         if not self.training or mask is None:
             return super().forward(x)
         true = mask.to(x.dtype)
@@ -128,7 +128,7 @@ class StepBatchNorm(nn.BatchNorm1d):
 
 
 def pool2d(name: PoolName, size: tuple[int, int]) -> nn.Module:
-    """What halves a map of ``size`` (H, W), 2 at least.
+    """The pooling layer that halves a map of ``size`` (H, W), 2 at least.
 
     "adaptive" averages to half the side rounded up, so that an odd map loses no border.
     """
@@ -145,7 +145,7 @@ def mask_of(lengths: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def last_step(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """(B, T, C) to (B, C) of each sample's last true step."""
+    """(B, T, C) to (B, C) of each sample's last valid step."""
     if lengths is None:
         return x[:, -1]
     where = (lengths - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, x.shape[2])
@@ -153,7 +153,7 @@ def last_step(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
 
 
 def mean_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """(B, T, C) to the mean (B, C) of the true steps."""
+    """(B, T, C) to the mean (B, C) of the valid steps."""
     if lengths is None:
         return x.mean(1)
     mask = mask_of(lengths, x.shape[1]).unsqueeze(2)
@@ -161,7 +161,7 @@ def mean_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
 
 
 def max_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """(B, T, C) to the largest (B, C) of the true steps."""
+    """(B, T, C) to the largest (B, C) of the valid steps."""
     if lengths is None:
         return x.amax(1)
     # The first step is always true; a huge negative filler would spoil the ranges of quantization.
@@ -177,7 +177,7 @@ def pool_steps(x: torch.Tensor, lengths: torch.Tensor | None, how: StepPoolName)
 
 
 def flip_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """(B, T, C) with each sample's true steps in the reverse order; its padding stays where it is.
+    """(B, T, C) with each sample's valid steps in the reverse order; its padding stays in place.
 
     Doing it twice gives ``x`` again.
     """
@@ -190,7 +190,7 @@ def flip_steps(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
 
 
 class StepConv(nn.Module):
-    """Convolution over steps, norm, activation, dropout; steps behind a sample's end come out 0.
+    """Convolution over steps, norm, activation, dropout; steps after a sample's end come out 0.
 
     ``wide`` pads by kernel - 1 on both sides, so T becomes T + kernel - 1 and the shortest sample
     still meets the whole kernel; otherwise T stays, which needs an odd kernel.
@@ -214,7 +214,7 @@ class StepConv(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """(B, C, T), which is 0 behind each end, to (B, width, T'); ``mask`` is (B, 1, T') or None."""
+        """(B, C, T), which is 0 after each end, to (B, width, T'); ``mask`` is (B, 1, T') or None."""
         x = normalise(self.norm, self.conv(x), mask)
         x = self.dropout(self.activation(x))
         return x if mask is None else torch.where(mask, x, 0.0)
@@ -244,7 +244,7 @@ class TokenEmbedding(nn.Module):
 
 
 def init_body(module: nn.Module, name: ActivationName) -> None:
-    """First weights of every convolution and linear layer in ``module``; biases 0.
+    """Initialise every convolution and linear layer in ``module``; biases 0.
 
     N(0, gain^2 / fan_in), which keeps the size of activations from layer to layer: gain sqrt 2 for
     the relu-like ones (He et al., arXiv:1502.01852), 1 for tanh and sigmoid.
@@ -258,9 +258,9 @@ def init_body(module: nn.Module, name: ActivationName) -> None:
 
 
 def init_head(head: nn.Linear) -> None:
-    """First weights of a last layer: N(0, 0.01 / fan_in) and 0.
+    """Initialise a last layer: N(0, 0.01 / fan_in) and 0.
 
-    Answers to features of size 1 are then about 0.1: a classifier's loss starts near ln(classes), a
+    Outputs for features of size 1 are then about 0.1: a classifier's loss starts near ln(classes), a
     regression starts at the training mean.
     """
     nn.init.normal_(head.weight, std=0.1 / math.sqrt(head.in_features))

@@ -49,8 +49,8 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, outputs)."""
-        answer: torch.Tensor = self.head(self.dropout(x.flatten(1)))
-        return answer
+        output: torch.Tensor = self.head(self.dropout(x.flatten(1)))
+        return output
 
 
 class TabularLinear(Linear):
@@ -84,8 +84,8 @@ class Bag(nn.Module):
 
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """(B, T) -> (B, outputs)."""
-        answer: torch.Tensor = self.head(pool_steps(self.embedding(tokens), lengths, self.pooling))
-        return answer
+        output: torch.Tensor = self.head(pool_steps(self.embedding(tokens), lengths, self.pooling))
+        return output
 
 
 def build_image(task: TaskSpec, args: LinearArgs) -> nn.Module:

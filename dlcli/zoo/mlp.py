@@ -89,8 +89,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, outputs)."""
-        answer: torch.Tensor = self.head(self.body(x.flatten(1)))
-        return answer
+        output: torch.Tensor = self.head(self.body(x.flatten(1)))
+        return output
 
 
 class TabularMlp(Mlp):
@@ -138,34 +138,34 @@ class MlpForecaster(nn.Module):
         super().__init__()
         self.window = WindowNorm(task, args.window_norm)
         self.net = Mlp(math.prod(d for d in task.input.shape), task.num_outputs, args)
-        self.answer = (task.horizon, len(task.targets))
+        self.output_shape = (task.horizon, len(task.targets))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, C) -> (B, horizon, targets)."""
         x, level = self.window(x)
-        return self.window.back(self.net(x).unflatten(1, self.answer), level)
+        return self.window.back(self.net(x).unflatten(1, self.output_shape), level)
 
 
 def fixed_length(x: torch.Tensor, lengths: torch.Tensor, length: int) -> torch.Tensor:
-    """(B, T, C) as (B, length, C): 0 behind each sample's end."""
+    """(B, T, C) as (B, length, C): 0 after each sample's end."""
     x = torch.where(mask_of(lengths, x.shape[1]).unsqueeze(2), x, 0.0)
     # Adding the whole length and cutting needs no question about T, which an export could not ask.
     return torch.cat([x, x.new_zeros(x.shape[0], length, x.shape[2])], dim=1)[:, :length]
 
 
 def build_image(task: TaskSpec, args: MlpArgs) -> nn.Module:
-    """The net for a task's image size and outputs."""
+    """The model for a task's image size and outputs."""
     return Mlp(math.prod(d for d in task.input.shape), task.num_outputs, args)
 
 
 def build_tabular(task: TaskSpec, args: TabularMlpArgs) -> nn.Module:
-    """The net for a task's columns and outputs."""
+    """The model for a task's columns and outputs."""
     assert isinstance(task.input, TabularInput)
     return TabularMlp(task.input, task.num_outputs, args)
 
 
 def build_series(task: TaskSpec, args: SeriesMlpArgs) -> nn.Module:
-    """The net for a task's series and outputs."""
+    """The model for a task's series and outputs."""
     assert isinstance(task.input, SeriesInput)
     if task.kind == "forecast":
         return MlpForecaster(task, args)

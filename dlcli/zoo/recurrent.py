@@ -1,7 +1,7 @@
-"""Recurrent nets for texts and series: ``rnn``, ``gru`` and ``lstm``.
+"""Recurrent models for texts and series: ``rnn``, ``gru`` and ``lstm``.
 
 B samples, T steps, C features, H hidden units of one direction. The backward direction reads each
-sample's true steps from its own end, so padding never influences an answer; it is a second net over
+sample's true steps from its own end, so padding never influences an answer; it is a second layer over
 the flipped steps, which gives what packed sequences give and exports to ONNX. First weights:
 orthogonal between hidden states (arXiv:1312.6120), N(0, 1/fan_in) from the input, an LSTM's forget
 bias 1, `init_body`, and `init_head` for the last layer.
@@ -52,7 +52,7 @@ class RecurrentArgs(Frozen):
 
 
 class TextRecurrentArgs(RecurrentArgs):
-    """The settings of every recurrent net, and ``dim``, the size of a token's vector.
+    """The settings of every recurrent model, and ``dim``, the size of a token's vector.
 
     ``token_dropout`` is the share of tokens that count as unknown while training.
     """
@@ -63,7 +63,7 @@ class TextRecurrentArgs(RecurrentArgs):
 
 
 class SeriesRecurrentArgs(RecurrentArgs):
-    """The settings of every recurrent net, and two of forecasts alone.
+    """The settings of every recurrent model, and two of forecasts alone.
 
     ``window_norm`` is how the level is taken out of the window; ``patch`` steps of it are read at
     once (Lin et al., arXiv:2308.11200, here all channels together), fewer where the window would not
@@ -78,8 +78,8 @@ class Elman(nn.RNN):
     """A simple recurrence with tanh that exports with a free length.
 
     torch 2.15 unrolls nn.RNN when it exports, for the length of the example alone; nn.GRU becomes an
-    operator. So an export gets the GRU that is this net, with a reset gate of 1 and an update gate of
-    0; it computes three times as much.
+    operator. So an export gets the GRU that equals this layer, with a reset gate of 1 and an update gate
+    of 0; it computes three times as much.
     """
 
     def forward(  # type: ignore[override]  # packed sequences are not taken
@@ -92,7 +92,7 @@ class Elman(nn.RNN):
         assert hx is None
         own = dict(self.named_parameters())
         start = x.new_zeros(1, x.shape[0], self.hidden_size)
-        # The sigmoid of 40 is 1 in float32, and that of -40 vanishes beside 1.
+        # The sigmoid of 40 is 1 in float32, and that of -40 vanishes next to 1.
         gates = [x.new_full((self.hidden_size,), value) for value in (40.0, -40.0)]
         weights = [
             torch.cat([torch.zeros_like(own[name]), torch.zeros_like(own[name]), own[name]])
@@ -130,7 +130,7 @@ class Recurrence(nn.Module):
         self.width = features
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        """(B, T, C) -> (B, T, H or 2H). States behind a sample's end mean nothing."""
+        """(B, T, C) -> (B, T, H or 2H). States after a sample's end mean nothing."""
         for i, onward in enumerate(self.onward):
             x = self.dropout(x) if i else x
             out = onward(x)[0]
@@ -157,8 +157,8 @@ class Readout(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, width) -> (B, outputs)."""
         x = self.activation(self.norm(self.dense(self.dropout(x))))
-        answer: torch.Tensor = self.head(self.dropout(x))
-        return answer
+        output: torch.Tensor = self.head(self.dropout(x))
+        return output
 
 
 class TextRecurrent(nn.Module):
@@ -176,8 +176,8 @@ class TextRecurrent(nn.Module):
     def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """(B, T) -> (B, outputs)."""
         states = self.states(self.embedding(tokens), lengths)
-        answer: torch.Tensor = self.readout(pool_steps(states, lengths, self.pooling))
-        return answer
+        output: torch.Tensor = self.readout(pool_steps(states, lengths, self.pooling))
+        return output
 
 
 class SeriesRecurrent(nn.Module):
@@ -192,8 +192,8 @@ class SeriesRecurrent(nn.Module):
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T, C) and the true lengths (B,), where they vary -> (B, outputs)."""
         states = self.states(x, lengths)
-        answer: torch.Tensor = self.readout(pool_steps(states, lengths, self.pooling))
-        return answer
+        output: torch.Tensor = self.readout(pool_steps(states, lengths, self.pooling))
+        return output
 
 
 class RecurrentForecaster(nn.Module):
@@ -206,20 +206,20 @@ class RecurrentForecaster(nn.Module):
         self.patch = min(args.patch, max(1, task.input.length // 4))
         channels = self.patch * len(task.input.channels)
         self.net = SeriesRecurrent(cell, channels, task.num_outputs, args)
-        self.answer = (task.horizon, len(task.targets))
+        self.output_shape = (task.horizon, len(task.targets))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, C) -> (B, horizon, targets)."""
         x, level = self.window(x)
         # A window that is no whole number of patches loses its beginning.
         x = x[:, x.shape[1] % self.patch :].reshape(x.shape[0], -1, self.patch * x.shape[2])
-        return self.window.back(self.net(x).unflatten(1, self.answer), level)
+        return self.window.back(self.net(x).unflatten(1, self.output_shape), level)
 
 
 def _net(cell: Cell, features: int, hidden: int) -> nn.Module:
     """One layer, one direction, with its first weights."""
-    net = _CELLS[cell](features, hidden, batch_first=True)
-    for name, weight in net.named_parameters():
+    rnn = _CELLS[cell](features, hidden, batch_first=True)
+    for name, weight in rnn.named_parameters():
         if name.startswith("weight_ih"):
             nn.init.normal_(weight, std=1 / math.sqrt(features))
         elif name.startswith("weight_hh"):
@@ -229,8 +229,8 @@ def _net(cell: Cell, features: int, hidden: int) -> nn.Module:
             nn.init.zeros_(weight)
     if cell == "lstm":
         # Gates in torch's order: input, forget, cell, output; of the two biases one is enough.
-        nn.init.ones_(net.get_parameter("bias_ih_l0").data[hidden : 2 * hidden])
-    return net
+        nn.init.ones_(rnn.get_parameter("bias_ih_l0").data[hidden : 2 * hidden])
+    return rnn
 
 
 def _build_text(cell: Cell, task: TaskSpec, args: TextRecurrentArgs) -> nn.Module:

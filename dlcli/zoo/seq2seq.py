@@ -1,4 +1,4 @@
-"""`seq2seq`: an encoder-decoder Transformer that reads one text and writes another.
+"""`seq2seq`: an encoder-decoder Transformer that translates one text into another.
 
 B samples, S source tokens, T target tokens, D the width, V the target vocabulary.
 """
@@ -25,7 +25,7 @@ from dlcli.zoo.attention import (
 from dlcli.zoo.base import ModelEntry, register
 from dlcli.zoo.layers import mask_of
 
-# START and END beside a target's own tokens.
+# START and END around a target's own tokens.
 _MARKS = 2
 
 
@@ -41,7 +41,7 @@ class Seq2seqArgs(EncoderArgs):
 
 
 class DecoderBlock(nn.Module):
-    """Causal attention to what is written, attention to what was read, and a perceptron."""
+    """A decoder block: causal self-attention, cross-attention to the encoder, and a perceptron."""
 
     def __init__(self, args: EncoderArgs, *, rotary: bool) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class DecoderBlock(nn.Module):
     def forward(
         self, x: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor, valid: torch.Tensor
     ) -> torch.Tensor:
-        """What is written (B, T, D), what was read (B, S, D), and its mask (B, 1, T, S).
+        """Decoder steps (B, T, D), encoder outputs (B, S, D), and their mask (B, 1, T, S).
 
         ``valid`` (B, T) are the written steps that are no padding.
         """
@@ -89,7 +89,7 @@ class Seq2seq(nn.Module):
     """Source ids (B, S), lengths (B,) and a prefix (B, T) that begins with START, to (B, T, V).
 
     Vaswani et al., arXiv:1706.03762; weights of the output tied as in Press and Wolf,
-    arXiv:1608.05859. Answer t is about the token behind prefix t, which sees nothing later: so the
+    arXiv:1608.05859. Output t predicts the token after prefix t, and sees nothing later: so the
     padded end of a prefix needs no mask, and training asks about all steps at once.
     """
 

@@ -1,4 +1,4 @@
-"""What a model is made of: its layers, their output shapes, parameters and multiply-adds."""
+"""Summary of a model: its layers, their output shapes, parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlcli.zoo.macs import count_macs
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSummary:
     """One layer as it ran: its path, class, output shape without the batch, and own parameters."""
 
     path: str
@@ -31,7 +31,7 @@ class Summary:
     A layer that runs several times is listed once, as it ran first.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSummary, ...]
     params: int
     macs: int
 
@@ -46,14 +46,14 @@ def summarize(module: nn.Module, task: TaskSpec) -> Summary:
     longest = task.input.shape[0]
     arrays = random_inputs(task, 1, length=longest)
     inputs = model_inputs([torch.from_numpy(array) for array in arrays], task)
-    layers: dict[str, Layer] = {}
+    layers: dict[str, LayerSummary] = {}
 
     def note(path: str) -> Any:
         def hook(sub: nn.Module, args: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if path not in layers and isinstance(first, torch.Tensor):
                 own = sum(p.numel() for p in sub.parameters())
-                layers[path] = Layer(path, type(sub).__name__, tuple(first.shape[1:]), own)
+                layers[path] = LayerSummary(path, type(sub).__name__, tuple(first.shape[1:]), own)
 
         return hook
 

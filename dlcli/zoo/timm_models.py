@@ -25,14 +25,14 @@ _DEFAULT_SIDE = 224
 
 
 class TimmArgs(Frozen):
-    """``dropout`` before the head, ``drop_path`` the share of residual branches that are left out."""
+    """``dropout`` before the head, ``drop_path`` the rate of stochastic depth."""
 
     dropout: float = Field(0.0, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
 
 
 def owns(name: str) -> bool:
-    """Whether a name asks for timm."""
+    """Whether a name begins with ``timm:``."""
     return name.startswith(_PREFIX)
 
 
@@ -56,8 +56,8 @@ def entry(name: str, kind: str) -> ModelEntry:
     own = name.removeprefix(_PREFIX)
     if not timm.is_model(own):
         raise UsageError(f"timm has no model {own!r}", hint=nearest(own, timm.list_models()))
-    found = timm.get_pretrained_cfg(own)
-    config: dict[str, Any] = found.to_dict() if found is not None else {}
+    pretrained = timm.get_pretrained_cfg(own)
+    config: dict[str, Any] = pretrained.to_dict() if pretrained is not None else {}
     weights = _weights(name, config)
     side = config.get("input_size", (3, _DEFAULT_SIDE, _DEFAULT_SIDE))[1]
     fixed = bool(config.get("fixed_input_size"))
@@ -155,8 +155,8 @@ def _build(own: str, fixed: bool, task: TaskSpec, args: TimmArgs) -> nn.Module:
 def _head(module: nn.Module) -> str:
     """The path of the classifier, as timm's configuration names it; the first of several."""
     config: Mapping[str, Any] = getattr(module, "pretrained_cfg", None) or {}
-    said = config.get("classifier") or ""
-    return str(said if isinstance(said, str) else said[0])
+    classifier = config.get("classifier") or ""
+    return str(classifier if isinstance(classifier, str) else classifier[0])
 
 
 FAMILIES.append(Family(owns, entry, names))

@@ -41,8 +41,8 @@ def names() -> list[str]:
     """The classification models of the installed torchvision."""
     from torchvision import models
 
-    found: list[str] = models.list_models(module=models)
-    return found
+    names: list[str] = models.list_models(module=models)
+    return names
 
 
 def owns(name: str) -> bool:
@@ -142,7 +142,7 @@ def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
 
 
 def settings_of(name: str, task: TaskSpec) -> dict[str, Any]:
-    """What the torchvision constructor of that name is told for a task."""
+    """The arguments of the torchvision constructor of that name for a task."""
     assert isinstance(task.input, ImageInput)
     settings = {"num_classes": task.num_outputs, **_FIXED.get(name, {})}
     if name.startswith("vit_"):
@@ -153,7 +153,7 @@ def settings_of(name: str, task: TaskSpec) -> dict[str, Any]:
 
 
 def _multiple(name: str) -> int:
-    """The divisor of the input side that the patch or window layout asks for."""
+    """The number that the input size must be a multiple of, for patches or windows."""
     if name.startswith("vit_"):
         return int(name.rsplit("_", 1)[1])
     # Four halvings and a stem, then windows of 7x7 at every stage.

@@ -25,7 +25,7 @@ _PATCHES = 6
 
 
 class TextArgs(EncoderArgs):
-    """``pooling`` over the real tokens, or "cls": what a token of its own, put first, has gathered.
+    """``pooling`` over the valid tokens, or "cls": the output of a class token, put first.
 
     ``token_dropout`` is the share of tokens that training replaces by the unknown one.
     """
@@ -51,7 +51,7 @@ class SeriesArgs(EncoderArgs):
 
 
 class TableArgs(EncoderArgs):
-    """``pooling`` over the columns, or "cls": what a token of its own, put first, has gathered."""
+    """``pooling`` over the columns, or "cls": the output of a class token, put first."""
 
     layers: int = Field(3, ge=1)
     dim: int = Field(64, ge=2)
@@ -76,7 +76,7 @@ class Pooled(nn.Module):
         self.encoder = Encoder(args, rotary=positions == "rotary")
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        """Tokens (B, T, D), of which the first ``lengths`` (B,) are real, or all."""
+        """Tokens (B, T, D), of which the first ``lengths`` (B,) are valid, or all."""
         if self.cls is not None:
             x = torch.cat([self.cls.expand(x.shape[0], 1, -1), x], dim=1)
             lengths = None if lengths is None else lengths + 1
@@ -108,7 +108,7 @@ class TextTransformer(nn.Module):
 class Patches(nn.Module):
     """Overlapping patches of a series as tokens: (B, T, C) to (B, N, D), N = ceil(T / stride).
 
-    A patch starts at every ``stride``-th step; behind the series' end there are zeros.
+    A patch starts at every ``stride``-th step; after the series' end there are zeros.
     """
 
     def __init__(self, channels: int, args: EncoderArgs, patch: int, stride: int) -> None:
@@ -122,7 +122,7 @@ class Patches(nn.Module):
         return y.transpose(1, 2)
 
     def count(self, lengths: torch.Tensor) -> torch.Tensor:
-        """How many patches start inside each series."""
+        """The number of patches that start inside each series."""
         return (lengths + self.stride - 1) // self.stride
 
 
@@ -141,7 +141,7 @@ class SeriesTransformer(nn.Module):
         """(B, T, C) and (B,) -> (B, outputs)."""
         count = None
         if lengths is not None:
-            # Steps behind the end are zeros by contract; a patch across the end relies on it.
+            # Steps after the end are zeros by contract; a patch across the end relies on it.
             values = values * mask_of(lengths, values.shape[1])[:, :, None]
             count = self.patches.count(lengths)
         y: torch.Tensor = self.head(self.drop(self.body(self.patches(values), count)))
@@ -165,8 +165,8 @@ class PatchForecast(nn.Module):
         self.window = WindowNorm(task, args.window_norm)
         patch, stride = _patch_size(spec.length, args)
         self.own = [] if self.mixed else own_channels(task)
-        # The last value is repeated over `stride` steps behind the window, as the paper does.
-        self.behind = stride
+        # The last value is repeated over `stride` steps after the window, as the paper does.
+        self.end_padding = stride
         count = (spec.length + stride - patch) // stride + 1
         self.embed = nn.Conv1d(len(spec.channels) if self.mixed else 1, args.dim, patch, stride)
         self.positions = Positions(args.positions, args.dim, count)
@@ -180,7 +180,7 @@ class PatchForecast(nn.Module):
         x = x.transpose(1, 2)  # (B, C, T)
         if not self.mixed:
             x = x[:, self.own].flatten(0, 1)[:, None]  # (B * R, 1, T)
-        x = self.embed(nn.functional.pad(x, (0, self.behind), mode="replicate")).transpose(1, 2)
+        x = self.embed(nn.functional.pad(x, (0, self.end_padding), mode="replicate")).transpose(1, 2)
         x = self.encoder(self.drop(self.positions(x)))
         y = self.head(self.drop(x.flatten(1))).view(-1, self.targets, self.horizon)
         return self.window.back(y.transpose(1, 2), window)
@@ -210,7 +210,7 @@ class TableTransformer(nn.Module):
         self.embedding = nn.Embedding(sum(codes), dim) if codes else None
         if self.embedding is not None:
             nn.init.uniform_(self.embedding.weight, -bound, bound)
-        # All categories share one table: the codes of column k begin behind those of the columns before.
+        # All categories share one table: the codes of column k begin after those of the columns before.
         begin = torch.tensor([sum(codes[:k]) for k in range(len(codes))], dtype=torch.int64)
         self.register_buffer("offsets", begin, persistent=False)
         self.body = Pooled(args, "none", args.pooling, spec.shape[0])

@@ -114,11 +114,11 @@ def _from_file(path: Path, name: str) -> Any:
     sys.modules[module_name] = module
     with _foreign(f"{path} cannot be run"), _importable(path.parent):
         spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not callable(found):
+    build = getattr(module, name, None)
+    if not callable(build):
         known = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
         raise UsageError(f"{path} has no class {name!r}", hint=nearest(name, known) if known else None)
-    return found
+    return build
 
 
 @contextmanager
@@ -155,18 +155,18 @@ def _build(full: str, load: Callable[[], Any], task: TaskSpec, args: AnyArgs) ->
 
 
 def _try_out(full: str, module: nn.Module, task: TaskSpec) -> None:
-    """Two samples of nothing: on a GPU a head of the wrong width would fail far from its cause."""
+    """Check the output shape on two samples of zeros: on a GPU it would fail far from its cause."""
     sizes: dict[str, int] = {"batch": 2}
     inputs = [_zeros(spec, sizes) for spec in task.input.signature]
     was_training = module.training
     with torch.no_grad(), _foreign(f"{full} cannot take {_shapes(task.input.signature)}"):
-        answer = module.eval()(*inputs)
+        output = module.eval()(*inputs)
     module.train(was_training)
     expected = tuple(sizes.get(d, 2) if isinstance(d, str) else d for d in task.output.dims)
-    got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-    if got != expected:
+    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if shape != expected:
         raise DlcliError(
-            f"{full} answers {got} to two samples, where the task needs {expected}",
+            f"{full} outputs {shape} for two samples, where the task needs {expected}",
             hint="size its last layer by task.num_outputs",
         )
 
@@ -184,9 +184,9 @@ def _shapes(signature: tuple[TensorSpec, ...]) -> str:
 
 
 def _head(module: nn.Module) -> str:
-    said = getattr(module, "head_path", None)
-    if isinstance(said, str):
-        return said
+    path = getattr(module, "head_path", None)
+    if isinstance(path, str):
+        return path
     last = ""
     for path, part in module.named_modules():
         if isinstance(part, nn.Linear):

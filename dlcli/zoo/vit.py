@@ -72,7 +72,7 @@ def default_patch(height: int, width: int) -> int:
 
 
 def build(task: TaskSpec, args: VitArgs) -> nn.Module:
-    """The net for a task's input shape and outputs."""
+    """The model for a task's input shape and outputs."""
     assert isinstance(task.input, ImageInput)
     return Vit(task.input, task.num_outputs, args)
 

@@ -1,4 +1,4 @@
-"""Where a model's first weights come from: a published file, a file of the user's, or chance.
+"""Initial weights of a model: a published file, a file of the user's, or random.
 
 Files are read without unpickling code: safetensors, or ``torch.load(weights_only=True)``.
 """
@@ -25,21 +25,21 @@ StateDict = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What `load_matching` did: names that were taken, left at their fresh values, and not used."""
+class LoadedWeights:
+    """Names of the tensors that `load_matching` loaded, left as initialised, and did not use."""
 
-    taken: tuple[str, ...]
+    loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
 
     def sentence(self) -> str:
-        """What fitted and what did not, for the user."""
-        said = f"{len(self.taken)} of {len(self.taken) + len(self.fresh)} tensors fit"
+        """How many tensors fit, and which do not, for the user."""
+        text = f"{len(self.loaded)} of {len(self.loaded) + len(self.fresh)} tensors fit"
         if self.fresh:
-            said += f"; {_some(self.fresh)} start fresh"
+            text += f"; {_some(self.fresh)} start fresh"
         if self.unused:
-            said += f"; not used: {_some(self.unused)}"
-        return said
+            text += f"; not used: {_some(self.unused)}"
+        return text
 
 
 def _some(names: Sequence[str]) -> str:
@@ -89,10 +89,10 @@ def adapt(
     and tokens that are new keep their fresh rows. A head of other classes or targets is left out.
     Raises: DlcliError for tables of other columns, whose weights mean nothing here.
     """
-    said: list[str] = []
+    notes: list[str] = []
     if old.class_names != new.class_names or old.targets != new.targets:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
-        said.append("it answers other classes or numbers, so the head starts fresh")
+        notes.append("its classes or targets are others, so the head starts fresh")
     if isinstance(old.input, TabularInput) and isinstance(new.input, TabularInput):
         one, other = _columns(old.input), _columns(new.input)
         if one != other:
@@ -103,8 +103,8 @@ def adapt(
     one_text, other_text = old.input, new.input
     if isinstance(one_text, TextInput) and isinstance(other_text, TextInput) and one_text != other_text:
         state, known = _by_token(module, state, one_text.vocabulary, other_text.vocabulary)
-        said.append(f"its vocabulary knows {known:,} of the {other_text.vocab_size:,} tokens here")
-    return state, said
+        notes.append(f"its vocabulary knows {known:,} of the {other_text.vocab_size:,} tokens here")
+    return state, notes
 
 
 def _columns(spec: TabularInput) -> list[tuple[str, tuple[str, ...]]]:
@@ -128,7 +128,7 @@ def _by_token(
     return moved, len(pairs)
 
 
-def load_matching(module: nn.Module, state: StateDict, *, source: object) -> Loaded:
+def load_matching(module: nn.Module, state: StateDict, *, source: object) -> LoadedWeights:
     """Load every tensor whose name and shape fit; the rest of the module keeps its fresh weights.
 
     Raises: DlcliError when less than half of the module's tensors outside its head would be taken:
@@ -140,11 +140,11 @@ def load_matching(module: nn.Module, state: StateDict, *, source: object) -> Loa
     if len(taken) < len(own) / 2:
         raise DlcliError(
             f"{source} does not fit: only {len(taken)} of the model's {len(own)} tensors are in it",
-            hint="is it a file of another model? --model must be the one it was made with",
+            hint="is it a file of another model? --model must be the one it was trained with",
         )
     load_tensors(module, taken, strict=False)
-    return Loaded(
-        taken=tuple(taken),
+    return LoadedWeights(
+        loaded=tuple(taken),
         fresh=tuple(k for k in own if k not in taken),
         unused=tuple(k for k in state if k not in taken),
     )

@@ -1,4 +1,4 @@
-"""Each window of a forecast on its own level: normalised going in, put back coming out.
+"""Window normalisation for forecasts: each window is normalised, its forecast denormalised.
 
 B windows, T steps, C channels, H steps ahead, R targets. A level that drifts between the training
 split and the test split is the main thing a forecast gets wrong: a raw LSTM loses to repeating the
@@ -23,12 +23,12 @@ _EPSILON = 1e-5
 
 
 class WindowNorm(nn.Module):
-    """Takes the level out of a window and puts it back into the forecast.
+    """Normalises a window and denormalises its forecast.
 
     ``how`` "last" subtracts each channel's last value (Zeng et al., arXiv:2205.13504); "standard"
-    subtracts its mean and divides by its deviation (as in Liu et al., arXiv:2205.14415, without
+    subtracts its mean and divides by its std (as in Liu et al., arXiv:2205.14415, without
     learned factors); "none" does nothing. It has no weights. A target that is no input channel has
-    no level of its own in the window, so the model's answer for it stays as it is.
+    no level of its own in the window, so the model's output for it stays unchanged.
     """
 
     centre_of: torch.Tensor
@@ -41,7 +41,7 @@ class WindowNorm(nn.Module):
         assert isinstance(task.input, SeriesInput)
         self.how = how
         spec, targets = task.input, task.targets
-        # Two sets of scales meet here: the window is in the inputs' units, the answer in the targets'.
+        # The window is in the scaled units of the inputs, the output in those of the targets.
         where = [spec.channels.index(t.name) if t.name in spec.channels else -1 for t in targets]
         factor = [spec.std[c] / t.std if c >= 0 else 1.0 for c, t in zip(where, targets, strict=True)]
         offset = [
@@ -66,18 +66,18 @@ class WindowNorm(nn.Module):
         return (x - centre) / scale, (centre, scale)
 
     def back(self, y: torch.Tensor, window: Window) -> torch.Tensor:
-        """Answers (B, H, R) about a normalised window to scaled numbers of the targets."""
+        """Outputs (B, H, R) for a normalised window to scaled numbers of the targets."""
         if self.how == "none":
             return y
         centre, scale = (part[:, :, self.centre_of] for part in window)  # (B, 1, R)
         level = centre * self.factor + self.offset
         # Where a target is no channel: y * 1 + 0.
-        spread = 1 + self.known * (scale * self.factor - 1)
-        return y * spread + self.known * level
+        std = 1 + self.known * (scale * self.factor - 1)
+        return y * std + self.known * level
 
 
 def own_channels(task: TaskSpec) -> list[int]:
-    """Where each target is among the channels. Raises: UsageError for one that is none of them."""
+    """The index of each target among the channels. Raises: UsageError for one that is none of them."""
     assert isinstance(task.input, SeriesInput)
     channels = task.input.channels
     for target in task.targets:

@@ -126,7 +126,7 @@ def test_an_artifact_is_loaded_again_and_needs_its_code(code: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Wide", r"answers \(2, 99\) to two samples, where the task needs \(2, 3\)"),
+        ("Wide", r"outputs \(2, 99\) for two samples, where the task needs \(2, 3\)"),
         ("Deaf", r"cannot take input float32 \(batch, 1, 6, 6\): TypeError"),
         ("text", "gave a str, not an nn.Module"),
     ],

@@ -79,8 +79,8 @@ def export_graph(module: Any, card: Card, opset: int, sizes: Sizes | None) -> Mo
     import onnx
     import torch
 
+    from dlcli.formats.onnx.int8_graph import int8_graph
     from dlcli.formats.onnx.recurrent import with_onnx_rnns
-    from dlcli.zoo.structures.fake_quant import int8_graph
 
     task = card.task
     module = with_onnx_rnns(int8_graph(module.cpu().eval()))

@@ -57,10 +57,10 @@ def resize(module: nn.Module, args: dict[str, Any]) -> None:
 
 
 def _mapping(args: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = args.get(key, {})
-    if not isinstance(found, dict):
+    value = args.get(key, {})
+    if not isinstance(value, dict):
         raise ValueError(f"{key} of removed channels must be a mapping")
-    return found
+    return value
 
 
 def _count(path: str, number: object) -> int:
