@@ -1,4 +1,4 @@
-"""The first Ctrl-C or SIGTERM asks the run to save and stop; the second leaves at once."""
+"""The first Ctrl-C or SIGTERM lets the run save and stop; the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
 
 
 class StopRequested(Exception):
-    """Raised inside long evaluations when a stop was asked for; `fit` saves and ends."""
+    """Raised inside long evaluations after a signal; `fit` then saves and ends."""
 
 
 class StopGuard:
-    """Context in which the signals only set ``signum``; outside the main thread it does nothing.
+    """Context in which a first signal only sets ``signum``; outside the main thread it does nothing.
 
-    In a process of a group all signals count as one (``StopGuard.patient``): a Ctrl-C may reach it from
-    the terminal and from its launcher, and it is the launcher that a second one ends.
+    With ``StopGuard.patient``, in a process of a group, later signals are ignored too: one Ctrl-C may
+    arrive both from the terminal and from the launcher, and a second one ends the launcher.
     """
 
     patient = False

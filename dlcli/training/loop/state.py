@@ -1,7 +1,7 @@
-"""The training state: everything a run needs to go on as if it had never stopped.
+"""The training state: everything a run needs to resume as if it had never stopped.
 
 ``state/step-N/`` holds tensors.safetensors, state.json and manifest.json (SHA-256 of both). A folder
-is completed under a temporary name and renamed as a whole. Nothing is pickled.
+is written under a temporary name and then renamed. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dlcli.training.optim.schedule import Plateau
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.forward import load_tensors
 
-STATE_SCHEMA = 2  # 1 had one process, and no averages
+STATE_SCHEMA = 2  # schema 1 had one process and no averages
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -33,12 +33,13 @@ _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.js
 class Progress:
     """The counters of a run. ``batch`` is the next one of ``epoch``; both count from 0.
 
-    ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits`` and ``seen`` are sums over the samples of
-    the epoch so far, of all processes. ``micro`` is the largest micro-batch that fits a device, None
-    where memory never ran out. ``skipped`` counts the steps whose gradient was no finite number,
-    ``bad_streak`` the last ones without a break. ``mark`` is the best metric as patience sees it.
-    ``kept`` are the epochs whose models are kept, best first: value, loss, epoch. ``reason`` says why a
-    run ended before its last epoch: "patience", "steps", "time" or "".
+    The names are those of state.json. ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits``
+    (correct predictions) and ``seen`` (samples) are sums over the epoch so far and all processes.
+    ``micro`` is the largest micro-batch that fits into memory, None where it never ran out. ``skipped``
+    counts the steps whose gradient was not finite, ``bad_streak`` the consecutive last ones. ``mark`` is
+    the best metric that counts for patience, ``stale_epochs`` the epochs since. ``kept`` are the saved
+    models of the best epochs, best first: (value, loss, epoch). ``reason`` is why a run ended before
+    its last epoch: "patience", "steps", "time" or "".
     """
 
     step: int = 0
@@ -69,24 +70,24 @@ class Progress:
 
     @property
     def epochs_begun(self) -> int:
-        """Epochs that were trained on, also one that was not gone through whole."""
+        """Epochs that were trained on, an unfinished one included."""
         return self.epoch + (self.batch > 0)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
-        """From `asdict`, also that of an older dlcli."""
+        """From `asdict`, also from states of older versions."""
         values = dict(values)
         if values.pop("stopped_early", False):
             values["reason"] = "patience"
         values.setdefault("mark", values.get("best"))
         values["plateau"] = Plateau(**values.get("plateau", {}))
-        values["kept"] = [tuple(kept) for kept in values.get("kept", [])]
+        values["kept"] = [tuple(epoch) for epoch in values.get("kept", [])]
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A state read back from disk."""
+    """A state as read from disk."""
 
     path: Path
     progress: Progress
@@ -101,55 +102,56 @@ class TrainingState:
         averages: Mapping[str, WeightAverage],
         rank: int = 0,
     ) -> bool:
-        """Put weights, averages, optimizer, scaler and the process's random generators back.
+        """Restore weights, averages, optimizer, scaler and this process's random generators.
 
-        Whether the state holds generators for this rank: a run that goes on with more processes than it
-        was saved with has some that begin anew. Raises: DlcliError.
+        Returns whether the state holds generators for this rank: with more processes than before, some
+        have none. Raises: DlcliError.
         """
         try:
-            load_tensors(module, _below(self.tensors, "model/"))
+            load_tensors(module, _with_prefix(self.tensors, "model/"))
             if self.same_optimizer(optimizer):
                 optimizer.load_state_dict(self._optimizer_state(module, optimizer))
             for name, average in averages.items():
                 if name in self.values.get("averages", {}):
-                    average.load(_below(self.tensors, f"average/{name}/"), self.values["averages"][name])
-                else:  # asked for since; it was made before the weights were there
+                    average.load(
+                        _with_prefix(self.tensors, f"average/{name}/"), self.values["averages"][name]
+                    )
+                else:  # new in the resumed run, and built before the weights were restored
                     average.begin(module)
         except (RuntimeError, ValueError, KeyError, IndexError) as exc:
             raise DlcliError(f"{self.path} does not belong to this model: {exc}") from exc
         if self.values["scaler"]:
             scaler.load_state_dict(self.values["scaler"])
-        # The first process's generators stand where they stood when there was only one.
-        everyone = [self.values["rng"], *self.values.get("rng_of_others", [])]
-        if rank >= len(everyone):
+        generators = [self.values["rng"], *self.values.get("rng_of_others", [])]  # rank 0 as in schema 1
+        if rank >= len(generators):
             return False
-        restore_rng(_below(self.tensors, f"rng-{rank}/" if rank else "rng/"), everyone[rank])
+        restore_rng(_with_prefix(self.tensors, f"rng-{rank}/" if rank else "rng/"), generators[rank])
         return True
 
     def same_optimizer(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the state is of such an optimizer, as far as it says: older ones do not."""
-        known = self.values.get("optimizer")
-        return known is None or known["kind"] == _kind_of(optimizer)
+        """Whether the state is that of such an optimizer; True for old states, which do not say."""
+        saved = self.values.get("optimizer")
+        return saved is None or saved["kind"] == _optimizer_kind(optimizer)
 
     def _optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state: dict[int, dict[str, Any]] = {}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        places = dict(enumerate(range(len(parameters))))  # as saved: as now
-        if "optimizer" in self.values:  # groups are sorted by rates, which may be other ones now
-            now = {name: at for at, name in enumerate(_parameter_names(module, optimizer))}
+        positions = dict(enumerate(range(len(parameters))))  # saved index: current index
+        if "optimizer" in self.values:  # groups are sorted by learning rates, which may have changed
+            current = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
             saved = self.values["optimizer"]["parameters"]
-            places = {at: now[name] for at, name in enumerate(saved) if name in now}
-        for name, tensor in _below(self.tensors, "optim/").items():
+            positions = {i: current[name] for i, name in enumerate(saved) if name in current}
+        for name, tensor in _with_prefix(self.tensors, "optim/").items():
             index, key = name.split("/")
-            if int(index) in places:
-                parameter = parameters[places[int(index)]]
+            if int(index) in positions:
+                parameter = parameters[positions[int(index)]]
                 if tensor.shape == parameter.shape:
-                    # Fused optimizers walk memory: the moments need their parameter's strides.
+                    # Fused optimizers need moments with the strides of their parameter.
                     tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-                state.setdefault(places[int(index)], {})[key] = tensor
+                state.setdefault(positions[int(index)], {})[key] = tensor
         for index_text, values in self.values["optim"].items():
-            if int(index_text) in places:
-                state.setdefault(places[int(index_text)], {}).update(values)
+            if int(index_text) in positions:
+                state.setdefault(positions[int(index_text)], {}).update(values)
         # The groups' settings come from the run's own configuration, not from the file.
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
@@ -179,14 +181,14 @@ def save_state(
                 plain.setdefault(str(index), {})[key] = value
     for name, average in averages.items():
         tensors |= {f"average/{name}/{k}": v for k, v in average.tensors().items()}
-    for rank, (found, _) in enumerate(generators):
-        tensors |= {f"rng-{rank}/{k}" if rank else f"rng/{k}": v for k, v in found.items()}
+    for rank, (rng_tensors, _) in enumerate(generators):
+        tensors |= {f"rng-{rank}/{k}" if rank else f"rng/{k}": v for k, v in rng_tensors.items()}
     values = {
         "schema": STATE_SCHEMA,
         "progress": asdict(progress),
         "optim": plain,
         "optimizer": {
-            "kind": _kind_of(optimizer),
+            "kind": _optimizer_kind(optimizer),
             "parameters": _parameter_names(module, optimizer),
         },
         "scaler": scaler.state_dict(),
@@ -197,39 +199,41 @@ def save_state(
     target = root / f"step-{progress.step}"
     _remove_leftovers(root)
     if target.exists():
-        # Same step, later position (validation done): the older one makes room once this is whole.
-        target = root / f"step-{progress.step}.{1 + max(map(_revision, _folders(root)), default=0)}"
+        # Same step, but after validation: the older state is deleted once this one is complete.
+        target = (
+            root / f"step-{progress.step}.{1 + max(map(_revision, _state_folders(root)), default=0)}"
+        )
     with atomic_folder(target) as tmp:
         write_tensors(tmp / _TENSORS, tensors, {})
         (tmp / _VALUES).write_text(json.dumps(values), encoding="utf-8")
         manifest = {name: sha256_file(tmp / name) for name in (_TENSORS, _VALUES)}
         (tmp / _MANIFEST).write_text(json.dumps({"sha256": manifest}), encoding="utf-8")
-    for old in _folders(root)[:-keep]:
+    for old in _state_folders(root)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
 def load_newest(root: Path) -> tuple[TrainingState | None, list[str]]:
-    """The newest whole state, and a sentence for each damaged one that was passed over.
+    """The newest intact state, and a warning for each damaged one that was skipped.
 
-    Raises: DlcliError when there are states and none of them is whole.
+    Raises: DlcliError when there are states and none is intact.
     """
     warnings: list[str] = []
-    for folder in reversed(_folders(root)):
+    for folder in reversed(_state_folders(root)):
         try:
             return load_state(folder), warnings
         except DlcliError as exc:
-            warnings.append(f"passed over a damaged training state: {exc.message}")
+            warnings.append(f"skipped a damaged training state: {exc.message}")
     if warnings:
         raise DlcliError(
-            f"no training state in {root} is whole: {warnings[0]}",
+            f"no training state in {root} is intact: {warnings[0]}",
             hint="the best model is a file of its own; start a new run from it with --weights",
         )
     return None, warnings
 
 
 def load_state(folder: Path) -> TrainingState:
-    """A state read back. Raises: DlcliError when it is not whole."""
+    """Read a state. Raises: DlcliError when it is damaged."""
     manifest = read_json(folder / _MANIFEST)
     digests = manifest.get("sha256") if isinstance(manifest, dict) else None
     if not isinstance(digests, dict):
@@ -249,8 +253,8 @@ def load_state(folder: Path) -> TrainingState:
     return TrainingState(folder, Progress.from_dict(values["progress"]), tensors, values)
 
 
-def _kind_of(optimizer: torch.optim.Optimizer) -> str:
-    """What decides which tensors an optimizer keeps of a parameter."""
+def _optimizer_kind(optimizer: torch.optim.Optimizer) -> str:
+    """The kind of optimizer, as far as it decides which tensors are stored per parameter."""
     momentum = any(group.get("momentum") for group in optimizer.param_groups)
     return type(optimizer).__name__ + (" with momentum" if momentum else "")
 
@@ -261,13 +265,13 @@ def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> lis
     return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
-def _folders(root: Path) -> list[Path]:
-    """The complete states, oldest first. Copies under other names, "step-9.bak", are no states."""
+def _state_folders(root: Path) -> list[Path]:
+    """The complete states, oldest first. Copies under other names, "step-9.bak", do not count."""
     if not root.is_dir():
         return []
     named = (p for p in root.glob("step-*") if re.fullmatch(r"step-[0-9]+(\.[0-9]+)?", p.name))
-    found = [p for p in named if (p / _MANIFEST).is_file()]
-    return sorted(found, key=lambda p: (int(p.name[5:].split(".")[0]), _revision(p)))
+    complete = [p for p in named if (p / _MANIFEST).is_file()]
+    return sorted(complete, key=lambda p: (int(p.name[5:].split(".")[0]), _revision(p)))
 
 
 def _revision(folder: Path) -> int:
@@ -276,10 +280,10 @@ def _revision(folder: Path) -> int:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Temporary folders of a process that was killed while it saved; a run has one writer."""
+    """Delete temporary folders of a process that was killed while it saved; a run has one writer."""
     for leftover in root.glob(f"{TMP_PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _with_prefix(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

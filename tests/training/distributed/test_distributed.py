@@ -21,7 +21,7 @@ from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder, read_events
 from dlcli.training.distributed import launch, worker
 
-# A model that, in one rank, at one training step, and once, does what it is told.
+# A model that, in one rank, at one training step, and once, does what its arguments say.
 MODEL = """
 import json, os, signal, time
 from pathlib import Path
@@ -34,11 +34,11 @@ class Net(nn.Module):
         super().__init__()
         self.body = nn.Linear(64, 16)
         self.head = nn.Linear(16, task.num_outputs)
-        self.told = (rank, step, wish, once, pause)
+        self.fault = (rank, step, wish, once, pause)
         self.steps = 0
 
     def forward(self, x):
-        rank, step, wish, once, pause = self.told
+        rank, step, wish, once, pause = self.fault
         if self.training:
             self.steps += 1
             time.sleep(pause)
@@ -90,12 +90,12 @@ def train(*args: str, code: int = 0, **env: str) -> tuple[str, str]:
     return finish(start("train", *COMMON, *args, **env), code)
 
 
-def net(**told: Any) -> list[str]:
+def net(**args: Any) -> list[str]:
     """The options of the model above."""
     return [
         "--model",
         "net.py:Net",
-        *(x for k, v in told.items() for x in ("--set", f"model.args.{k}={v}")),
+        *(x for k, v in args.items() for x in ("--set", f"model.args.{k}={v}")),
     ]
 
 
@@ -132,13 +132,13 @@ def has_state(run: str) -> bool:
 def ranks_of(run: str) -> list[psutil.Process]:
     """The running ranks that train this run, in whatever process tree."""
     path = (Path("runs") / run).resolve()
-    found = []
+    ranks = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         line, where = process.info["cmdline"] or [], Path(process.info["cwd"] or "/")
         named = any((where / part).resolve() == path for part in line if part.endswith(run))
         if named and any("train_session.worker" in part for part in line):
-            found.append(process)
-    return found
+            ranks.append(process)
+    return ranks
 
 
 @pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "cnn"])
@@ -167,8 +167,8 @@ def test_three_processes_count_every_sample_once(here: Path) -> None:
 
 
 def test_the_users_error_in_one_process_ends_the_run_without_another_try(here: Path) -> None:
-    told = net(rank=1, step=3, wish="error")
-    _, err = train(*told, "--name", "a", "--devices", "2", code=1)
+    faulty = net(rank=1, step=3, wish="error")
+    _, err = train(*faulty, "--name", "a", "--devices", "2", code=1)
     assert "error: rank 1 does not like it" in err
     assert "hint: ask it nicely" in err
     assert "Traceback" not in err
@@ -178,8 +178,8 @@ def test_the_users_error_in_one_process_ends_the_run_without_another_try(here: P
 
 @pytest.mark.slow
 def test_the_users_error_keeps_its_hint_where_nobody_tries_again(here: Path) -> None:
-    told = net(rank=1, step=3, wish="error")
-    _, err = train(*told, "--name", "a", "--devices", "2", "--max-restarts", "0", code=1)
+    faulty = net(rank=1, step=3, wish="error")
+    _, err = train(*faulty, "--name", "a", "--devices", "2", "--max-restarts", "0", code=1)
     assert "error: rank 1 does not like it\n\nhint: ask it nicely\n" in err
 
 
@@ -193,15 +193,17 @@ def test_a_run_goes_by_the_name_that_it_was_given(here: Path) -> None:
         assert path.is_dir()
 
 
-@pytest.mark.parametrize(("state", "said"), [(True, "is the one saved before"), (False, "no state is")])
-def test_an_interrupted_launch_says_what_is_saved(tmp_path: Path, state: bool, said: str) -> None:
+@pytest.mark.parametrize(
+    ("state", "message"), [(True, "is the one saved before"), (False, "no state is")]
+)
+def test_an_interrupted_launch_says_what_is_saved(tmp_path: Path, state: bool, message: str) -> None:
     run = RunFolder(tmp_path)
     if state:
         (run.state / "step-7").mkdir(parents=True)
     relay = launch._SignalRelay([])
     relay.signum = signal.SIGTERM
     error = launch._interrupted(run, "", relay, "dlcli train --resume a")
-    assert said in error.message
+    assert message in error.message
     assert (error.exit_code, error.hint) == (143, "resume with: dlcli train --resume a")
 
 
@@ -245,8 +247,8 @@ def test_a_killed_process_starts_again_and_ends_at_the_same_weights(here: Path, 
 def test_a_process_without_memory_starts_the_group_again_with_smaller_micro_batches(here: Path) -> None:
     more = ("-e", "1", "--devices", "2")
     train(*net(), *more, "--name", "whole")
-    _, said = train(*net(rank=1, step=10, wish="memory"), *more, "--name", "small")
-    assert "started again" in said
+    _, err = train(*net(rank=1, step=10, wish="memory"), *more, "--name", "small")
+    assert "started again" in err
     record = json.loads(RunFolder(Path("runs/small")).record.read_text())
     assert record["micro_batch"] == 8  # of a share of 32
     assert losses("small") == pytest.approx(losses("whole"), abs=1e-5)
@@ -273,8 +275,8 @@ def test_a_signal_to_the_launcher_saves_and_the_run_goes_on(
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once(here: Path) -> None:
-    told = net(rank=1, step=3, wish="hang")
-    process = start("train", *COMMON, *told, "-e", "2", "--devices", "2", "--name", "a")
+    faulty = net(rank=1, step=3, wish="hang")
+    process = start("train", *COMMON, *faulty, "-e", "2", "--devices", "2", "--name", "a")
     wait_for(lambda: Path("runs/a/metrics.jsonl").exists() and len(losses("a")) > 0)
     time.sleep(2)
     process.send_signal(signal.SIGINT)
@@ -288,9 +290,9 @@ def test_a_second_ctrl_c_leaves_at_once(here: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_hangs_is_named(here: Path) -> None:
-    told = net(rank=1, step=5, wish="hang")
+    faulty = net(rank=1, step=5, wish="hang")
     launch = ("--devices", "2", "--max-restarts", "0", "--set", "launch.timeout_s=15")
-    _, err = train(*told, *launch, "--name", "a", code=1)
+    _, err = train(*faulty, *launch, "--name", "a", code=1)
     assert f"rank 1 ({socket.gethostname()}, process " in err
     assert "has not answered for 15 s" in err
     stacks = (Path("runs/a/logs") / "rank-1.0.log").read_text()
@@ -299,8 +301,8 @@ def test_a_process_that_hangs_is_named(here: Path) -> None:
 
 @pytest.mark.slow
 def test_a_defect_in_a_process_is_told_with_its_last_line(here: Path) -> None:
-    told = net(rank=1, step=3, wish="defect")
-    _, err = train(*told, "--devices", "2", "--max-restarts", "0", "--name", "a", code=70)
+    faulty = net(rank=1, step=3, wish="defect")
+    _, err = train(*faulty, "--devices", "2", "--max-restarts", "0", "--name", "a", code=70)
     assert "KeyError: 'nothing there'" in err
     assert "Traceback" in (Path("runs/a/logs") / "rank-1.0.log").read_text()
 

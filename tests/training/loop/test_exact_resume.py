@@ -32,7 +32,7 @@ from dlcli.training.plan import make_plan, read_plan
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 # 1,439 training digits in batches of 300 are 5 steps an epoch. MixUp, dropout, micro-batches, batch
-# norm, both averages, a schedule with a memory of its own, layers that thaw: all of it is in the state.
+# norm, both averages, a schedule with a memory of its own, unfrozen layers: the state holds all of it.
 EVERYTHING = {
     "data": {"data": "digits"},
     "model": {
@@ -78,10 +78,10 @@ def outcome(run: RunFolder) -> dict[str, torch.Tensor]:
     state, warnings = load_newest(run.state)
     assert state is not None
     assert not warnings
-    found = dict(state.tensors)
+    tensors = dict(state.tensors)
     for path in [run.best, *sorted((run.path / "epochs").glob("*.safetensors"))]:
-        found |= {f"{path.name}/{k}": v for k, v in read_tensors(path)[0].items()}
-    return found
+        tensors |= {f"{path.name}/{k}": v for k, v in read_tensors(path)[0].items()}
+    return tensors
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -166,11 +166,11 @@ def test_a_run_of_version_0_1_goes_on_exactly(tmp_path: Path, monkeypatch: pytes
     shutil.copytree(FIXTURES / "run-v1", tmp_path / "runs" / "v1")
     assert main(["eval", "v1", "--split", "val"]) == 0
     assert main(["train", "--resume", "v1", "-q"]) == 0
-    found = read_tensors(tmp_path / "runs" / "v1" / "best.safetensors")[0]
+    tensors = read_tensors(tmp_path / "runs" / "v1" / "best.safetensors")[0]
     expected = read_tensors(FIXTURES / "run-v1-finished.safetensors")[0]
-    assert found.keys() == expected.keys()
+    assert tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(tensors[name], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -201,10 +201,10 @@ def test_kill_9_at_25_random_moments(tmp_path: Path) -> None:
             time.sleep(rng.uniform(0.0, 0.8))
             process.send_signal(signal.SIGKILL)
             assert process.stderr is not None
-            said = process.stderr.read()
+            stderr = process.stderr.read()
         if process.returncode == 0:
             break
-        assert process.returncode == -signal.SIGKILL, said
+        assert process.returncode == -signal.SIGKILL, stderr
         kills += 1
         argv = [*dlcli, "--resume", "torn", "-q"]
     subprocess.run([*dlcli, "--resume", "torn", "-q"], cwd=tmp_path, check=True, capture_output=True)

@@ -71,7 +71,7 @@ def test_max_steps_ends_the_run_there_with_a_model(tmp_path: Path, steps: int, e
     assert card_of(result.run.best).metrics["val"]
     rates = [event.lr for event in seen if isinstance(event, StepDone)]
     assert len(rates) == progress.step
-    if steps == 7:  # the schedule spans the run that is really made
+    if steps == 7:  # the schedule spans the steps that are really taken
         assert rates[-1] < 1e-3 * max(rates)
 
 
@@ -155,10 +155,12 @@ def test_a_run_that_is_stopped_while_its_mean_is_judged_judges_it_later(
     short = train(tmp_path / "short", fit={"swa": 0.3})
     assert short.fit.signum == signal.SIGINT
     monkeypatch.undo()
-    said: list[Event] = []
+    events: list[Event] = []
     state, _ = load_newest(short.run.state)
-    training.train(read_plan(read_run(short.run), fresh=False), short.run, said.append, state=state)
-    assert any("the mean of the weights" in event.message for event in said if isinstance(event, Noted))
+    training.train(read_plan(read_run(short.run), fresh=False), short.run, events.append, state=state)
+    assert any(
+        "the mean of the weights" in event.message for event in events if isinstance(event, Noted)
+    )
     assert same(read_tensors(short.run.best)[0], read_tensors(whole.run.best)[0])
 
 
@@ -196,8 +198,8 @@ def test_the_best_epochs_are_kept_and_no_others(tmp_path: Path) -> None:
     run = train(tmp_path, seen.append, fit={"epochs": 5, "keep_best": 2}).run
     done = [event for event in seen if isinstance(event, EpochDone)]
     ranked = sorted(done, key=lambda e: (-e.val["accuracy"], e.val["loss"]))
-    kept = sorted(path.name for path in (run.path / "epochs").iterdir())
-    assert kept == sorted(f"epoch-{event.epoch}.safetensors" for event in ranked[:2])
+    saved = sorted(path.name for path in (run.path / "epochs").iterdir())
+    assert saved == sorted(f"epoch-{event.epoch}.safetensors" for event in ranked[:2])
     best = read_tensors(run.path / "epochs" / f"epoch-{ranked[0].epoch}.safetensors")[0]
     assert same(best, read_tensors(run.best)[0])
 
@@ -213,28 +215,30 @@ def test_a_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
 def test_the_mean_of_the_last_epochs_is_compared_and_told(tmp_path: Path) -> None:
     seen: list[Event] = []
     result = train(tmp_path, seen.append, fit={"swa": 0.5}, optim={"scheduler": "constant"})
-    said = [event.message for event in seen if isinstance(event, Noted) and "mean of" in event.message]
-    assert len(said) == 1
-    assert "2 epochs" in said[0]  # the first of three ends before half of the run is over
-    kept = card_of(result.run.best).metrics["val"]["accuracy"]
-    assert kept == max(kept, *(event.val["accuracy"] for event in seen if isinstance(event, EpochDone)))
+    notes = [event.message for event in seen if isinstance(event, Noted) and "mean of" in event.message]
+    assert len(notes) == 1
+    assert "2 epochs" in notes[0]  # the first of three ends before half of the run is over
+    accuracy = card_of(result.run.best).metrics["val"]["accuracy"]
+    assert accuracy == max(
+        accuracy, *(event.val["accuracy"] for event in seen if isinstance(event, EpochDone))
+    )
 
 
-def test_thawing_layers_do_not_move_before_their_time(tmp_path: Path) -> None:
-    made: list[dict[str, torch.Tensor]] = []
+def test_frozen_layers_do_not_move_before_they_are_unfrozen(tmp_path: Path) -> None:
+    models: list[dict[str, torch.Tensor]] = []
 
     def watch(event: Event) -> None:
         if isinstance(event, EpochDone):
-            made.append(
+            models.append(
                 read_tensors(tmp_path / "run" / "epochs" / f"epoch-{event.epoch}.safetensors")[0]
             )
 
     changes = {"model": {"unfreeze": "features.0@50%"}, "fit": {"epochs": 4, "keep_best": 9}}
     train(tmp_path, watch, **changes)
     name = "features.0.weight"
-    assert torch.equal(made[0][name], made[1][name])
-    assert not torch.equal(made[1][name], made[2][name])
-    assert not torch.equal(made[0]["head.1.weight"], made[1]["head.1.weight"])
+    assert torch.equal(models[0][name], models[1][name])
+    assert not torch.equal(models[1][name], models[2][name])
+    assert not torch.equal(models[0]["head.1.weight"], models[1]["head.1.weight"])
 
 
 def test_settings_without_a_meaning_are_refused(tmp_path: Path) -> None:
@@ -257,9 +261,9 @@ def test_the_command_line_says_why_a_run_ended(
     monkeypatch.chdir(tmp_path)
     argv = ["train", "-m", "mlp", "-d", "digits", "-b", "500", "--device", "cpu", "--max-steps", "2"]
     assert main([*argv, "--json", "--name", "a"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["reason"], said["steps"], said["epochs"]) == ("steps", 2, 1)
-    assert math.isfinite(said["metrics"]["val"]["loss"])
+    result = json.loads(capsys.readouterr().out)
+    assert (result["reason"], result["steps"], result["epochs"]) == ("steps", 2, 1)
+    assert math.isfinite(result["metrics"]["val"]["loss"])
     assert main(["train", "--resume", "a"]) == 0
     assert "--max-steps N" in capsys.readouterr().out
     assert main(["train", "--resume", "a", "--max-steps", "4", "--json"]) == 0

@@ -40,8 +40,8 @@ def plan(**changes: Any) -> Plan:
 
 
 def train(root: Path, **changes: Any) -> training.TrainResult:
-    made = plan(**changes)
-    return training.train(made, training.new_run(made, root, "a"), ignore, state=None)
+    run_plan = plan(**changes)
+    return training.train(run_plan, training.new_run(run_plan, root, "a"), ignore, state=None)
 
 
 def photos(root: Path, **fit: Any) -> dict[str, Any]:
@@ -81,23 +81,23 @@ def test_a_model_whose_loss_is_no_number_can_be_read_back(
 
 
 @pytest.mark.parametrize(
-    ("value", "best", "answer"),
+    ("value", "best", "expected"),
     [(1.0, None, True), (1.0, math.nan, True), (math.nan, 1.0, False), (math.nan, math.nan, False),
      (math.nan, None, True), (0.5, 1.0, True), (1.0, 1.0, False), (0.5, math.inf, True)],
 )  # fmt: skip
-def test_nothing_is_worse_than_nan(value: float, best: float | None, answer: bool) -> None:
-    assert is_better(value, best, "loss") is answer
+def test_nothing_is_worse_than_nan(value: float, best: float | None, expected: bool) -> None:
+    assert is_better(value, best, "loss") is expected
 
 
 class LateSignal(StopGuard):
-    """A guard that sees a signal from the fourth time on that it is asked."""
+    """A guard that sees a signal from its fourth reading on."""
 
-    asked = 0
+    reads = 0
 
     @property
     def signum(self) -> int | None:
-        self.asked += 1
-        return signal.SIGINT if self.asked >= 4 else None
+        self.reads += 1
+        return signal.SIGINT if self.reads >= 4 else None
 
     @signum.setter
     def signum(self, value: int | None) -> None: ...
@@ -146,13 +146,13 @@ def test_a_plot_that_cannot_be_written_costs_no_result(
     plots.write_text("in the way")
     capsys.readouterr()
     assert main(["eval", "-q"]) == 0
-    said = capsys.readouterr()
-    assert "accuracy" in said.out
-    assert "no plot" in said.err
+    output = capsys.readouterr()
+    assert "accuracy" in output.out
+    assert "no plot" in output.err
     assert main(["train", "--resume", "a", "-e", "2", "-q"]) == 0
-    said = capsys.readouterr()
-    assert "val accuracy" in said.out
-    assert "no plot" in said.err
+    output = capsys.readouterr()
+    assert "val accuracy" in output.out
+    assert "no plot" in output.err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names of files are Unicode there")

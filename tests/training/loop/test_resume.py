@@ -77,10 +77,10 @@ def test_what_changes_learning_is_refused_with_the_difference_unless_forced(
 ) -> None:
     assert main([*TINY, "-e", "1"]) == 0
     assert main(["train", "--resume", "a", "-e", "2", "--lr", "0.5", "--batch-size", "100"]) == 2
-    said = capsys.readouterr().err
-    assert "fit.batch_size: 500 -> 100" in said
-    assert "optim.lr: 0.001 -> 0.5" in said
-    assert "fit.epochs" not in said
+    err = capsys.readouterr().err
+    assert "fit.batch_size: 500 -> 100" in err
+    assert "optim.lr: 0.001 -> 0.5" in err
+    assert "fit.epochs" not in err
     assert main(["train", "--resume", "a", "--lr", "1"]) == 0  # nothing is left to do
     assert "beyond epoch 1: dlcli train --resume a --epochs N" in capsys.readouterr().out
     assert main(["train", "--resume", "a", "-e", "2", "--lr", "0.5", "--force"]) == 0
@@ -136,9 +136,9 @@ def test_warnings_outlive_a_resume(tmp_path: Path) -> None:
 def test_a_frozen_backbone_from_a_file_is_not_called_random_on_resume(tmp_path: Path) -> None:
     first = train(tmp_path).run
     run = train(tmp_path, stop_after(3), model={"freeze": "backbone", "weights": str(first.best)}).run
-    said: list[str] = []
-    resume(run, lambda e: said.append(e.message) if isinstance(e, Warned) else None)
-    assert said == []
+    messages: list[str] = []
+    resume(run, lambda e: messages.append(e.message) if isinstance(e, Warned) else None)
+    assert messages == []
 
 
 def test_bad_samples_found_before_a_stop_stay_listed(

@@ -87,30 +87,30 @@ def test_momenta_stay_with_their_parameters(tmp_path: Path, changes: dict[str, A
     assert state is not None
     second = job_of(tmp_path, **changes)
     state.restore(second.model.module, second.optimizer, second.scaler, second.model.averages)
-    there = {name: first.optimizer.state[p] for name, p in first.model.module.named_parameters()}
+    states = {name: first.optimizer.state[p] for name, p in first.model.module.named_parameters()}
     held = {id(p) for group in second.optimizer.param_groups for p in group["params"]}
     compared = 0
     for name, parameter in second.model.module.named_parameters():
         if id(parameter) in held:
             own = second.optimizer.state[parameter]["momentum_buffer"]
-            assert torch.equal(own, there[name]["momentum_buffer"]), name
+            assert torch.equal(own, states[name]["momentum_buffer"]), name
             compared += 1
     assert compared > 3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop", "muon", "sgd", "lion"])
 def test_another_optimizer_begins_without_a_state_and_says_so(tmp_path: Path, optimizer: str) -> None:
-    said: list[Event] = []
+    events: list[Event] = []
     run = train(tmp_path).run
-    result = resume(run, said.append, optim={"optimizer": optimizer, "lr": 1e-3})
+    result = resume(run, events.append, optim={"optimizer": optimizer, "lr": 1e-3})
     assert result.fit.progress.step == 10
-    assert any("another optimizer" in event.message for event in said if isinstance(event, Warned))
+    assert any("another optimizer" in event.message for event in events if isinstance(event, Warned))
 
 
 def test_the_same_optimizer_goes_on_in_silence(tmp_path: Path) -> None:
-    said: list[Event] = []
-    resume(train(tmp_path).run, said.append)
-    assert not any(isinstance(event, Warned) for event in said)
+    events: list[Event] = []
+    resume(train(tmp_path).run, events.append)
+    assert not any(isinstance(event, Warned) for event in events)
 
 
 @pytest.mark.parametrize("changes", [{"optim": {"lr": "auto"}}, {"fit": {"batch_size": "auto"}}])

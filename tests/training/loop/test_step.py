@@ -42,15 +42,15 @@ def plan(**changes: Any) -> Plan:
 
 
 def job_of(tmp_path: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> FitJob:
-    made = plan(**changes)
-    module, _ = made.build()
-    readers = make_readers(made, ALONE)
-    return make_job(made, RunFolder(tmp_path), module, readers, torch.device("cpu"), emit, ALONE).job
+    run_plan = plan(**changes)
+    module, _ = run_plan.build()
+    readers = make_readers(run_plan, ALONE)
+    return make_job(run_plan, RunFolder(tmp_path), module, readers, torch.device("cpu"), emit, ALONE).job
 
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
-    made = plan(**changes)
-    return training.train(made, training.new_run(made, root, "run"), emit, state=None)
+    run_plan = plan(**changes)
+    return training.train(run_plan, training.new_run(run_plan, root, "run"), emit, state=None)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7, 32, 33])
@@ -114,15 +114,17 @@ def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, accum: int
     for divided in (1, accum):
         fit = {"grad_accum_steps": divided, "batch_size": 19}
         if kind == "ragged":
-            said = merge(
+            settings = merge(
                 base,
                 {"data": changes["data"], "fit": fit},
                 {"model": {"name": "lstm", "args": {"dropout": 0.0, "token_dropout": 0.0}}},
             )
-            made = make_plan(lambda recipe, said=said: validate(TrainConfig, merge(recipe, said)))
-            module, _ = made.build()
-            readers, cpu = make_readers(made, ALONE), torch.device("cpu")
-            job = make_job(made, RunFolder(tmp_path), module, readers, cpu, ignore, ALONE).job
+            run_plan = make_plan(
+                lambda recipe, settings=settings: validate(TrainConfig, merge(recipe, settings))
+            )
+            module, _ = run_plan.build()
+            readers, cpu = make_readers(run_plan, ALONE), torch.device("cpu")
+            job = make_job(run_plan, RunFolder(tmp_path), module, readers, cpu, ignore, ALONE).job
         else:
             job = job_of(tmp_path, **merge(changes, {"fit": fit}))
         set_train_mode(job.model.module)
@@ -159,8 +161,8 @@ def test_out_of_memory_halves_the_micro_batch_and_not_the_batch(
     Memory(monkeypatch, 10, words=words)
     seen: list[Event] = []
     small = train(tmp_path / "small", seen.append)
-    told = [event.message for event in seen if isinstance(event, Warned)]
-    assert [text for text in told if "micro-batches of 8 instead of 16" in text]
+    warnings = [event.message for event in seen if isinstance(event, Warned)]
+    assert [text for text in warnings if "micro-batches of 8 instead of 16" in text]
     assert json.loads(small.run.record.read_text())["micro_batch"] == 8
     assert plain.validation is not None
     assert small.validation is not None
@@ -294,7 +296,7 @@ def test_a_step_that_is_left_out_leaves_no_trace_in_batch_norms(tmp_path: Path) 
 
 
 def test_a_step_that_is_done_again_counts_once_in_batch_norms(tmp_path: Path) -> None:
-    found = []
+    buffers = []
     for fails in (False, True):
         job = job_of(tmp_path, **NORMS, fit={"grad_accum_steps": 1 if fails else 2})
         set_train_mode(job.model.module)
@@ -308,8 +310,8 @@ def test_a_step_that_is_done_again_counts_once_in_batch_norms(tmp_path: Path) ->
 
         job.model.forward = forward
         optimizer_step(job, batch, batch.count)
-        found.append(running(job))
-    assert all(torch.equal(found[1][name], value) for name, value in found[0].items())
+        buffers.append(running(job))
+    assert all(torch.equal(buffers[1][name], value) for name, value in buffers[0].items())
 
 
 @pytest.mark.parametrize("counts", [False, True])
