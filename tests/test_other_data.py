@@ -19,7 +19,7 @@ from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import hold_out, write_splits
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
-from dlcli.evaluation.evaluate import answers_within, default_batch_size
+from dlcli.evaluation.evaluate import default_batch_size, samples_within
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput, NumberColumn, PairsInput, TabularInput, TaskSpec, TextInput
 from dlcli.training.plan import make_plan
@@ -155,7 +155,7 @@ def test_eval_says_nothing_of_splits_that_are_not_the_runs(tmp_path: Path) -> No
 def test_batches_of_texts_to_write_are_bounded_by_their_logits() -> None:
     words = TextInput(vocabulary=tuple(map(str, range(20_000))), max_length=100)
     task = TaskSpec(kind="seq2seq", input=PairsInput(source=words, target=words))
-    assert default_batch_size(task) == answers_within(2**28, task) == 2**28 // (4 * 100 * 20_000)
+    assert default_batch_size(task) == samples_within(2**28, task) == 2**28 // (4 * 100 * 20_000)
     assert default_batch_size(table_task("ab")) == 256
 
 

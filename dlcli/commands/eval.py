@@ -55,7 +55,7 @@ def command(
 
     from dlcli.evaluation.ensemble import Ensemble, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
-    from dlcli.evaluation.evaluate import measure
+    from dlcli.evaluation.evaluate import evaluate_ensemble
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact
     from dlcli.ui.json_output import print_json
@@ -71,7 +71,7 @@ def command(
             warnings += seen_in_training(models, data.reader.samples.ids)
         for message in warnings:
             emit(Warned(message))
-        result = measure(ensemble, data, config, emit=emit)
+        result = evaluate_ensemble(ensemble, data, config, emit=emit)
         # A run's plots are of its own model.
         plots = _save_plots(paths[0], result, emit) if len(paths) == 1 else []
     note = data.note + ("; mean over each image and its mirror image" if config.tta == "flip" else "")

@@ -16,8 +16,8 @@ from dlcli.data.prepare import random_inputs, trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.eval_data import EvalData, eval_data
-from dlcli.evaluation.evaluate import answers_within, default_batch_size
-from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.evaluate import default_batch_size, samples_within
+from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import Counts, default_monitor, direction, make_counts
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Artifact, Outputs
@@ -67,7 +67,7 @@ class ReferenceEvaluator:
         self._emit = emit
         self._data, self.note = _open_data(reference, config, emit)
         self.split = "random" if self._data is None else self._data.split
-        limit = answers_within(_OUTPUT_BYTES, self.task)
+        limit = samples_within(_OUTPUT_BYTES, self.task)
         total = limit if self._data is None else len(self._data.reader)
         default = _RANDOM_SAMPLES if self._data is None else total
         count = min(total, limit, config.samples or default)
@@ -112,7 +112,7 @@ class ReferenceEvaluator:
         before, after = self.metrics[self.metric], metrics[self.metric]
         low, high = -float("inf"), float("inf")
         if counts.scored == self.metric:
-            low, high = of_difference(
+            low, high = difference_interval(
                 counts.scores(),
                 self._counts.scores(),
                 rooted=counts.rooted,

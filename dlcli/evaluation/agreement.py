@@ -1,4 +1,4 @@
-"""How often two models predict the same: classes, labels, tokens, nearest neighbours. NumPy only."""
+"""Agreement of two models' predictions: classes, labels, tokens, nearest neighbours. NumPy only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dlcli.evaluation.metrics.embedding import unit
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
 
-# Cosine similarities that differ by less are equal: on noise, all of a model's embeddings are alike.
+# Cosine similarities that differ by less count as equal: on noise, all embeddings are nearly the same.
 _COSINE_TOLERANCE = 1e-4
 
 
@@ -24,7 +24,7 @@ def agreement_of(reference: Outputs, candidate: Outputs, task: TaskSpec) -> floa
 
 
 def _same_neighbours(reference: Outputs, candidate: Outputs) -> float | None:
-    """Share of unit vectors (n, D) whose nearest other one is the same before; None for fewer than 2."""
+    """Share of unit vectors (n, D) whose nearest neighbour is the same; None for fewer than 2."""
     if len(reference) < 2:
         return None
     before, after = reference @ reference.T, candidate @ candidate.T  # (n, n)

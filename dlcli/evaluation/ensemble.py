@@ -1,4 +1,4 @@
-"""Several models that answer one question: the mean of what they say. No torch here.
+"""An ensemble of models: the mean of their predictions. No torch here.
 
 B is the number of samples in a batch.
 """
@@ -12,85 +12,83 @@ import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Reader, Targets
 from dlcli.errors import DlcliError, UsageError
-from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import Counts, direction
 from dlcli.evaluation.metrics.base import MemberRow
-from dlcli.evaluation.tta import averaged, mean_classes
+from dlcli.evaluation.tta import mean_classes, with_tta
 from dlcli.files import read_json
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.runs.folder import run_of
 from dlcli.task import TaskSpec
 
-# Why the answers of two such models have no mean.
+# Why the outputs of two such models have no mean.
 _NO_MEAN = {
-    "seq2seq": "each token follows from those that the same model wrote before",
-    "embedding": "each model has a space of its own, so a mean of their vectors means nothing",
+    "seq2seq": "each token depends on those that the same model generated before",
+    "embedding": "each model has its own embedding space, so a mean of their vectors means nothing",
 }
 
 
 class Ensemble:
-    """Artifacts as one model that answers `task`, the first one's. Of one artifact it is that artifact.
+    """Artifacts as one model for `task`, that of the first one.
 
-    Formats, architectures and inputs may differ: `reader` reads each sample as each member needs it, and
-    `predict` takes what it read. Members with equal encoders share what was read.
+    Formats, architectures and inputs may differ: `reader` encodes each sample as each member needs it,
+    and `predict` takes these inputs. Members with equal encoders share their inputs.
     """
 
     def __init__(self, members: Sequence[Artifact], *, tta: Literal["none", "flip"] = "none") -> None:
         check_members([(str(member.path), member.card.task) for member in members])
         self.members = tuple(members)
         self.task = members[0].card.task
-        self._answers = [averaged(m.predict, m.card.task, tta) for m in members]
-        self._translated = [_translation(m.card.task, self.task) for m in members]
-        self._distinct: list[Artifact] = []  # those whose inputs no member before them has
-        self._inputs: list[slice] = []  # of each member, among the tensors that `reader` gives
-        places: list[slice] = []
+        self._predict = [with_tta(m.predict, m.card.task, tta) for m in members]
+        self._aligned = [_alignment(m.card.task, self.task) for m in members]
+        self._distinct: list[Artifact] = []  # members whose input differs from all before
+        self._inputs: list[slice] = []  # of each member, among the inputs of `reader`
+        slices: list[slice] = []
         for member in members:
             spec = member.card.task.input
             same = [i for i, m in enumerate(self._distinct) if m.card.task.input == spec]
             if not same:
-                start = places[-1].stop if places else 0
-                places.append(slice(start, start + len(spec.signature)))
+                start = slices[-1].stop if slices else 0
+                slices.append(slice(start, start + len(spec.signature)))
                 self._distinct.append(member)
-            self._inputs.append(places[same[0] if same else -1])
+            self._inputs.append(slices[same[0] if same else -1])
 
     def reader(self, make: Callable[[TaskSpec], Reader]) -> Reader:
-        """A reader of everything that the members need; ``make`` gives that of one task.
+        """A reader of the inputs of all members; ``make`` gives the reader of one task.
 
-        The first that is made is the one of `task`, whose targets count. Raises: DlcliError when the
-        readers list other samples.
+        The first one made is that of `task`, whose targets count. Raises: DlcliError when the readers
+        list different samples.
         """
         readers = [make(member.card.task) for member in self._distinct]
         if len(readers) == 1:
             return readers[0]
         return _JoinedReader(readers, [str(member.path) for member in self._distinct])
 
-    def answers(self, inputs: Inputs) -> list[Outputs]:
-        """What each member says, in the classes' order and on the scales of `task`."""
+    def outputs(self, inputs: Inputs) -> list[Outputs]:
+        """The outputs of each member, in the class order and target scales of `task`."""
         return [
-            translated(answer(inputs[where]))
-            for answer, where, translated in zip(
-                self._answers, self._inputs, self._translated, strict=True
-            )
+            align(predict(inputs[where]))
+            for predict, where, align in zip(self._predict, self._inputs, self._aligned, strict=True)
         ]
 
-    def mean(self, answers: Sequence[Outputs]) -> Outputs:
-        """The members' mean: of probabilities, as logits again, or of numbers."""
-        if len(answers) == 1:
-            return answers[0]
+    def mean(self, outputs: Sequence[Outputs]) -> Outputs:
+        """The mean over members: of probabilities, as logits again, or of numbers."""
+        if len(outputs) == 1:
+            return outputs[0]
         if self.task.kind == "classification":
-            return mean_classes(answers)
+            return mean_classes(outputs)
         if self.task.kind == "multilabel":
-            return _mean_labels(answers)
-        mean: Outputs = np.stack(answers).mean(axis=0, dtype=np.float64).astype(np.float32)
+            return _mean_labels(outputs)
+        mean: Outputs = np.stack(outputs).mean(axis=0, dtype=np.float64).astype(np.float32)
         return mean
 
     def predict(self, inputs: Inputs) -> Outputs:
-        """The answers for a batch, as of one artifact."""
-        return self.mean(self.answers(inputs))
+        """The outputs for a batch, as `Artifact.predict`."""
+        return self.mean(self.outputs(inputs))
 
 
 def check_members(named: Sequence[tuple[str, TaskSpec]]) -> None:
-    """Refuse models, by name and task, whose answers have no mean. Raises: UsageError naming why."""
+    """Refuse models, by name and task, that cannot be averaged. Raises: UsageError naming why."""
     first, task = named[0]
     if len(named) > 1 and task.kind in _NO_MEAN:
         raise UsageError(
@@ -114,16 +112,16 @@ def check_members(named: Sequence[tuple[str, TaskSpec]]) -> None:
                     shown = ", ".join(sorted(missing)[:5]) + (" ..." if len(missing) > 5 else "")
                     raise _different(first, name, f"only the {side} knows the {what} {shown}")
         if task.horizon != other.horizon:
-            said = f"the first predicts {task.horizon} steps, the second {other.horizon}"
-            raise _different(first, name, said)
+            how = f"the first predicts {task.horizon} steps, the second {other.horizon}"
+            raise _different(first, name, how)
 
 
 def member_row(artifact: Artifact, own: Counts, whole: Counts, task: TaskSpec) -> MemberRow:
-    """One member, as ``own``, beside the ensemble, as ``whole``, both counted on the same samples."""
+    """Compare a member (``own``) with the ensemble (``whole``), counted on the same samples."""
     metric, metrics = whole.scored, own.metrics()
     # Windows of a forecast overlap by up to the horizon.
     block = max(1, task.horizon)
-    low, high = of_difference(whole.scores(), own.scores(), rooted=whole.rooted, block=block)
+    low, high = difference_interval(whole.scores(), own.scores(), rooted=whole.rooted, block=block)
     better = None
     if low > 0 or high < 0:
         better = (low > 0) == (direction(metric) > 0)
@@ -132,12 +130,12 @@ def member_row(artifact: Artifact, own: Counts, whole: Counts, task: TaskSpec) -
 
 
 def seen_in_training(members: Sequence[Artifact], ids: Sequence[str]) -> list[str]:
-    """A sentence for each member that was trained on some of the samples ``ids`` of the first's data.
+    """A message for each member that was trained on some of the samples ``ids`` of the evaluated split.
 
-    Runs divide data by their seed, so what one of them held out another may have learnt. Only members
-    that lie in their runs and were trained on the same data can be told.
+    Runs split data by their seed, so a sample that one of them held out may be in the training split of
+    another. Only members in their run folder that were trained on the same data can be checked.
     """
-    said = []
+    messages = []
     own = members[0].card.data
     for member in members[1:]:
         run, data = run_of(member.path), member.card.data
@@ -148,17 +146,17 @@ def seen_in_training(members: Sequence[Artifact], ids: Sequence[str]) -> list[st
         splits = record.get("splits", {}) if isinstance(record, dict) else {}
         seen = len(set(ids) & set(splits.get("train", ())))
         if seen:
-            said.append(
+            messages.append(
                 f"{member.path} was trained on {seen:,} of these {len(ids):,} samples, since its run "
-                "divided the data in another way: its figures and the ensemble's are too good"
+                "split the data in another way: its metrics and those of the ensemble are too good"
             )
-    return said
+    return messages
 
 
 class _JoinedReader(Reader):
-    """The same samples through several readers: all their tensors, one reader's behind another's.
+    """The same samples through several readers: the inputs of all, concatenated.
 
-    What one reader cannot read is bad for all of them.
+    A sample that one reader cannot read is bad for all of them.
     """
 
     def __init__(self, readers: Sequence[Reader], names: Sequence[str]) -> None:
@@ -169,18 +167,18 @@ class _JoinedReader(Reader):
             if reader.samples.ids != self.samples.ids:
                 raise DlcliError(f"{name} finds other samples there than {names[0]}")
             self.bad |= reader.bad
-            reader.bad = self.bad  # one dictionary: each also leaves out what the others cannot read
+            reader.bad = self.bad  # one dictionary: each also skips what the others cannot read
             self.notices += [notice.prefixed(name) for notice in reader.notices]
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
-        """The tensors of all readers for the samples that each of them can read."""
-        found = [reader.read(indices) for reader in self._readers]
-        kept = indices[np.logical_and.reduce([np.isin(indices, own) for _, own in found])]
-        tensors = []
-        for arrays, own in found:
-            rows = np.isin(own, kept)
-            tensors += list(arrays) if rows.all() else [array[rows] for array in arrays]
-        return tuple(tensors), kept
+        """The inputs of all readers for the samples that each of them can read."""
+        parts = [reader.read(indices) for reader in self._readers]
+        readable = indices[np.logical_and.reduce([np.isin(indices, own) for _, own in parts])]
+        inputs = []
+        for arrays, own in parts:
+            rows = np.isin(own, readable)
+            inputs += list(arrays) if rows.all() else [array[rows] for array in arrays]
+        return tuple(inputs), readable
 
     def targets(self, indices: Indices) -> Targets:
         """Those of the first reader."""
@@ -192,8 +190,8 @@ class _JoinedReader(Reader):
             reader.close()
 
 
-def _translation(task: TaskSpec, wanted: TaskSpec) -> Callable[[Outputs], Outputs]:
-    """From a member's answers (B, ..., K) to the order of classes or targets and the scales wanted."""
+def _alignment(task: TaskSpec, wanted: TaskSpec) -> Callable[[Outputs], Outputs]:
+    """The function from outputs (B, ..., K) of ``task`` to the class order or scales of ``wanted``."""
     if task.class_names:
         if task.class_names == wanted.class_names:
             return lambda outputs: outputs
@@ -214,11 +212,10 @@ def _translation(task: TaskSpec, wanted: TaskSpec) -> Callable[[Outputs], Output
     return rescaled
 
 
-def _mean_labels(answers: Sequence[Outputs]) -> Outputs:
-    """Logits of the mean probabilities of each label, (B, K); NaN where an answer is not finite."""
-    wide = np.stack(answers).astype(np.float64)
-    # log sigmoid(x) is -log(1 + exp(-x)); both sides are averaged, so that no probability near 1
-    # loses what it lacks to 1.
+def _mean_labels(outputs: Sequence[Outputs]) -> Outputs:
+    """Logits of the mean probabilities of each label, (B, K); NaN where an output is not finite."""
+    wide = np.stack(outputs).astype(np.float64)
+    # log sigmoid(x) is -log(1 + exp(-x)). Averaging p and 1 - p apart keeps precision near 1.
     yes, no = (np.exp(-np.logaddexp(0.0, sign * wide)).mean(axis=0) for sign in (-1, 1))
     tiny = np.finfo(np.float64).tiny
     logits = np.log(np.maximum(yes, tiny)) - np.log(np.maximum(no, tiny))
@@ -228,6 +225,6 @@ def _mean_labels(answers: Sequence[Outputs]) -> Outputs:
 
 def _different(first: str, second: str, how: str) -> UsageError:
     return UsageError(
-        f"{first} and {second} answer different questions: {how}",
+        f"{first} and {second} do different tasks: {how}",
         hint="average models of one task with the same classes or targets",
     )

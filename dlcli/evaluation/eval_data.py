@@ -1,4 +1,4 @@
-"""Which samples an artifact is measured on when the user names none, and when he names some."""
+"""The samples an artifact is evaluated on: those of its run, or of the data that the user names."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from dlcli.settings import validate
 
 @dataclass(frozen=True)
 class EvalData:
-    """A split to evaluate on; ``note`` says which it is and what the user should know of it.
+    """A split to evaluate on; ``note`` describes it.
 
-    ``train()`` is a reader of what the model learned from, for baselines; None where it is not at hand.
+    ``train()`` is a reader of the training split, for baselines; None where it is not available.
     """
 
     reader: Reader
@@ -35,13 +35,13 @@ class EvalData:
 
 
 def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
-    """The split that ``--data`` and ``--split`` mean for an artifact.
+    """Open the split that ``--data`` and ``--split`` name for an artifact.
 
     Without ``--data`` it is the data the artifact was trained on, split as its run recorded; "auto"
-    is test where there is one, else val. With ``--data`` a folder without splits counts whole, as
-    "all"; where it is the artifact's own data in another place, a split may be named all the same.
-    Classes are matched by name. Raises: DlcliError when the data is gone or does not fit, UsageError
-    for a split that is not there.
+    is test where there is one, else val. With ``--data`` a folder without splits is used whole, as
+    "all"; a split may be named where it is the artifact's own data in another place. Classes are
+    matched by name. Raises: DlcliError when the data is missing or does not fit, UsageError for a split
+    that does not exist.
     """
     source, warnings, own = _source(card, artifact, config)
     name = _choose(source, config)
@@ -61,49 +61,49 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
 
 
 def recorded_splits(
-    card: Card, run: RunFolder | None, found: DataSource, config: DataConfig
+    card: Card, run: RunFolder | None, source: DataSource, config: DataConfig
 ) -> tuple[DataSource, list[str]] | None:
-    """What ``config`` opens (``found``, as other data) in the run's splits, if it is the run's own data.
+    """The data of ``config`` in the splits of the run, or None where it is not the data of the run.
 
-    Data is told by its fingerprint, which does not know where it lies: it may have moved. None for other
-    data. Raises: DlcliError when the record is damaged.
+    ``source`` is the same data, opened as other data. Data is identified by its fingerprint, which does
+    not depend on the path. Raises: DlcliError when the record is damaged.
     """
-    if not _is_own(card, found) or run is None or not run.splits.is_file():
+    if not _is_own(card, source) or run is None or not run.splits.is_file():
         return None
     return apply_splits(run.splits, open_undivided(config))
 
 
-def _is_own(card: Card, found: DataSource) -> bool:
-    return card.data is not None and card.data.fingerprint == found.fingerprint != ""
+def _is_own(card: Card, source: DataSource) -> bool:
+    return card.data is not None and card.data.fingerprint == source.fingerprint != ""
 
 
 def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str], bool]:
-    """The data, what is to be said of it, and whether it is what the artifact was trained on."""
+    """The data, warnings about it, and whether the artifact was trained on it."""
     if config.data is not None:
         options = {} if card.data is None else card.data.options
-        wanted = _config(config.data, config.data_dir, config, options)
-        found = open_other(wanted, card.task)
-        if config.split not in ("auto", *found.splits):
-            moved = recorded_splits(card, run_of(artifact), found, wanted)
-            if moved is not None:
-                return (*moved, True)
-        return found, [], _is_own(card, found)
+        opened = _config(config.data, config.data_dir, config, options)
+        source = open_other(opened, card.task)
+        if config.split not in ("auto", *source.splits):
+            recorded = recorded_splits(card, run_of(artifact), source, opened)
+            if recorded is not None:
+                return (*recorded, True)
+        return source, [], _is_own(card, source)
     if card.data is None:
         raise DlcliError(f"{artifact} does not say what it was trained on", hint="give --data FOLDER")
-    wanted = _config(card.data.data, config.data_dir or card.data.data_dir, config, card.data.options)
+    opened = _config(card.data.data, config.data_dir or card.data.data_dir, config, card.data.options)
     run = run_of(artifact)
     if run is not None and run.splits.is_file():
-        return (*apply_splits(run.splits, open_undivided(wanted)), True)
-    # The artifact has left its run: only splits that the data itself brings are known.
-    return open_other(wanted, card.task), [], True
+        return (*apply_splits(run.splits, open_undivided(opened)), True)
+    # The artifact is outside its run folder: only the splits that the data itself has are known.
+    return open_other(opened, card.task), [], True
 
 
 def _config(
     data: str, data_dir: str | None, config: EvalConfig, options: Mapping[str, Any]
 ) -> DataConfig:
-    """How to open data for a model: the same columns mean the same."""
-    said = {**options, "data": data, "data_dir": data_dir, "offline": config.offline}
-    return validate(DataConfig, said)
+    """The settings to open data for a model, with the options of its training data."""
+    values = {**options, "data": data, "data_dir": data_dir, "offline": config.offline}
+    return validate(DataConfig, values)
 
 
 def _choose(source: DataSource, config: EvalConfig) -> str:
@@ -119,13 +119,13 @@ def _choose(source: DataSource, config: EvalConfig) -> str:
 
 def _note(source: DataSource, split: str, *, own: bool) -> str:
     if split == "val" and own:
-        return "val chose the best epoch, so its figures flatter the model a little"
+        return "val chose the best epoch, so its metrics are slightly optimistic"
     if split == "train" and own:
-        return "the model has seen these samples: this is no estimate of how it does on new ones"
+        return "the model was trained on these samples: no estimate of its performance on new ones"
     if split == "all" and own:
         return (
-            "every sample of the source, those it was trained on among them: this is no estimate of how "
-            "it does on new ones"
+            "every sample of the source, training samples included: no estimate of the performance on "
+            "new ones"
         )
     origin = "given by the data" if split in source.given else "held out by dlcli"
     return "every sample of the source" if split == "all" else f"the {split} split, {origin}"

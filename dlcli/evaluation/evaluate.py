@@ -1,7 +1,7 @@
-"""Evaluation: answers in, counts out, the same for every artifact format and task. No torch here.
+"""Evaluation of artifacts and modules on a split, the same for every format and task. No torch here.
 
-Of several processes each counts its share of the batches; the counts are merged, so a split's figures
-do not depend on their number.
+Each process counts its share of the batches; the counts are merged, so metrics do not depend on the
+number of processes.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def evaluate(
     emit: Emit = ignore,
     world: Processes | None = None,
 ) -> EvalResult:
-    """The metrics of ``predict`` over a split, each readable sample counted once.
+    """Compute the metrics of ``predict`` over a split; each readable sample counts once.
 
-    Every process of ``world`` (None: this one alone) must ask, and gets the same result. Unreadable
-    samples are left out, counted and named; none is replaced. Raises: DlcliError, in every process,
-    when no sample can be read, or on the first unreadable one where the reader is told to fail.
+    Every process of ``world`` (None: this one alone) must call it, and gets the same result. Unreadable
+    samples are skipped, counted and named. Raises: DlcliError, in every process, when no sample can be
+    read, or on the first unreadable one where the reader is set to fail.
     """
     part = _share(predict, reader, task, split=split, batch_size=batch_size, emit=emit, world=world)
     return _agreed(part, reader, split, world, lambda counts: counts.result(split, reader.bad))
@@ -58,38 +58,35 @@ def count(
     emit: Emit = ignore,
     world: Processes | None = None,
 ) -> Counts:
-    """What `evaluate` derives its figures from. Scores come process by process."""
+    """The counts that `evaluate` computes metrics from. Scores are in the order of the ranks."""
     part = _share(predict, reader, task, split=split, batch_size=batch_size, emit=emit, world=world)
     return _agreed(part, reader, split, world, lambda counts: counts)
 
 
-def measure(
+def evaluate_ensemble(
     ensemble: Ensemble, data: EvalData, config: EvalConfig, *, emit: Emit = ignore
 ) -> EvalResult:
-    """`evaluate` for one or several artifacts on the split asked for, with baselines beside them.
-
-    Of several each is also measured alone, in the same pass.
-    """
+    """`evaluate` for an ensemble of artifacts, with baselines; several are also evaluated one by one."""
     task, several = ensemble.task, len(ensemble.members) > 1
     check_beams(task, config.beams)
     options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
 
-    def read_as(wanted: TaskSpec) -> Reader:
-        if wanted.input == task.input:
+    def reader_for(member: TaskSpec) -> Reader:
+        if member.input == task.input:
             return data.reader
-        return kind_of(wanted).reader(data.reader.samples, wanted, options)
+        return kind_of(member).reader(data.reader.samples, member, options)
 
-    reader = ensemble.reader(read_as)
+    reader = ensemble.reader(reader_for)
     for notice in reader.notices:
         emit(Warned(notice.message))
     counts = make_counts(task)
     alone = [make_counts(task) for _ in ensemble.members if several]
     size = config.batch_size or batch_size_of(ensemble)
-    for inputs, kept in batches(reader, size, data.split, emit):
-        answers, targets = ensemble.answers(inputs), reader.targets(kept)
-        counts.update(ensemble.mean(answers), targets, inputs)
-        for own, answer in zip(alone, answers, strict=several):
-            own.update(answer, targets, inputs)
+    for inputs, indices in batches(reader, size, data.split, emit):
+        outputs, targets = ensemble.outputs(inputs), reader.targets(indices)
+        counts.update(ensemble.mean(outputs), targets, inputs)
+        for own, output in zip(alone, outputs, strict=several):
+            own.update(output, targets, inputs)
     _refuse_none(counts, reader, data.split)
     members = tuple(
         member_row(artifact, own, counts, task)
@@ -101,23 +98,23 @@ def measure(
         result = replace(result, metrics={**result.metrics, "bleu": score})
     if data.train is None:
         return result
-    # The first member's own reader: a baseline needs no other encoding. It knows what is bad for all.
+    # The reader of the first member: baselines need no other encoding. Its `bad` is that of all.
     rows = compare_with_baselines(task, data.train(), data.reader, counts, fitted=config.baselines)
     return replace(result, baselines=rows)
 
 
 def default_batch_size(task: TaskSpec) -> int:
-    """That of the kind of data, and at most as many samples as have 256 MiB of outputs."""
-    return min(kind_of(task).default_batch_size(task.input), answers_within(2**28, task))
+    """The batch size of the kind of data, at most as many samples as have 256 MiB of outputs."""
+    return min(kind_of(task).default_batch_size(task.input), samples_within(2**28, task))
 
 
 def batch_size_of(ensemble: Ensemble) -> int:
-    """What suits the member that needs most memory."""
+    """The smallest default batch size of the members."""
     return min(default_batch_size(member.card.task) for member in ensemble.members)
 
 
-def answers_within(size: int, task: TaskSpec) -> int:
-    """How many samples' answers take at most ``size`` bytes; at least one."""
+def samples_within(size: int, task: TaskSpec) -> int:
+    """The number of samples whose outputs take at most ``size`` bytes; at least one."""
     length = task.input.target.max_length if isinstance(task.input, PairsInput) else 1
     return max(1, size // (4 * task.num_outputs * length))
 
@@ -132,11 +129,13 @@ def _share(
     emit: Emit,
     world: Processes | None,
 ) -> Counts | DlcliError:
-    """What this process counts, or why it could not: the others wait for it in any case."""
+    """The counts of this process, or its error: the other processes wait for it in any case."""
     counts = make_counts(task)
     try:
-        for inputs, kept in batches(reader, batch_size or default_batch_size(task), split, emit, world):
-            counts.update(predict(inputs), reader.targets(kept), inputs)
+        for inputs, indices in batches(
+            reader, batch_size or default_batch_size(task), split, emit, world
+        ):
+            counts.update(predict(inputs), reader.targets(indices), inputs)
     except DlcliError as exc:
         return exc
     return counts
@@ -149,9 +148,9 @@ def _agreed(
     world: Processes | None,
     finish: Callable[[Counts], T],
 ) -> T:
-    """What ``finish`` makes of all processes' counts in the main one, in every process.
+    """Merge the counts in the main process, apply ``finish`` and broadcast the result.
 
-    Raises: DlcliError, in every process, when one of them had one or nothing was counted.
+    Raises: DlcliError, in every process, when one of them failed or nothing was counted.
     """
     if world is None:
         return finish(_merged([part], reader, split))
@@ -173,16 +172,16 @@ def _agreed(
 
 
 def _merged(parts: list[Counts | DlcliError], reader: Reader, split: str) -> Counts:
-    """One process's counts behind the other's. Raises: DlcliError of the first that had one."""
-    found: list[Counts] = []
+    """Counts of all processes, in order. Raises: DlcliError of the first that failed."""
+    counts: list[Counts] = []
     for part in parts:
         if isinstance(part, DlcliError):
             raise part
-        found.append(part)
-    for other in found[1:]:
-        found[0].merge(other)
-    _refuse_none(found[0], reader, split)
-    return found[0]
+        counts.append(part)
+    for other in counts[1:]:
+        counts[0].merge(other)
+    _refuse_none(counts[0], reader, split)
+    return counts[0]
 
 
 def _refuse_none(counts: Counts, reader: Reader, split: str) -> None:
@@ -194,19 +193,19 @@ def _refuse_none(counts: Counts, reader: Reader, split: str) -> None:
 def batches(
     reader: Reader, batch_size: int, split: str, emit: Emit = ignore, world: Processes | None = None
 ) -> Iterator[tuple[Inputs, Indices]]:
-    """This process's batches: inputs of the readable samples, and which those are.
+    """Iterate over this process's batches: inputs of the readable samples, and their indices.
 
-    Batch i belongs to process i modulo their number. The shortest samples come first where they vary.
-    The main process tells the progress of all, estimated by its own.
+    Batch i belongs to rank i % size. The shortest samples come first where lengths vary. Rank 0 emits
+    the progress of all, estimated by its own.
     """
     order = reader.by_length()
     rank, processes = (0, 1) if world is None else (world.rank, world.size)
     starts = range(rank * batch_size, len(reader), processes * batch_size)
     spans = (order[start : start + batch_size] for start in starts)
     done = 0
-    for indices, inputs, kept in prefetch((span, *reader.read(span)) for span in spans):
-        if len(kept):
-            yield inputs, kept
+    for indices, inputs, readable in prefetch((span, *reader.read(span)) for span in spans):
+        if len(readable):
+            yield inputs, readable
         done += len(indices)
         if rank == 0:
             total = len(reader)

@@ -1,7 +1,7 @@
-"""95 % intervals for what was measured on a split, and for the difference of two models on it.
+"""95 % confidence intervals of a metric on a split, and of the difference of two models on it.
 
-Scores are `Counts.scores`: what each sample contributes to a metric that is their mean, or the root of
-it (``rooted``). Both models are scored on the same samples in the same order. NumPy and SciPy only.
+Scores are `Counts.scores`: the contribution of each sample to a metric that is their mean, or the root
+of it (``rooted``). Both models are scored on the same samples in the same order. NumPy and SciPy only.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-Z = 1.959963984540054  # 97.5 % of a standard normal lie below
+Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 RESAMPLES = 2000
-# Independent pieces below which no interval is claimed, and above which pieces are made larger: the
-# spread of 10,000 block means is known to a percent, and more would only cost time.
-MIN_PIECES = 5
-MAX_PIECES = 10_000
+# Independent blocks: with fewer no interval is given, and of more blocks are joined. 10,000 block means
+# give their std to a percent; more would only cost time.
+MIN_BLOCKS = 5
+MAX_BLOCKS = 10_000
 
 UNKNOWN = (-math.inf, math.inf)
 
 
-def wilson(hits: int, samples: int) -> tuple[float, float]:
-    """The interval of a share, hits of samples (Wilson 1927). All of 0 to 1 for no samples."""
+def wilson(correct: int, samples: int) -> tuple[float, float]:
+    """Wilson score interval of a proportion, correct / samples; 0 to 1 for no samples."""
     if not samples:
         return 0.0, 1.0
-    share, over = hits / samples, Z**2 / samples
+    share, over = correct / samples, Z**2 / samples
     centre = (share + over / 2) / (1 + over)
     half = Z * math.sqrt(share * (1 - share) / samples + over / (4 * samples)) / (1 + over)
-    # Rounding must not exclude what was measured.
+    # Rounding must not exclude the measured value.
     return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
 
 
-def of_difference(
+def difference_interval(
     scores: Floats, others: Floats, *, rooted: bool = False, block: int = 1
 ) -> tuple[float, float]:
-    """The interval of a metric's difference, that of ``scores`` minus that of ``others``, both (N,).
+    """Interval of the difference of a metric: of ``scores`` minus of ``others``, both (N,), paired.
 
     `paired_shares` where every score is 0 or 1, else `paired_bootstrap`. NaN where a score is not
-    finite; without bounds where the samples are too few. Raises: ValueError for unequal lengths.
+    finite; infinite where there are too few samples. Raises: ValueError for unequal lengths.
     """
     if len(scores) != len(others):
         raise ValueError(f"{len(scores)} scores cannot be paired with {len(others)}")
-    if block == 1 and not rooted and _are_hits(scores) and _are_hits(others):
+    if block == 1 and not rooted and _are_binary(scores) and _are_binary(others):
         return paired_shares(scores, others)
     return paired_bootstrap(scores, others, rooted=rooted, block=block)
 
 
-def paired_shares(hits: Floats, others: Floats) -> tuple[float, float]:
-    """The interval of a difference of two shares on the same samples, 0 or 1 in (N,) and (N,).
+def paired_shares(scores: Floats, others: Floats) -> tuple[float, float]:
+    """Interval of the difference of two proportions on the same samples, 0 or 1 in (N,) and (N,).
 
     The adjusted Wald interval of Bonett and Price (J. Educ. Behav. Stat. 37, 2012): one sample is
-    added to each kind of disagreement, so that a few samples that all agree prove nothing.
+    added to each kind of disagreement, so a few samples that all agree give no narrow interval.
     """
-    total = len(hits) + 2
-    won = (int((hits > others).sum()) + 1) / total
-    lost = (int((hits < others).sum()) + 1) / total
+    total = len(scores) + 2
+    won = (int((scores > others).sum()) + 1) / total
+    lost = (int((scores < others).sum()) + 1) / total
     half = Z * math.sqrt((won + lost - (won - lost) ** 2) / total)
     return max(-1.0, won - lost - half), min(1.0, won - lost + half)
 
@@ -71,22 +71,22 @@ def paired_bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The expanded percentile interval of a metric's difference over resampled samples.
+    """Expanded percentile bootstrap interval of the difference of a metric.
 
-    ``block`` neighbours are drawn together, from a circle (Politis and Romano 1992): for forecasts,
-    whose windows overlap by up to the horizon, so that one surprise is in many of them. Percentiles are
-    moved outwards as Student's t is wider than the normal (Hesterberg 2014, arXiv:1411.5279). More than
-    `MAX_PIECES` blocks are joined to longer ones. Equal arguments give equal bits.
+    With ``block`` > 1 a circular block bootstrap (Politis and Romano 1992), for forecasts, whose windows
+    overlap by up to the horizon. Percentiles are expanded as Student's t is wider than the normal
+    (Hesterberg 2014, arXiv:1411.5279). Blocks are longer where there would be more than `MAX_BLOCKS`.
+    Deterministic.
     """
     samples = len(scores)
-    block = max(block, -(-samples // MAX_PIECES))
-    if samples < MIN_PIECES * block:
+    block = max(block, -(-samples // MAX_BLOCKS))
+    if samples < MIN_BLOCKS * block:
         return UNKNOWN
     if not (np.isfinite(scores).all() and np.isfinite(others).all()):
         return math.nan, math.nan
     picks = -(-samples // block)
     means = [_block_means(values, block) for values in (scores, others)]
-    floor = 0.0 if rooted else -math.inf  # a sum may round below 0
+    floor = 0.0 if rooted else -math.inf  # a sum may round to below 0
     rng = np.random.default_rng(seed)
     values = np.empty(resamples)
     rows = max(1, 2**20 // picks)  # 8 MiB of picks at a time
@@ -100,7 +100,7 @@ def paired_bootstrap(
 
 
 def _block_means(values: Floats, block: int) -> Floats:
-    """Means of ``block`` neighbours from every start (N,), the end joined to the beginning."""
+    """Means of ``block`` neighbours from every start (N,), circular."""
     if block == 1:
         return values
     around = np.concatenate([[0.0], values, values[: block - 1]]).cumsum()
@@ -108,11 +108,11 @@ def _block_means(values: Floats, block: int) -> Floats:
     return means
 
 
-def _expanded_tail(pieces: float) -> float:
+def _expanded_tail(blocks: float) -> float:
     from scipy.special import ndtr, stdtrit
 
-    return float(ndtr(-math.sqrt(pieces / (pieces - 1)) * stdtrit(pieces - 1, 0.975)))
+    return float(ndtr(-math.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, 0.975)))
 
 
-def _are_hits(scores: Floats) -> bool:
+def _are_binary(scores: Floats) -> bool:
     return bool(((scores == 0) | (scores == 1)).all())

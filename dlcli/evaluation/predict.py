@@ -1,4 +1,4 @@
-"""What a model says of inputs: any number of them, in their order, in bounded memory. No torch here.
+"""Streaming prediction, in input order, in bounded memory. No torch here.
 
 B is the number of samples in a batch.
 """
@@ -22,17 +22,17 @@ from dlcli.evaluation.translation import check_beams, translate
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
 
-Answer = Callable[[Inputs], Outputs]
+Predict = Callable[[Inputs], Outputs]
 Rows = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one input, as JSON-ready rows; or the reason why nothing is.
+    """The prediction of one input as JSON-ready rows, or the reason why there is none.
 
     Every row has ``input``. Classification: ``label``, ``probability``, ``top_k``. Multilabel:
     ``labels`` (those above 0.5), ``probabilities`` by name. Regression: ``value``, or
-    ``values`` by name where there are several targets. Forecast: a row a step, ``step`` from 1, and
+    ``values`` by name where there are several targets. Forecast: a row per step, ``step`` from 1, and
     ``value`` or ``values``. Seq2seq: ``text``. Embedding: ``embedding``, a list of its numbers. Values
     are in the data's own units.
     """
@@ -43,7 +43,7 @@ class Prediction:
 
 
 def predict(
-    answer: Answer,
+    model: Predict,
     reader: Reader,
     task: TaskSpec,
     *,
@@ -53,19 +53,23 @@ def predict(
 ) -> Iterator[Prediction]:
     """Predictions in the order of the reader's samples; a few batches are in memory at a time.
 
-    ``answer`` is an artifact's `predict`. ``top_k`` is for classification; ``beams`` for seq2seq,
+    ``model`` is an artifact's `predict`. ``top_k`` is for classification; ``beams`` for seq2seq,
     where 1 is greedy.
     """
     check_beams(task, beams)
-    say = _sayer(answer, task, top_k, beams)
+    predict_rows = _row_function(model, task, top_k, beams)
     names = reader.samples.ids
     try:
-        for indices, inputs, kept in prefetch(_in_order(reader, batch_size or default_batch_size(task))):
-            said = dict(zip(kept.tolist(), say(inputs), strict=True)) if len(kept) else {}
+        for indices, inputs, readable in prefetch(
+            _in_order(reader, batch_size or default_batch_size(task))
+        ):
+            rows = (
+                dict(zip(readable.tolist(), predict_rows(inputs), strict=True)) if len(readable) else {}
+            )
             for index in indices.tolist():
                 name = names[index]
-                if index in said:
-                    yield Prediction(name, rows=tuple({"input": name, **row} for row in said[index]))
+                if index in rows:
+                    yield Prediction(name, rows=tuple({"input": name, **row} for row in rows[index]))
                 else:
                     yield Prediction(name, error=_reason(name, reader, task))
     finally:
@@ -73,7 +77,7 @@ def predict(
 
 
 def _in_order(reader: Reader, batch_size: int) -> Iterator[tuple[Indices, Inputs, Indices]]:
-    """Batches as they were asked for: sorting by length would keep the first answers back."""
+    """Batches in input order: sorting by length would delay the first predictions."""
     for start in range(0, len(reader), batch_size):
         indices = np.arange(start, min(start + batch_size, len(reader)), dtype=np.int64)
         yield indices, *reader.read(indices)
@@ -84,25 +88,25 @@ def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
     return kind_of(task).why_missing(name) or reader.bad.get(name) or "it cannot be read"
 
 
-def _sayer(answer: Answer, task: TaskSpec, top_k: int, beams: int) -> Callable[[Inputs], list[Rows]]:
-    """From a batch's inputs to the rows of each sample, without ``input``."""
+def _row_function(
+    model: Predict, task: TaskSpec, top_k: int, beams: int
+) -> Callable[[Inputs], list[Rows]]:
+    """The function from the inputs of a batch to the rows of each sample, without ``input``."""
     if task.kind == "seq2seq":
-        return lambda inputs: [
-            ({"text": text},) for text in translate(answer, inputs, task, beams=beams)
-        ]
-    sayers: dict[str, Callable[[Outputs], list[Rows]]] = {
+        return lambda inputs: [({"text": text},) for text in translate(model, inputs, task, beams=beams)]
+    row_functions: dict[str, Callable[[Outputs], list[Rows]]] = {
         "classification": partial(_ranked, names=task.class_names, top_k=top_k),
         "multilabel": partial(_labels, names=task.class_names),
         "regression": partial(_numbers, task=task),
         "forecast": partial(_steps, task=task),
         "embedding": _vectors,
     }
-    say = sayers[task.kind]
-    return lambda inputs: say(answer(inputs))
+    rows_of = row_functions[task.kind]
+    return lambda inputs: rows_of(model(inputs))
 
 
 def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int) -> list[Rows]:
-    """The best classes of each row of (B, K); of equal ones the first in the model's order."""
+    """The top classes of each row of (B, K); of equal ones the first in the order of the classes."""
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     rows: list[Rows] = []
     for probabilities, best in zip(softmax(logits), order.tolist(), strict=True):
@@ -112,7 +116,7 @@ def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int) -> list[Rows
 
 
 def _labels(logits: Outputs, *, names: tuple[str, ...]) -> list[Rows]:
-    """Each label's own probability, from (B, K)."""
+    """The probability of each label, from (B, K)."""
     # 1 / (1 + exp(-x)) without an overflow for large -x.
     probabilities = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
     rows: list[Rows] = []
@@ -128,7 +132,7 @@ def _numbers(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
 
 
 def _steps(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
-    """A row a step of (B, horizon, R)."""
+    """A row per step, from (B, horizon, R)."""
     return [
         tuple({"step": step, **_values(row, task)} for step, row in enumerate(rows, 1))
         for rows in unscale(outputs, task).tolist()
@@ -136,7 +140,7 @@ def _steps(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
 
 
 def _vectors(outputs: Outputs) -> list[Rows]:
-    """The numbers of (B, D), with the digits that float32 holds in a vector of length 1."""
+    """The vectors of (B, D), rounded to the digits that float32 holds in a vector of length 1."""
     return [({"embedding": row},) for row in outputs.astype(np.float64).round(7).tolist()]
 
 

@@ -1,4 +1,4 @@
-"""What evaluation asks of processes that share it, such as `dlcli.training.distributed.world.World`."""
+"""The process group that evaluation needs, such as `dlcli.training.distributed.world.World`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ T = TypeVar("T")
 
 
 class Processes(Protocol):
-    """A group of processes that evaluate one split together, each a part of its batches."""
+    """Processes that evaluate one split together, each a part of its batches."""
 
     @property
     def rank(self) -> int:
-        """This process's number, from 0."""
+        """The rank of this process, from 0."""
 
     @property
     def size(self) -> int:
-        """Number of processes."""
+        """The number of processes."""
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that derives the result."""
+        """Whether this process computes the result."""
 
     def gather(self, value: T, /) -> list[T]:
-        """The values of all processes, in the order of their ranks; on the main process alone."""
+        """The values of all processes, by rank; on the main process only."""
 
     def broadcast(self, value: T, /) -> T:
-        """The main process's value, on every process."""
+        """The value of the main process, on every process."""

@@ -1,6 +1,6 @@
-"""What the run folders say of themselves: read from their files, without torch and without their data.
+"""Summaries of run folders, from their files alone: without torch, and without their data.
 
-A folder that cannot be read does not hide the others: what is wrong with it is part of its summary.
+A folder that cannot be read does not hide the others: its problems are part of its summary.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dlcli.runs.locks import is_held
 from dlcli.runs.saved import read_settings
 
 STATUSES = ("finished", "interrupted", "failed", "running", "stopped")
-DEFAULTS = "default"  # the column that a single run is held against
+DEFAULTS = "default"  # the column that a single run is compared with
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. What is not known is None, "" or NaN; ``problems`` say why.
+    """One run. Unknown values are None, "" or NaN; ``problems`` say why.
 
     ``best`` is the value of ``monitor`` in epoch ``best_epoch``; ``metrics`` are all validation metrics
     of that epoch, whose model best.safetensors is, of ``best_bytes``. ``elapsed_s`` is time spent on
-    training. ``status`` is one of `STATUSES` or "unknown"; "stopped" is a run whose record says that it
-    is running while nobody holds its lock: it was killed, or failed on the way.
+    training. ``status`` is one of `STATUSES` or "unknown"; "stopped" is a run whose record says
+    "running" while no process holds its lock: it was killed.
     """
 
     name: str
@@ -58,7 +58,7 @@ class RunSummary:
 
 
 def summaries(root: Path) -> list[RunSummary]:
-    """Every run below ``root``, oldest first; folders that have lost their record come before them.
+    """Every run below ``root``, oldest first, after the folders whose run.json is missing.
 
     Raises: DlcliError when ``root`` is no folder; one that does not exist is empty.
     """
@@ -66,13 +66,13 @@ def summaries(root: Path) -> list[RunSummary]:
         return []
     if not root.is_dir():
         raise DlcliError(f"{root} is a file, not a folder of runs", hint="say --runs-dir FOLDER")
-    found = [RunFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
-    lost = [run for run in found if not run.record.is_file() and _was_a_run(run)]
-    return [summarise(run) for run in (*lost, *list_runs(root))]
+    folders = [RunFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
+    without_record = [run for run in folders if not run.record.is_file() and _was_a_run(run)]
+    return [summarise(run) for run in (*without_record, *list_runs(root))]
 
 
 def summarise(run: RunFolder) -> RunSummary:
-    """One run, as far as its files can be read."""
+    """Summarise one run, as far as its files can be read."""
     problems: list[str] = []
     record: dict[str, Any] = {}
     events: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ def summarise(run: RunFolder) -> RunSummary:
         status = "stopped"
     plan = _mapping(record.get("plan"))
     started, progress = _last(events, "RunStarted"), _progress(events)
-    if not events and run.best.is_file():  # of `prune --epochs 0`: its card alone says how it does
+    if not events and run.best.is_file():  # of `prune --epochs 0`: only its card has metrics
         try:
             card = read_card(run.best)
         except DlcliError as exc:
@@ -119,7 +119,7 @@ def summarise(run: RunFolder) -> RunSummary:
 
 
 def sort_by(runs: Sequence[RunSummary], metric: str) -> list[RunSummary]:
-    """Best first by ``metric`` of the best epoch; runs without it last. Raises: UsageError."""
+    """Sort by ``metric`` of the best epoch, best first; runs without it last. Raises: UsageError."""
     known = {name for run in runs for name in run.metrics}
     if metric not in known:
         raise UsageError(
@@ -136,18 +136,18 @@ def sort_by(runs: Sequence[RunSummary], metric: str) -> list[RunSummary]:
 
 
 def differences(runs: Sequence[RunFolder]) -> tuple[dict[str, list[Any]], dict[str, str]]:
-    """The settings that are not the same in all runs, by dotted key; by run, what cannot be read.
+    """The settings that differ between runs, by dotted key; and the problems of each run.
 
-    Values are in the order of the runs; None where a run does not know the setting. Data of another
-    content and other versions count as settings. A single run is held against the defaults: the second
+    Values are in the order of the runs; None where a run does not have the setting. The fingerprint of
+    the data and versions count as settings. A single run is compared with the defaults: the second
     value is theirs.
     """
     problems: dict[str, str] = {}
     default = flatten(TrainConfig().model_dump(mode="json"))
-    # A run of an older version lacks the newer settings: it was trained as their defaults say.
+    # A run of an older version lacks newer settings: their defaults are what it was trained with.
     columns = [default | _settings_of(run, problems) for run in runs]
     if len(runs) == 1:
-        groups = set(TrainConfig.model_fields)  # of versions and data there is no default
+        groups = set(TrainConfig.model_fields)  # versions and data have no default
         columns = [{k: v for k, v in columns[0].items() if k.partition(".")[0] in groups}, default]
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = {key: [column.get(key) for column in columns] for key in keys}
@@ -156,17 +156,17 @@ def differences(runs: Sequence[RunFolder]) -> tuple[dict[str, list[Any]], dict[s
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted key to value; empty groups disappear."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _settings_of(run: RunFolder, problems: dict[str, str]) -> dict[str, Any]:
-    """A run's settings and what else decided its numbers; what is unreadable goes to ``problems``."""
+    """A run's settings, data, first weights and versions; errors go to ``problems``."""
     settings: dict[str, Any] = {}
     record: dict[str, Any] = {}
     try:
@@ -183,7 +183,7 @@ def _settings_of(run: RunFolder, problems: dict[str, str]) -> dict[str, Any]:
 
 
 def _progress(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """How far a run came and how good it was, as fields of its summary."""
+    """Progress and best metrics of a run, as fields of its summary."""
     epochs = [event for event in events if event.get("event") == "EpochDone"]
     finished = _last(events, "RunFinished")
     better = [event for event in epochs if event.get("improved") is True]

@@ -1,4 +1,4 @@
-"""What a sequence model writes, and how close it is to the references."""
+"""Decoded texts of a sequence model, and their BLEU against the references."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from dlcli.data.base import Inputs, Listed, Reader
-from dlcli.data.text.tokens import decode as spell
+from dlcli.data.text.tokens import decode as detokenize
 from dlcli.errors import UsageError
-from dlcli.evaluation.decoding import corpus_bleu, decode, next_of
+from dlcli.evaluation.decoding import corpus_bleu, decode, next_logits
 from dlcli.events import Emit, EvalProgress
 from dlcli.formats.base import Outputs
 from dlcli.task import PairsInput, TaskSpec
@@ -18,24 +18,24 @@ _BATCH = 64
 
 
 def check_beams(task: TaskSpec, beams: int) -> None:
-    """Beams are for models that write. Raises: UsageError."""
+    """Raises: UsageError for beam search with a model that is not sequence-to-sequence."""
     if beams > 1 and task.kind != "seq2seq":
         raise UsageError(f"--beams {beams} is for translation, and this model does {task.kind}")
 
 
 def translate(
-    answer: Callable[[Inputs], Outputs], inputs: Inputs, task: TaskSpec, *, beams: int = 1
+    predict: Callable[[Inputs], Outputs], inputs: Inputs, task: TaskSpec, *, beams: int = 1
 ) -> list[str]:
-    """The text written for each source; the prefix among the inputs, if any, is not looked at."""
+    """Decode a text for each source; a prefix among the inputs is ignored."""
     assert isinstance(task.input, PairsInput)
     target = task.input.target
-    step = next_of(lambda *tensors: answer(tensors))
-    written = decode(step, inputs[0], inputs[1], max_length=target.max_length, beam=beams)
-    return [spell(one.ids, target) for one in written]
+    step = next_logits(lambda *tensors: predict(tensors))
+    hypotheses = decode(step, inputs[0], inputs[1], max_length=target.max_length, beam=beams)
+    return [detokenize(one.ids, target) for one in hypotheses]
 
 
 def bleu(
-    answer: Callable[[Inputs], Outputs],
+    predict: Callable[[Inputs], Outputs],
     reader: Reader,
     task: TaskSpec,
     *,
@@ -43,20 +43,20 @@ def bleu(
     beams: int,
     emit: Emit,
 ) -> float:
-    """BLEU (0 to 100) of decoded texts against the split's own, both as the vocabulary spells them.
+    """BLEU (0 to 100) of decoded texts against those of the split.
 
-    References are in the target's own spelling, lowered where the vocabulary is. Raises: DlcliError
-    when sacrebleu is not installed.
+    References are the raw texts, in lower case where the vocabulary is. Raises: DlcliError when
+    sacrebleu is not installed.
     """
     assert isinstance(task.input, PairsInput)
     assert isinstance(reader.samples.items, Listed)
     references = [str(target) for _, target in reader.samples.items.values]
     if task.input.target.lowercase:
         references = [text.lower() for text in references]
-    written: list[str] = []
+    texts: list[str] = []
     for start in range(0, len(reader), _BATCH):
-        inputs, kept = reader.read(np.arange(start, min(start + _BATCH, len(reader))))
-        assert len(kept) == len(inputs[0])
-        written += translate(answer, inputs, task, beams=beams)
-        emit(EvalProgress(split=f"{split}, decoding", done=len(written), total=len(reader)))
-    return corpus_bleu(written, references)
+        inputs, readable = reader.read(np.arange(start, min(start + _BATCH, len(reader))))
+        assert len(readable) == len(inputs[0])
+        texts += translate(predict, inputs, task, beams=beams)
+        emit(EvalProgress(split=f"{split}, decoding", done=len(texts), total=len(reader)))
+    return corpus_bleu(texts, references)

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean answer over views of each input. No torch here.
+"""Test-time augmentation: the mean prediction over views of each input. No torch here.
 
 B is the number of samples in a batch, K of classes, E the size of an embedding.
 """
@@ -17,14 +17,14 @@ from dlcli.formats.base import Outputs
 from dlcli.task import ImageInput, TaskSpec
 
 
-def averaged(
+def with_tta(
     predict: Callable[[Inputs], Outputs], task: TaskSpec, tta: Literal["none", "flip"]
 ) -> Callable[[Inputs], Outputs]:
     """``predict``, or with "flip" the mean over an image and its mirror image.
 
-    Classifiers average probabilities (and answer their logarithm, so that losses stay what they are);
-    embeddings are averaged and have length 1 again; other tasks average the answers. Raises: UsageError
-    for data that has no mirror image.
+    Classifiers average probabilities (the output is their logarithm, so losses stay comparable);
+    embeddings are averaged and normalised to length 1 again; other tasks average the outputs. Raises:
+    UsageError for data other than images.
     """
     if tta == "none":
         return predict
@@ -43,14 +43,14 @@ def averaged(
 
 
 def mean_classes(views: Sequence[Outputs]) -> Outputs:
-    """Logarithms of the mean probabilities of several logits (B, K): logits of the mean."""
-    shares = np.stack([softmax(view) for view in views]).mean(axis=0)
-    logs: Outputs = np.log(np.maximum(shares, np.finfo(np.float32).tiny)).astype(np.float32)
+    """Log of the mean probabilities of several logits (B, K)."""
+    probabilities = np.stack([softmax(view) for view in views]).mean(axis=0)
+    logs: Outputs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32)
     return logs
 
 
 def unit_length(vectors: Outputs) -> Outputs:
-    """Vectors (B, E) at length 1; one that is 0 stays so."""
+    """Vectors (B, E) normalised to length 1; a zero vector stays zero."""
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     out: Outputs = (vectors / np.maximum(norms, np.finfo(np.float32).tiny)).astype(np.float32)
     return out

@@ -165,7 +165,7 @@ def test_samples_that_another_run_was_trained_on_are_told(
 def test_other_questions_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for args in (["eval", "one", "other"], ["predict", "one", "other", "photos/red/0.jpg"]):
         _, err = out_of(capsys, *args, code=2)
-        assert "answer different questions: only the first knows the class red" in " ".join(err.split())
+        assert "do different tasks: only the first knows the class red" in " ".join(err.split())
 
 
 def test_only_models_were_given(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

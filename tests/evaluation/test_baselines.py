@@ -10,8 +10,8 @@ from sklearn.metrics import r2_score
 from dlcli.data.base import ArrayReader, Inputs, Listed, RaggedReader, Reader, Samples, Stacked
 from dlcli.evaluation.baselines import fitted
 from dlcli.evaluation.baselines.compare import compare_with_baselines
-from dlcli.evaluation.baselines.simple import find_season, standing_out
-from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.baselines.simple import find_season, prominent_lag
+from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import BaselineRow, Counts, make_counts
 from dlcli.task import (
     SPECIAL_TOKENS,
@@ -260,7 +260,7 @@ def test_naive_forecasts_repeat_the_last_value_and_the_last_season() -> None:
     season = rows[starts - 12 + np.arange(HORIZON) % 12][:, :, [1, 0]]
     for row, naive in zip(rows_of.values(), (last, season), strict=True):
         errors = (((naive - true) / [3, 2]) ** 2).mean((1, 2))
-        by_block = of_difference(np.zeros(len(true)), errors, block=HORIZON)
+        by_block = difference_interval(np.zeros(len(true)), errors, block=HORIZON)
         assert (row.low, row.high) == pytest.approx(by_block, rel=1e-4)
         assert row.metric == "mse"
         assert row.value == pytest.approx((((naive - true) / [3, 2]) ** 2).mean(), rel=1e-5)
@@ -290,7 +290,7 @@ def test_constant_series_and_short_windows_have_no_season() -> None:
     train.samples.targets[:] = task.input.mean[0]
     train.array()[0][:] = 0
     assert find_season(task, train, [0]) is None
-    assert standing_out(np.ones(4), 1) is None
+    assert prominent_lag(np.ones(4), 1) is None
 
 
 def test_a_target_outside_the_input_is_held_against_the_training_mean() -> None:

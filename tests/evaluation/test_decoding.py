@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.evaluation.decoding import beam_search, corpus_bleu, decode, greedy, next_of, penalty
+from dlcli.evaluation.decoding import beam_search, corpus_bleu, decode, greedy, next_logits, penalty
 from dlcli.task import END, PAD, START
 
 V = 7  # PAD, UNKNOWN, START, END and three words
@@ -171,7 +171,7 @@ def test_the_step_of_a_model_is_its_last_answer() -> None:
         return np.arange(prefix.size * V, dtype=np.float32).reshape(*prefix.shape, V)
 
     prefix = np.full((2, 3), START, dtype=np.int64)
-    last = next_of(answer)(ids(1, 2), ones(2), prefix)
+    last = next_logits(answer)(ids(1, 2), ones(2), prefix)
     np.testing.assert_array_equal(last, answer(None, None, prefix)[:, 2])
 
 

@@ -15,9 +15,9 @@ from dlcli.data.images.reader import PixelReader
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.ensemble import Ensemble, check_members
 from dlcli.evaluation.eval_data import EvalData
-from dlcli.evaluation.evaluate import evaluate, measure
+from dlcli.evaluation.evaluate import evaluate, evaluate_ensemble
 from dlcli.evaluation.metrics import softmax
-from dlcli.evaluation.tta import averaged
+from dlcli.evaluation.tta import with_tta
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs
 from dlcli.task import (
     SPECIAL_TOKENS,
@@ -148,7 +148,7 @@ def test_mirrored_views_are_averaged_in_each_member() -> None:
     pixels = [RNG.integers(0, 256, (3, n, n, 3), dtype=np.uint8) for n in (2, 4)]
     models = [Says("1", tasks[0], left_half), Says("2", tasks[1], left_half)]
     said = Ensemble(models, tta="flip").predict(tuple(pixels))
-    alone = [averaged(m.predict, m.card.task, "flip")((p,)) for m, p in zip(models, pixels, strict=True)]
+    alone = [with_tta(m.predict, m.card.task, "flip")((p,)) for m, p in zip(models, pixels, strict=True)]
     assert np.allclose(softmax(said), (softmax(alone[0]) + softmax(alone[1])) / 2, atol=1e-6)
     with pytest.raises(UsageError, match="--tta flip is for images"):
         Ensemble([fixed("1", CLASSES, np.zeros((1, 3)))], tta="flip")
@@ -168,7 +168,7 @@ def test_mean_embeddings_have_length_one() -> None:
         return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True))
 
     pixels = RNG.integers(0, 256, (5, 2, 2, 3), dtype=np.uint8)
-    said = averaged(Says("1", task, say).predict, task, "flip")((pixels,))
+    said = with_tta(Says("1", task, say).predict, task, "flip")((pixels,))
     assert said.dtype == np.float32
     assert np.allclose(np.linalg.norm(said, axis=1), 1, atol=1e-6)
     mean = say(pixels) + say(pixels[:, :, ::-1])
@@ -197,7 +197,7 @@ def test_mean_embeddings_have_length_one() -> None:
     ],
 )
 def test_other_questions_are_refused(other: TaskSpec, said: str) -> None:
-    with pytest.raises(UsageError, match=f"one and two answer different questions: {said}"):
+    with pytest.raises(UsageError, match=f"one and two do different tasks: {said}"):
         check_members([("one", CLASSES), ("two", other)])
 
 
@@ -284,7 +284,7 @@ def test_members_with_the_same_encoders_share_what_was_read() -> None:
     assert Columns.made == 1
     inputs, _ = reader.read(np.arange(4))
     assert len(inputs) == 1
-    assert np.allclose(Ensemble(models).answers(inputs), by_x(inputs[0]))
+    assert np.allclose(Ensemble(models).outputs(inputs), by_x(inputs[0]))
 
 
 def test_readers_of_other_samples_are_refused() -> None:
@@ -313,7 +313,7 @@ def test_each_member_is_measured_alone_in_the_same_pass(monkeypatch: pytest.Monk
     listed = samples()
     models = [Says("1", CLASSES, by_x), Says("2", OTHER, by_z)]
     config = EvalConfig(batch_size=4)
-    result = measure(Ensemble(models), data_of(listed, monkeypatch), config)
+    result = evaluate_ensemble(Ensemble(models), data_of(listed, monkeypatch), config)
     assert result.samples == 40
     assert result.bad_samples == {"7": "a gap"}
     kept = np.delete(np.arange(41), 7)
@@ -322,7 +322,7 @@ def test_each_member_is_measured_alone_in_the_same_pass(monkeypatch: pytest.Monk
 
     def alone(number: int) -> dict[str, float]:
         reader = both.reader(lambda task: Columns(whole, task))
-        result = evaluate(lambda inputs: both.answers(inputs)[number], reader, CLASSES, split="test")
+        result = evaluate(lambda inputs: both.outputs(inputs)[number], reader, CLASSES, split="test")
         return result.metrics
 
     for number, row in enumerate(result.members):
@@ -336,7 +336,9 @@ def test_each_member_is_measured_alone_in_the_same_pass(monkeypatch: pytest.Monk
 
 
 def test_one_model_has_no_members_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = measure(Ensemble([Says("1", CLASSES, by_x)]), data_of(samples(), monkeypatch), EvalConfig())
+    result = evaluate_ensemble(
+        Ensemble([Says("1", CLASSES, by_x)]), data_of(samples(), monkeypatch), EvalConfig()
+    )
     assert result.members == ()
     assert result.samples == 41
     assert result.to_dict()["members"] == ()
@@ -344,7 +346,7 @@ def test_one_model_has_no_members_beside_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_same_model_twice_is_no_better(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Says("1", CLASSES, by_x)
-    result = measure(Ensemble([model, model]), data_of(samples(), monkeypatch), EvalConfig())
+    result = evaluate_ensemble(Ensemble([model, model]), data_of(samples(), monkeypatch), EvalConfig())
     assert [(row.difference, row.better) for row in result.members] == [(0, None), (0, None)]
 
 
@@ -353,7 +355,7 @@ def test_a_model_that_spoils_the_mean_is_found_out(monkeypatch: pytest.MonkeyPat
         return -5 * by_x(x)
 
     models = [Says("1", CLASSES, by_x), Says("2", CLASSES, wrong)]
-    result = measure(Ensemble(models), data_of(samples(), monkeypatch), EvalConfig())
+    result = evaluate_ensemble(Ensemble(models), data_of(samples(), monkeypatch), EvalConfig())
     assert result.members[0].better is False
     assert result.members[0].low < result.members[0].difference < 0
 
@@ -370,7 +372,7 @@ def test_images_are_read_at_each_members_size() -> None:
     reader = both.reader(make)
     inputs, kept = reader.read(np.arange(6))
     assert [array.shape for array in inputs] == [(6, 8, 8, 3), (6, 4, 4, 3)]
-    first, second, third = both.answers(inputs)
+    first, second, third = both.outputs(inputs)
     assert np.array_equal(first, third)
     assert np.allclose(first, second, atol=0.1)
     assert both.predict(inputs).shape == (6, 2)

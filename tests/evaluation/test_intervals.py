@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlcli.evaluation.intervals import (
-    MAX_PIECES,
+    MAX_BLOCKS,
     _expanded_tail,
-    of_difference,
+    difference_interval,
     paired_bootstrap,
     paired_shares,
     wilson,
@@ -49,7 +49,7 @@ def test_swapping_two_models_mirrors_the_interval(n: int, seed: int) -> None:
 def test_a_few_samples_that_all_agree_prove_nothing_and_many_do() -> None:
     assert paired_shares(np.ones(3), np.zeros(3))[0] < 0
     assert paired_shares(np.ones(30), np.zeros(30))[0] > 0.5
-    assert of_difference(np.ones(4) * 0.5, np.ones(4)) == (-math.inf, math.inf)
+    assert difference_interval(np.ones(4) * 0.5, np.ones(4)) == (-math.inf, math.inf)
 
 
 def coverage(draw, interval, truth: float, runs: int = 200) -> float:
@@ -115,20 +115,20 @@ def test_equal_arguments_give_equal_bits() -> None:
 
 def test_a_model_against_itself_differs_by_nothing() -> None:
     scores = np.random.default_rng(0).random(50)
-    assert of_difference(scores, scores, rooted=True) == (0, 0)
+    assert difference_interval(scores, scores, rooted=True) == (0, 0)
 
 
 def test_scores_that_are_not_finite_give_no_interval() -> None:
     scores = np.ones(20)
     scores[3] = math.nan
-    assert all(map(math.isnan, of_difference(scores, np.full(20, 2.0))))
+    assert all(map(math.isnan, difference_interval(scores, np.full(20, 2.0))))
 
 
 def test_so_many_samples_that_they_are_joined_still_give_the_normal_interval() -> None:
-    n = 20 * MAX_PIECES + 7
+    n = 20 * MAX_BLOCKS + 7
     rng = np.random.default_rng(0)
     one, other = rng.normal(3, 1, n), rng.normal(1, 1, n)
-    low, high = of_difference(one, other)
+    low, high = difference_interval(one, other)
     difference = one - other
     half = 1.96 * difference.std() / math.sqrt(n)
     expected = difference.mean() - half, difference.mean() + half
@@ -137,4 +137,4 @@ def test_so_many_samples_that_they_are_joined_still_give_the_normal_interval() -
 
 def test_scores_of_different_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="3 scores cannot be paired with 4"):
-        of_difference(np.ones(3), np.ones(4))
+        difference_interval(np.ones(3), np.ones(4))

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlcli.data.prepare import random_inputs
-from dlcli.evaluation.decoding import decode, next_of
+from dlcli.evaluation.decoding import decode, next_logits
 from dlcli.task import END, PAD, START
 from dlcli.zoo.base import find_model
 
@@ -139,7 +139,7 @@ def test_it_learns_to_reverse_and_both_searches_write_it() -> None:
     source, lengths, _, target = reversal(np.random.default_rng(1), 200)
     expected = [tuple(t[:n].tolist()) for t, n in zip(target, lengths, strict=True)]
     for beam in (1, 3):
-        found = decode(next_of(answer), source, lengths, max_length=10, beam=beam)
+        found = decode(next_logits(answer), source, lengths, max_length=10, beam=beam)
         right = sum(w.ended and w.ids == e for w, e in zip(found, expected, strict=True))
         assert right / 200 > 0.95
 

@@ -7,7 +7,7 @@ import numpy as np
 from dlcli.data.base import Indices, Reader
 from dlcli.evaluation.baselines.base import Baseline
 from dlcli.evaluation.baselines.simple import simple_baselines
-from dlcli.evaluation.intervals import of_difference
+from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import BaselineRow, Counts, direction, make_counts
 from dlcli.task import TaskSpec
 
@@ -63,7 +63,7 @@ def _compare(
     metric = counts.scored
     value = own.metrics()[metric]
     difference = counts.metrics()[metric] - value
-    low, high = of_difference(counts.scores(), own.scores(), rooted=counts.rooted, block=block)
+    low, high = difference_interval(counts.scores(), own.scores(), rooted=counts.rooted, block=block)
     better = None
     if low > 0 or high < 0:
         better = (low > 0) == (direction(metric) > 0)

@@ -1,7 +1,7 @@
-"""Baselines that scikit-learn fits on the training split, by option.
+"""Baselines that scikit-learn fits on the training split, on request.
 
-Settings are the usual ones and the same for all data; nothing is tuned. Where a fit or a search would
-take minutes it gets a seeded part of the training rows, and says so.
+Hyper-parameters are common defaults, the same for all data. Where a fit or a search would take minutes
+it gets a seeded sample of the training rows, and the note says so.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from dlcli.task import TabularInput, TaskSpec
 TEXT_ROWS = 1_000_000
 LINEAR_ROWS = 1_000_000
 TREE_ROWS = 300_000
-# Multiplications of a nearest-neighbour search, half a minute or so.
-NEIGHBOUR_WORK = 300_000_000_000
-READ = 4096
-BINS = 255  # histogram gradient boosting's categories at most
+# Multiplications of a nearest-neighbour search, about half a minute.
+NEIGHBOUR_MULTIPLICATIONS = 300_000_000_000
+BATCH = 4096
+MAX_CATEGORIES = 255  # of histogram gradient boosting
 
-Features = Any  # what an estimator of scikit-learn takes: (n, F), dense or sparse
+Features = Any  # input of an estimator of scikit-learn: (n, F), dense or sparse
 
 
 def fitted_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
-    """The baselines for this kind of data and task; none where there is no usual one."""
+    """The baselines of a kind of data and task; none where there is no usual one."""
     if task.kind not in ("classification", "multilabel", "regression"):
         return []
     kind = task.input.kind
@@ -45,36 +45,36 @@ def fitted_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseli
 
 
 def _texts(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
-    """TF-IDF of words and word pairs, and a linear model. Nothing where training texts hold no word."""
+    """TF-IDF of words and bigrams with a linear model; none where the training texts hold no word."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    known, asked = train.samples.items, test.samples.items
-    if not isinstance(known, Listed) or not isinstance(asked, Listed):
+    train_items, test_items = train.samples.items, test.samples.items
+    if not isinstance(train_items, Listed) or not isinstance(test_items, Listed):
         return []
-    rows, note = _some(len(known), TEXT_ROWS // _models(task), "texts")
-    texts = [str(known.values[i]) for i in rows.tolist()]
+    rows, note = _sample(len(train_items), TEXT_ROWS // _models(task), "texts")
+    texts = [str(train_items.values[i]) for i in rows.tolist()]
     if not any(letter.isalnum() for text in texts for letter in text):
         return []
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    answer = _fit(
+    predict = _fit(
         task, lambda: _linear_model(task, c=10.0), words.fit_transform(texts), train.targets(rows)
     )
 
-    def answers(indices: Indices) -> Outputs:
-        return answer(words.transform([str(asked.values[i]) for i in indices.tolist()]))
+    def predict_texts(indices: Indices) -> Outputs:
+        return predict(words.transform([str(test_items.values[i]) for i in indices.tolist()]))
 
-    return [Baseline(f"tf-idf + {_linear_name(task)}", answers, note)]
+    return [Baseline(f"tf-idf + {_linear_name(task)}", predict_texts, note)]
 
 
 def _linear(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
-    """Logistic or ridge regression on the columns as the model gets them, codes one-hot."""
+    """Logistic or ridge regression on the encoded columns, codes one-hot."""
     from sklearn.compose import make_column_transformer
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder
 
     assert isinstance(task.input, TabularInput)
     codes = list(range(task.input.features, task.input.shape[0]))
-    rows, note = _some(len(train), LINEAR_ROWS // _models(task), "rows")
+    rows, note = _sample(len(train), LINEAR_ROWS // _models(task), "rows")
 
     def make() -> Any:
         one_hot = (OneHotEncoder(handle_unknown="ignore"), codes)
@@ -82,27 +82,29 @@ def _linear(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
             make_column_transformer(one_hot, remainder="passthrough"), _linear_model(task, c=1.0)
         )
 
-    answer = _fit(task, make, _read(train, rows), train.targets(rows))
-    return Baseline(_linear_name(task), lambda indices: answer(_read(test, indices)), note)
+    predict = _fit(task, make, _read(train, rows), train.targets(rows))
+    return Baseline(_linear_name(task), lambda indices: predict(_read(test, indices)), note)
 
 
 def _boosting(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
-    """Histogram gradient boosting; categories of more than 255 codes are taken as numbers."""
+    """Histogram gradient boosting; columns of more than 255 codes count as numbers."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     assert isinstance(task.input, TabularInput)
     codes = [
-        task.input.features + i for i, column in enumerate(task.input.categories) if column.codes <= BINS
+        task.input.features + i
+        for i, column in enumerate(task.input.categories)
+        if column.codes <= MAX_CATEGORIES
     ]
-    rows, note = _some(len(train), TREE_ROWS // _models(task), "rows")
+    rows, note = _sample(len(train), TREE_ROWS // _models(task), "rows")
     kind = HistGradientBoostingRegressor if task.kind == "regression" else HistGradientBoostingClassifier
-    answer = _fit(
+    predict = _fit(
         task,
         lambda: kind(categorical_features=codes or None, random_state=0),
         _read(train, rows),
         train.targets(rows),
     )
-    return Baseline("gradient boosting", lambda indices: answer(_read(test, indices)), note)
+    return Baseline("gradient boosting", lambda indices: predict(_read(test, indices)), note)
 
 
 def _neighbour(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
@@ -111,29 +113,29 @@ def _neighbour(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
 
     longest = max(_longest(train), _longest(test))
     width = longest * task.input.shape[-1]
-    rows, note = _some(len(train), NEIGHBOUR_WORK // (width * max(len(test), 1)), "series")
+    rows, note = _sample(len(train), NEIGHBOUR_MULTIPLICATIONS // (width * max(len(test), 1)), "series")
 
     def flat(reader: Reader, indices: Indices) -> npt.NDArray[np.float32]:
         out = np.zeros((len(indices), width), dtype=np.float32)
-        for start in range(0, len(indices), READ):
-            values = reader.read(indices[start : start + READ])[0][0]
+        for start in range(0, len(indices), BATCH):
+            values = reader.read(indices[start : start + BATCH])[0][0]
             values = values.reshape(len(values), -1)
             out[start : start + len(values), : values.shape[1]] = values
         return out
 
-    answer = _fit(
+    predict = _fit(
         task,
         lambda: KNeighborsClassifier(n_neighbors=1, algorithm="brute"),
         flat(train, rows),
         train.targets(rows),
     )
-    return Baseline("1-nearest-neighbour", lambda indices: answer(flat(test, indices)), note)
+    return Baseline("1-nearest-neighbour", lambda indices: predict(flat(test, indices)), note)
 
 
 def _fit(
     task: TaskSpec, make: Callable[[], Any], features: Features, targets: Targets
 ) -> Callable[[Features], Outputs]:
-    """Fit one estimator for each column of the targets; what they answer, as the model would."""
+    """Fit one estimator per column of the targets; returns the function to outputs like the model's."""
     from sklearn.exceptions import ConvergenceWarning
 
     if task.kind == "regression":
@@ -142,24 +144,24 @@ def _fit(
     else:
         columns = targets.reshape(len(targets), -1)
     with warnings.catch_warnings():
-        # A linear model that stopped after many steps is a baseline all the same.
+        # A linear model that has not converged is a baseline all the same.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = [
             make().fit(features, column) if (column != column[0]).any() else column[0]
             for column in columns.T
         ]
 
-    def answers(asked: Features) -> Outputs:
-        found = [
-            model.predict(asked) if hasattr(model, "predict") else np.full(asked.shape[0], model)
+    def predict(rows: Features) -> Outputs:
+        predictions = [
+            model.predict(rows) if hasattr(model, "predict") else np.full(rows.shape[0], model)
             for model in fitted
         ]
-        values: Floats = np.stack(found, axis=1).astype(np.float64)
+        values: Floats = np.stack(predictions, axis=1).astype(np.float64)
         if task.kind == "classification":
             return np.eye(task.num_classes)[values[:, 0].astype(np.int64)]
         return values if task.kind == "regression" else 2 * values - 1
 
-    return answers
+    return predict
 
 
 def _linear_model(task: TaskSpec, *, c: float) -> Any:
@@ -178,20 +180,20 @@ def _models(task: TaskSpec) -> int:
     return max(1, len(task.class_names) + len(task.targets))
 
 
-def _some(total: int, limit: int, what: str) -> tuple[Indices, str]:
-    """All rows, or a seeded part of them in order, and the sentence that says so."""
+def _sample(total: int, limit: int, what: str) -> tuple[Indices, str]:
+    """All rows, or a seeded sample of them in order, and the note about it."""
     limit = max(limit, 1000)
     if total <= limit:
         return np.arange(total, dtype=np.int64), ""
-    part = np.random.default_rng(0).choice(total, limit, replace=False)
-    part.sort()
-    return part.astype(np.int64), f"fitted on {limit:,} of {total:,} training {what}, drawn at random"
+    rows = np.random.default_rng(0).choice(total, limit, replace=False)
+    rows.sort()
+    return rows.astype(np.int64), f"fitted on {limit:,} of {total:,} training {what}, drawn at random"
 
 
 def _read(reader: Reader, indices: Indices) -> npt.NDArray[Any]:
-    """The first input of samples that can all be read, in one array."""
-    starts = range(0, len(indices), READ)
-    return np.concatenate([reader.read(indices[start : start + READ])[0][0] for start in starts])
+    """The first input of samples, all of them readable, in one array."""
+    starts = range(0, len(indices), BATCH)
+    return np.concatenate([reader.read(indices[start : start + BATCH])[0][0] for start in starts])
 
 
 def _longest(reader: Reader) -> int:

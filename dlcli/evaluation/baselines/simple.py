@@ -1,8 +1,7 @@
-"""What a model has to beat: simple answers to the same samples, compared pair by pair.
+"""Simple baselines, in NumPy: majority, mean, last value, seasonal naive, raw inputs.
 
-Everything is fitted on the training split and nothing else. NumPy here; scikit-learn is imported by the
-strong ones (`strong_baselines`). Legend: n samples, T steps, C channels, H steps of the horizon,
-R targets, K classes or labels.
+Everything is fitted on the training split and nothing else. Legend: n samples, T steps, C
+channels, H steps of the horizon, R targets, K classes or labels.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from dlcli.evaluation.metrics.base import Floats, Outputs
 from dlcli.evaluation.metrics.forecast import target_channels
 from dlcli.task import ImageInput, SeriesInput, TabularInput, TaskSpec
 
-# The season is looked for in this many training windows and targets, evenly spread.
+# The season is estimated on this many training windows and targets, evenly spaced.
 SEASON_WINDOWS, SEASON_TARGETS = 256, 16
-# A season must stand out by this much of the variance; of lags that stand out nearly as much as the best
-# the shortest counts, since multiples of a season do.
-SEASON_LEAST, SEASON_TIE = 0.1, 0.85
-# Numbers of a raw input that are compared as an embedding: of more, images are averaged to fewer pixels.
+# Least prominence of the autocorrelation at a season's lag; of lags with at least this share of the
+# largest prominence the shortest counts, since multiples of a season are prominent too.
+SEASON_PROMINENCE, SEASON_TIE = 0.1, 0.85
+# Largest raw input that serves as an embedding; larger images are averaged to fewer pixels.
 RAW_NUMBERS = 1024
 
 
 def simple_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
-    """Those that need no library."""
+    """The baselines of a task; none for seq2seq."""
     if task.kind == "forecast":
         return _naive_forecasts(task, train, test)
     if task.kind == "seq2seq":
@@ -41,16 +40,16 @@ def simple_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseli
         return [_constant("mean", (targets.mean(axis=0) - mean) / std)]
     if task.kind == "multilabel":
         return [_constant("majority", np.where(targets.mean(axis=0) > 0.5, 1.0, -1.0))]
-    often = np.bincount(targets, minlength=task.num_classes).argmax()
-    return [_constant("majority", np.eye(task.num_classes)[often])]
+    majority = np.bincount(targets, minlength=task.num_classes).argmax()
+    return [_constant("majority", np.eye(task.num_classes)[majority])]
 
 
-def _constant(name: str, answer: Floats) -> Baseline:
-    return Baseline(name, lambda indices: np.broadcast_to(answer, (len(indices), *answer.shape)))
+def _constant(name: str, output: Floats) -> Baseline:
+    return Baseline(name, lambda indices: np.broadcast_to(output, (len(indices), *output.shape)))
 
 
 def _as_embedding(task: TaskSpec, test: Reader) -> Baseline:
-    """The inputs themselves as embeddings; where their sizes vary, vectors drawn at random."""
+    """The raw inputs as embeddings; random vectors where the inputs have no fixed size."""
     spec = task.input
     if isinstance(spec, ImageInput):
         factor = 1
@@ -77,23 +76,23 @@ def _as_embedding(task: TaskSpec, test: Reader) -> Baseline:
 
 
 def _naive_forecasts(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
-    """The last value for ever, and the last season again and again."""
+    """Last value, and seasonal naive where there is a season."""
     channels = target_channels(task)
-    if channels is None:  # the past of what is predicted is not given
+    if channels is None:  # the targets are not among the input channels
         return [_constant("mean", np.zeros((task.horizon, len(task.targets))))]
-    found = [Baseline("last value", _repeat_end(task, test, channels, 1))]
+    baselines = [Baseline("last value", _repeat_end(task, test, channels, 1))]
     period = find_season(task, train, channels)
     if period is not None:
-        note = f"a season of {period} steps: the autocorrelation of the training rows stands out there"
-        answers = _repeat_end(task, test, channels, period)
-        found.append(Baseline(f"seasonal naive ({period} steps)", answers, note))
-    return found
+        note = f"a season of {period} steps: a peak of the autocorrelation of the training rows"
+        predict = _repeat_end(task, test, channels, period)
+        baselines.append(Baseline(f"seasonal naive ({period} steps)", predict, note))
+    return baselines
 
 
 def _repeat_end(
     task: TaskSpec, reader: Reader, channels: list[int], period: int
 ) -> Callable[[Indices], Outputs]:
-    """Step h of the answer is the input's step T - period + h modulo period."""
+    """Predict step h as the input's step T - period + h modulo period."""
     steps = np.arange(task.horizon) % period - period
 
     def predict(indices: Indices) -> Outputs:
@@ -104,7 +103,7 @@ def _repeat_end(
 
 
 def _as_targets(task: TaskSpec, values: Outputs, channels: list[int]) -> Floats:
-    """Channels (n, T, R) scaled as inputs, now scaled as targets."""
+    """Channels (n, T, R) from the scale of the inputs to that of the targets."""
     assert isinstance(task.input, SeriesInput)
     spec = task.input
     stats = [
@@ -116,45 +115,47 @@ def _as_targets(task: TaskSpec, values: Outputs, channels: list[int]) -> Floats:
 
 
 def find_season(task: TaskSpec, train: Reader, channels: list[int]) -> int | None:
-    """The lag at which training rows correlate most, against half of it less and half of it more.
+    """The lag of the most prominent autocorrelation of the training rows, or None.
 
-    The comparison takes off what a drift adds: in a slowly decaying autocorrelation the plain peak lies
-    too early, or is none. Autocorrelations are pooled over windows (each with the steps it predicts, its
-    mean taken off) and targets. A lag is at most the window, and half of window and horizon. None where
-    nothing stands out.
+    Prominence is relative to the lags half as long and half longer, which removes a drift: in a slowly
+    decaying autocorrelation the plain peak lies too early, or there is none. Autocorrelations are pooled
+    over windows (each with the steps it predicts, minus its mean) and targets. A lag is at most the
+    window, and half of window and horizon.
     """
     count = min(SEASON_WINDOWS, len(train))
     indices = np.unique(np.linspace(0, len(train) - 1, count).round().astype(np.int64))
-    inputs, kept = train.read(indices)
+    inputs, readable = train.read(indices)
     past = inputs[0][:, :, channels]
     mean, std = np.array([(target.mean, target.std) for target in task.targets]).T
-    future = (train.targets(kept) - mean) / std
+    future = (train.targets(readable) - mean) / std
     rows = np.concatenate([_as_targets(task, past, channels), future], axis=1)  # (n, T + H, R)
-    some = np.linspace(0, rows.shape[2] - 1, min(SEASON_TARGETS, rows.shape[2])).round().astype(np.int64)
-    rows = rows[:, :, some]
+    targets = (
+        np.linspace(0, rows.shape[2] - 1, min(SEASON_TARGETS, rows.shape[2])).round().astype(np.int64)
+    )
+    rows = rows[:, :, targets]
     rows -= rows.mean(axis=1, keepdims=True)
     length = rows.shape[1]
-    # By the Fourier transform (Wiener and Khinchin), with as many zeros behind so that nothing wraps.
+    # Wiener-Khinchin theorem, zero-padded to twice the length against circular wrap-around.
     power = (np.abs(np.fft.rfft(rows, 2 * length, axis=1)) ** 2).sum(axis=(0, 2))
     products = np.fft.irfft(power, 2 * length)[:length] / np.arange(length, 0, -1)
-    if not products[0] > 1e-12:  # constant, but for rounding
+    if not products[0] > 1e-12:  # constant up to rounding
         return None
-    return standing_out(products / products[0], min(past.shape[1], length // 2))
+    return prominent_lag(products / products[0], min(past.shape[1], length // 2))
 
 
-def standing_out(correlation: Floats, longest: int) -> int | None:
+def prominent_lag(correlation: Floats, longest: int) -> int | None:
     """The lag from 2 to ``longest`` that is a season, from autocorrelations at 0, 1, 2 ... (L,)."""
     lags = np.arange(2, longest + 1)
     if not len(lags):
         return None
-    every = np.arange(len(correlation))
-    around = np.interp(lags / 2, every, correlation) + np.interp(lags * 1.5, every, correlation)
-    height = correlation[lags] - around / 2
-    best = height.max()
-    if not best >= SEASON_LEAST:
+    all_lags = np.arange(len(correlation))
+    around = np.interp(lags / 2, all_lags, correlation) + np.interp(lags * 1.5, all_lags, correlation)
+    prominence = correlation[lags] - around / 2
+    best = prominence.max()
+    if not best >= SEASON_PROMINENCE:
         return None
-    first = int(np.argmax(height >= SEASON_TIE * best))
-    # Up the slope to the top of that hill.
-    while first + 1 < len(height) and height[first + 1] > height[first]:
+    first = int(np.argmax(prominence >= SEASON_TIE * best))
+    # Climb to the local maximum.
+    while first + 1 < len(prominence) and prominence[first + 1] > prominence[first]:
         first += 1
     return int(lags[first])
