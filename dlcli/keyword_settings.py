@@ -38,27 +38,25 @@ def keyword_names(function: Function) -> tuple[str, ...]:
     return tuple(p.name for p in _parameters(function))
 
 
-def check_args(group: str, config: BaseModel, functions: Iterable[Function]) -> None:
-    """Refuse ``GROUP.args`` that none of the functions takes, and values of another type.
+def check_args(key: str, config: BaseModel, functions: Iterable[Function]) -> None:
+    """Refuse ``args`` of a group that none of the functions takes, and values of another type.
 
-    Raises: UsageError naming the key.
+    ``key`` is the dotted key of the arguments, such as "loss.args". Raises: UsageError naming the key.
     """
     models = [_arguments(function, type(config)) for function in functions]
     known = {name for model in models for name in model.model_fields}
     for name in _args(config):
         if name not in known:
             hint = nearest(name, known) if known else "it has no arguments of its own"
-            raise UsageError(f"unknown setting '{group}.args.{name}'", hint=hint)
+            raise UsageError(f"unknown setting '{key}.{name}'", hint=hint)
     for model in models:
         values = {name: value for name, value in _args(config).items() if name in model.model_fields}
         try:
             model.model_validate(values)
         except ValidationError as exc:
             error = exc.errors()[0]
-            key = ".".join(map(str, error["loc"]))
-            raise UsageError(
-                f"{group}.args.{key} = {values.get(key)!r}: {error['msg'].lower()}"
-            ) from exc
+            name = str(error["loc"][0])
+            raise UsageError(f"{key}.{name} = {values.get(name)!r}: {error['msg'].lower()}") from exc
 
 
 def check_ignored(

@@ -52,6 +52,16 @@ def inverse_sqrt(point, *, lr_min: float, timescale: int = 10) -> float:
     """Falls with the root of the step."""
     return max((1 + point.past / timescale) ** -0.5, lr_min)
 '''
+AUGMENTATION = '''
+from dlcli.training.augmentation.operations.base import register_augmentation
+
+
+@register_augmentation("invert", numbers=1)
+def invert(images, numbers, *, probability: float = 0.5):
+    """Invert some images."""
+    inverted = numbers[:, 0, None, None, None] < probability
+    return images.where(~inverted, 255 - images)
+'''
 METRIC = '''
 import numpy as np
 
@@ -79,6 +89,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training/optim/optimizers/a_new_optimizer.py": OPTIMIZER,
         "training/optim/schedules/a_new_schedule.py": SCHEDULE,
         "evaluation/metrics/a_new_metric.py": METRIC,
+        "training/augmentation/operations/a_new_augmentation.py": AUGMENTATION,
     }.items():
         (folder / "dlcli" / path).write_text(source, encoding="utf-8")
     rng = np.random.default_rng(0)
@@ -140,3 +151,13 @@ def test_a_new_metric_picks_the_best_epoch_and_bounds_an_evaluation(copy: Path) 
     assert metrics["kappa"] == pytest.approx(2 * metrics["accuracy"] - 1, abs=0.2)
     assert run(copy, "eval", "by-kappa", "--min", "kappa=1.1", "--quiet").returncode == 3
     assert "kappa" in run(copy, "runs", "by-kappa").stdout
+
+
+def test_a_new_augmentation_changes_training_images(copy: Path) -> None:
+    setting = ("--set", "augment.args.invert.probability=0.25")
+    done = run(copy, "train", "-d", "digits", "-m", "mlp", "--max-steps", "2", *setting)
+    assert done.returncode == 0, done.stderr
+    assert "invert probability=0.25" in " ".join((done.stdout + done.stderr).split())
+    wrong = run(copy, "train", *DATA, "--set", "augment.args.invrt={}")
+    assert wrong.returncode == 2
+    assert "did you mean 'invert'?" in wrong.stderr

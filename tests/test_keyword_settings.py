@@ -50,7 +50,7 @@ def test_fields_come_from_the_group_and_the_rest_from_args() -> None:
 )
 def test_args_that_do_not_fit_are_refused(args: dict[str, Any], message: str, hint: str | None) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        check_args("group", Group(args=args), (shared, own))
+        check_args("group.args", Group(args=args), (shared, own))
     assert caught.value.hint == hint
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from dlcli.settings import setting
 from dlcli.task import Frozen
@@ -32,3 +32,6 @@ class AugmentConfig(Frozen):
     erasing: float | None = setting(None, "Share of images that lose a random rectangle.", ge=0, le=1)
     mixup: float | None = setting(None, "MixUp: alpha of its Beta distribution; 0: off.", ge=0, le=100)
     cutmix: float | None = setting(None, "CutMix: alpha of its Beta distribution; 0: off.", ge=0, le=100)
+    args: dict[str, dict[str, Any]] = setting(
+        {}, "Registered augmentations, each with its own settings."
+    )

@@ -1,1 +1,1 @@
-"""Variation of training images, as a function of seed, epoch and sample."""
+"""Image augmentation as a function of seed, epoch and sample."""

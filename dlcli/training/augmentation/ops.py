@@ -1,11 +1,11 @@
-"""Image operations on whole batches, on any device, with other numbers for each image.
+"""Batched image operations on any device, with parameters of their own for each image.
 
-B: images; C, H, W: channels, rows, columns; n: operations of RandAugment. Pixels are in [0, 255],
-uint8 (B, H, W, C) as they are stored, or float32 (B, C, H, W) once they were between whole numbers.
-What lies outside of an image is its mirror image: black corners would tell a model what was done.
+B: images; C, H, W: channels, rows, columns. Pixels are in [0, 255], uint8 (B, H, W, C) as they are
+stored, or float32 (B, C, H, W). Outside of an image is its reflection: a model could recognise black
+corners.
 
-Each operation treats an image on its own, element by element, so that its pixels do not depend on
-who shares the batch. Weighted sums may leave [0, 255] by their rounding.
+Each operation treats an image on its own, element by element, so that its pixels do not depend on the
+rest of the batch. Weighted sums may leave [0, 255] by their rounding.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey
 
 
 def to_planes(pixels: Tensor) -> Tensor:
-    """Stored pixels as floats."""
+    """Pixels uint8 (B, H, W, C) as float32 (B, C, H, W)."""
     return pixels.permute(0, 3, 1, 2).contiguous().float()
 
 
 def to_stored(images: Tensor) -> Tensor:
-    """Floats in the order of stored pixels (B, H, W, C), still floats."""
+    """Floats (B, C, H, W) as floats (B, H, W, C)."""
     return images.permute(0, 2, 3, 1).contiguous()
 
 
 def move_pixels(pixels: Tensor, steps: Tensor) -> Tensor:
-    """Whole rows and columns of stored pixels, mirrored and shifted; ``steps`` as `Drawn.steps`.
+    """Flip and shift stored pixels by whole rows and columns; ``steps`` as `AugmentParameters.steps`.
 
-    An index for each pixel beats `grid_sample`, and small images stay bytes: 0.2 ms for 64 images of
+    An index for each pixel is faster than `grid_sample`, and images stay uint8: 0.2 ms for 64 images of
     28x28, 3.4 ms for 64 of 128x128x3 (2 cores).
     """
     b, height, width, channels = pixels.shape
@@ -42,7 +42,7 @@ def move_pixels(pixels: Tensor, steps: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, matrix: Tensor) -> Tensor:
-    """Images through a matrix each (B, 2, 3), bilinear; coordinates run from edge to edge, -1 to 1.
+    """Affine transformation of each image by its matrix (B, 2, 3), bilinear, ``align_corners=False``.
 
     `affine_grid` would do the same by a batched matrix product, whose rounding depends on the batch.
     """
@@ -57,13 +57,13 @@ def resample(images: Tensor, matrix: Tensor) -> Tensor:
 
 
 def colour(images: Tensor, factors: Tensor) -> Tensor:
-    """Brightness, contrast about the mean grey and saturation, in this order; ``factors`` (B, 3).
+    """Change brightness, contrast about the mean grey and saturation, in this order; ``factors`` (B, 3).
 
-    The three are linear, so they are one step here and clamped once at the end.
+    The three are linear, so they are applied at once and clamped at the end.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1)
     grey = _grey(images)
-    # By rows first: threads share the sum over one large image, but not over one of its rows.
+    # By rows first: the sum over one row does not depend on how threads divide an image.
     mean = grey.mean(3, keepdim=True).mean(2, keepdim=True)
     lift = (1 - contrast) * brightness * mean
     gain = brightness * contrast
@@ -74,10 +74,10 @@ def colour(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """From smooth (0) over as it is (1) to sharp (2); ``factor`` (B,).
+    """Blend with a smoothed image: 0 is smooth, 1 the original, 2 sharp; ``factor`` (B,).
 
-    Smooth is Pillow's: 3x3 neighbours that count 1, and 5 in the centre. As sums of shifted images,
-    since a convolution picks its algorithm, and so its rounding, by the size of the batch.
+    Pillow's kernel: 1 for the 3x3 neighbours, 5 in the centre. As sums of shifted images, since a
+    convolution picks its algorithm, and so its rounding, by the size of the batch.
     """
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     columns = padded[:, :, :, :-2] + padded[:, :, :, 1:-1] + padded[:, :, :, 2:]
@@ -87,32 +87,32 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: int) -> Tensor:
-    """Only the highest ``bits`` of 8 of each value."""
+    """Keep the highest ``bits`` of the 8 of each value."""
     step = 2 ** (8 - bits)
     return images.div(step).floor_().mul_(step)
 
 
 def solarize(images: Tensor, threshold: float) -> Tensor:
-    """Values from ``threshold`` on are inverted."""
+    """Invert values from ``threshold`` on."""
     return torch.where(images >= threshold, 255 - images, images)
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Each channel stretched to the whole range; a channel of one value stays as it is."""
+    """Stretch each channel to the whole range; a constant channel stays as it is."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     stretched = (images - low) * (255 / (high - low).clamp(min=1e-3))
     return torch.where(high > low, stretched, images).clamp_(0, 255)
 
 
 def fill_boxes(images: Tensor, boxes: Tensor, colours: Tensor) -> Tensor:
-    """A box of each image (B, 4) in one colour (B, C)."""
+    """Fill a box of each image (B, 4) with one colour (B, C)."""
     return torch.where(_inside(images, boxes), colours[:, :, None, None], images)
 
 
 def mix(images: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
-    """Each image with its partner, the one as far from the batch's end as it is from the start.
+    """Mix each image with its partner, which is at the same position from the end of the batch.
 
-    The partner alone inside the box (B, 4); outside of it, the image counts ``keep`` (B,).
+    Inside the box (B, 4) the partner alone; outside, the image has the weight ``keep`` (B,).
     """
     own = torch.where(_inside(images, boxes), 0.0, keep[:, None, None, None])  # (B, 1, H, W)
     partners = images.flip(0)
@@ -120,13 +120,13 @@ def mix(images: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
 
 
 def mix_targets(targets: Tensor, share: Tensor) -> Tensor:
-    """Targets as shares (B, K) of the image's own and of its partner's; ``share`` (B,) is its own."""
+    """Mix targets (B, K) with those of the partners; ``share`` (B,) is the weight of the own target."""
     own = share[:, None]
     return targets * own + targets.flip(0) * (1 - own)
 
 
 def _inside(images: Tensor, boxes: Tensor) -> Tensor:
-    """(B, 1, H, W): whether a pixel lies in its image's box."""
+    """Whether a pixel lies in its image's box, (B, 1, H, W)."""
     top, bottom, left, right = boxes[:, :, None].unbind(1)  # (B, 1)
     rows, columns = _range(images.shape[2], boxes), _range(images.shape[3], boxes)
     high = (rows >= top) & (rows < bottom)  # (B, H)
@@ -135,7 +135,7 @@ def _inside(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """(B, 1, H, W)."""
+    """Luma, (B, 1, H, W)."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images[:, 0:1], images[:, 1:2], images[:, 2:3]
@@ -143,7 +143,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Indices outside of 0 to size - 1 as their mirror images, the edge itself twice."""
+    """Reflect indices outside of 0 to size - 1; the edge itself occurs twice."""
     wrapped = index.remainder(2 * size)
     return torch.minimum(wrapped, 2 * size - 1 - wrapped)
 

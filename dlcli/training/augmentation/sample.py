@@ -1,4 +1,4 @@
-"""A few training images as they are and as training will see them, for people to look at."""
+"""A few training images before and after augmentation, for people to look at."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROWS, EPOCHS = 8, 6
 
 
 @dataclass(frozen=True)
-class Shown:
-    """``original`` images and targets, then the same in the first epochs; and what is done to them.
+class AugmentationSample:
+    """``original`` images and targets, the same augmented for the first epochs, and the policy.
 
-    Pixels are uint8 (n, H, W, C); targets are shares (n, K) where samples are mixed.
+    Pixels are uint8 (n, H, W, C); targets are probabilities (n, K) where samples are mixed.
     """
 
     task: TaskSpec
@@ -31,12 +31,12 @@ class Shown:
     mixes: bool
 
 
-def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> Shown:
-    """Eight images of as many classes as there are, in six epochs.
+def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> AugmentationSample:
+    """Augment eight images, of as many classes as possible, for six epochs.
 
-    What an image shows in an epoch is what training shows, but for its partner in a mix: that comes
-    from the same batch, and here the batch is these images. Raises: UsageError for data that is no
-    images, DlcliError when none can be read.
+    The images are those that training sees, but for the partners of MixUp and CutMix, which come from
+    the same batch: here these images. Raises: UsageError for data that is not images, DlcliError when
+    none can be read.
     """
     if source.kind != "image":
         raise UsageError(
@@ -47,7 +47,7 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
     options = ReadOptions(workers=config.data.workers, on_bad_sample="skip")
     reader = KINDS.get("image").reader(train, task, options)
     try:
-        (pixels,), kept = reader.read(_spread(source, config.fit.seed))
+        (pixels,), kept = reader.read(_by_class(source, config.fit.seed))
     finally:
         reader.close()
     if not len(kept):
@@ -63,23 +63,23 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
         device=torch.device("cpu"),
     )
     if augment is None:
-        return Shown(task, (pixels, targets), (), "augmentation: none", mixes=False)
-    shown = preview(augment, torch.from_numpy(pixels), torch.from_numpy(targets), kept, EPOCHS)
-    varied = tuple((images.numpy(), mixed.numpy()) for images, mixed in shown)
-    return Shown(task, (pixels, targets), varied, augment.sentence, augment.mixes)
+        return AugmentationSample(task, (pixels, targets), (), "augmentation: none", mixes=False)
+    previews = preview(augment, torch.from_numpy(pixels), torch.from_numpy(targets), kept, EPOCHS)
+    varied = tuple((images.numpy(), mixed.numpy()) for images, mixed in previews)
+    return AugmentationSample(task, (pixels, targets), varied, augment.sentence, augment.mixes)
 
 
-def _spread(source: DataSource, seed: int) -> Indices:
-    """Positions of at most `ROWS` training samples, one of each class before a second of any."""
+def _by_class(source: DataSource, seed: int) -> Indices:
+    """Positions of at most `ROWS` training samples, one of each class before the second of any."""
     train = source.splits["train"]
     order = np.random.default_rng(seed).permutation(len(train))
     if source.task in ("classification", "embedding"):
         targets = train.targets[order]
-        turn = np.zeros(len(order), dtype=np.int64)  # the how-manieth of its class
+        occurrence = np.zeros(len(order), dtype=np.int64)  # within its class
         for label in np.unique(targets):
             of_class = targets == label
-            turn[of_class] = np.arange(of_class.sum())
-        order = order[np.lexsort((targets, turn))]
+            occurrence[of_class] = np.arange(of_class.sum())
+        order = order[np.lexsort((targets, occurrence))]
     return order[:ROWS].astype(np.int64)
 
 

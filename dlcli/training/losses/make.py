@@ -58,7 +58,7 @@ def check_loss(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> No
     for key, build in LOSSES.entries():
         builders.setdefault(key.partition("/")[2], []).append(build)
     check_ignored("loss", "name", name, builders, config)
-    check_args("loss", config, [LOSSES.get(f"{task.kind}/{name}")])
+    check_args("loss.args", config, [LOSSES.get(f"{task.kind}/{name}")])
 
 
 def make_loss(

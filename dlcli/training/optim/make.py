@@ -28,7 +28,7 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
     schedules = {name: entry.functions for name, entry in SCHEDULES.entries()}
     check_ignored("optim", "optimizer", config.optimizer, optimizers, requested)
     check_ignored("optim", "scheduler", config.scheduler, schedules, requested)
-    check_args("optim", config, (*optimizers[config.optimizer], *schedules[config.scheduler]))
+    check_args("optim.args", config, (*optimizers[config.optimizer], *schedules[config.scheduler]))
     if config.optimizer == "nesterov" and not config.momentum:
         raise UsageError(
             "optim.momentum = 0 leaves nothing of optim.optimizer = nesterov", hint="--optimizer sgd"

@@ -15,7 +15,12 @@ from dlcli.errors import UsageError
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TargetNumber, TaskSpec
 from dlcli.training.augmentation import ops
 from dlcli.training.augmentation.augment import LEVELS, Augment, make_augment, preview
-from dlcli.training.augmentation.draw import OPERATIONS, Draw, Drawn, Policy
+from dlcli.training.augmentation.parameters import (
+    OPERATIONS,
+    AugmentParameters,
+    ParameterSampler,
+    Policy,
+)
 from dlcli.zoo.forward import input_tensor
 
 CPU = torch.device("cpu")
@@ -106,11 +111,13 @@ def test_epoch_and_seed_decide_and_the_original_stays(settings: dict[str, Any]) 
 
 
 def test_switching_one_operation_on_leaves_the_others_alone() -> None:
-    plain = Draw(LEVELS["standard"], image(), SAMPLES, 0).epoch(2)
-    more = Draw(replace(LEVELS["standard"], erasing=0.5, mixup=1.0), image(), SAMPLES, 0).epoch(2)
+    plain = ParameterSampler(LEVELS["standard"], image(), SAMPLES, 0).epoch(2)
+    more = ParameterSampler(
+        replace(LEVELS["standard"], erasing=0.5, mixup=1.0), image(), SAMPLES, 0
+    ).epoch(2)
     assert np.array_equal(plain.matrix, more.matrix)  # type: ignore[arg-type]
     assert np.array_equal(plain.factors, more.factors)  # type: ignore[arg-type]
-    less = Draw(replace(LEVELS["standard"], jitter=0.0), image(), SAMPLES, 0).epoch(2)
+    less = ParameterSampler(replace(LEVELS["standard"], jitter=0.0), image(), SAMPLES, 0).epoch(2)
     assert np.array_equal(plain.matrix, less.matrix)  # type: ignore[arg-type]
     assert less.factors is None
 
@@ -155,7 +162,7 @@ def test_resampling_turns_by_right_angles_exactly() -> None:
 
 
 def test_rotations_keep_lengths_on_images_that_are_no_squares() -> None:
-    matrix = Draw(Policy(rotation=180), image(10, 30), SAMPLES, 0).epoch(0).matrix
+    matrix = ParameterSampler(Policy(rotation=180), image(10, 30), SAMPLES, 0).epoch(0).matrix
     assert matrix is not None
     half = np.diag((15.0, 5.0))  # pixels in one unit of the coordinates
     turned = half @ matrix[:, :, :2].astype(np.float64) @ np.linalg.inv(half)
@@ -166,7 +173,7 @@ def test_rotations_keep_lengths_on_images_that_are_no_squares() -> None:
 
 
 def test_crops_lie_inside_and_keep_the_area_asked_for() -> None:
-    matrix = Draw(Policy(crop_scale=0.5), image(20, 20), 4000, 0).epoch(0).matrix
+    matrix = ParameterSampler(Policy(crop_scale=0.5), image(20, 20), 4000, 0).epoch(0).matrix
     assert matrix is not None
     width, height = np.abs(matrix[:, 0, 0]), np.abs(matrix[:, 1, 1])
     assert (np.abs(matrix[:, 0, 2]) + width).max() <= 1 + 1e-6
@@ -223,7 +230,7 @@ def test_every_operation_of_randaugment_changes_some_images() -> None:
     pixels, targets = photos()
     make = augment(randaugment=9, randaugment_ops=1)
     out, _ = make(pixels, targets, ALL, 0)
-    drawn = Draw(make.policy, image(), SAMPLES, 0).epoch(0).operations
+    drawn = ParameterSampler(make.policy, image(), SAMPLES, 0).epoch(0).operations
     assert drawn is not None
     changed = (out - pixels.float()).abs().amax((1, 2, 3)).numpy() > 0.5
     seen = set()
@@ -237,7 +244,7 @@ def test_erasing_fills_one_box_and_touches_nothing_else() -> None:
     spec = image(20, 24)
     pixels, targets = photos(spec)
     out, _ = augment(spec, erasing=0.5)(pixels, targets, ALL, 0)
-    drawn = Draw(Policy(erasing=0.5), spec, SAMPLES, 0).epoch(0)
+    drawn = ParameterSampler(Policy(erasing=0.5), spec, SAMPLES, 0).epoch(0)
     assert drawn.erased is not None
     assert drawn.fill is not None
     shares = []
@@ -284,7 +291,7 @@ def test_the_share_of_cutmix_is_that_of_its_pixels() -> None:
 
 
 def test_both_mixes_take_turns_and_labels_mix_too() -> None:
-    drawn = Draw(LEVELS["strong"], image(), SAMPLES, 0).epoch(0)
+    drawn = ParameterSampler(LEVELS["strong"], image(), SAMPLES, 0).epoch(0)
     assert drawn.mixed is not None
     assert drawn.keep is not None
     cut = drawn.mixed.any(axis=1)
@@ -342,7 +349,7 @@ def test_numbers_are_not_mixed() -> None:
     numbers = augment(kind="regression", level="strong")
     assert not numbers.mixes
     assert numbers.policy.erasing == LEVELS["strong"].erasing
-    with pytest.raises(UsageError, match="regression task has none"):
+    with pytest.raises(UsageError, match="regression has none"):
         augment(kind="regression", cutmix=1.0)
 
 
@@ -359,8 +366,8 @@ def test_a_preview_is_what_training_shows() -> None:
 
 
 def test_taking_rows_takes_them_of_every_number() -> None:
-    drawn = Draw(LEVELS["strong"], image(), SAMPLES, 0).epoch(0)
+    drawn = ParameterSampler(LEVELS["strong"], image(), SAMPLES, 0).epoch(0)
     some = drawn.take(np.array([7, 3]))
-    assert isinstance(some, Drawn)
+    assert isinstance(some, AugmentParameters)
     assert np.array_equal(some.keep, drawn.keep[[7, 3]])  # type: ignore[index, arg-type]
     assert some.steps is None

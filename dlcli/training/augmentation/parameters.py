@@ -1,17 +1,18 @@
-"""How each image of an epoch is varied: numbers that are functions of (seed, epoch, sample).
+"""The random parameters of augmentation, as functions of (seed, epoch, sample).
 
-All samples' numbers of an epoch are drawn at once, from a generator for each operation, and then
-indexed by the sample's position in its split. So neither the batches, the workers, a resume nor
-another operation that is switched on or off changes what happens to a sample. A sample that a
-balanced sampler shows twice in an epoch looks the same twice, and different in the next epoch.
+The parameters of all samples of an epoch are drawn at once, from one generator for each operation, and
+then indexed by the sample's position in its split. So neither batches, workers, a resume nor another
+operation that is switched on or off changes what happens to a sample. A sample that a balanced sampler
+draws twice in an epoch looks the same twice, and different in the next epoch.
 
-N: samples of the split; n: operations of RandAugment; H, W: size of the images in pixels. Boxes are
-rows of (top, bottom, left, right) in pixels, ends excluded; an empty one is four zeros.
+N: samples of the split; n: operations of RandAugment; H, W: size of the images in pixels. Boxes are rows
+of (top, bottom, left, right) in pixels, ends excluded; an empty one is four zeros.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,29 +26,29 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Wide = npt.NDArray[np.float64]
 
-# Numbers of the generators. Not 0: NumPy makes the same one from [seed, epoch, 0] as from [seed, epoch],
-# which is the order of the samples.
-_TAGS = {
+# Keys of the generators. Not 0: NumPy seeds the same one by [seed, epoch, 0] as by [seed, epoch], which
+# shuffles the samples.
+_GENERATOR_KEYS = {
     name: number
     for number, name in enumerate(
         ("flip", "crop", "rotation", "translate", "jitter", "randaugment", "erasing", "mix"), start=1
     )
 }
 
-# What RandAugment draws from, and what full magnitude means: degrees, shares of a side or of a factor.
+# The operations of RandAugment, and full magnitudes: degrees, shares of a side or of a factor.
 OPERATIONS = (
     *("identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
     *("brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast"),
 )
-_ROTATE, _SHEAR, _TRANSLATE, _FACTOR = 30.0, 0.3, 0.3, 0.9
+_MAX_ROTATE, _MAX_SHEAR, _MAX_TRANSLATE, _MAX_FACTOR = 30.0, 0.3, 0.3, 0.9
 
-_CROP_RATIO = (3 / 4, 4 / 3)  # how much wider or narrower than the image a crop may be
+_CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratio of a crop, relative to that of the image
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The settings of `dlcli.config.AugmentConfig` with every gap filled; these defaults do nothing."""
+    """The settings of `dlcli.config.AugmentConfig` without gaps; the defaults change nothing."""
 
     crop_scale: float = 1.0
     flip: float = 0.0
@@ -63,66 +64,88 @@ class Policy:
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels come from between pixels; else flips and shifts by whole pixels suffice."""
+        """Whether pixels are interpolated; else there are flips and shifts by whole pixels only."""
         return self.crop_scale < 1 or self.rotation > 0 or self.randaugment > 0
 
     @property
     def mixes(self) -> bool:
-        """Whether a sample is mixed with another, so that its target becomes shares."""
+        """Whether samples are mixed, so that targets become probabilities."""
         return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The numbers of all samples, or of those of a batch; None where the policy does no such thing."""
+class AugmentParameters:
+    """The parameters of a split's or a batch's samples; None where the policy lacks the operation."""
 
     # int64 (N, 4): output row i comes from row steps[0] + steps[1] * i; likewise columns.
     steps: Ints | None = None
     matrix: Floats | None = None  # (N, 2, 3): from output to source coordinates, both from -1 to 1
     factors: Floats | None = None  # (N, 3): of brightness, contrast and saturation
-    operations: Ints | None = None  # (N, n): numbers of OPERATIONS, done in this order
+    operations: Ints | None = None  # (N, n): indices into OPERATIONS, applied in this order
     sharpness: Floats | None = None  # (N, n): its factor, where that is the operation
     erased: Ints | None = None  # (N, 4) boxes ...
     fill: Floats | None = None  # ... that get this colour (N, C)
+    numbers: Floats | None = None  # (N, ...): in [0, 1), of the registered operations side by side
     mixed: Ints | None = None  # (N, 4) boxes that show the partner alone
-    keep: Floats | None = None  # (N,) the own share of the pixels outside of them
-    share: Floats | None = None  # (N,) the own share of the target
+    keep: Floats | None = None  # (N,) the weight of the sample itself outside of them
+    share: Floats | None = None  # (N,) the weight of its own target
 
-    def take(self, indices: Indices) -> Drawn:
-        """The numbers of the samples at ``indices``."""
+    def take(self, indices: Indices) -> AugmentParameters:
+        """The parameters of the samples at ``indices``."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Drawn(**{k: None if array is None else array[indices] for k, array in arrays.items()})
+        return AugmentParameters(
+            **{k: None if array is None else array[indices] for k, array in arrays.items()}
+        )
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Draws the numbers of an epoch for a policy and images of one size."""
+class ParameterSampler:
+    """Draws the parameters of an epoch for a policy and images of one size.
+
+    ``numbers`` are the names of registered operations and how many random numbers each takes.
+    """
 
     policy: Policy
     image: ImageInput
     samples: int
     seed: int
+    numbers: tuple[tuple[str, int], ...] = ()
 
-    def epoch(self, epoch: int) -> Drawn:
-        """The numbers of all samples."""
+    def epoch(self, epoch: int) -> AugmentParameters:
+        """The parameters of all samples."""
         policy, n = self.policy, self.samples
-        chosen = _Chosen(np.zeros((n, 0), dtype=np.int64), np.zeros((n, 0)))
+        chosen = _RandAugment(np.zeros((n, 0), dtype=np.int64), np.zeros((n, 0)))
         if policy.randaugment > 0:
             rng, shape = self._rng(epoch, "randaugment"), (n, policy.randaugment_ops)
             operations = rng.integers(len(OPERATIONS), size=shape)
-            chosen = _Chosen(operations, rng.choice((-1.0, 1.0), size=shape) * policy.randaugment / 10)
-        found = {
+            chosen = _RandAugment(
+                operations, rng.choice((-1.0, 1.0), size=shape) * policy.randaugment / 10
+            )
+        return AugmentParameters(
             **self._geometry(epoch, chosen),
             **self._colours(epoch, chosen),
             **self._erasing(self._rng(epoch, "erasing")),
             **self._mixing(self._rng(epoch, "mix")),
-        }
-        return Drawn(**found)
+            numbers=self._registered(epoch),
+        )
+
+    def _registered(self, epoch: int) -> Floats | None:
+        """The uniform numbers of registered operations, from a generator for each name."""
+        if not self.numbers:
+            return None
+        key = len(_GENERATOR_KEYS) + 1
+        draws = [
+            np.random.default_rng([self.seed, epoch, key, zlib.crc32(name.encode())]).random(
+                (self.samples, count), dtype=np.float32
+            )
+            for name, count in self.numbers
+        ]
+        return np.concatenate(draws, axis=1)
 
     def _rng(self, epoch: int, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, epoch, _TAGS[name]])
+        return np.random.default_rng([self.seed, epoch, _GENERATOR_KEYS[name]])
 
-    def _geometry(self, epoch: int, chosen: _Chosen) -> dict[str, Any]:
+    def _geometry(self, epoch: int, chosen: _RandAugment) -> dict[str, Any]:
         policy, n = self.policy, self.samples
         drawn = self._rng(epoch, "flip").random((n, 2)) < (policy.flip, policy.vertical_flip)
         mirror = np.where(drawn, -1, 1)  # (N, 2): columns are x and y here
@@ -140,11 +163,11 @@ class Draw:
         (x0, y0), (dx, dy) = start.T, mirror.T
         return np.stack((y0, dy, x0, dx), axis=1)
 
-    def _matrix(self, epoch: int, chosen: _Chosen, mirror: Ints, shift: Wide) -> Floats:
-        """All geometry of a sample in one matrix: its pixels are interpolated once.
+    def _matrix(self, epoch: int, chosen: _RandAugment, mirror: Ints, shift: Wide) -> Floats:
+        """All geometric operations of a sample in one matrix, so that its pixels are interpolated once.
 
-        From the output to the source: mirrored, sheared, rotated, shrunk to the crop, moved. Rotation
-        and shear are of pixels, so they carry the aspect of an image that is no square.
+        From the output to the source: flip, shear, rotation, scale to the crop, shift. Rotation and
+        shear are in pixels, so they contain the aspect ratio of an image that is not square.
         """
         policy, n = self.policy, self.samples
         rng = self._rng(epoch, "crop")
@@ -152,43 +175,43 @@ class Draw:
         ratio = _ratios(rng, _CROP_RATIO, n)
         if policy.crop_scale == 1:
             ratio = np.ones(n)
-        # A crop that would be wider or higher than the image is cut to it; Inception's draws again.
+        # A crop larger than the image is clipped to it; Inception's method draws again.
         crop = np.minimum(np.sqrt(np.stack((area * ratio, area / ratio), axis=1)), 1)  # (N, 2)
         moved = (1 - crop) * rng.uniform(-1, 1, (n, 2)) + 2 * shift
         moved += (
-            2 * _TRANSLATE * np.stack((chosen.sum("translate_x"), chosen.sum("translate_y")), axis=1)
+            2 * _MAX_TRANSLATE * np.stack((chosen.sum("translate_x"), chosen.sum("translate_y")), axis=1)
         )
 
         degrees = self._rng(epoch, "rotation").uniform(-policy.rotation, policy.rotation, n)
-        angle = np.deg2rad(degrees + _ROTATE * chosen.sum("rotate"))
+        angle = np.deg2rad(degrees + _MAX_ROTATE * chosen.sum("rotate"))
         rotated = _matrices(np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle))
         one, zero = np.ones(n), np.zeros(n)
-        sheared = _matrices(one, _SHEAR * chosen.sum("shear_x"), zero, one)
-        sheared = sheared @ _matrices(one, zero, _SHEAR * chosen.sum("shear_y"), one)
+        sheared = _matrices(one, _MAX_SHEAR * chosen.sum("shear_x"), zero, one)
+        sheared = sheared @ _matrices(one, zero, _MAX_SHEAR * chosen.sum("shear_y"), one)
         turned = crop[:, :, None] * (rotated @ sheared) * mirror[:, None, :]
         aspect = self.image.height / self.image.width
         turned *= ((1, aspect), (1 / aspect, 1))  # from pixels to coordinates from -1 to 1
         return np.concatenate((turned, moved[:, :, None]), axis=2).astype(np.float32)
 
-    def _colours(self, epoch: int, chosen: _Chosen) -> dict[str, Any]:
+    def _colours(self, epoch: int, chosen: _RandAugment) -> dict[str, Any]:
         policy = self.policy
-        found: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         if policy.jitter or policy.randaugment:
             rng = self._rng(epoch, "jitter")
             factors = rng.uniform(1 - policy.jitter, 1 + policy.jitter, (self.samples, 3))
             names = ("brightness", "contrast", "saturation")
             drawn = np.stack([chosen.sum(name) for name in names], axis=1)
-            found["factors"] = (factors * (1 + _FACTOR * drawn).clip(0)).astype(np.float32)
+            parameters["factors"] = (factors * (1 + _MAX_FACTOR * drawn).clip(0)).astype(np.float32)
         if policy.randaugment:
-            found["operations"] = chosen.operations
-            found["sharpness"] = (1 + _FACTOR * chosen.strengths).astype(np.float32)
-        return found
+            parameters["operations"] = chosen.operations
+            parameters["sharpness"] = (1 + _MAX_FACTOR * chosen.strengths).astype(np.float32)
+        return parameters
 
     def _erasing(self, rng: np.random.Generator) -> dict[str, Any]:
         n, image = self.samples, self.image
         if not self.policy.erasing:
             return {}
-        hit = rng.random(n) < self.policy.erasing
+        erased = rng.random(n) < self.policy.erasing
         area = rng.uniform(*_ERASED_AREA, n) * image.height * image.width
         ratio = _ratios(rng, _ERASED_RATIO, n)
         height = np.rint(np.sqrt(area * ratio)).clip(1, image.height)
@@ -197,59 +220,59 @@ class Draw:
         left = np.floor(rng.random(n) * (image.width - width + 1))
         boxes = np.stack((top, top + height, left, left + width), axis=1).astype(np.int64)
         fill = rng.integers(0, 256, (n, image.channels)).astype(np.float32)
-        return {"erased": boxes * hit[:, None], "fill": fill}
+        return {"erased": boxes * erased[:, None], "fill": fill}
 
     def _mixing(self, rng: np.random.Generator) -> dict[str, Any]:
-        """One of MixUp and CutMix for each sample, with even chances where both are on.
+        """MixUp or CutMix for each sample, with equal probability where both are on.
 
-        A sample keeps at least half of itself, so that each is the larger part of one picture of its
-        epoch. A pair gets shares in both directions, so this draws no less than Beta's other half.
+        lambda is at least 0.5, so that each sample is the larger part of one image of its epoch. Both
+        samples of a pair are mixed into each other, so nothing is lost of Beta's lower half.
         """
         policy, n = self.policy, self.samples
         if not policy.mixes:
             return {}
         coin = rng.random(n) < 0.5
-        cut = coin if policy.mixup and policy.cutmix else np.full(n, policy.cutmix > 0)
+        by_cutmix = coin if policy.mixup and policy.cutmix else np.full(n, policy.cutmix > 0)
         blend = _larger(rng.beta(policy.mixup or 1.0, policy.mixup or 1.0, n))
-        kept = _larger(rng.beta(policy.cutmix or 1.0, policy.cutmix or 1.0, n))
+        kept_area = _larger(rng.beta(policy.cutmix or 1.0, policy.cutmix or 1.0, n))
         size = np.array((self.image.height, self.image.width))
-        side = (size * np.sqrt(1 - kept)[:, None]).astype(np.int64)  # (N, 2), rounded down
+        side = (size * np.sqrt(1 - kept_area)[:, None]).astype(np.int64)  # (N, 2), rounded down
         centre = rng.integers(0, size, (n, 2))
         low = (centre - side // 2).clip(0)
         high = np.minimum(centre - side // 2 + side, size)
-        boxes = np.stack((low[:, 0], high[:, 0], low[:, 1], high[:, 1]), axis=1) * cut[:, None]
+        boxes = np.stack((low[:, 0], high[:, 0], low[:, 1], high[:, 1]), axis=1) * by_cutmix[:, None]
         area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2]) / size.prod()
         return {
             "mixed": boxes,
-            "keep": np.where(cut, 1.0, blend).astype(np.float32),
-            "share": np.where(cut, 1 - area, blend).astype(np.float32),
+            "keep": np.where(by_cutmix, 1.0, blend).astype(np.float32),
+            "share": np.where(by_cutmix, 1 - area, blend).astype(np.float32),
         }
 
 
 @dataclass(frozen=True)
-class _Chosen:
-    """What RandAugment drew: operations (N, n) and their strengths with their signs (N, n)."""
+class _RandAugment:
+    """RandAugment's operations (N, n) and their signed strengths (N, n)."""
 
     operations: Ints
     strengths: Wide
 
     def sum(self, name: str) -> Wide:
-        """(N,) the strength of one operation; 0 where it was not drawn, added up where it was twice."""
+        """The strength of one operation (N,): 0 if it was not drawn, the sum if it was several times."""
         drawn = self.operations == OPERATIONS.index(name)
         total: Wide = np.where(drawn, self.strengths, 0.0).sum(axis=1)
         return total
 
 
 def _ratios(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> Wide:
-    """(N,) between the bounds, a half as likely as a double."""
+    """Aspect ratios between the bounds (N,), log-uniform."""
     return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), n))
 
 
 def _larger(share: Wide) -> Wide:
-    """The larger of each share and the rest."""
+    """max(share, 1 - share)."""
     return np.maximum(share, 1 - share)
 
 
 def _matrices(a: Wide, b: Wide, c: Wide, d: Wide) -> Wide:
-    """(N, 2, 2) of rows (a, b) and (c, d)."""
+    """Matrices (N, 2, 2) with the rows (a, b) and (c, d)."""
     return np.stack((a, b, c, d), axis=1).reshape(-1, 2, 2)

@@ -1,0 +1,1 @@
+"""Image augmentations by name; a new file that registers one is found by itself."""
