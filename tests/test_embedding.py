@@ -19,7 +19,7 @@ from dlcli.data.kinds import KINDS, ModelNeeds
 from dlcli.data.sources import open_other, open_source
 from dlcli.datacheck.base import CheckOptions
 from dlcli.datacheck.checking import check_data
-from dlcli.deploy.parity import compare
+from dlcli.deploy.parity import check_parity
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, ModelFile
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TaskSpec
@@ -189,7 +189,7 @@ def parity(after: Artifact, spread: float = 1.0, tolerance: float = 10.0) -> Any
     rng = np.random.default_rng(0)
     rows = (np.ones((60, 2)) + spread * rng.normal(size=(60, 2))).astype(np.float32)
     config = ExportConfig(tolerance=tolerance)
-    return compare(Fixed(0.0), after, (rows,), np.arange(60) % 2, config, data="val", note="")
+    return check_parity(Fixed(0.0), after, (rows,), np.arange(60) % 2, config, data="val", note="")
 
 
 def test_agreement_is_of_nearest_neighbours() -> None:

@@ -13,7 +13,7 @@ from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
 if TYPE_CHECKING:
-    from dlcli.deploy.export import ExportResult, Failure
+    from dlcli.deploy.export import ExportFailure, ExportResult
     from dlcli.formats.base import Format, ModelFile
 
 
@@ -69,7 +69,7 @@ def command(
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.export import ExportResult, check_target, export_all
-    from dlcli.deploy.sidecar import check_beside, write_beside
+    from dlcli.deploy.sidecar import check_companions, write_companions
     from dlcli.ui.export import print_export, print_exports
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
@@ -85,11 +85,11 @@ def command(
         check_target(path, target, entry)
         if sidecar or example:
             asked = example and (entry.example is not None or not some)
-            check_beside(entry, target, source.card, config.export, sidecar=sidecar, example=asked)
+            check_companions(entry, target, source.card, config.export, sidecar=sidecar, example=asked)
     with progress_sink(quiet, json_output) as emit:
         found = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
     beside = {
-        one.output: write_beside(one, sidecar=sidecar, example=example)
+        one.output: write_companions(one, sidecar=sidecar, example=example)
         for one in found
         if isinstance(one, ExportResult) and one.ok
     }
@@ -132,7 +132,7 @@ def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
 
 
 def _report(
-    path: Path, found: list[ExportResult | Failure], beside: dict[Path, list[Path]]
+    path: Path, found: list[ExportResult | ExportFailure], beside: dict[Path, list[Path]]
 ) -> dict[str, Any]:
     """One object; the fields of the first format stand at its top too."""
     rows = []
@@ -143,11 +143,11 @@ def _report(
     return {"command": "export", "artifact": str(path), **rows[0], "exports": rows}
 
 
-def _leave(found: list[ExportResult | Failure]) -> None:
+def _leave(found: list[ExportResult | ExportFailure]) -> None:
     """Raise what the exit code is to say: a format that failed, else a bound that was missed."""
-    from dlcli.deploy.export import Failure
+    from dlcli.deploy.export import ExportFailure
 
-    failed = [one for one in found if isinstance(one, Failure)]
+    failed = [one for one in found if isinstance(one, ExportFailure)]
     if len(failed) == 1:
         raise failed[0].error
     if failed:
@@ -156,7 +156,7 @@ def _leave(found: list[ExportResult | Failure]) -> None:
             f"{len(failed)} of {len(found)} formats failed: {said}", hint=failed[0].error.hint
         )
     for one in found:
-        if not isinstance(one, Failure) and not one.ok and one.parity is not None:
+        if not isinstance(one, ExportFailure) and not one.ok and one.parity is not None:
             raise BoundMissed(
                 f"{one.output} does not give the model's answers: {one.parity.missed[0]}",
                 hint="the file is kept under this name; try other options, or --no-verify",

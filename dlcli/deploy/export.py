@@ -1,6 +1,6 @@
-"""Export: write under a name that promises nothing, open again, compare, and only then name it.
+"""Export to a temporary file, reload it, check parity, and rename it into place.
 
-`folder_beside` and `dlcli.formats.publish` are how every command puts a new model next to another.
+`staging_folder` and `dlcli.formats.publish` are how every command writes a new model file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig, ExportSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.export_worker import write_in_process
-from dlcli.deploy.parity import Parity, compare
+from dlcli.deploy.parity import Parity, check_parity
 from dlcli.deploy.raw_inputs import with_raw_parity
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.errors import DlcliError, UsageError
@@ -36,16 +36,15 @@ from dlcli.formats.export_options import check_options, unsupported_option
 from dlcli.formats.publish import publish
 from dlcli.provenance import provenance_record
 
-# Enough to tell one percent of other classes; more only cost time.
-SAMPLES = 256
+SAMPLES = 256  # of the parity check: enough to see one percent of other predictions
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written where.
+    """An exported file.
 
-    ``parity`` is None when the comparison was left out; ``change`` is the model before and the file
-    after, None where the file was not to be measured or is wrong.
+    ``parity`` is None with ``--no-verify``; ``change`` compares the model with the file, None where the
+    file was not measured or has failed the parity check.
     """
 
     source: Path
@@ -76,7 +75,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class Failure:
+class ExportFailure:
     """A format that could not be written; the others were."""
 
     format: str
@@ -93,29 +92,19 @@ class Failure:
         }
 
 
-def writer(name: str) -> Format:
-    """The format of that name, if it can be written. Raises: UsageError."""
-    found = FORMATS.get(name)
-    if found.write is None:
-        names = [n for n, entry in FORMATS.entries() if entry.write is not None]
-        raise UsageError(f"{name} is not an export format", hint="there is " + ", ".join(names))
-    return found
-
-
 def installed_writers(config: ExportConfig) -> list[Format]:
-    """Every format that can be written so: without those whose extra is missing, or to which a setting
-    means nothing."""
-    found = []
+    """Return the formats that support the options and whose dependencies are installed."""
+    formats = []
     for _, entry in FORMATS.entries():
         if entry.write is not None and unsupported_option(entry, config) is None:
             with suppress(DlcliError):
                 require_extra(entry)
-                found.append(entry)
-    return found
+                formats.append(entry)
+    return formats
 
 
 def check_target(source: Path, target: Path, entry: Format) -> None:
-    """Refuse what the format cannot be called, and to write over anything but an older file of it.
+    """Refuse a name with a wrong suffix, and to replace anything but an older file of the format.
 
     Raises: UsageError.
     """
@@ -134,9 +123,9 @@ def check_target(source: Path, target: Path, entry: Format) -> None:
     if target.resolve() == source.resolve():
         raise UsageError(f"--output {target} is the model itself", hint="choose another name")
     try:
-        found = recognize(target)
-        # Without a card it is another program's file, and may be the only one of its kind.
-        same = bool(found.card) and found.format.name == entry.name
+        existing = recognize(target)
+        # Without a card it is the file of another program, which may have no copy of it.
+        same = bool(existing.card) and existing.format.name == entry.name
     except DlcliError:
         same = False
     if not same:
@@ -156,63 +145,64 @@ def export(
     trust: bool = False,
     emit: Emit = ignore,
 ) -> ExportResult:
-    """Write ``source`` as ``target`` and compare the two; a file that misses a bound is named .failed.
+    """Write ``source`` as ``target`` and check parity; a file that fails is named .failed.
 
-    What was at ``target`` before stays until the new file has passed. Raises: DlcliError when the
+    An older file at ``target`` stays until the new one has passed. Raises: DlcliError when the
     source cannot be opened or exported.
     """
-    (found,) = export_all(source, [(entry, target)], settings, verify=verify, trust=trust, emit=emit)
-    if isinstance(found, Failure):
-        raise found.error
-    return found
+    (result,) = export_all(source, [(entry, target)], settings, verify=verify, trust=trust, emit=emit)
+    if isinstance(result, ExportFailure):
+        raise result.error
+    return result
 
 
 def export_all(
     source: Path | ModelFile,
-    wanted: Sequence[tuple[Format, Path]],
+    targets: Sequence[tuple[Format, Path]],
     settings: ExportSettings,
     *,
     verify: bool,
     trust: bool = False,
     emit: Emit = ignore,
-) -> list[ExportResult | Failure]:
-    """`export` to several formats, measured on the same samples; one that fails stops no other.
+) -> list[ExportResult | ExportFailure]:
+    """`export` to several formats, measured on the same samples; a failure does not stop the others.
 
     Raises: DlcliError when the source itself cannot be opened, UsageError for an option that one of the
-    formats cannot honour.
+    formats does not support.
     """
-    for entry, _ in wanted:
+    for entry, _ in targets:
         check_options(entry, settings.export)
     parse_bound(settings.export.max_drop)
-    if len(wanted) == 1:  # of several, the others are written
-        require_extra(wanted[0][0])
+    if len(targets) == 1:  # of several, the others are written
+        require_extra(targets[0][0])
     artifact = open_artifact(source, device="cpu", trust=trust)
     artifact.module()  # what has none is refused before its samples are read
     measure = settings.measure
     reference = None
     reason = "--no-verify"
     if verify:
-        asked = measure.model_copy(update={"samples": measure.samples or SAMPLES})
-        reference = ReferenceEvaluator(artifact, asked, emit)
+        measure = measure.model_copy(update={"samples": measure.samples or SAMPLES})
+        reference = ReferenceEvaluator(artifact, measure, emit)
         reason = reference.note if reference.split == "random" else ""
     record = provenance_record(artifact.path)
-    card = _noted(artifact.card, record.kind, **record.args)
+    card = _annotated(artifact.card, record.kind, **record.args)
     if reason:
-        card = _noted(card, transforms.UNVERIFIED, reason=reason)
+        card = _annotated(card, transforms.UNVERIFIED, reason=reason)
     artifact = artifact.with_card(card)
-    found: list[ExportResult | Failure] = []
-    for entry, target in wanted:
+    results: list[ExportResult | ExportFailure] = []
+    for entry, target in targets:
         emit(Noted(f"writing {target}"))
         try:
-            one = _export_one(artifact, target, entry, settings, reference, trust=trust, emit=emit)
-            found.append(one)
+            results.append(
+                _export_one(artifact, target, entry, settings, reference, trust=trust, emit=emit)
+            )
         except DlcliError as exc:
-            found.append(Failure(entry.name, target, exc))
-    return found
+            results.append(ExportFailure(entry.name, target, exc))
+    return results
 
 
-def _noted(card: Card, kind: str, **args: Any) -> Card:
-    """The card with one more remark, in the place of an older one of that kind."""
+def _annotated(card: Card, kind: str, **args: Any) -> Card:
+    """Return the card with an annotation, which replaces an older one of its kind."""
     others = [record for record in card.transforms if record.kind != kind]
     return card.model_copy(update={"transforms": (*others, TransformRecord(kind=kind, args=args))})
 
@@ -227,16 +217,16 @@ def _export_one(
     trust: bool,
     emit: Emit,
 ) -> ExportResult:
-    assert entry.write is not None  # `writer` has seen to it
+    assert entry.write is not None  # every caller has checked it
     require_extra(entry)
     parity = None
-    with folder_beside(target) as folder:
+    with staging_folder(target) as folder:
         staged = folder / target.name
         if entry.fresh(artifact):
             write_in_process(artifact, staged, entry, settings.export, trust=trust)
         else:
             entry.write(artifact, staged, settings.export)
-        # Recognised by its content, as any command will: written a moment ago, it is the user's own.
+        # Recognised by its content, as any command will do. Just written, it is trusted.
         written = recognize(staged)
         if reference is not None:
             opened = open_artifact(written, device="cpu", trust=True)
@@ -249,7 +239,7 @@ def _export_one(
         emit(Warned(f"{output} will need --trust: the list of your own files cannot be written"))
     change = None
     if reference is not None and good:
-        # Both were trusted to be opened above, whether or not that could be remembered.
+        # Both were opened above, so they are trusted even if that could not be remembered.
         change = compare_files(
             artifact.file, published, reference, settings.measure, trust=True, emit=emit
         )
@@ -269,7 +259,7 @@ def _parity(
     before: Artifact, after: Artifact, reference: ReferenceEvaluator, settings: ExportSettings
 ) -> Parity:
     inputs, targets = reference.all_inputs()
-    found = compare(
+    parity = check_parity(
         before,
         after,
         inputs,
@@ -278,12 +268,12 @@ def _parity(
         data=reference.split,
         note=f"NOT VERIFIED ON DATA: {reference.note}" if targets is None else reference.note,
     )
-    return with_raw_parity(found, before, after, reference, settings.export)
+    return with_raw_parity(parity, before, after, reference, settings.export)
 
 
 @contextmanager
-def folder_beside(target: Path) -> Iterator[Path]:
-    """A temporary folder on the target's file system, gone afterwards: a format may write two files."""
+def staging_folder(target: Path) -> Iterator[Path]:
+    """Create a temporary folder on the target's file system; a format may write several files."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=target.parent) as folder:

@@ -1,4 +1,4 @@
-"""Writing a file in a process of its own: exporters depend on what they exported before, or die."""
+"""Export in a process of its own, since exporters keep state between exports, or crash."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact
 from dlcli.subprocesses import child_command, describe_exit
 
-_SAID_LAST = 500
+_MAX_ERROR_CHARS = 500
 
 
 def write_in_process(
     source: Artifact, path: Path, entry: Format, config: ExportConfig, *, trust: bool
 ) -> None:
-    """``entry.write`` in a fresh process, with the card that ``source`` has here.
+    """Call ``entry.write`` in a fresh process, with the card of ``source``.
 
     Raises: DlcliError, UsageError as the writer does, and DlcliError when the process dies.
     """
@@ -42,33 +42,33 @@ def write_in_process(
         errors="replace",
         check=False,
     )
-    answer = {}
+    reply = {}
     with suppress(ValueError, IndexError):
-        answer = json.loads(done.stdout.splitlines()[-1])
-    if done.returncode == 0 and answer.get("ok"):
+        reply = json.loads(done.stdout.splitlines()[-1])
+    if done.returncode == 0 and reply.get("ok"):
         return
-    if "error" in answer:
-        kind = UsageError if answer.get("usage") else DlcliError
-        raise kind(answer["error"], hint=answer.get("hint"))
-    said = done.stderr.strip().splitlines()
+    if "error" in reply:
+        kind = UsageError if reply.get("usage") else DlcliError
+        raise kind(reply["error"], hint=reply.get("hint"))
+    lines = done.stderr.strip().splitlines()
     raise DlcliError(
         f"the process that wrote the {entry.name} file ended with {describe_exit(done.returncode)}"
-        + (f": {said[-1][:_SAID_LAST]}" if said else ""),
-        hint="killed from outside, it most often lacked memory; nothing was left behind",
+        + (f": {lines[-1][:_MAX_ERROR_CHARS]}" if lines else ""),
+        hint="if it was killed, it most often lacked memory; no file is left",
     )
 
 
 def main(argv: list[str]) -> None:
-    """The child: a job as JSON on stdin, its end as a line of JSON on stdout."""
+    """Run in the child: read a job as JSON from stdin, write the result as a line of JSON to stdout."""
     job = json.load(sys.stdin)
     try:
-        with redirect_stdout(sys.stderr):  # what libraries print is no answer
+        with redirect_stdout(sys.stderr):  # libraries print to stdout
             _write(job)
-        answer: dict[str, object] = {"ok": True}
+        reply: dict[str, object] = {"ok": True}
     except DlcliError as exc:
-        answer = {"error": exc.message, "hint": exc.hint, "usage": isinstance(exc, UsageError)}
-    print(json.dumps(answer), flush=True)  # noqa: T201 - the parent reads it
-    # Some compilers leave threads that end the interpreter badly after their work is done.
+        reply = {"error": exc.message, "hint": exc.hint, "usage": isinstance(exc, UsageError)}
+    print(json.dumps(reply), flush=True)  # noqa: T201 - the parent reads it
+    # Some compilers leave threads that crash the interpreter at its end.
     os._exit(0)
 
 

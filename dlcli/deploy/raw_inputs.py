@@ -1,4 +1,4 @@
-"""Raw samples for files that have their preprocessing inside: whole images, and cells as they are."""
+"""Raw inputs for files with embedded preprocessing: whole images, and cells of tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images.decode import whole_image
 from dlcli.data.tables.cells import as_numbers, as_words
 from dlcli.data.tables.rows import TableRows
-from dlcli.deploy.parity import Parity, compare_raw
+from dlcli.deploy.parity import Parity, check_raw_parity
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.formats.base import Artifact
 from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, takes_raw_inputs
@@ -23,7 +23,7 @@ from dlcli.formats.onnx.format import OnnxArtifact
 from dlcli.task import ImageInput, TabularInput, TaskSpec
 
 Feeds = dict[str, npt.NDArray[Any]]
-_ROWS = 32  # of a table at a time
+_TABLE_BATCH = 32
 
 
 def with_raw_parity(
@@ -33,22 +33,22 @@ def with_raw_parity(
     reference: ReferenceEvaluator,
     config: ExportConfig,
 ) -> Parity:
-    """The comparison, with that on raw samples where the file takes such and there are some."""
+    """Return the parity with a check on raw samples, where the file takes them and there are some."""
     if not isinstance(after, OnnxArtifact) or not takes_raw_inputs(after.card):
         return parity
-    read = reference.raw_samples()
-    if read is None:
+    raw_samples = reference.raw_samples()
+    if raw_samples is None:
         return parity
-    inputs, samples = read
+    inputs, samples = raw_samples
     feeds = raw_feeds(samples, before.card.task, after.fixed_batch)
-    raw, missed = compare_raw(before, after, inputs, feeds, config)
+    raw, missed = check_raw_parity(before, after, inputs, feeds, config)
     return replace(parity, raw=raw, missed=(*parity.missed, *missed))
 
 
 def raw_feeds(samples: Samples, task: TaskSpec, rows: int | None) -> Iterator[tuple[Feeds, int]]:
-    """Samples as an embedded graph takes them, and how many: an image at a time, or rows of a table.
+    """Yield feeds of an embedded graph with their number of samples: one image, or rows of a table.
 
-    ``rows`` is how many a file of one size takes; samples are then repeated to fill it.
+    ``rows`` is the batch size of a file with a fixed one; samples are then repeated to fill it.
     """
     if isinstance(task.input, ImageInput):
         for image in _images(samples):
@@ -58,8 +58,8 @@ def raw_feeds(samples: Samples, task: TaskSpec, rows: int | None) -> Iterator[tu
     assert isinstance(task.input, TabularInput)
     cells = _cells(samples, task.input)
     total = len(samples)
-    for start in range(0, total, rows or _ROWS):
-        count = min(rows or _ROWS, total - start)
+    for start in range(0, total, rows or _TABLE_BATCH):
+        count = min(rows or _TABLE_BATCH, total - start)
         some = np.minimum(np.arange(start, start + (rows or count)), total - 1)
         yield {name: array[some] for name, array in cells.items()}, count
 
@@ -74,11 +74,11 @@ def _images(samples: Samples) -> Iterator[Path | npt.NDArray[np.uint8]]:
 
 def _cells(samples: Samples, spec: TabularInput) -> Feeds:
     assert isinstance(samples.items, TableRows)
-    frame, found = samples.items.frame, {}
+    frame, feeds = samples.items.frame, {}
     if spec.numbers:
         columns = [as_numbers(frame[c.name])[0].fill_null(float("nan")).to_numpy() for c in spec.numbers]
-        found[NUMBERS] = np.stack(columns, axis=1).astype(np.float64)
+        feeds[NUMBERS] = np.stack(columns, axis=1).astype(np.float64)
     if spec.categories:
         words = [as_words(frame[c.name]).fill_null("").to_list() for c in spec.categories]
-        found[WORDS] = np.array(words, dtype=object).T
-    return found
+        feeds[WORDS] = np.array(words, dtype=object).T
+    return feeds

@@ -1,4 +1,4 @@
-"""What lies beside an exported file: its facts as JSON, and a short program that uses it."""
+"""Companions of an exported file: a JSON sidecar, and an example program that uses the file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dlcli.formats.base import FORMATS, Format
 from dlcli.formats.onnx.example import check_example as check_onnx_example
 
 SCHEMA = 1
-_MARK = "dlcli export"
+_WRITTEN_BY = "dlcli export"
 
 
-def check_beside(
+def check_companions(
     entry: Format, target: Path, card: Card, config: ExportConfig, *, sidecar: bool, example: bool
 ) -> None:
-    """Refuse what cannot be written, before anything is: no such program, or somebody else's file.
+    """Refuse companions that do not exist for a format, or would replace a file not written by export.
 
     Raises: UsageError.
     """
@@ -29,18 +29,18 @@ def check_beside(
         if entry.example is None:
             able = ", ".join(name for name, other in FORMATS.entries() if other.example)
             raise UsageError(
-                f"--with-example: there is no program for {entry.name} files",
+                f"--with-example: there is no example for {entry.name} files",
                 hint=f"it is for {able}",
             )
         if entry.name == "onnx":
             check_onnx_example(card, embedded=config.embed_preprocessing)
-        _refuse_strange(_example_path(entry, target))
+        _refuse_other_files(_example_path(entry, target))
     if sidecar:
-        _refuse_strange(_sidecar_path(target))
+        _refuse_other_files(_sidecar_path(target))
 
 
-def write_beside(result: ExportResult, *, sidecar: bool, example: bool) -> list[Path]:
-    """Write what was asked for, and give the paths."""
+def write_companions(result: ExportResult, *, sidecar: bool, example: bool) -> list[Path]:
+    """Write the requested companions and return their paths."""
     entry, written = FORMATS.get(result.format), []
     if sidecar:
         path = _sidecar_path(result.output)
@@ -54,11 +54,11 @@ def write_beside(result: ExportResult, *, sidecar: bool, example: bool) -> list[
 
 
 def facts(result: ExportResult) -> dict[str, Any]:
-    """Classes, preprocessing, encoders and tokenizer of a file, for programs that read no card."""
+    """Return the sidecar: classes, preprocessing, encoders and tokenizer, for programs without dlcli."""
     card = result.card
     task = card.task
     return {
-        "written_by": _MARK,
+        "written_by": _WRITTEN_BY,
         "schema": SCHEMA,
         "file": result.output.name,
         "format": result.format,
@@ -81,9 +81,9 @@ def _example_path(entry: Format, target: Path) -> Path:
     return target.with_name(f"predict_{entry.name.replace('-', '_')}.py")
 
 
-def _refuse_strange(path: Path) -> None:
-    """Only what an earlier export wrote is written over."""
-    if path.is_dir() or (path.is_file() and _MARK.encode() not in path.read_bytes()[:4096]):
+def _refuse_other_files(path: Path) -> None:
+    """Refuse to replace a file that no export wrote. Raises: UsageError."""
+    if path.is_dir() or (path.is_file() and _WRITTEN_BY.encode() not in path.read_bytes()[:4096]):
         raise UsageError(
             f"{path} exists and was not written by dlcli export", hint="move it, or choose --output"
         )

@@ -13,7 +13,7 @@ from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.wording import size
 
 if TYPE_CHECKING:
-    from dlcli.deploy.export import ExportResult, Failure
+    from dlcli.deploy.export import ExportFailure, ExportResult
     from dlcli.deploy.parity import BatchParity, Parity
 
 
@@ -39,7 +39,7 @@ def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
     print_change(result.change, title, [first, *verdict(result.change, expect_smaller=False)], facts)
 
 
-def print_exports(results: Sequence[ExportResult | Failure]) -> None:
+def print_exports(results: Sequence[ExportResult | ExportFailure]) -> None:
     """Several formats side by side, and what each is worth in words."""
     from dlcli.deploy.export import ExportResult
     from dlcli.deploy.verdicts import verdict

@@ -146,15 +146,15 @@ def test_one_format_that_fails_is_reported_and_the_others_are_written(
 ) -> None:
     from dataclasses import replace
 
-    from dlcli.deploy import export as shipping
+    from dlcli.deploy import export as exporting
     from dlcli.errors import DlcliError
 
     def write(source: Any, path: Path, config: Any) -> None:
         raise DlcliError("no such operator")
 
     fast = "plain-safetensors"
-    entry = replace(shipping.FORMATS.get("onnx"), write=write)
-    monkeypatch.setitem(shipping.FORMATS._entries, "onnx", entry)
+    entry = replace(exporting.FORMATS.get("onnx"), write=write)
+    monkeypatch.setitem(exporting.FORMATS._entries, "onnx", entry)
     assert main(["export", "--format", f"onnx,{fast}", "--no-latency", "--json"]) == 1
     out = capsys.readouterr()
     told = json.loads(out.out)

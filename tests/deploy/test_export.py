@@ -17,9 +17,9 @@ from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
-from dlcli.deploy import export as shipping
+from dlcli.deploy import export as exporting
 from dlcli.deploy import export_worker, parity
-from dlcli.deploy.parity import BATCH_SIZES, BatchParity, compare
+from dlcli.deploy.parity import BATCH_SIZES, BatchParity, check_parity
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, open_artifact, recognize
 from dlcli.formats.checkpoint import save_model
@@ -58,7 +58,7 @@ def copying(name: str = "copy") -> Format:
     def write(source: Artifact, path: Path, config: ExportConfig) -> None:
         save_model(path, source.module(), source.card)
 
-    found = shipping.FORMATS.get("safetensors")
+    found = exporting.FORMATS.get("safetensors")
     return replace(found, name=name, suffix=f".{name}.safetensors", write=write)
 
 
@@ -73,17 +73,17 @@ def test_a_format_that_fails_stops_no_other(model: Path) -> None:
         (replace(copying("broken"), write=failing), model.with_name("a.safetensors")),
         (copying(), model.with_name("b.safetensors")),
     ]
-    broken, good = shipping.export_all(model, wanted, SETTINGS, verify=True)
-    assert isinstance(broken, shipping.Failure)
+    broken, good = exporting.export_all(model, wanted, SETTINGS, verify=True)
+    assert isinstance(broken, exporting.ExportFailure)
     assert broken.to_dict()["error"] == "the operator Frobnicate is missing"
-    assert isinstance(good, shipping.ExportResult)
+    assert isinstance(good, exporting.ExportResult)
     assert good.ok
     assert sorted(p.name for p in model.parent.iterdir()) == ["b.safetensors", "best.safetensors"]
     assert model.read_bytes() == before
 
 
 def test_an_export_is_measured_before_and_after(model: Path) -> None:
-    result = shipping.export(model, model.with_name("b.safetensors"), copying(), SETTINGS, verify=True)
+    result = exporting.export(model, model.with_name("b.safetensors"), copying(), SETTINGS, verify=True)
     assert result.change is not None
     said = result.to_dict()
     assert said["before"]["artifact"] == str(model)
@@ -95,7 +95,7 @@ def test_an_export_is_measured_before_and_after(model: Path) -> None:
 @pytest.mark.parametrize(("verify", "reason"), [(False, "--no-verify"), (True, "trained on")])
 def test_what_nobody_checked_says_so_itself(model: Path, verify: bool, reason: str) -> None:
     target = model.with_name("b.safetensors")
-    result = shipping.export(model, target, copying(), SETTINGS, verify=verify)
+    result = exporting.export(model, target, copying(), SETTINGS, verify=verify)
     (remark,) = [r for r in open_artifact(target).card.transforms if r.kind == UNVERIFIED]
     assert reason in remark.args["reason"]
     assert (result.parity is None) == (not verify)
@@ -103,7 +103,7 @@ def test_what_nobody_checked_says_so_itself(model: Path, verify: bool, reason: s
 
 def test_a_changed_source_makes_its_export_stale(model: Path) -> None:
     target = model.with_name("b.safetensors")
-    shipping.export(model, target, copying(), SETTINGS, verify=False)
+    exporting.export(model, target, copying(), SETTINGS, verify=False)
     card = open_artifact(target).card
     assert outdated(target, card) is None
     torch.manual_seed(1)
@@ -117,7 +117,7 @@ def test_a_changed_source_makes_its_export_stale(model: Path) -> None:
 def regression(after: float, max_drop: object) -> bool:
     """Whether an export keeps the bound when each answer is off by ``after``, and by 1 before."""
     inputs = random_inputs(TASK, 9)
-    found = compare(
+    found = check_parity(
         Counting(TASK, lambda batch: np.ones((len(batch[0]), 1), np.float32)),
         Counting(TASK, lambda batch: np.full((len(batch[0]), 1), after, np.float32)),
         inputs,
@@ -136,22 +136,22 @@ def test_the_bound_of_an_export_is_spelt_as_everywhere(model: Path) -> None:
     assert not regression(1.02, 0.01)  # as a file of settings says it
     settings = SETTINGS.model_copy(update={"export": ExportConfig(max_drop="much")})
     with pytest.raises(UsageError, match="'much' is no bound"):
-        shipping.export(model, model.with_name("b.pth"), shipping.writer("pth"), settings, verify=True)
+        exporting.export(model, model.with_name("b.pth"), FORMATS.get("pth"), settings, verify=True)
 
 
 def test_a_file_of_another_program_is_not_written_over(model: Path) -> None:
-    entry, target = shipping.writer("pth"), model.with_name("best.pth")
+    entry, target = FORMATS.get("pth"), model.with_name("best.pth")
     torch.save({"weight": torch.zeros(2)}, target)
     with pytest.raises(UsageError, match="no pth file of dlcli's"):
-        shipping.check_target(model, target, entry)
+        exporting.check_target(model, target, entry)
     target.unlink()
-    shipping.export(model, target, entry, SETTINGS, verify=False)
-    shipping.check_target(model, target, entry)
+    exporting.export(model, target, entry, SETTINGS, verify=False)
+    exporting.check_target(model, target, entry)
 
 
 def test_what_was_trained_on_from_an_export_is_not_older_than_itself(model: Path) -> None:
     export = model.with_name("best.pth")
-    card = shipping.export(model, export, shipping.writer("pth"), SETTINGS, verify=False).card
+    card = exporting.export(model, export, FORMATS.get("pth"), SETTINGS, verify=False).card
     run = model.parent / "pruned" / "best.safetensors"
     run.parent.mkdir()
     save_model(run, build_model(CARD.model, TASK), card)
@@ -164,10 +164,10 @@ def test_a_list_of_own_files_that_cannot_be_written_stops_no_export(
     (model.parent / "file").touch()
     monkeypatch.setenv("DLCLI_STATE", str(model.parent / "file" / "below"))
     said: list[str] = []
-    found = shipping.export(
+    found = exporting.export(
         model,
         model.with_name("best.torchscript"),
-        shipping.writer("torchscript"),
+        FORMATS.get("torchscript"),
         SETTINGS,
         verify=True,
         emit=lambda event: said.append(str(getattr(event, "message", ""))),
@@ -181,9 +181,9 @@ def test_names_that_a_library_would_refuse_are_refused_first(
     form: str, ending: str, model: Path
 ) -> None:
     with pytest.raises(UsageError, match=f"files end in {ending}") as caught:
-        shipping.check_target(model, model.with_name("x.onnx"), shipping.writer(form))
+        exporting.check_target(model, model.with_name("x.onnx"), FORMATS.get(form))
     assert caught.value.hint == f"--output {model.with_name('x' + ending)}"
-    shipping.check_target(model, model.with_name("x" + ending), shipping.writer(form))
+    exporting.check_target(model, model.with_name("x" + ending), FORMATS.get(form))
 
 
 def test_the_origin_of_a_file_names_no_folder_of_this_machine(model: Path) -> None:
@@ -208,12 +208,12 @@ def test_tensors_that_lie_apart_are_counted_and_replace_nothing_strange(
     strange = model.with_name("b.bin")
     strange.write_bytes(b"my own")
     with pytest.raises(DlcliError, match="belongs to no b"):
-        shipping.export(model, target, entry, SETTINGS, verify=False)
+        exporting.export(model, target, entry, SETTINGS, verify=False)
     assert strange.read_bytes() == b"my own"
     assert not target.exists()
     strange.unlink()
     for _ in range(2):  # an older one of its own is replaced
-        result = shipping.export(model, target, entry, SETTINGS, verify=False)
+        result = exporting.export(model, target, entry, SETTINGS, verify=False)
     assert strange.read_bytes() == b"tensors"
     assert result.output_bytes == target.stat().st_size + len(b"tensors") == recognize(target).size
 
@@ -225,7 +225,7 @@ def test_a_fresh_process_writes_what_this_one_would(model: Path) -> None:
     remark = CARD.model_copy(update={"parent": "somebody"})
     source = open_artifact(model, device="cpu").with_card(remark)  # not the file's
     target, config = model.with_name("b.pth"), ExportConfig()
-    export_worker.write_in_process(source, target, shipping.writer("pth"), config, trust=False)
+    export_worker.write_in_process(source, target, FORMATS.get("pth"), config, trust=False)
     written = open_artifact(target, device="cpu", trust=True)
     assert written.card == remark
     inputs = random_inputs(TASK, 5)
@@ -234,7 +234,7 @@ def test_a_fresh_process_writes_what_this_one_would(model: Path) -> None:
         export_worker.write_in_process(
             source,
             model.with_name("c.onnx"),
-            shipping.writer("onnx"),
+            FORMATS.get("onnx"),
             ExportConfig(softmax=True),
             trust=False,
         )
@@ -256,7 +256,7 @@ def test_an_exporter_that_dies_is_an_error_and_leaves_nothing(
     monkeypatch.setattr(export_worker, "child_command", lambda module: [sys.executable, "-c", code])
     entry = replace(copying(), fresh=lambda source: True)
     with pytest.raises(DlcliError, match=said):
-        shipping.export(model, model.with_name("b.safetensors"), entry, SETTINGS, verify=False)
+        exporting.export(model, model.with_name("b.safetensors"), entry, SETTINGS, verify=False)
     assert [p.name for p in model.parent.iterdir()] == ["best.safetensors"]
 
 
@@ -293,7 +293,7 @@ def widths(inputs: Inputs) -> Outputs:
 
 
 def missed(task: TaskSpec, before: Any, after: Any, inputs: Inputs) -> list[str]:
-    found = compare(
+    found = check_parity(
         Counting(task, before), Counting(task, after), inputs, None, ExportConfig(), data="val", note=""
     )
     assert {b.batch_size for b in found.batches} == set(BATCH_SIZES)
@@ -354,7 +354,7 @@ def test_half_precision_has_a_wider_tolerance_and_still_one() -> None:
         (5e-3, 1e-3, True, False),  # what was asked for holds
         (5e-2, 1e-1, False, True),
     ]:
-        found = compare(
+        found = check_parity(
             Counting(TEXT, lengths),
             Counting(TEXT, off(by)),
             inputs,

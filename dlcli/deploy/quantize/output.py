@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dlcli import transforms
-from dlcli.deploy.export import check_target, folder_beside
+from dlcli.deploy.export import check_target, staging_folder
 from dlcli.deploy.quantize.methods import Backend
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Format, read_card, recognize
@@ -45,7 +45,7 @@ def check_output(source: Path, target: Path, backend: Backend) -> None:
 
 def publish_quantized(staged: Path, target: Path) -> None:
     """Rename a file to its target, on any file system."""
-    with folder_beside(target) as folder:
+    with staging_folder(target) as folder:
         publish(move(recognize(staged), folder / target.name), target)
 
 

@@ -17,7 +17,7 @@ from dlcli.card import TransformRecord
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
-from dlcli.deploy.export import folder_beside
+from dlcli.deploy.export import staging_folder
 from dlcli.deploy.quantize.calibration import CalibrationUnavailable
 from dlcli.deploy.quantize.methods import (
     BACKENDS,
@@ -77,7 +77,7 @@ def quantize(
             )
         reason = {"reason": reference.note}
         annotations.append(TransformRecord(kind=transforms.UNVERIFIED, args=reason))
-    with folder_beside(output or path) as folder:
+    with staging_folder(output or path) as folder:
         builder = VariantBuilder(
             source, settings, folder, annotations=annotations, trust=trust, emit=emit
         )

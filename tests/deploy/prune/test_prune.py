@@ -17,7 +17,7 @@ from dlcli.commands.train_session.finetune import make_tuner
 from dlcli.compress.masks import count_zeros
 from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
-from dlcli.deploy import export as shipping
+from dlcli.deploy import export as exporting
 from dlcli.deploy.prune.options import CHANNEL_AMOUNTS, MASK_AMOUNTS, targets_of
 from dlcli.deploy.prune.prune import PruneResult, float_module, prune
 from dlcli.deploy.prune.schedule import epochs_by_step, fractions
@@ -360,7 +360,7 @@ def test_what_was_remarked_of_an_exported_file_is_not_said_of_its_pruned_model(
     trained: RunFolder, tmp_path: Path
 ) -> None:
     source = tmp_path / "net.pth"
-    shipping.export(trained.best, source, FORMATS.get("pth"), ExportSettings(), verify=False)
+    exporting.export(trained.best, source, FORMATS.get("pth"), ExportSettings(), verify=False)
     assert {record.kind for record in read_card(source).transforms} == {"exported", UNVERIFIED}
     result = run_prune(source, tmp_path / "runs", settings("l1", amount=0.5, tune={"epochs": 0}))
     kinds = [record.kind for record in card_of(RunFolder(result.run).best).transforms]

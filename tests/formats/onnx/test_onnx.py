@@ -14,12 +14,21 @@ from onnx import TensorProto, helper
 
 from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
-from dlcli.deploy import export as shipping
+from dlcli.deploy import export as exporting
 from dlcli.deploy import parity
 from dlcli.deploy.parity import Parity
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Artifact, Runtime, open_artifact, read_card, recognize, sniff_format
+from dlcli.formats.base import (
+    FORMATS,
+    Artifact,
+    Runtime,
+    open_artifact,
+    read_card,
+    recognize,
+    sniff_format,
+)
 from dlcli.formats.checkpoint import save_model
+from dlcli.formats.export_options import formats_named
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.format import OnnxArtifact, open_onnx, write_onnx
 from dlcli.task import ImageInput, TaskSpec
@@ -52,10 +61,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     folder = tmp_path_factory.mktemp("onnx")
     torch.manual_seed(0)
     save_model(folder / "best.safetensors", build_model(CARD.model, TASK), CARD)
-    result = shipping.export(
+    result = exporting.export(
         folder / "best.safetensors",
         folder / "best.onnx",
-        shipping.writer("onnx"),
+        FORMATS.get("onnx"),
         settings(samples=20),
         verify=True,
     )
@@ -182,11 +191,11 @@ def test_a_wrong_file_is_caught_and_named_failed(
     target = tmp_path / "best.onnx"
     target.write_bytes(b"an older good one")
     entry = replace(
-        shipping.writer("onnx"),
+        FORMATS.get("onnx"),
         write=lambda source, path, config: path.write_bytes(files.onnx.read_bytes()),
     )
-    monkeypatch.setattr(shipping, "open_artifact", wrong(answers))
-    result = shipping.export(files.model, target, entry, settings(samples=20), verify=True)
+    monkeypatch.setattr(exporting, "open_artifact", wrong(answers))
+    result = exporting.export(files.model, target, entry, settings(samples=20), verify=True)
     assert not result.ok
     assert result.change is None
     assert isinstance(result.parity, Parity)
@@ -198,10 +207,10 @@ def test_a_wrong_file_is_caught_and_named_failed(
 
 def test_formats_that_are_only_read_are_no_export_formats() -> None:
     with pytest.raises(UsageError, match="safetensors is not an export format") as caught:
-        shipping.writer("safetensors")
+        formats_named(["safetensors"])
     assert "onnx" in (caught.value.hint or "")
-    with pytest.raises(UsageError, match="unknown format 'onx'"):
-        shipping.writer("onx")
+    with pytest.raises(UsageError, match="onx is not an export format"):
+        formats_named(["onx"])
 
 
 @pytest.mark.slow
@@ -213,10 +222,10 @@ def test_every_offered_opset_works(tmp_path: Path, name: str, opset: int) -> Non
     task = TASK.model_copy(update={"input": image})
     card = Card(model=ModelSpec(name=name), task=task)
     save_model(tmp_path / "m.safetensors", build_model(card.model, task), card)
-    result = shipping.export(
+    result = exporting.export(
         tmp_path / "m.safetensors",
         tmp_path / "m.onnx",
-        shipping.writer("onnx"),
+        FORMATS.get("onnx"),
         settings(samples=8, opset=opset),
         verify=True,
     )
@@ -242,20 +251,18 @@ def test_every_family_exports(tmp_path: Path, name: str) -> None:
     card = Card(model=ModelSpec(name=name), task=task)
     torch.manual_seed(0)
     save_model(tmp_path / "m.safetensors", build_model(card.model, task).eval(), card)
-    result = shipping.export(
+    result = exporting.export(
         tmp_path / "m.safetensors",
         tmp_path / "m.onnx",
-        shipping.writer("onnx"),
+        FORMATS.get("onnx"),
         settings(samples=8),
         verify=True,
     )
     assert result.ok, result.parity
 
 
-def export_again(files: Files, target: Path) -> shipping.ExportResult:
-    return shipping.export(
-        files.model, target, shipping.writer("onnx"), settings(samples=3), verify=True
-    )
+def export_again(files: Files, target: Path) -> exporting.ExportResult:
+    return exporting.export(files.model, target, FORMATS.get("onnx"), settings(samples=3), verify=True)
 
 
 def test_the_file_does_not_name_the_machine_it_was_made_on(files: Files) -> None:
@@ -279,7 +286,7 @@ def test_tensors_too_large_for_the_file_lie_beside_it_under_its_name(
 
 
 def test_nothing_but_an_older_export_is_written_over(files: Files, tmp_path: Path) -> None:
-    entry = shipping.writer("onnx")
+    entry = FORMATS.get("onnx")
     other = tmp_path / "another-run.safetensors"
     other.write_bytes(files.model.read_bytes())
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
@@ -290,9 +297,9 @@ def test_nothing_but_an_older_export_is_written_over(files: Files, tmp_path: Pat
         (tmp_path / "photo.jpg", "exists and is no onnx file"),
     ]:
         with pytest.raises(UsageError, match=message):
-            shipping.check_target(files.model, target, entry)
-    shipping.check_target(files.model, files.onnx, entry)
-    shipping.check_target(files.model, tmp_path / "new.onnx", entry)
+            exporting.check_target(files.model, target, entry)
+    exporting.check_target(files.model, files.onnx, entry)
+    exporting.check_target(files.model, tmp_path / "new.onnx", entry)
 
 
 def test_every_batch_of_the_comparison_has_its_size(
@@ -306,7 +313,7 @@ def test_every_batch_of_the_comparison_has_its_size(
     )
     artifact = open_artifact(files.onnx, device="cpu")
     config = ExportConfig()
-    parity.compare(artifact, artifact, (pixels(3),), None, config, data="val", note="")
+    parity.check_parity(artifact, artifact, (pixels(3),), None, config, data="val", note="")
     assert {1, 7, 32} <= sizes
 
 
@@ -330,7 +337,7 @@ def test_a_graph_that_its_card_does_not_fit_is_refused(files: Files, tmp_path: P
 def test_a_safetensors_header_is_not_taken_for_onnx(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes((0x12_0A08).to_bytes(8, "little") + b'{"a":{"dtype":"F32"')
-    assert not shipping.writer("onnx").sniff(path)
+    assert not FORMATS.get("onnx").sniff(path)
 
 
 def test_a_flipped_bit_is_noticed_wherever_it_is(files: Files, tmp_path: Path) -> None:
