@@ -84,7 +84,7 @@ def test_a_missed_bound_is_exit_code_3_and_the_best_file_is_kept(
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (["--max-drop", "-1"], "--max-drop '-1' is no bound"),
+        (["--max-drop", "-1"], "--max-drop '-1' is not a bound"),
         (["--method", "dynamic", "--backend", "torch"], "does not exist"),
         (["--calibration-samples", "1"], "--calibration-samples 1"),
         (["--method", "bf16", "--bits", "4"], "--bits means nothing to --method bf16"),

@@ -135,7 +135,7 @@ def test_the_bound_of_an_export_is_spelt_as_everywhere(model: Path) -> None:
     assert regression(1.02, "5%")
     assert not regression(1.02, 0.01)  # as a file of settings says it
     settings = SETTINGS.model_copy(update={"export": ExportConfig(max_drop="much")})
-    with pytest.raises(UsageError, match="'much' is no bound"):
+    with pytest.raises(UsageError, match="'much' is not a bound"):
         exporting.export(model, model.with_name("b.pth"), FORMATS.get("pth"), settings, verify=True)
 
 
