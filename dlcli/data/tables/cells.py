@@ -1,4 +1,4 @@
-"""A column of words as what it is: numbers, times or words."""
+"""Type inference and conversion of columns: numbers, times or strings."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dlcli.data.notices import Notice
 if TYPE_CHECKING:
     import polars
 
-# What stands for "missing" among numbers.
+# Spellings of a missing value among numbers.
 _MISSING = ("na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".")
-# Cells that are no numbers make a column one of words, unless they are few among many numbers.
-_FEW = 0.05
-_MANY_NUMBERS = 20
-# A model computes in 32 bits: what is larger is as good as infinite.
+# Cells that are not numbers are allowed in a numeric column of many distinct numbers, up to this share.
+_MAX_INVALID = 0.05
+_MIN_DISTINCT = 20
+# A model computes in float32: larger values count as infinite.
 LARGEST = 1e38
 _THOUSANDS = r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$"
-# An order of day and month that the cells leave open (03/04/2020) is no date.
+# A date is not recognised where day and month are ambiguous (03/04/2020).
 _DATES = (
     *("%Y-%m-%d", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M"),
     *("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y/%m/%d", "%Y/%m/%d %H:%M:%S"),
@@ -26,23 +26,23 @@ _DATES = (
     *("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M"),
     *("%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%d-%m-%Y", "%m-%d-%Y"),
 )
-_LOOKED_AT = 200
+_SAMPLE_ROWS = 200
 
 
 def shorten(text: str, width: int = 40) -> str:
-    """``text`` on one line, cut to ``width`` characters."""
+    """Return ``text`` on one line, truncated to ``width`` characters."""
     line = " ".join(text[: 4 * width].split())
     return line if len(line) <= width and len(text) <= 4 * width else line[: width - 3] + "..."
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first five names in quotes, and how many more there are."""
+def quoted_list(names: Sequence[str]) -> str:
+    """Return the first five names in quotes, and how many more there are."""
     shown = ", ".join(repr(shorten(name)) for name in names[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def typed(column: polars.Series, *, keep_text: bool = False) -> tuple[polars.Series, Notice | None]:
-    """The column as numbers (Int64 or Float64, no NaN), Datetime, or words; and a notice, or None."""
+def infer_type(column: polars.Series, *, keep_text: bool = False) -> tuple[polars.Series, Notice | None]:
+    """Convert a column to Int64, Float64 (no NaN), Datetime or String; and a notice, or None."""
     import polars as pl
 
     dtype = column.dtype
@@ -65,19 +65,19 @@ def typed(column: polars.Series, *, keep_text: bool = False) -> tuple[polars.Ser
 
 
 def as_numbers(column: polars.Series) -> tuple[polars.Series, int]:
-    """Any column as Float64, and how many cells hold something that is no number. Times are seconds."""
+    """Convert any column to Float64; also count the cells that are not numbers. Times become seconds."""
     import polars as pl
 
     dtype = column.dtype
     if dtype == pl.String:
         words = column.str.strip_chars()
-        numbers = _plain_thousands(words).cast(pl.Float64, strict=False)
+        numbers = _without_thousands_separators(words).cast(pl.Float64, strict=False)
         times = _times(words) if numbers.null_count() == len(words) else words
         if times.dtype != pl.String:
             numbers = as_numbers(times)[0]
         missing = (words == "") | words.str.to_lowercase().is_in(_MISSING)
-        strange = int((numbers.is_null() & ~missing.fill_null(True)).sum())
-        return numbers.fill_nan(None), strange
+        invalid = int((numbers.is_null() & ~missing.fill_null(True)).sum())
+        return numbers.fill_nan(None), invalid
     if dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6, 0
     if dtype == pl.Duration:
@@ -93,7 +93,7 @@ def as_numbers(column: polars.Series) -> tuple[polars.Series, int]:
 
 
 def as_words(column: polars.Series) -> polars.Series:
-    """Any column as stripped words; a whole number is written without a decimal point."""
+    """Convert any column to stripped strings; an integer is written without a decimal point."""
     import polars as pl
 
     if column.dtype.is_float():
@@ -107,42 +107,45 @@ def as_words(column: polars.Series) -> polars.Series:
 
 
 def _numbers(words: polars.Series) -> tuple[polars.Series | None, Notice | None]:
-    """The cells as numbers, or None; and a notice on what was lost or assumed."""
+    """Parse cells as numbers; None where too many are not; and a notice on what was assumed."""
     import polars as pl
 
-    # 00123 is a code, not the number 123; as a number, a code of 19 digits would lose some.
+    # 00123 is a code, not the number 123; a code of 19 digits would lose precision.
     if words.str.contains(r"^[+-]?(0\d|\d{19}\d*$)").any():
         return None, None
     empty = words.is_null() | words.str.to_lowercase().is_in(_MISSING).fill_null(True)
     numbers = words.cast(pl.Float64, strict=False)
-    strange = numbers.is_null() & ~empty
+    invalid = numbers.is_null() & ~empty
     notice = None
-    if strange.any() and bool(words.filter(strange).str.contains(_THOUSANDS).all()):
-        words = _plain_thousands(words)
-        numbers, strange = (
+    if invalid.any() and bool(words.filter(invalid).str.contains(_THOUSANDS).all()):
+        words = _without_thousands_separators(words)
+        numbers, invalid = (
             words.cast(pl.Float64, strict=False),
             pl.zeros(len(words), pl.Boolean, eager=True),
         )
         notice = Notice(f"commas in column {words.name!r} were read as separators of thousands")
     numbers = numbers.set(empty, None).fill_nan(None)
-    good = len(numbers) - numbers.null_count()
-    if not good:
+    valid_count = len(numbers) - numbers.null_count()
+    if not valid_count:
         return None, None
-    lost = int(strange.sum())
-    if lost:
-        if lost > _FEW * (good + lost) or numbers.drop_nulls().n_unique() <= _MANY_NUMBERS:
+    invalid_count = int(invalid.sum())
+    if invalid_count:
+        if (
+            invalid_count > _MAX_INVALID * (valid_count + invalid_count)
+            or numbers.drop_nulls().n_unique() <= _MIN_DISTINCT
+        ):
             return None, None
-        shown = words.filter(strange).unique(maintain_order=True).head(3).to_list()
+        shown = words.filter(invalid).unique(maintain_order=True).head(3).to_list()
         notice = Notice(
-            f"{lost} of {good + lost} cells of column {words.name!r} are no numbers "
-            "and count as missing: " + ", ".join(repr(shorten(cell)) for cell in shown)
+            f"{invalid_count} of {valid_count + invalid_count} cells of column {words.name!r} are no "
+            "numbers and count as missing: " + ", ".join(repr(shorten(cell)) for cell in shown)
         )
     whole = words.filter(numbers.is_not_null()).str.contains(r"^[+-]?\d{1,18}$").all()
     return (numbers if not whole else words.cast(pl.Int64, strict=False)).alias(words.name), notice
 
 
-def _plain_thousands(words: polars.Series) -> polars.Series:
-    """1,234 as 1234, and other cells as they are."""
+def _without_thousands_separators(words: polars.Series) -> polars.Series:
+    """Remove thousands separators: 1,234 becomes 1234."""
     commas = words.str.contains(_THOUSANDS).fill_null(False)
     return (
         words.zip_with(~commas, words.str.replace_all(",", "", literal=True)) if commas.any() else words
@@ -150,18 +153,16 @@ def _plain_thousands(words: polars.Series) -> polars.Series:
 
 
 def _times(words: polars.Series) -> polars.Series:
-    """The cells as Datetime (UTC where they name a zone) if all have one format, else as is."""
-
-    there = words.drop_nulls()
-    head = there.head(_LOOKED_AT)
+    """Parse cells as Datetime (UTC where they name a zone) if all have one format, else return them."""
+    head = words.drop_nulls().head(_SAMPLE_ROWS)
     if not len(head) or not head.str.contains(r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}").all():
         return words
-    fits = []
+    candidates = []
     for form in _DATES:
         zone = "UTC" if form.endswith("z") else None
         if head.str.to_datetime(form, strict=False, time_zone=zone).null_count():
             continue
         times = words.str.to_datetime(form, strict=False, time_zone=zone, time_unit="us")
         if times.null_count() == words.null_count():
-            fits.append(times)
-    return fits[0].dt.replace_time_zone(None) if len(fits) == 1 else words
+            candidates.append(times)
+    return candidates[0].dt.replace_time_zone(None) if len(candidates) == 1 else words

@@ -1,4 +1,4 @@
-"""From the columns of a table to numbers: what is learned of the training rows, and applied to any.
+"""Encoders of table columns: fitted on the training rows, applied to any.
 
 N rows; F numeric features (numbers, then missing indicators), K columns of category codes.
 """
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dlcli.data.images.folder import natural
 from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, listed, shorten
+from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, quoted_list, shorten
 from dlcli.data.tables.frames import looks_like_text
 from dlcli.errors import DlcliError
 from dlcli.task import CategoryColumn, NumberColumn, TabularInput
@@ -20,36 +20,36 @@ from dlcli.task import CategoryColumn, NumberColumn, TabularInput
 if TYPE_CHECKING:
     import polars
 
-# A column of counts or amounts: nothing below 0, and a long tail to the right (skewness) that
-# log(1 + x) shortens to this share; it does not where all values are far below 1.
-_SKEWED, _SHORTENED = 2.0, 0.75
-# Words that are seen less often than _SEEN, in a column of more than _MANY different ones, are unknown.
-_MANY, _SEEN, _MOST = 100, 5, 1000
-# All different in this many rows: a name or a number of the row, which says nothing of another row.
-_ALL_DIFFERENT = 20
-_LONGEST_WORD = 200
+# log(1 + x) is applied to non-negative columns above this skewness, if it reduces it to this share; it
+# does not where all values are far below 1.
+_MIN_SKEWNESS, _MAX_SKEWNESS_RATIO = 2.0, 0.75
+# In a column of more distinct words than _MANY_WORDS, those less frequent than _MIN_COUNT are unknown.
+_MANY_WORDS, _MIN_COUNT, _MAX_WORDS = 100, 5, 1000
+# A column of as many distinct values as rows, at least this many, identifies rows.
+_MIN_IDENTIFIER_ROWS = 20
+_MAX_WORD_LENGTH = 200
 
 
 def fit_columns(
     frame: polars.DataFrame, rows: npt.NDArray[np.int64]
 ) -> tuple[TabularInput, list[Notice]]:
-    """The encoders of the training rows, and notices on what was left out or assumed.
+    """Fit the encoders on the training rows; notices on what was left out or assumed.
 
     ``rows`` (N,) are the rows' numbers in their file: a column that only counts them is left out.
     Raises: DlcliError when no column is of use.
     """
     dropped: dict[str, list[str]] = {}
-    counting = []
+    row_numbers = []
     numbers: list[NumberColumn] = []
     categories: list[CategoryColumn] = []
     notices: list[Notice] = []
     for column in frame.iter_columns():
-        why = _useless(column)
-        if why:
-            dropped.setdefault(why, []).append(column.name)
+        reason = _reason_to_drop(column)
+        if reason:
+            dropped.setdefault(reason, []).append(column.name)
         elif _is_number(column):
-            if _counts_rows(column, rows):
-                counting.append(column)
+            if _is_row_number(column, rows):
+                row_numbers.append(column)
             else:
                 numbers.append(_fit_number(column, notices))
         else:
@@ -57,16 +57,16 @@ def fit_columns(
             if category.values:
                 categories.append(category)
             else:
-                dropped.setdefault("whose words are nearly all different", []).append(column.name)
-    if not numbers and not categories:  # the row's number is all there is: a curve over it, perhaps
-        numbers = [_fit_number(column, notices) for column in counting]
-    elif counting:
-        dropped["that numbers the rows" if len(counting) == 1 else "that number the rows"] = [
-            column.name for column in counting
+                dropped.setdefault("whose words are nearly all distinct", []).append(column.name)
+    if not numbers and not categories:  # the row number is the only input: perhaps a curve over it
+        numbers = [_fit_number(column, notices) for column in row_numbers]
+    elif row_numbers:
+        dropped["that numbers the rows" if len(row_numbers) == 1 else "that number the rows"] = [
+            column.name for column in row_numbers
         ]
     unused = [
-        f"left out {'columns' if len(names) > 1 else 'the column'} {why}: {listed(names)}"
-        for why, names in dropped.items()
+        f"left out {'columns' if len(names) > 1 else 'the column'} {reason}: {quoted_list(names)}"
+        for reason, names in dropped.items()
     ]
     if not numbers and not categories:
         raise DlcliError(
@@ -76,10 +76,12 @@ def fit_columns(
     encoding: list[Notice] = []
     logs = [column.name for column in numbers if column.log]
     if logs:
-        encoding.append(Notice(f"log(1 + x) of columns with a long tail: {listed(logs)}", "encoding"))
+        encoding.append(
+            Notice(f"log(1 + x) of columns with a long tail: {quoted_list(logs)}", "encoding")
+        )
     missing = [column.name for column in numbers if column.indicator]
     if missing:
-        message = f"missing numbers become the median, and a feature says so: {listed(missing)}"
+        message = f"missing numbers become the median, with a missing indicator: {quoted_list(missing)}"
         encoding.append(Notice(message, "encoding"))
     left_out = [Notice(message, "unused-column") for message in unused]
     spec = TabularInput(numbers=tuple(numbers), categories=tuple(categories))
@@ -89,7 +91,7 @@ def fit_columns(
 def encode_columns(
     frame: polars.DataFrame, spec: TabularInput
 ) -> tuple[npt.NDArray[np.float32], list[Notice]]:
-    """The model's input (N, F + K), and notices that count cells unlike those of training.
+    """Encode rows as the model's input (N, F + K); notices count cells unlike those of training.
 
     ``frame`` has all columns of ``spec``, in any order and of any type.
     """
@@ -101,7 +103,7 @@ def encode_columns(
         notices += more
         values = np.where(missing, number.fill, values)
         if number.log:
-            values = _log(values)
+            values = _signed_log1p(values)
         out[:, i] = (values - number.mean) / number.std
         if number.indicator:
             out[:, indicator] = missing
@@ -125,7 +127,7 @@ def encode_columns(
 
 
 def column_names(spec: TabularInput) -> list[str]:
-    """The columns of a table that a model reads."""
+    """Return the names of the columns that a model reads."""
     return [*(column.name for column in spec.numbers), *(column.name for column in spec.categories)]
 
 
@@ -133,8 +135,8 @@ def _is_number(column: polars.Series) -> bool:
     return column.dtype.is_numeric() or column.dtype.is_temporal()
 
 
-def _useless(column: polars.Series) -> str | None:
-    """Why nothing can be learned from a column, or None."""
+def _reason_to_drop(column: polars.Series) -> str | None:
+    """Return why nothing can be learned from a column, or None."""
     import polars as pl
 
     cells = column.drop_nulls()
@@ -144,17 +146,17 @@ def _useless(column: polars.Series) -> str | None:
         return "that hold lists or objects"
     if looks_like_text(column):
         return "of running text (--kind text reads them)"
-    different = cells.n_unique()
-    if different == 1 and len(cells) == len(column):
+    distinct = cells.n_unique()
+    if distinct == 1 and len(cells) == len(column):
         return "with the same value in every row"
-    if different == len(cells) >= _ALL_DIFFERENT and (
-        column.dtype == pl.String or (column.dtype.is_integer() and _called_id(column.name))
+    if distinct == len(cells) >= _MIN_IDENTIFIER_ROWS and (
+        column.dtype == pl.String or (column.dtype.is_integer() and _is_id_name(column.name))
     ):
         return "with a different value in every row"
     return None
 
 
-def _called_id(name: str) -> bool:
+def _is_id_name(name: str) -> bool:
     lower = name.lower()
     return (
         lower in ("id", "uid", "uuid", "index", "key")
@@ -163,8 +165,8 @@ def _called_id(name: str) -> bool:
     )
 
 
-def _counts_rows(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
-    """Whether whole numbers are the row's own number, from wherever it was counted, in steps."""
+def _is_row_number(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
+    """Whether integers are the row's own number, from any start and in any step."""
     if not column.dtype.is_integer() or column.null_count() or len(column) < 3:
         return False
     values = column.to_numpy().astype(np.float64)
@@ -175,16 +177,16 @@ def _counts_rows(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
 def _values(
     column: polars.Series,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[Notice]]:
-    """The numbers (N,), which are missing (N,) - infinite ones too -, and notices that count them."""
-    series, strange = as_numbers(column)
+    """Return numbers (N,), which are missing or infinite (N,), and notices that count them."""
+    series, invalid = as_numbers(column)
     values = series.fill_null(float("nan")).to_numpy()
     infinite = int((np.abs(values) >= LARGEST).sum())
     notices = []
-    if strange:
-        notices.append(Notice(f"{_cells(strange)} of {column.name!r} no number: missing"))
+    if invalid:
+        notices.append(Notice(f"{_cells(invalid)} of {column.name!r} no number: missing"))
     if infinite:
         notices.append(Notice(f"{_cells(infinite)} of {column.name!r} infinite: missing"))
-    return values, ~(np.abs(values) < LARGEST), notices  # NaN is not smaller
+    return values, ~(np.abs(values) < LARGEST), notices  # true for NaN, too
 
 
 def _fit_number(column: polars.Series, notices: list[Notice]) -> NumberColumn:
@@ -192,37 +194,37 @@ def _fit_number(column: polars.Series, notices: list[Notice]) -> NumberColumn:
     notices += more
     if column.dtype.is_temporal():
         notices.append(Notice(f"{column.name!r} is a time: it is read as a number of seconds"))
-    there = values[~missing]
-    fill = float(np.median(there)) if len(there) else 0.0
+    valid = values[~missing]
+    fill = float(np.median(valid)) if len(valid) else 0.0
     filled = np.where(missing, fill, values)
-    log = bool(there.size and there.min() >= 0 and _skewness(there) > _SKEWED)
+    log = bool(valid.size and valid.min() >= 0 and _skewness(valid) > _MIN_SKEWNESS)
     log = log and not column.dtype.is_temporal()
-    log = log and abs(_skewness(_log(there))) < _SHORTENED * _skewness(there)
+    log = log and abs(_skewness(_signed_log1p(valid))) < _MAX_SKEWNESS_RATIO * _skewness(valid)
     if log:
-        filled = _log(filled)
+        filled = _signed_log1p(filled)
     mean, std = float(filled.mean()), float(filled.std())
-    # A column that is constant but for its missing cells has no spread beside rounding errors.
-    steady = std <= 1e-12 * float(np.abs(filled).max())
+    # A column that is constant but for its missing cells has no variance except rounding errors.
+    constant = std <= 1e-12 * float(np.abs(filled).max())
     return NumberColumn(
         name=column.name,
         mean=mean,
-        std=1.0 if steady else std,
+        std=1.0 if constant else std,
         fill=fill,
         log=log,
         indicator=bool(missing.any()),
     )
 
 
-def _log(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _signed_log1p(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """sign(x) log(1 + |x|)."""
     return np.sign(values) * np.log1p(np.abs(values))
 
 
 def _skewness(values: npt.NDArray[np.float64]) -> float:
-    """The third standardised moment, 0 for a constant."""
+    """Return the third standardised moment, 0 for a constant."""
     centred = values - values.mean()
-    spread = float(values.std())
-    return float(((centred / spread) ** 3).mean()) if spread > 1e-12 * np.abs(values).max() else 0.0
+    std = float(values.std())
+    return float(((centred / std) ** 3).mean()) if std > 1e-12 * np.abs(values).max() else 0.0
 
 
 def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColumn:
@@ -232,25 +234,25 @@ def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColum
     words = as_words(column).drop_nulls().alias("word")
     counts = words.value_counts(sort=True, name="count")
     counts = counts.sort(["count", "word"], descending=[True, False])
-    long = counts.filter(pl.col("word").str.len_chars() > _LONGEST_WORD)
-    kept = counts.filter(pl.col("word").str.len_chars() <= _LONGEST_WORD)
+    long = counts.filter(pl.col("word").str.len_chars() > _MAX_WORD_LENGTH)
+    vocabulary = counts.filter(pl.col("word").str.len_chars() <= _MAX_WORD_LENGTH)
     if len(long):
         notices.append(
             Notice(
-                f"{_cells(int(long['count'].sum()))} of {column.name!r} longer than {_LONGEST_WORD} "
+                f"{_cells(int(long['count'].sum()))} of {column.name!r} longer than {_MAX_WORD_LENGTH} "
                 "characters: unknown words"
             )
         )
-    if counts.height > _MANY:
-        kept = kept.filter(pl.col("count") >= _SEEN).head(_MOST)
-        if kept.height and kept.height < counts.height:
+    if counts.height > _MANY_WORDS:
+        vocabulary = vocabulary.filter(pl.col("count") >= _MIN_COUNT).head(_MAX_WORDS)
+        if vocabulary.height and vocabulary.height < counts.height:
             notices.append(
                 Notice(
-                    f"{column.name!r} has {counts.height} different words; the {kept.height} seen most "
-                    f"often ({_SEEN} times or more) are kept, others are unknown"
+                    f"{column.name!r} has {counts.height} different words; the {vocabulary.height} seen "
+                    f"most often ({_MIN_COUNT} times or more) are kept, others are unknown"
                 )
             )
-    values = sorted(kept["word"].to_list(), key=lambda word: (natural(word), word))
+    values = sorted(vocabulary["word"].to_list(), key=lambda word: (natural(word), word))
     return CategoryColumn(name=column.name, values=tuple(values))
 
 

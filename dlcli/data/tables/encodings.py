@@ -1,29 +1,29 @@
-"""Bytes to text, whatever program wrote them."""
+"""Detection of text encodings."""
 
 from __future__ import annotations
 
 import codecs
 import re
 
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
     (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
     (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
-_LOOKED_AT = 2**16
+_SAMPLE_BYTES = 2**16
 _HIGH = rb"[\x80-\xff]"
 
 
 def decode_text(raw: bytes) -> tuple[str, str]:
-    """The text, and the encoding it was in.
+    """Decode bytes of unknown encoding; return the text and the encoding.
 
-    A byte-order mark decides, else UTF-8 if it fits. Otherwise: most bytes above 127 stand
-    alone among ASCII in Western texts (ISO-8859-1, or Windows-1252 where its additions occur), where
-    statistics over so few would guess at random; of other texts charset-normalizer names the encoding.
+    A byte-order mark decides, else UTF-8 if it is valid. Otherwise: in Western texts most bytes above
+    127 are isolated among ASCII (ISO-8859-1, or Windows-1252 where its additions occur), too few for
+    statistics; for other texts charset-normalizer guesses the encoding.
     """
-    for mark, codec, name in _MARKS:
+    for mark, codec, name in _BYTE_ORDER_MARKS:
         if raw.startswith(mark):
             try:
                 return raw.decode(codec), name
@@ -33,13 +33,13 @@ def decode_text(raw: bytes) -> tuple[str, str]:
         return raw.decode("utf-8"), "UTF-8"
     except UnicodeDecodeError:
         pass
-    # From the first such line on: the beginning of a long table may be plain numbers.
-    found = re.search(_HIGH, raw)
-    start = raw.rfind(b"\n", 0, found.start() if found else 0) + 1
-    sample = raw[start : start + _LOOKED_AT]
+    # From the first line with such a byte: the beginning of a long table may be plain numbers.
+    first_high = re.search(_HIGH, raw)
+    start = raw.rfind(b"\n", 0, first_high.start() if first_high else 0) + 1
+    sample = raw[start : start + _SAMPLE_BYTES]
     high = len(re.findall(_HIGH, sample))
-    alone = len(re.findall(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])", sample))
-    if 2 * alone < high:
+    isolated = len(re.findall(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])", sample))
+    if 2 * isolated < high:
         guessed = _guess(raw, sample)
         if guessed is not None:
             return guessed

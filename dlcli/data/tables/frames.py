@@ -1,8 +1,8 @@
-"""Tables of any format as typed columns, with notices about what is odd in the file.
+"""Reading tables of any format as typed columns, with notices about the file.
 
-CSV and TSV (also gzipped), JSON lines and Parquet. Cells are read as words first and typed column by
-column, by a rule that a person can state: a column is numeric if all its cells are numbers, or all but
-a few of many. An empty cell is missing; so are NA, NaN, null and the like among numbers.
+CSV and TSV (also gzipped), JSON lines and Parquet. Cells are read as strings first, then each
+column is typed: it is numeric if all its cells are numbers, or all but a few of many. An empty cell is
+missing; so are NA, NaN, null and the like among numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import shorten, typed
+from dlcli.data.tables.cells import infer_type, shorten
 from dlcli.data.tables.encodings import decode_text
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
@@ -34,18 +34,18 @@ _HEAD_BYTES = 2**18
 
 
 def is_table(path: Path) -> bool:
-    """Whether the name is that of a table."""
+    """Whether the file name is that of a table."""
     return path.name.lower().endswith(TABLES)
 
 
 def read_frame(
     path: Path, *, header: bool | None = None, as_text: Collection[str] = ()
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """All rows, typed, and notices.
+    """Read all rows, typed; and notices.
 
-    Columns of words are stripped of surrounding spaces; there is no NaN, only null. ``header``: whether
+    Strings are stripped; there is no NaN, only null. ``header``: whether
     the first line of a CSV names the columns (default: unless it holds numbers with a decimal point).
-    The columns ``as_text`` stay words whatever they hold. Raises: DlcliError when the file cannot be
+    The columns ``as_text`` stay strings. Raises: DlcliError when the file cannot be
     read, is no table or has no rows.
     """
     frame, notices = _read(path, rows=None, header=header, as_text=as_text)
@@ -55,7 +55,7 @@ def read_frame(
 
 
 def read_head(path: Path, rows: int = 200) -> polars.DataFrame | None:
-    """The first rows, for looking at; None when there are none or they cannot be read."""
+    """Read the first rows; None when there are none or they cannot be read."""
     try:
         stat = path.stat()
     except OSError:
@@ -70,7 +70,7 @@ def need_column(frame: polars.DataFrame, name: str, *, what: str, path: object) 
 
 
 def looks_like_text(column: polars.Series) -> bool:
-    """Whether the cells are running text: words, half of them three or more, and mostly distinct."""
+    """Whether the cells are running text: a median of three words or more, and mostly distinct."""
     import polars as pl
 
     if column.dtype != pl.String:
@@ -85,7 +85,7 @@ def looks_like_text(column: polars.Series) -> bool:
 def split_by_column(
     frame: polars.DataFrame, column: str, *, path: object
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """The rows of train, val and test as the cells of ``column`` name them.
+    """Return the row indices of train, val and test, which the cells of ``column`` name.
 
     Raises: DlcliError when there is no such column, a cell is empty or names no split.
     """
@@ -93,19 +93,19 @@ def split_by_column(
 
     need_column(frame, column, what="the split column", path=path)
     cells = frame[column].cast(pl.String).str.strip_chars().str.to_lowercase()
-    strange = [cell for cell in cells.unique(maintain_order=True).to_list() if cell not in SPLIT_NAMES]
-    if strange:
+    invalid = [cell for cell in cells.unique(maintain_order=True).to_list() if cell not in SPLIT_NAMES]
+    if invalid:
         count = int(cells.is_in(list(SPLIT_NAMES)).not_().fill_null(True).sum())
         shown = ", ".join(
-            "an empty cell" if cell is None else repr(shorten(cell)) for cell in strange[:3]
+            "an empty cell" if cell is None else repr(shorten(cell)) for cell in invalid[:3]
         )
         raise DlcliError(
             f"{path}: {count} row{'s' if count > 1 else ''} of the split column {column!r} hold {shown}",
             hint="a split is called " + ", ".join(SPLIT_NAMES),
         )
     named = cells.replace_strict(SPLIT_NAMES)
-    found = {split: (named == split).arg_true().to_numpy() for split in ("train", "val", "test")}
-    return {split: rows.astype("int64") for split, rows in found.items() if len(rows)}
+    rows_of = {split: (named == split).arg_true().to_numpy() for split in ("train", "val", "test")}
+    return {split: rows.astype("int64") for split, rows in rows_of.items() if len(rows)}
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,14 +142,14 @@ def _read(
         raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
     columns = []
     for column in frame.iter_columns():
-        column, notice = typed(column, keep_text=column.name in as_text)
+        column, notice = infer_type(column, keep_text=column.name in as_text)
         columns.append(column)
         notices += [notice.prefixed(path.name)] if notice else []
     return pl.DataFrame(columns), notices
 
 
 def _bytes(path: Path, limit: int | None) -> bytes:
-    """The file's content, unzipped; with ``limit``, about so much of it and whole lines."""
+    """Read and decompress a file; with ``limit``, about so many bytes, in whole lines."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             raw = file.read(-1 if limit is None else limit)

@@ -1,4 +1,4 @@
-"""The tables that `predict` was asked for: files, folders and patterns, in the order they were named."""
+"""Inputs of `predict` from tables: files, folders and patterns, in the given order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dlcli.task import TabularInput, TaskSpec
 
 
 def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
-    """The rows of tables, folders of tables and patterns, without targets; ids are "file.csv:row".
+    """Return the rows of tables, folders and patterns, without targets; ids are "file.csv:row".
 
     Rows count from 0. Raises: DlcliError when there is no such file, it cannot be read, or it lacks a
     column that the model was trained on.
@@ -30,7 +30,7 @@ def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     columns = column_names(spec)
     ids, frames = [], []
     for name in _files(arguments):
-        # As words, so that what is no number here is counted by the encoder, not lost on the way.
+        # As strings, so that the encoder counts the cells that are not numbers.
         frame, _ = read_frame(Path(name), as_text=columns)
         for column in columns:
             need_column(frame, column, what="the model was trained on it", path=name)
@@ -43,8 +43,8 @@ def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
 
 
 def _files(arguments: Sequence[str]) -> list[str]:
-    """The tables that the arguments name: files, folders, patterns."""
-    found: list[str] = []
+    """Expand files, folders and patterns to the paths of tables."""
+    paths: list[str] = []
     for argument in arguments:
         path = Path(argument).expanduser()
         if path.is_dir():
@@ -60,5 +60,5 @@ def _files(arguments: Sequence[str]) -> list[str]:
                 f"{argument} {'holds no table' if path.is_dir() else 'does not exist'}",
                 hint="give files, folders or patterns of " + ", ".join(TABLES[:6]),
             )
-        found += tables
-    return found
+        paths += tables
+    return paths

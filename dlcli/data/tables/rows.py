@@ -1,6 +1,6 @@
-"""Rows of a table as items, and one type for a column that several files hold.
+"""Rows of a table as items, and conversion of columns to the types of the training file.
 
-Each file is typed by its own cells; what the training file's are decides.
+Each file is typed by its own cells; the types of the training file are used for all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRows(Items):
-    """Rows of a table: the columns that are no target."""
+    """Rows of a table, without the target columns."""
 
     frame: polars.DataFrame
 
@@ -28,7 +28,7 @@ class TableRows(Items):
 
     @classmethod
     def gather(cls, parts: Sequence[TableRows], where: Indices) -> TableRows:
-        """Also of `Items`. The parts have the same columns."""
+        """Gather rows of parts with the same columns; see `Items`."""
         import polars as pl
 
         frame = (
@@ -40,29 +40,31 @@ class TableRows(Items):
 
 
 def without_booleans(column: polars.Series) -> polars.Series:
-    """True and false are words like others."""
+    """Return a column of booleans as strings, others unchanged."""
     import polars as pl
 
     return as_words(column) if column.dtype == pl.Boolean else column
 
 
 def as_in_training(
-    column: polars.Series, model: polars.Series, *, where: str
+    column: polars.Series, train_column: polars.Series, *, where: str
 ) -> tuple[polars.Series, list[Notice]]:
-    """A column in the type of ``model``, the training file's; and notices that count lost cells."""
+    """Convert a column to the type of the training file's; notices count cells that become missing."""
     import polars as pl
 
-    column, model = without_booleans(column), without_booleans(model)
-    if column.dtype == model.dtype or not (
-        model.dtype == pl.String or model.dtype.is_numeric() or model.dtype.is_temporal()
+    column, train_column = without_booleans(column), without_booleans(train_column)
+    if column.dtype == train_column.dtype or not (
+        train_column.dtype == pl.String
+        or train_column.dtype.is_numeric()
+        or train_column.dtype.is_temporal()
     ):
         return column, []
-    if model.dtype == pl.String:
+    if train_column.dtype == pl.String:
         return as_words(column), []
-    numbers, strange = as_numbers(column)
+    numbers, invalid = as_numbers(column)
     notices = []
-    if strange:
-        notices.append(Notice(f"{where}: {strange} cells of {column.name!r} are no numbers: missing"))
-    if model.dtype.is_numeric():
+    if invalid:
+        notices.append(Notice(f"{where}: {invalid} cells of {column.name!r} are no numbers: missing"))
+    if train_column.dtype.is_numeric():
         return numbers, notices
     return (numbers * 1e6).cast(pl.Int64).cast(pl.Datetime("us")), notices

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.tables.cells import listed
+from dlcli.data.tables.cells import quoted_list
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
@@ -200,9 +200,9 @@ def _unique(names: list[str]) -> tuple[list[str], list[Notice]]:
         out.append(new)
     if unnamed:
         message = f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name"
-        notices.append(Notice(f"{message}: {listed(unnamed)}"))
+        notices.append(Notice(f"{message}: {quoted_list(unnamed)}"))
     if again:
-        notices.append(Notice(f"column names that occur twice were changed: {listed(again)}"))
+        notices.append(Notice(f"column names that occur twice were changed: {quoted_list(again)}"))
     return out, notices
 
 
@@ -220,4 +220,4 @@ def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice |
     if not with_comma:
         return cells, None
     cells = cells.with_columns(pl.col(with_comma).str.replace(",", ".", literal=True))
-    return cells, Notice(f"a comma is the decimal point in {listed(with_comma)}")
+    return cells, Notice(f"a comma is the decimal point in {quoted_list(with_comma)}")
