@@ -21,9 +21,68 @@ from dlcli.registry import declared_names
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
-def setting(default: Any, help: str, *flags: str, **bounds: Any) -> Any:
-    """A field with its help; with ``flags`` it is also a command-line option."""
-    return Field(default, description=help, json_schema_extra={"flags": list(flags)}, **bounds)
+def setting(
+    default: Any,
+    help: str,
+    *flags: str,
+    advanced: bool = False,
+    applies_to: Mapping[str, tuple[str, ...]] | None = None,
+    **bounds: Any,
+) -> Any:
+    """Declare a field with its help; with ``flags`` it is also a command-line option.
+
+    Args:
+        advanced: list the option in ``--help-all`` only.
+        applies_to: the values of other fields of the group that the setting has an effect for, such as
+            ``{"method": ("static", "qat")}``; see `check_applies`.
+        bounds: of the value, as in `pydantic.Field`.
+    """
+    extra: dict[str, Any] = {
+        "flags": list(flags),
+        "advanced": advanced,
+        "applies_to": dict(applies_to or {}),
+    }
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+def option_name(config: type[BaseModel], key: str) -> str:
+    """Return what users call a setting: its long flag, else its dotted key."""
+    flags: list[str] = fields_of(config)[key].json_schema_extra["flags"]
+    return flags[0].partition("/")[0] if flags else key
+
+
+def check_applies(config: BaseModel, given: Mapping[str, Any] | None = None) -> None:
+    """Refuse settings that have no effect with the values of the others in their group.
+
+    ``given`` holds what the user typed, nested as in YAML; by default, whatever differs from its default
+    counts. A value of "auto" may turn out to be any other. Raises: UsageError.
+    """
+    values = flat(config)
+    for key, field in fields_of(type(config)).items():
+        group, dot, _ = key.rpartition(".")
+        typed = values[key] != _plain(field) if given is None else _has(given, key)
+        for other, allowed in field.json_schema_extra["applies_to"].items() if typed else ():
+            chosen = values[f"{group}{dot}{other}"]
+            if chosen not in (*allowed, "auto"):
+                flag = option_name(type(config), f"{group}{dot}{other}")
+                name = option_name(type(config), key)
+                raise UsageError(
+                    f"{name} is for {flag} {' and '.join(allowed)}, not {chosen}",
+                    hint="leave it out, where it has no effect",
+                )
+
+
+def _plain(field: Any) -> Any:
+    """The default of a field, as `flat` gives it."""
+    return list(field.default) if isinstance(field.default, tuple) else field.default
+
+
+def _has(values: Mapping[str, Any], key: str) -> bool:
+    """Return whether nested values have a dotted key."""
+    first, _, rest = key.partition(".")
+    if first not in values or not rest:
+        return first in values
+    return isinstance(values[first], Mapping) and _has(values[first], rest)
 
 
 @dataclass(frozen=True)

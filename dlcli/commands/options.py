@@ -32,6 +32,22 @@ Trust = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
+LONGEST_METAVAR = 16  # characters; longer lists of choices do not fit 80 columns
+
+
+def _show_all(ctx: typer.Context, requested: bool) -> None:
+    if requested:
+        for parameter in ctx.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option("--help-all", is_eager=True, callback=_show_all, help="Show all options and exit."),
+]
+
 
 @dataclass(frozen=True)
 class Settings(Generic[ConfigT]):
@@ -77,8 +93,15 @@ def takes_config(
     With ``only``, of those fields alone, by dotted key. The command is called with ``settings:
     Settings[config]`` as its first argument. Raises: ValueError at import when two fields claim one
     flag.
+
+    ``--help`` lists the options that are not advanced, or all of them where ``only`` selects some;
+    ``--help-all`` lists every option.
     """
-    options = {n: o for n, o in _options(config).items() if only is None or o[1] in only}
+    options = {
+        name: option
+        for name, option in _options(config, hide=only is None).items()
+        if only is None or option[1] in only
+    }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -88,6 +111,7 @@ def takes_config(
         def wrapper(**values: Any) -> None:
             ctx: typer.Context = values.pop("ctx")
             file, sets = values.pop("config_file"), values.pop("set_items")
+            values.pop("help_all", None)
             flags: dict[str, Any] = {}
             for name, (_, key) in options.items():
                 value = values.pop(name)
@@ -131,6 +155,8 @@ def takes_config(
                 None,
             ),
         ]
+        if any(_is_hidden(parameter) for parameter in extra):
+            extra.append(_parameter("help_all", HelpAll, False))
         wrapper.__signature__ = inspect.Signature(extra)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in extra}
         return wrapper
@@ -146,11 +172,11 @@ def _find(layer: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]]:
-    """Parameter name to (option, dotted key) of every field that has flags."""
-    found: dict[str, tuple[inspect.Parameter, str]] = {}
+def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.Parameter, str]]:
+    """Parameter name to (option, dotted key) of every field with flags; ``hide`` the advanced ones."""
+    options: dict[str, tuple[inspect.Parameter, str]] = {}
     panels = {
-        name: inspect.getdoc(sub.annotation)
+        name: f"{inspect.getdoc(sub.annotation)} ({name})"
         for name, sub in config.model_fields.items()
         if isinstance(sub.annotation, type) and issubclass(sub.annotation, BaseModel)
     }
@@ -158,15 +184,34 @@ def _options(config: type[BaseModel]) -> dict[str, tuple[inspect.Parameter, str]
         flags = info.json_schema_extra["flags"]
         if not flags:
             continue
+        kind = _typed(info.annotation, info.metadata)
+        metavar, choices = _choices(kind)
         option = typer.Option(
             *flags,
-            help=info.description,
+            help=f"{info.description}{choices}",
+            metavar=metavar,
+            hidden=hide and info.json_schema_extra["advanced"],
             show_default="(default:" not in (info.description or ""),
             rich_help_panel=panels.get(key.split(".")[0]) or inspect.getdoc(config),
         )
-        name, kind = key.replace(".", "_"), _typed(info.annotation, info.metadata)
-        found[name] = (_parameter(name, Annotated[kind, option], info.default), key)
-    return found
+        name = key.replace(".", "_")
+        options[name] = (_parameter(name, Annotated[kind, option], info.default), key)
+    return options
+
+
+def _choices(kind: Any) -> tuple[str | None, str]:
+    """The metavar of an option and what its help adds: choices that a narrow column cuts go there."""
+    literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
+    names = [str(name) for literal in literals for name in get_args(literal)]
+    if len("|".join(names)) <= LONGEST_METAVAR:
+        return None, ""
+    return "NAME", f" One of: {', '.join(names)}."
+
+
+def _is_hidden(parameter: inspect.Parameter) -> bool:
+    return any(
+        getattr(meta, "hidden", False) for meta in getattr(parameter.annotation, "__metadata__", ())
+    )
 
 
 def _typed(annotation: Any, metadata: Collection[Any]) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,20 +13,11 @@ from dlcli.commands.train_session.finetune import make_tuner
 from dlcli.config import QuantizeSettings
 from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
-from dlcli.settings import fields_of, merge
+from dlcli.settings import check_applies, merge, option_name
 
 if TYPE_CHECKING:
     from dlcli.deploy.quantize.result import QuantizeResult
     from dlcli.events import Emit
-
-# Settings that only some methods read.
-_ONLY_FOR = {
-    "bits": ("weight-only",),
-    "group_size": ("weight-only",),
-    "calibration": ("static",),
-    "calibration_samples": ("static", "qat"),
-    "target": ("static", "qat"),
-}
 
 
 @takes_config(QuantizeSettings)
@@ -50,7 +42,9 @@ def command(
     quantization-aware training. A bound that none keeps: exit code 3, and the best file is kept.
     """
     config = settings.resolve()
-    _refuse_unused(settings, config)
+    typed = merge(settings.sets, settings.flags)
+    check_applies(config, typed)
+    _check_training(config, typed)
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.quantize.quantize import quantize
@@ -72,28 +66,17 @@ def command(
         raise BoundMissed(result.missed, hint=f"the file is kept: {result.output}{other}")
 
 
-def _refuse_unused(settings: Settings[QuantizeSettings], config: QuantizeSettings) -> None:
-    """Refuse what was said and means nothing to the method. Raises: UsageError."""
-    method, said = config.quantize.method, merge(settings.sets, settings.flags)
-    for name in said.get("quantize", {}):
-        able = _ONLY_FOR.get(name, (method,))
-        if method not in (*able, "auto"):
-            raise UsageError(
-                f"{_flag('quantize', name)} means nothing to --method {method}",
-                hint=f"it is for --method {' and '.join(able)}: leave it out",
-            )
-    trains = method == "qat" or (method == "auto" and config.quantize.max_drop is not None)
-    for name in () if trains else said.get("finetune", {}):
+def _check_training(config: QuantizeSettings, typed: Mapping[str, Any]) -> None:
+    """Refuse fine-tuning settings where nothing is trained. Raises: UsageError."""
+    method = config.quantize.method
+    if method == "qat" or (method == "auto" and config.quantize.max_drop is not None):
+        return
+    for name in typed.get("finetune", {}):
         raise UsageError(
-            f"{_flag('finetune', name)} is of training, which is done for --method qat alone",
+            f"{option_name(QuantizeSettings, f'finetune.{name}')} is for training, which only "
+            "--method qat does",
             hint="--method qat; or --method auto with --max-drop, which tries it last",
         )
-
-
-def _flag(group: str, name: str) -> str:
-    field = fields_of(QuantizeSettings)[f"{group}.{name}"]
-    flags: list[str] = field.json_schema_extra["flags"]
-    return flags[0] if flags else f"{group}.{name}"
 
 
 def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:

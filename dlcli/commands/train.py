@@ -32,10 +32,10 @@ def command(
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option("--resume", metavar="last|RUN", help="Go on with a run; needs nothing else."),
+        typer.Option("--resume", metavar="last|RUN", help="Resume a run; needs no other options."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Resume with settings that change what is learnt.")
+        bool, typer.Option("--force", hidden=True, help="Resume with settings that change the training.")
     ] = False,
     dry_run: Annotated[
         bool,

@@ -13,48 +13,64 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     """Data"""
 
     data: str | None = setting(
-        None, "A folder, a file, or a data set's name such as digits.", "--data", "-d"
+        None, "Folder, file or name of a data set (digits, mnist, ...).", "--data", "-d"
     )
     kind: str | None = setting(
-        None, "Kind of data: image, text, tabular, series or pairs (default: detected).", "--kind"
+        None,
+        "Kind of data: image, text, tabular, series or pairs (default: detected).",
+        "--kind",
+        advanced=True,
     )
-    task: TaskKind | None = setting(
-        None, "What is predicted (default: found by looking at the target).", "--task"
-    )
+    task: TaskKind | None = setting(None, "Task (default: from the target).", "--task", advanced=True)
     target: str | None = setting(
         None,
-        "Column to predict, or several with commas (default: one named label, or the last).",
+        "Target column, or several, comma-separated (default: the only labelled column, or the last).",
         "--target",
     )
-    text: str | None = setting(None, "Column of the text (default: the one that looks like text).")
-    drop: tuple[str, ...] = setting((), "Columns to leave out.")
+    text: str | None = setting(None, "Text column (default: detected).")
+    drop: tuple[str, ...] = setting((), "Columns to ignore.")
     split_column: str | None = setting(
-        None, "Column that says train, val or test for each row.", "--split-column"
+        None, "Column that assigns rows to train, val and test.", "--split-column", advanced=True
     )
     group_column: str | None = setting(
-        None, "Rows of one value of this column stay in one split.", "--group-column"
+        None, "Group column: rows of one group stay in one split.", "--group-column", advanced=True
     )
     time_column: str | None = setting(
-        None, "Column of the time of a long series (default: found).", "--time-column"
+        None, "Time column of a long series (default: detected).", "--time-column", advanced=True
     )
-    window: int | None = setting(None, "Time steps a forecast sees.", "--window", ge=1)
-    horizon: int | None = setting(None, "Time steps it predicts.", "--horizon", ge=1)
+    window: int | None = setting(
+        None, "Input length of a forecast, in time steps.", "--window", ge=1, advanced=True
+    )
+    horizon: int | None = setting(
+        None, "Forecast horizon, in time steps.", "--horizon", ge=1, advanced=True
+    )
     time_splits: tuple[float, ...] | None = setting(
-        None, "Train, val and test of a long series, in order: shares below 1, or rows."
+        None,
+        "Train, val and test of a long series, in order of time: fractions below 1, or numbers of rows.",
     )
-    tokenizer: Literal["word", "bpe"] = setting("word", "How texts are cut.", "--tokenizer")
-    vocab_size: int = setting(20_000, "Largest number of tokens.", ge=8)
-    min_count: int = setting(1, "Words seen less often in training count as unknown.", ge=1)
-    lowercase: bool = setting(True, "Whether Cat and cat are one word.")
+    tokenizer: Literal["word", "bpe"] = setting("word", "Tokenizer.", "--tokenizer", advanced=True)
+    vocab_size: int = setting(20_000, "Maximum vocabulary size.", ge=8)
+    min_count: int = setting(1, "Minimum frequency of a token; rarer ones are unknown.", ge=1)
+    lowercase: bool = setting(True, "Convert texts to lower case.")
     max_length: int | None = setting(
-        None, "Longest text or series (default: from the training split).", "--max-length", ge=1
+        None,
+        "Maximum length of texts and series; longer ones are truncated (default: from the "
+        "training split).",
+        "--max-length",
+        ge=1,
+        advanced=True,
     )
     balance: Literal["none", "weights", "sampler", "focal"] = setting(
-        "none", "Against classes of unequal size: weighted loss, sampling, focal loss.", "--balance"
+        "none",
+        "Class imbalance: class weights in the loss, weighted sampling, or focal loss.",
+        "--balance",
+        advanced=True,
     )
-    val_fraction: float = setting(0.1, "Share held out where there is no validation split.", gt=0, lt=1)
-    test_fraction: float = setting(0.1, "Share held out of a source with no splits at all.", ge=0, lt=1)
-    cache: Literal["auto", "ram", "none"] = setting("auto", "Keep decoded pixels in memory.")
+    val_fraction: float = setting(
+        0.1, "Validation fraction, of data without a validation split.", gt=0, lt=1
+    )
+    test_fraction: float = setting(0.1, "Test fraction, of data without any splits.", ge=0, lt=1)
+    cache: Literal["auto", "ram", "none"] = setting("auto", "Cache of decoded images.")
 
     def meaning(self) -> dict[str, Any]:
         """The settings that say what the data means, where they are not the default."""

@@ -13,7 +13,7 @@ class ExportConfig(Frozen):
 
     model_config = NUMBERS_AS_TEXT
 
-    opset: int = setting(20, "ONNX operator set.", "--opset", ge=18, le=23)
+    opset: int = setting(20, "ONNX operator set.", "--opset", ge=18, le=23, advanced=True)
     dynamic: bool = setting(
         True, "Dynamic batch size and sequence length, or static shapes.", "--dynamic/--static"
     )
@@ -37,9 +37,15 @@ class ExportConfig(Frozen):
         "--half; more for int8 models).",
         "--tolerance",
         gt=0,
+        advanced=True,
     )
     agreement: float = setting(
-        0.99, "Smallest share of samples with the same predicted class.", "--agreement", ge=0, le=1
+        0.99,
+        "Smallest share of samples with the same predicted class.",
+        "--agreement",
+        ge=0,
+        le=1,
+        advanced=True,
     )
     max_drop: str | None = setting(
         None,

@@ -26,14 +26,20 @@ class FinetuneConfig(TrainingDevice):
     batch_size: int | None = setting(
         None, "Global batch size (default: the run's).", "--batch-size", "-b", ge=1
     )
-    optimizer: Optimizer | None = setting(None, "Optimizer (default: the run's).", "--optimizer")
+    optimizer: Optimizer | None = setting(
+        None, "Optimizer (default: the run's).", "--optimizer", advanced=True
+    )
     scheduler: Scheduler | None = setting(
-        None, "Learning rate schedule (default: cosine with warm-up).", "--scheduler"
+        None, "Learning rate schedule (default: cosine with warm-up).", "--scheduler", advanced=True
     )
     distill: bool = setting(
         True,
         "Distillation: use the original model as teacher (classifiers only).",
         "--distill/--no-distill",
     )
-    seed: int | None = setting(None, "Random seed (default: the run's).", "--seed", ge=0, lt=2**31)
-    max_steps: int | None = setting(None, "Stop after this many optimizer steps.", "--max-steps", ge=1)
+    seed: int | None = setting(
+        None, "Random seed (default: the run's).", "--seed", ge=0, lt=2**31, advanced=True
+    )
+    max_steps: int | None = setting(
+        None, "Stop after this many optimizer steps.", "--max-steps", ge=1, advanced=True
+    )

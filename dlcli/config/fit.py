@@ -13,56 +13,80 @@ from dlcli.settings import setting
 class FitConfig(TrainingDevice):
     """Training"""
 
-    epochs: int = setting(10, "Passes over the training split.", "--epochs", "-e", ge=1)
+    epochs: int = setting(10, "Number of epochs.", "--epochs", "-e", ge=1)
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
-        64, "Samples one optimizer step sees, or auto: what memory holds.", "--batch-size", "-b"
+        64, "Global batch size; auto: the largest that fits into memory.", "--batch-size", "-b"
     )
     grad_accum_steps: int = setting(
-        1, "Parts a device's share of the batch is computed in.", "--grad-accum-steps", ge=1
+        1,
+        "Gradient accumulation steps; the batch size stays the same.",
+        "--grad-accum-steps",
+        ge=1,
+        advanced=True,
     )
-    max_steps: int | None = setting(None, "Most optimizer steps of the run.", "--max-steps", ge=1)
-    max_time: str | None = setting(None, "Longest time of the run: 90s, 30min, 2h.", "--max-time")
+    max_steps: int | None = setting(
+        None, "Stop after this many optimizer steps.", "--max-steps", ge=1, advanced=True
+    )
+    max_time: str | None = setting(
+        None, "Stop after this time: 90s, 30min, 2h.", "--max-time", advanced=True
+    )
     overfit_batches: int | None = setting(
         None,
-        "Learn this many batches by heart, as a test of model and data.",
+        "Overfit this many batches, to test model and data.",
         "--overfit-batches",
         ge=1,
+        advanced=True,
     )
     grad_checkpointing: str = setting(
         "none",
-        "Compute activations again instead of keeping them: none, auto or a number of segments.",
+        "Activation checkpointing: none, auto or a number of segments.",
         "--grad-checkpointing",
+        advanced=True,
     )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = setting(
-        "none", "torch.compile of the training step, in this mode.", "--compile"
+        "none", "torch.compile mode of the training step.", "--compile", advanced=True
     )
     deterministic: bool = setting(
-        False, "Bit-identical runs on one device and version of torch.", "--deterministic"
+        False,
+        "Reproduce runs bit by bit, on one device and torch version.",
+        "--deterministic",
+        advanced=True,
     )
-    seed: int = setting(0, "Of the split, the order and the weights.", "--seed", ge=0, lt=2**31)
+    seed: int = setting(0, "Random seed (split, order, initial weights).", "--seed", ge=0, lt=2**31)
     ema: float | None = setting(
-        None, "Evaluate and keep a moving average of the weights with this decay.", "--ema", gt=0, lt=1
+        None, "Exponential moving average of the weights: decay.", "--ema", gt=0, lt=1, advanced=True
     )
     swa: float | None = setting(
-        None, "Also average the epochs' weights from this share of the run on.", "--swa", ge=0, lt=1
+        None,
+        "Stochastic weight averaging, from this share of the run.",
+        "--swa",
+        ge=0,
+        lt=1,
+        advanced=True,
     )
     monitor: str | None = setting(
-        None, "Validation metric that picks the best epoch (default: by task).", "--monitor"
+        None,
+        "Validation metric that selects the best epoch (default: by task).",
+        "--monitor",
+        advanced=True,
     )
     patience: int | None = setting(
-        None, "Stop after this many epochs without a better metric.", "--patience", ge=1
+        None, "Early stopping: epochs without improvement.", "--patience", ge=1
     )
-    min_delta: float = setting(0.0, "What counts as better, for patience and plateau.", ge=0)
-    keep_best: int = setting(1, "How many of the best epochs' models are kept.", "--keep-best", ge=1)
+    min_delta: float = setting(0.0, "Minimum improvement, for patience and plateau.", ge=0)
+    keep_best: int = setting(1, "Number of best models to keep.", "--keep-best", ge=1, advanced=True)
     max_bad_steps: int = setting(
-        25, "Steps in a row whose gradient is no finite number that end the run.", ge=1
+        25, "Abort after this many consecutive steps with non-finite gradients.", ge=1
     )
     checkpoint_every: str = setting(
-        "1ep,5min", "When to save the state: N steps, Nmin or Nep.", "--checkpoint-every"
+        "1ep,5min",
+        "Interval between checkpoints of the training state: N steps, Nmin or Nep.",
+        "--checkpoint-every",
+        advanced=True,
     )
-    keep_states: int = setting(2, "How many training states are kept.", ge=1)
-    tensorboard: bool = setting(False, "Write TensorBoard files too.", "--tensorboard")
-    histograms: bool = setting(False, "Histograms of weights and gradients in TensorBoard, each epoch.")
+    keep_states: int = setting(2, "Number of training states to keep.", ge=1)
+    tensorboard: bool = setting(False, "Log to TensorBoard too.", "--tensorboard", advanced=True)
+    histograms: bool = setting(False, "TensorBoard histograms of weights and gradients, every epoch.")
     log_every: float = setting(0.5, "Seconds between progress events.", ge=0)
 
     @property

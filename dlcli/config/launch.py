@@ -9,24 +9,24 @@ from dlcli.task import Frozen
 class LaunchConfig(Frozen):
     """Several devices"""
 
-    devices: str = setting(
-        "1", "How many devices, which ones (0,1: those two), or auto: all of them.", "--devices"
-    )
+    devices: str = setting("1", "Devices: a number, indices (0,1), or auto (all).", "--devices")
     nnodes: str = setting(
-        "1", "Machines: 2, or 1:4 for whatever is there; run the command on each.", "--nnodes"
+        "1", "Number of nodes, or MIN:MAX; run the command on each.", "--nnodes", advanced=True
     )
     rdzv_endpoint: str | None = setting(
-        None, "HOST:PORT of one of the machines, where all of them meet.", "--rdzv-endpoint"
+        None, "Rendezvous endpoint HOST:PORT, of one of the nodes.", "--rdzv-endpoint", advanced=True
     )
     max_restarts: int = setting(
         3,
-        "How often the processes start again from the last state when one dies.",
+        "Restarts from the last training state after a process fails.",
         "--max-restarts",
         ge=0,
+        advanced=True,
     )
-    timeout_s: float = setting(
-        600.0, "Seconds after which a process that others wait for is given up.", gt=0
-    )
+    timeout_s: float = setting(600.0, "Timeout of collective operations, in seconds.", gt=0)
     sync_bn: bool = setting(
-        True, "Batch norms see the whole step's batch, not one device's.", "--sync-bn/--no-sync-bn"
+        True,
+        "Synchronize batch norm statistics across devices.",
+        "--sync-bn/--no-sync-bn",
+        advanced=True,
     )

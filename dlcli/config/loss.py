@@ -14,22 +14,25 @@ LossName = Annotated[str, RegisteredName("loss", "dlcli.training.losses", "regis
 class LossConfig(Frozen):
     """Loss"""
 
-    name: LossName | None = setting(None, "What is minimised (default: by task).", "--loss")
+    name: LossName | None = setting(None, "Loss (default: by task).", "--loss")
     label_smoothing: float = setting(
-        0.0, "Share of the target spread over all classes.", "--label-smoothing", ge=0, lt=1
+        0.0, "Label smoothing.", "--label-smoothing", ge=0, lt=1, advanced=True
     )
-    focal_gamma: float = setting(2.0, "How little what is right already counts in focal.", ge=0)
-    huber_delta: float = setting(
-        1.0, "Where huber and smooth_l1 turn from square to straight, in scaled units.", gt=0
-    )
-    margin: float = setting(
-        0.2, "By how much triplet wants another class farther off than the own.", gt=0
-    )
+    focal_gamma: float = setting(2.0, "Focal loss: focusing parameter gamma.", ge=0)
+    huber_delta: float = setting(1.0, "Huber delta / smooth L1 beta, in scaled units.", gt=0)
+    margin: float = setting(0.2, "Triplet margin.", gt=0)
     teacher: str | None = setting(
-        None, "A trained artifact whose answers are learnt too (distillation).", "--teacher"
+        None, "Knowledge distillation: artifact of the teacher.", "--teacher", advanced=True
     )
     distill_alpha: float = setting(
-        0.5, "Share of the teacher's answers in the loss.", "--distill-alpha", ge=0, le=1
+        0.5,
+        "Knowledge distillation: weight of the teacher's term in the loss.",
+        "--distill-alpha",
+        ge=0,
+        le=1,
+        advanced=True,
     )
-    temperature: float = setting(2.0, "How soft the teacher's answers are.", "--temperature", gt=0)
-    args: dict[str, Any] = setting({}, "Arguments of the loss's own.")
+    temperature: float = setting(
+        2.0, "Knowledge distillation: softmax temperature.", "--temperature", gt=0, advanced=True
+    )
+    args: dict[str, Any] = setting({}, "Keyword arguments of the loss.")

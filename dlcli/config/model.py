@@ -12,36 +12,47 @@ class ModelConfig(Frozen):
     """Model"""
 
     name: str | None = setting(
-        None, "One of dlcli models, torchvision's or timm:NAME, or file.py:Class.", "--model", "-m"
+        None,
+        "Model: a name of dlcli models or torchvision, timm:NAME, or file.py:Class.",
+        "--model",
+        "-m",
     )
     img_size: int | None = setting(
-        None, "Side of the square input in pixels (default: the model's).", "--img-size", ge=1, le=4096
+        None,
+        "Image size in pixels; images are square (default: the model's).",
+        "--img-size",
+        ge=1,
+        le=4096,
+        advanced=True,
     )
     pretrained: bool | None = setting(
         None,
-        "Start from ImageNet weights (default: when they can be had).",
+        "Start from ImageNet weights (default: if available).",
         "--pretrained/--no-pretrained",
     )
     weights: str | None = setting(
-        None, "Start from this file: a dlcli artifact, .pth or .safetensors.", "--weights"
+        None, "Initial weights: a dlcli artifact, .pth or .safetensors.", "--weights"
     )
     freeze: str = setting(
         "none",
-        "backbone: train the head alone; or names of layers with commas, such as layer1,conv*.",
+        "Layers to freeze: backbone (all but the head), or names, comma-separated: layer1,conv*.",
         "--freeze",
     )
     unfreeze: str | None = setting(
         None,
-        "Frozen layers that train from a share of the run on: 'layer4@50%,layer3@75%'.",
+        "When to unfreeze frozen layers, as a share of the run: 'layer4@50%,layer3@75%'.",
         "--unfreeze",
+        advanced=True,
     )
-    head: Literal["linear", "mlp"] = setting("linear", "Head of a torchvision model.", "--head")
+    head: Literal["linear", "mlp"] = setting(
+        "linear", "Head of a torchvision model.", "--head", advanced=True
+    )
     embedding_size: int = setting(
-        128, "Numbers in the answer to --task embedding.", "--embedding-size", ge=2
+        128, "Dimension of the embedding (--task embedding).", "--embedding-size", ge=2, advanced=True
     )
     resize: Literal["crop", "squash"] = setting(
-        "crop", "Fit images by cutting out the centre, or by squashing both sides."
+        "crop", "Resize to a square: centre crop, or ignore the aspect ratio."
     )
-    crop_fraction: float = setting(1.0, "Share of the shorter side that crop keeps.", gt=0, le=1)
-    interpolation: Interpolation = setting("bilinear", "How pixels are resized (antialiased).")
-    args: dict[str, Any] = setting({}, "The model's own arguments, such as dropout.")
+    crop_fraction: float = setting(1.0, "Centre crop: share of the shorter side.", gt=0, le=1)
+    interpolation: Interpolation = setting("bilinear", "Interpolation of resizing (antialiased).")
+    args: dict[str, Any] = setting({}, "Arguments of the model class, such as dropout.")

@@ -21,62 +21,73 @@ Scheduler = Annotated[
 class OptimConfig(Frozen):
     """Optimizer and schedule"""
 
-    optimizer: Optimizer = setting("adamw", "Update rule.", "--optimizer")
+    optimizer: Optimizer = setting("adamw", "Optimizer.", "--optimizer")
     lr: Annotated[float, Field(gt=0)] | Literal["auto"] = setting(
-        1e-3, "Peak learning rate, or auto: found by a short sweep.", "--lr"
+        1e-3, "Peak learning rate; auto: from a learning rate range test.", "--lr"
     )
     weight_decay: float = setting(
-        0.01, "Decay of weights; norms and biases are left alone.", "--weight-decay", ge=0
+        0.01, "Weight decay; not applied to norms and biases.", "--weight-decay", ge=0, advanced=True
     )
     momentum: float = setting(
-        0.9, "Of momentum, nesterov, rmsprop and muon; sgd has none.", "--momentum", ge=0, lt=1
+        0.9,
+        "Momentum factor (momentum, nesterov, rmsprop, muon).",
+        "--momentum",
+        ge=0,
+        lt=1,
+        advanced=True,
     )
     betas: tuple[float, float] | None = setting(
-        None, "Decay rates of the averages of adam's family and lion (default: the optimizer's)."
+        None, "Betas of Adam variants and Lion (default: the optimizer's)."
     )
     layer_decay: float = setting(
         1.0,
-        "Each layer learns at this share of the rate of the one above it.",
+        "Layer-wise learning rate decay: factor per layer, from the head down.",
         "--layer-decay",
         gt=0,
         le=1,
+        advanced=True,
     )
     backbone_lr: float = setting(
-        1.0, "Rate of everything below the head, as a share of the head's.", "--backbone-lr", gt=0
+        1.0,
+        "Learning rate of the backbone, relative to the head's.",
+        "--backbone-lr",
+        gt=0,
+        advanced=True,
     )
-    scheduler: Scheduler = setting("onecycle", "Shape of the learning rate over the run.", "--scheduler")
+    scheduler: Scheduler = setting("onecycle", "Learning rate schedule.", "--scheduler")
     warmup: float | None = setting(
         None,
-        "Warm-up, as a share of all steps (default: 0.3 for onecycle, else none).",
+        "Warm-up, as a share of all steps (default: 0.3 for onecycle, else 0).",
         "--warmup",
         ge=0,
         lt=1,
+        advanced=True,
     )
-    lr_min: float = setting(
-        0.0, "Lowest rate of the falling schedules, as a share of the peak.", ge=0, le=1
-    )
+    lr_min: float = setting(0.0, "Minimum learning rate, relative to the peak.", ge=0, le=1)
     gamma: float | None = setting(
         None,
-        "Factor of each drop of step, multistep and plateau (default: 0.1); for exponential, of the "
-        "whole run (default: 0.01).",
+        "Decay factor of step, multistep and plateau (default: 0.1); total decay of "
+        "exponential (default: 0.01).",
         gt=0,
         le=1,
     )
-    decay_every: float = setting(
-        0.3, "Distance between the drops of step: a share of the run, or whole epochs.", gt=0
-    )
+    decay_every: float = setting(0.3, "Step size of step: a share of the run below 1, or epochs.", gt=0)
     milestones: tuple[float, ...] = setting(
-        (0.5, 0.75), "Where multistep drops: shares of the run, or whole epochs."
+        (0.5, 0.75), "Milestones of multistep: shares of the run below 1, or epochs."
     )
-    power: float = setting(2.0, "Exponent of polynomial.", gt=0)
-    cycles: int = setting(3, "Cycles of cosine-restarts.", ge=1)
-    cycle_growth: float = setting(1.0, "Length of each such cycle over that of the one before.", ge=1)
-    plateau_patience: int = setting(2, "Epochs without a better metric before plateau drops.", ge=0)
-    clip_grad_norm: float | None = setting(None, "Largest gradient norm.", "--clip-grad-norm", gt=0)
+    power: float = setting(2.0, "Power of polynomial.", gt=0)
+    cycles: int = setting(3, "Number of cycles of cosine-restarts.", ge=1)
+    cycle_growth: float = setting(
+        1.0, "Factor by which each cycle of cosine-restarts is longer than the last.", ge=1
+    )
+    plateau_patience: int = setting(2, "Patience of plateau, in epochs.", ge=0)
+    clip_grad_norm: float | None = setting(
+        None, "Gradient clipping: maximum norm.", "--clip-grad-norm", gt=0, advanced=True
+    )
     clip_grad_value: float | None = setting(
-        None, "Largest value in a gradient.", "--clip-grad-value", gt=0
+        None, "Gradient clipping: maximum absolute value.", "--clip-grad-value", gt=0, advanced=True
     )
-    args: dict[str, Any] = setting({}, "Arguments of the optimizer's or the schedule's own.")
+    args: dict[str, Any] = setting({}, "Keyword arguments of the optimizer or the schedule.")
 
     @property
     def peak_lr(self) -> float:

@@ -32,18 +32,46 @@ class PruneConfig(Frozen):
         lt=1,
     )
     target_params: float | None = setting(
-        None, "Share of the parameters to keep (channel).", "--target-params", gt=0, lt=1
+        None,
+        "Share of the parameters to keep (channel).",
+        "--target-params",
+        gt=0,
+        lt=1,
+        applies_to={"method": ("channel",)},
     )
     target_macs: float | None = setting(
-        None, "Share of the multiply-adds (MACs) to keep (channel).", "--target-macs", gt=0, lt=1
+        None,
+        "Share of the multiply-adds (MACs) to keep (channel).",
+        "--target-macs",
+        gt=0,
+        lt=1,
+        applies_to={"method": ("channel",)},
     )
     importance: Literal["magnitude", "bn-scale", "taylor"] = setting(
-        "magnitude", "Importance criterion of channels.", "--importance"
+        "magnitude",
+        "Importance criterion of channels.",
+        "--importance",
+        applies_to={"method": ("channel",)},
     )
-    norm: Literal["1", "2", "inf"] = setting("2", "Norm of the slices (ln).", "--norm")
-    dim: int = setting(0, "Dimension of the weight to prune slices along (ln).", "--dim", ge=0, le=3)
+    norm: Literal["1", "2", "inf"] = setting(
+        "2", "Norm of the slices (ln).", "--norm", advanced=True, applies_to={"method": ("ln",)}
+    )
+    dim: int = setting(
+        0,
+        "Dimension of the weight to prune slices along (ln).",
+        "--dim",
+        ge=0,
+        le=3,
+        advanced=True,
+        applies_to={"method": ("ln",)},
+    )
     round_to: int = setting(
-        8, "Round the number of remaining channels to a multiple of this.", "--round-to", ge=1
+        8,
+        "Round the number of remaining channels to a multiple of this.",
+        "--round-to",
+        ge=1,
+        advanced=True,
+        applies_to={"method": ("channel",)},
     )
     skip: str | None = setting(
         None, "Layers not to prune: names or patterns, comma-separated: conv1,layer4*.", "--skip"
@@ -54,10 +82,14 @@ class PruneConfig(Frozen):
         "--schedule",
     )
     steps: int = setting(
-        3, "Steps of iterative and agp; --epochs is divided among them.", "--steps", ge=1
+        3,
+        "Steps of iterative and agp; --epochs is divided among them.",
+        "--steps",
+        ge=1,
+        applies_to={"schedule": ("iterative", "agp")},
     )
     store: Literal["auto", "dense", "sparse"] = setting(
-        "auto", "Storage of zeros; auto: sparse where that is smaller.", "--store"
+        "auto", "Storage of zeros; auto: sparse where that is smaller.", "--store", advanced=True
     )
     max_drop: str | None = setting(
         None,

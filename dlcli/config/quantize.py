@@ -23,16 +23,36 @@ class QuantizeConfig(Frozen):
         None, "Runtime of the quantized model (default: by method).", "--backend"
     )
     target: Literal["x86", "arm"] | None = setting(
-        None, "Processor to quantize for (default: this machine's).", "--target"
+        None,
+        "Processor to quantize for (default: this machine's).",
+        "--target",
+        advanced=True,
+        applies_to={"method": ("static", "qat")},
     )
     calibration: Literal["minmax", "entropy", "percentile"] = setting(
-        "minmax", "Calibration method of activation ranges.", "--calibration"
+        "minmax",
+        "Calibration method of activation ranges.",
+        "--calibration",
+        applies_to={"method": ("static",)},
     )
     calibration_samples: int = setting(
-        256, "Training samples for calibration.", "--calibration-samples", ge=1
+        256,
+        "Training samples for calibration.",
+        "--calibration-samples",
+        ge=1,
+        advanced=True,
+        applies_to={"method": ("static", "qat")},
     )
-    bits: Literal[4, 8] = setting(8, "Bits per weight (weight-only).", "--bits")
-    group_size: int = setting(64, "Weights per scale (weight-only).", "--group-size", ge=8)
+    bits: Literal[4, 8] = setting(
+        8, "Bits per weight (weight-only).", "--bits", applies_to={"method": ("weight-only",)}
+    )
+    group_size: int = setting(
+        64,
+        "Weights per scale (weight-only).",
+        "--group-size",
+        ge=8,
+        applies_to={"method": ("weight-only",)},
+    )
     skip: str | None = setting(
         None, "Layers to keep in float: names or patterns, comma-separated: fc,layer4*.", "--skip"
     )

@@ -29,20 +29,28 @@ def parse_sizes(text: str, flag: str = "--batch-sizes") -> tuple[int, ...]:
 class DataFolder(Frozen):
     """Where named data sets are stored"""
 
-    data_dir: str | None = setting(None, "Folder that holds a named data set.", "--data-dir")
+    data_dir: str | None = setting(
+        None, "Folder that holds a named data set.", "--data-dir", advanced=True
+    )
 
 
 class Offline(Frozen):
     """Network access"""
 
-    offline: bool = setting(False, "Do not use the network.", "--offline")
+    offline: bool = setting(False, "Do not use the network.", "--offline", advanced=True)
 
 
 class DecodingThreads(Frozen):
     """Image decoding"""
 
     workers: int | None = setting(
-        None, "Image decoding threads (default: one per core).", "--workers", "-j", ge=1, le=256
+        None,
+        "Image decoding threads (default: one per core).",
+        "--workers",
+        "-j",
+        ge=1,
+        le=256,
+        advanced=True,
     )
 
 
@@ -50,7 +58,7 @@ class BadSamples(Frozen):
     """Unreadable samples"""
 
     on_bad_sample: Literal["skip", "fail"] = setting(
-        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample"
+        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample", advanced=True
     )
 
 
@@ -63,7 +71,7 @@ class Device(Frozen):
 class TrainingDevice(Device):
     """Device and precision of training"""
 
-    amp: Amp = setting("auto", "Mixed precision.", "--amp")
+    amp: Amp = setting("auto", "Mixed precision.", "--amp", advanced=True)
 
 
 class EvaluationData(Offline, DecodingThreads, DataFolder):
@@ -92,9 +100,11 @@ class Timing(Frozen):
 
     batch_sizes: str = setting("1,32", "Batch sizes to time, comma-separated.", "--batch-sizes")
     rounds: int = setting(5, "Rounds in which the models are timed in turn.", ge=2)
-    seconds: float = setting(1.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0)
+    seconds: float = setting(
+        1.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0, advanced=True
+    )
     threads: int | None = setting(
-        None, "CPU threads of a forward pass (default: one per core).", "--threads", ge=1
+        None, "CPU threads of a forward pass (default: one per core).", "--threads", ge=1, advanced=True
     )
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dlcli.config import PruneConfig, PruneSettings
+from dlcli.config import PruneSettings
 from dlcli.deploy.prune.transform import PruneTarget
 from dlcli.errors import UsageError
+from dlcli.settings import check_applies
 
 # Amounts that a search for the bound may try; by bisection it tries three of them at most.
 CHANNEL_AMOUNTS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
@@ -16,7 +17,7 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
 
     Raises: UsageError for settings that do not go together.
     """
-    config, defaults = settings.prune, PruneConfig()
+    config = settings.prune
     requested = {
         "--amount": config.amount,
         "--target-params": config.target_params,
@@ -25,18 +26,7 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
     given = [flag for flag, value in requested.items() if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", hint="give one of them")
-    for flag, value, default, methods in (
-        ("--target-params", config.target_params, None, ("channel",)),
-        ("--target-macs", config.target_macs, None, ("channel",)),
-        ("--importance", config.importance, defaults.importance, ("channel",)),
-        ("--round-to", config.round_to, defaults.round_to, ("channel",)),
-        ("--norm", config.norm, defaults.norm, ("ln",)),
-        ("--dim", config.dim, defaults.dim, ("ln",)),
-    ):
-        if value != default and config.method not in methods:
-            raise UsageError(f"{flag} is for --method {methods[0]}, not {config.method}")
-    if config.schedule == "one-shot" and config.steps != defaults.steps:
-        raise UsageError("--steps is for --schedule iterative and agp", hint="add --schedule iterative")
+    check_applies(settings)
     if settings.finetune.epochs == 0:
         for flag, value_given in (
             ("--lr", settings.finetune.lr),
