@@ -148,8 +148,8 @@ def _to_device(
 ) -> tuple[nn.Module, bool]:
     """The module on the device, and whether its batch norms are synchronised over the processes."""
     module = place(module, device)
-    asked = world.size > 1 and plan.config.launch.sync_bn
-    if not asked or not any(map(is_batch_norm, module.modules())):
+    synchronise = world.size > 1 and plan.config.launch.sync_bn
+    if not synchronise or not any(map(is_batch_norm, module.modules())):
         return module, False
     return synchronise_batch_norms(module, device), True
 

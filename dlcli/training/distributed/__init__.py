@@ -1,1 +1,1 @@
-"""Several processes: how they start, meet, agree, fail and go on."""
+"""Distributed training: launcher, ranks, collectives, failures and restarts."""

@@ -69,7 +69,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes files and tells the user."""
+        """Whether this process is the one that writes files and reports to the user."""
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:

@@ -131,7 +131,7 @@ def _finish_if_over(job: FitJob, progress: Progress) -> None:
 def finish_swa(job: FitJob, progress: Progress, check_stop: CheckStop) -> None:
     """At the end of a run: evaluate the mean of the last epochs' weights and save it if it is best.
 
-    Its batch norm statistics are computed anew over the training samples (arXiv:1803.05407). Raises:
+    Its batch norm statistics are recomputed over the training samples (arXiv:1803.05407). Raises:
     StopRequested after a signal; the resumed run begins here.
     """
     mean, module = job.model.averages.get("swa"), job.model.module
@@ -180,7 +180,9 @@ def check_weights(job: FitJob, progress: Progress) -> None:
 
 def diverged(evidence: str, progress: Progress, run: str) -> Diverged:
     """The error of a run that no longer learns."""
-    best = f"{run}{os.sep}best.safetensors is whole" if progress.best_epoch else "no model was saved yet"
+    best = (
+        f"{run}{os.sep}best.safetensors is intact" if progress.best_epoch else "no model was saved yet"
+    )
     return Diverged(
         f"{evidence}, up to step {progress.step}: training has diverged",
         hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {best}, and so are the states in "
