@@ -256,7 +256,7 @@ def open_artifact(
         _ = file.card  # a file without one is of no use: that is the first thing to say
         raise DlcliError(
             f"{file.path} was not written by your dlcli, and {strange}",
-            hint=f"if you trust whoever made it: dlcli eval {as_typed(file.path)} --trust, once",
+            hint=f"if you trust its source: dlcli eval {as_typed(file.path)} --trust, once",
         )
     artifact = file.format.open(file, Runtime(device, threads))
     if strange:

@@ -74,22 +74,22 @@ def _torchvision(card: Card) -> str:
 
 
 def _use(card: Card) -> list[str]:
-    """How the model is asked: the shapes of its inputs, and the names of its classes."""
+    """How the model is called: the shapes of its inputs, and the names of its classes."""
     task = card.task
-    made = []
+    lines = []
     if isinstance(task.input, ImageInput):
-        made.append(f"# an image is (pixels / 255 - mean) / std: mean {task.input.mean},")
-        made.append(f"# std {task.input.std}")
+        lines.append(f"# an image is (pixels / 255 - mean) / std: mean {task.input.mean},")
+        lines.append(f"# std {task.input.std}")
     names = []
     for tensor in task.input.signature:
         shape = [1 if dim == "batch" else 8 if isinstance(dim, str) else dim for dim in tensor.dims]
         fill = f"torch.full(({shape[0]},), 8)" if tensor.name == "lengths" else None
-        made.append(f"{tensor.name} = {fill or f'torch.zeros({shape}, dtype=torch.{tensor.dtype})'}")
+        lines.append(f"{tensor.name} = {fill or f'torch.zeros({shape}, dtype=torch.{tensor.dtype})'}")
         names.append(tensor.name)
-    made += [
+    lines += [
         "with torch.inference_mode():",
         f"    print(model({', '.join(names)}))",
     ]
     if task.class_names and len(task.class_names) <= 20:
-        made.append(f"# {task.output.name} of {', '.join(map(repr, task.class_names))}")
-    return made
+        lines.append(f"# {task.output.name} of {', '.join(map(repr, task.class_names))}")
+    return lines

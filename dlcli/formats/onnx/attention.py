@@ -1,7 +1,7 @@
-"""Attention as the one operator that ONNX Runtime has for it.
+"""Fusion of attention into the one operator that ONNX Runtime has for it.
 
 The exporter writes some 25 nodes for an attention, and each call of a node costs time: at batch 1 that
-was more than the products that int8 makes faster. B samples, H heads, T steps that ask, S asked ones.
+was more than int8 saves on the products. B samples, H heads, T query steps, S key steps.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _HEADS_SECOND = [0, 2, 1, 3]  # (B, T, H, width) to (B, H, T, width) and back
 
 
 def fuse_attention(model: ModelProto) -> int:
-    """Put MultiHeadAttention in the place of each attention of ``model``; how many there were.
+    """Replace each attention of ``model`` by MultiHeadAttention; return their number.
 
-    One whose parts are not found as torch's exporter writes them stays as it is. Rows of a mask must
+    One that is not written as torch's exporter writes it stays unchanged. Rows of a mask must
     leave at least one step, as everywhere in dlcli's models.
     """
     from onnx import helper, numpy_helper
 
     if all(node.op_type != "Softmax" for node in model.graph.node):
         return 0
-    graph, found, ranks = _Graph(model), 0, _ranks(model)
+    graph, count, ranks = _Graph(model), 0, _ranks(model)
     for node in list(model.graph.node):
         attention = graph.attention(node) if node.op_type == "Softmax" else None
         if attention is None:
@@ -43,27 +43,27 @@ def fuse_attention(model: ModelProto) -> int:
                 axes = numpy_helper.from_array(np.array([0, 1]), f"{inputs[-1]}_axes")
                 wider = helper.make_node("Unsqueeze", [mask, axes.name], [inputs[-1]])
                 model.graph.initializer.append(axes)
-                model.graph.node.insert(_place_behind(model, mask), wider)
+                model.graph.node.insert(_index_after(model, mask), wider)
                 graph.makers[inputs[-1]] = wider
         fused = helper.make_node(
             "MultiHeadAttention",
             inputs,
             list(last.output),
-            name=f"attention_{found}",
+            name=f"attention_{count}",
             domain=_DOMAIN,
             **attributes,
         )
         last.CopyFrom(fused)
-        found += 1
-    if found:
+        count += 1
+    if count:
         _drop_unused(model)
         if all(entry.domain != _DOMAIN for entry in model.opset_import):
             model.opset_import.add(domain=_DOMAIN, version=1)
-    return found
+    return count
 
 
 class _Graph:
-    """Who makes and who reads a tensor."""
+    """Which node writes each tensor, and which nodes read it."""
 
     def __init__(self, model: ModelProto) -> None:
         self.makers = {name: node for node in model.graph.node for name in node.output}
@@ -75,7 +75,7 @@ class _Graph:
 
     def attention(self, softmax: NodeProto) -> tuple[list[str], dict[str, Any], NodeProto] | None:
         """The inputs and attributes of the operator, and the node whose output is its own."""
-        last = self._behind(softmax)
+        last = self._output_of(softmax)
         if last is None:
             return None
         product, end = last
@@ -85,18 +85,18 @@ class _Graph:
             scores = self.makers.get(scores.input[0])
         if scores is None or scores.op_type != "MatMul":
             return None
-        asks, asked = self._scaled(scores.input[0]), self._scaled(scores.input[1])
-        query, value = self._heads(asks[0]), self._heads(product.input[1])
-        key = self._heads(self._turned(asked[0]))
+        queries, keys = self._scaled(scores.input[0]), self._scaled(scores.input[1])
+        query, value = self._heads(queries[0]), self._heads(product.input[1])
+        key = self._heads(self._untransposed(keys[0]))
         if query is None or key is None or value is None or len({query[1], key[1], value[1]}) != 1:
             return None
         inputs = [query[0], key[0], value[0]]
         if mask:
             inputs += ["", "", mask]
-        return inputs, {"num_heads": query[1], "scale": float(asks[1] * asked[1])}, end
+        return inputs, {"num_heads": query[1], "scale": float(queries[1] * keys[1])}, end
 
-    def _behind(self, softmax: NodeProto) -> tuple[NodeProto, NodeProto] | None:
-        """The product with the values, and the end of the way from there to (B, T, H * width)."""
+    def _output_of(self, softmax: NodeProto) -> tuple[NodeProto, NodeProto] | None:
+        """The product with the values, and the last node on the path from there to (B, T, H * width)."""
         name = softmax.output[0]
         users = self.users.get(name, [])
         guard = next((node for node in users if node.op_type == "IsNaN"), None)
@@ -117,7 +117,7 @@ class _Graph:
         return users[0] if len(users) == 1 and users[0].op_type == op else None
 
     def _scaled(self, name: str) -> tuple[str, float]:
-        """What a constant multiplies, and by how much."""
+        """The tensor that a constant multiplies, and the factor."""
         from onnx import numpy_helper
 
         node = self.makers.get(name)
@@ -127,12 +127,12 @@ class _Graph:
                 return node.input[0], float(factor.reshape(-1)[0])
         return name, 1.0
 
-    def _turned(self, name: str) -> str:
-        """The keys (B, H, S, width) that (B, H, width, S) was made of; else an empty name."""
+    def _untransposed(self, name: str) -> str:
+        """The keys (B, H, S, width) whose transpose this is, (B, H, width, S); "" for others."""
         node = self.makers.get(name)
         if node is not None and node.op_type == "Transpose" and _perm(node) == [0, 1, 3, 2]:
             return str(node.input[0])
-        # The exporter makes three dimensions of them first, and four again behind it.
+        # The exporter reshapes to three dimensions, transposes, and reshapes back to four.
         ops: list[tuple[str, list[int]]] = []
         while node is not None and len(ops) < 3:
             ops.append((node.op_type, _perm(node)))
@@ -142,7 +142,7 @@ class _Graph:
         return name if fits else ""
 
     def _heads(self, name: str) -> tuple[str, int] | None:
-        """What was (B, T, H * width) before it became (B, H, T, width), and H."""
+        """The tensor (B, T, H * width) that was reshaped to (B, H, T, width), and H."""
         turned = self.makers.get(name)
         if turned is None or turned.op_type != "Transpose" or not _swaps(turned):
             return None
@@ -170,12 +170,12 @@ def _ranks(model: ModelProto) -> dict[str, int]:
 
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = (*inferred.value_info, *inferred.input)
-    found = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
-    return found | {tensor.name: len(tensor.dims) for tensor in inferred.initializer}
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values}
+    return ranks | {tensor.name: len(tensor.dims) for tensor in inferred.initializer}
 
 
-def _place_behind(model: ModelProto, name: str) -> int:
-    """Where a node that reads a tensor may stand first."""
+def _index_after(model: ModelProto, name: str) -> int:
+    """The first index at which a node may read a tensor."""
     return next((i + 1 for i, node in enumerate(model.graph.node) if name in node.output), 0)
 
 
@@ -188,16 +188,16 @@ def _swaps(node: NodeProto) -> bool:
 
 
 def _drop_unused(model: ModelProto) -> None:
-    """Take out the nodes and tensors that nothing reads any more."""
+    """Remove the nodes and tensors that nothing reads."""
     wanted = {value.name for value in model.graph.output}
-    kept = []
+    used = []
     for node in reversed(model.graph.node):
         if wanted & set(node.output):
             wanted |= set(node.input)
-            kept.append(node)
-    kept.reverse()
+            used.append(node)
+    used.reverse()
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(used)
     tensors = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
     del model.graph.initializer[:]
     model.graph.initializer.extend(tensors)

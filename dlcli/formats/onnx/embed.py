@@ -29,7 +29,6 @@ from dlcli.task import ImageInput, Interpolation, TabularInput, TaskSpec
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# A remark: args {"inputs": [names]}.
 IMAGE, NUMBERS, WORDS = "image", "numeric", "words"
 # An input that need not be given. 0 takes the whole image instead of its centre: pixels that have the
 # model's size already stay as they are.
@@ -52,7 +51,7 @@ def check(task: TaskSpec) -> None:
     reason = why.get(task.input.kind, f"it is not written for {task.input.kind} data")
     raise UsageError(
         f"--embed-preprocessing is for images and tables: {reason}",
-        hint="--sidecar writes the preprocessing as JSON beside the file",
+        hint="--sidecar writes the preprocessing as JSON next to the file",
     )
 
 
@@ -73,16 +72,16 @@ def raw_inputs(task: TaskSpec) -> list[tuple[str, str, tuple[int | str, ...]]]:
     if isinstance(spec, ImageInput):
         return [(IMAGE, "uint8", ("batch", "height", "width", spec.channels))]
     assert isinstance(spec, TabularInput)
-    found: list[tuple[str, str, tuple[int | str, ...]]] = []
+    inputs: list[tuple[str, str, tuple[int | str, ...]]] = []
     if spec.numbers:
-        found.append((NUMBERS, "float64", ("batch", len(spec.numbers))))
+        inputs.append((NUMBERS, "float64", ("batch", len(spec.numbers))))
     if spec.categories:
-        found.append((WORDS, "string", ("batch", len(spec.categories))))
-    return found
+        inputs.append((WORDS, "string", ("batch", len(spec.categories))))
+    return inputs
 
 
 def to_raw_inputs(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
-    """Raw inputs that the graph turns into ``inputs``, what a reader gave: the same answers follow.
+    """Raw inputs that the graph turns into ``inputs``, a reader's: the inverse of the preprocessing.
 
     Numbers come back from their scaled form, words from their codes, where what was unknown is "".
     """
@@ -92,7 +91,7 @@ def to_raw_inputs(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]
         return feeds if keeps_size(spec) else {**feeds, CROP: np.array(0.0)}
     assert isinstance(spec, TabularInput)
     columns = inputs[0].astype(np.float64)
-    found: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
     if spec.numbers:
         values = columns[:, : len(spec.numbers)].copy()
         indicator = len(spec.numbers)
@@ -102,14 +101,14 @@ def to_raw_inputs(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]
             if column.indicator:
                 values[columns[:, indicator] > 0.5, i] = np.nan
                 indicator += 1
-        found[NUMBERS] = values
+        arrays[NUMBERS] = values
     if spec.categories:
         codes = columns[:, spec.features :].astype(np.int64)
         words = [
             np.array(["", *c.values], dtype=object)[codes[:, j]] for j, c in enumerate(spec.categories)
         ]
-        found[WORDS] = np.stack(words, axis=1)
-    return found
+        arrays[WORDS] = np.stack(words, axis=1)
+    return arrays
 
 
 def embed_preprocessing(model: ModelProto, task: TaskSpec) -> None:
@@ -137,7 +136,7 @@ def embed_preprocessing(model: ModelProto, task: TaskSpec) -> None:
     model.graph.initializer.extend(constant(name, value) for name, value in nodes.constants.items())
     rest = list(model.graph.node)
     del model.graph.node[:]
-    model.graph.node.extend([*nodes.made, *rest])
+    model.graph.node.extend([*nodes.nodes, *rest])
     if isinstance(spec, TabularInput) and spec.categories:
         model.opset_import.append(helper.make_opsetid(_ML_DOMAIN, _ML_VERSION))
 
@@ -146,7 +145,7 @@ class _Nodes:
     """Nodes in their order, each with a name of its own below "raw/"."""
 
     def __init__(self) -> None:
-        self.made: list[Any] = []
+        self.nodes: list[Any] = []
         self.constants: dict[str, npt.NDArray[Any]] = {}
 
     def __call__(
@@ -154,8 +153,8 @@ class _Nodes:
     ) -> str:
         from onnx import helper
 
-        name = into or f"raw/{op.lower()}_{len(self.made)}"
-        self.made.append(helper.make_node(op, list(inputs), [name], domain=domain, **attrs))
+        name = into or f"raw/{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], domain=domain, **attrs))
         return name
 
     def value(self, value: Any, kind: type[Any] = np.float64) -> str:
@@ -223,20 +222,19 @@ def _filter(nodes: _Nodes, x: str, how: Interpolation) -> str:
         a = _BICUBIC
         near = _polynomial(nodes, x, (a + 2, -(a + 3), 0.0, 1.0))
         far = _polynomial(nodes, x, (a, -5 * a, 8 * a, -4 * a))
-        found = nodes("Where", nodes("Less", x, one), near, far)
+        weight = nodes("Where", nodes("Less", x, one), near, far)
     else:
         wave = nodes("Mul", x, nodes.value(np.pi))
         slow = nodes("Div", wave, nodes.value(_SUPPORT[how]))
-        product = nodes("Mul", _sinc(nodes, wave), _sinc(nodes, slow))
-        found = product
-    return nodes("Where", inside, found, zero)
+        weight = nodes("Mul", _sinc(nodes, wave), _sinc(nodes, slow))
+    return nodes("Where", inside, weight, zero)
 
 
 def _polynomial(nodes: _Nodes, x: str, factors: tuple[float, ...]) -> str:
-    found = nodes.value(factors[0])
+    value = nodes.value(factors[0])
     for factor in factors[1:]:
-        found = nodes("Add", nodes("Mul", found, x), nodes.value(factor))
-    return found
+        value = nodes("Add", nodes("Mul", value, x), nodes.value(factor))
+    return value
 
 
 def _sinc(nodes: _Nodes, x: str) -> str:
@@ -246,7 +244,7 @@ def _sinc(nodes: _Nodes, x: str) -> str:
 
 
 def _rounded(nodes: _Nodes, x: str) -> str:
-    """Whole numbers from 0 to 255, halves upwards, as pixels are kept between the two axes."""
+    """Round to integers from 0 to 255, halves upwards, as Pillow does between the two axes."""
     whole = nodes("Floor", nodes("Add", x, nodes.value(0.5, np.float32)))
     return nodes("Clip", whole, nodes.value(0.0, np.float32), nodes.value(255.0, np.float32))
 

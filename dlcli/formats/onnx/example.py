@@ -1,4 +1,4 @@
-"""A short program that answers with an ONNX file and without dlcli: for images, and for raw tables.
+"""A short program that predicts with an ONNX file, without dlcli: for images, and for raw tables.
 
 It reads what it must know from the file's metadata (`dlcli.formats.onnx.export.metadata_notes`).
 """
@@ -14,7 +14,7 @@ from dlcli.formats.onnx.embed import takes_raw_inputs
 
 _START = '''"""{title}: python predict_onnx.py {what} ...
 
-Written by dlcli export. It needs numpy, {needs}onnxruntime, and {file} beside it.
+Written by dlcli export. It needs numpy, {needs}onnxruntime, and {file} next to it.
 """
 import {imports}json, sys
 from pathlib import Path
@@ -69,12 +69,12 @@ def number(cell):
 
 
 def inputs(row):
-    found = {}
+    feeds = {}
     if spec["numbers"]:
-        found["numeric"] = np.array([[number(row[c["name"]]) for c in spec["numbers"]]])
+        feeds["numeric"] = np.array([[number(row[c["name"]]) for c in spec["numbers"]]])
     if spec["categories"]:
-        found["words"] = np.array([[row[c["name"]].strip() for c in spec["categories"]]], object)
-    return found
+        feeds["words"] = np.array([[row[c["name"]].strip() for c in spec["categories"]]], object)
+    return feeds
 """
 _ASK = """
 
@@ -117,7 +117,7 @@ def check_example(card: Card, *, embedded: bool) -> None:
     hint = "add --embed-preprocessing" if kind == "tabular" else "leave --with-example out"
     raise UsageError(
         "--with-example for ONNX is for images, and for tables with --embed-preprocessing: "
-        f"what a model of {kind} data reads is made by more than a short program",
+        f"what a model of {kind} data reads takes more than a short program",
         hint=hint,
     )
 

@@ -1,4 +1,4 @@
-"""What can be done to an ONNX graph after it was exported: fewer nodes, 16 bits, readable answers."""
+"""Steps on an exported ONNX graph: fewer nodes, 16 bits, readable outputs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PROBABILITIES, VALUES = "probabilities", "values"
 
 
 def count_nodes(model: ModelProto) -> int:
-    """The nodes of the main graph."""
+    """The number of nodes of the main graph."""
     return len(model.graph.node)
 
 
 def simplify(model: ModelProto) -> ModelProto:
     """The graph after ONNX Runtime's basic optimisations: standard operators alone, on any machine.
 
-    It folds constants and batch norms, and drops what does nothing. Raises: DlcliError when ONNX Runtime
-    cannot load the graph.
+    It folds constants and batch norms, and removes what has no effect. Raises: DlcliError when ONNX
+    Runtime cannot load the graph.
     """
     import onnx
     import onnxruntime
@@ -47,42 +47,41 @@ def simplify(model: ModelProto) -> ModelProto:
         try:
             onnxruntime.InferenceSession(str(raw), options, providers=["CPUExecutionProvider"])
         except Exception as exc:  # its errors share no base class but this
-            first = first_line(exc)
-            raise DlcliError(f"ONNX Runtime cannot simplify the graph: {first}") from exc
-        found = onnx.load(str(out))
-    del found.metadata_props[:]
-    found.metadata_props.extend(model.metadata_props)
-    return found
+            raise DlcliError(f"ONNX Runtime cannot simplify the graph: {first_line(exc)}") from exc
+        simplified = onnx.load(str(out))
+    del simplified.metadata_props[:]
+    simplified.metadata_props.extend(model.metadata_props)
+    return simplified
 
 
-def to_float16(model: ModelProto, kept: Collection[str] = ()) -> ModelProto:
+def to_float16(model: ModelProto, in_float32: Collection[str] = ()) -> ModelProto:
     """The graph with weights and arithmetic in float16; its inputs and outputs stay float32.
 
     Operators that ONNX Runtime has in float32 alone keep it, with casts around them, and so do the nodes
-    named in ``kept``.
+    named in ``in_float32``.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
-    # Shapes that the exporter noted are of float32 tensors.
+    # The shapes that the exporter recorded are of float32 tensors.
     del model.graph.value_info[:]
     with warnings.catch_warnings():
-        # It tells of each weight beyond float16's range that it cuts; the gate says what that costs.
+        # It warns of each weight that it clips to float16's range; the parity check measures the cost.
         warnings.simplefilter("ignore")
-        found: ModelProto = convert_float_to_float16(
-            model, keep_io_types=True, node_block_list=list(kept)
+        half: ModelProto = convert_float_to_float16(
+            model, keep_io_types=True, node_block_list=list(in_float32)
         )
     # Where two nodes that stay in float32 read one tensor, it writes the same cast twice.
-    nodes = {tuple(node.output): node for node in found.graph.node}
-    del found.graph.value_info[:]
-    del found.graph.node[:]
-    found.graph.node.extend(nodes.values())
-    OnnxModel.graph_topological_sort(found.graph)  # it puts its casts at the end
-    return found
+    nodes = {tuple(node.output): node for node in half.graph.node}
+    del half.graph.value_info[:]
+    del half.graph.node[:]
+    half.graph.node.extend(nodes.values())
+    OnnxModel.graph_topological_sort(half.graph)  # it puts its casts at the end
+    return half
 
 
 def add_readable_outputs(model: ModelProto, task: TaskSpec) -> None:
-    """Let the graph give probabilities, or numbers in the data's own units; vectors stay as they are."""
+    """Make the graph output probabilities, or numbers in the data's units; vectors are unchanged."""
     from onnx import TensorProto, helper
 
     if task.kind == "embedding":
@@ -105,14 +104,14 @@ def add_readable_outputs(model: ModelProto, task: TaskSpec) -> None:
         name = PROBABILITIES
         nodes = [helper.make_node("Softmax", [before], [name], axis=-1)]
     graph.node.extend(nodes)
-    answer = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-    answer.type.tensor_type.shape.CopyFrom(dims)
+    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    output.type.tensor_type.shape.CopyFrom(dims)
     del graph.output[:]
-    graph.output.append(answer)
+    graph.output.append(output)
 
 
 def output_name(task: TaskSpec, *, readable: bool) -> str:
-    """What a file's output is called."""
+    """The name of a file's output."""
     if not readable or task.kind == "embedding":
         return task.output.name
     return VALUES if task.targets else PROBABILITIES
