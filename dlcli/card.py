@@ -1,4 +1,4 @@
-"""What travels with a model: enough to rebuild it, feed it and read its answers.
+"""The card of a model file: enough to rebuild the model, feed it and read its outputs.
 
 The card is JSON in the file's own metadata slot (the safetensors header, ONNX metadata_props). It
 holds no code and names nothing to import: model names are looked up in the registry.

@@ -1,7 +1,7 @@
 """Writes that are either whole or absent, and the checksums that prove it.
 
 A write is: temporary name in the target's own folder, fsync, ``os.replace``, fsync of the folder.
-A crash at any moment leaves the old content or the new one, and at most a ``.tmp-*`` beside it.
+A crash at any moment leaves the old content or the new one, and at most a ``.tmp-*`` next to it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``target``; when the block ends well it becomes ``target``.
+    """Yield a temporary path next to ``target``; it becomes ``target`` when the block succeeds.
 
     Raises: DlcliError when the disk is full or the folder cannot be written; ``target`` is untouched.
     """
@@ -60,7 +60,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``target``; when the block ends well it becomes ``target``.
+    """Yield a temporary folder next to ``target``; it becomes ``target`` when the block succeeds.
 
     Every file in it is flushed before the rename. Raises: DlcliError when it cannot be written or
     when ``target`` exists.

@@ -12,7 +12,7 @@ from dlcli.errors import DlcliError
 
 # Name look-up, proxy, TLS and redirects together; a message within three seconds is the promise.
 TIMEOUT_S = 2.5
-# These servers refuse to be asked for a header alone, but they are there.
+# These servers refuse HEAD requests, but they are there.
 _NO_HEAD = (405, 501)
 
 
@@ -32,8 +32,8 @@ def require(url: str, *, what: str, hint: str | None = None, timeout_s: float = 
     thread = threading.Thread(target=ask, name="dlcli-network", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    # An empty list: no answer yet. The thread is left to itself and dies with the process.
-    problem = problems[0] if problems else f"no answer within {timeout_s:g} s"
+    # An empty list: no reply yet. The thread is left to itself and dies with the process.
+    problem = problems[0] if problems else f"no reply within {timeout_s:g} s"
     if problem is not None:
         raise DlcliError(
             f"cannot fetch {what} from {urlsplit(url).hostname}: {problem}",

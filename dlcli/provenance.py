@@ -1,6 +1,6 @@
 """Where an exported file comes from, and whether its source has changed since. No torch here.
 
-A run that is gone on with may improve: best.safetensors is then newer than best.onnx beside it.
+A resumed run may improve: best.safetensors is then newer than the best.onnx next to it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def outdated(path: Path, card: Card) -> str | None:
     records = [record for record in card.transforms if record.kind == EXPORTED]
     if not records:
         return None
-    said = records[-1].args  # an older one is of what that file was made from
-    source = path.parent / Path(str(said.get("source", ""))).name
+    source_args = records[-1].args  # an older one is of what that file was made from
+    source = path.parent / Path(str(source_args.get("source", ""))).name
     if source.name == path.name:  # trained on from an export: its source lies elsewhere
         return None
     try:
-        same = not source.is_file() or sha256_file(source) == said.get("sha256")
+        same = not source.is_file() or sha256_file(source) == source_args.get("sha256")
     except OSError:
         return None
     if same:

@@ -1,4 +1,4 @@
-"""Name to entry, filled by decorators and found by discovery.
+"""Registries: name to entry, filled by decorators in modules that are discovered.
 
 Adding a model, a data set, a loss or a format is adding one file to its package: the registry imports
 the modules of the package at its first look-up, and each module registers what it holds. Where names

@@ -116,25 +116,25 @@ class RegisteredName:
 
 def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Dotted key to pydantic field of every setting, groups opened."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, field in config.model_fields.items():
         key = f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= fields_of(field.annotation, f"{key}.")
+            fields |= fields_of(field.annotation, f"{key}.")
         else:
-            found[key] = field
-    return found
+            fields[key] = field
+    return fields
 
 
 def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     """Dotted key to value of every setting, JSON-ready."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in config:
         if isinstance(value, BaseModel):
-            found |= flat(value, f"{prefix}{name}.")
+            values |= flat(value, f"{prefix}{name}.")
         else:
-            found[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return found
+            values[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,9 +214,9 @@ def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
     field = known.get(key)
     flags = field.json_schema_extra["flags"] if field is not None else []
     where = f"{key} ({flags[0]})" if flags else key
-    said = [error["msg"].lower() for error in exc.errors() if _key(error["loc"], known) == key]
+    reasons = [error["msg"].lower() for error in exc.errors() if _key(error["loc"], known) == key]
     return UsageError(
-        f"{where} = {first['input']!r}: {'; or '.join(said)}", hint=first.get("ctx", {}).get("hint")
+        f"{where} = {first['input']!r}: {'; or '.join(reasons)}", hint=first.get("ctx", {}).get("hint")
     )
 
 

@@ -22,8 +22,8 @@ def state_folder() -> Path:
 
     Raises: OSError where this user has no home.
     """
-    if said := os.environ.get("DLCLI_STATE"):
-        return Path(said)
+    if folder := os.environ.get("DLCLI_STATE"):
+        return Path(folder)
     if os.name == "nt" and (local := os.environ.get("LOCALAPPDATA")):
         return Path(local) / "dlcli"
     base = os.environ.get("XDG_STATE_HOME")

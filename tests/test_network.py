@@ -81,7 +81,7 @@ def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(network, "_problem", lambda url, timeout_s: release.wait(20) and None)
     t0 = time.perf_counter()
     with pytest.raises(
-        DlcliError, match=r"cannot fetch it from example\.invalid: no answer within 0\.2 s"
+        DlcliError, match=r"cannot fetch it from example\.invalid: no reply within 0\.2 s"
     ):
         require("https://example.invalid/x", what="it", timeout_s=0.2)
     assert time.perf_counter() - t0 < 1.5

@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Time model files side by side: latency, throughput, memory, size, accuracy.
 
-    Each file is loaded in a process of its own, and they are asked in turns. Timed is the model's
+    Each file is loaded in a process of its own, and they are timed in turns. Timed is the model's
     call on tensors that lie ready: decoding and normalising are left out, for all alike. The others
     are compared with the first file. When one fails, the rest is measured all the same and the exit
     code is 1.
@@ -65,7 +65,7 @@ def command(
         print_json({"command": "benchmark", "artifact": str(paths[0]), **result.to_dict(), **files})
     else:
         print_benchmark(result, files)
-    if csv is not None:  # a file that cannot be written costs no figure: they are told by now
+    if csv is not None:  # a file that cannot be written costs no figure: they are printed by now
         write_csv(csv, result)
     if plot is not None:
         save_benchmark(plot, result)
@@ -78,19 +78,19 @@ def command(
 
 
 def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
-    """The files; each once. One that does not exist is kept: its row will say so."""
+    """The files; each once. One that does not exist stays in the list: its row has the error."""
     from dlcli.benchmark.run import artifacts_of
 
     if not named:
         return artifacts_of(newest_run(runs_dir))
-    found: list[Path] = []
+    paths: list[Path] = []
     for text in named:
         path = Path(text)
         if path.is_file() or (path.suffix and not path.is_dir() and not (runs_dir / text).is_dir()):
-            found.append(path)
+            paths.append(path)
         else:
-            found += artifacts_of(find_run(text, runs_dir))
-    return list(dict.fromkeys(found))
+            paths += artifacts_of(find_run(text, runs_dir))
+    return list(dict.fromkeys(paths))
 
 
 def _draw(result: BenchmarkResult, emit: Emit) -> Path | None:

@@ -60,8 +60,8 @@ def command(
     """
     if show_augment and no_plots:
         raise UsageError("--show-augment draws a picture, and --no-plots forbids it")
-    said = {"data": {"data": path}}
-    config = validate(TrainConfig, merge(settings.said, said))
+    flags = {"data": {"data": path}}
+    config = validate(TrainConfig, merge(settings.overrides, flags))
 
     from dlcli.data.sources import open_source
     from dlcli.datacheck.checking import opening_failed
@@ -96,7 +96,7 @@ def command(
         raise UsageError(f"{flag} is for images, and this is {source.kind} data", hint="leave it out")
     folder = None if no_plots else _folder(source, output)
     needs, recipe = _of_model(config, source)
-    config = validate(TrainConfig, merge(recipe, settings.said, said))
+    config = validate(TrainConfig, merge(recipe, settings.overrides, flags))
     if show_augment:
         _show_augment(source, config, needs, folder, json_output)
     else:

@@ -27,7 +27,7 @@ def command(
         typer.Argument(
             metavar="[ARTIFACT]...",
             help="A model file, a run folder or a run's name (default: the newest run); of several the "
-            "mean answer is measured, and each beside it.",
+            "mean prediction is measured, and each alone.",
         ),
     ] = None,
     minimum: Annotated[
@@ -46,7 +46,7 @@ def command(
     """Measure a model on a split, next to simple baselines.
 
     On the data it was trained on: the test split where there is one, else val. --data measures it
-    on other data, with classes matched by name. What a baseline reaches stands beside it.
+    on other data, with classes matched by name. What a baseline reaches is printed next to it.
     """
     config = settings.resolve()
     bounds = [_parse_bound(text) for text in minimum or []]
@@ -91,7 +91,7 @@ def command(
             }
         )
     else:
-        several = f"the mean answer of {len(paths)} models"
+        several = f"the mean prediction of {len(paths)} models"
         print_eval(result, str(paths[0]) if len(paths) == 1 else several, note)
         if result.members:
             _print_members(result)
@@ -143,8 +143,8 @@ def _print_members(result: EvalResult) -> None:
     print_sections([Section("the models", names)])
     stdout().print()
     print_comparison(
-        f"each alone (difference: the mean answer's {figure(result.metrics[metric])} minus its own)",
-        ["model", metric, "difference", "95 % interval", "the mean answer is"],
+        f"each alone (difference: the mean prediction's {figure(result.metrics[metric])} minus its own)",
+        ["model", metric, "difference", "95 % interval", "the mean prediction is"],
         rows,
     )
 

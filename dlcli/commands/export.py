@@ -36,7 +36,7 @@ def command(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write (default: beside the model)."),
+        typer.Option("--output", "-o", help="File to write (default: next to the model)."),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare the file with the model.")
@@ -84,22 +84,24 @@ def command(
     for entry, target in wanted:
         check_target(path, target, entry)
         if sidecar or example:
-            asked = example and (entry.example is not None or not some)
-            check_companions(entry, target, source.card, config.export, sidecar=sidecar, example=asked)
+            with_example = example and (entry.example is not None or not some)
+            check_companions(
+                entry, target, source.card, config.export, sidecar=sidecar, example=with_example
+            )
     with progress_sink(quiet, json_output) as emit:
-        found = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
-    beside = {
+        results = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
+    companions = {
         one.output: write_companions(one, sidecar=sidecar, example=example)
-        for one in found
+        for one in results
         if isinstance(one, ExportResult) and one.ok
     }
     if json_output:
-        print_json(_report(path, found, beside))
-    elif len(found) == 1 and isinstance(found[0], ExportResult):
-        print_export(found[0], beside.get(found[0].output, []))
-    elif len(found) > 1:
-        print_exports(found)
-    _leave(found)
+        print_json(_report(path, results, companions))
+    elif len(results) == 1 and isinstance(results[0], ExportResult):
+        print_export(results[0], companions.get(results[0].output, []))
+    elif len(results) > 1:
+        print_exports(results)
+    _leave(results)
 
 
 def _source(path: Path) -> ModelFile:
@@ -132,32 +134,32 @@ def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
 
 
 def _report(
-    path: Path, found: list[ExportResult | ExportFailure], beside: dict[Path, list[Path]]
+    path: Path, results: list[ExportResult | ExportFailure], companions: dict[Path, list[Path]]
 ) -> dict[str, Any]:
     """One object; the fields of the first format stand at its top too."""
     rows = []
-    for one in found:
+    for one in results:
         row = one.to_dict()
-        files = beside.get(one.output, [])
+        files = companions.get(one.output, [])
         rows.append({**row, "beside": [str(file) for file in files]})
     return {"command": "export", "artifact": str(path), **rows[0], "exports": rows}
 
 
-def _leave(found: list[ExportResult | ExportFailure]) -> None:
+def _leave(results: list[ExportResult | ExportFailure]) -> None:
     """Raise what the exit code is to say: a format that failed, else a bound that was missed."""
     from dlcli.deploy.export import ExportFailure
 
-    failed = [one for one in found if isinstance(one, ExportFailure)]
+    failed = [one for one in results if isinstance(one, ExportFailure)]
     if len(failed) == 1:
         raise failed[0].error
     if failed:
-        said = "; ".join(f"{one.format}: {one.error.message}" for one in failed)
+        reasons = "; ".join(f"{one.format}: {one.error.message}" for one in failed)
         raise DlcliError(
-            f"{len(failed)} of {len(found)} formats failed: {said}", hint=failed[0].error.hint
+            f"{len(failed)} of {len(results)} formats failed: {reasons}", hint=failed[0].error.hint
         )
-    for one in found:
+    for one in results:
         if not isinstance(one, ExportFailure) and not one.ok and one.parity is not None:
             raise BoundMissed(
-                f"{one.output} does not give the model's answers: {one.parity.missed[0]}",
+                f"{one.output} does not give the model's outputs: {one.parity.missed[0]}",
                 hint="the file is kept under this name; try other options, or --no-verify",
             )

@@ -80,8 +80,8 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
     if data is not None:
         from dlcli.training.plan import make_plan
 
-        said = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
-        plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
+        flags = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
+        plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, flags)))
         task, spec = plan.task, plan.model
     else:
         entry = find_model(name, kind or own_kinds(name)[0])

@@ -51,7 +51,7 @@ HelpAll = Annotated[
 
 @dataclass(frozen=True)
 class Settings(Generic[ConfigT]):
-    """What the user said, in layers; `resolve` adds what the user did not say."""
+    """The settings that the user gave, in layers; `resolve` adds defaults and the recipe."""
 
     config: type[ConfigT]
     file: dict[str, Any] = field(default_factory=dict)
@@ -60,13 +60,13 @@ class Settings(Generic[ConfigT]):
     file_name: str = ""  # of --config
 
     @property
-    def said(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """The layers that the user gave, merged."""
         return merge(self.file, self.sets, self.flags)
 
     def resolve(self, recipe: dict[str, Any] | None = None) -> ConfigT:
         """Defaults < recipe < file < --set < flags, validated. Raises: UsageError."""
-        return validate(self.config, merge(recipe or {}, self.said))
+        return validate(self.config, merge(recipe or {}, self.overrides))
 
     def origins(self, recipe: dict[str, Any]) -> dict[str, str]:
         """Where each setting's value comes from, by dotted key, strongest layer first.

@@ -31,7 +31,7 @@ def command(
         typer.Argument(
             metavar="[ARTIFACT]... INPUT...",
             help="Files, folders, quoted globs; - reads texts from stdin. A model file, run folder or "
-            "run's name in front is the model to use (default: the newest run's); several answer with "
+            "run's name in front is the model to use (default: the newest run's); several predict with "
             "their mean.",
         ),
     ],
@@ -79,7 +79,7 @@ def command(
     check_members([(str(path), task) for path, task in zip(paths, tasks, strict=True)])
     task = tasks[0]
     kind = kind_of(task)
-    samples = kind.inputs(arguments, task)  # before the weights: a wrong name is found at once
+    samples = kind.inputs(arguments, task)  # before the weights: a wrong name fails at once
     total = len(samples)
     if not total:
         raise DlcliError(f"{', '.join(arguments[:5])} holds nothing to predict")
@@ -117,7 +117,7 @@ def command(
             emit(Warned(notice.message))
 
         def rows() -> Iterator[dict[str, Any]]:
-            found = predict(
+            predictions = predict(
                 ensemble.predict,
                 reader,
                 task,
@@ -125,7 +125,7 @@ def command(
                 batch_size=config.batch_size or batch_size_of(ensemble),
                 beams=config.beams,
             )
-            for done, prediction in enumerate(found, 1):
+            for done, prediction in enumerate(predictions, 1):
                 if prediction.error is None:
                     yield from prediction.rows
                 else:
@@ -156,8 +156,8 @@ def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet:
         facts = {"output": str(output), "format": chosen, "predicted": done, "failed": head.failed}
         print_json({**head.facts, **facts})
     elif not quiet:
-        said = f"predictions of {plural(done, 'input')} are in {printable(str(output))}"
-        stderr().print(said, soft_wrap=True)
+        message = f"predictions of {plural(done, 'input')} are in {printable(str(output))}"
+        stderr().print(message, soft_wrap=True)
 
 
 def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[list[str], list[str]]:
@@ -179,7 +179,7 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
 
     path = Path(text)
     if path.suffix in {entry.suffix for _, entry in FORMATS.entries()}:
-        return True  # damaged or missing, it is still meant: another model must not answer for it
+        return True  # damaged or missing, it is still meant: another model must not stand in for it
     # os.path: what is too long for a file's name, as a text may be, is simply no file there.
     if os.path.isfile(path):
         try:
@@ -192,17 +192,17 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
     return text == "last" or os.path.isfile(RunFolder(runs_dir / text).record)
 
 
-def _output_format(asked: OutputFormat | None, output: Path | None, as_json: bool) -> str:
+def _output_format(requested: OutputFormat | None, output: Path | None, as_json: bool) -> str:
     """The format that is meant. Raises: UsageError for a table in a file.
 
-    ``--json`` alone means JSON on stdout; beside ``--output`` it is about what is said of the file.
+    ``--json`` alone means JSON on stdout; with ``--output`` it describes the file.
     """
     if as_json and output is None:
-        if asked not in (None, "json"):
-            raise UsageError(f"--json and --output-format {asked} exclude each other")
+        if requested not in (None, "json"):
+            raise UsageError(f"--json and --output-format {requested} exclude each other")
         return "json"
-    if asked is not None:
-        chosen: str = asked
+    if requested is not None:
+        chosen: str = requested
     elif output is not None:
         suffix = output.suffix.lower().lstrip(".")
         if suffix not in ("csv", "json", "jsonl"):

@@ -27,7 +27,7 @@ def command(
     artifact: Artifact = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="File to write (default: beside the model)."),
+        typer.Option("--output", "-o", help="File to write (default: next to the model)."),
     ] = None,
     runs_dir: RunsDir = DEFAULT_ROOT,
     trust: Trust = False,

@@ -44,13 +44,13 @@ def _list(root: Path, sort: str | None, as_json: bool) -> None:
     from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_runs
 
-    found = summaries(root)
-    if sort is not None and found:
-        found = sort_by(found, sort)
+    runs = summaries(root)
+    if sort is not None and runs:
+        runs = sort_by(runs, sort)
     if as_json:
-        print_json({"command": "runs", "runs": [run.to_dict() for run in found]})
-    elif found:
-        print_runs(found, sort=sort)
+        print_json({"command": "runs", "runs": [run.to_dict() for run in runs]})
+    elif runs:
+        print_runs(runs, sort=sort)
     else:
         stdout().print(f"there is no run in {root}{os.sep}", soft_wrap=True)
         stdout().print("train one: dlcli train --model cnn --data digits", soft_wrap=True)
@@ -63,17 +63,17 @@ def _compare(names: list[str], root: Path, as_json: bool) -> None:
 
     chosen = [find_run(name, root) for name in names]
     folders = list({run.path.resolve(): run for run in chosen}.values())  # "last" may be named too
-    found = [summarise(run) for run in folders]
+    runs = [summarise(run) for run in folders]
     rows, unread = differences(folders)
-    unread = {run.name: "; ".join(run.problems) for run in found if run.problems} | unread
-    last = DEFAULTS if len(found) == 1 else None
+    unread = {run.name: "; ".join(run.problems) for run in runs if run.problems} | unread
+    last = DEFAULTS if len(runs) == 1 else None
     if as_json:
-        heads = [*(run.path for run in found), *([last] if last else [])]
+        heads = [*(run.path for run in runs), *([last] if last else [])]
         by_run: dict[str, dict[str, Any]] = {
             key: dict(zip(heads, values, strict=True)) for key, values in rows.items()
         }
-        runs = [run.to_dict() for run in found]
-        print_json({"command": "runs", "runs": runs, "differences": by_run, "unread": unread})
+        listed = [run.to_dict() for run in runs]
+        print_json({"command": "runs", "runs": listed, "differences": by_run, "unread": unread})
     else:
-        print_differences(found, rows, last=last)
+        print_differences(runs, rows, last=last)
         print_problems(unread, before=True)

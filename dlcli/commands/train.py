@@ -76,11 +76,11 @@ def _go_on(
     settings.resolve()  # what is no setting at all is refused also where the run is finished
     group = external_group()
     record = run.read_record()
-    if is_finished(record, settings.said):
+    if is_finished(record, settings.overrides):
         if group is None or group.main:
             say_finished(run, record, as_json)
         return
-    saved = with_changes(read_run(run), settings.said, force=force)
+    saved = with_changes(read_run(run), settings.overrides, force=force)
     if group is None:
         train_run(saved, quiet=quiet, as_json=as_json)
         return

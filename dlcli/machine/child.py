@@ -1,4 +1,4 @@
-"""Run `dlcli.machine.probe` in a child process that may hang or die, and keep what it found out."""
+"""Run `dlcli.machine.probe` in a child process that may hang or die, and read its results."""
 
 from __future__ import annotations
 

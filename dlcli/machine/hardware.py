@@ -1,4 +1,4 @@
-"""CPU, memory, operating system and NVIDIA driver, asked of the system and never of a library."""
+"""CPU, memory, operating system and NVIDIA driver, as the system reports them, without any library."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def memory() -> dict[str, Any]:
 
 def nvidia_driver() -> str | None:
     """The NVIDIA driver's version, or None when there is none."""
-    said = _read("/proc/driver/nvidia/version")
-    match = re.search(r"Module.*?\s(\d+\.\d[\d.]*)\s", said)
+    text = _read("/proc/driver/nvidia/version")
+    match = re.search(r"Module.*?\s(\d+\.\d[\d.]*)\s", text)
     if match:
         return match[1]
     if shutil.which("nvidia-smi") is None:

@@ -86,15 +86,15 @@ def requirements_of(package: str) -> dict[str, Requirement]:
         lines = Distribution.from_name(package).requires or []
     except PackageNotFoundError:
         return {}
-    found: dict[str, Requirement] = {}
+    installed: dict[str, Requirement] = {}
     for line in lines:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
             continue  # damaged metadata says nothing; the import will
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            found[requirement.name] = requirement
-    return found
+            installed[requirement.name] = requirement
+    return installed
 
 
 def unmet(package: str, *, actual: dict[str, str | None] | None = None) -> list[tuple[Requirement, str]]:
@@ -120,9 +120,9 @@ def build_of(module: str) -> Build | None:
     if spec is None:
         return None
     folder = Path(next(iter(spec.submodule_search_locations or ()), None) or spec.origin or ".")
-    said = _constants(folder / "version.py")
-    version = said.get("__version__")
-    return Build(version, _kind(module, version or "", said), str(folder))
+    constants = _constants(folder / "version.py")
+    version = constants.get("__version__")
+    return Build(version, _kind(module, version or "", constants), str(folder))
 
 
 def _constants(path: Path) -> dict[str, str]:
@@ -131,20 +131,20 @@ def _constants(path: Path) -> dict[str, str]:
         body = ast.parse(path.read_text(encoding="utf-8")).body
     except (OSError, SyntaxError, ValueError):
         return {}
-    found = {}
+    installed = {}
     for node in body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
         text = value.value if isinstance(value, ast.Constant) else None
         if isinstance(target, ast.Name) and isinstance(text, str):
-            found[target.id] = text
-    return found
+            installed[target.id] = text
+    return installed
 
 
-def _kind(module: str, version: str, said: dict[str, str]) -> str | None:
+def _kind(module: str, version: str, constants: dict[str, str]) -> str | None:
     for key, name in (("cuda", "CUDA"), ("hip", "ROCm"), ("xpu", "XPU")):
-        if said.get(key):
-            return f"{name} {said[key]}" if key != "xpu" else name
+        if constants.get(key):
+            return f"{name} {constants[key]}" if key != "xpu" else name
     local = version.partition("+")[2]
     if local.startswith("cu") and local[2:].isdigit():
         return f"CUDA {local[2:-1]}.{local[-1]}"
@@ -153,7 +153,7 @@ def _kind(module: str, version: str, said: dict[str, str]) -> str | None:
     if local.startswith(("cpu", "xpu")):
         return local[:3].upper()
     # torch's file names every accelerator it was built for, so silence means CPU.
-    return "CPU" if module == "torch" and "__version__" in said else None
+    return "CPU" if module == "torch" and "__version__" in constants else None
 
 
 def pip_line(*flags: str) -> str:
@@ -167,7 +167,7 @@ def pip_line(*flags: str) -> str:
 
 
 def explain_torch(error: str) -> Problem:
-    """Why torch does not import; ``error`` is what its import said."""
+    """Why torch does not import; ``error`` is the message of its import."""
     version, build = version_of("torch"), build_of("torch")
     if build is None:
         if version is None:
@@ -186,9 +186,9 @@ def explain_torchvision(error: str) -> Problem:
         return Problem("torchvision", "torchvision is not installed", pip_line())
     name = f"torchvision {vision.version or version or ''}".strip()
     torch_version = torch.version if torch else None
-    for requirement, found in unmet("torchvision", actual={"torch": torch_version}):
+    for requirement, installed in unmet("torchvision", actual={"torch": torch_version}):
         if requirement.name == "torch":
-            message = f"{name} needs torch{requirement.specifier}, but torch {found} is installed"
+            message = f"{name} needs torch{requirement.specifier}, but torch {installed} is installed"
             return Problem("torchvision", f"{message} ({name} {error})", pip_line("--upgrade"))
     if torch and torch.kind and vision.kind and torch.kind != vision.kind:
         message = f"torch {torch.version} is a {torch.kind} build and {name} a {vision.kind} build"
@@ -198,10 +198,10 @@ def explain_torchvision(error: str) -> Problem:
     return Problem("torchvision", f"{name} {error}", hider or pip_line("--force-reinstall"))
 
 
-def remarks(*, pair: bool) -> list[str]:
+def version_warnings(*, pair: bool) -> list[str]:
     """Sentences about versions that may work but were not meant to be together.
 
-    ``pair``: also for torch and torchvision, where a failed import has not said it already.
+    ``pair``: also for torch and torchvision, unless a failed import has reported it.
     """
     out = []
     for module in ("torch", "torchvision"):
@@ -212,9 +212,9 @@ def remarks(*, pair: bool) -> list[str]:
                 f"two versions lie over each other; {pip_line('--force-reinstall')}"
             )
     for package in ("dlcli", "torchvision") if pair else ("dlcli",):
-        for requirement, found in unmet(package):
+        for requirement, installed in unmet(package):
             wants = f"{requirement.name}{requirement.specifier}"
-            out.append(f"{package} is made for {wants}; {requirement.name} {found} is installed")
+            out.append(f"{package} is made for {wants}; {requirement.name} {installed} is installed")
     for name, requirement in requirements_of("dlcli").items():
         if name not in ("torch", "torchvision") and version_of(name) is None:
             out.append(f'{name} is not installed: python -m pip install "{requirement}"')

@@ -82,8 +82,8 @@ def probe_torch(steps: Steps) -> None:
         return
     steps.run(IMPORT_TORCHVISION, _import_torchvision)
     steps.run(use_step("cpu"), lambda: use_device("cpu"))
-    found = steps.run(FIND_DEVICES, _find_devices)
-    for device in found["devices"] if found else ():
+    listing = steps.run(FIND_DEVICES, _find_devices)
+    for device in listing["devices"] if listing else ():
         steps.run(use_step(device), lambda device=device: use_device(device))  # type: ignore[misc]
 
 
@@ -113,9 +113,9 @@ def _import_torchvision() -> dict[str, Any]:
 
     # The Python half can import while the compiled half is missing; one operator tells.
     boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 8.5], [20.0, 20.0, 29.0, 29.0]])
-    kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
-    if kept != [0, 2]:
-        raise RuntimeError(f"torchvision.ops.nms kept the boxes {kept} where [0, 2] is right")
+    indices = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+    if indices != [0, 2]:
+        raise RuntimeError(f"torchvision.ops.nms selected the boxes {indices} where [0, 2] is right")
     return {"version": str(torchvision.__version__)}
 
 
@@ -204,8 +204,8 @@ def _inputs(
     import torch
 
     generator = torch.Generator("cpu").manual_seed(0)
-    made = (torch.randn(shape, generator=generator) for shape in shapes)
-    return tuple(t.to(device, getattr(torch, dtype)).requires_grad_(grad) for t in made)
+    tensors = (torch.randn(shape, generator=generator) for shape in shapes)
+    return tuple(t.to(device, getattr(torch, dtype)).requires_grad_(grad) for t in tensors)
 
 
 def _matmul(device: str, dtype: str) -> tuple[list[torch.Tensor], float]:
@@ -247,7 +247,7 @@ def _import_onnxruntime() -> dict[str, Any]:
 
 
 def run_onnx() -> dict[str, Any]:
-    """Run relu(x @ w) through a graph made in memory. Raises: RuntimeError when the answer is wrong."""
+    """Run relu(x @ w) through a graph built in memory. Raises: RuntimeError when the output is wrong."""
     import numpy as np
     import onnxruntime
     from onnx import TensorProto, checker, helper, numpy_helper

@@ -80,16 +80,16 @@ def inspect_machine(*, timeout_s: float = 120.0) -> Machine:
     torch = _library(steps, IMPORT_TORCH, "torch")
     torchvision = _library(steps, IMPORT_TORCHVISION, "torchvision")
     onnxruntime = _onnxruntime(steps)
-    notes = inst.remarks(pair=torchvision["ok"])
-    found = steps.get(FIND_DEVICES, Outcome())
-    torch["arch_list"] = (found.value or {}).get("arch_list", [])
-    torch["no_cuda"] = _why_no_cuda((found.value or {}).get("no_cuda"), torch["built_for"], driver)
+    notes = inst.version_warnings(pair=torchvision["ok"])
+    listing = steps.get(FIND_DEVICES, Outcome())
+    torch["arch_list"] = (listing.value or {}).get("arch_list", [])
+    torch["no_cuda"] = _why_no_cuda((listing.value or {}).get("no_cuda"), torch["built_for"], driver)
     if torch["no_cuda"]:
         notes.append(torch["no_cuda"])
     elif torch["ok"] and torch["built_for"] == "CPU" and driver:
         notes.append(f"NVIDIA driver {driver} is here, but this torch is built for the CPU alone")
     devices = _devices(steps, torch, cpu, memory, driver)
-    problems = _problems(torch, torchvision, devices, onnxruntime, found)
+    problems = _problems(torch, torchvision, devices, onnxruntime, listing)
     return Machine(
         usable=torch["ok"]
         and torchvision["ok"]
@@ -145,8 +145,8 @@ def _devices(
     driver: str | None,
 ) -> list[dict[str, Any]]:
     """One record a device: what it is, how each operation went, and ``ok`` when all went well."""
-    found = steps.get(FIND_DEVICES, Outcome()).value or {}
-    names = ["cpu", *found.get("devices", [])] if torch["ok"] else []
+    listing = steps.get(FIND_DEVICES, Outcome()).value or {}
+    names = ["cpu", *listing.get("devices", [])] if torch["ok"] else []
     out = []
     for name in names:
         step = steps.get(use_step(name), Outcome(error=NOT_TRIED))
@@ -191,7 +191,7 @@ def _problems(
     torchvision: dict[str, Any],
     devices: list[dict[str, Any]],
     onnxruntime: dict[str, Any],
-    found: Outcome,
+    listing: Outcome,
 ) -> list[Problem]:
     """What is broken, the most important first."""
     out = []
@@ -200,8 +200,8 @@ def _problems(
     for library, why in explain:
         if library["error"] and (torch["ok"] or library is torch):
             out.append(why(f"cannot be imported: {library['error']}"))
-    if found.error:
-        out.append(Problem("devices", f"looking for GPUs: {found.error}", "check the GPU's driver"))
+    if listing.error:
+        out.append(Problem("devices", f"looking for GPUs: {listing.error}", "check the GPU's driver"))
     out += [
         Problem(d["device"], f"{d['device']} ({d['name'] or 'unknown'}): {d['reason']}")
         for d in devices

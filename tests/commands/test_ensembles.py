@@ -140,7 +140,7 @@ def test_eval_measures_the_mean_and_each_alone(here: Path, capsys: pytest.Captur
     assert out["metrics"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     main(["eval", "one", "two", "--data", "photos", "--quiet"])
     screen = capsys.readouterr().out
-    assert "the mean answer of 2 models" in screen
+    assert "the mean prediction of 2 models" in screen
     rows = [line.split() for line in screen.splitlines()]
     assert ["1", "runs/one/best.safetensors"] in rows
     assert any(row[:2] == ["2", f"{alone[1]['metrics']['accuracy']:.4f}"] for row in rows)

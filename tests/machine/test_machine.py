@@ -166,9 +166,11 @@ def test_missing_libraries_are_explained(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_two_versions_over_each_other_are_noticed(fakes: Path) -> None:
     make_package(fakes, "torch", version="2.15.0", file_version="2.13.0+cpu")
-    (remark,) = [line for line in installed.remarks(pair=False) if line.startswith("torch's files")]
-    assert "2.13.0+cpu" in remark
-    assert "2.15.0" in remark
+    (warning,) = [
+        line for line in installed.version_warnings(pair=False) if line.startswith("torch's files")
+    ]
+    assert "2.13.0+cpu" in warning
+    assert "2.15.0" in warning
 
 
 # child
