@@ -23,7 +23,8 @@ from dlcli.config import TrainConfig
 from dlcli.evaluation.evaluate import evaluate
 from dlcli.events import EpochDone, Event
 from dlcli.settings import merge, validate
-from dlcli.training.plan import make_plan
+from dlcli.training.planning import make_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.training.run import new_run, train
 from dlcli.zoo.base import build_model
 
@@ -46,7 +47,7 @@ def dlcli_epoch(data: str) -> float:
 
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, settings(data, epochs=1))))
     with tempfile.TemporaryDirectory() as root:
-        train(plan, new_run(plan, Path(root), None), emit, state=None)
+        train(prepare_run(plan), new_run(prepare_run(plan), Path(root), None), emit, state=None)
     return seen[0].samples_per_s
 
 
@@ -93,8 +94,8 @@ def accuracy(data: str) -> None:
         said = settings(data, epochs=5, seed=seed)
         plan = make_plan(lambda recipe, said=said: validate(TrainConfig, merge(recipe, said)))
         with tempfile.TemporaryDirectory() as root:
-            run = new_run(plan, Path(root), None)
-            train(plan, run, lambda event: None, state=None)
+            run = new_run(prepare_run(plan), Path(root), None)
+            train(prepare_run(plan), run, lambda event: None, state=None)
             model = open_artifact(run.best, device="cpu")
             test = eval_data(model.card, run.best, EvalConfig())
             result = evaluate(model.predict, test.reader, plan.task.class_names, split=test.split)

@@ -31,7 +31,8 @@ from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import optimizer_step
-from dlcli.training.plan import Plan, make_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan
 from dlcli.training.readers import make_readers
 
 VARIANTS: dict[str, dict[str, object]] = {
@@ -80,7 +81,7 @@ class Variant:
     def __init__(self, plan: Plan, device: torch.device, folder: Path) -> None:
         module, _ = plan.build()
         self.job = make_job(
-            plan, RunFolder(folder), module, make_readers(plan, ALONE), device, ignore, ALONE
+            plan, RunFolder(folder), module, None, make_readers(plan, ALONE), device, ignore, ALONE
         ).job
         self.batch = next(self.job.batches.epoch(0))
         self.device = device

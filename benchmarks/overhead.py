@@ -33,7 +33,8 @@ from dlcli.training.loop.fit import fit
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
-from dlcli.training.plan import Plan, make_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan
 from dlcli.training.readers import make_readers
 from dlcli.zoo.forward import input_tensor
 
@@ -59,7 +60,7 @@ def job_of(plan: Plan, folder: Path, device: torch.device, world: World) -> tupl
     seen: list[Event] = []
     module, _ = plan.build()
     prepared = make_job(
-        plan, RunFolder(folder), module, make_readers(plan, world), device, seen.append, world
+        plan, RunFolder(folder), module, None, make_readers(plan, world), device, seen.append, world
     )
     prepared.job.batches.reader.array()  # encoded once, outside the clock
     return prepared.job, seen

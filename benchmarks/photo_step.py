@@ -31,7 +31,7 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch, TrainBatches
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import optimizer_step
-from dlcli.training.plan import make_plan
+from dlcli.training.planning import make_plan
 from dlcli.training.readers import make_readers
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         module, _ = plan.build()
         readers = make_readers(plan, ALONE)
-        job = make_job(plan, RunFolder(Path(root)), module, readers, cpu, ignore, ALONE).job
+        job = make_job(plan, RunFolder(Path(root)), module, None, readers, cpu, ignore, ALONE).job
         few = (args.steps + 2) * args.batch_size
         kept = plan.source.splits["train"].take(torch.randperm(few).numpy())
 

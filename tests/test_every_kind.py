@@ -22,7 +22,8 @@ from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 
 RNG = np.random.default_rng(0)
 
@@ -254,13 +255,15 @@ def test_a_stopped_run_ends_with_the_same_bits(name: str, tmp_path: Path) -> Non
     if name == "labels":
         said = merge(said, {"augment": {"level": "strong"}, "data": {"balance": "weights"}})
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
-    whole = training.new_run(plan, tmp_path, "whole")
-    training.train(plan, whole, ignore, state=None)
+    whole = training.new_run(prepare_run(plan), tmp_path, "whole")
+    training.train(prepare_run(plan), whole, ignore, state=None)
     for steps in (2, 5):
-        run = training.new_run(plan, tmp_path, f"stopped-{steps}")
-        training.train(plan, run, stop_after(steps), state=None)
+        run = training.new_run(prepare_run(plan), tmp_path, f"stopped-{steps}")
+        training.train(prepare_run(plan), run, stop_after(steps), state=None)
         state, _ = load_newest(run.state)
-        training.train(read_plan(read_run(run), fresh=state is None), run, ignore, state=state)
+        training.train(
+            prepare_run(read_plan(read_run(run), fresh=state is None)), run, ignore, state=state
+        )
         one, other = load_file(whole.best), load_file(run.best)
         assert one.keys() == other.keys()
         for key in one:

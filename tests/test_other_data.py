@@ -22,7 +22,7 @@ from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import default_batch_size, samples_within
 from dlcli.settings import merge, validate
 from dlcli.task import ImageInput, NumberColumn, PairsInput, TabularInput, TaskSpec, TextInput
-from dlcli.training.plan import make_plan
+from dlcli.training.planning import make_plan
 
 IMAGE = ImageInput(channels=3, height=8, width=8, resize_size=8, mean=(0, 0, 0), std=(1, 1, 1))
 

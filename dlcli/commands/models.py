@@ -78,7 +78,7 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
 
     check_name(name)
     if data is not None:
-        from dlcli.training.plan import make_plan
+        from dlcli.training.planning import make_plan
 
         flags = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
         plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, flags)))

@@ -20,7 +20,7 @@ from dlcli.settings import merge
 
 if TYPE_CHECKING:
     from dlcli.training.distributed.external_launcher import ExternalGroup
-    from dlcli.training.plan import Plan
+    from dlcli.training.prepare import PreparedRun
 
 
 @takes_config(TrainConfig)
@@ -94,7 +94,7 @@ def _go_on(
 
 def _show_plan(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
     """What a run with these settings would be."""
-    from dlcli.training.plan import make_plan
+    from dlcli.training.planning import make_plan
     from dlcli.ui.dry_run import show_plan
 
     plan = make_plan(settings.resolve)
@@ -110,7 +110,7 @@ def _begin(
 
     config = settings.resolve()
 
-    def make(folder: Path) -> tuple[RunFolder, Plan]:
+    def make(folder: Path) -> tuple[RunFolder, PreparedRun]:
         return _new_run(settings, folder, name, quiet, as_json)
 
     group = external_group()
@@ -122,8 +122,8 @@ def _begin(
     check_machines(config.launch, name)
     local_ranks(config.launch, config.fit.device)
     if machine_range(config.launch) == (1, 1):
-        run, plan = make(root)
-        train_run(read_run(run), quiet=quiet, as_json=as_json, plan=plan)
+        run, prepared = make(root)
+        train_run(read_run(run), quiet=quiet, as_json=as_json, prepared=prepared)
         return
 
     from dlcli.training.distributed.shared_folder import create_or_join_run, launch_id
@@ -162,7 +162,7 @@ def _join_group(
 
 
 def _run_of(
-    group: ExternalGroup, root: Path, make: Callable[[Path], tuple[RunFolder, Plan]]
+    group: ExternalGroup, root: Path, make: Callable[[Path], tuple[RunFolder, PreparedRun]]
 ) -> RunFolder:
     """The run that this group began before it was restarted, or a new one."""
     for run in reversed(list_runs(root)):
@@ -193,11 +193,12 @@ def _refuse_launch(group: ExternalGroup, settings: Settings[TrainConfig]) -> Non
 
 def _new_run(
     settings: Settings[TrainConfig], root: Path, name: str | None, quiet: bool, as_json: bool
-) -> tuple[RunFolder, Plan]:
-    """A run's folder and its plan, with what was "auto" in the settings looked for."""
+) -> tuple[RunFolder, PreparedRun]:
+    """Create a run's folder from the settings, with "auto" resolved."""
     from dlcli.events import Warned
     from dlcli.training.autotune.resolve import resolve_auto
-    from dlcli.training.plan import make_plan
+    from dlcli.training.planning import make_plan
+    from dlcli.training.prepare import prepare_run
     from dlcli.training.run import new_run
     from dlcli.ui.plots.lr_sweep import save_sweep
     from dlcli.ui.progress.sinks import progress_sink
@@ -207,13 +208,13 @@ def _new_run(
         plan = make_plan(settings.resolve)
         if plan.config.fit.tensorboard:
             check_installed()
-        plan = resolve_auto(plan, show)
-        run = new_run(plan, root, name)
+        prepared = prepare_run(resolve_auto(plan, show))
+        run = new_run(prepared, root, name)
         if name is not None and run.name != safe_name(name):
             show(Warned(f"there is a run {safe_name(name)} already, so this one is {run.name}"))
-        if plan.lr_sweep is not None:
+        if prepared.plan.lr_sweep is not None:
             try:
-                save_sweep(run.plots / "lr.png", plan.lr_sweep)
+                save_sweep(run.plots / "lr.png", prepared.plan.lr_sweep)
             except DlcliError as exc:
                 show(Warned(f"no plot: {exc.message}"))
-    return run, plan
+    return run, prepared

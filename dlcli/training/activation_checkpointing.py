@@ -33,19 +33,10 @@ def checkpoint_segments(module: nn.Module, asked: str) -> str | None:
     sentence about what was done, None for "none". Raises: UsageError for another text, and for models
     without blocks.
     """
-    if asked == "none":
+    chains = find_checkpoint_chains(module, asked)
+    if not chains:
         return None
-    if asked != "auto" and not re.fullmatch(r"[1-9]\d*", asked):
-        raise UsageError(
-            f"--grad-checkpointing {asked!r} is none of: none, auto, a number of segments from 1 on"
-        )
-    chains = find_chains(module)
     blocks = sum(len(chain.blocks) for chain in chains)
-    if not blocks:
-        raise UsageError(
-            f"--grad-checkpointing {asked}: {_why_not(module)}",
-            hint="a smaller --batch-size or more --grad-accum-steps save memory with every model",
-        )
     wanted = blocks if asked == "auto" else int(asked)
     made = sum(_rewire(chain, round(wanted * len(chain.blocks) / blocks)) for chain in chains)
     where = ", ".join(dict.fromkeys(chain.path.partition(".")[0] or "the model" for chain in chains))
@@ -56,6 +47,26 @@ def checkpoint_segments(module: nn.Module, asked: str) -> str | None:
             note = f"; {asked} were asked for"
     parts, whole = "segment" + "s" * (made != 1), "block" + "s" * (blocks != 1)
     return f"gradient checkpointing: {made} {parts} of {blocks} {whole} in {where}{note}"
+
+
+def find_checkpoint_chains(module: nn.Module, requested: str) -> Sequence[Chain]:
+    """Return the chains of blocks that `checkpoint_segments` rewires; none for "none".
+
+    Raises: UsageError for other texts than "auto" and a number, and for models without blocks.
+    """
+    if requested == "none":
+        return ()
+    if requested != "auto" and not re.fullmatch(r"[1-9]\d*", requested):
+        raise UsageError(
+            f"--grad-checkpointing {requested!r} is none of: none, auto, a number of segments from 1 on"
+        )
+    chains = find_chains(module)
+    if not any(chain.blocks for chain in chains):
+        raise UsageError(
+            f"--grad-checkpointing {requested}: {_why_not(module)}",
+            hint="a smaller --batch-size or more --grad-accum-steps save memory with every model",
+        )
+    return chains
 
 
 def saved_bytes(run: Callable[[], torch.Tensor]) -> int:

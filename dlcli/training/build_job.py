@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from dlcli.training.activation_checkpointing import checkpoint_segments
 from dlcli.training.augmentation.augment import Augment, make_augment
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.compile import compiled
-from dlcli.training.distillation import distill, open_teacher
+from dlcli.training.distillation import Teacher, distill
 from dlcli.training.distributed.world import World
 from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.job import FitJob
@@ -46,7 +45,7 @@ from dlcli.zoo.forward import place, predict
 
 
 @dataclass(frozen=True)
-class Prepared:
+class BuiltJob:
     """A job, and what the plan on the screen shows of it.
 
     The ``loss``'s name, ``division`` of a step's batch, ``schedule`` of the rate, and ``notes``.
@@ -63,11 +62,12 @@ def make_job(
     plan: Plan,
     run: RunFolder,
     module: nn.Module,
+    teacher: Teacher | None,
     readers: dict[str, Reader],
     device: torch.device,
     emit: Emit,
     world: World,
-) -> Prepared:
+) -> BuiltJob:
     """Build the job of a plan, whose files go to the run's folder. ``module`` is changed in place.
 
     Raises: UsageError, DlcliError for settings that do not fit the model.
@@ -86,7 +86,7 @@ def make_job(
     scaler = precision.scaler()
     averages = _make_averages(plan.config, module)
     loss = make_loss(task, plan.config.loss, class_weights=balance.weights, focal=focal)
-    objective = _make_objective(plan, loss, precision, augment, device)
+    objective = _make_objective(plan, loss, precision, augment, teacher, device)
     batches = TrainBatches(
         readers["train"],
         _batch_plan(plan, run, world, mirrored=augment is not None and augment.mixes),
@@ -126,7 +126,7 @@ def make_job(
         emit=emit,
     )
     notes = [balance.sentence, "" if augment is None else augment.sentence, checkpointing or ""]
-    return Prepared(
+    return BuiltJob(
         job,
         loss=loss_name(task, plan.config.loss, focal=focal),
         division=batches.plan.sentence,
@@ -155,14 +155,18 @@ def _to_device(
 
 
 def _make_objective(
-    plan: Plan, loss: Loss, precision: Precision, augment: Augment | None, device: torch.device
+    plan: Plan,
+    loss: Loss,
+    precision: Precision,
+    augment: Augment | None,
+    teacher: Teacher | None,
+    device: torch.device,
 ) -> Objective:
     """The loss of a training step, with a teacher where there is one."""
-    config, task = plan.config.loss, plan.task
-    if config.teacher is None:
-        return Objective(task, precision, loss, None, augment)
-    teacher = open_teacher(Path(config.teacher), task, device)
-    return Objective(task, precision, distill(loss, task, config), teacher, augment)
+    if teacher is None:
+        return Objective(plan.task, precision, loss, None, augment)
+    distilled = distill(loss, plan.task, plan.config.loss)
+    return Objective(plan.task, precision, distilled, teacher.to(device), augment)
 
 
 def _batch_plan(plan: Plan, run: RunFolder, world: World, *, mirrored: bool) -> BatchPlan:

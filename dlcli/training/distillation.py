@@ -50,6 +50,15 @@ class Teacher:
             shifts = [(theirs.mean - new.mean) / new.std for theirs, new in pairs]
             self._scales = torch.tensor(factors, device=device), torch.tensor(shifts, device=device)
 
+    def to(self, device: torch.device) -> Teacher:
+        """Move to a device; returns the teacher itself."""
+        self._module.to(device)
+        if self._order is not None:
+            self._order = self._order.to(device)
+        if self._scales is not None:
+            self._scales = self._scales[0].to(device), self._scales[1].to(device)
+        return self
+
     @torch.no_grad()  # not inference mode: the loss keeps these answers for its backward pass
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """The answers to a batch as the student's step sees it, before normalisation; left as it is.

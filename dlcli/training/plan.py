@@ -1,47 +1,22 @@
-"""From settings to everything a run is about: data, task, model, first weights.
-
-A plan of a new run is made from what the user said; a plan of an old one is read from its folder.
-"""
+"""What a run trains, on which data, from which weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from dlcli.card import DataRecord, ModelSpec, TransformRecord
-from dlcli.config import ModelConfig, TrainConfig
+from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
-from dlcli.data.notices import messages
-from dlcli.data.sources import open_source
-from dlcli.data.splits import apply_splits
-from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.metrics import default_monitor
-from dlcli.files import sha256_file
-from dlcli.formats.checkpoint import card_of, read_tensors
-from dlcli.formats.encodings.base import decode
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
-from dlcli.runs.saved import SavedRun
-from dlcli.settings import fields_of, merge, validate
 from dlcli.task import TaskSpec
-from dlcli.zoo.base import ModelEntry, build_model, check_name, find_model
+from dlcli.training.autotune.lr_sweep import LrSweep
+from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.forward import load_tensors
-from dlcli.zoo.weights import (
-    StateDict,
-    adapt,
-    load_matching,
-    pretrained_or_reason,
-    read_state_dict,
-)
-
-if TYPE_CHECKING:  # it works on plans
-    from dlcli.training.autotune.lr_finder import LrSweep
+from dlcli.zoo.weights import StateDict, adapt, load_matching
 
 
 @dataclass(frozen=True)
@@ -106,211 +81,3 @@ class Plan:
             what = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
             said.append(f"{what} frozen at random weights: nothing was loaded into the model")
         return module, said
-
-
-def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
-    """The plan of a new run; ``resolve(recipe)`` gives the settings over a model's recipe.
-
-    Raises: UsageError when the model or the data is not named or does not fit; DlcliError from the
-    data, and when ``--pretrained`` was asked for and cannot be had.
-    """
-    said = resolve({})
-    if said.model.name is None:
-        raise UsageError("--model is missing", hint="dlcli train --model cnn --data digits")
-    if said.data.data is None:
-        raise UsageError(
-            "--data is missing", hint=f"dlcli train --model {said.model.name} --data FOLDER"
-        )
-    check_name(said.model.name)
-    source = open_source(said.data, seed=said.fit.seed)
-    if any(
-        "\ud800" <= letter <= "\udfff" for letter in source.origin
-    ):  # os.fsdecode's, no JSON can hold it
-        raise DlcliError(
-            f"{source.origin!a} is no UTF-8 name, so no run could remember it",
-            hint="rename the folder, or give a link to it that has a plain name",
-        )
-    kind = KINDS.get(source.kind)
-    entry = find_model(said.model.name, kind.name)
-    if source.task not in entry.tasks:
-        raise UsageError(
-            f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
-            hint="dlcli models lists what each model does; --task says what is to be predicted",
-        )
-    _refuse_foreign_options(said, kind)
-    warnings = messages(source.notices)
-    initial, weights_from, initial_task = _first_weights(entry, said, warnings)
-    published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
-    recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
-    config = _with_teacher_found(resolve(recipe))
-    needs = replace(entry.needs, name=entry.name)
-    if published is not None:
-        needs = replace(needs, mean=published.mean, std=published.std)
-    task, notices = kind.fit(source, config, needs)
-    spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
-    return Plan(
-        config=config,
-        source=source,
-        task=task,
-        model=spec,
-        weights_from=weights_from,
-        initial=initial,
-        initial_task=initial_task,
-        recipe=recipe,
-        said=said,
-        warnings=tuple(warnings),
-        notes=tuple(messages(notices)),
-    )
-
-
-def _refuse_foreign_options(said: TrainConfig, kind: DataKind[Any]) -> None:
-    """Settings of one kind of data must not be ignored by another."""
-    fields = fields_of(TrainConfig)
-    owners: dict[str, list[str]] = {}
-    for entry in kinds_in_order():
-        for key in entry.own_settings:
-            owners.setdefault(key, []).append(entry.name)
-    for key, names in owners.items():
-        group, name = key.split(".")
-        value = getattr(getattr(said, group), name)
-        # --no-pretrained asks for nothing that other kinds lack.
-        silent = value == fields[key].default or (key == "model.pretrained" and not value)
-        if kind.name not in names and not silent:
-            flags = fields[key].json_schema_extra["flags"]
-            raise UsageError(
-                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(names)} data, "
-                f"and this is {kind.name}",
-                hint="leave it out, or say --kind",
-            )
-
-
-def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
-    """The plan of a saved run.
-
-    ``fresh`` asks for its first weights too: it was stopped before its first state. Raises:
-    DlcliError when its data is gone or no longer holds the samples it was trained on.
-    """
-    run, record, config = saved.folder, saved.record, saved.config
-    for key, value in (("optim.lr", config.optim.lr), ("fit.batch_size", config.fit.batch_size)):
-        if value == "auto":
-            raise UsageError(
-                f"{key} = auto is looked for before a run begins, and {run.name} has begun",
-                hint=f"give a number, or start a new run from this one's weights: --weights {run.best}",
-            )
-    _check_teacher(saved)
-    source = open_source(config.data, seed=config.fit.seed)
-    source, changed = apply_splits(run.splits, source)
-    if changed:
-        raise DlcliError(
-            f"run {run.name} cannot go on: {changed[0]}",
-            hint="put the data back as it was, or start a new run "
-            f"from this one's weights: --weights {run.best}",
-        )
-    try:
-        said = record["plan"]
-        task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
-        weights_from, initial, initial_task = str(said["weights_from"]), None, None
-        transforms = tuple(TransformRecord.model_validate(one) for one in said.get("transforms", ()))
-        parent = said.get("parent")
-        warnings = tuple(map(str, record.get("warnings", ())))
-        notes = tuple(map(str, record.get("notes", ())))
-    except (KeyError, TypeError, ValidationError) as exc:
-        raise DlcliError(
-            f"run {run.name} cannot go on: {run.record} is damaged",
-            hint=f"start a new run from this one's weights: --weights {run.best}",
-        ) from exc
-    if fresh and parent is not None:
-        initial = load_start(run)
-    elif fresh and weights_from != "scratch":
-        # Without the same weights it would be another run, so here they are a must.
-        must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
-        initial, _, initial_task = _first_weights(
-            find_model(model.name, task.input.kind), validate(TrainConfig, must), []
-        )
-    return Plan(
-        config=config,
-        source=source,
-        task=task,
-        model=model,
-        weights_from=weights_from,
-        initial=initial,
-        initial_task=initial_task,
-        transforms=transforms,
-        parent=parent,
-        warnings=warnings,
-        notes=notes,
-    )
-
-
-def load_start(run: RunFolder) -> StateDict:
-    """The weights that a fine-tuned run began with. Raises: DlcliError when the file is damaged."""
-    stored, _ = read_tensors(run.start)
-    try:
-        return decode(stored, card_of(run.start).transforms)
-    except ValueError as exc:
-        raise DlcliError(f"{run.start}: its tensors do not fit its card: {exc}") from exc
-
-
-def _with_teacher_found(config: TrainConfig) -> TrainConfig:
-    """The teacher as a path that holds wherever the run goes on. Raises: DlcliError."""
-    if config.loss.teacher is None:
-        return config
-    path = find_artifact(config.loss.teacher, DEFAULT_ROOT).resolve()
-    return config.model_copy(update={"loss": config.loss.model_copy(update={"teacher": str(path)})})
-
-
-def _check_teacher(saved: SavedRun) -> None:
-    """Raises: DlcliError when the teacher is gone or no longer the one that the run began with."""
-    if saved.config.loss.teacher is None:
-        return
-    path = Path(saved.config.loss.teacher)
-    if not path.is_file() or sha256_file(path) != saved.record.get("teacher_sha256"):
-        raise DlcliError(
-            f"run {saved.name} cannot go on: its teacher {path} is gone or another file now",
-            hint="put it back, or start a new run from this one's weights: "
-            f"--weights {saved.folder.best}",
-        )
-
-
-def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:
-    values = dict(model.args)
-    if "head" in entry.args.model_fields:
-        values.setdefault("head", model.head)
-    elif model.head != "linear":
-        raise UsageError(f"--head {model.head} is for torchvision models; {entry.name} has its own head")
-    return entry.arguments(values).model_dump(mode="json")
-
-
-def _first_weights(
-    entry: ModelEntry, config: TrainConfig, warnings: list[str]
-) -> tuple[StateDict | None, str, TaskSpec | None]:
-    """The weights to start from, where they come from and what they were trained for, if known.
-
-    A warning when scratch was not the wish.
-    """
-    model = config.model
-    if model.weights is not None:
-        if model.pretrained:
-            raise UsageError("--weights and --pretrained exclude each other")
-        path = Path(model.weights)
-        return read_state_dict(path), model.weights, _task_of(path)
-    if model.pretrained is False or (model.pretrained is None and entry.weights is None):
-        return None, "scratch", None
-    state = pretrained_or_reason(entry, offline=config.data.offline)
-    if not isinstance(state, str):
-        assert entry.weights is not None  # else there would have been a reason
-        return state, entry.weights.label, None
-    if model.pretrained:
-        raise DlcliError(
-            f"--pretrained: {state}", hint="use --weights FILE, or --no-pretrained to train from scratch"
-        )
-    warnings.append(f"TRAINING FROM SCRATCH: {state}. Expect less accuracy and more epochs.")
-    return None, "scratch", None
-
-
-def _task_of(path: Path) -> TaskSpec | None:
-    """What an artifact of dlcli was trained for; None for other files."""
-    try:
-        return card_of(path).task
-    except DlcliError:
-        return None

@@ -19,7 +19,7 @@ from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
     from dlcli.training.autotune.dry_run import DryRun, TimeEstimate
-    from dlcli.training.autotune.lr_finder import LrSweep
+    from dlcli.training.autotune.lr_sweep import LrSweep
     from dlcli.training.plan import Plan
 
 _WIDEST, _HEIGHT = 100, 9  # of the chart
@@ -91,7 +91,7 @@ def _facts(result: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str,
         "schedule": {
             "scheduler": event.scheduler,
             "points": [list(point) for point in result.schedule],
-            "thaws": list(result.thaws),
+            "thaws": list(result.unfreeze_steps),
         },
         "time_s": {
             "timed_steps": list(time.steps),
@@ -145,7 +145,7 @@ def _print_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
 
 
 def _memory_title(result: DryRun) -> str:
-    layers = ", once all layers train" if result.thaws else ""
+    layers = ", once all layers train" if result.unfreeze_steps else ""
     return f"memory of one step on one device, counted in a trial{layers}"
 
 
@@ -201,13 +201,13 @@ def _print_schedule(result: DryRun) -> None:
         result.schedule,
         label=lambda rate: f"{rate:.3g}",
         x_label=lambda step: wording.count(round(step)),
-        marks=result.thaws,
+        marks=result.unfreeze_steps,
     )
     console = consoles.stdout()
     if event.scheduler == "plateau":
         console.print("  its drops depend on the metric", soft_wrap=True)
-    if result.thaws:
-        steps = ", ".join(wording.count(step) for step in result.thaws)
+    if result.unfreeze_steps:
+        steps = ", ".join(wording.count(step) for step in result.unfreeze_steps)
         console.print(f"  more layers train from step {steps} on", soft_wrap=True)
 
 

@@ -119,7 +119,7 @@ def test_several_devices_share_the_batch(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--monitor", "beauty"), "--monitor 'beauty' is no metric here"),
+        (("--monitor", "beauty"), "--monitor 'beauty' is not a metric of classification"),
         (("--freeze", "nothing*"), "'nothing*' is no layer"),
         (("--devices", "x"), "--devices 'x'"),
     ],

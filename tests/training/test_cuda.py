@@ -19,7 +19,8 @@ from dlcli.training import run as training
 from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,7 +36,8 @@ BASE: dict[str, Any] = {
 
 def train(root: Path, emit: Any = ignore, **changes: Any) -> training.TrainResult:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    return training.train(plan, training.new_run(plan, root, "run"), emit, state=None)
+    prepared = prepare_run(plan)
+    return training.train(prepared, training.new_run(prepared, root, "run"), emit, state=None)
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16", "fp16", "auto"])
@@ -73,13 +75,13 @@ def test_a_stopped_run_goes_on_and_ends_as_well(tmp_path: Path) -> None:
 
     changes = {"fit": {"checkpoint_every": "10"}}
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    run = training.new_run(plan, tmp_path, "run")
+    run = training.new_run(prepare_run(plan), tmp_path, "run")
     with pytest.raises(Killed):
-        training.train(plan, run, emit, state=None)
+        training.train(prepare_run(plan), run, emit, state=None)
     state, _ = load_newest(run.state)
     assert state is not None
     assert state.progress.step == 20
-    result = training.train(read_plan(read_run(run), fresh=False), run, ignore, state=state)
+    result = training.train(prepare_run(read_plan(read_run(run), fresh=False)), run, ignore, state=state)
     assert result.fit.progress.epoch == 3
     assert result.validation is not None
     assert result.validation.metrics["accuracy"] > 0.9

@@ -29,7 +29,8 @@ from dlcli.settings import dump_yaml, merge, validate
 from dlcli.training import run as training
 from dlcli.training.finetune import TuneDefaults, tuning_plan
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.training.pruning_masks import make_masks
 
 BASE = {
@@ -43,8 +44,8 @@ BASE = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A small net on digits."""
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE)))
-    run = training.new_run(plan, tmp_path_factory.mktemp("trained"), "net")
-    training.train(plan, run, ignore, state=None)
+    run = training.new_run(prepare_run(plan), tmp_path_factory.mktemp("trained"), "net")
+    training.train(prepare_run(plan), run, ignore, state=None)
     return run
 
 
@@ -83,7 +84,7 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
     finally:
         write_text(trained.config, before)
     for plan in plans:
-        training.check_settings(plan)
+        prepare_run(plan)
         assert not plan.config.fit.tensorboard  # nothing would write it
     assert plans[0].config.loss.teacher is None
     assert plans[0].config.loss.distill_alpha == LossConfig().distill_alpha
@@ -133,7 +134,7 @@ def test_an_average_that_is_asked_for_later_holds_the_zeros_too(
     plan = read_plan(
         read_run(run).with_changes({"fit": {"epochs": 2, "ema": 0.9, "keep_best": 2}}), fresh=False
     )
-    training.train(plan, run, ignore, state=load_newest(run.state)[0])
+    training.train(prepare_run(plan), run, ignore, state=load_newest(run.state)[0])
     later = open_artifact(run.model("epoch-2"), device="cpu")
     (record,) = [found for found in later.card.transforms if found.kind == "mask"]
     rows = count_zeros(later.module(), record.args["weights"])

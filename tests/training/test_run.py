@@ -23,7 +23,9 @@ from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import Plan, make_plan, read_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 
 # Dropout draws from torch's generator and the last batch is ragged: both must survive a resume.
 BASE = {
@@ -40,13 +42,14 @@ def plan(**changes: Any) -> Plan:
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
     made = plan(**changes)
-    return training.train(made, training.new_run(made, root, "run"), emit, state=None)
+    prepared = prepare_run(made)
+    return training.train(prepared, training.new_run(prepared, root, "run"), emit, state=None)
 
 
 def resume(run: RunFolder, emit: Callable[[Event], None] = ignore) -> training.TrainResult:
     state, _ = load_newest(run.state)
     made = read_plan(read_run(run), fresh=state is None)
-    return training.train(made, run, emit, state=state)
+    return training.train(prepare_run(made), run, emit, state=state)
 
 
 def final(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -111,9 +114,9 @@ def test_killed_and_resumed_is_never_interrupted(
     # 1438 training digits in batches of 100 are 15 steps an epoch; states every 4 steps.
     every = {"fit": {"checkpoint_every": "4,1ep"}}
     made = plan(**every)
-    run = training.new_run(made, tmp_path, "run")
+    run = training.new_run(prepare_run(made), tmp_path, "run")
     with pytest.raises(Killed):
-        training.train(made, run, kill_after(steps), state=None)
+        training.train(prepare_run(made), run, kill_after(steps), state=None)
     assert run.read_record()["status"] == "failed"
     result = resume(run)
     assert result.fit.progress.step == 30
@@ -143,8 +146,8 @@ def test_a_stop_during_validation_repeats_only_the_validation(
             os.kill(os.getpid(), signal.SIGTERM)
 
     made = plan()
-    run = training.new_run(made, tmp_path, "run")
-    result = training.train(made, run, emit, state=None)
+    run = training.new_run(prepare_run(made), tmp_path, "run")
+    result = training.train(prepare_run(made), run, emit, state=None)
     # One batch of validation: the signal of its progress is honoured at the end of the epoch.
     assert result.fit.signum == signal.SIGTERM
     epochs: list[EpochDone] = []
@@ -197,9 +200,9 @@ def test_a_full_disk_while_saving_leaves_the_older_state_whole(
 
     monkeypatch.setattr(module, "write_tensors", full_at_the_second)
     made = plan()
-    run = training.new_run(made, tmp_path, "run")
+    run = training.new_run(prepare_run(made), tmp_path, "run")
     with pytest.raises(DlcliError, match="No space left"):
-        training.train(made, run, ignore, state=None)
+        training.train(prepare_run(made), run, ignore, state=None)
     assert [p.name for p in run.state.iterdir()] == ["step-15"]
     state, warnings = load_newest(run.state)
     assert state is not None
@@ -300,16 +303,16 @@ def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:
     from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
 
     made = plan(fit={"checkpoint_every": "4,1ep"})
-    run = training.new_run(made, tmp_path, "run")
+    run = training.new_run(prepare_run(made), tmp_path, "run")
     with MetricsLog(run.metrics) as log:
         emit = Tee((log, kill_after(20)))
         with pytest.raises(Killed):
-            training.train(made, run, emit, state=None)
+            training.train(prepare_run(made), run, emit, state=None)
     state, _ = load_newest(run.state)
     assert state is not None
     truncate_events(run.metrics, state.progress.step)
     with MetricsLog(run.metrics) as log:
-        training.train(read_plan(read_run(run), fresh=False), run, log, state=state)
+        training.train(prepare_run(read_plan(read_run(run), fresh=False)), run, log, state=state)
     events = read_events(run.metrics)
     steps = [e["step"] for e in events if e["event"] == "StepDone"]
     assert steps == list(range(1, 31))

@@ -26,13 +26,15 @@ def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
 
     def tune(plan: Plan, name: str) -> TrainResult:
         from dlcli.events import Tee
+        from dlcli.training.prepare import prepare_run
         from dlcli.training.run import new_run, train
         from dlcli.ui.plots.run import save_curves
         from dlcli.ui.progress.metrics_log import MetricsLog
 
-        run = new_run(plan, runs_dir, name)
+        prepared = prepare_run(plan)
+        run = new_run(prepared, runs_dir, name)
         with hold(run.path), MetricsLog(run.metrics) as log:
-            result = train(plan, run, Tee([show, log]), state=None)
+            result = train(prepared, run, Tee([show, log]), state=None)
         if result.fit.signum is not None:
             raise Interrupted(
                 f"interrupted at step {result.fit.progress.step} of fine-tuning; the state is saved in "

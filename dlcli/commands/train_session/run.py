@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dlcli.events import Emit
     from dlcli.training.distributed.world import World
     from dlcli.training.loop.state import TrainingState
-    from dlcli.training.plan import Plan
+    from dlcli.training.prepare import PreparedRun
     from dlcli.training.run import TrainResult
 
 # Its ``main(argv)`` is a rank. A name, since it imports this module.
@@ -31,18 +31,18 @@ def train_run(
     *,
     quiet: bool,
     as_json: bool,
-    plan: Plan | None = None,
+    prepared: PreparedRun | None = None,
     launch: LaunchConfig | None = None,
 ) -> None:
     """Train a run from its last state, in this process or in several; then report.
 
-    Without ``plan`` it is read from the run's folder. ``launch`` is this machine's part, where that is
-    not the run's own. Raises: DlcliError, Interrupted.
+    Without ``prepared`` it is read from the run's folder. ``launch`` is this machine's part, where
+    that is not the run's own. Raises: DlcliError, Interrupted.
     """
     from dlcli.events import Noted
     from dlcli.training.distributed.ranks import check_machines, local_ranks, needs_launcher
     from dlcli.training.distributed.world import ALONE
-    from dlcli.training.plan import read_plan
+    from dlcli.training.planning import read_plan
     from dlcli.ui.progress.sinks import progress_sink
 
     run, config = saved.folder, saved.config
@@ -53,14 +53,14 @@ def train_run(
         with progress_sink(quiet, as_json) as show:
             show(Noted(ranks.notice))
     if not needs_launcher(launch, ranks):
-        train_here(saved, ALONE, quiet=quiet, as_json=as_json, plan=plan)
+        train_here(saved, ALONE, quiet=quiet, as_json=as_json, prepared=prepared)
         return
 
     from dlcli.training.distributed import launch as launching
-    from dlcli.training.run import check_settings
+    from dlcli.training.prepare import prepare_run
 
     if saved.changes:
-        check_settings(read_plan(saved, fresh=False))  # before they are the run's own
+        prepare_run(read_plan(saved, fresh=False))  # before they are the run's own
     with hold(run.path):
         saved.write_settings()  # the processes read the folder alone
     flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
@@ -72,13 +72,14 @@ def train_run(
 
 
 def train_here(
-    saved: SavedRun, world: World, *, quiet: bool, as_json: bool, plan: Plan | None = None
+    saved: SavedRun, world: World, *, quiet: bool, as_json: bool, prepared: PreparedRun | None = None
 ) -> None:
     """Train a run in this process, which may be one of several; the main one shows and reports."""
     from dlcli.events import Tee, Warned, ignore
     from dlcli.training.loop.state import load_state
-    from dlcli.training.plan import read_plan
-    from dlcli.training.run import check_settings, train
+    from dlcli.training.planning import read_plan
+    from dlcli.training.prepare import prepare_run
+    from dlcli.training.run import train
     from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
     from dlcli.ui.progress.sinks import progress_sink
 
@@ -91,12 +92,11 @@ def train_here(
             if unlocked:
                 show(Warned(unlocked))
         state = None
-        if plan is None:
+        if prepared is None:
             # One choice for all: a disk that several machines share may show them different states.
             newest = world.run_on_main(lambda: _newest(run, show))
             state = None if newest is None else load_state(run.state / newest)
-            plan = read_plan(saved, fresh=state is None)
-            check_settings(plan)
+            prepared = prepare_run(read_plan(saved, fresh=state is None))
         if world.restarted_after:
             show(Warned(f"started again: {world.restarted_after}"))
         if world.main:
@@ -107,11 +107,11 @@ def train_here(
         sinks: list[Emit] = [show]
         if world.main:
             sinks.append(stack.enter_context(MetricsLog(run.metrics)))
-            if plan.config.fit.tensorboard:
+            if prepared.plan.config.fit.tensorboard:
                 from dlcli.ui.progress.tensorboard import TensorBoard
 
                 sinks.append(stack.enter_context(TensorBoard(run.path / "tensorboard", emit=show)))
-        result = train(plan, run, Tee(sinks), state=state, world=world)
+        result = train(prepared, run, Tee(sinks), state=state, world=world)
         plots = _draw(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
         _report(result, plots, saved.config, as_json)

@@ -38,6 +38,7 @@ from dlcli.settings import dump_yaml
 from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
 from dlcli.training.model_card import make_card
 from dlcli.training.plan import Plan
+from dlcli.training.prepare import prepare_run
 from dlcli.training.run import new_run
 from dlcli.wording import plural
 
@@ -228,7 +229,7 @@ class PruneJob:
             self.emit(Noted(f"the pruned run cannot be fine-tuned: {exc.message}"))
             run, card = self._run_without_plan(model, name, exc.message)
         else:
-            run = new_run(plan, self.runs_dir, name)
+            run = new_run(prepare_run(plan), self.runs_dir, name)
             card = make_card(plan, model.module)
         file = ModelFile(run.best, FORMATS.get("safetensors"))
         unsaved = Checkpoint(file, card, model.module, torch.device("cpu"))

@@ -1,1 +1,1 @@
-"""What only trials can tell: batch size, learning rate, and what a run would cost."""
+"""Trials: the batch size and the learning rate of ``auto``, and what a run would cost."""

@@ -1,4 +1,4 @@
-"""``--batch-size auto``: as many samples a step as memory holds and as are worth it."""
+"""``--batch-size auto``: the largest batch that fits into memory and is worth it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dlcli.data.images.reader import cache_budget
 from dlcli.errors import DlcliError
 from dlcli.training.autotune.memory import activation_bytes, bytes_of
 from dlcli.training.autotune.trial import (
-    changed,
-    device_of,
+    first_device,
     free_memory,
-    processes,
-    rehearsal,
+    process_count,
     training_batches,
+    trial_job,
+    with_settings,
 )
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
@@ -26,18 +26,18 @@ from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.plan import Plan
 from dlcli.training.readers import make_reader
 
-MOST = 1024  # samples of a step on all devices; larger ones want other settings
-STEPS = 10  # an epoch keeps about so many at least
+LARGEST = 1024  # samples of a step on all devices; larger ones want other settings
+MIN_STEPS = 10  # of an epoch, about
 FIRST = 8
-RESIDENT_SHARE = 0.4  # of the free memory: a split up to it stays on the device, see loader
+CACHED_SHARE = 0.4  # of free memory: a split up to it stays on the device (loop/loader.py)
 CUDA_SHARE = 0.85  # of the memory that is free; evaluation and fragments need some too
-FASTER = 1.05  # a larger batch that is not worth this much costs memory and steps for nothing
-_TIMED, _SHORTEST_S = 3, 0.2
+MIN_SPEEDUP = 1.05  # a larger batch must be faster per sample by this factor
+_TIMED_STEPS, _TIMED_S = 3, 0.2
 
 
 @dataclass(frozen=True)
-class Trial:
-    """How steps of ``size`` samples went on one device; ``peak`` bytes are needed."""
+class MeasuredSize:
+    """Steps of ``size`` samples on one device: whether they fit, and their ``peak`` memory in bytes."""
 
     size: int
     fits: bool
@@ -46,26 +46,26 @@ class Trial:
 
 
 def find_batch_size(plan: Plan) -> tuple[int, str]:
-    """The batch size of a step on all devices together, and a sentence on why.
+    """Return the batch size of a step on all devices together, and a sentence with the reason.
 
     Powers of two are tried on one device, on the longest samples. On CUDA the largest whose measured
-    peak stays below 85 % of the free memory. Elsewhere the smallest that is as fast a sample as any,
-    within 5 %, as long as what autograd keeps stays below 40 % of the machine's free memory. In both
-    cases at most 1,024 samples a step and a tenth of the training split. Raises: DlcliError when a
-    single sample is too much.
+    peak stays below 85 % of the free memory. Elsewhere the smallest that is as fast per sample as any,
+    within 5 %, as long as the activations that autograd saves stay below 40 % of the machine's free
+    memory. In both cases at most 1,024 samples a step and a tenth of the training split. Raises:
+    DlcliError when a single sample is too much.
     """
-    devices, train = processes(plan.config), len(plan.source.splits["train"])
-    device = device_of(plan.config)
-    most = max(1, min(MOST, train // STEPS) // devices)
+    devices, train = process_count(plan.config), len(plan.source.splits["train"])
+    device = first_device(plan.config)
+    most = max(1, min(LARGEST, train // MIN_STEPS) // devices)
     cuda = device.type == "cuda"
-    longest, resident = _look(plan, most * devices)
+    samples_to_try, resident = _choose_samples(plan, most * devices)
     budget = _budget(device, devices, resident)
 
-    def trial(size: int) -> Trial:
-        samples = plan.source.splits["train"].take(longest[: size * devices])
-        return _try(plan, samples, size, budget)
+    def measure(size: int) -> MeasuredSize:
+        samples = plan.source.splits["train"].take(samples_to_try[: size * devices])
+        return _try_size(plan, samples, size, budget)
 
-    best = trial(min(FIRST, _power_of_two(most)))
+    best = measure(min(FIRST, _power_of_two(most)))
     too_large = 0  # once it is known
     while not best.fits:
         if best.size == 1:
@@ -73,60 +73,60 @@ def find_batch_size(plan: Plan) -> tuple[int, str]:
                 f"--batch-size auto: {device} has no memory for a step of a single sample",
                 hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16",
             )
-        too_large, best = best.size, trial(best.size // 2)
-    found, end = [best], ""
-    while not end:
-        size = found[-1].size * 2
+        too_large, best = best.size, measure(best.size // 2)
+    sizes, reason = [best], ""
+    while not reason:
+        size = sizes[-1].size * 2
         if size > most:
-            end = _no_more(size * devices, train)
-        elif not cuda and size > 4 * _enough(found).size:
-            end = "larger ones are hardly faster"
-        elif size == too_large or not (tried := trial(size)).fits:
-            end = f"{size} do not fit into the {_bytes(budget)} of {device} that may be used"
+            reason = _no_more(size * devices, train)
+        elif not cuda and size > 4 * _fast_enough(sizes).size:
+            reason = "larger ones are hardly faster"
+        elif size == too_large or not (larger := measure(size)).fits:
+            reason = f"{size} do not fit into the {_bytes(budget)} of {device} that may be used"
         else:
-            found.append(tried)
-    best = found[-1] if cuda else _enough(found)
-    if best is not found[-1]:
-        end = f"{found[-1].size} make {found[-1].samples_per_s:,.0f} samples/s"
-    return best.size * devices, _sentence(plan, best, devices, end)
+            sizes.append(larger)
+    best = sizes[-1] if cuda else _fast_enough(sizes)
+    if best is not sizes[-1]:
+        reason = f"{sizes[-1].size} make {sizes[-1].samples_per_s:,.0f} samples/s"
+    return best.size * devices, _sentence(plan, best, devices, reason)
 
 
 def _no_more(size: int, train: int) -> str:
-    if size > MOST:
-        return f"more than {MOST:,} are not tried"
+    if size > LARGEST:
+        return f"more than {LARGEST:,} are not tried"
     return f"with {size} an epoch of {train:,} samples would have {-(-train // size)} steps"
 
 
-def _enough(found: list[Trial]) -> Trial:
-    """The smallest that is about as fast as the fastest."""
-    fastest = max(t.samples_per_s for t in found)
-    return next(t for t in found if t.samples_per_s * FASTER >= fastest)
+def _fast_enough(sizes: list[MeasuredSize]) -> MeasuredSize:
+    """The smallest size that is about as fast per sample as the fastest."""
+    fastest = max(t.samples_per_s for t in sizes)
+    return next(t for t in sizes if t.samples_per_s * MIN_SPEEDUP >= fastest)
 
 
-def _sentence(plan: Plan, best: Trial, devices: int, why: str) -> str:
+def _sentence(plan: Plan, best: MeasuredSize, devices: int, reason: str) -> str:
     each = f", {best.size} on each of {devices} devices" if devices > 1 else ""
     text = (
         f"batch size auto: {best.size * devices}{each} ({best.samples_per_s:,.0f} samples/s and "
-        f"{_bytes(best.peak)}{' a device' if devices > 1 else ''}; {why})"
+        f"{_bytes(best.peak)}{' a device' if devices > 1 else ''}; {reason})"
     )
     if plan.config.optim.lr != "auto":
-        text += f"; --lr stays {plan.config.optim.lr:g}, --lr auto looks for one that suits it"
+        text += f"; --lr stays {plan.config.optim.lr:g}, --lr auto finds one for it"
     return text
 
 
-def _try(plan: Plan, samples: Samples, size: int, budget: int) -> Trial:
-    """Steps on one batch of ``samples``, with every layer that ever trains."""
+def _try_size(plan: Plan, samples: Samples, size: int, budget: int) -> MeasuredSize:
+    """Time steps on one batch of ``samples``, with every layer unfrozen that ever trains."""
     source = replace(plan.source, splits=dict.fromkeys(("train", "val"), samples))
-    small = changed(
+    small = with_settings(
         replace(plan, source=source),
         data={"balance": "none"},  # a class may be missing here
-        fit={"batch_size": size * processes(plan.config), "overfit_batches": None},
+        fit={"batch_size": size * process_count(plan.config), "overfit_batches": None},
     )
-    with rehearsal(small, share=True) as made:
-        return _measure(made.job, size, budget)
+    with trial_job(small, share=True) as trial:
+        return _measure(trial.job, size, budget)
 
 
-def _measure(job: FitJob, size: int, budget: int) -> Trial:
+def _measure(job: FitJob, size: int, budget: int) -> MeasuredSize:
     device, cuda = job.device, job.device.type == "cuda"
     job.model.freezing.apply(job.model.module, 1.0)
     set_train_mode(job.model.module)
@@ -137,12 +137,12 @@ def _measure(job: FitJob, size: int, budget: int) -> Trial:
         part = micro_batches(job, batch)[0]
         peak = activation_bytes(job, part) + 4 * bytes_of(job.model.module.parameters())
         if peak > budget:
-            return Trial(size, False, peak)
+            return MeasuredSize(size, False, peak)
     else:
         torch.cuda.reset_peak_memory_stats(device)
     times: list[float] = []
-    # The first one warms up, and makes the optimizer's state. Short ones scatter, so there are more.
-    while len(times) <= _TIMED or sum(times[1:]) < _SHORTEST_S:
+    # The first step warms up and creates the optimizer's state. Short steps vary, so more are timed.
+    while len(times) <= _TIMED_STEPS or sum(times[1:]) < _TIMED_S:
         t0 = time.perf_counter()
         optimizer_step(job, batch, batch.count * job.world.size)
         if cuda:
@@ -151,21 +151,21 @@ def _measure(job: FitJob, size: int, budget: int) -> Trial:
     if cuda:
         peak = torch.cuda.max_memory_allocated(device)
     whole = job.batches.plan.micro_batch == planned  # otherwise memory ran out
-    return Trial(size, whole and peak <= budget, peak, len(batch) / min(times[1:]))
+    return MeasuredSize(size, whole and peak <= budget, peak, len(batch) / min(times[1:]))
 
 
 def _budget(device: torch.device, devices: int, resident: int) -> int:
-    """Bytes that a step may take on one device, beside a split of ``resident`` bytes."""
+    """Bytes that a step may take on one device, next to a cached split of ``resident`` bytes."""
     if device.type != "cuda":
         return cache_budget("auto") // devices
     free_memory(device)
     free, _ = torch.cuda.mem_get_info(device)
-    kept = resident if resident <= RESIDENT_SHARE * free else 0
-    return int(CUDA_SHARE * (free - kept))
+    cached = resident if resident <= CACHED_SHARE * free else 0
+    return int(CUDA_SHARE * (free - cached))
 
 
-def _look(plan: Plan, most: int) -> tuple[Indices, int]:
-    """Samples to try steps on, where lengths vary the longest, and the bytes of the encoded split.
+def _choose_samples(plan: Plan, most: int) -> tuple[Indices, int]:
+    """Samples to try steps on (the longest where lengths vary), and the bytes of the encoded split.
 
     The bytes are 0 where lengths vary: such a split is not kept on the device.
     """

@@ -1,4 +1,4 @@
-"""``--dry-run``: everything about a run that can be known without training it. Nothing is written."""
+"""``--dry-run``: what can be known about a run without training it. Nothing is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.training.autotune.memory import MemoryEstimate, estimate_memory
 from dlcli.training.autotune.resolve import resolve_auto
-from dlcli.training.autotune.trial import Rehearsal, rehearsal, training_batches
+from dlcli.training.autotune.trial import TrialJob, training_batches, trial_job
+from dlcli.training.checks import check_plan
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
@@ -20,7 +21,7 @@ from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.loop.timing import parse_time
 from dlcli.training.optim.schedule import lr_factor
 from dlcli.training.plan import Plan
-from dlcli.training.run import check_settings, started
+from dlcli.training.run_events import run_started
 from dlcli.zoo.forward import predict
 
 TIMED_STEPS = 3
@@ -42,7 +43,7 @@ class TimeEstimate:
 
     @property
     def total(self) -> float:
-        """Of the whole run, as long as its limit lets it."""
+        """The whole run, at most its limit."""
         whole = self.training + self.evaluation
         return whole if self.limit is None else min(whole, self.limit)
 
@@ -52,7 +53,8 @@ class DryRun:
     """What a run will be. ``started`` is the event that it will begin with.
 
     ``macs`` are those of one sample. ``memory`` is one device's; ``peak`` what was measured there, None
-    on CPUs. ``schedule`` are (step, learning rate), ``thaws`` the steps at which layers begin to train.
+    on CPUs. ``schedule`` are (step, learning rate), ``unfreeze_steps`` those at which
+    layers begin to train.
     """
 
     plan: Plan
@@ -61,40 +63,44 @@ class DryRun:
     memory: MemoryEstimate
     peak: int | None
     schedule: tuple[tuple[int, float], ...]
-    thaws: tuple[int, ...]
+    unfreeze_steps: tuple[int, ...]
     time: TimeEstimate
     warnings: tuple[str, ...]
 
 
 def dry_run(plan: Plan, emit: Emit) -> DryRun:
-    """Make the job of a plan, time a few steps on its first batches, and throw it away.
+    """Build the job of a plan, time a few steps on its first batches, and discard it.
 
-    What is "auto" is looked for. Of several processes it is the first one's share, alone on its
-    device. Raises: UsageError, DlcliError as the run would.
+    "auto" is resolved. Of several processes it is the first one's share, alone on its device.
+    Raises: UsageError, DlcliError as the run would.
     """
-    check_settings(plan)
+    check_plan(plan)
     warnings: list[str] = []
 
-    def keep(event: Event) -> None:
+    def collect(event: Event) -> None:
         if isinstance(event, Warned):
             warnings.append(event.message)
 
     plan = resolve_auto(plan, emit)
-    with rehearsal(plan, share=True, summary=True, emit=keep) as made:
-        job = made.job
-        assert made.summary is not None
-        event = started(plan, made.run, made.prepared, Progress(), job.device)
+    with trial_job(plan, share=True, summary=True, emit=collect) as trial:
+        job = trial.job
+        assert trial.summary is not None
+        event = run_started(plan, trial.run, trial.built, Progress(), job.device)
         memory, peak = _memory(job)
         return DryRun(
             plan=plan,
             started=event,
-            macs=made.summary.macs,
+            macs=trial.summary.macs,
             memory=memory,
             peak=peak,
             schedule=_schedule(job),
-            thaws=tuple(_first_step(share, job.total_steps) for share in job.model.freezing.changes()),
-            time=_time(made),
-            warnings=tuple(dict.fromkeys([*plan.warnings, *made.said, *_of_readers(made), *warnings])),
+            unfreeze_steps=tuple(
+                _first_step(share, job.total_steps) for share in job.model.freezing.changes()
+            ),
+            time=_estimate_time(trial),
+            warnings=tuple(
+                dict.fromkeys([*plan.warnings, *trial.load_notes, *_reader_notices(trial), *warnings])
+            ),
         )
 
 
@@ -112,9 +118,9 @@ def _memory(job: FitJob) -> tuple[MemoryEstimate, int | None]:
     return estimate_memory(job, batch, part), peak
 
 
-def _time(made: Rehearsal) -> TimeEstimate:
+def _estimate_time(trial: TrialJob) -> TimeEstimate:
     """Single steps with the layers that train at first, reading included, and a batch of evaluation."""
-    job, config = made.job, made.plan.config.fit
+    job, config = trial.job, trial.plan.config.fit
     job.model.freezing.apply(job.model.module, 0.0)
     set_train_mode(job.model.module)
     batches = training_batches(job)
@@ -123,10 +129,10 @@ def _time(made: Rehearsal) -> TimeEstimate:
         t0 = time.perf_counter()
         batch = next(batches)
         optimizer_step(job, batch, batch.count * job.world.size)
-        _wait(job)
+        _synchronize(job)
         steps.append(time.perf_counter() - t0)
     batches.close()
-    sample, samples = _evaluation(made), len(made.readers["val"])
+    sample, samples = _evaluation_seconds(trial), len(trial.readers["val"])
     epochs = -(-job.total_steps // len(job.batches))
     return TimeEstimate(
         steps=tuple(steps[1:]),
@@ -138,9 +144,9 @@ def _time(made: Rehearsal) -> TimeEstimate:
     )
 
 
-def _evaluation(made: Rehearsal) -> float:
+def _evaluation_seconds(trial: TrialJob) -> float:
     """Seconds for one validation sample, in the second of two batches."""
-    job, reader = made.job, made.readers["val"]
+    job, reader = trial.job, trial.readers["val"]
     size = min(default_batch_size(job.task), len(reader))
     where = torch.arange(size).numpy()
     job.model.module.eval()
@@ -154,8 +160,8 @@ def _evaluation(made: Rehearsal) -> float:
     return seconds / size
 
 
-def _wait(job: FitJob) -> None:
-    """Until the device has done what it was given."""
+def _synchronize(job: FitJob) -> None:
+    """Wait until the device has finished."""
     if job.device.type != "cpu":
         torch.accelerator.synchronize()
 
@@ -171,14 +177,14 @@ def _schedule(job: FitJob) -> tuple[tuple[int, float], ...]:
 
 
 def _first_step(share: float, total: int) -> int:
-    """The first step at or behind a share of the run."""
+    """The first step at or after a share of the run."""
     step = int(share * total)
     return step if step >= share * total else step + 1
 
 
-def _of_readers(made: Rehearsal) -> list[str]:
+def _reader_notices(trial: TrialJob) -> list[str]:
     return [
         notice.prefixed(split).message
-        for split, reader in made.readers.items()
+        for split, reader in trial.readers.items()
         for notice in reader.notices
     ]

@@ -17,7 +17,7 @@ class MemoryEstimate:
     """Bytes on one device during a step.
 
     ``activations`` are what autograd keeps of one micro-batch of ``micro`` samples for the backward
-    pass, ``batch`` are the inputs and targets of a step. What kernels need in passing is not in it.
+    pass, ``batch`` are the inputs and targets of a step. Workspace of kernels is not included.
     """
 
     weights: int
@@ -42,7 +42,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
-    """The memory of a job that has made a step: its optimizer's state is counted, not guessed.
+    """The memory of a job that has made a step: the optimizer's state exists by then.
 
     ``part`` is a micro-batch of ``batch``. Layers count as they train now.
     """
@@ -50,7 +50,7 @@ def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
     return MemoryEstimate(
         weights=bytes_of([*job.model.module.parameters(), *job.model.module.buffers()]),
         gradients=bytes_of(p for p in job.model.module.parameters() if p.requires_grad),
-        optimizer=bytes_of(t for found in state for t in found.values() if torch.is_tensor(t)),
+        optimizer=bytes_of(t for entry in state for t in entry.values() if torch.is_tensor(t)),
         averages=bytes_of(t for kept in job.model.averages.values() for t in kept.tensors().values()),
         batch=bytes_of([*batch.inputs, batch.targets]),
         activations=activation_bytes(job, part),

@@ -1,6 +1,6 @@
-"""A job as a run would have it, to be tried out and thrown away: no run folder, no trace.
+"""A training job to measure on, which is then discarded: no run folder, no trace.
 
-The learning rate finder, the batch size finder and ``--dry-run`` work on one.
+The learning rate finder, the batch size finder and ``--dry-run`` use it.
 """
 
 from __future__ import annotations
@@ -21,72 +21,74 @@ from dlcli.config import TrainConfig
 from dlcli.data.base import Reader
 from dlcli.events import Emit, ignore
 from dlcli.runs.folder import RunFolder
-from dlcli.training.build_job import Prepared, make_job
+from dlcli.training.build_job import BuiltJob, make_job
 from dlcli.training.distributed.ranks import local_ranks, machine_range
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import make_deterministic, preserved_rng
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.plan import Plan
+from dlcli.training.prepare import load_teacher
 from dlcli.training.readers import make_readers
 from dlcli.zoo.device import resolve_device
 from dlcli.zoo.summary import Summary, summarize
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class TrialJob:
     """A job on one device with its readers; ``run`` is a folder that does not exist.
 
-    ``said`` is what was loaded into the model, ``summary`` its layers, where it was asked for.
+    ``load_notes`` say what was loaded into the model; ``summary`` is its layers, where requested.
     """
 
     plan: Plan
     run: RunFolder
-    prepared: Prepared
+    built: BuiltJob
     readers: dict[str, Reader]
-    said: tuple[str, ...]
+    load_notes: tuple[str, ...]
     summary: Summary | None
 
     @property
     def job(self) -> FitJob:
-        return self.prepared.job
+        return self.built.job
 
 
 @contextmanager
-def rehearsal(
+def trial_job(
     plan: Plan, *, share: bool = False, summary: bool = False, emit: Emit = ignore
-) -> Iterator[Rehearsal]:
-    """The job of a plan for the length of the block, on a module of its own.
+) -> Iterator[TrialJob]:
+    """Context with a job of the plan, on a model of its own.
 
     With ``share`` it is the first process's share of each batch. Otherwise it is all of it, in
-    micro-batches as large as each process would have them. Nothing is compiled, which takes minutes.
-    Afterwards the random generators are where they were and a GPU's memory is free again. Raises:
+    micro-batches as large as each process would have them. Nothing is compiled, which would take
+    minutes. Afterwards the random generators are restored and GPU memory is freed. Raises:
     UsageError, DlcliError as `make_job` does.
     """
-    several = processes(plan.config)
-    # Without the bonds of a real one, every process is alone with its share.
+    several = process_count(plan.config)
+    # A world without process groups: only its size matters here.
     world = World(size=several, local_size=several) if share else ALONE
-    plan = replace(plan, config=_settings(plan.config, 1 if share else several))
-    device = device_of(plan.config)
+    plan = replace(plan, config=_trial_settings(plan.config, 1 if share else several))
+    device = first_device(plan.config)
     make_deterministic(plan.config.fit.deterministic, device)  # before the first product on a GPU
     with preserved_rng(device):
-        module, said = plan.build()
+        module, load_notes = plan.build()
+        teacher = load_teacher(plan)
         layers = summarize(module, plan.task) if summary else None
         readers = make_readers(plan, world)
         try:
             run = RunFolder(Path(tempfile.gettempdir()) / f"dlcli-{uuid.uuid4().hex}")
-            prepared = make_job(plan, run, module, readers, device, emit, world)
-            made = Rehearsal(plan, run, prepared, readers, tuple(said), layers)
-            yield made
+            built = make_job(plan, run, module, teacher, readers, device, emit, world)
+            trial = TrialJob(plan, run, built, readers, tuple(load_notes), layers)
+            yield trial
         finally:
             for reader in readers.values():
                 reader.close()
-    del module, prepared, made
+    del module, teacher, built, trial
     free_memory(device)
 
 
 def training_batches(job: FitJob) -> Generator[Batch, None, None]:
-    """Usable batches of one epoch after the other without end.
+    """Yield usable batches, epoch after epoch, without end.
 
     Raises: DlcliError when no batch can be trained on.
     """
@@ -101,13 +103,13 @@ def training_batches(job: FitJob) -> Generator[Batch, None, None]:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what nothing refers to any more, on the device too."""
+    """Collect garbage and empty the CUDA cache."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def changed(plan: Plan, **settings: Any) -> Plan:
+def with_settings(plan: Plan, **settings: Any) -> Plan:
     """The plan with other settings: ``fit=dict(batch_size=8)``."""
     groups = {
         name: getattr(plan.config, name).model_copy(update=values) for name, values in settings.items()
@@ -115,26 +117,23 @@ def changed(plan: Plan, **settings: Any) -> Plan:
     return replace(plan, config=plan.config.model_copy(update=groups))
 
 
-def processes(config: TrainConfig) -> int:
-    """How many processes a run divides its batches among, where machines may join: the fewest.
+def process_count(config: TrainConfig) -> int:
+    """Number of processes that share a batch; the minimum where machines may join.
 
-    Raises: UsageError when that is not to be had.
+    Raises: UsageError when there are not so many devices.
     """
     return machine_range(config.launch)[0] * local_ranks(config.launch, config.fit.device).count
 
 
-def device_of(config: TrainConfig) -> torch.device:
+def first_device(config: TrainConfig) -> torch.device:
     """The device of a run's first process."""
     device = resolve_device(config.fit.device)
     picked = local_ranks(config.launch, config.fit.device).devices
     return torch.device(device.type, picked[0]) if picked else device
 
 
-def _settings(config: TrainConfig, parts: int) -> TrainConfig:
-    """The settings of a rehearsal, each micro-batch divided by ``parts``.
-
-    A rate that is still looked for is 1.
-    """
+def _trial_settings(config: TrainConfig, parts: int) -> TrainConfig:
+    """The settings of a trial, each micro-batch divided by ``parts``; "auto" as a rate becomes 1."""
     fit = {
         "grad_accum_steps": config.fit.grad_accum_steps * parts,
         "compile": "none",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dlcli.ui.plots.canvas import BLUE, GREY, ORANGE, add_grid, new_figure, save_figure
 
 if TYPE_CHECKING:
-    from dlcli.training.autotune.lr_finder import LrSweep
+    from dlcli.training.autotune.lr_sweep import LrSweep
 
 
 def save_sweep(path: Path, sweep: LrSweep) -> Path:

@@ -31,7 +31,9 @@ from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import Plan, make_plan, read_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.transforms import UNVERIFIED
 
 BASE = {
@@ -57,8 +59,8 @@ class Answers(Artifact):
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A small net on digits."""
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE)))
-    run = training.new_run(plan, tmp_path_factory.mktemp("trained"), "net")
-    training.train(plan, run, ignore, state=None)
+    run = training.new_run(prepare_run(plan), tmp_path_factory.mktemp("trained"), "net")
+    training.train(prepare_run(plan), run, ignore, state=None)
     return run
 
 
@@ -123,8 +125,8 @@ def test_masks_hold_through_fine_tuning(
 def test_the_file_at_90_percent_is_at_least_5_times_smaller(tmp_path: Path) -> None:
     wide = merge(BASE, {"model": {"args": {"widths": [32, 64]}}, "fit": {"epochs": 1}})
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, wide)))
-    source = training.new_run(plan, tmp_path, "wide")
-    training.train(plan, source, ignore, state=None)
+    source = training.new_run(prepare_run(plan), tmp_path, "wide")
+    training.train(prepare_run(plan), source, ignore, state=None)
     result = run_prune(source.best, tmp_path, settings("global-l1", amount=0.9, tune={"epochs": 0}))
     assert 5 * result.comparison.after.size_bytes <= result.comparison.before.size_bytes
     dense = run_prune(
@@ -156,7 +158,7 @@ def test_a_fine_tuning_that_dies_goes_on_to_the_same_bits_and_zeros(
     (path,) = (tmp_path / "cut").iterdir()
     run = RunFolder(path)
     state, _ = load_newest(run.state)
-    training.train(read_plan(read_run(run), fresh=state is None), run, ignore, state=state)
+    training.train(prepare_run(read_plan(read_run(run), fresh=state is None)), run, ignore, state=state)
     assert zeros_in(run.best) == record_of(run.best)["zeros"]
     mine, other = read_tensors(run.best)[0], read_tensors(whole.best)[0]
     assert mine.keys() == other.keys()
@@ -262,8 +264,8 @@ def test_without_its_data_a_model_can_be_pruned_but_not_tuned(
     photos = photo_folder(per_class=8)
     own = {"data": {"data": str(photos)}, "model": {"img_size": 16}, "fit": {"epochs": 1}}
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, own)))
-    source = training.new_run(plan, tmp_path / "runs", "net")
-    training.train(plan, source, ignore, state=None)
+    source = training.new_run(prepare_run(plan), tmp_path / "runs", "net")
+    training.train(prepare_run(plan), source, ignore, state=None)
     photos.rename(tmp_path / "elsewhere")
     for asked in (
         settings("l1", amount=0.5),

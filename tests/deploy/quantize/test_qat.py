@@ -26,7 +26,9 @@ from dlcli.settings import merge, validate
 from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import Plan, make_plan, read_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.training.run import TrainResult
 from dlcli.training.sync_batchnorm import RunningStatistics
 from dlcli.zoo.base import build_model
@@ -49,7 +51,9 @@ def settings(**changes: Any) -> QuantizeSettings:
 
 def tuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan, str], TrainResult]:
     def tune(plan: Plan, name: str) -> TrainResult:
-        return training.train(plan, training.new_run(plan, root, name), emit, state=None)
+        return training.train(
+            prepare_run(plan), training.new_run(prepare_run(plan), root, name), emit, state=None
+        )
 
     return tune
 
@@ -57,8 +61,8 @@ def tuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan,
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, FLOAT)))
-    run = training.new_run(plan, tmp_path_factory.mktemp("runs"), "digits")
-    training.train(plan, run, ignore, state=None)
+    run = training.new_run(prepare_run(plan), tmp_path_factory.mktemp("runs"), "digits")
+    training.train(prepare_run(plan), run, ignore, state=None)
     return open_artifact(run.best, device="cpu")
 
 
@@ -123,7 +127,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     run = RunFolder(tmp_path / "digits-qat")
     state, _ = load_newest(run.state)
     plan = read_plan(read_run(run), fresh=state is None)
-    training.train(plan, run, ignore, state=state)
+    training.train(prepare_run(plan), run, ignore, state=state)
     one, other = outcome(tuned.run), outcome(run)
     assert one.keys() == other.keys()
     assert any(name.endswith("quant_in.high") for name in one)  # the ranges are in the state

@@ -24,7 +24,8 @@ from dlcli.formats.checkpoint import read_tensors, save_model
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
-from dlcli.training.plan import make_plan
+from dlcli.training.planning import make_plan
+from dlcli.training.prepare import prepare_run
 
 FIT = {"epochs": 3, "batch_size": 100, "device": "cpu", "tensorboard": False}
 CNN = {"name": "cnn", "args": {"widths": [8, 16], "hidden": 64}}
@@ -64,7 +65,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             path, model = known[name]
             said = {"data": {"data": path}, "model": model, "optim": {"lr": 0.01}, "fit": FIT}
             plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
-            training.train(plan, training.new_run(plan, root, name), ignore, state=None)
+            training.train(
+                prepare_run(plan), training.new_run(prepare_run(plan), root, name), ignore, state=None
+            )
         return RunFolder(root / name)
 
     return run

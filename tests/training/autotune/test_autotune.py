@@ -17,15 +17,18 @@ from dlcli.events import Event, Noted, ignore
 from dlcli.settings import flat, merge, validate
 from dlcli.training import run as training
 from dlcli.training.autotune import batch_size
-from dlcli.training.autotune.batch_size import Trial, find_batch_size
+from dlcli.training.autotune.batch_size import MeasuredSize, find_batch_size
 from dlcli.training.autotune.dry_run import dry_run
-from dlcli.training.autotune.lr_finder import HIGHEST, LOWEST, find_lr, suggest
+from dlcli.training.autotune.lr_finder import find_lr
+from dlcli.training.autotune.lr_sweep import HIGHEST, LOWEST, suggest
 from dlcli.training.autotune.memory import activation_bytes, estimate_memory
 from dlcli.training.autotune.resolve import resolve_auto
-from dlcli.training.autotune.trial import changed, rehearsal, training_batches
+from dlcli.training.autotune.trial import training_batches, trial_job, with_settings
 from dlcli.training.loop.state import load_newest
 from dlcli.training.loop.step import optimizer_step
-from dlcli.training.plan import Plan, make_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.ui.plots.lr_sweep import save_sweep
 
 BASE = {
@@ -82,7 +85,7 @@ def test_losses_that_only_scatter_or_rise_are_an_error(rise: float) -> None:
 
 
 def test_a_sweep_that_ends_at_once_is_an_error() -> None:
-    with pytest.raises(DlcliError, match="no finite number after 3 steps"):
+    with pytest.raises(DlcliError, match="not finite after 3 steps"):
         suggest([1e-7, 2e-7, 4e-7], [2.3, 2.3, 2.3])
 
 
@@ -112,9 +115,9 @@ def test_the_rate_learns_about_as_well_as_any(
     assert 1e-5 < rate < 2.0
 
     def loss(lr: float) -> float:
-        typed = changed(made, optim={"lr": lr})
-        with rehearsal(typed) as rehearsed:
-            job = rehearsed.job
+        typed = with_settings(made, optim={"lr": lr})
+        with trial_job(typed) as trial:
+            job = trial.job
             batches = training_batches(job)
             for batch, step in zip(batches, range(job.total_steps), strict=False):
                 for group in job.optimizer.param_groups:
@@ -134,8 +137,8 @@ def test_a_run_with_auto_is_the_run_with_the_number_typed(tmp_path: Path) -> Non
     runs = [made, plan(optim={"lr": rate})]
     tensors = []
     for number, each in enumerate(runs):
-        run = training.new_run(each, tmp_path, str(number))
-        training.train(each, run, ignore, state=None)
+        run = training.new_run(prepare_run(each), tmp_path, str(number))
+        training.train(prepare_run(each), run, ignore, state=None)
         state, _ = load_newest(run.state)
         assert state is not None
         tensors.append(state.tensors)
@@ -215,15 +218,15 @@ def pretend(
     """Sizes above ``fits`` have no room, those above ``best`` are no faster; the sizes tried."""
     tried: list[int] = []
 
-    def attempt(plan: Plan, samples: Any, size: int, budget: int) -> Trial:
+    def attempt(plan: Plan, samples: Any, size: int, budget: int) -> MeasuredSize:
         assert len(samples) == size * devices
         tried.append(size)
-        return Trial(size, size <= fits, size * 2**20, 100.0 * min(size, best))
+        return MeasuredSize(size, size <= fits, size * 2**20, 100.0 * min(size, best))
 
-    monkeypatch.setattr(batch_size, "_try", attempt)
+    monkeypatch.setattr(batch_size, "_try_size", attempt)
     monkeypatch.setattr(batch_size, "_budget", lambda *args: 2**30)
-    monkeypatch.setattr(batch_size, "device_of", lambda config: torch.device(device))
-    monkeypatch.setattr(batch_size, "processes", lambda config: devices)
+    monkeypatch.setattr(batch_size, "first_device", lambda config: torch.device(device))
+    monkeypatch.setattr(batch_size, "process_count", lambda config: devices)
     return tried
 
 
@@ -261,7 +264,7 @@ def test_no_room_for_a_single_sample_is_an_error(monkeypatch: pytest.MonkeyPatch
 def test_at_most_1024_samples_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = pretend(monkeypatch, fits=10**9)
     made = plan(fit={"batch_size": "auto"})
-    monkeypatch.setattr(batch_size, "STEPS", 1)
+    monkeypatch.setattr(batch_size, "MIN_STEPS", 1)
     assert find_batch_size(made)[0] == 1024
     assert max(tried) == 1024
 
@@ -273,7 +276,9 @@ def test_a_real_search_ends_with_a_power_of_two() -> None:
 
 def test_memory_that_is_not_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(fit={"batch_size": "auto"})
-    sizes = {size: batch_size._try(made, made.source.splits["train"], size, 2**40) for size in (8, 16)}
+    sizes = {
+        size: batch_size._try_size(made, made.source.splits["train"], size, 2**40) for size in (8, 16)
+    }
     assert sizes[8].peak < sizes[16].peak
     monkeypatch.setattr(batch_size, "_budget", lambda *args: sizes[8].peak)
     assert find_batch_size(made)[0] == 8
@@ -282,12 +287,12 @@ def test_memory_that_is_not_there_is_not_asked_for(monkeypatch: pytest.MonkeyPat
 def test_steps_are_tried_on_the_longest_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = SimpleNamespace(lengths=np.array([3, 9, 1, 7]), close=lambda: None)
     monkeypatch.setattr(batch_size, "make_reader", lambda *args: reader)
-    assert batch_size._look(plan(), 2)[0].tolist() == [1, 3]
+    assert batch_size._choose_samples(plan(), 2)[0].tolist() == [1, 3]
 
 
 def test_a_split_that_stays_on_the_gpu_leaves_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan()
-    _, resident = batch_size._look(made, 2)
+    _, resident = batch_size._choose_samples(made, 2)
     assert resident == 1439 * 8 * 8
     monkeypatch.setattr(batch_size, "free_memory", lambda device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 2000))
@@ -302,8 +307,8 @@ def test_a_split_that_stays_on_the_gpu_leaves_less_room(monkeypatch: pytest.Monk
 
 def test_memory_is_counted_tensor_by_tensor() -> None:
     made = plan(fit={"ema": 0.9, "batch_size": 64})
-    with rehearsal(made) as rehearsed:
-        job = rehearsed.job
+    with trial_job(made) as trial:
+        job = trial.job
         batch = next(training_batches(job))
         optimizer_step(job, batch, batch.count)
         found = estimate_memory(job, batch, batch)

@@ -27,7 +27,8 @@ from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop import state as state_module
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -63,14 +64,14 @@ class Killed(BaseException):
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> RunFolder:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, EVERYTHING, changes)))
-    run = training.new_run(plan, root, "run")
-    training.train(plan, run, emit, state=None)
+    run = training.new_run(prepare_run(plan), root, "run")
+    training.train(prepare_run(plan), run, emit, state=None)
     return run
 
 
 def resume(run: RunFolder) -> None:
     state, _ = load_newest(run.state)
-    training.train(read_plan(read_run(run), fresh=state is None), run, ignore, state=state)
+    training.train(prepare_run(read_plan(read_run(run), fresh=state is None)), run, ignore, state=state)
 
 
 def outcome(run: RunFolder) -> dict[str, torch.Tensor]:

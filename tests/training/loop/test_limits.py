@@ -27,7 +27,8 @@ from dlcli.training import run as training
 from dlcli.training.loop import epoch_end as epochs
 from dlcli.training.loop.state import load_newest
 from dlcli.training.loop.timing import parse_time
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 
 # 1,439 training digits in batches of 300: 5 steps an epoch.
 BASE = {
@@ -40,7 +41,8 @@ BASE = {
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    return training.train(plan, training.new_run(plan, root, "run"), emit, state=None)
+    prepared = prepare_run(plan)
+    return training.train(prepared, training.new_run(prepared, root, "run"), emit, state=None)
 
 
 def resume(run: RunFolder, **fit: Any) -> training.TrainResult:
@@ -157,7 +159,8 @@ def test_a_run_that_is_stopped_while_its_mean_is_judged_judges_it_later(
     monkeypatch.undo()
     events: list[Event] = []
     state, _ = load_newest(short.run.state)
-    training.train(read_plan(read_run(short.run), fresh=False), short.run, events.append, state=state)
+    prepared = prepare_run(read_plan(read_run(short.run), fresh=False))
+    training.train(prepared, short.run, events.append, state=state)
     assert any(
         "the mean of the weights" in event.message for event in events if isinstance(event, Noted)
     )

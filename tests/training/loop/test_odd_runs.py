@@ -26,7 +26,9 @@ from dlcli.training.loop import fit as fit_module
 from dlcli.training.loop.epoch_end import is_better
 from dlcli.training.loop.interrupt import StopGuard
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import Plan, make_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan
+from dlcli.training.prepare import prepare_run
 
 BASE = {
     "data": {"data": "digits"},
@@ -41,7 +43,8 @@ def plan(**changes: Any) -> Plan:
 
 def train(root: Path, **changes: Any) -> training.TrainResult:
     run_plan = plan(**changes)
-    return training.train(run_plan, training.new_run(run_plan, root, "a"), ignore, state=None)
+    prepared = prepare_run(run_plan)
+    return training.train(prepared, training.new_run(prepared, root, "a"), ignore, state=None)
 
 
 def photos(root: Path, **fit: Any) -> dict[str, Any]:

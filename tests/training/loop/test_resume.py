@@ -21,7 +21,8 @@ from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 
 BASE = {
     "data": {"data": "digits"},
@@ -33,12 +34,15 @@ TINY = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "500", "-
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    return training.train(plan, training.new_run(plan, root, "a"), emit, state=None)
+    prepared = prepare_run(plan)
+    return training.train(prepared, training.new_run(prepared, root, "a"), emit, state=None)
 
 
 def resume(run: RunFolder, emit: Callable[[Event], None] = ignore) -> training.TrainResult:
     state, _ = load_newest(run.state)
-    return training.train(read_plan(read_run(run), fresh=state is None), run, emit, state=state)
+    return training.train(
+        prepare_run(read_plan(read_run(run), fresh=state is None)), run, emit, state=state
+    )
 
 
 def stop_after(steps: int) -> Callable[[Event], None]:

@@ -22,7 +22,8 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress, load_newest
 from dlcli.training.loop.step import optimizer_step
-from dlcli.training.plan import make_plan, read_plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.training.readers import make_readers
 
 # 1,439 training digits in batches of 300: 5 steps an epoch.
@@ -36,7 +37,9 @@ BASE = {
 
 def train(root: Path, **changes: Any) -> training.TrainResult:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    return training.train(plan, training.new_run(plan, root, "run"), ignore, state=None)
+    return training.train(
+        prepare_run(plan), training.new_run(prepare_run(plan), root, "run"), ignore, state=None
+    )
 
 
 def resume(
@@ -53,7 +56,7 @@ def job_of(root: Path, **changes: Any) -> FitJob:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
     module, _ = plan.build()
     readers = make_readers(plan, ALONE)
-    return make_job(plan, RunFolder(root), module, readers, torch.device("cpu"), ignore, ALONE).job
+    return make_job(plan, RunFolder(root), module, None, readers, torch.device("cpu"), ignore, ALONE).job
 
 
 def test_fewer_micro_batches_are_what_a_run_goes_on_with(tmp_path: Path) -> None:
@@ -69,7 +72,12 @@ def test_micro_batches_stay_as_small_as_memory_made_them(tmp_path: Path) -> None
     assert state is not None
     state.progress.micro = 50
     changes = {"fit": {"epochs": 2}}
-    training.train(read_plan(read_run(run).with_changes(changes), fresh=False), run, ignore, state=state)
+    training.train(
+        prepare_run(read_plan(read_run(run).with_changes(changes), fresh=False)),
+        run,
+        ignore,
+        state=state,
+    )
     assert run.read_record()["micro_batch"] == 50
 
 

@@ -25,7 +25,9 @@ from dlcli.training.loop.batch_plan import BatchPlan, portions
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import micro_batches, optimizer_step
-from dlcli.training.plan import Plan, make_plan
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan
+from dlcli.training.prepare import prepare_run
 from dlcli.training.readers import make_readers
 from dlcli.training.sync_batchnorm import RunningStatistics
 
@@ -45,12 +47,14 @@ def job_of(tmp_path: Path, emit: Callable[[Event], None] = ignore, **changes: An
     run_plan = plan(**changes)
     module, _ = run_plan.build()
     readers = make_readers(run_plan, ALONE)
-    return make_job(run_plan, RunFolder(tmp_path), module, readers, torch.device("cpu"), emit, ALONE).job
+    cpu = torch.device("cpu")
+    return make_job(run_plan, RunFolder(tmp_path), module, None, readers, cpu, emit, ALONE).job
 
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> training.TrainResult:
     run_plan = plan(**changes)
-    return training.train(run_plan, training.new_run(run_plan, root, "run"), emit, state=None)
+    prepared = prepare_run(run_plan)
+    return training.train(prepared, training.new_run(prepared, root, "run"), emit, state=None)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 7, 32, 33])
@@ -124,7 +128,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, accum: int
             )
             module, _ = run_plan.build()
             readers, cpu = make_readers(run_plan, ALONE), torch.device("cpu")
-            job = make_job(run_plan, RunFolder(tmp_path), module, readers, cpu, ignore, ALONE).job
+            job = make_job(run_plan, RunFolder(tmp_path), module, None, readers, cpu, ignore, ALONE).job
         else:
             job = job_of(tmp_path, **merge(changes, {"fit": fit}))
         set_train_mode(job.model.module)

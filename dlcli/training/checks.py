@@ -1,0 +1,57 @@
+"""Checks of a plan's settings that cost nothing: no model is built, no sample is read."""
+
+from __future__ import annotations
+
+from dlcli.config import LossConfig, ModelConfig
+from dlcli.errors import UsageError, nearest
+from dlcli.evaluation.metrics import metric_names
+from dlcli.training.augmentation.augment import make_augment
+from dlcli.training.class_balance import balance_plan
+from dlcli.training.loop.timing import CheckpointEvery, parse_time
+from dlcli.training.losses.make import check_loss
+from dlcli.training.optim.make import check_optim
+from dlcli.training.plan import Plan
+from dlcli.training.precision import resolve_precision
+from dlcli.zoo.device import resolve_device
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse settings that do not go together or would fail late. Raises: UsageError, DlcliError."""
+    config = plan.config
+    CheckpointEvery.parse(config.fit.checkpoint_every)
+    parse_time(config.fit.max_time)
+    _check_monitor(plan)
+    if plan.said is not None:  # an existing run was checked when it began
+        check_optim(config.optim, plan.said.optim)
+        check_loss(plan.task, plan.said.loss, focal=config.data.balance == "focal")
+    balance_plan(config.data.balance, plan.task, plan.source.splits["train"].targets)
+    if plan.task.kind != "embedding" and config.model.embedding_size != ModelConfig().embedding_size:
+        raise UsageError(
+            f"--embedding-size is for --task embedding, and this is {plan.task.kind}",
+            hint="leave it out",
+        )
+    device = resolve_device(config.fit.device)
+    resolve_precision(config.fit.amp, device)
+    make_augment(config.augment, plan.task, samples=1, seed=0, device=device)
+    if config.fit.compile != "none" and config.fit.grad_checkpointing != "none":
+        raise UsageError(
+            "--compile and --grad-checkpointing do not work together", hint="use one of them"
+        )
+    if config.fit.histograms and not config.fit.tensorboard:
+        raise UsageError("fit.histograms needs TensorBoard", hint="add --tensorboard")
+    if config.loss.teacher is None:
+        for name, flag in (("distill_alpha", "--distill-alpha"), ("temperature", "--temperature")):
+            if getattr(config.loss, name) != getattr(LossConfig(), name):
+                raise UsageError(f"{flag} is for learning from a teacher", hint="add --teacher RUN")
+
+
+def _check_monitor(plan: Plan) -> None:
+    """Raises: UsageError when the monitored metric is not computed for this task."""
+    known = metric_names(plan.task)
+    if plan.monitor not in known:
+        short = plan.monitor.removeprefix("val_")  # as in the progress display: val_acc, val_f1
+        meant = next((name for name in known if name.startswith(short)), None)
+        raise UsageError(
+            f"--monitor {plan.monitor!r} is not a metric of {plan.task.kind}",
+            hint=f"did you mean {meant!r}?" if meant and short else nearest(plan.monitor, known),
+        )

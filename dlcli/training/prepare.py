@@ -1,0 +1,56 @@
+"""Build what a plan names, once, before its run folder is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dlcli.training.activation_checkpointing import find_checkpoint_chains
+from dlcli.training.checks import check_plan
+from dlcli.training.distillation import Teacher, open_teacher
+from dlcli.training.loop.determinism import RngState, capture_rng
+from dlcli.training.optim.freezing import parse_freezing
+from dlcli.training.optim.make import make_optimizer
+from dlcli.training.plan import Plan
+from dlcli.zoo.base import find_model
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A checked plan with its first weights; one training run uses it up.
+
+    ``module`` and ``teacher`` are on the CPU. ``load_notes`` say what was loaded into the module.
+    ``rng_state`` is that of the generators after building, from which the run draws on.
+    """
+
+    plan: Plan
+    module: nn.Module
+    load_notes: tuple[str, ...]
+    teacher: Teacher | None
+    rng_state: RngState
+
+
+def prepare_run(plan: Plan) -> PreparedRun:
+    """Check a plan, and build its model and its teacher. Raises: UsageError, DlcliError."""
+    check_plan(plan)
+    module, load_notes = plan.build()
+    _check_layers(plan, module)
+    return PreparedRun(plan, module, tuple(load_notes), load_teacher(plan), capture_rng())
+
+
+def load_teacher(plan: Plan) -> Teacher | None:
+    """The teacher of a plan, on the CPU; None where it has none. Raises: UsageError, DlcliError."""
+    path = plan.config.loss.teacher
+    return None if path is None else open_teacher(Path(path), plan.task, torch.device("cpu"))
+
+
+def _check_layers(plan: Plan, module: nn.Module) -> None:
+    """Raises: UsageError for settings that name layers, or need some, which the model does not have."""
+    config = plan.config
+    head = find_model(plan.model.name, plan.task.input.kind).head(module)
+    freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)
+    make_optimizer(module, config.optim, head=head, never=freezing.never)
+    find_checkpoint_chains(module, config.fit.grad_checkpointing)

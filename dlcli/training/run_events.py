@@ -1,0 +1,65 @@
+"""Events of a run as a whole: its plan at the start, and hints on what happens in it."""
+
+from __future__ import annotations
+
+import torch
+
+from dlcli.events import Emit, Event, Noted, RunStarted
+from dlcli.runs.folder import RunFolder, read_events
+from dlcli.settings import flat
+from dlcli.training.build_job import BuiltJob
+from dlcli.training.diagnostics.hints import Hints
+from dlcli.training.loop.state import Progress
+from dlcli.training.plan import Plan
+from dlcli.zoo.device import describe_device
+
+
+def run_started(
+    plan: Plan, run: RunFolder, built: BuiltJob, progress: Progress, device: torch.device
+) -> RunStarted:
+    """The plan of a run as an event, for screens and sinks."""
+    job, config = built.job, plan.config
+    parameters = list(job.model.module.parameters())
+    return RunStarted(
+        run=str(run.path),
+        model=plan.model.name,
+        params=sum(p.numel() for p in parameters),
+        trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
+        data=plan.source.origin,
+        samples={name: len(split) for name, split in plan.source.splits.items()},
+        kind=plan.source.kind,
+        task=plan.task.kind,
+        num_classes=plan.task.num_classes,
+        input_shape=plan.task.input.shape,
+        notes=(*plan.notes, *built.notes),
+        epochs=config.fit.epochs,
+        steps_per_epoch=len(job.batches),
+        total_steps=job.total_steps,
+        batch_size=config.fit.step_samples,
+        optimizer=config.optim.optimizer,
+        scheduler=config.optim.scheduler,
+        lr=config.optim.peak_lr,
+        device=describe_device(device),
+        amp=job.precision.name,
+        monitor=plan.monitor,
+        resumed_step=progress.step,
+        world_size=job.world.size,
+        division=built.division,
+        schedule=built.schedule,
+        loss=built.loss,
+        settings=flat(config),
+    )
+
+
+def with_hints(emit: Emit, run: RunFolder) -> Emit:
+    """``emit``, followed by the hints that an event gives rise to."""
+    hints = Hints()
+    if run.metrics.is_file():
+        hints.recall(read_events(run.metrics))
+
+    def emit_with_hints(event: Event) -> None:
+        emit(event)
+        for message in hints(event):
+            emit(Noted(message))
+
+    return emit_with_hints
