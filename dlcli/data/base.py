@@ -1,4 +1,4 @@
-"""The types between a data set and everything that reads it. NumPy only: ONNX paths import no torch.
+"""The types of data sets, samples and readers. NumPy only: ONNX paths import no torch.
 
 N is the number of samples in a split, n in a batch.
 """
@@ -39,7 +39,7 @@ class Items(ABC):
     @classmethod
     @abstractmethod
     def gather(cls, parts: Sequence[Any], where: Indices) -> Any:
-        """The items at ``where`` of several parts, as if they were one after the other."""
+        """The items at ``where`` in the concatenation of several parts."""
 
     def take(self, indices: Indices) -> Any:
         """The items at ``indices``, in that order."""
@@ -57,7 +57,7 @@ class Listed(Items):
 
     @classmethod
     def gather(cls, parts: Sequence[Listed], where: Indices) -> Listed:
-        """Also of `Items`."""
+        """As `Items.gather`."""
         joined = (
             [value for part in parts for value in part.values] if len(parts) > 1 else parts[0].values
         )
@@ -66,7 +66,7 @@ class Listed(Items):
 
 @dataclass(frozen=True)
 class Stacked(Items):
-    """Items in one array, the first axis counting them: raw pixels of one size, series of one length."""
+    """Items along the first axis of an array: raw pixels of one size, series of one length."""
 
     values: npt.NDArray[Any]
 
@@ -75,7 +75,7 @@ class Stacked(Items):
 
     @classmethod
     def gather(cls, parts: Sequence[Stacked], where: Indices) -> Stacked:
-        """Rows of several arrays without joining them first."""
+        """As `Items.gather`, without concatenating the arrays."""
         arrays = [part.values for part in parts]
         out = np.empty((len(where), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
         start = 0
@@ -90,9 +90,9 @@ class Stacked(Items):
 class Samples:
     """One split of a data set, listed but not encoded.
 
-    ``ids`` name the samples for ever (a path below the root, or ``train/17``); ``targets`` are as
-    above, class indices being into the source's class names. ``groups`` are what must stay in one
-    split together (a patient, a user), or None.
+    ``ids`` are stable names of the samples (a path below the root, or ``train/17``); ``targets`` are as
+    above, class indices being into the source's class names. ``groups`` (a patient, a user)
+    stay in one split together; None where there are none.
     """
 
     ids: tuple[str, ...]
@@ -115,7 +115,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set before encoding: what is to be predicted, and its splits as they were found.
+    """A data set before encoding: its task, and its splits as listed.
 
     ``kind`` is the name of its `DataKind`. ``given`` says which splits the source itself brought; the
     others were made by dlcli. ``native`` is (C, H, W) of images that share one size known without
@@ -123,7 +123,7 @@ class DataSource:
     """
 
     name: str  # short, for run names: "digits", "imgs"
-    origin: str  # what --data said, made absolute if it is a path
+    origin: str  # the value of --data, absolute if it is a path
     kind: str
     task: TaskKind
     splits: dict[str, Samples]
@@ -138,7 +138,7 @@ class DataSource:
 
 
 class Reader(ABC):
-    """One split as the model's inputs, in batches of any indices.
+    """One split as inputs of a model, in batches of any indices.
 
     ``bad`` maps the id of each unreadable sample to the reason, as they are found. ``lengths`` are the
     samples' sizes (N,) where they vary: batches are then made of samples of about one length.
@@ -157,7 +157,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
-        """The inputs of the readable samples among ``indices``, and which of ``indices`` they are.
+        """The inputs of the readable samples among ``indices``, and their indices.
 
         Order and repetitions are kept. Arrays that vary in length are padded to the longest of the
         batch. The arrays are the caller's own copy.
@@ -182,7 +182,7 @@ class Reader(ABC):
 
 
 class ArrayReader(Reader):
-    """A split that is encoded already: arrays of N rows each."""
+    """A split that is already encoded, as arrays of N rows each."""
 
     def __init__(self, samples: Samples, inputs: Inputs) -> None:
         super().__init__(samples)
@@ -193,7 +193,7 @@ class ArrayReader(Reader):
         return tuple(np.take(array, indices, axis=0) for array in self._inputs), indices
 
     def array(self) -> Inputs | None:
-        """All of it."""
+        """The whole arrays."""
         return self._inputs
 
 
@@ -213,7 +213,7 @@ class RaggedReader(Reader):
 
 
 def pad(sequences: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Sequences (T_i, ...) as one array (n, longest, ...), 0 behind the shorter ones' ends."""
+    """Pad sequences (T_i, ...) with 0 at the end to one array (n, longest, ...)."""
     longest = max((len(sequence) for sequence in sequences), default=0)
     first = sequences[0] if sequences else np.zeros((0,), dtype=np.int64)
     out = np.zeros((len(sequences), longest, *first.shape[1:]), dtype=first.dtype)
@@ -230,7 +230,7 @@ def random_lengths(rng: np.random.Generator, count: int, longest: int) -> npt.ND
 
 
 def fingerprint(parts: list[bytes]) -> str:
-    """Hex digest of the parts, in order: what `eval` compares to notice that the data changed."""
+    """Hex digest of the parts, in order: `eval` compares it to detect changed data."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))

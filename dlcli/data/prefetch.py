@@ -1,4 +1,4 @@
-"""Run an iterator a few items ahead in a thread, so that decoding overlaps with computing."""
+"""Prefetching: run an iterator a few items ahead in a thread, so that decoding overlaps computation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ T = TypeVar("T")
 def prefetch(source: Iterator[T], depth: int = 2) -> Iterator[T]:
     """The items of ``source`` in order; at most ``depth`` of them wait in memory.
 
-    An exception in the source is raised here, where its item would have come. Leaving the loop early
-    stops the thread.
+    An exception of the source is raised in place of its item. Leaving the loop early stops the thread.
     """
     items: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     stop = threading.Event()

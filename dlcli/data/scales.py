@@ -1,4 +1,4 @@
-"""What is predicted, in what scales: from the training split alone."""
+"""The task of a source, with the scales of numeric targets fitted on the training split."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def make_task(source: DataSource, spec: InputSpec, model: ModelConfig) -> TaskSp
 
 
 def target_numbers(source: DataSource) -> tuple[TargetNumber, ...]:
-    """Name, mean and deviation of each target (N, targets) over the training split.
+    """Name, mean and std of each target (N, targets) over the training split.
 
-    A constant target keeps deviation 1: the model can still learn its value.
+    A constant target gets std 1: the model can still learn its value.
     """
     values = np.asarray(source.splits["train"].targets, dtype=np.float64).reshape(
         len(source.splits["train"]), -1

@@ -1,4 +1,4 @@
-"""From what ``--data`` says to a data set with its splits: a path, or a set known by name."""
+"""Open the data set that ``--data`` names, with its splits: a path, or a registered name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import TaskSpec
 
 _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
-# What only files of the user's own can be told.
+# Settings for files of the user's own; registered sets are read in their own way.
 _READING = (
     *("target", "text", "drop", "split_column", "group_column"),
     *("time_column", "window", "horizon", "time_splits"),
@@ -28,10 +28,10 @@ _READING = (
 
 
 def open_source(config: DataConfig, *, seed: int) -> DataSource:
-    """The data set of ``config`` with train and val always, and test where it was given or made.
+    """Open the data set of ``config`` with train and val, and test where there is one.
 
-    A source without splits is divided in three; one with train but no val gives a share of train;
-    a given test split is never touched. Photos are listed, not decoded. Raises: DlcliError when the
+    A source without splits is divided in three; of one with train but no val a part of train is held
+    out; a given test split is never changed. Photos are listed, not decoded. Raises: DlcliError when the
     data is missing or unfit, UsageError when ``data`` or the fractions make no sense.
     """
     source = _find(config, other=False)
@@ -62,21 +62,20 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
 
 
 def open_undivided(config: DataConfig) -> DataSource:
-    """The data set of ``config`` with the splits it brings, or one "all": for splits that are recorded.
+    """Open the data set of ``config`` with its own splits, or one "all". Nothing is held out.
 
-    Nothing is held out, so nothing is said or refused about that.
+    For splits that are recorded.
     """
     return _find(config, other=False)
 
 
 def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
-    """Other data for a model of ``task``: its splits as given, or all of it as "all".
+    """Open other data for a model of ``task``: its splits as given, or one "all".
 
-    Class targets index the task's names, matched by name; an embedding is tried on any classes. Raises:
-    DlcliError when the data is missing, is of another kind, or naming the classes that the model does
-    not know.
+    Classes are matched by name; an embedding is evaluated on any classes. Raises: DlcliError when the
+    data is missing, is of another kind, or has classes that the model does not know.
     """
-    # Groups matter for dividing only: other data need not name them.
+    # Groups matter for splitting only: other data need not have them.
     known = {"kind": task.input.kind, "task": task.kind, "group_column": None}
     source = _find(config.model_copy(update=known), other=True)
     if source.kind != task.input.kind:  # a set known by name is what it is
@@ -92,12 +91,12 @@ def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
     if task.kind == "embedding":
         return source
     splits: dict[str, Samples] = {}
-    strange: dict[str, None] = {}
+    unknown: dict[str, None] = {}
     for name, part in source.splits.items():
-        splits[name], unknown = match_classes(part, source, task.class_names)
-        strange |= dict.fromkeys(unknown)
-    if strange:
-        names = list(strange)
+        splits[name], others = match_classes(part, source, task.class_names)
+        unknown |= dict.fromkeys(others)
+    if unknown:
+        names = list(unknown)
         raise DlcliError(
             f"{source.origin} has samples of {', '.join(names[:5])}"
             f"{f' and {len(names) - 5} more classes' if len(names) > 5 else ''}, "
@@ -110,9 +109,9 @@ def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
 
 
 def _find(config: DataConfig, *, other: bool) -> DataSource:
-    """The source with its splits as they are: train, val and test, or one "all".
+    """The source with its splits as listed: train, val and test, or one "all".
 
-    Raises: UsageError when embeddings are asked for and there are no classes.
+    Raises: UsageError for an embedding where there are no classes.
     """
     source = _listed(config, other=other)
     if config.task != "embedding":
@@ -127,51 +126,51 @@ def _find(config: DataConfig, *, other: bool) -> DataSource:
 
 
 def _listed(config: DataConfig, *, other: bool) -> DataSource:
-    """The data set with the task that its own target suggests."""
+    """The data set with the task inferred from its target."""
     text = config.data
     if not text:
         raise UsageError("--data is missing", hint="give a folder, a file, or a name such as digits")
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser().absolute()
     path = Path(text).expanduser()
-    # A registered name means the set, even beside a folder of that name: what is written into a
-    # model's card must mean the same in every folder.
+    # A registered name means the set, also where a folder of that name exists: what a card records
+    # must mean the same in every working directory.
     name = text if DATASETS.find(text) is not None else None
     if name is None and not path.exists():
         name = find_name(text)
     if name is not None:
         entry = DATASETS.get(name)
-        found = obtain(name, entry, data_dir=data_dir, offline=config.offline)
+        listing = obtain(name, entry, data_dir=data_dir, offline=config.offline)
         if not other:
-            _refuse_settings(config, found, entry.kind, name)
+            _refuse_settings(config, listing, entry.kind, name)
         if path.is_dir():
             notice = Notice(f"{name} means the data set of that name; write ./{name} for the folder")
-            found = replace(found, notices=(*found.notices, notice))
-        return _source(found, kind=entry.kind, name=name, origin=name, data_dir=data_dir)
+            listing = replace(listing, notices=(*listing.notices, notice))
+        return _source(listing, kind=entry.kind, name=name, origin=name, data_dir=data_dir)
     path = path.absolute()
     known = _recognised(path)
     if known is not None and config.kind not in (None, known[1]):
-        known = None  # read as what the user says it is
+        known = None  # read as the kind that the user gives
     if known is not None and not other:
         _refuse_settings(config, *known, known[0].name or path.name)
-    found, kind = known or _read(path, text, config, other=other)
-    # What the user called it: a link keeps its own name.
-    called = Path(os.path.abspath(path))
-    name = found.name or (called.stem if called.is_file() else called.name) or "data"
-    return _source(found, kind=kind, name=name, origin=str(path), data_dir=None)
+    listing, kind = known or _read(path, text, config, other=other)
+    # The name that the user gave: a link keeps its own.
+    given = Path(os.path.abspath(path))
+    name = listing.name or (given.stem if given.is_file() else given.name) or "data"
+    return _source(listing, kind=kind, name=name, origin=str(path), data_dir=None)
 
 
-def _refuse_settings(config: DataConfig, found: DataListing, kind: str, name: str) -> None:
-    """A known set says itself what it is: settings that say otherwise must not be ignored."""
-    own = {"kind": kind, **found.options, "task": found.task}
-    if config.task == "embedding":  # of classes; `_find` sees to it that there are some
+def _refuse_settings(config: DataConfig, listing: DataListing, kind: str, name: str) -> None:
+    """Refuse settings that contradict a registered set: they must not be ignored. Raises: UsageError."""
+    own = {"kind": kind, **listing.options, "task": listing.task}
+    if config.task == "embedding":  # `_find` checks that there are classes
         own["task"] = "embedding"
     for key in ("kind", "task", *_READING):
-        said = getattr(config, key)
-        if said and said != own.get(key):
+        value = getattr(config, key)
+        if value and value != own.get(key):
             flag = f"data.{key}" if key in ("text", "drop", "time_splits") else _flag(key)
             raise UsageError(
-                f"{flag} {said}: the data set {name} is {kind} data for {found.task} and is read in its "
-                "own way",
+                f"{flag} {value}: the data set {name} is {kind} data for {listing.task} and is read in "
+                "its own way",
                 hint="leave it out, or give the data as a file or folder of your own",
             )
 
@@ -181,7 +180,7 @@ def _flag(key: str) -> str:
 
 
 def _recognised(path: Path) -> tuple[DataListing, str] | None:
-    """A known set that lies in an unnamed folder. Raises: DlcliError when it could be several."""
+    """A registered set in a folder of another name. Raises: DlcliError when it could be several."""
     if not path.is_dir():
         return None
     names = [name for name, entry in DATASETS.entries() if entry.recognises(path)]
@@ -193,45 +192,47 @@ def _recognised(path: Path) -> tuple[DataListing, str] | None:
             hint=f"say which: --data {names[0]} --data-dir {path}",
         )
     entry = DATASETS.get(names[0])
-    found = entry.read(path)
-    return None if found is None else (replace(found, name=names[0]), entry.kind)
+    listing = entry.read(path)
+    return None if listing is None else (replace(listing, name=names[0]), entry.kind)
 
 
 def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[DataListing, str]:
-    """What a kind of data makes of a path. Raises: DlcliError when none knows it."""
+    """List a path by the kind that recognises it. Raises: DlcliError when none does."""
     if config.kind is not None:
         kind: DataKind[Any] | None = KINDS.get(config.kind)
     else:
-        # A folder that nothing recognises: the reader of photos says best what is wrong with it.
+        # A folder that no kind recognises: the error of the image reader explains best what is wrong.
         kind = find_kind(path, config) or (KINDS.get("image") if path.is_dir() else None)
     if kind is None or not (path.exists() or kind.recognises(path, config)):
         if not path.exists():
             raise _missing(text, path)
-        packed = path.suffix.lower() in (".zip", ".gz", ".tgz", ".tar", ".xz", ".zst")
+        is_archive = path.suffix.lower() in (".zip", ".gz", ".tgz", ".tar", ".xz", ".zst")
         raise DlcliError(
             f"{text} is no data that dlcli knows",
-            hint="unpack it first" if packed else f"--kind {'|'.join(KINDS.names())} says what it is",
+            hint="unpack it first"
+            if is_archive
+            else f"--kind {'|'.join(KINDS.names())} says what it is",
         )
     return kind.read(path, config, other), kind.name
 
 
 def _source(
-    found: DataListing, *, kind: str, name: str, origin: str, data_dir: Path | None
+    listing: DataListing, *, kind: str, name: str, origin: str, data_dir: Path | None
 ) -> DataSource:
     return DataSource(
         name=name,
         origin=origin,
         kind=kind,
-        task=found.task,
-        splits=found.splits,
-        given=frozenset(found.splits) - {"all"} - found.made,
-        fingerprint=found.fingerprint,
-        class_names=found.class_names,
-        target_names=found.target_names,
-        native=found.native,
-        options=found.options,
+        task=listing.task,
+        splits=listing.splits,
+        given=frozenset(listing.splits) - {"all"} - listing.made,
+        fingerprint=listing.fingerprint,
+        class_names=listing.class_names,
+        target_names=listing.target_names,
+        native=listing.native,
+        options=listing.options,
         data_dir=None if data_dir is None else str(data_dir),
-        notices=found.notices,
+        notices=listing.notices,
     )
 
 

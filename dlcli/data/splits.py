@@ -1,4 +1,4 @@
-"""Who is held out: a function of (seed, id), and the file that remembers it by id."""
+"""Splits: held-out samples as a function of (seed, id), and the file that records them by id."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ SPLITS_SCHEMA = 1
 def hold_out(
     samples: Samples, fractions: Mapping[str, float], *, seed: int, least: int = 1
 ) -> dict[str, Samples]:
-    """``samples`` divided into "train" and one split for each fraction above 0.
+    """Divide ``samples`` into "train" and one split for each fraction above 0.
 
-    Class by class where each sample has one class; samples of one group stay together, and then groups
-    are divided, not classes. Which sample goes where depends on the seed and its own id (or group) only,
-    not on the order of the listing. Every class keeps a training sample; a class of three or more gives
+    Stratified where each sample has one class. Samples of one group stay together; groups are not
+    stratified. The split of a sample depends on the seed and its own id (or group) only, not on the
+    order of the listing. Every class keeps a training sample; a class of three or more gives
     at least one to each other split. With ``least`` 2 a class of six or more gives at least two to each,
-    and a smaller one none: one sample alone finds none of its class. Raises: DlcliError when not even
+    and a smaller one none: retrieval needs two samples of a class. Raises: DlcliError when not even
     one sample can be spared.
     """
-    wanted = {name: share for name, share in fractions.items() if share > 0}
-    chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in wanted}}
+    positive = {name: share for name, share in fractions.items() if share > 0}
+    chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in positive}}
     for stratum in _strata(samples):
         members = sorted(stratum, key=lambda unit: (_draw(seed, unit), unit))
         start = 0
-        for name, count in _shares(len(members), wanted, least).items():
+        for name, count in _counts(len(members), positive, least).items():
             chosen[name] += [i for unit in members[start : start + count] for i in stratum[unit]]
             start += count
         chosen["train"] += [i for unit in members[start:] for i in stratum[unit]]
-    if "val" in wanted and not chosen["val"]:
+    if "val" in positive and not chosen["val"]:
         chosen["val"].append(_spare(samples, chosen))
-    # In the order of the listing, so that a split reads its files as they lie on the disk.
+    # In the order of the listing, so that files are read in their order on disk.
     return {
         name: samples.take(np.array(sorted(indices), dtype=np.int64))
         for name, indices in chosen.items()
@@ -50,7 +50,7 @@ def hold_out(
 
 
 def write_splits(path: Path, source: DataSource) -> None:
-    """Write which sample is in which split, by id, with what is needed to notice changed data."""
+    """Write the ids of each split, and what detects changed data."""
     write_json(
         path,
         {
@@ -65,51 +65,54 @@ def write_splits(path: Path, source: DataSource) -> None:
 
 
 def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]:
-    """``source`` with the splits and the class order written at ``path``.
+    """Return ``source`` with the splits and the class order recorded at ``path``.
 
-    Also sentences for the user where the data is no longer what it was: samples that are gone,
-    samples that are new (they go into no split), files of other sizes. Raises: DlcliError when the
-    file is damaged or a split has lost all its samples.
+    Also messages where the data has changed: missing samples, new samples (they are in no split), files
+    of other sizes. Raises: DlcliError when the file is damaged or all samples of a split are missing.
     """
     record = _read(path)
     names: list[str] = record["class_names"]
     parts = list(source.splits.values())
     pool = [id_ for part in parts for id_ in part.ids]
-    where = {id_: index for index, id_ in enumerate(pool)}
-    said: list[str] = []
+    position = {id_: index for index, id_ in enumerate(pool)}
+    messages: list[str] = []
     splits: dict[str, Samples] = {}
-    gone: list[str] = []
+    missing: list[str] = []
     for split, ids in record["splits"].items():
-        found = [i for i in map(where.get, ids) if i is not None]
-        taken, _ = match_classes(_take(parts, np.array(found, dtype=np.int64)), source, names)
-        if not len(taken):
+        indices = [i for i in map(position.get, ids) if i is not None]
+        part, _ = match_classes(_take(parts, np.array(indices, dtype=np.int64)), source, names)
+        if not len(part):
             raise DlcliError(
                 f"none of the {len(ids)} samples of the {split} split are in {source.origin} any more",
                 hint=f"{path} names them; give --data if the data has moved",
             )
-        if len(taken) < len(ids):
-            kept = set(taken.ids)
-            gone += [id_ for id_ in ids if id_ not in kept]
-        splits[split] = taken
+        if len(part) < len(ids):
+            present = set(part.ids)
+            missing += [id_ for id_ in ids if id_ not in present]
+        splits[split] = part
     known = {id_ for ids in record["splits"].values() for id_ in ids}
     new = [id_ for id_ in pool if id_ not in known]
-    if gone:
-        said.append(f"{_count(gone)} of the run's splits no longer in {source.origin}: {_some(gone)}")
+    if missing:
+        messages.append(
+            f"{_count(missing)} of the run's splits no longer in {source.origin}: {_some(missing)}"
+        )
     if new:
-        said.append(f"{_count(new)} new in {source.origin}, in none of the run's splits: {_some(new)}")
-    if not gone and not new and record["fingerprint"] != source.fingerprint:
-        said.append(f"{source.origin} has changed since the run: same samples, other contents")
+        messages.append(
+            f"{_count(new)} new in {source.origin}, in none of the run's splits: {_some(new)}"
+        )
+    if not missing and not new and record["fingerprint"] != source.fingerprint:
+        messages.append(f"{source.origin} has changed since the run: same samples, other contents")
     given = frozenset(record["given"])
-    return replace(source, class_names=tuple(names), splits=splits, given=given), said
+    return replace(source, class_names=tuple(names), splits=splits, given=given), messages
 
 
 def match_classes(
     samples: Samples, source: DataSource, names: Sequence[str]
 ) -> tuple[Samples, list[str]]:
-    """``samples`` of ``source`` with targets that index ``names`` instead of the source's own classes.
+    """Map the targets of ``samples`` from the classes of ``source`` to indices into ``names``.
 
-    Samples of a class (or, in multi-label data, with a label) that is not among ``names`` are left out;
-    the second answer names those classes.
+    Returns the samples, without those of other classes (in multi-label data: with other labels), and
+    the names of these classes.
     """
     if tuple(names) == source.class_names or not source.class_names:
         return samples, []
@@ -120,20 +123,20 @@ def match_classes(
         keep = ~has[:, new < 0].any(axis=1)
         targets: Targets = np.zeros((len(samples), len(names)), dtype=np.uint8)
         targets[:, new[new >= 0]] = samples.targets[:, new >= 0]
-        strange = (new < 0) & has.any(axis=0)
+        unknown = (new < 0) & has.any(axis=0)
     else:
         targets = new[samples.targets]
         keep = targets >= 0
-        strange = np.zeros(len(new), dtype=bool)
-        strange[samples.targets[~keep]] = True
+        unknown = np.zeros(len(new), dtype=bool)
+        unknown[samples.targets[~keep]] = True
     samples = replace(samples, targets=targets)
     if not keep.all():
         samples = samples.take(np.flatnonzero(keep))
-    return samples, [source.class_names[i] for i in np.flatnonzero(strange)]
+    return samples, [source.class_names[i] for i in np.flatnonzero(unknown)]
 
 
 def _strata(samples: Samples) -> Iterator[dict[str, list[int]]]:
-    """What is divided share by share: a stratum maps an id or group to its samples' indices."""
+    """The strata to divide: each maps an id or group to the indices of its samples."""
     if samples.groups is not None:
         by_group: dict[str, list[int]] = {}
         for index, group in enumerate(samples.groups):
@@ -155,13 +158,13 @@ def _draw(seed: int, id_: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _shares(count: int, wanted: Mapping[str, float], least: int) -> dict[str, int]:
-    """Samples of a class of ``count`` for each held-out split."""
+def _counts(count: int, fractions: Mapping[str, float], least: int) -> dict[str, int]:
+    """The number of samples for each held-out split, of a class of ``count``."""
     if count < 3 * least:
         if least > 1:
             return {}
         least = 0
-    shares = {name: max(least, round(count * share)) for name, share in wanted.items()}
+    shares = {name: max(least, round(count * share)) for name, share in fractions.items()}
     while shares and sum(shares.values()) > count - 1:
         largest = max(shares, key=lambda name: shares[name])
         shares[largest] -= 1
@@ -169,7 +172,7 @@ def _shares(count: int, wanted: Mapping[str, float], least: int) -> dict[str, in
 
 
 def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
-    """Take one sample out of train's largest class, or else out of test, for a val that has none."""
+    """Move one sample out of train's largest class, or else out of test, into an empty val."""
     train, test = chosen["train"], chosen.get("test", [])
     if samples.groups is not None:
         raise DlcliError(
@@ -178,9 +181,9 @@ def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
         )
     one_class = _one_class(samples)
     labels = samples.targets[train] if one_class else np.zeros(len(train), dtype=np.int64)
-    found, counts = np.unique(labels, return_counts=True)
+    classes, counts = np.unique(labels, return_counts=True)
     if counts.max() >= 2:
-        return train.pop(int(np.argmax(labels == found[counts.argmax()])))
+        return train.pop(int(np.argmax(labels == classes[counts.argmax()])))
     if test:
         return test.pop()
     what = f"{len(samples)} samples, one a class, are" if one_class else "one sample is"
@@ -197,17 +200,17 @@ def _read(path: Path) -> dict[str, Any]:
             raise DlcliError(f"{path} has schema {record['schema']}, this dlcli reads {SPLITS_SCHEMA}")
         names, given, splits = record["class_names"], record["given"], record["splits"]
         lists = [names, given, *splits.values()]
-        whole = all(isinstance(x, str) for part in lists for x in part) and bool(splits)
+        is_valid = all(isinstance(x, str) for part in lists for x in part) and bool(splits)
     except (KeyError, TypeError, AttributeError) as exc:
         raise DlcliError(f"{path} is no splits file: {exc!r}") from exc
-    if not whole or "fingerprint" not in record:
+    if not is_valid or "fingerprint" not in record:
         raise DlcliError(f"{path} is no splits file")
-    found: dict[str, Any] = record
-    return found
+    splits_record: dict[str, Any] = record
+    return splits_record
 
 
 def _take(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples:
-    """The samples at ``where`` of splits, as if they were one; an unchanged one is not copied."""
+    """The samples at ``where`` in the concatenation of splits; a whole split is not copied."""
     start = 0
     for part in parts:
         if len(where) == len(part) and bool((where == np.arange(start, start + len(part))).all()):

@@ -125,8 +125,8 @@ def is_grayscale(path: Path) -> bool | None:
 def channels_of(paths: Sequence[Path]) -> int:
     """1 if all of a few headers, spread over the files, say grayscale; else 3."""
     where = np.unique(np.linspace(0, len(paths) - 1, _HEADERS_LOOKED_AT).round().astype(int))
-    said = [is_grayscale(paths[i]) for i in where]
-    grey = [answer for answer in said if answer is not None]
+    checked = [is_grayscale(paths[i]) for i in where]
+    grey = [is_grey for is_grey in checked if is_grey is not None]
     return 1 if grey and all(grey) else 3
 
 
@@ -185,13 +185,13 @@ def _draft(image: Image.Image, spec: ImageInput) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGED:  # damaged notes beside the picture are no reason to refuse the picture
+    except _DAMAGED:  # damaged metadata is no reason to refuse the image
         return 1
     return value if isinstance(value, int) else 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image as people see it. After `load`, since Pillow turns TIFFs itself while it loads them."""
+    """The image in upright orientation. After `load`, since Pillow itself turns TIFFs at loading."""
     turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -252,7 +252,7 @@ def _reason(exc: Exception) -> str:
 
 @functools.cache
 def _set_warnings() -> None:
-    """Keep Pillow's remarks on odd files off the screen; what matters is raised.
+    """Silence Pillow's warnings about odd files; decompression bombs are errors.
 
     Once and for the whole process: `warnings.catch_warnings` is not safe in threads.
     """

@@ -1,8 +1,8 @@
 """List a folder of photos: ``root/class/*`` or ``root/{train,val,test}/class/*``. Nothing is decoded.
 
-Files below a class folder count however deep they lie. Hidden names are skipped. A linked folder is
-followed once, and only if it leads out of the data set: a link back into it would show photos twice,
-or for ever.
+Files below a class folder count at any depth. Hidden names are skipped. A linked folder is followed
+once, and only if it leads out of the data set: a link back into it would list photos twice, or without
+end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from dlcli.data.sets.named import clean
 from dlcli.errors import DlcliError
 
 LAYOUTS = (
-    "a folder is either DIR/CLASS/photo.jpg, or DIR/train/CLASS/photo.jpg with val and test beside train"
+    "a folder is either DIR/CLASS/photo.jpg, or DIR/train/CLASS/photo.jpg with val and test next "
+    "to train"
 )
 _SPLIT_NAMES = {
     "train": "train",
@@ -47,7 +48,7 @@ class Photo:
 
 @dataclass
 class Scan:
-    """A folder as it was found: split ("all" where there are none) to class to photos."""
+    """A listed folder: split ("all" where there are none) to class to photos."""
 
     root: Path
     splits: dict[str, dict[str, list[Photo]]] = field(default_factory=dict)
@@ -59,10 +60,11 @@ class Scan:
 
 
 def read_folder(root: Path, *, unseen: bool = False) -> DataListing:
-    """The folder's classes in natural order, its splits and what is odd about it.
+    """List a folder: its classes in natural order, its splits, and notices.
 
-    With ``unseen`` another split may have classes that train lacks; they come after train's. Raises:
-    DlcliError when it is empty, flat, has one class, or, but for ``unseen``, a class that train lacks.
+    With ``unseen`` other splits may have classes that train lacks; they come after those of train.
+    Raises: DlcliError when it is empty, has no class folders or one class, or, without ``unseen``, a
+    class that train lacks.
     """
     scan = scan_folder(root)
     names = _class_names(scan, unseen=unseen)
@@ -71,14 +73,14 @@ def read_folder(root: Path, *, unseen: bool = False) -> DataListing:
             f"{root} has one class, {names[0]!r}; a classifier needs at least two",
             hint=_one_class_hint(scan, names[0]),
         )
-    return _found(scan, names)
+    return _listing(scan, names)
 
 
 def read_other_folder(root: Path) -> DataListing:
     """The folder as data to evaluate on: any number of classes, in any of the splits."""
     scan = scan_folder(root)
     names = {name for classes in scan.splits.values() for name, photos in classes.items() if photos}
-    return _found(scan, sorted(names, key=natural))
+    return _listing(scan, sorted(names, key=natural))
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -133,23 +135,23 @@ def _split_folders(scan: Scan, folders: list[Path]) -> dict[str, Path]:
 
 
 def _folders(scan: Scan, parent: Path) -> list[Path]:
-    """The folders right below ``parent``; photos beside them are counted as loose."""
-    found = []
+    """The folders directly below ``parent``; photos next to them are counted as loose."""
+    folders = []
     for entry in _entries(parent):
         if _is_dir(entry):
             if entry.is_symlink() and not _may_follow(scan, entry):
                 scan.skipped_links += 1
                 continue
-            found.append(Path(entry.path))
+            folders.append(Path(entry.path))
         elif is_image(entry.name):
             scan.loose_photos += 1
-    return sorted(found, key=lambda path: natural(path.name))
+    return sorted(folders, key=lambda path: natural(path.name))
 
 
 def _photos(scan: Scan, folder: Path) -> list[Photo]:
     """All image files below a class folder, sorted by id."""
     out: list[Photo] = []
-    # (folder, whether it was reached through a link); no recursion, so that depth costs nothing.
+    # (folder, whether it was reached through a link); no recursion, so any depth works.
     pending = [(folder, folder.is_symlink())]
     prefix = os.path.join(scan.root, "")
     while pending:
@@ -214,9 +216,9 @@ def _same_drive(a: str, b: str) -> bool:
 
 
 def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
-    """The classes to train on: those with photos in train, or anywhere where there are no splits.
+    """The classes to train on: those with photos in train, or in all where there are no splits.
 
-    With ``unseen`` also, behind them, those of val and test alone. Raises: DlcliError for such a class
+    With ``unseen`` also, after them, those of val and test alone. Raises: DlcliError for such a class
     otherwise.
     """
     base = "all" if "all" in scan.splits else "train"
@@ -241,7 +243,7 @@ def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
     return sorted(names, key=natural) + sorted(others, key=natural)
 
 
-def _found(scan: Scan, names: Sequence[str]) -> DataListing:
+def _listing(scan: Scan, names: Sequence[str]) -> DataListing:
     index = {name: i for i, name in enumerate(names)}
     splits: dict[str, Samples] = {}
     parts: list[bytes] = []
@@ -290,7 +292,7 @@ def _note_oddities(scan: Scan) -> None:
 
 
 def _nothing(scan: Scan) -> DlcliError:
-    """Why there is no sample."""
+    """The error of a folder without a sample."""
     if scan.loose_photos:
         return DlcliError(
             f"{scan.root} holds {_count(scan.loose_photos, 'photo')} but no class folders with photos",

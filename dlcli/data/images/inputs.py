@@ -1,4 +1,4 @@
-"""The images that `predict` was asked for: files, folders and globs, in the order they were named."""
+"""The images for `predict`: files, folders and globs, in the order of the arguments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlcli.errors import DlcliError
 
 
 def image_inputs(arguments: Sequence[str]) -> Samples:
-    """The images that the arguments name, without targets; ids are the paths as they were found.
+    """The images that the arguments name, without targets; ids are the paths as listed.
 
     Raises: DlcliError as `find_images` does.
     """
@@ -30,11 +30,11 @@ def image_inputs(arguments: Sequence[str]) -> Samples:
 def find_images(arguments: Sequence[str]) -> list[str]:
     """The files that the arguments name, in order: files, folders (their images, at any depth), globs.
 
-    A name that does not exist, and a folder or pattern without images beside others that have some,
-    is kept, so that it is reported like an unreadable file. Raises: DlcliError when there is no
+    A name that does not exist, and a folder or pattern without images next to others that have some,
+    stay in the list and are reported like unreadable files. Raises: DlcliError when there is no
     image at all, or a folder cannot be listed.
     """
-    found: list[str] = []
+    files: list[str] = []
     empty: list[str] = []
     for argument in arguments:
         if os.path.isdir(argument):
@@ -46,10 +46,10 @@ def find_images(arguments: Sequence[str]) -> list[str]:
             new = [path for path in matches if os.path.isfile(path) and is_image(path)]
         if not new:
             empty.append(argument)
-        found += new or [argument]
+        files += new or [argument]
     if len(empty) == len(arguments):
         raise DlcliError(f"{', '.join(empty[:5])} holds no images", hint="give files, folders or globs")
-    return found
+    return files
 
 
 def why_no_image(name: str) -> str | None:
@@ -68,12 +68,12 @@ def _cannot_list(exc: OSError) -> None:
 
 def _images_below(folder: str) -> list[str]:
     """Images at any depth, sorted; hidden names and linked folders are passed over."""
-    found = []
+    files: list[str] = []
     for here, folders, files in os.walk(folder, onerror=_cannot_list):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
-        found += [
+        files += [
             os.path.join(here, name)
             for name in sorted(files)
             if is_image(name) and not name.startswith(".")
         ]
-    return found
+    return files

@@ -27,10 +27,10 @@ from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
 
-# ImageNet's channel statistics: the start for photos, whose own are not known before decoding.
+# ImageNet's channel statistics, for photos, whose own are not known before decoding.
 _PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)
-_LOOKED_AT = 2_000  # entries of a folder that are looked at to see whether it holds images
+_MOST_ENTRIES = 2_000  # entries of a folder that are searched for images
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
@@ -43,7 +43,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
         if any(is_image(name) and not name.startswith(".") for name in files):
             return True
         seen += len(files) + len(folders)
-        if seen > _LOOKED_AT or len(Path(here).relative_to(path).parts) > 4:
+        if seen > _MOST_ENTRIES or len(Path(here).relative_to(path).parts) > 4:
             return False
     return False
 
@@ -137,7 +137,7 @@ def _size(needs: ModelNeeds, model: ModelConfig, native: tuple[int, int]) -> tup
 
 
 def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation a channel, in 0..1: of the training pixels of arrays, else ImageNet's."""
+    """Mean and std of each channel, in 0..1: of the training pixels of arrays, else ImageNet's."""
     items = source.splits["train"].items
     if not isinstance(items, Stacked):
         return (_GREY_MEAN, _GREY_STD) if channels == 1 else (_PHOTO_MEAN, _PHOTO_STD)

@@ -78,17 +78,17 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         for name in names:
             need_column(frame, name, what="the target", path=file)
         targets, rows = encode({n: frame[n] for n in names}, target, where=f"{file} ({split})")
-        said_paths = [str(value) for value in frame[images].to_list()]
-        kept = [said_paths[i] for i in np.flatnonzero(rows)]
-        if not kept:
+        names_in_rows = [str(value) for value in frame[images].to_list()]
+        named = [names_in_rows[i] for i in np.flatnonzero(rows)]
+        if not named:
             continue
-        if len(kept) < len(said_paths):
+        if len(named) < len(names_in_rows):
             notices.append(
-                left_out(f"{file}: {len(said_paths) - len(kept)} rows without a target left out")
+                left_out(f"{file}: {len(names_in_rows) - len(named)} rows without a target left out")
             )
-        paths = tuple(file.parent / name for name in kept)
+        paths = tuple(file.parent / name for name in named)
         all_paths += paths
-        ids = _unique(clean(name) for name in kept)
+        ids = _unique(clean(name) for name in named)
         groups = None
         if config.group_column is not None:
             need_column(frame, config.group_column, what="--group-column", path=file)
@@ -125,7 +125,7 @@ def _path_column(frame: polars.DataFrame) -> str | None:
 
 
 def _target_columns(frame: polars.DataFrame, column: str, config: DataConfig, path: Path) -> list[str]:
-    """What is predicted: as said, else every other column that is not a split, a group or dropped."""
+    """The target columns: those of --target, else every other column that has no other use."""
     if config.target is not None:
         whole = config.target in frame.columns  # a name may hold a comma
         names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
@@ -135,13 +135,13 @@ def _target_columns(frame: polars.DataFrame, column: str, config: DataConfig, pa
     other_uses = {column, config.split_column, config.group_column, *config.drop}
     names = [name for name in frame.columns if name not in other_uses]
     if not names:
-        raise DlcliError(f"{path} has no column beside {column!r}", hint="add one named label")
+        raise DlcliError(f"{path} has no column besides {column!r}", hint="add one named label")
     usual = [name for name in names if name.lower() in ("label", "labels", "class", "target")]
     return usual[:1] or ([names[-1]] if len(names) <= 2 else names)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    """A file that is listed twice gets a number, so that ids stay ids."""
+    """Number the names of files that are listed twice, so that ids are unique."""
     seen: dict[str, int] = {}
     out = []
     for name in names:

@@ -1,4 +1,4 @@
-"""One split's pixels: decoded when first asked for, in threads, and kept where memory allows.
+"""The pixels of a split: decoded on demand, in threads, and cached where memory allows.
 
 Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split.
 """
@@ -19,19 +19,19 @@ from dlcli.data.images.decode import decode, keeps_size
 from dlcli.errors import BadSample, DlcliError
 from dlcli.task import ImageInput
 
-# Raw arrays up to this size are resized in one go, when the whole split is asked for.
+# Raw arrays up to this size are resized at once for `array`.
 _AT_ONCE_BYTES = 256 * 2**20
 _AUTO_SHARE = 0.4
 
 
 class PixelReader(Reader):
-    """The pixels of ``samples`` as ``spec`` wants them.
+    """The pixels of ``samples`` as ``spec`` says.
 
-    With ``cache_bytes`` for the whole split, each sample is decoded once and kept; otherwise it is
-    decoded whenever it is asked for, and memory stays bounded by the batch. Pillow releases the
-    interpreter's lock while it decodes, so ``workers`` threads (default: one a core) help.
+    With ``cache_bytes`` for the whole split, each sample is decoded once and cached; otherwise at every
+    read, and memory is bounded by the batch. Pillow releases the GIL while it decodes, so ``workers``
+    threads (default: one per core) help.
 
-    ``bad`` maps the id of each unreadable sample to the reason, as they are found.
+    ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
     """
 
     def __init__(
@@ -64,16 +64,16 @@ class PixelReader(Reader):
         """(pixels,) of the readable samples among ``indices``, and which of ``indices`` they are.
 
         Order and repetitions are kept. The pixels are the caller's own copy. Raises: DlcliError
-        naming the first unreadable file when the reader is told to fail.
+        naming the first unreadable file when the reader is set to fail.
         """
         if self._store is None:
-            pixels, kept = self._stream(indices)
-            return (pixels,), kept
+            pixels, readable = self._stream(indices)
+            return (pixels,), readable
         if not self._filled[indices].all():
             with self._lock:
                 self._fill(indices)
-        kept = indices[~self._unreadable[indices]]
-        return (np.take(self._store, kept, axis=0),), kept
+        readable = indices[~self._unreadable[indices]]
+        return (np.take(self._store, readable, axis=0),), readable
 
     def array(self) -> Inputs | None:
         """(pixels,) of the whole split (N, H, W, C); None while it is not all there or a sample is bad.
@@ -95,7 +95,7 @@ class PixelReader(Reader):
             self._pool = None
 
     def _fill(self, indices: Indices) -> None:
-        """Decode into the store what is asked for and not there yet."""
+        """Decode the samples that are not in the cache yet."""
         assert self._store is not None
         missing = np.unique(indices)
         missing = missing[~(self._filled[missing] | self._unreadable[missing])]
@@ -103,12 +103,12 @@ class PixelReader(Reader):
         self._filled[missing] = ~self._unreadable[missing]
 
     def _stream(self, indices: Indices) -> tuple[Pixels, Indices]:
-        kept = indices[~self._unreadable[indices]]
-        shape = (len(kept), self.spec.height, self.spec.width, self.spec.channels)
+        readable = indices[~self._unreadable[indices]]
+        shape = (len(readable), self.spec.height, self.spec.width, self.spec.channels)
         out = np.empty(shape, dtype=np.uint8)
-        self._decode(kept, out, np.arange(len(kept), dtype=np.int64))
-        fine = ~self._unreadable[kept]
-        return (out, kept) if bool(fine.all()) else (out[fine], kept[fine])
+        self._decode(readable, out, np.arange(len(readable), dtype=np.int64))
+        fine = ~self._unreadable[readable]
+        return (out, readable) if bool(fine.all()) else (out[fine], readable[fine])
 
     def _decode(self, which: Indices, out: Pixels, rows: Indices) -> None:
         """Decode the samples ``which`` into ``out[rows]``; note the unreadable ones."""
@@ -119,7 +119,7 @@ class PixelReader(Reader):
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="dlcli-decode")
-        # A few tasks a thread: enough to even out large and small photos, few enough to cost nothing.
+        # A few tasks per thread, to balance large and small photos at little overhead.
         parts = min(len(which), 4 * self._workers)
         work: list[Future[None]] = [
             self._pool.submit(self._decode_some, part, out, part_rows)
@@ -181,7 +181,7 @@ def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
         if limit == "max":
             return None
-        # Pages of files that were read count as used, and are given back when memory is asked for.
+        # The page cache counts as used, and is reclaimed on demand.
         return max(0, int(limit) - used + int(stat["inactive_file"]))
     except (OSError, ValueError, KeyError):
         return None

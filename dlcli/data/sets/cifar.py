@@ -108,7 +108,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 class _Refused(Exception):
-    """A pickle asked for a name that is not on the list."""
+    """A pickle refers to a name that is not allowed."""
 
 
 _DAMAGED = (

@@ -27,18 +27,18 @@ def obtain(name: str, entry: NamedSet, *, data_dir: Path | None, offline: bool) 
     Raises: DlcliError, within three seconds when the network is not there.
     """
     if entry.url is None or entry.fetch is None:
-        found = entry.read(Path())
-        assert found is not None
-        return found
+        listing = entry.read(Path())
+        assert listing is not None
+        return listing
     if data_dir is not None and not data_dir.is_dir():
         raise DlcliError(f"--data-dir {data_dir} is no folder", hint=f"it must hold the files of {name}")
     cached = cache_dir() / name
     for place in (data_dir, cached):
-        found = entry.read(place) if place is not None and place.is_dir() else None
-        if found is not None:
-            return found
-    looked = f"{data_dir} and {cached}" if data_dir is not None else str(cached)
-    hint = f"give a copy on disk with --data-dir DIR (looked in {looked})"
+        listing = entry.read(place) if place is not None and place.is_dir() else None
+        if listing is not None:
+            return listing
+    places = f"{data_dir} and {cached}" if data_dir is not None else str(cached)
+    hint = f"give a copy on disk with --data-dir DIR (looked in {places})"
     if Path(name).is_dir():
         hint += f", or write ./{name} to mean the folder of that name"
     if offline:
@@ -47,10 +47,10 @@ def obtain(name: str, entry: NamedSet, *, data_dir: Path | None, offline: bool) 
         )
     require(entry.url, what=f"the data set {name}", hint=hint)
     _fetch(name, entry, cached, hint)
-    found = entry.read(cached)
-    if found is None:
+    listing = entry.read(cached)
+    if listing is None:
         raise DlcliError(f"what was fetched for {name} is not what was expected: {cached}", hint=hint)
-    return found
+    return listing
 
 
 def torchvision_datasets() -> ModuleType:

@@ -65,13 +65,13 @@ def _parse(file: BinaryIO, path: Path, *, most: int) -> npt.NDArray[Any]:
         raise DlcliError(f"{path} ends within its header")
     dims = struct.unpack(f">{ndim}I", dims_bytes)
     expected = math.prod(dims) * dtype.itemsize
-    # Compared before any memory is asked for: a damaged header can claim exabytes.
+    # Compared before memory is allocated: a damaged header can claim exabytes.
     body = file.read(expected + 1) if expected <= most else b""
     if len(body) != expected:
-        found = f"more than {expected}" if len(body) > expected else f"{len(body) or 'fewer'}"
+        rest = f"more than {expected}" if len(body) > expected else f"{len(body) or 'fewer'}"
         raise DlcliError(
             f"{path}: its header says {' x '.join(map(str, dims))} values, {expected} bytes, "
-            f"but {found} follow",
+            f"but {rest} follow",
             hint="it is damaged or incomplete; copy or download it again",
         )
     values = np.frombuffer(bytearray(body), dtype=dtype).reshape(dims)

@@ -1,6 +1,6 @@
 """MNIST and its relatives, which all come as idx files.
 
-They are found under the set's own folder, torchvision's ``NAME/raw``, or flat, gzipped or not.
+They lie in the set's own folder, torchvision's ``NAME/raw``, or flat, gzipped or not.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _read(entry: IdxSet, root: Path) -> DataListing | None:
         if images.ndim != 3 or images.dtype != np.uint8:
             raise DlcliError(f"{images_file} holds {images.ndim}-dimensional {images.dtype}, no images")
         if labels.ndim == 2 and labels.shape[1] > 0:
-            labels = labels[:, 0]  # QMNIST keeps the class beside who wrote it
+            labels = labels[:, 0]  # the other columns of QMNIST are about the writer
         if labels.ndim != 1 or labels.dtype.kind not in "ui":
             raise DlcliError(f"{labels_file} holds {labels.ndim}-dimensional {labels.dtype}, no labels")
         if entry.transposed:

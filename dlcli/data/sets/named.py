@@ -1,4 +1,4 @@
-"""Data sets that are known by a name. A new one is a new file in this package that registers it."""
+"""Registered data sets. A new one is a new file in this package that registers it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dlcli.registry import Registry
 
 @dataclass(frozen=True)
 class NamedSet:
-    """A data set's reader and its way onto the disk.
+    """How to read and download a data set.
 
-    ``read(root)`` gives what lies below ``root``, or None when it is not there; it raises DlcliError
-    when it is there and damaged. ``fetch(root)`` downloads it into an empty folder, ``url`` is asked
-    first whether it answers. A set without ``url`` is built in, and its ``read`` looks at no folder.
-    ``recognises(root)``: an unnamed folder holds this set. ``kind`` is the name of its `DataKind`.
+    ``read(root)`` lists the set below ``root``; None when it is not there. It raises DlcliError when it
+    is damaged. ``fetch(root)`` downloads it into an empty folder, once ``url`` responds. A set without
+    ``url`` is built in, and its ``read`` ignores the folder. ``recognises(root)``: whether a folder of
+    another name holds this set. ``kind`` is the name of its `DataKind`.
     """
 
     read: Callable[[Path], DataListing | None]
@@ -103,7 +103,7 @@ def files(
             try:
                 size = path.stat().st_size
             except OSError:
-                size = -1  # named by the set but not there: reading it will say so
+                size = -1  # listed by the set but missing: reading it fails later
             parts.append(f"{id_}\0{size}".encode())
         targets = np.array([target for _, target in listed], dtype=np.int64)
         out[split] = Samples(ids=ids, targets=targets, items=Listed(tuple(path for path, _ in listed)))
