@@ -11,6 +11,7 @@ import pickletools
 from pathlib import Path
 from typing import Any
 
+from dlcli import transforms
 from dlcli.card import CARD_KEY, Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
@@ -34,7 +35,7 @@ def plain_state(source: Artifact, config: ExportConfig) -> tuple[dict[str, Any],
         for name, tensor in source.module().state_dict().items()
     }
     if config.half:
-        card = card.with_record("half", dtype="float16")
+        card = card.with_record(transforms.HALF, dtype="float16")
         state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
     return state, card
 
