@@ -150,7 +150,7 @@ def test_a_split_too_large_for_memory_is_read_in_batches(
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
     reader = readers(source, task)["train"]
-    monkeypatch.setattr("dlcli.data.series.windows._WHOLE_BYTES", len(reader) * (10 * 2 * 4))
+    monkeypatch.setattr("dlcli.data.series.windows._MAX_CACHE_BYTES", len(reader) * (10 * 2 * 4))
     assert reader.array() is None
 
 

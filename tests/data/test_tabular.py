@@ -431,5 +431,5 @@ def test_built_in_tables(name, task, rows, features, classes):
 def test_a_table_of_one_column_is_an_error(tmp_path):
     with pytest.raises(DlcliError, match="1 column"):
         read(save(tmp_path / "t.csv", ["y", "a", "b"]))
-    with pytest.raises(DlcliError, match="no column beside the target"):
+    with pytest.raises(DlcliError, match="no column besides the target"):
         read(tmp_path / "t.csv", target="y")

@@ -196,7 +196,7 @@ def test_missing_columns_name_the_nearest(tmp_path: Path) -> None:
     table(tmp_path / "d" / "test.csv", "text,labels")
     assert "test.csv has no column 'label'" in refused(tmp_path / "d").message
     alone = table(tmp_path / "alone.csv", "text", [text for text, _ in rows()])
-    assert "no column beside 'text'" in refused(alone, kind="text").message
+    assert "no column besides 'text'" in refused(alone, kind="text").message
 
 
 def test_one_class_and_classes_that_train_lacks_are_refused(tmp_path: Path) -> None:

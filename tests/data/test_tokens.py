@@ -90,7 +90,7 @@ def test_ids_are_cut_counted_and_never_none() -> None:
     assert [ids.shape for ids in encoded.ids] == [(3,), (1,), (1,), (1,)]
     assert all(ids.dtype == np.int64 for ids in encoded.ids)
     assert encoded.ids[1].tolist() == [UNKNOWN]
-    assert (encoded.cut, encoded.empty) == (1, 2)
+    assert (encoded.truncated, encoded.empty) == (1, 2)
     said = " ".join(messages(encoded.notices(spec)))
     assert "1 of 4 texts are longer than 3 tokens" in said
     assert "2 of 4 texts are empty" in said

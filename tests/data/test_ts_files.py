@@ -21,7 +21,7 @@ def test_a_ts_file_reads_back_as_written(tmp_path: Path, channels: int) -> None:
     np.testing.assert_array_equal(read.series, np.stack(series))
     assert read.labels is not None
     assert read.labels["class"].to_list() == ["b", "a", "b"]
-    assert (read.asked, read.unequal) == ("classification", False)
+    assert (read.task, read.unequal) == ("classification", False)
 
 
 def test_unequal_lengths_of_a_ts_file(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_numbers_as_targets_of_a_ts_file(tmp_path: Path) -> None:
     path = tmp_path / "a.ts"
     path.write_text("@targetLabel true\n@data\n1,2,3:0.5\n4,5,6:?\n")
     read = read_ts(path)
-    assert read.asked == "regression"
+    assert read.task == "regression"
     assert read.labels is not None
     assert read.labels["target"].to_list() == ["0.5", None]
 
@@ -108,7 +108,7 @@ def test_wide_rows_have_the_class_first(tmp_path: Path, suffix: str, between: st
     np.testing.assert_array_equal(read.series, np.stack(values))
     assert read.labels is not None
     assert read.labels["class"].to_list() == ["-1", "2"]
-    assert read.asked == "classification"
+    assert read.task == "classification"
 
 
 def test_nan_behind_a_wide_row_is_padding_and_inside_it_is_missing(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_nan_in_all_channels_behind_an_array_is_padding(tmp_path: Path) -> None:
         ({"X": np.zeros((2, 0, 1))}, r"shape \(2, 0, 1\)"),
         ({"X": np.array([["a", "b"]])}, "not numbers"),
         ({"X": np.zeros((2, 3)), "y": np.zeros(3)}, r"y has shape \(3,\)"),
-        ({"X": np.zeros((2, 3)), "X_test": np.zeros((2, 3))}, "beside X of a split"),
+        ({"X": np.zeros((2, 3)), "X_test": np.zeros((2, 3))}, "also X of a split"),
     ],
 )
 def test_arrays_of_other_shapes_are_refused(

@@ -24,7 +24,7 @@ LAYOUTS = (
     "or lines with a tab between the two texts"
 )
 _SOURCE, _TARGET = ("source", "src"), ("target", "tgt")
-# What stands behind a parallel file's last point: a language, or the side it is.
+# The suffix of a parallel file: a language, or the side it is.
 _SIDE = re.compile(r"source|target|src|tgt|trg|[a-z]{2,3}([_-][a-z]{2,4})?", re.I)
 _NO_SIDE = re.compile(
     "txt|csv|tsv|tab|all|md|py|sh|ts|npy|npz|gz|zip|tar|log|xml|yml|cfg|ini|pt|pth|bin|dat|doc|pdf|png|jpg"
@@ -34,7 +34,7 @@ _NO_SIDE = re.compile(
 
 @dataclass
 class PairSplit:
-    """One split as it was found."""
+    """One split: ids, source texts and target texts."""
 
     ids: list[str]
     sources: list[str]
@@ -45,7 +45,7 @@ class PairSplit:
 
 @dataclass
 class PairListing:
-    """The splits of a source, the names of its two sides, its files, what was odd."""
+    """Splits of pairs, the names of the two sides, the files, and notices."""
 
     parts: dict[str, PairSplit] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
@@ -64,7 +64,7 @@ def plain_files(path: Path) -> dict[str, Path] | None:
 
 
 def is_pair_table(head: polars.DataFrame, config: DataConfig) -> bool:
-    """Whether a table has a text to read and a text to write, as named or as found."""
+    """Whether a table has a text to read and a text to write, by the settings or by its columns."""
     if config.text is not None and config.target is not None:
         sides = (config.text, config.target)
         return all(side in head.columns and looks_like_text(head[side]) for side in sides)
@@ -97,16 +97,16 @@ def read_pair_tables(path: Path, config: DataConfig) -> PairListing:
 
 
 def _named_sides(frame: polars.DataFrame, config: DataConfig, path: Path) -> tuple[str, str]:
-    """The columns that the settings name, or that were found. Raises: DlcliError without two."""
+    """The columns that the settings name, or that look like texts. Raises: DlcliError without two."""
     for name, what in ((config.text, "data.text"), (config.target, "--target")):
         if name is not None:
             need_column(frame, name, what=what, path=path)
     source, target = config.text, config.target
     if source is None or target is None:
-        found = _sides(frame, config)
+        sides = _sides(frame, config)
         others = [n for n in frame.columns if n not in (source, target)]
-        if source is None and target is None and found is not None:
-            source, target = found
+        if source is None and target is None and sides is not None:
+            source, target = sides
         elif frame.width == 2 and len(others) < 2:
             source, target = source or others[0], target or others[0]
     if source is None or target is None or source == target:
@@ -118,7 +118,7 @@ def _named_sides(frame: polars.DataFrame, config: DataConfig, path: Path) -> tup
 
 
 def parallel_files(path: Path) -> dict[str, dict[str, Path]] | None:
-    """Split to side to file, of the two sides that lie in a folder, or beside a file that is named.
+    """Split to side to file, of the two sides that lie in a folder, or next to a named file.
 
     None unless there are exactly two sides: X.en and X.de, or train.en, train.de, test.en and so on.
     """
@@ -127,7 +127,7 @@ def parallel_files(path: Path) -> dict[str, dict[str, Path]] | None:
     folder = path if path.is_dir() else path.parent
     stem = None if path.is_dir() else path.stem if path.is_file() else path.name
     alone = path.is_file() and _split_of(path.stem)[1] in ("val", "test")  # named, so meant alone
-    found: dict[str, dict[str, Path]] = {}
+    sides_by_split: dict[str, dict[str, Path]] = {}
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or not _is_side(file) or not file.is_file():
             continue
@@ -138,18 +138,20 @@ def parallel_files(path: Path) -> dict[str, dict[str, Path]] | None:
             if file.stem != stem:
                 continue
             split = "all"
-        sides = found.setdefault(split, {})
+        sides = sides_by_split.setdefault(split, {})
         if file.suffix[1:] in sides:
             return None  # several of one side: which belong together is not said
         sides[file.suffix[1:]] = file
-    whole = "train" if "train" in found else "all"
-    pair = set(found.get(whole, ()))
+    whole = "train" if "train" in sides_by_split else "all"
+    pair = set(sides_by_split.get(whole, ()))
     if len(pair) != 2:
         return None
     if whole == "all":
-        return {"all": found["all"]}
+        return {"all": sides_by_split["all"]}
     return {
-        split: found[split] for split in ("train", "val", "test") if set(found.get(split, ())) == pair
+        split: sides_by_split[split]
+        for split in ("train", "val", "test")
+        if set(sides_by_split.get(split, ())) == pair
     }
 
 
@@ -212,7 +214,7 @@ def read_parallel(path: Path, files: dict[str, dict[str, Path]], config: DataCon
 
 
 def looks_paired(lines: Sequence[str]) -> bool:
-    """Whether lines are two texts with a tab between; what comes behind a second tab is left alone.
+    """Whether lines are two texts with a tab between; what follows a second tab is ignored.
 
     A few words that come again and again on one side, or numbers, are labels.
     """
@@ -231,7 +233,7 @@ def looks_paired(lines: Sequence[str]) -> bool:
 
 
 def read_plain(path: Path) -> PairListing:
-    """What stands before and behind the first tab of each line."""
+    """Read the texts before and after the first tab of each line."""
     files = plain_files(path)
     if files is None:
         raise DlcliError(f"{path} holds no pairs of texts that dlcli knows", hint=LAYOUTS)

@@ -72,17 +72,17 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     splits: dict[str, Samples] = {}
     for split, part in listing.parts.items():
         pairs = [(s.strip(), t.strip()) for s, t in zip(part.sources, part.targets, strict=True)]
-        kept = [i for i, (source, target) in enumerate(pairs) if source and target]
-        if len(kept) < len(pairs):
-            lacking = len(pairs) - len(kept)
+        indices = [i for i, (source, target) in enumerate(pairs) if source and target]
+        if len(indices) < len(pairs):
+            lacking = len(pairs) - len(indices)
             message = f"{part.where}: {lacking:,} of {len(pairs):,} pairs lack a side: left out"
             listing.notices.append(left_out(message))
-        if kept:
+        if indices:
             splits[split] = Samples(
-                ids=tuple(part.ids[i] for i in kept),
-                targets=np.zeros(len(kept), dtype=np.int64),
-                items=Listed(tuple(pairs[i] for i in kept)),
-                groups=None if part.groups is None else tuple(part.groups[i] for i in kept),
+                ids=tuple(part.ids[i] for i in indices),
+                targets=np.zeros(len(indices), dtype=np.int64),
+                items=Listed(tuple(pairs[i] for i in indices)),
+                groups=None if part.groups is None else tuple(part.groups[i] for i in indices),
             )
     if not splits:
         raise DlcliError(f"{path}: no pair has both its texts", hint=LAYOUTS)

@@ -35,28 +35,30 @@ def read_npz(path: Path) -> dict[str, SeriesFile]:
     """
     arrays = _load(path)
     keys = {key.lower(): key for key in arrays}
-    found: dict[str, SeriesFile] = {}
+    splits: dict[str, SeriesFile] = {}
     for lower, key in keys.items():
         split = _split_of(lower)
         if split is None:
             continue
-        if split in found:
+        if split in splits:
             raise DlcliError(f"{path} holds several arrays for {split}: {', '.join(arrays)}")
         label = keys.get("y" + lower[1:])
-        found[split] = series_of(arrays[key], None if label is None else arrays[label], f"{path}: {key}")
-    if not found:
+        splits[split] = series_of(
+            arrays[key], None if label is None else arrays[label], f"{path}: {key}"
+        )
+    if not splits:
         raise DlcliError(
             f"{path} holds no array X",
             hint="call the arrays X and y, or X_train, y_train, X_test, y_test",
         )
-    if len(found) > 1 and "all" in found:
-        raise DlcliError(f"{path} holds X beside X of a split", hint="keep one or the other")
-    return found
+    if len(splits) > 1 and "all" in splits:
+        raise DlcliError(f"{path} holds X and also X of a split", hint="keep one or the other")
+    return splits
 
 
 def read_npy(path: Path) -> SeriesFile:
-    """The series of X.npy and the labels of the y.npy beside it, if there is one."""
-    other = _labels_beside(path)
+    """The series of X.npy and the labels of the y.npy next to it, if there is one."""
+    other = _labels_file(path)
     if other is None:
         return series_of(_single(path), None, str(path))
     return series_of(_single(path), _single(other), f"{path} and {other.name}")
@@ -87,8 +89,8 @@ def series_of(array: Any, labels: Any, where: str) -> SeriesFile:
     if not shorter:
         return SeriesFile(values, columns, notices=tuple(notices))
     notices.append(padding(shorter, len(values)).prefixed(where))
-    cut = tuple(row[:length] for row, length in zip(values, lengths.tolist(), strict=True))
-    return SeriesFile(cut, columns, notices=tuple(notices))
+    trimmed = tuple(row[:length] for row, length in zip(values, lengths.tolist(), strict=True))
+    return SeriesFile(trimmed, columns, notices=tuple(notices))
 
 
 def _split_of(key: str) -> str | None:
@@ -99,7 +101,7 @@ def _split_of(key: str) -> str | None:
     return None if named is None else SPLIT_NAMES.get(named[1])
 
 
-def _labels_beside(path: Path) -> Path | None:
+def _labels_file(path: Path) -> Path | None:
     """y_train.npy for X_train.npy."""
     if path.name[:1] not in ("X", "x"):
         return None
@@ -150,7 +152,7 @@ def _load(path: Path) -> dict[str, Any]:
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as archive:
                     return {key: archive[key] for key in archive.files if key[:1].lower() in ("x", "y")}
-        # Mapped: a damaged header that promises a huge array is found out before memory is taken.
+        # Mapped: a damaged header that promises a huge array fails before memory is allocated.
         return {path.name: np.load(path, allow_pickle=False, mmap_mode="r")}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, MemoryError) as exc:
         if any(word in str(exc) for word in ("pickle", "Object arrays", "Python objects")):

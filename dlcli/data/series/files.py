@@ -25,12 +25,12 @@ def find_files(path: Path) -> dict[str, Path] | None:
     for suffix in SUFFIXES:
         if path.is_file() and not path.name.lower().endswith(suffix):
             continue
-        # X.npy lies beside y.npy, which is no split of it.
+        # X.npy lies next to y.npy, which is no split of it.
         stem = path / "X" if suffix == ".npy" and path.is_dir() else path
         try:
             files = split_files(stem, (suffix,))
         except DlcliError as exc:
-            # Two notes in .txt beside the series are no reason to refuse them.
+            # Other .txt files next to the series are no error.
             if suffix == ".ts" or (suffix in ARRAYS and refused is None):
                 refused = refused or exc
             continue
@@ -87,8 +87,8 @@ def named_files(arguments: Sequence[str]) -> Iterator[str]:
         if path.is_file():
             yield str(path) if argument.startswith("~") else argument
             continue
-        found = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-        if not found:
+        paths = sorted(name for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+        if not paths:
             what = "is a folder" if path.is_dir() else "does not exist"
             raise DlcliError(f"{argument} {what}", hint="give files, or patterns in quotes")
-        yield from found
+        yield from paths

@@ -1,4 +1,4 @@
-"""Forecasting: one long series, cut into train, val and test by time, seen through windows.
+"""Forecasting: one long series, split into train, val and test by time, as windows.
 
 Legend: T rows (steps) of the long series, C channels, N windows of a split, n in a batch, R targets.
 """
@@ -220,9 +220,9 @@ def _without_unknown(
     names = [table.channels[c] for c in np.flatnonzero(~known)]
     if not known.any():
         raise DlcliError(f"{path}: no column has a value in the training rows")
-    kept = tuple(name for name in table.channels if name not in names)
+    channels = tuple(name for name in table.channels if name not in names)
     message = f"{path}: left out, because empty in the training rows: {', '.join(map(repr, names[:5]))}"
-    return replace(table, values=table.values[:, known], channels=kept), [left_out(message)]
+    return replace(table, values=table.values[:, known], channels=channels), [left_out(message)]
 
 
 def _wanted(table: LongTable, config: DataConfig, path: Path) -> tuple[str, ...]:
@@ -242,11 +242,11 @@ def _facts(
     notices = []
     assumed = [
         f"{name} {value}"
-        for name, value, asked in (
+        for name, value, setting in (
             ("window", WINDOW, config.window),
             ("horizon", HORIZON, config.horizon),
         )
-        if asked is None
+        if setting is None
     ]
     if assumed:
         flags = " and ".join("--" + part.split()[0] for part in assumed)

@@ -82,16 +82,18 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
             continue
         where = str(path) if split == "all" else f"{path} ({split})"
         targets, rows = encode(part.labels, target, where=where)
-        kept = np.flatnonzero(rows)
-        if len(kept) < len(rows):
-            notices.append(left_out(f"{where}: {len(rows) - len(kept)} series without a label left out"))
-        if not len(kept):
+        indices = np.flatnonzero(rows)
+        if len(indices) < len(rows):
+            notices.append(
+                left_out(f"{where}: {len(rows) - len(indices)} series without a label left out")
+            )
+        if not len(indices):
             continue
         prefix = "" if split == "all" else f"{split}/"
         splits[split] = Samples(
-            ids=tuple(f"{prefix}{row}" for row in kept.tolist()),
+            ids=tuple(f"{prefix}{row}" for row in indices.tolist()),
             targets=targets,
-            items=Listed(tuple(part.series[i] for i in kept.tolist())),
+            items=Listed(tuple(part.series[i] for i in indices.tolist())),
         )
         notices += _missing_values(splits[split], where)
     if not splits:
@@ -99,7 +101,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     splits = _packed(splits, unequal=any(part.unequal for part in parts.values()))
     return DataListing(
         splits=splits,
-        fingerprint=_print_of(splits, target),
+        fingerprint=_fingerprint(splits, target),
         task=target.task,
         class_names=target.class_names,
         target_names=target.target_names,
@@ -119,14 +121,14 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     mean, std, constant = statistics(pieces(items), channels)
     length = max(1, int(lengths.max()))
     limit = config.data.max_length
-    cut = limit is not None and limit < length
+    truncates = limit is not None and limit < length
     spec = SeriesInput(
         channels=tuple(str(c) for c in range(channels)),
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         length=min(length, limit) if limit is not None else length,
-        # Series that are cut to the limit: a model of lengths that vary takes longer ones too.
-        varies=isinstance(items, UnequalLengths) or int(lengths.min()) < length or cut,
+        # Where series are truncated the lengths vary, so that longer ones are accepted, too.
+        varies=isinstance(items, UnequalLengths) or int(lengths.min()) < length or truncates,
     )
     notices = []
     if constant:
@@ -182,7 +184,7 @@ def _infer_target(
     if not chosen or chosen[0].labels is None:
         raise DlcliError(
             f"{path}: the series have no labels",
-            hint="a .ts file says @classLabel true or @targetLabel true; an array X has y beside it",
+            hint="a .ts file says @classLabel true or @targetLabel true; an array X has y next to it",
         )
     first = chosen[0]
     try:
@@ -192,9 +194,9 @@ def _infer_target(
     except pl.exceptions.PolarsError as exc:
         raise DlcliError(f"{path}: the splits have different kinds of labels") from exc
     columns = {column.name: column for column in frame.iter_columns()}
-    asked = config.task or (first.asked if len(columns) == 1 else None)
+    task = config.task or (first.task if len(columns) == 1 else None)
     try:
-        return infer_target(columns, asked, least=1 if other else 2)
+        return infer_target(columns, task, least=1 if other else 2)
     except DlcliError as exc:
         if isinstance(exc, UsageError):
             raise
@@ -247,7 +249,7 @@ def _missing_values(samples: Samples, where: str) -> list[Notice]:
     return [Notice(message, "missing-values", "warning")]
 
 
-def _print_of(splits: Mapping[str, Samples], target: InferredTarget) -> str:
+def _fingerprint(splits: Mapping[str, Samples], target: InferredTarget) -> str:
     parts = [repr((target.task, target.class_names)).encode()]
     for split, samples in splits.items():
         parts.append("\0".join([split, *samples.ids]).encode())

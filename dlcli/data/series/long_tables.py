@@ -250,7 +250,7 @@ def _channels(
             notices.append(left_out(f"{path}: left out, because {why}: {shown}"))
     if not columns:
         raise DlcliError(
-            f"{path} has no column of numbers{f' beside {time!r}' if time else ''}",
+            f"{path} has no column of numbers{f' besides {time!r}' if time else ''}",
             hint="a forecast needs a row a moment and a column a measurement",
         )
     return columns, notices

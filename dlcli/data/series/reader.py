@@ -22,9 +22,9 @@ Floats = npt.NDArray[np.float64]
 
 
 def statistics(series: Sequence[Values], channels: int) -> tuple[Floats, Floats, list[int]]:
-    """Mean and deviation (C,) over all steps that have a value, and which channels are constant.
+    """Return mean and std (C,) over all steps with a value, and which channels are constant.
 
-    ``series`` are arrays (..., C). A constant channel keeps deviation 1, and so does one without values.
+    ``series`` are arrays (..., C). A constant channel keeps std 1, and so does one without values.
     Raises: DlcliError when squares of the values overflow.
     """
     count, total = np.zeros(channels), np.zeros(channels)
@@ -47,7 +47,7 @@ def statistics(series: Sequence[Values], channels: int) -> tuple[Floats, Floats,
     if not np.isfinite(squares).all():
         raise DlcliError(f"values up to {np.abs(high).max():.3g} are too large to be scaled")
     std = np.sqrt(squares / np.maximum(count, 1))
-    # By the extremes: the deviation of equal numbers comes out as rounding, not as 0.
+    # By the extremes: the std of equal numbers is a rounding error, not 0.
     constant = (low >= high) | ~(std > 0)
     return mean, np.where(constant, 1.0, std), np.flatnonzero(constant).tolist()
 
@@ -55,7 +55,7 @@ def statistics(series: Sequence[Values], channels: int) -> tuple[Floats, Floats,
 def fill_gaps(values: Values) -> Values:
     """(T, C) with NaN replaced along straight lines between its neighbours in time.
 
-    Before the first and behind the last value of a channel stands that value. A channel without any
+    Before the first and after the last value of a channel that value is repeated. A channel without any
     stays NaN.
     """
     missing = np.isnan(values)
@@ -71,7 +71,7 @@ def fill_gaps(values: Values) -> Values:
 
 
 def encode(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:
-    """One series (T, C) as the model takes it: cut, filled and scaled.
+    """One series (T, C) as the model takes it: truncated, filled and scaled.
 
     A channel without any value stands at its mean. Raises: BadSample when it has other channels or
     another length than the model takes, or no value.
@@ -82,7 +82,7 @@ def encode(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:
         raise BadSample("it has no values" if not len(values) else "all its values are missing")
     if not spec.varies and len(values) != spec.length:
         raise BadSample(f"it has {len(values)} steps, the model takes exactly {spec.length}")
-    # What lies behind the cut is not seen, so it fills no gap either.
+    # Truncated before filling: steps beyond the limit fill no gap.
     filled = fill_gaps(np.where(np.isfinite(values), values, np.nan)[: spec.length])
     scaled = _scaled(filled, spec)
     scaled[np.isnan(scaled)] = 0
@@ -122,9 +122,9 @@ class SeriesReader(Reader):
                 self.notices.append(truncated(longer, len(samples), spec.length))
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
-        """Scaled values, and lengths where they vary. Raises: DlcliError where told to fail."""
-        kept = indices[~self._unreadable[indices]]
-        if self._fail and len(kept) < len(indices):
+        """Scaled values, and lengths where they vary. Raises: DlcliError with on_bad_sample fail."""
+        readable = indices[~self._unreadable[indices]]
+        if self._fail and len(readable) < len(indices):
             name = self.samples.ids[int(indices[self._unreadable[indices]][0])]
             raise DlcliError(
                 f"cannot use series {name}: {self.bad[name]}",
@@ -132,10 +132,10 @@ class SeriesReader(Reader):
             )
         if self.lengths is None:
             assert isinstance(self._sequences, np.ndarray)
-            return (np.take(self._sequences, kept, axis=0),), kept
-        if not len(kept):
-            return (np.zeros((0, 1, self._channels), np.float32), self.lengths[kept]), kept
-        return (pad([self._sequences[i] for i in kept.tolist()]), self.lengths[kept]), kept
+            return (np.take(self._sequences, readable, axis=0),), readable
+        if not len(readable):
+            return (np.zeros((0, 1, self._channels), np.float32), self.lengths[readable]), readable
+        return (pad([self._sequences[i] for i in readable.tolist()]), self.lengths[readable]), readable
 
     def array(self) -> Inputs | None:
         """(values (N, T, C),) where all have one length and none is bad."""

@@ -10,7 +10,7 @@ from dlcli.config import DataConfig
 from dlcli.data.base import Indices
 from dlcli.errors import DlcliError, UsageError
 
-Bounds = tuple[int, int, int]  # the rows behind the last of train, of val, of test
+Bounds = tuple[int, int, int]  # the end rows of train, of val, of test
 
 
 def given_bounds(sizes: Mapping[str, int], config: DataConfig) -> Bounds:
@@ -22,21 +22,21 @@ def given_bounds(sizes: Mapping[str, int], config: DataConfig) -> Bounds:
 
 def time_bounds(rows: int, config: DataConfig) -> Bounds:
     """Where the splits of one file end. Raises: UsageError when they ask for more than there is."""
-    wanted = config.time_splits
-    if wanted is None:
+    requested = config.time_splits
+    if requested is None:
         val, test = round(rows * config.val_fraction), round(rows * config.test_fraction)
         if config.val_fraction + config.test_fraction >= 1:
             raise UsageError("val_fraction and test_fraction leave nothing to train on")
         return rows - val - test, rows - test, rows
     hint = "three shares such as [0.7,0.1,0.2], or rows such as [8640,2880,2880]"
-    shares = all(size < 1 for size in wanted)
-    whole = all(float(size).is_integer() for size in wanted)
-    if len(wanted) not in (2, 3) or min(wanted) < 0 or 0 in wanted[:2] or not (shares or whole):
-        raise UsageError(f"time_splits = {list(wanted)} are neither shares nor rows", hint=hint)
-    sizes = np.cumsum([*wanted, 0.0][:3])
+    shares = all(size < 1 for size in requested)
+    whole = all(float(size).is_integer() for size in requested)
+    if len(requested) not in (2, 3) or min(requested) < 0 or 0 in requested[:2] or not (shares or whole):
+        raise UsageError(f"time_splits = {list(requested)} are neither shares nor rows", hint=hint)
+    sizes = np.cumsum([*requested, 0.0][:3])
     if sizes[2] > (1 + 1e-9 if shares else rows):
         raise UsageError(
-            f"time_splits = {list(wanted)} are more than {'all' if shares else f'the {rows:,} rows'}",
+            f"time_splits = {list(requested)} are more than {'all' if shares else f'the {rows:,} rows'}",
             hint=hint,
         )
     train, val, test = (round(end * rows) if shares else int(end) for end in sizes.tolist())
@@ -48,7 +48,7 @@ def window_starts(bounds: Bounds, window: int, horizon: int, path: object) -> di
 
     Raises: DlcliError naming the split that is too short.
     """
-    found = {}
+    starts_by_split = {}
     first = 0
     for split, end in zip(("train", "val", "test"), bounds, strict=True):
         least = max(first, window)
@@ -57,9 +57,9 @@ def window_starts(bounds: Bounds, window: int, horizon: int, path: object) -> di
             need = window + horizon if split == "train" else horizon
             raise too_short(path, f"its {split} split", end - first, need)
         if len(starts):
-            found[split] = starts
+            starts_by_split[split] = starts
         first = end
-    return found
+    return starts_by_split
 
 
 def too_short(path: object, what: str, rows: int, need: int) -> DlcliError:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.floating]  # (T, C) of one series, or (N, T, C)
 
 WIDE = (".tsv", ".txt")
-_LEAST_STEPS = 8  # below these a row of numbers is rather a row of a table
-_LOOKED_AT = 1 << 20
+_MIN_STEPS = 8  # below these a row of numbers is rather a row of a table
+_HEAD_BYTES = 1 << 20
 _MISSING = ("", "?")
 
 
@@ -36,13 +36,13 @@ class SeriesFile:
     """The series of one split as they were read.
 
     ``series`` are N arrays (T_i, C), or one array (N, T, C) where all have one length. ``labels`` are
-    columns of N cells, None where the file has none; ``asked`` is the task that the format itself names.
+    columns of N cells, None where the file has none; ``task`` is the task that the format itself names.
     ``unequal``: the format says that lengths differ, whether they do here or not.
     """
 
     series: Sequence[Values] | Values
     labels: Mapping[str, polars.Series] | None = None
-    asked: TaskKind | None = None
+    task: TaskKind | None = None
     unequal: bool = False
     notices: tuple[Notice, ...] = ()
 
@@ -57,7 +57,7 @@ class _Header:
     """What the lines before @data say."""
 
     labelled: bool = False
-    asked: TaskKind | None = None
+    task: TaskKind | None = None
     classes: tuple[str, ...] = ()
     dimensions: int | None = None
     equal: bool | None = None
@@ -92,9 +92,9 @@ def read_ts(path: Path) -> SeriesFile:
             raise DlcliError(f"{where}: values before @data", hint="is it another kind of file?")
     if not series:
         raise DlcliError(f"{path} has no series" + ("" if in_data else " and no @data line"))
-    strange = {label for label in labels if label is not None} - set(header.classes)
-    if header.classes and strange:
-        shown = ", ".join(repr(shorten(label)) for label in sorted(strange)[:3])
+    unnamed = {label for label in labels if label is not None} - set(header.classes)
+    if header.classes and unnamed:
+        shown = ", ".join(repr(shorten(label)) for label in sorted(unnamed)[:3])
         header.notices.append(Notice(f"{path.name}: classes that its header does not name: {shown}"))
     if header.equal and len({len(values) for values in series}) > 1:
         message = f"{path.name}: its header says equalLength true, but lengths differ"
@@ -102,7 +102,7 @@ def read_ts(path: Path) -> SeriesFile:
     return SeriesFile(
         series=joined(series),
         labels=_column("class" if header.classes else "target", labels) if header.labelled else None,
-        asked=header.asked,
+        task=header.task,
         unequal=header.equal is False,
         notices=tuple(header.notices),
     )
@@ -117,7 +117,7 @@ def read_wide(path: Path, *, steps: int | None = None) -> SeriesFile:
     rows: list[tuple[int, list[str]]] = []
     for number, raw in enumerate(read_lines(path), 1):
         if raw.strip():
-            rows.append((number, _cut(raw)))
+            rows.append((number, _split_cells(raw)))
     if not rows:
         raise DlcliError(f"{path} has no series")
     labelled = steps is None or any(len(cells) != steps for _, cells in rows)
@@ -138,7 +138,7 @@ def read_wide(path: Path, *, steps: int | None = None) -> SeriesFile:
         series=joined(series),
         labels=_column("class", labels, as_numbers=fractions),
         # The UCR archive is for classification; a number with a fraction is none of its classes.
-        asked="classification" if whole else None,
+        task="classification" if whole else None,
         notices=tuple(notices),
     )
 
@@ -149,16 +149,15 @@ def is_wide(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            raw = file.read(_LOOKED_AT)
+            raw = file.read(_HEAD_BYTES)
             whole = not file.read(1)
     except OSError:
         return False
     text, _ = decode_text(raw)
     lines = text.splitlines()[: None if whole else -1]
-    rows = [_cut(line) for line in itertools.islice((one for one in lines if one.strip()), 5)]
+    rows = [_split_cells(line) for line in itertools.islice((one for one in lines if one.strip()), 5)]
     return bool(rows) and all(
-        len(cells) > _LEAST_STEPS and _is_number(cells[0]) and all(map(_is_value, cells))
-        for cells in rows
+        len(cells) > _MIN_STEPS and _is_number(cells[0]) and all(map(_is_value, cells)) for cells in rows
     )
 
 
@@ -225,7 +224,7 @@ def _header_line(line: str, header: _Header, where: str) -> bool:
     elif key in ("@classlabel", "@targetlabel"):
         header.labelled = header.labelled or _truth(words, where)
         if _truth(words, where):
-            header.asked = "classification" if key == "@classlabel" else "regression"
+            header.task = "classification" if key == "@classlabel" else "regression"
             header.classes = tuple(words[1:]) if key == "@classlabel" else ()
     return key == "@data"
 
@@ -262,7 +261,7 @@ def _timestamps(where: str) -> DlcliError:
     )
 
 
-def _cut(line: str) -> list[str]:
+def _split_cells(line: str) -> list[str]:
     """The cells of a wide row: between tabs, or commas, or any spaces."""
     line = line.strip("\r\n")
     for separator in "\t,":

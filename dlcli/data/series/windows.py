@@ -18,7 +18,7 @@ from dlcli.task import SeriesInput, TaskSpec
 
 Floats = npt.NDArray[np.float64]
 
-_WHOLE_BYTES = 512 * 2**20  # inputs and targets of all windows of a split, if they are to be kept
+_MAX_CACHE_BYTES = 512 * 2**20  # inputs and targets of all windows of a split, if they are to be kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +113,15 @@ class ForecastReader(Reader):
         """All windows, where they and their targets take at most 512 MiB."""
         inputs = 4 * self._length * self._scaled[0].shape[1]
         targets = 8 * self._task.horizon * len(self._task.targets)
-        if len(self) * (inputs + targets) > _WHOLE_BYTES:
+        if len(self) * (inputs + targets) > _MAX_CACHE_BYTES:
             return None
         return self.read(np.arange(len(self), dtype=np.int64))[0]
 
     def _by_series(self, indices: Indices) -> list[tuple[int, Indices, Indices]]:
         """(series, rows of the batch, starts) for each series that has windows among ``indices``."""
         which, starts = self._windows.which[indices], self._windows.starts[indices]
-        found = [(int(s), np.flatnonzero(which == s)) for s in np.unique(which)]
-        return [(series, rows, starts[rows]) for series, rows in found]
+        rows_by_series = [(int(s), np.flatnonzero(which == s)) for s in np.unique(which)]
+        return [(series, rows, starts[rows]) for series, rows in rows_by_series]
 
 
 def positions(names: Sequence[str], channels: Sequence[str], what: str) -> list[int]:

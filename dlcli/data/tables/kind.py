@@ -188,14 +188,14 @@ def _parts(
 def _features(
     frame: polars.DataFrame, names: list[str], config: DataConfig, path: Path, other: bool
 ) -> list[str]:
-    """The columns that are neither the target nor told to be left out."""
+    """The columns that are neither the target nor left out by the settings."""
     for column, what in [(config.group_column, "--group-column"), *((c, "drop") for c in config.drop)]:
         if column is not None and not other:
             need_column(frame, column, what=what, path=path)
     other_uses = {*names, config.split_column, config.group_column, *config.drop}
     features = [name for name in frame.columns if name not in other_uses]
     if not features:
-        raise DlcliError(f"{path} has no column beside the target to predict it from")
+        raise DlcliError(f"{path} has no column besides the target to predict it from")
     return features
 
 
@@ -208,13 +208,13 @@ def _samples(
     config: DataConfig,
 ) -> tuple[Samples, list[Notice]]:
     """The rows of a split that have a target, and notices."""
-    targets, kept = encode(
+    targets, valid = encode(
         {name: part.frame[name] for name in target.target_names},
         target,
         where=path.name if part.split == "all" else f"{path.name} ({part.split})",
     )
     notices = []
-    without = len(kept) - len(targets)
+    without = len(valid) - len(targets)
     if without:
         message = f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
         notices.append(left_out(message + ", ".join(repr(name) for name in target.target_names)))
@@ -225,20 +225,20 @@ def _samples(
         columns.append(column)
         notices += more
     prefix = "" if part.file == "all" else f"{part.file}/"
-    ids = [f"{prefix}{row}" for row in part.rows[kept].tolist()]
+    ids = [f"{prefix}{row}" for row in part.rows[valid].tolist()]
     groups = None
     if config.group_column is not None and config.group_column in part.frame.columns:
-        cells = as_words(part.frame[config.group_column]).filter(kept).to_list()
+        cells = as_words(part.frame[config.group_column]).filter(valid).to_list()
         # A row without a group is one of its own.
         groups = tuple(f"row {i}" if cell is None else cell for cell, i in zip(cells, ids, strict=True))
-    items = TableRows(part.frame.select(columns).filter(kept))
+    items = TableRows(part.frame.select(columns).filter(valid))
     return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notices
 
 
 def _row_numbers(ids: Sequence[str]) -> Indices:
     """The rows' numbers in their file, as the ids say; else as they come."""
-    found = [re.search(r"(?:^|/)(\d+)$", id_) for id_ in ids]
-    numbers = [int(match[1]) for match in found if match]
+    matches = [re.search(r"(?:^|/)(\d+)$", id_) for id_ in ids]
+    numbers = [int(match[1]) for match in matches if match]
     return np.array(numbers if len(numbers) == len(ids) else range(len(ids)), dtype=np.int64)
 
 

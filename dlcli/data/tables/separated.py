@@ -1,4 +1,4 @@
-"""CSV and its relatives as cells of words: which separator, which quotes, which header."""
+"""Parsing of CSV and TSV: separator, quotes, header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import polars
 
 _HEAD_CHARS = 2**20
-# A quoted field, which begins behind a separator. (The quote stands first for the search's speed.)
+# A quoted field, which begins after a separator. (The quote stands first for the search's speed.)
 _BEGINS = r'"(?:(?<=[,;\t|\n]")|(?<=\A"))'
 _QUOTED = re.compile(_BEGINS + r'(?:[^"]|"")*"')
 _OPEN = re.compile(_BEGINS)
@@ -58,7 +58,7 @@ def read_separated(
     cells.columns = names
     empty = cells.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
     if empty.any():
-        # Blank lines behind the last row are how many files end.
+        # Blank lines after the last row are common.
         last = int((~empty).arg_true().max() or 0) if not empty.all() else -1  # type: ignore[arg-type]
         if inner := int(empty[: last + 1].sum()):
             notices.append(Notice(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped"))
@@ -71,7 +71,7 @@ def read_separated(
 
 def _closed(text: str) -> str:
     """``text`` up to the record in which a quoted field stays open; "" if none does."""
-    masked = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
+    masked = _QUOTED.sub(lambda match: "x" * len(match[0]), text)
     opened = _OPEN.search(masked)
     return "" if opened is None else text[: masked.rfind("\n", 0, opened.start()) + 1]
 
@@ -108,7 +108,7 @@ def _cells(
         plain = _plain(text, separator, rows)
         if plain is None:
             raise DlcliError(
-                f"{path}: a quoted field is not closed, or goes on behind its closing quote",
+                f"{path}: a quoted field is not closed, or goes on after its closing quote",
                 hint='a field that holds a quote is written "like ""this"""',
             ) from exc
         return plain, [Notice("its quotes do not pair up, so they were read as plain characters")]

@@ -24,11 +24,11 @@ def split_files(path: Path, suffixes: Collection[str]) -> dict[str, Path] | None
     """The files at ``path`` by split, or one "all"; None when there are none of ``suffixes``.
 
     ``path`` is a file, a folder, or a stem (``DIR/GunPoint`` for GunPoint_TRAIN.ts). The splits of a
-    training file that is named are looked for beside it; a test file that is named is meant alone. A
-    file beside others that are splits is left alone. Raises: DlcliError when it could be several.
+    training file that is named are looked for next to it; a test file that is named is meant alone. A
+    file next to others that are splits is ignored. Raises: DlcliError when it could be several.
     """
     if path.is_file():
-        return _beside(path, suffixes)
+        return _siblings(path, suffixes)
     whole_folder = path.is_dir()
     folder = path if whole_folder else path.parent
     if not folder.is_dir():
@@ -43,24 +43,24 @@ def split_files(path: Path, suffixes: Collection[str]) -> dict[str, Path] | None
     return _only(path, files, suffixes) if files else None
 
 
-def _beside(path: Path, suffixes: Collection[str]) -> dict[str, Path] | None:
+def _siblings(path: Path, suffixes: Collection[str]) -> dict[str, Path] | None:
     parts = _parts(path, suffixes)
     if parts is _NO_PARTS:
         return None
     base, split, suffix = parts
     if split != "train":
         return {"all": path}
-    found = {"train": path}
+    splits = {"train": path}
     for other in _files(path.parent, suffixes):
         other_base, other_split, other_suffix = _parts(other, suffixes)
         if other_split is None or (other_base.lower(), other_suffix) != (base.lower(), suffix):
             continue
-        if other_split in found and not other.samefile(found[other_split]):
+        if other_split in splits and not other.samefile(splits[other_split]):
             if other_split == "train":
                 continue  # the one that was named is meant
-            raise _twice(path.parent, other_split, found[other_split], other)
-        found.setdefault(other_split, other)
-    return _ordered(found)
+            raise _twice(path.parent, other_split, splits[other_split], other)
+        splits.setdefault(other_split, other)
+    return _ordered(splits)
 
 
 def _only(path: Path, files: list[Path], suffixes: Collection[str]) -> dict[str, Path] | None:
@@ -86,7 +86,7 @@ def _only(path: Path, files: list[Path], suffixes: Collection[str]) -> dict[str,
     if len(files) == 1:
         return {"all": files[0]}
     if path.is_dir() and any(entry.is_dir() for entry in path.iterdir()):
-        return None  # lists beside folders of something else
+        return None  # lists next to folders of something else
     names = sorted(file.name for file in files)
     raise DlcliError(
         f"{path} holds {len(files)} files, none of which is called train: {', '.join(names[:5])}",
@@ -120,11 +120,11 @@ def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     return [entry for entry in shown if _parts(entry, suffixes) is not _NO_PARTS and entry.is_file()]
 
 
-def _ordered(found: dict[str, Path]) -> dict[str, Path]:
+def _ordered(splits: dict[str, Path]) -> dict[str, Path]:
     """In the order of train, val, test; a training file alone is all there is."""
-    if set(found) == {"train"}:
-        return {"all": found["train"]}
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+    if set(splits) == {"train"}:
+        return {"all": splits["train"]}
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
 def _twice(where: Path, split: str, one: Path, two: Path) -> DlcliError:

@@ -40,23 +40,23 @@ class InferredTarget:
 
 
 def infer_target(
-    columns: Mapping[str, polars.Series], asked: TaskKind | None, *, least: int = 2
+    columns: Mapping[str, polars.Series], requested: TaskKind | None, *, least: int = 2
 ) -> InferredTarget:
-    """What ``columns`` of the training rows are as a target, or as ``asked``; embeddings are of classes.
+    """Infer the task of the target ``columns`` of the training rows, unless one is ``requested``.
 
     ``least``: how many classes or values there must be (1 for data of a model that exists). Raises:
-    UsageError when ``asked`` does not suit a table, DlcliError when the cells do not suit the task or
-    have one value only.
+    UsageError when ``requested`` is no task of a table, DlcliError when the cells do not suit the task
+    or have one value only.
     """
     names = tuple(columns)
-    if asked == "embedding":
-        asked = "classification"
-    if asked not in (None, "classification", "multilabel", "regression"):
+    if requested == "embedding":
+        requested = "classification"
+    if requested not in (None, "classification", "multilabel", "regression"):
         raise UsageError(
-            f"task {asked!r} is not for a column of a table",
+            f"task {requested!r} is not for a column of a table",
             hint="a column is classification, multilabel, regression or embedding",
         )
-    if asked == "classification" and len(names) > 1:
+    if requested == "classification" and len(names) > 1:
         raise UsageError(
             f"classification has one target, not {len(names)}: {', '.join(names)}",
             hint="several columns are multilabel (0 and 1) or regression",
@@ -66,7 +66,7 @@ def infer_target(
         raise DlcliError(
             f"the target {empty[0]!r} is empty in every row", hint="name another with --target"
         )
-    task, notices = (asked, ()) if asked is not None else _look(columns)
+    task, notices = (requested, ()) if requested is not None else _infer_task(columns)
     if task == "multilabel":
         return InferredTarget(task, _labels(columns), names, notices)
     if task == "regression":
@@ -101,36 +101,36 @@ def encode(
         return _encode_numbers(columns, where)
     if target.task == "multilabel" and len(columns) > 1:
         numbers, rows = _encode_numbers(columns, where)
-        strange = numbers[(numbers != 0) & (numbers != 1)]
-        if len(strange):
-            raise DlcliError(f"{where}: a label is 0 or 1, not {strange[0]:g}")
+        invalid = numbers[(numbers != 0) & (numbers != 1)]
+        if len(invalid):
+            raise DlcliError(f"{where}: a label is 0 or 1, not {invalid[0]:g}")
         return numbers.astype(np.uint8), rows
     (column,) = columns.values()
     words = as_words(column)
-    kept = words.is_not_null().to_numpy()
+    valid = words.is_not_null().to_numpy()
     code = {name: i for i, name in enumerate(target.class_names)}
     if target.task == "classification":
         codes = words.drop_nulls().replace_strict(code, default=None)
         if codes.null_count():
             unknown = words.drop_nulls().filter(codes.is_null())
             raise _unknown(unknown.to_list(), target, where)
-        return codes.to_numpy().astype(np.int64), kept
-    sets = [_cut(cell) for cell in words.drop_nulls().to_list()]
+        return codes.to_numpy().astype(np.int64), valid
+    sets = [_split_labels(cell) for cell in words.drop_nulls().to_list()]
     unknown_labels = [label for labels in sets for label in labels if label not in code]
     if unknown_labels:
         raise _unknown(unknown_labels, target, where)
     out = np.zeros((len(sets), len(code)), dtype=np.uint8)
     for row, labels in zip(out, sets, strict=True):
         row[[code[label] for label in labels]] = 1
-    return out, kept
+    return out, valid
 
 
-def _look(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice, ...]]:
+def _infer_task(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice, ...]]:
     """The task that the cells suggest, and a notice where another would do as well."""
     import polars as pl
 
     if len(columns) > 1:
-        return _look_at_several(columns)
+        return _infer_task_of_columns(columns)
     ((name, column),) = columns.items()
     if column.dtype == pl.String:
         cells = column.drop_nulls()
@@ -154,7 +154,7 @@ def _look(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice,
     return "regression", ()
 
 
-def _look_at_several(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice, ...]]:
+def _infer_task_of_columns(columns: Mapping[str, polars.Series]) -> tuple[TaskKind, tuple[Notice, ...]]:
     import polars as pl
 
     for name, column in columns.items():
@@ -193,26 +193,26 @@ def _labels(columns: Mapping[str, polars.Series]) -> tuple[str, ...]:
     if len(columns) > 1:
         return tuple(columns)
     ((name, column),) = columns.items()
-    labels = {label for cell in as_words(column).drop_nulls().to_list() for label in _cut(cell)}
+    labels = {label for cell in as_words(column).drop_nulls().to_list() for label in _split_labels(cell)}
     if not labels:
         raise DlcliError(f"the target {name!r} holds no label")
     return tuple(sorted(labels, key=lambda label: (natural(label), label)))
 
 
-def _cut(cell: str) -> list[str]:
+def _split_labels(cell: str) -> list[str]:
     """The labels of one cell."""
     return [label for part in cell.replace(";", "|").split("|") if (label := part.strip())]
 
 
 def _need_numbers(columns: Mapping[str, polars.Series], least: int) -> None:
     for name, column in columns.items():
-        numbers, strange = as_numbers(column)
-        if strange:
+        numbers, invalid = as_numbers(column)
+        if invalid:
             words = as_words(column)
             first = words.filter(numbers.is_null() & words.is_not_null())
             shown = repr(shorten(first[0])) if len(first) else str(column.dtype)
             raise DlcliError(
-                f"regression predicts numbers, but {strange} cells of {name!r} are none: {shown}",
+                f"regression predicts numbers, but {invalid} cells of {name!r} are none: {shown}",
                 hint="leave out --task regression, or name another column with --target",
             )
         values = _finite(column)
@@ -230,13 +230,13 @@ def _encode_numbers(
     """The finite numbers (n, targets) of the rows that have all of them, and which rows those are."""
     arrays = []
     for name, column in columns.items():
-        numbers, strange = as_numbers(column)
-        if strange:
-            raise DlcliError(f"{where}: {strange} cells of the target {name!r} are no numbers")
+        numbers, invalid = as_numbers(column)
+        if invalid:
+            raise DlcliError(f"{where}: {invalid} cells of the target {name!r} are no numbers")
         arrays.append(numbers.fill_null(float("nan")).to_numpy())
     values = np.stack(arrays, axis=1)
-    kept = (np.abs(values) < LARGEST).all(axis=1)  # not where it is NaN
-    return values[kept], kept
+    valid = (np.abs(values) < LARGEST).all(axis=1)  # not where it is NaN
+    return values[valid], valid
 
 
 def _unknown(words: list[str], target: InferredTarget, where: str) -> DlcliError:

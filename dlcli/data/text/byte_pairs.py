@@ -35,8 +35,8 @@ class BytePairTokenizer:
 
     def ids(self, text: str) -> list[int]:
         # One at a time: the library's threads would make every later fork print a warning.
-        found: list[int] = self._tokenizer.encode(whole(text).strip()).ids
-        return found
+        ids: list[int] = self._tokenizer.encode(whole(text).strip()).ids
+        return ids
 
     def text(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False).strip()

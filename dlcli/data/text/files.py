@@ -1,4 +1,4 @@
-"""Texts on the disk that are no tables: plain files of lines, and folders of text files."""
+"""Reading texts that are not in tables: plain files of lines, and folders of text files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dlcli.errors import DlcliError
 
 PLAIN = (".txt", ".text", ".all", ".data", ".lines")
 TEXT_FILES = (".txt", ".text")
-_LOOKED_AT = 1 << 18  # bytes of a plain file that are looked at
-_LEAST_LINES = 4  # below these nothing can be said about a plain file
+_HEAD_BYTES = 1 << 18
+_MIN_LINES = 4  # to recognise the layout of a plain file
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def first_lines(path: Path) -> list[str] | None:
     """The non-empty lines at the beginning of a file; None when it is no text or cannot be read."""
     try:
         with path.open("rb") as file:
-            raw = file.read(_LOOKED_AT)
+            raw = file.read(_HEAD_BYTES)
             whole = not file.read(1)
     except OSError:
         return None
@@ -70,7 +70,7 @@ def first_lines(path: Path) -> list[str] | None:
 
 
 def labelled(line: str) -> tuple[str, str]:
-    """Label and text of a line: cut at its tab, or else at its first space; "" where one is missing."""
+    """Split a line into label and text at a tab or its first space; "" where one is missing."""
     label, _, text = line.partition("\t") if "\t" in line else line.strip().partition(" ")
     return label.strip(), text.strip()
 
@@ -80,7 +80,7 @@ def looks_labelled(lines: Sequence[str]) -> bool:
 
     Prose fails: its first words are many, and many of them stand there once.
     """
-    if len(lines) < _LEAST_LINES:
+    if len(lines) < _MIN_LINES:
         return False
     pairs = [labelled(line) for line in lines]
     # A text has a letter in it: columns of numbers are no texts.
@@ -118,9 +118,8 @@ def list_texts(root: Path) -> dict[str, list[TextFile]] | None:
                 )
             named[split] = folder
     splits = named if "train" in named or len(named) == len(below) else {"all": root}
-    found = {split: list(_texts_of(root, folder)) for split, folder in splits.items()}
-    found = {split: files for split, files in found.items() if files}
-    return found or None
+    files_by_split = {split: list(_texts_of(root, folder)) for split, folder in splits.items()}
+    return {split: files for split, files in files_by_split.items() if files} or None
 
 
 def holds_texts(root: Path, limit: int = 2_000) -> bool:
@@ -173,10 +172,10 @@ def _is_text_file(name: str) -> bool:
 
 def _folders(parent: Path) -> list[Path]:
     try:
-        found = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+        folders = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
     except OSError as exc:
         raise DlcliError(f"cannot list {parent}: {exc.strerror}") from exc
-    return sorted(found, key=lambda path: natural(path.name))
+    return sorted(folders, key=lambda path: natural(path.name))
 
 
 def _texts_of(root: Path, folder: Path) -> Iterator[TextFile]:
@@ -187,8 +186,8 @@ def _texts_of(root: Path, folder: Path) -> Iterator[TextFile]:
 
 def texts_below(folder: Path) -> list[Path]:
     """The text files at any depth, in natural order; hidden names are passed over."""
-    found = []
+    paths = []
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(here) / name for name in files if _is_text_file(name)]
-    return sorted(found, key=lambda path: natural(path.as_posix()))
+        paths += [Path(here) / name for name in files if _is_text_file(name)]
+    return sorted(paths, key=lambda path: natural(path.as_posix()))

@@ -1,4 +1,4 @@
-"""The texts that `predict` was asked for: in tables, in lines of files, or the arguments themselves."""
+"""Inputs of `predict` from tables, lines of files, or the arguments themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ID_LENGTH = 60  # characters of a text that stand for it
 def given_texts(
     arguments: Sequence[str], column: str | None, *, plain: Callable[[list[str]], list[str]]
 ) -> tuple[list[str], list[str]]:
-    """The texts that `predict` was given, and an id for each.
+    """Return an id for each text given to `predict`, and the texts.
 
     A table gives its rows (``file:row``, from 1), any other file its non-empty lines (``file:line``),
     a folder its text files, one text each, "-" the lines of standard input (``-:line``). An argument
@@ -33,12 +33,12 @@ def given_texts(
     ids: list[str] = []
     texts: list[str] = []
     for argument in arguments:
-        found = list(_given(argument, column, plain))
-        if not found:
+        pairs = list(_given(argument, column, plain))
+        if not pairs:
             name = "standard input" if argument == "-" else argument
             raise DlcliError(f"{name} holds no text", hint="give a text, or files with one on each line")
-        ids += [id_ for id_, _ in found]
-        texts += [text for _, text in found]
+        ids += [id_ for id_, _ in pairs]
+        texts += [text for _, text in pairs]
     return ids, texts
 
 
@@ -68,10 +68,10 @@ def _rows(argument: str, path: Path, column: str | None) -> Iterator[tuple[str, 
     frame, _ = read_texts(path, columns=[] if column is None else [column])
     if column is not None:
         need_column(frame, column, what="the text", path=path)
-    found = column or text_column(frame) or (frame.columns[0] if frame.width == 1 else None)
-    if found is None:
+    text_name = column or text_column(frame) or (frame.columns[0] if frame.width == 1 else None)
+    if text_name is None:
         raise DlcliError(f"{path} has no column that looks like text", hint="name it text")
-    for row, text in enumerate(strings(frame[found]), start=1):
+    for row, text in enumerate(strings(frame[text_name]), start=1):
         yield f"{clean(argument)}:{row}", text
 
 

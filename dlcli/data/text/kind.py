@@ -66,7 +66,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         listing = read_folders(path)
     else:
         listing = read_plain(path, config)
-    return _found(path, listing, config, other)
+    return _data_listing(path, listing, config, other)
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
@@ -117,7 +117,7 @@ def _plain_head(path: Path) -> list[str] | None:
     return None if files is None else first_lines(next(iter(files.values())))
 
 
-def _found(path: Path, listing: TextListing, config: DataConfig, other: bool) -> DataListing:
+def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: bool) -> DataListing:
     parts = listing.parts
     if other:
         cells = _joined([part.targets for part in parts.values()])
@@ -128,22 +128,22 @@ def _found(path: Path, listing: TextListing, config: DataConfig, other: bool) ->
     splits: dict[str, Samples] = {}
     for split, part in parts.items():
         targets, rows = encode(part.targets, target, where=part.where)
-        kept = np.flatnonzero(rows)
-        if len(kept) < len(part.ids):
-            message = f"{part.where}: {len(part.ids) - len(kept):,} texts without a target left out"
+        indices = np.flatnonzero(rows)
+        if len(indices) < len(part.ids):
+            message = f"{part.where}: {len(part.ids) - len(indices):,} texts without a target left out"
             notices.append(left_out(message))
-        if not len(kept):
+        if not len(indices):
             continue
-        texts = [part.texts[i] for i in kept]
+        texts = [part.texts[i] for i in indices]
         empty = sum(not text.strip() for text in texts)
         if empty:
             message = f"{part.where}: {empty:,} of {len(texts):,} texts are empty"
             notices.append(Notice(message, "empty-text"))
         splits[split] = Samples(
-            ids=tuple(part.ids[i] for i in kept),
+            ids=tuple(part.ids[i] for i in indices),
             targets=targets,
             items=Listed(tuple(texts)),
-            groups=None if part.groups is None else tuple(part.groups[i] for i in kept),
+            groups=None if part.groups is None else tuple(part.groups[i] for i in indices),
         )
         lacking = np.setdiff1d(np.arange(len(target.class_names)), targets)
         if target.task == "classification" and len(lacking) and not other:
@@ -155,7 +155,7 @@ def _found(path: Path, listing: TextListing, config: DataConfig, other: bool) ->
         raise DlcliError(f"{path}: no text has a target", hint=LAYOUTS)
     return DataListing(
         splits=splits,
-        fingerprint=_print_of(listing, splits),
+        fingerprint=_fingerprint(listing, splits),
         task=target.task,
         class_names=target.class_names,
         target_names=target.target_names,
@@ -176,7 +176,7 @@ def _joined(parts: Sequence[Mapping[str, polars.Series]]) -> dict[str, polars.Se
     return out
 
 
-def _print_of(listing: TextListing, splits: Mapping[str, Samples]) -> str:
+def _fingerprint(listing: TextListing, splits: Mapping[str, Samples]) -> str:
     ids = ["\0".join([split, *part.ids]).encode() for split, part in sorted(splits.items())]
     return fingerprint([*digest(listing.files), *ids])
 

@@ -1,4 +1,4 @@
-"""Texts and their targets as they lie on the disk: in tables, in folders, in lines of ``label text``."""
+"""Listing of texts and their targets: tables, folders, lines of ``label text``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LAYOUTS = (
 )
 _LABELS = ("label", "labels", "category", "class", "target")
 _ROW_NAMES = ("id", "idx", "index", "uid", "uuid", "row")
-_OTHER_COLUMNS = 2  # more columns beside the text and it is a table with a text in it
+_OTHER_COLUMNS = 2  # a table with more columns besides the text is tabular data
 
 
 @dataclass
 class TextSplit:
-    """One split as it was found: a text and the cells of the targets for each sample."""
+    """One split: ids, texts and the cells of the targets."""
 
     ids: list[str]
     texts: list[str]
@@ -39,7 +39,7 @@ class TextSplit:
 
 @dataclass
 class TextListing:
-    """The splits of a source, the columns they came from, the files they lie in, what was odd."""
+    """Splits of texts, the columns and files they come from, and notices."""
 
     parts: dict[str, TextSplit] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
@@ -53,13 +53,13 @@ def is_text_table(head: polars.DataFrame, config: DataConfig) -> bool:
         return True
     column = text_column(head, other_columns(config))
     others = head.width - len(other_columns(config)) - 1
-    if column is None or others < 1 or column in _asked(config):
+    if column is None or others < 1 or column in _requested_targets(config):
         return False
     # A longer table is one of texts only where its name says so: Name of passengers is a feature.
     return others <= _OTHER_COLUMNS or (is_text_name(column) and looks_like_text(head[column]))
 
 
-def _asked(config: DataConfig) -> list[str]:
+def _requested_targets(config: DataConfig) -> list[str]:
     return [name.strip() for name in (config.target or "").split(",") if name.strip()]
 
 
@@ -81,22 +81,22 @@ def _columns(
     frame: polars.DataFrame, config: DataConfig, path: Path
 ) -> tuple[tuple[str, ...], int, list[Notice]]:
     """The text's column and those of the target, and a notice on what is not used."""
-    asked = _asked(config)
-    for name in asked:
+    requested = _requested_targets(config)
+    for name in requested:
         need_column(frame, name, what="--target", path=path)
     if config.text is not None:
         need_column(frame, config.text, what="data.text", path=path)
-    column = config.text or text_column(frame, other_columns(config) | set(asked))
+    column = config.text or text_column(frame, other_columns(config) | set(requested))
     if column is None:
         raise DlcliError(
             f"{path} has no column that looks like text: {', '.join(map(repr, frame.columns[:8]))}",
             hint="name it: --set data.text=COLUMN",
         )
     others = [name for name in frame.columns if name not in {column, *other_columns(config)}]
-    names = asked or _target_names(others)
+    names = requested or _target_names(others)
     if not names:
         raise DlcliError(
-            f"{path} has no column beside {column!r} to predict", hint="add one named label"
+            f"{path} has no column besides {column!r} to predict", hint="add one named label"
         )
     if column in names:
         raise DlcliError(f"{column!r} is both text and target", hint="--target names another column")
@@ -148,19 +148,22 @@ def read_plain(path: Path, config: DataConfig) -> TextListing:
     if files is None:
         raise DlcliError(f"{path} holds no texts that dlcli knows", hint=LAYOUTS)
     listing = TextListing(files=list(files.values()))
-    found: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
+    lines_by_split: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
     for split, file in files.items():
         lines, notices = read_lines(file)
         listing.notices += notices
-        kept = [(i, labelled(line)) for i, line in enumerate(lines) if line.strip()]
-        if not kept:
+        labelled_lines = [(i, labelled(line)) for i, line in enumerate(lines) if line.strip()]
+        if not labelled_lines:
             raise DlcliError(f"{file} holds no lines of text", hint=LAYOUTS)
         prefix = "" if split == "all" else f"{split}/"
-        found[split] = [f"{prefix}{i}" for i, _ in kept], [pair for _, pair in kept]
-    labels = {label for _, pairs in found.values() for label, _ in pairs}
+        lines_by_split[split] = (
+            [f"{prefix}{i}" for i, _ in labelled_lines],
+            [pair for _, pair in labelled_lines],
+        )
+    labels = {label for _, pairs in lines_by_split.values() for label, _ in pairs}
     # Names that happen to be digits are classes; 3.5 is a number to predict.
     numbers = all(map(is_number, labels)) and not all(label.isdigit() for label in labels)
-    for split, (ids, pairs) in found.items():
+    for split, (ids, pairs) in lines_by_split.items():
         column = pl.Series("label", [label for label, _ in pairs], dtype=pl.String)
         if numbers and config.task is None:
             column = column.cast(pl.Float64)

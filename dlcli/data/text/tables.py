@@ -74,15 +74,15 @@ def table_head(path: Path) -> polars.DataFrame | None:
 def read_tables(path: Path, config: DataConfig, choose: Choose) -> TextTables:
     """Every row of the tables at ``path``, by split; ``choose`` looks at the training file.
 
-    Ids are row numbers from 0, behind the split's name where splits are files. Raises: DlcliError when a
+    Ids are row numbers from 0, after the split's name where splits are files. Raises: DlcliError when a
     column is missing in one of them.
     """
     files = split_files(path, TABLES) or {"all": path}
     base = files.get("train", next(iter(files.values())))
     head = read_head(base)
     header = None if head is None else has_header(head)
-    asked = [config.text] if config.text else []
-    frames = {base: read_texts(base, header=header, columns=asked)}
+    text_columns = [config.text] if config.text else []
+    frames = {base: read_texts(base, header=header, columns=text_columns)}
     columns, texts, notices = choose(frames[base][0], base)
     out = TextTables(list(files.values()), columns, notices=notices)
     for split, file in files.items():
@@ -140,11 +140,11 @@ def has_header(head: polars.DataFrame) -> bool | None:
 def text_column(frame: polars.DataFrame, unless: Collection[str] = ()) -> str | None:
     """The column that looks most like text: by its contents, then by its name, then by its length."""
     names = [name for name in frame.columns if name not in unless]
-    found = [name for name in names if looks_like_text(frame[name])]
-    if not found:
+    candidates = [name for name in names if looks_like_text(frame[name])]
+    if not candidates:
         return next((n for n in names if n.lower() == "text" and _is_string(frame[n])), None)
-    named = [name for name in found if is_text_name(name)]
-    return named[0] if named else max(found, key=lambda name: _mean_length(frame[name]))
+    named = [name for name in candidates if is_text_name(name)]
+    return named[0] if named else max(candidates, key=lambda name: _mean_length(frame[name]))
 
 
 def is_text_name(name: str) -> bool:

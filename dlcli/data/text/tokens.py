@@ -1,6 +1,6 @@
-"""Texts as token ids: a word tokenizer that needs nothing, byte-pair encoding, and their vocabularies.
+"""Tokenizers: words without any library, byte-pair encoding, and their vocabularies.
 
-Both are functions of a `TextInput` alone, so training, `predict` and every export cut a text alike.
+Both are functions of a `TextInput` alone, so training, `predict` and every export tokenize a text alike.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TEXT_SETTINGS = (
 )
 # The default of max_length: as many tokens as this share of the training texts has at most, but ...
 LENGTH_SHARE = 0.99
-# ... texts up to this length are never cut by default: the few tokens saved would not pay for it,
+# ... texts up to this length are never truncated by default: the few tokens saved would not pay for it,
 SHORT = 128
-# ... and beyond this one a text is cut: attention costs grow with the square of the length.
+# ... and beyond this one a text is truncated: attention costs grow with the square of the length.
 LONG = 512
 
 # Thai, Lao, Myanmar, Khmer, kana and ideographs put no space between words: each sign is a token.
@@ -42,7 +42,7 @@ _UNSPACED = (
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
 _CLOSING = frozenset(".,!?;:)]}%…»”、。，！？；：）」』】")  # no space before these
-_OPENING = frozenset("([{«“¿¡「『【（")  # and none behind these
+_OPENING = frozenset("([{«“¿¡「『【（")  # and none after these
 _JOINING = frozenset("-/_@#")
 _QUOTES = frozenset("\"'")
 
@@ -51,7 +51,7 @@ class Tokenizer(Protocol):
     """A tokenizer with its vocabulary."""
 
     def ids(self, text: str) -> list[int]:
-        """All the token ids of a text, none cut off."""
+        """Return all token ids of a text, not truncated."""
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of ids that are no PAD, START or END."""
@@ -59,14 +59,14 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Texts as ids; how many were ``cut`` to the largest length, had no token (``empty``), or consist
-    mostly of tokens that the vocabulary lacks (``strange``).
+    """Texts as ids; how many were ``truncated`` to the largest length, had no token (``empty``), or
+    consist mostly of tokens outside the vocabulary (``mostly_unknown``).
     """
 
     ids: list[TokenIds]
-    cut: int
+    truncated: int
     empty: int
-    strange: int
+    mostly_unknown: int
 
     def notices(self, spec: TextInput) -> list[Notice]:
         """Counts of empty, truncated and mostly unknown texts."""
@@ -74,11 +74,13 @@ class EncodedTexts:
         if self.empty:
             message = f"{self.empty:,} of {total} are empty and count as one unknown word"
             notices.append(Notice(message, "empty-text"))
-        if self.cut:
-            message = f"{self.cut:,} of {total} are longer than {spec.max_length:,} tokens"
+        if self.truncated:
+            message = f"{self.truncated:,} of {total} are longer than {spec.max_length:,} tokens"
             notices.append(Notice(f"{message} and are truncated (--max-length)", "cut-texts"))
-        if self.strange:
-            message = f"{self.strange:,} of {total}: most of their words were not seen in training"
+        if self.mostly_unknown:
+            message = (
+                f"{self.mostly_unknown:,} of {total}: most of their words were not seen in training"
+            )
             notices.append(Notice(message))
         return notices
 
@@ -134,16 +136,16 @@ def encode(text: str, spec: TextInput) -> TokenIds:
 
 
 def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
-    """Every text as `encode` does it, with a count of what was cut or empty."""
+    """Every text as `encode` does it, and count what was truncated or empty."""
     codec = tokenizer_of(spec)
-    out, cut, empty, strange = [], 0, 0, 0
+    out, truncated, empty, mostly_unknown = [], 0, 0, 0
     for text in texts:
         ids = codec.ids(text)
-        cut += len(ids) > spec.max_length
+        truncated += len(ids) > spec.max_length
         empty += not ids
-        strange += 2 * ids.count(UNKNOWN) > len(ids)
+        mostly_unknown += 2 * ids.count(UNKNOWN) > len(ids)
         out.append(np.array(ids[: spec.max_length] or [UNKNOWN], dtype=np.int64))
-    return EncodedTexts(out, cut, empty, strange)
+    return EncodedTexts(out, truncated, empty, mostly_unknown)
 
 
 def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
@@ -151,13 +153,13 @@ def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
 
     Words are joined with spaces as in print: none before a full stop, none inside brackets.
     """
-    kept: list[int] = []
+    content: list[int] = []
     for id_ in (int(i) for i in ids):
         if id_ == END:
             break
         if id_ not in (PAD, START):
-            kept.append(id_)
-    return tokenizer_of(spec).text(kept)
+            content.append(id_)
+    return tokenizer_of(spec).text(content)
 
 
 @lru_cache(maxsize=8)
@@ -174,8 +176,8 @@ class WordTokenizer:
         self._known = {token: i for i, token in enumerate(spec.vocabulary)}
 
     def ids(self, text: str) -> list[int]:
-        found = words(text, lowercase=self._spec.lowercase)
-        return [self._known.get(word, UNKNOWN) for word in found]
+        tokens = words(text, lowercase=self._spec.lowercase)
+        return [self._known.get(word, UNKNOWN) for word in tokens]
 
     def text(self, ids: Sequence[int]) -> str:
         return join_words([self._spec.vocabulary[i] for i in ids])
@@ -244,28 +246,30 @@ def _fit_words(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, lis
     seen: Counter[str] = Counter()
     counts = []
     for text in texts:
-        found = words(text, lowercase=config.lowercase)
-        seen.update(found)
-        counts.append(len(found))
+        tokens = words(text, lowercase=config.lowercase)
+        seen.update(tokens)
+        counts.append(len(tokens))
     room = config.vocab_size - len(SPECIAL_TOKENS)
     ranked = sorted(seen.items(), key=lambda item: (-item[1], item[0]))
-    kept = [word for word, count in ranked if count >= config.min_count][:room]
-    vocabulary = (*SPECIAL_TOKENS, *kept)
+    frequent = [word for word, count in ranked if count >= config.min_count][:room]
+    vocabulary = (*SPECIAL_TOKENS, *frequent)
     return TextInput(vocabulary=vocabulary, lowercase=config.lowercase, max_length=1), counts
 
 
 def _fit_notices(
     spec: TextInput, lengths: npt.NDArray[np.int64], config: DataConfig, what: str
 ) -> list[Notice]:
-    total, cut = len(lengths), int((lengths > spec.max_length).sum())
+    total, truncated = len(lengths), int((lengths > spec.max_length).sum())
     vocabulary = f"{what}: vocabulary of {spec.vocab_size:,} tokens"
     median, longest = int(np.median(lengths)), int(lengths.max())
     notices = [Notice(f"{vocabulary}, median length {median:,}, longest {longest:,}", "vocabulary")]
-    if cut:
+    if truncated:
         default = (
             f"at most {LONG}" if spec.max_length == LONG else f"what {LENGTH_SHARE:.0%} of them have"
         )
         why = "" if config.max_length else f"; the default is {default}"
-        message = f"{cut:,} of {total:,} training {what} are longer than {spec.max_length:,} tokens"
+        message = (
+            f"{truncated:,} of {total:,} training {what} are longer than {spec.max_length:,} tokens"
+        )
         notices.append(Notice(f"{message} and are truncated (--max-length{why})", "cut-texts"))
     return notices
