@@ -37,8 +37,8 @@ TOKENS = torch.arange(24).view(4, 6)
 UNSTRUCTURED: tuple[MaskMethod, ...] = ("l1", "random", "global-l1", "global-random")
 
 
-def zeros(found: MaskedModel) -> dict[str, torch.Tensor]:
-    return {weight.name: weight.tensor == 0 for weight in weights_of(found.module)}
+def zeros(result: MaskedModel) -> dict[str, torch.Tensor]:
+    return {weight.name: weight.tensor == 0 for weight in weights_of(result.module)}
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
@@ -50,29 +50,29 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 def test_a_copy_is_pruned_and_stays_a_plain_module(method: MaskMethod) -> None:
     model = Small()
     before = copy.deepcopy(model)
-    found = mask_weights(model, method, 0.5, head="head")
+    result = mask_weights(model, method, 0.5, head="head")
     assert equal(model, before)
-    assert found.module.state_dict().keys() == model.state_dict().keys()
-    assert not any(part._forward_pre_hooks for part in found.module.modules())
+    assert result.module.state_dict().keys() == model.state_dict().keys()
+    assert not any(part._forward_pre_hooks for part in result.module.modules())
     again = Small()
-    again.load_state_dict(found.module.state_dict())
-    assert torch.equal(again.eval()(TOKENS), copy.deepcopy(found.module)(TOKENS))
-    args = found.record.args
-    assert found.record.kind == "mask"
-    assert args["zeros"] == sum(row.of - row.kept for row in count_zeros(found.module, args["weights"]))
-    assert args["of"] == sum(row.of for row in found.layers)
+    again.load_state_dict(result.module.state_dict())
+    assert torch.equal(again.eval()(TOKENS), copy.deepcopy(result.module)(TOKENS))
+    args = result.record.args
+    assert result.record.kind == "mask"
+    assert args["zeros"] == sum(row.of - row.kept for row in count_zeros(result.module, args["weights"]))
+    assert args["of"] == sum(row.of for row in result.layers)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_biases_norms_and_signs_of_zero(method: MaskMethod) -> None:
     model = Small()
-    found = mask_weights(model, method, 0.5, head="head")
-    pruned = dict(found.module.named_parameters())
+    result = mask_weights(model, method, 0.5, head="head")
+    pruned = dict(result.module.named_parameters())
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             assert torch.equal(pruned[name], parameter)
     # A file holds the bits of a zero, and -0.0 has one that is set.
-    for weight in weights_of(found.module):
+    for weight in weights_of(result.module):
         words = weight.tensor.view(torch.int32)
         assert not (words == -(2**31)).any(), weight.name
         kept = weight.tensor != 0
@@ -82,11 +82,11 @@ def test_biases_norms_and_signs_of_zero(method: MaskMethod) -> None:
 @pytest.mark.parametrize("method", UNSTRUCTURED)
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.9])
 def test_the_amount_is_exact(method: MaskMethod, amount: float) -> None:
-    found = mask_weights(Small(), method, amount)
+    result = mask_weights(Small(), method, amount)
     if method.startswith("global"):
-        assert found.record.args["zeros"] == round(amount * found.record.args["of"])
+        assert result.record.args["zeros"] == round(amount * result.record.args["of"])
     else:
-        assert all(row.of - row.kept == round(amount * row.of) for row in found.layers)
+        assert all(row.of - row.kept == round(amount * row.of) for row in result.layers)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -136,18 +136,18 @@ def test_ln_is_that_of_torch(norm: str, dim: int) -> None:
 
 
 def test_ln_leaves_classes_and_words_alone() -> None:
-    found = mask_weights(Small(), "ln", 0.5, head="head")
-    assert {"head.weight", "table.weight"}.isdisjoint(found.record.args["weights"])
-    assert bool((found.module.conv.weight == 0).flatten(1).all(1).sum() == 8)  # type: ignore[union-attr,operator]
+    result = mask_weights(Small(), "ln", 0.5, head="head")
+    assert {"head.weight", "table.weight"}.isdisjoint(result.record.args["weights"])
+    assert bool((result.module.conv.weight == 0).flatten(1).all(1).sum() == 8)  # type: ignore[union-attr,operator]
     with pytest.raises(UsageError, match="--dim 3: the weights have 3 dimensions, 0 to 2"):
         mask_weights(Small(), "ln", 0.5, dim=3)
 
 
 def test_two_of_four_neighbours_along_the_input_are_kept() -> None:
-    found = mask_weights(Small(), "semi-structured", 0.5)
-    assert found.left_out == ("head.weight",)  # 10 inputs
-    pruned = dict(found.module.named_parameters())
-    for name in found.record.args["weights"]:
+    result = mask_weights(Small(), "semi-structured", 0.5)
+    assert result.left_out == ("head.weight",)  # 10 inputs
+    pruned = dict(result.module.named_parameters())
+    for name in result.record.args["weights"]:
         weight = pruned[name].detach().movedim(1, -1)
         assert bool((weight.reshape(-1, 4).count_nonzero(dim=1) == 2).all()), name
     original = dict(Small().named_parameters())["conv.weight"].movedim(1, -1).reshape(-1, 4).abs()
@@ -164,8 +164,8 @@ def test_chance_is_the_seed_s() -> None:
 
 def test_something_is_always_left_of_a_weight() -> None:
     for method in ("l1", "random", "ln"):
-        found = mask_weights(Small(), method, 0.9999)  # type: ignore[arg-type]
-        assert all(row.kept for row in found.layers)
+        result = mask_weights(Small(), method, 0.9999)  # type: ignore[arg-type]
+        assert all(row.kept for row in result.layers)
 
 
 def test_shared_weights_are_counted_once_and_stay_shared() -> None:
@@ -173,10 +173,10 @@ def test_shared_weights_are_counted_once_and_stay_shared() -> None:
     model.odd = nn.Linear(8, 8)
     model.head = nn.Linear(8, 8)
     model.head.weight = model.odd.weight
-    found = mask_weights(model, "l1", 0.5)
-    assert found.module.head.weight is found.module.odd.weight  # type: ignore[union-attr]
-    assert [row.name for row in found.layers].count("odd.weight") == 1
-    assert "head.weight" not in found.record.args["weights"]
+    result = mask_weights(model, "l1", 0.5)
+    assert result.module.head.weight is result.module.odd.weight  # type: ignore[union-attr]
+    assert [row.name for row in result.layers].count("odd.weight") == 1
+    assert "head.weight" not in result.record.args["weights"]
 
 
 def test_patterns_name_layers_and_what_lies_below() -> None:

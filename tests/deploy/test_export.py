@@ -58,8 +58,8 @@ def copying(name: str = "copy") -> Format:
     def write(source: Artifact, path: Path, config: ExportConfig) -> None:
         save_model(path, source.module(), source.card)
 
-    found = exporting.FORMATS.get("safetensors")
-    return replace(found, name=name, suffix=f".{name}.safetensors", write=write)
+    result = exporting.FORMATS.get("safetensors")
+    return replace(result, name=name, suffix=f".{name}.safetensors", write=write)
 
 
 def failing(source: Artifact, path: Path, config: ExportConfig) -> None:
@@ -85,11 +85,11 @@ def test_a_format_that_fails_stops_no_other(model: Path) -> None:
 def test_an_export_is_measured_before_and_after(model: Path) -> None:
     result = exporting.export(model, model.with_name("b.safetensors"), copying(), SETTINGS, verify=True)
     assert result.change is not None
-    said = result.to_dict()
-    assert said["before"]["artifact"] == str(model)
-    assert said["after"]["size_bytes"] == result.output.stat().st_size
-    assert said["agreement"] is None  # numbers have none
-    assert said["before"]["latency_ms"] == {}
+    report = result.to_dict()
+    assert report["before"]["artifact"] == str(model)
+    assert report["after"]["size_bytes"] == result.output.stat().st_size
+    assert report["agreement"] is None  # numbers have none
+    assert report["before"]["latency_ms"] == {}
 
 
 @pytest.mark.parametrize(("verify", "reason"), [(False, "--no-verify"), (True, "trained on")])
@@ -117,7 +117,7 @@ def test_a_changed_source_makes_its_export_stale(model: Path) -> None:
 def regression(after: float, max_drop: object) -> bool:
     """Whether an export keeps the bound when each answer is off by ``after``, and by 1 before."""
     inputs = random_inputs(TASK, 9)
-    found = check_parity(
+    result = check_parity(
         Counting(TASK, lambda batch: np.ones((len(batch[0]), 1), np.float32)),
         Counting(TASK, lambda batch: np.full((len(batch[0]), 1), after, np.float32)),
         inputs,
@@ -126,7 +126,7 @@ def regression(after: float, max_drop: object) -> bool:
         data="val",
         note="",
     )
-    return found.ok
+    return result.ok
 
 
 def test_the_bound_of_an_export_is_spelt_as_everywhere(model: Path) -> None:
@@ -163,17 +163,17 @@ def test_a_list_of_own_files_that_cannot_be_written_stops_no_export(
 ) -> None:
     (model.parent / "file").touch()
     monkeypatch.setenv("DLCLI_STATE", str(model.parent / "file" / "below"))
-    said: list[str] = []
-    found = exporting.export(
+    messages: list[str] = []
+    result = exporting.export(
         model,
         model.with_name("best.torchscript"),
         FORMATS.get("torchscript"),
         SETTINGS,
         verify=True,
-        emit=lambda event: said.append(str(getattr(event, "message", ""))),
+        emit=lambda event: messages.append(str(getattr(event, "message", ""))),
     )
-    assert found.ok
-    assert any("will need --trust" in text for text in said)
+    assert result.ok
+    assert any("will need --trust" in text for text in messages)
 
 
 @pytest.mark.parametrize(("form", "ending"), [("openvino", ".xml"), ("aoti", ".pt2"), ("pt2", ".pt2")])
@@ -244,18 +244,18 @@ def test_a_fresh_process_writes_what_this_one_would(model: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals have other names there")
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended with SIGKILL"),
         ("raise SystemExit('no room')", "ended with exit code 1: no room"),
     ],
 )
 def test_an_exporter_that_dies_is_an_error_and_leaves_nothing(
-    model: Path, code: str, said: str, monkeypatch: pytest.MonkeyPatch
+    model: Path, code: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_worker, "child_command", lambda module: [sys.executable, "-c", code])
     entry = replace(copying(), fresh=lambda source: True)
-    with pytest.raises(DlcliError, match=said):
+    with pytest.raises(DlcliError, match=message):
         exporting.export(model, model.with_name("b.safetensors"), entry, SETTINGS, verify=False)
     assert [p.name for p in model.parent.iterdir()] == ["best.safetensors"]
 
@@ -293,21 +293,21 @@ def widths(inputs: Inputs) -> Outputs:
 
 
 def missed(task: TaskSpec, before: Any, after: Any, inputs: Inputs) -> list[str]:
-    found = check_parity(
+    result = check_parity(
         Counting(task, before), Counting(task, after), inputs, None, ExportConfig(), data="val", note=""
     )
-    assert {b.batch_size for b in found.batches} == set(BATCH_SIZES)
-    assert {b.steps for b in found.batches} == {"own", "longer"}
-    return list(found.missed)
+    assert {b.batch_size for b in result.batches} == set(BATCH_SIZES)
+    assert {b.steps for b in result.batches} == {"own", "longer"}
+    return list(result.missed)
 
 
 @pytest.mark.parametrize("task", [TEXT, SERIES])
 def test_two_lengths_are_tried_at_every_batch_size(task: TaskSpec) -> None:
     inputs = random_inputs(task, 40, length=12)
     assert missed(task, lengths, lengths, inputs) == []
-    said = missed(task, lengths, widths, inputs)
-    assert any("at batch 1, longer" in text for text in said)
-    assert not any("at batch 1," in text and "longer" not in text for text in said)
+    messages = missed(task, lengths, widths, inputs)
+    assert any("at batch 1, longer" in text for text in messages)
+    assert not any("at batch 1," in text and "longer" not in text for text in messages)
 
 
 def test_no_batch_is_longer_than_any_text_the_model_knows() -> None:
@@ -336,9 +336,9 @@ def test_texts_to_write_are_tried_with_two_prefixes() -> None:
     assert missed(PAIRS, logits, logits, inputs) == []
     assert len(seen) == 2
     full = inputs[2].shape[1]
-    said = missed(PAIRS, lambda x: logits(x) * full, whole, inputs)
-    assert said
-    assert all("longer" in text for text in said)
+    messages = missed(PAIRS, lambda x: logits(x) * full, whole, inputs)
+    assert messages
+    assert all("longer" in text for text in messages)
 
 
 def test_half_precision_has_a_wider_tolerance_and_still_one() -> None:
@@ -347,23 +347,23 @@ def test_half_precision_has_a_wider_tolerance_and_still_one() -> None:
     def off(by: float) -> Callable[[Inputs], Outputs]:
         return lambda batch: lengths(batch) * np.float32(1 + by)
 
-    for by, said, half, fine in [
+    for by, tolerance, half, fine in [
         (5e-3, None, False, False),
         (5e-3, None, True, True),
         (5e-2, None, True, False),
         (5e-3, 1e-3, True, False),  # what was asked for holds
         (5e-2, 1e-1, False, True),
     ]:
-        found = check_parity(
+        result = check_parity(
             Counting(TEXT, lengths),
             Counting(TEXT, off(by)),
             inputs,
             None,
-            ExportConfig(half=half, tolerance=said),
+            ExportConfig(half=half, tolerance=tolerance),
             data="val",
             note="",
         )
-        assert found.ok == fine, (by, said, half)
+        assert result.ok == fine, (by, tolerance, half)
 
 
 def test_a_drop_of_exactly_the_bound_passes() -> None:

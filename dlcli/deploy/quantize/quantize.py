@@ -284,7 +284,7 @@ class _QuantizeJob:
     def _notes(self, chosen: QuantizeCandidate) -> Iterator[str]:
         target, here = self.builder.target, cpu_target()
         if chosen.method in ("static", "qat") and target != here:
-            yield f"made for {target} and measured on {here}: its speed there is another"
+            yield f"quantized for {target} but measured on {here}, where its speed differs"
 
     def _missed(self, chosen: QuantizeCandidate) -> str | None:
         if chosen.delta.within(self.bound):

@@ -87,7 +87,7 @@ def make(name: str, task: TaskSpec, **args: Any) -> tuple[ModelSpec, nn.Module]:
 
 
 def zeroed(module: nn.Module, pruned: nn.Module) -> nn.Module:
-    """The module with 0 for all that makes a removed channel, found by biases that nothing else has."""
+    """The module with 0 for all that produces a removed channel, found by biases that are unique."""
     whole = copy.deepcopy(module)
     parts = dict(pruned.named_modules())
     with torch.no_grad():
@@ -117,21 +117,21 @@ def check_equal(task: TaskSpec, module: nn.Module, pruned: nn.Module) -> None:
         assert float((answer - expected).abs().max()) < 1e-6 * std
 
 
-def check(task: TaskSpec, spec: ModelSpec, module: nn.Module, found: PrunedChannels) -> None:
+def check(task: TaskSpec, spec: ModelSpec, module: nn.Module, result: PrunedChannels) -> None:
     """Equal to the zeroed model and to what the card rebuilds, at several sizes; smaller; counted."""
-    card = Card(model=spec, task=task, transforms=(found.record,))
+    card = Card(model=spec, task=task, transforms=(result.record,))
     read = Card.from_json(card.to_json(), source="it")
     rebuilt = build_model(read.model, read.task, read.transforms)
-    rebuilt.load_state_dict(found.module.state_dict())
+    rebuilt.load_state_dict(result.module.state_dict())
     rebuilt.eval()
     for count, length in ((1, 1), (7, 16), (3, 9)):
         inputs = inputs_of(task, count, length)
         with torch.no_grad():
-            assert torch.equal(rebuilt(*inputs), found.module(*inputs))
-    check_equal(task, module, found.module)
-    assert sum(p.numel() for p in rebuilt.parameters()) == found.params_after < found.params_before
+            assert torch.equal(rebuilt(*inputs), result.module(*inputs))
+    check_equal(task, module, result.module)
+    assert sum(p.numel() for p in rebuilt.parameters()) == result.params_after < result.params_before
     macs = count_macs(rebuilt, inputs_of(task, 1))
-    assert sum(macs.values()) == found.macs_after < found.macs_before
+    assert sum(macs.values()) == result.macs_after < result.macs_before
 
 
 CASES: list[tuple[str, TaskSpec, dict[str, Any]]] = [
@@ -156,22 +156,22 @@ CASES: list[tuple[str, TaskSpec, dict[str, Any]]] = [
 def test_removing_is_zeroing(name: str, task: TaskSpec, args: dict[str, Any]) -> None:
     spec, module = make(name, task, **args)
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    found = prune_channels(module, task, amount=0.5)
-    check(task, spec, module, found)
+    result = prune_channels(module, task, amount=0.5)
+    check(task, spec, module, result)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
 def test_resnet18_at_half_its_channels_has_a_quarter_of_its_parameters() -> None:
     task = image_task()
     spec, module = make("resnet18", task)
-    found = prune_channels(module, task, amount=0.5)
-    check(task, spec, module, found)
-    assert found.params_after <= 0.26 * found.params_before
-    assert found.macs_after <= 0.28 * found.macs_before
-    rows = {row.name: row for row in found.layers}
+    result = prune_channels(module, task, amount=0.5)
+    check(task, spec, module, result)
+    assert result.params_after <= 0.26 * result.params_before
+    assert result.macs_after <= 0.28 * result.macs_before
+    rows = {row.name: row for row in result.layers}
     assert (rows["layer1.0.conv2"].kept, rows["layer1.0.conv2"].of) == (32, 64)
     assert rows["fc"].kept == rows["fc"].of == 5
-    assert sum(row.macs_after for row in found.layers) == found.macs_after
+    assert sum(row.macs_after for row in result.layers) == result.macs_after
 
 
 @pytest.mark.slow
@@ -196,20 +196,22 @@ def test_every_family_can_be_pruned_and_opened_again(name: str, tmp_path: Path) 
     side = -(-max(64, needs.min_size) // needs.size_multiple) * needs.size_multiple
     task = image_task(side)
     spec, module = make(name, task)
-    found = prune_channels(module, task, amount=0.5)
+    result = prune_channels(module, task, amount=0.5)
     save_model(
-        tmp_path / "m.safetensors", found.module, Card(model=spec, task=task, transforms=(found.record,))
+        tmp_path / "m.safetensors",
+        result.module,
+        Card(model=spec, task=task, transforms=(result.record,)),
     )
     opened = open_checkpoint(recognize(tmp_path / "m.safetensors"), Runtime("cpu")).module()
     for count in (1, 3):
         inputs = inputs_of(task, count)
         with torch.no_grad():
             assert torch.equal(
-                opened(*inputs), found.module.to(memory_format=torch.channels_last)(*inputs)
+                opened(*inputs), result.module.to(memory_format=torch.channels_last)(*inputs)
             )
     # Of these, shufflenet mixes halves of its channels, and foreign attention keeps its heads.
     few = {"shufflenet_v2_x0_5": 0.75, "swin_t": 0.75, "vit_b_32": 0.7}
-    assert found.params_after <= few.get(name, 0.32) * found.params_before
+    assert result.params_after <= few.get(name, 0.32) * result.params_before
 
 
 @pytest.mark.parametrize(
@@ -224,9 +226,11 @@ def test_every_family_can_be_pruned_and_opened_again(name: str, tmp_path: Path) 
 )
 def test_pruned_models_export(name: str, task: TaskSpec, tmp_path: Path) -> None:
     spec, module = make(name, task)
-    found = prune_channels(module, task, amount=0.5)
+    result = prune_channels(module, task, amount=0.5)
     save_model(
-        tmp_path / "m.safetensors", found.module, Card(model=spec, task=task, transforms=(found.record,))
+        tmp_path / "m.safetensors",
+        result.module,
+        Card(model=spec, task=task, transforms=(result.record,)),
     )
     source = open_checkpoint(recognize(tmp_path / "m.safetensors"), Runtime("cpu"))
     write_onnx(source, tmp_path / "m.onnx", ExportConfig())
@@ -253,8 +257,8 @@ class Net(nn.Module):
         return answer
 
 
-def kept_of(found: PrunedChannels) -> dict[str, tuple[int, int]]:
-    return {row.name: (row.kept, row.of) for row in found.layers}
+def kept_of(result: PrunedChannels) -> dict[str, tuple[int, int]]:
+    return {row.name: (row.kept, row.of) for row in result.layers}
 
 
 def pruned_net(task: TaskSpec, run: Any, **parts: nn.Module) -> tuple[nn.Module, PrunedChannels]:
@@ -276,14 +280,14 @@ def test_torchs_own_recurrent_nets_lose_units_of_every_layer(
         return net.head(torch.cat([padded.mean(1), state[-1]], dim=1))
 
     width = 6 * (1 + bidirectional)
-    module, found = pruned_net(
+    module, result = pruned_net(
         series_task(), run,
         cell=cell(2, 6, layers, batch_first=True, bidirectional=bidirectional),
         head=nn.Linear(width + 6, 5),
     )  # fmt: skip
-    assert kept_of(found)["cell"] == (3, 6)
-    assert found.module.cell.weight_ih_l0.shape[0] == 3 * {"LSTM": 4, "GRU": 3, "RNN": 1}[cell.__name__]  # type: ignore[union-attr,index,operator]
-    check_equal(series_task(), module, found.module)
+    assert kept_of(result)["cell"] == (3, 6)
+    assert result.module.cell.weight_ih_l0.shape[0] == 3 * {"LSTM": 4, "GRU": 3, "RNN": 1}[cell.__name__]  # type: ignore[union-attr,index,operator]
+    check_equal(series_task(), module, result.module)
 
 
 def test_flattened_concatenated_and_grouped_channels_are_followed() -> None:
@@ -293,14 +297,14 @@ def test_flattened_concatenated_and_grouped_channels_are_followed() -> None:
         y = torch.cat([b, functional.relu(net.skip(x)), a], dim=1)
         return net.head(y.permute(0, 2, 3, 1).flatten(1))  # channels last, as no library has it
 
-    module, found = pruned_net(
+    module, result = pruned_net(
         image_task(8), run,
         a=nn.Conv2d(3, 8, 3, padding=1), grouped=nn.Conv2d(8, 16, 3, padding=1, groups=4),
         skip=nn.Conv2d(3, 6, 1), head=nn.Linear(30 * 64, 5),
     )  # fmt: skip
-    assert kept_of(found) == {"a": (4, 8), "grouped": (8, 16), "skip": (3, 6), "head": (5, 5)}
-    assert found.module.grouped.groups == 2  # type: ignore[union-attr]
-    check_equal(image_task(8), module, found.module)
+    assert kept_of(result) == {"a": (4, 8), "grouped": (8, 16), "skip": (3, 6), "head": (5, 5)}
+    assert result.module.grouped.groups == 2  # type: ignore[union-attr]
+    check_equal(image_task(8), module, result.module)
 
 
 def test_what_cannot_be_followed_stays() -> None:
@@ -311,15 +315,15 @@ def test_what_cannot_be_followed_stays() -> None:
         y = torch.cat([2 * y[:, :3], y[:, 3:]], dim=1)  # the boundary would be another channel's
         return net.head(y.mean((2, 3)))
 
-    module, found = pruned_net(
+    module, result = pruned_net(
         image_task(8), run, inside=nn.Conv2d(3, 8, 1), back=nn.Conv2d(8, 3, 1), mixed=nn.Conv2d(3, 8, 1),
         last=nn.Conv2d(8, 8, 1), counted=nn.Conv2d(8, 8, 1), head=nn.Linear(8, 5),
     )  # fmt: skip
-    assert kept_of(found) == {
+    assert kept_of(result) == {
         "inside": (4, 8), "back": (3, 3), "mixed": (8, 8), "last": (4, 8), "counted": (8, 8),
         "head": (5, 5),
     }  # fmt: skip
-    check_equal(image_task(8), module, found.module)
+    check_equal(image_task(8), module, result.module)
 
 
 def test_shared_weights_stay() -> None:
@@ -337,15 +341,15 @@ def test_shared_weights_stay() -> None:
 def test_torchs_own_encoder_loses_feed_forward_units_and_keeps_its_heads() -> None:
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    module, found = pruned_net(
+    module, result = pruned_net(
         series_task(varies=False),
         lambda net, x: net.head(net.encoder(net.embed(x)).mean(1)),
         embed=nn.Linear(2, 16), encoder=encoder, head=nn.Linear(16, 5),
     )  # fmt: skip
-    kept = kept_of(found)
+    kept = kept_of(result)
     assert kept["encoder.layers.0.linear1"] == kept["encoder.layers.1.linear1"] == (16, 32)
     assert kept["embed"] == (16, 16)
-    check_equal(series_task(varies=False), module, found.module)
+    check_equal(series_task(varies=False), module, result.module)
 
 
 # Amounts, targets, rankings
@@ -354,11 +358,11 @@ def test_torchs_own_encoder_loses_feed_forward_units_and_keeps_its_heads() -> No
 def test_heads_go_whole_and_the_width_stays() -> None:
     task = text_task()
     _, module = make("transformer", task, dim=24, heads=3, ff=20)
-    found = prune_channels(module, task, amount=0.5)
-    kept = kept_of(found)
+    result = prune_channels(module, task, amount=0.5)
+    kept = kept_of(result)
     assert kept["body.encoder.blocks.0.attention"] == (2, 3)
     assert kept["body.encoder.blocks.0.feed.0"] == (8, 20)  # a multiple of 8
-    attention = found.module.get_submodule("body.encoder.blocks.0.attention")
+    attention = result.module.get_submodule("body.encoder.blocks.0.attention")
     assert isinstance(attention, Attention)
     assert (attention.heads, attention.query.out_features, attention.out.out_features) == (2, 16, 24)
 
@@ -366,22 +370,22 @@ def test_heads_go_whole_and_the_width_stays() -> None:
 def test_seq2seq_loses_heads_and_units_on_both_sides() -> None:
     task = TaskSpec(kind="seq2seq", input=PairsInput(source=text_input(), target=text_input()))
     spec, module = make("seq2seq", task, dim=16, heads=2, ff=16)
-    found = prune_channels(module, task, amount=0.5)
-    assert kept_of(found)["decoder.1.reading"] == (1, 2)
-    check(task, spec, module, found)
+    result = prune_channels(module, task, amount=0.5)
+    assert kept_of(result)["decoder.1.reading"] == (1, 2)
+    check(task, spec, module, result)
 
 
 @pytest.mark.parametrize("norm", ["layer", "group"])
 def test_norms_over_channels_are_cut_with_them(norm: str) -> None:
     task = image_task(16)
     spec, module = make("cnn", task, norm=norm)
-    found = prune_channels(module, task, amount=0.5)
-    rebuilt = build_model(spec, task, (found.record,))
-    rebuilt.load_state_dict(found.module.state_dict())
-    assert kept_of(found)["features.8"] == (32, 64)
+    result = prune_channels(module, task, amount=0.5)
+    rebuilt = build_model(spec, task, (result.record,))
+    rebuilt.load_state_dict(result.module.state_dict())
+    assert kept_of(result)["features.8"] == (32, 64)
     x = inputs_of(task, 3)
     with torch.no_grad():
-        assert torch.equal(rebuilt.eval()(*x), found.module(*x))
+        assert torch.equal(rebuilt.eval()(*x), result.module(*x))
 
 
 @pytest.mark.parametrize("target", [0.7, 0.4, 0.15])
@@ -389,10 +393,10 @@ def test_targets_are_reached_and_hardly_more(target: float) -> None:
     task = image_task(16)
     _, module = make("cnn", task)
     for name in ("params", "macs"):
-        found = prune_channels(module, task, round_to=1, **{f"target_{name}": target})
-        before, after = getattr(found, f"{name}_before"), getattr(found, f"{name}_after")
+        result = prune_channels(module, task, round_to=1, **{f"target_{name}": target})
+        before, after = getattr(result, f"{name}_before"), getattr(result, f"{name}_after")
         assert after <= target * before
-        less = prune_channels(module, task, amount=found.amount - 0.02, round_to=1)
+        less = prune_channels(module, task, amount=result.amount - 0.02, round_to=1)
         assert getattr(less, f"{name}_after") > target * before
 
 
@@ -418,10 +422,10 @@ def test_magnitude_and_batch_norms_find_the_dead_channels() -> None:
         norm.weight[dead] *= 1e-3
     alive = norm.weight[[i for i in range(64) if i not in set(dead.tolist())]]
     for importance in ("magnitude", "bn-scale"):
-        found = prune_channels(module, task, amount=0.5, importance=importance)  # type: ignore[arg-type]
-        left = found.module.get_submodule("features.9")
+        result = prune_channels(module, task, amount=0.5, importance=importance)  # type: ignore[arg-type]
+        left = result.module.get_submodule("features.9")
         assert torch.equal(left.weight, alive)  # type: ignore[arg-type]
-    assert "head.1" in found.notes[0]  # the hidden layer of the head has no batch norm
+    assert "head.1" in result.notes[0]  # the hidden layer of the head has no batch norm
 
 
 def test_taylor_keeps_what_the_loss_depends_on() -> None:
@@ -440,10 +444,10 @@ def test_taylor_keeps_what_the_loss_depends_on() -> None:
         yield (x[:6],), y[:6]
         yield (x[6:],), y[6:]
 
-    found = prune_channels(
+    result = prune_channels(
         module, task, amount=0.5, importance="taylor", batches=batches, loss=functional.cross_entropy
     )
-    assert torch.equal(found.module.get_submodule("body.0").bias, body.bias[:8])  # type: ignore[arg-type]
+    assert torch.equal(result.module.get_submodule("body.0").bias, body.bias[:8])  # type: ignore[arg-type]
     assert body.weight.grad is None
     by_size = prune_channels(module, task, amount=0.5)
     assert not torch.equal(by_size.module.get_submodule("body.0").bias, body.bias[:8])  # type: ignore[arg-type]
@@ -496,8 +500,8 @@ def test_frozen_weights_stay_frozen() -> None:
     _, module = make("cnn", task)
     for p in module.get_submodule("features").parameters():
         p.requires_grad_(False)
-    found = prune_channels(module, task, amount=0.5)
-    grads = {name: p.requires_grad for name, p in found.module.named_parameters()}
+    result = prune_channels(module, task, amount=0.5)
+    grads = {name: p.requires_grad for name, p in result.module.named_parameters()}
     assert grads == {name: p.requires_grad for name, p in module.named_parameters()}
 
 
@@ -514,7 +518,7 @@ def test_skipped_layers_keep_their_outputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"amount": 0.0}, "--amount 0"),
         ({"amount": 1.0}, "--amount 1"),
@@ -528,10 +532,10 @@ def test_skipped_layers_keep_their_outputs() -> None:
         ({"amount": 0.5, "round_to": 0}, "--round-to 0"),
     ],
 )
-def test_what_cannot_be_done_is_refused(arguments: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_done_is_refused(arguments: dict[str, Any], message: str) -> None:
     task = image_task(16)
     _, module = make("cnn", task)
-    with pytest.raises(UsageError, match=said) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         prune_channels(module, task, **arguments)
     if "skip" in arguments:
         assert "features.0" in str(caught.value.hint)
@@ -557,7 +561,7 @@ def test_a_model_with_nothing_to_prune_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         ({"shapes": {"features.99.weight": [1]}}, "no tensor"),
         ({"shapes": {"features.0.weight": [8, 3, 3]}}, "cannot become"),
@@ -572,9 +576,9 @@ def test_a_model_with_nothing_to_prune_is_refused(
         ({"shapes": [1]}, "mapping"),
     ],
 )
-def test_records_that_do_not_fit_are_refused(args: dict[str, Any], said: str) -> None:
+def test_records_that_do_not_fit_are_refused(args: dict[str, Any], message: str) -> None:
     task = image_task(16)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         build_model(spec_of("cnn", task), task, (TransformRecord(kind="channels", args=args),))
 
 

@@ -57,7 +57,7 @@ class Answers(Artifact):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A small net on digits."""
+    """A small model on digits."""
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE)))
     run = training.new_run(prepare_run(plan), tmp_path_factory.mktemp("trained"), "net")
     training.train(prepare_run(plan), run, ignore, state=None)
@@ -78,12 +78,12 @@ def settings(method: str, *, tune: dict[str, Any] | None = None, **config: Any) 
 def run_prune(
     source: Path,
     root: Path,
-    asked: PruneSettings,
+    requested: PruneSettings,
     emit: Callable[[Event], None] = ignore,
     *,
     name: str | None = None,
 ) -> PruneResult:
-    return prune(source, asked, name=name, runs_dir=root, tuner=make_tuner(root, emit), emit=emit)
+    return prune(source, requested, name=name, runs_dir=root, tuner=make_tuner(root, emit), emit=emit)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -91,8 +91,8 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def record_of(path: Path, kind: str = "mask") -> dict[str, Any]:
-    (found,) = [record.args for record in card_of(path).transforms if record.kind == kind]
-    return found
+    (result,) = [record.args for record in card_of(path).transforms if record.kind == kind]
+    return result
 
 
 def zeros_in(path: Path) -> int:
@@ -146,15 +146,15 @@ def test_the_file_at_90_percent_is_at_least_5_times_smaller(tmp_path: Path) -> N
 def test_a_fine_tuning_that_dies_goes_on_to_the_same_bits_and_zeros(
     trained: RunFolder, tmp_path: Path
 ) -> None:
-    asked = settings("l1", amount=0.7, tune={"epochs": 2})
-    whole = RunFolder(run_prune(trained.best, tmp_path / "whole", asked).run)
+    requested = settings("l1", amount=0.7, tune={"epochs": 2})
+    whole = RunFolder(run_prune(trained.best, tmp_path / "whole", requested).run)
 
     def kill(event: Event) -> None:
         if isinstance(event, StepDone) and event.step == 10:
             raise Killed
 
     with pytest.raises(Killed):
-        run_prune(trained.best, tmp_path / "cut", asked, kill)
+        run_prune(trained.best, tmp_path / "cut", requested, kill)
     (path,) = (tmp_path / "cut").iterdir()
     run = RunFolder(path)
     state, _ = load_newest(run.state)
@@ -167,15 +167,15 @@ def test_a_fine_tuning_that_dies_goes_on_to_the_same_bits_and_zeros(
 
 @pytest.mark.parametrize("schedule", ["iterative", "agp"])
 def test_schedules_rise_to_the_amount(schedule: str) -> None:
-    found = fractions(schedule, 4)
-    assert list(found) == sorted(set(found))
-    assert found[-1] == 1
-    gains = np.diff([0, *found])
+    result = fractions(schedule, 4)
+    assert list(result) == sorted(set(result))
+    assert result[-1] == 1
+    gains = np.diff([0, *result])
     if schedule == "iterative":
         assert gains == pytest.approx([0.25] * 4)
     else:  # Zhu and Gupta: much at first, little at last
         assert list(gains) == sorted(gains, reverse=True)
-        assert found == pytest.approx([1 - (1 - t / 4) ** 3 for t in (1, 2, 3, 4)])
+        assert result == pytest.approx([1 - (1 - t / 4) ** 3 for t in (1, 2, 3, 4)])
 
 
 def test_goals_of_steps_are_shares_of_what_is_left() -> None:
@@ -198,10 +198,10 @@ def test_a_schedule_prunes_and_tunes_in_turn_and_leaves_one_run(
     trained: RunFolder, tmp_path: Path
 ) -> None:
     seen: list[Event] = []
-    asked = settings("l1", amount=0.9, schedule="agp", steps=3, tune={"epochs": 3})
-    result = run_prune(trained.best, tmp_path, asked, seen.append)
+    requested = settings("l1", amount=0.9, schedule="agp", steps=3, tune={"epochs": 3})
+    result = run_prune(trained.best, tmp_path, requested, seen.append)
     steps = [event.message for event in seen if isinstance(event, Noted) and "step" in event.message]
-    assert [said.partition(":")[0] for said in steps] == [f"step {n} of 3" for n in (1, 2, 3)]
+    assert [message.partition(":")[0] for message in steps] == [f"step {n} of 3" for n in (1, 2, 3)]
     assert [path.name for path in tmp_path.iterdir()] == ["net-l1-90"]
     assert result.zeros[0] == zeros_in(RunFolder(result.run).best)
     assert result.zeros[0] == pytest.approx(0.9 * result.zeros[1], abs=3)
@@ -211,10 +211,10 @@ def test_a_schedule_prunes_and_tunes_in_turn_and_leaves_one_run(
 
 
 def test_channels_go_step_by_step_and_the_run_rebuilds(trained: RunFolder, tmp_path: Path) -> None:
-    asked = settings(
+    requested = settings(
         "channel", amount=0.5, schedule="iterative", steps=2, round_to=2, tune={"epochs": 2}
     )
-    result = run_prune(trained.best, tmp_path, asked)
+    result = run_prune(trained.best, tmp_path, requested)
     once = run_prune(
         trained.best,
         tmp_path,
@@ -267,19 +267,19 @@ def test_without_its_data_a_model_can_be_pruned_but_not_tuned(
     source = training.new_run(prepare_run(plan), tmp_path / "runs", "net")
     training.train(prepare_run(plan), source, ignore, state=None)
     photos.rename(tmp_path / "elsewhere")
-    for asked in (
+    for requested in (
         settings("l1", amount=0.5),
         settings("l1", amount=0.5, max_drop="0.1", tune={"epochs": 0}),
         settings("channel", amount=0.5, importance="taylor", tune={"epochs": 0}),
     ):
         with pytest.raises(DlcliError, match="data is needed to") as caught:
-            run_prune(source.best, tmp_path / "runs", asked)
+            run_prune(source.best, tmp_path / "runs", requested)
         assert "--epochs 0" in str(caught.value.hint)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["net"]
     result = run_prune(source.best, tmp_path / "runs", settings("l1", amount=0.5, tune={"epochs": 0}))
     assert result.verdict()[0].startswith("NOT VERIFIED ON DATA")
     assert zeros_in(RunFolder(result.run).best) == result.zeros[0]
-    # Told where it is now, the run's own splits are found in it.
+    # With the path of today, the run's own splits are found in it.
     own = json.loads(source.splits.read_text())["splits"]
     there = settings("l1", amount=0.5).model_copy(
         update={"measure": MeasureConfig(data=str(tmp_path / "elsewhere"), latency=False)}
@@ -293,8 +293,8 @@ def test_without_its_data_a_model_can_be_pruned_but_not_tuned(
 
 
 def test_a_bound_is_measured_and_the_model_kept(trained: RunFolder, tmp_path: Path) -> None:
-    asked = settings("l1", amount=0.98, max_drop="0.01", tune={"epochs": 0})
-    result = run_prune(trained.best, tmp_path, asked)
+    requested = settings("l1", amount=0.98, max_drop="0.01", tune={"epochs": 0})
+    result = run_prune(trained.best, tmp_path, requested)
     assert result.missed is not None
     assert "--max-drop 0.01" in result.missed
     assert RunFolder(result.run).best.is_file()
@@ -304,8 +304,8 @@ def test_a_bound_is_measured_and_the_model_kept(trained: RunFolder, tmp_path: Pa
 
 def test_the_largest_amount_that_keeps_a_bound_is_searched(trained: RunFolder, tmp_path: Path) -> None:
     seen: list[Event] = []
-    asked = settings("global-l1", max_drop="0.2", tune={"epochs": 0})
-    result = run_prune(trained.best, tmp_path, asked, seen.append)
+    requested = settings("global-l1", max_drop="0.2", tune={"epochs": 0})
+    result = run_prune(trained.best, tmp_path, requested, seen.append)
     assert 2 <= len(result.candidates) <= 3
     assert result.missed is None
     good = [c.target.value for c in result.candidates if c.kept_bound]
@@ -339,9 +339,9 @@ def test_a_search_goes_on_where_an_attempt_diverges(
             raise Diverged(f"{name}: training has diverged")
         return tune(plan, name)
 
-    asked = settings("l1", max_drop="99%", tune={"epochs": 1})
-    found = prune(trained.best, asked, name=None, runs_dir=tmp_path, tuner=breaks_down)
-    assert (found.target.value, found.missed) == (int(trainable[1:]) / 100, None)
+    requested = settings("l1", max_drop="99%", tune={"epochs": 1})
+    result = prune(trained.best, requested, name=None, runs_dir=tmp_path, tuner=breaks_down)
+    assert (result.target.value, result.missed) == (int(trainable[1:]) / 100, None)
 
 
 def test_a_search_of_which_every_attempt_diverges_says_so(trained: RunFolder, tmp_path: Path) -> None:
@@ -375,9 +375,9 @@ def test_an_interrupted_step_says_how_to_go_on(
     def stop(plan: object, name: str) -> Any:
         raise Interrupted("interrupted", signum=2, hint="go on with it")
 
-    asked = settings("l1", amount=0.9, schedule="iterative", steps=2, tune={"epochs": 2})
+    requested = settings("l1", amount=0.9, schedule="iterative", steps=2, tune={"epochs": 2})
     with pytest.raises(Interrupted, match="it is step 1 of 2") as caught:
-        prune(trained.best, asked, name=None, runs_dir=tmp_path, tuner=stop)
+        prune(trained.best, requested, name=None, runs_dir=tmp_path, tuner=stop)
     assert caught.value.exit_code == 130
     assert str(caught.value.hint).startswith("go on with it; then prune")
 
@@ -398,15 +398,15 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         ({"method": "semi-structured", "amount": 0.9}, "two weights of four"),
         ({"method": "semi-structured", "schedule": "agp"}, "two weights of four"),
     ]
-    for config, said in cases:
-        with pytest.raises(UsageError, match=said):
+    for config, message in cases:
+        with pytest.raises(UsageError, match=message):
             targets_of(settings(**config))
-    for tune, said in (
+    for tune, message in (
         ({"lr": 0.1}, "--lr is for fine-tuning"),
         ({"amp": "bf16"}, "--amp is for fine-tuning"),
         ({"distill": False}, "--no-distill is for fine-tuning"),
     ):
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             targets_of(settings("l1", amount=0.5, tune={"epochs": 0, **tune}))
     for amount in (0, 1, 1.5, -0.5):
         with pytest.raises(UsageError, match=r"prune\.amount"):
@@ -436,8 +436,8 @@ def test_what_is_quantized_or_has_nothing_to_prune_is_refused(
     assert f"start from {trained.best}" in str(caught.value.hint)
     with pytest.raises(DlcliError, match="holds no trainable model"):
         float_module(Answers(ModelFile(tmp_path / "best.onnx", onnx), read_card(trained.best)))
-    asked = settings("l1", amount=0.9, tune={"epochs": 0})
-    first = run_prune(trained.best, tmp_path, asked)
+    requested = settings("l1", amount=0.9, tune={"epochs": 0})
+    first = run_prune(trained.best, tmp_path, requested)
     with pytest.raises(DlcliError, match="there is nothing to prune"):
         run_prune(RunFolder(first.run).best, tmp_path, settings("l1", amount=0.5, tune={"epochs": 0}))
     assert len(list(tmp_path.iterdir())) == 1

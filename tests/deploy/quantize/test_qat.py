@@ -42,11 +42,11 @@ FLOAT = {
 
 
 def settings(**changes: Any) -> QuantizeSettings:
-    said = {
+    defaults = {
         "quantize": {"calibration_samples": 64, "target": "x86"},
         "finetune": {"device": "cpu", "epochs": 1, "batch_size": 300},
     }
-    return validate(QuantizeSettings, merge(said, changes))
+    return validate(QuantizeSettings, merge(defaults, changes))
 
 
 def tuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan, str], TrainResult]:

@@ -41,15 +41,15 @@ def texts(root: Path) -> Path:
     lines = ["text,label"]
     for i in range(120):
         label = ("cold", "warm")[i % 2]
-        said = " ".join(rng.choice([*words[label], "the", "a", "of"], size=3 + i % 7))
-        lines.append(f'"{said}, {i}",{label}')
+        text = " ".join(rng.choice([*words[label], "the", "a", "of"], size=3 + i % 7))
+        lines.append(f'"{text}, {i}",{label}')
     (root / "texts.csv").write_text("\n".join(lines) + "\n")
     return root / "texts.csv"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Small trained nets by name, each trained once."""
+    """Small trained models by name, each trained once."""
     root = tmp_path_factory.mktemp("runs")
     data = str(texts(tmp_path_factory.mktemp("texts")))
     known = {
@@ -63,8 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     def run(name: str) -> RunFolder:
         if not (root / name).exists():
             path, model = known[name]
-            said = {"data": {"data": path}, "model": model, "optim": {"lr": 0.01}, "fit": FIT}
-            plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
+            overrides = {"data": {"data": path}, "model": model, "optim": {"lr": 0.01}, "fit": FIT}
+            plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, overrides)))
             training.train(
                 prepare_run(plan), training.new_run(prepare_run(plan), root, name), ignore, state=None
             )
@@ -103,8 +103,10 @@ def never(plan: Any, name: str) -> Any:
     raise AssertionError("nothing is to be trained here")
 
 
-def run_quantize(source: Path, asked: QuantizeSettings, output: Path | None = None) -> QuantizeResult:
-    return quantize(source, asked, output=output, tuner=never)
+def run_quantize(
+    source: Path, requested: QuantizeSettings, output: Path | None = None
+) -> QuantizeResult:
+    return quantize(source, requested, output=output, tuner=never)
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -112,8 +114,8 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def record(path: Path, kind: str = "quantize") -> dict[str, Any]:
-    (found,) = [one.args for one in read_card(path).transforms if one.kind == kind]
-    return found
+    (result,) = [one.args for one in read_card(path).transforms if one.kind == kind]
+    return result
 
 
 def in_float(path: Path, *layers: str) -> list[str]:
@@ -133,38 +135,38 @@ def copied(run: RunFolder, root: Path) -> RunFolder:
 def test_a_conv_net_gets_static_int8_beside_it(runs: Runs, tmp_path: Path) -> None:
     run = copied(runs("cnn"), tmp_path)
     before = contents(run.path)
-    found = run_quantize(run.best, settings())
-    assert (found.chosen.method, found.missed) == ("static", None)
-    assert found.output == run.path / "best.int8-static.onnx"
+    result = run_quantize(run.best, settings())
+    assert (result.chosen.method, result.missed) == ("static", None)
+    assert result.output == run.path / "best.int8-static.onnx"
     after = contents(run.path)
     assert set(after) - set(before) == {"best.int8-static.onnx"}
     assert all(after[name] == data for name, data in before.items())
-    said = found.to_dict()
-    assert said["size_ratio"] < 0.45
-    assert said["agreement"] > 0.95
-    assert said["before"]["format"] == said["after"]["format"] == "onnx"
-    assert said["before"]["artifact"] == str(run.best)
+    report = result.to_dict()
+    assert report["size_ratio"] < 0.45
+    assert report["agreement"] > 0.95
+    assert report["before"]["format"] == report["after"]["format"] == "onnx"
+    assert report["before"]["artifact"] == str(run.best)
     # A grey image's 3x3 convolution is faster in float.
-    assert said["layers_in_float"] == ["features.0"] == record(found.output)["float"]
-    assert found.chosen.unsuited == ("features.0",)
-    assert record(found.output)["calibration_samples"] == 256
-    assert in_float(found.output, "features.0", "head.1") == ["features.0"]
-    assert read_card(found.output).metrics == {"val": said["after"]["metrics"]}
+    assert report["layers_in_float"] == ["features.0"] == record(result.output)["float"]
+    assert result.chosen.unsuited == ("features.0",)
+    assert record(result.output)["calibration_samples"] == 256
+    assert in_float(result.output, "features.0", "head.1") == ["features.0"]
+    assert read_card(result.output).metrics == {"val": report["after"]["metrics"]}
     with pytest.raises(DlcliError, match="is quantized already"):
-        run_quantize(found.output, settings())
+        run_quantize(result.output, settings())
 
 
 def test_arm_gets_signed_activations(runs: Runs, tmp_path: Path) -> None:
     import onnx
 
-    asked = settings("static", target="arm", calibration="percentile")
-    found = run_quantize(runs("cnn").best, asked, tmp_path / "arm.onnx")
-    graph = onnx.load(str(found.output)).graph
+    requested = settings("static", target="arm", calibration="percentile")
+    result = run_quantize(runs("cnn").best, requested, tmp_path / "arm.onnx")
+    graph = onnx.load(str(result.output)).graph
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     zero_points = [types[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
     assert set(zero_points) == {onnx.TensorProto.INT8}
-    assert found.comparison.delta.agreement is not None
-    assert found.comparison.delta.agreement > 0.9
+    assert result.comparison.delta.agreement is not None
+    assert result.comparison.delta.agreement > 0.9
 
 
 @pytest.mark.parametrize("name", ["cnn", "text-cnn"])
@@ -180,11 +182,11 @@ def test_dynamic_is_refused_for_conv_nets(runs: Runs, name: str) -> None:
 def test_what_has_no_convolutions_gets_dynamic_int8(runs: Runs, tmp_path: Path, name: str) -> None:
     import onnx
 
-    found = run_quantize(runs(name).best, settings(), tmp_path / "small.onnx")
-    assert found.chosen.method == "dynamic"
-    assert found.comparison.delta.agreement is not None
-    assert found.comparison.delta.agreement > 0.95
-    graph = onnx.load(str(found.output)).graph
+    result = run_quantize(runs(name).best, settings(), tmp_path / "small.onnx")
+    assert result.chosen.method == "dynamic"
+    assert result.comparison.delta.agreement is not None
+    assert result.comparison.delta.agreement > 0.95
+    graph = onnx.load(str(result.output)).graph
     ops = {node.op_type for node in graph.node}
     assert ("DynamicQuantizeLSTM" in ops) == (name == "lstm")
     left = [t.name for t in graph.initializer if t.data_type == 1 and np.prod(t.dims) >= 4096]
@@ -192,18 +194,18 @@ def test_what_has_no_convolutions_gets_dynamic_int8(runs: Runs, tmp_path: Path, 
 
 
 def test_auto_does_not_call_a_model_quantized_that_stays_in_float(runs: Runs, tmp_path: Path) -> None:
-    found = run_quantize(runs("gru").best, settings(), tmp_path / "gru.onnx")
-    assert found.chosen.method == "fp16"
-    assert set(found.refused) == {"dynamic", "static", "weight-only"}
-    assert "of the weights" in found.refused["dynamic"]
+    result = run_quantize(runs("gru").best, settings(), tmp_path / "gru.onnx")
+    assert result.chosen.method == "fp16"
+    assert set(result.refused) == {"dynamic", "static", "weight-only"}
+    assert "of the weights" in result.refused["dynamic"]
 
 
 def test_layers_that_are_named_stay_in_float(runs: Runs, tmp_path: Path) -> None:
     run = runs("mlp")
-    found = run_quantize(run.best, settings("dynamic", skip="head,body.0"), tmp_path / "some.onnx")
-    assert found.chosen.layers_in_float == ("body.0", "head")
-    assert found.chosen.unsuited == ("head",)  # small; the other one was the user's choice
-    assert in_float(found.output, "body.0", "body.4", "head") == ["body.0", "head"]
+    result = run_quantize(run.best, settings("dynamic", skip="head,body.0"), tmp_path / "some.onnx")
+    assert result.chosen.layers_in_float == ("body.0", "head")
+    assert result.chosen.unsuited == ("head",)  # small; the other one was the user's choice
+    assert in_float(result.output, "body.0", "body.4", "head") == ["body.0", "head"]
     with pytest.raises(UsageError, match="boddy: no layer has that name") as info:
         run_quantize(run.best, settings("dynamic", skip="boddy"))
     assert "body" in (info.value.hint or "")
@@ -218,9 +220,9 @@ def test_weights_alone_in_groups(runs: Runs, tmp_path: Path, bits: int, share: f
     in_torch = run_quantize(
         run.best, settings("weight-only", bits=bits, backend="torch"), tmp_path / "w.safetensors"
     )
-    for found in (in_onnx, in_torch):
-        assert found.comparison.delta.agreement is not None
-        assert found.comparison.delta.agreement > (0.97 if bits == 8 else 0.85)
+    for result in (in_onnx, in_torch):
+        assert result.comparison.delta.agreement is not None
+        assert result.comparison.delta.agreement > (0.97 if bits == 8 else 0.85)
     shapes = [p.shape for p in open_artifact(run.best).module().parameters() if p.ndim > 1]
     stored, _ = read_tensors(in_torch.output)
     sizes = {n: t.numel() * t.element_size() for n, t in stored.items() if ":" in n}
@@ -238,9 +240,9 @@ def test_16_bits(runs: Runs, tmp_path: Path) -> None:
     assert in_onnx.comparison.size_ratio < 0.8
     assert record(in_onnx.output)["float"] == ["head.4"]
     assert record(in_torch.output, "half")["dtype"] == "bfloat16"
-    for found in (in_onnx, in_torch):
-        assert found.comparison.delta.agreement is not None
-        assert found.comparison.delta.agreement > 0.97
+    for result in (in_onnx, in_torch):
+        assert result.comparison.delta.agreement is not None
+        assert result.comparison.delta.agreement > 0.97
 
 
 def test_pairs_of_method_and_backend_that_do_not_exist(runs: Runs) -> None:
@@ -292,10 +294,10 @@ def test_without_its_data_a_model_is_not_calibrated_and_not_verified(runs: Runs,
         run_quantize(run.best, settings("static"))
     with pytest.raises(DlcliError, match="cannot be measured without data"):
         run_quantize(run.best, settings("dynamic", max_drop="1%"))
-    found = run_quantize(run.best, settings())
-    assert found.chosen.method == "dynamic"
-    assert found.verdict()[0].startswith("NOT VERIFIED ON DATA")
-    assert "reason" in record(found.output, "not verified on data")
+    result = run_quantize(run.best, settings())
+    assert result.chosen.method == "dynamic"
+    assert result.verdict()[0].startswith("NOT VERIFIED ON DATA")
+    assert "reason" in record(result.output, "not verified on data")
 
 
 def poisoned(run: RunFolder, root: Path) -> Path:
@@ -316,19 +318,19 @@ def poisoned(run: RunFolder, root: Path) -> Path:
 def test_the_layer_that_suffers_stays_in_float(runs: Runs, tmp_path: Path) -> None:
     run = copied(runs("mlp"), tmp_path)
     path = poisoned(run, run.path)
-    asked = settings("dynamic", max_drop="0.05", report="sensitivity")
-    found = run_quantize(path, asked)
-    assert found.missed is None
-    assert found.chosen.layers_in_float == ("body.0", "head")  # a small head is no faster in int8
-    first, second = found.candidates
+    requested = settings("dynamic", max_drop="0.05", report="sensitivity")
+    result = run_quantize(path, requested)
+    assert result.missed is None
+    assert result.chosen.layers_in_float == ("body.0", "head")  # a small head is no faster in int8
+    first, second = result.candidates
     assert first.delta.drop > 0.05 >= second.delta.drop
-    assert found.sensitivity[0].layers == ("body.0",)
-    errors = [one.error for one in found.sensitivity]
+    assert result.sensitivity[0].layers == ("body.0",)
+    errors = [one.error for one in result.sensitivity]
     assert errors == sorted(errors, reverse=True)
-    assert any("chosen among 2 candidates on these same samples" in text for text in found.verdict())
+    assert any("chosen among 2 candidates on these same samples" in text for text in result.verdict())
     # What lost is gone, what was chosen is there.
     assert not list(run.path.glob(".tmp-*"))
-    assert record(found.output)["float"] == ["body.0", "head"]
+    assert record(result.output)["float"] == ["body.0", "head"]
 
 
 def test_what_is_no_float_model_is_refused(runs: Runs, tmp_path: Path) -> None:
