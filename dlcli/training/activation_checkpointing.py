@@ -1,9 +1,9 @@
-"""Gradient checkpointing: what a segment of a model computed is computed again in the backward pass.
+"""Activation checkpointing: segments of a model are recomputed in the backward pass.
 
 Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174, through torch's own
-non-reentrant checkpoints. Only the input of a segment is kept. The numbers of a run do not change: the
-second forward sees the same random numbers and leaves running statistics alone. `blocks` finds what
-can be a segment.
+non-reentrant checkpoints. Only the input of a segment is saved. The numbers of a run do not change:
+the second forward sees the same random numbers and leaves running statistics alone.
+`checkpoint_blocks` finds the blocks that segments consist of.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from dlcli.errors import UsageError
 from dlcli.training.checkpoint_blocks import Chain, find_chains
 
 
-def checkpoint_segments(module: nn.Module, asked: str) -> str | None:
-    """Rewire the module in place so that it keeps less while training; names of tensors stay.
+def checkpoint_segments(module: nn.Module, requested: str) -> str | None:
+    """Checkpoint segments of the module, in place; names of parameters and buffers stay.
 
-    ``asked`` is "none", "auto" (each block by itself) or a number of segments. Eval mode and no_grad
-    are as before. It comes after `synchronise_batch_norms` and before DistributedDataParallel. Gives a
-    sentence about what was done, None for "none". Raises: UsageError for another text, and for models
+    ``requested`` is "none", "auto" (each block by itself) or a number of segments. Eval mode and no_grad
+    are as before. It comes after `synchronise_batch_norms` and before DistributedDataParallel. Returns a
+    sentence for the user, None for "none". Raises: UsageError for another text, and for models
     without blocks.
     """
-    chains = find_checkpoint_chains(module, asked)
+    chains = find_checkpoint_chains(module, requested)
     if not chains:
         return None
     blocks = sum(len(chain.blocks) for chain in chains)
-    wanted = blocks if asked == "auto" else int(asked)
-    made = sum(_rewire(chain, round(wanted * len(chain.blocks) / blocks)) for chain in chains)
+    requested_count = blocks if requested == "auto" else int(requested)
+    count = sum(_rewire(chain, round(requested_count * len(chain.blocks) / blocks)) for chain in chains)
     where = ", ".join(dict.fromkeys(chain.path.partition(".")[0] or "the model" for chain in chains))
     note = ""
-    if asked != "auto" and made != wanted:
-        note = f"; {asked} were asked for, and a segment lies within one of these parts"
-        if wanted > blocks:
-            note = f"; {asked} were asked for"
-    parts, whole = "segment" + "s" * (made != 1), "block" + "s" * (blocks != 1)
-    return f"gradient checkpointing: {made} {parts} of {blocks} {whole} in {where}{note}"
+    if requested != "auto" and count != requested_count:
+        note = f"; {requested} were requested, and a segment lies within one of these parts"
+        if requested_count > blocks:
+            note = f"; {requested} were requested"
+    parts, whole = "segment" + "s" * (count != 1), "block" + "s" * (blocks != 1)
+    return f"gradient checkpointing: {count} {parts} of {blocks} {whole} in {where}{note}"
 
 
 def find_checkpoint_chains(module: nn.Module, requested: str) -> Sequence[Chain]:
@@ -70,32 +70,32 @@ def find_checkpoint_chains(module: nn.Module, requested: str) -> Sequence[Chain]
 
 
 def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
-    """Bytes of the tensors that autograd would keep for a backward pass of ``run()``.
+    """Bytes of the tensors that autograd saves for a backward pass of ``run()``.
 
-    Each storage counts once, parameters do not. They are counted and let go, so this needs no more
+    Each storage counts once, parameters do not. They are counted and freed, so this needs no more
     memory than inference, and no backward pass is possible.
     """
-    kept: dict[StorageWeakRef, int] = {}
+    storages: dict[StorageWeakRef, int] = {}
 
     def count(tensor: torch.Tensor) -> None:
         if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
             storage = tensor.untyped_storage()
-            # A weak reference keeps the identity of what is freed: its address may be used again.
+            # A weak reference identifies a freed storage: its address may be used again.
             reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-            kept[reference] = storage.nbytes()
+            storages[reference] = storage.nbytes()
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _no_backward):
         run()
-    return sum(kept.values())
+    return sum(storages.values())
 
 
 def saving_sentence(
     module: nn.Module, inputs: Sequence[torch.Tensor], loss: Callable[[torch.Tensor], torch.Tensor]
 ) -> str:
-    """What the checkpoints of ``module`` save for a batch, in a sentence.
+    """Measure what the checkpoints of ``module`` save for a batch, as a sentence.
 
-    ``module`` is in train mode, ``inputs`` are those of one micro-batch and ``loss`` makes a number of
-    its outputs. It costs two forward passes, which leave random numbers and buffers as they were.
+    ``module`` is in train mode, ``inputs`` are those of one micro-batch and ``loss`` maps outputs to a
+    scalar. It costs two forward passes, which leave random numbers and buffers as they were.
     """
     segments = list(_segments(module))
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -115,16 +115,16 @@ def saving_sentence(
                 buffer.copy_(value)
     mib = [size / 2**20 for size in sizes]
     return (
-        f"activations kept for the backward pass: {mib[0]:.1f} MiB instead of {mib[1]:.1f} "
+        f"activations saved for the backward pass: {mib[0]:.1f} MiB instead of {mib[1]:.1f} "
         f"({100 * (sizes[0] / max(sizes[1], 1) - 1):+.0f} %)"
     )
 
 
 class Segment:
-    """Parts of a model, one behind the other, that keep their input alone while training.
+    """Consecutive parts of a model that save their input alone for the backward pass.
 
-    It stands in for ``forward`` of a block, or for several modules of a list: the first gets all
-    arguments, each other one the result in place of the first argument.
+    It replaces ``forward`` of a block, or several modules of a list: the first gets all arguments, each
+    other one the result in place of the first argument.
     """
 
     def __init__(self, owner: nn.Module, parts: Sequence[Callable[..., Any]], norms: list[_NormBase]):
@@ -134,14 +134,14 @@ class Segment:
     def __call__(self, *args: Any, **named: Any) -> Any:
         if not (self.on and self.owner.training and torch.is_grad_enabled()):
             return self.run(*args, **named)
-        # Flat, so that tensors in lists and keywords are seen too by whoever counts what is kept.
+        # Flat, so that hooks on saved tensors see those in lists and keywords too.
         leaves, spec = tree_flatten((args, named))
 
         def run(*values: Any) -> Any:
             positional, keywords = tree_unflatten(values, spec)
             return self.run(*positional, **keywords)
 
-        if torch.compiler.is_compiling():  # it traces the pass once, and so counts each batch once
+        if torch.compiler.is_compiling():  # it traces the pass once, so statistics are updated once
             return checkpoint(run, *leaves, use_reentrant=False)
         return checkpoint(run, *leaves, use_reentrant=False, context_fn=self.contexts)
 
@@ -151,12 +151,12 @@ class Segment:
         return x
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """Those of the two forward passes: the second changes no running statistics."""
+        """The contexts of the two forward passes: the second does not change running statistics."""
         return nullcontext(), self.without_statistics()
 
     @contextmanager
     def without_statistics(self) -> Iterator[None]:
-        # Copies, not None: autograd keeps the tensors, and both passes must keep the same.
+        # Copies, not None: autograd saves the tensors, and both passes must save the same.
         own = [(norm, dict(norm._buffers)) for norm in self.norms if norm.training]
         for norm, buffers in own:
             norm._buffers.update({k: v if v is None else v.clone() for k, v in buffers.items()})
@@ -168,7 +168,7 @@ class Segment:
 
 
 class _Segmented:
-    """Mixed into a list of modules: while training, going through it gives segments."""
+    """Mixin of a list of modules: while training, iteration yields segments."""
 
     training: bool
     segments: Sequence[Callable[..., Any]] = ()  # a slice of the list is a new one, without any
@@ -180,15 +180,17 @@ class _Segmented:
 
 
 def _rewire(chain: Chain, count: int) -> int:
-    """Make about ``count`` segments of a chain; gives how many."""
+    """Divide a chain into about ``count`` segments; returns their number."""
     blocks = chain.blocks
     if not chain.joinable:
         count = len(blocks)
     count = min(max(count, 1), len(blocks))
     bounds = [len(blocks) * i // count for i in range(count + 1)]
-    joined: dict[int, tuple[int, Segment]] = {}  # by the first position: the one behind, the segment
-    for first, behind in pairwise(bounds):
-        parts = [part for block in blocks[first:behind] for part in block.parts]
+    joined: dict[
+        int, tuple[int, Segment]
+    ] = {}  # by the first position: the position after the last, the segment
+    for first, after in pairwise(bounds):
+        parts = [part for block in blocks[first:after] for part in block.parts]
         norms = [norm for part in parts for norm in part.modules() if isinstance(norm, _NormBase)]
         if len(parts) == 1:
             (part,) = parts
@@ -196,7 +198,7 @@ def _rewire(chain: Chain, count: int) -> int:
         else:
             segment = Segment(chain.holder, parts, norms)
             joined[blocks[first].start] = (
-                blocks[behind - 1].start + len(blocks[behind - 1].parts),
+                blocks[after - 1].start + len(blocks[after - 1].parts),
                 segment,
             )
     if joined:
@@ -205,7 +207,7 @@ def _rewire(chain: Chain, count: int) -> int:
 
 
 def _replace(holder: nn.Module, joined: dict[int, tuple[int, Segment]]) -> None:
-    """Let a list of modules go by segments, which may be added in several calls."""
+    """Make a list of modules iterate over segments, which may be added in several calls."""
     kind: Any = type(holder)
     modules = list(holder._modules.values())
     if not isinstance(holder, _Segmented):
@@ -216,9 +218,9 @@ def _replace(holder: nn.Module, joined: dict[int, tuple[int, Segment]]) -> None:
     steps: list[Any] = []
     at = 0
     while at < len(modules):
-        behind, step = everything.get(at, (at + 1, modules[at]))
+        after, step = everything.get(at, (at + 1, modules[at]))
         steps.append(step)
-        at = behind
+        at = after
     holder.__dict__["segments"] = steps
 
 
@@ -233,9 +235,9 @@ def _segments(module: nn.Module) -> Iterator[Segment]:
 
 def _why_not(module: nn.Module) -> str:
     if any(isinstance(part, nn.RNNBase) for part in module.modules()):
-        return "a recurrent net keeps the states of all steps, so its layers cannot be split"
-    return "this model has no blocks that lie one behind the other"
+        return "a recurrent model saves the states of all steps, so its layers cannot be split"
+    return "this model has no consecutive blocks"
 
 
 def _no_backward(_: None) -> torch.Tensor:
-    raise AssertionError("what saved_bytes counts is not kept")
+    raise AssertionError("saved_bytes saves no tensors")

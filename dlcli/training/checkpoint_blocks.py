@@ -1,9 +1,9 @@
-"""Finds the blocks of any model: the parts one behind the other that it is deep by.
+"""Find the repeated blocks of a model, the units of activation checkpointing.
 
 A *leaf* is a layer without layers, or a norm; a *list* is an nn.Sequential, ModuleList or ModuleDict;
 all else has a forward of its own. Blocks are what lists hold: residual blocks, encoder layers, or in a
-list of leaves a weight with the norm, activation and pooling behind it. A list in a list is a stage
-and is looked into, and so is a block that holds a list of equal blocks.
+list of leaves a weight with the norm, activation and pooling after it. A list in a list is a stage
+and is entered, and so is a block that contains a list of equal blocks.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from dlcli.zoo.seq2seq import Seq2seq
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
-# Their lists of blocks are gone through in order, all other arguments being the same for each block.
+# They run their lists of blocks in order, with the same other arguments for each block.
 _IN_ORDER = (Encoder, Trunk, Seq2seq)
 
 
 @dataclass(frozen=True)
 class Block:
-    """``parts`` run one behind the other; they are the holder's children from ``start`` on."""
+    """``parts`` run consecutively; they are the holder's children from ``start`` on."""
 
     start: int
     parts: tuple[nn.Module, ...]
@@ -48,7 +48,7 @@ def find_chains(module: nn.Module) -> list[Chain]:
     """The chains of a model in the order of its parts; an empty list when it has none."""
     chains = [chain for chain in _chains(module, "", joinable=False) if chain.blocks]
     if not isinstance(module, nn.Sequential) and len(chains) > 1:
-        # A classifier of a few layers is the end of the model: it would be computed again at once.
+        # A classifier of a few layers ends the model: it would be recomputed immediately.
         last = next(reversed(module._modules))
         chains = [chain for chain in chains if chain.path != last or _composite(chain.holder)]
     return chains
@@ -78,7 +78,7 @@ def _chains(module: nn.Module, path: str, *, joinable: bool) -> Iterator[Chain]:
 
 
 def _close(holder: nn.Module, path: str, run: list[Block], joinable: bool) -> Iterator[Chain]:
-    """The neighbours as a chain, without layers that stand alone: they keep their input anyway."""
+    """The neighbours as a chain, without single layers, which save their input anyway."""
     blocks = [b for b in run if len(b.parts) > 1 or not _is_leaf(b.parts[0])]
     if len(blocks) == 1 and not _composite(holder):
         blocks = []  # a few layers are no chain
@@ -88,9 +88,9 @@ def _close(holder: nn.Module, path: str, run: list[Block], joinable: bool) -> It
 
 
 def _add_leaf(run: list[Block], at: int, leaf: nn.Module) -> None:
-    """A layer with a matrix begins a block, anything else belongs to the one before it."""
+    """A layer with a matrix starts a block, any other belongs to the block before it."""
     if not run or (_is_weight(leaf) and _has_weight(run[-1])):
-        # What changes its input in place cannot begin one: that input is what is kept.
+        # An in-place layer cannot start one: its input is what is saved.
         if not getattr(leaf, "inplace", False):
             run.append(Block(at, (leaf,)))
     else:

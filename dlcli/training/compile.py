@@ -13,7 +13,7 @@ from dlcli.errors import DlcliError
 
 
 def compiled(module: nn.Module, mode: str) -> Callable[..., torch.Tensor]:
-    """The module, or what torch.compile makes of it; the first step of each shape takes a while.
+    """The module compiled by torch.compile, or itself for "none"; compilation happens in the first step.
 
     Raises: DlcliError where the CPU's compiler is missing: torch would fail in the first step.
     """
@@ -26,7 +26,7 @@ def compiled(module: nn.Module, mode: str) -> Callable[..., torch.Tensor]:
 
 
 def check_compiler(device: torch.device, what: str) -> None:
-    """Raises: DlcliError where the CPU's compiler is missing; ``what`` is the option that needs it."""
+    """Raises: DlcliError where a CPU's C++ compiler is missing; ``what`` is the option that needs it."""
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++")):
         raise DlcliError(
             f"{what} needs a C++ compiler, and there is no g++ or clang++ here",

@@ -1,9 +1,9 @@
-"""Knowledge distillation: a student learns a teacher's answers beside the truth.
+"""Knowledge distillation: a student learns from a teacher's outputs as well as from the targets.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. The teacher
 sees what the student sees, augmentation included, in eval mode and without gradients.
 
-B: samples, K: classes or labels, R: targets, T: tokens, V: vocabulary. Answers are float32.
+B: samples, K: classes or labels, R: targets, T: tokens, V: vocabulary. Outputs are float32.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, Task
 from dlcli.training.losses.base import Loss
 from dlcli.zoo.forward import model_inputs
 
-# (answers, targets, the teacher's answers) -> (sum, count)
+# (outputs, targets, the teacher's outputs) -> (sum, count)
 DistillLoss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
-_GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as Pillow weighs them (ITU-R 601-2)
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts to grey
 
 
 class Teacher:
-    """A trained module that answers a student's question; made by `open_teacher`."""
+    """A trained module whose outputs are mapped to the classes and scales of a student."""
 
     def __init__(
         self, module: nn.Module, own: TaskSpec, student: TaskSpec, device: torch.device
@@ -59,95 +59,94 @@ class Teacher:
             self._scales = self._scales[0].to(device), self._scales[1].to(device)
         return self
 
-    @torch.no_grad()  # not inference mode: the loss keeps these answers for its backward pass
+    @torch.no_grad()  # not inference mode: autograd saves these outputs for the backward pass
     def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The answers to a batch as the student's step sees it, before normalisation; left as it is.
+        """The outputs for a batch of the student, before normalisation; the batch is not modified.
 
         Pixels are uint8 or float (B, H, W, C) and are resized on the device to the teacher's size,
-        bilinear and antialiased, both sides independently. Answers are in the order of the student's
-        classes and on its scales.
+        bilinear and antialiased, both sides independently. Outputs are in the order of the student's
+        classes and in its scaled units.
         """
         if isinstance(self._task.input, ImageInput):
-            inputs = (_as_seen_by(self._task.input, inputs[0]),)
-        answers: Tensor = self._module(*model_inputs(inputs, self._task)).float()
+            inputs = (_to_image_input(self._task.input, inputs[0]),)
+        outputs: Tensor = self._module(*model_inputs(inputs, self._task)).float()
         if self._order is not None:
-            answers = answers.index_select(-1, self._order)
+            outputs = outputs.index_select(-1, self._order)
         if self._scales is not None:
             factors, shifts = self._scales
-            answers = answers * factors + shifts
-        return answers
+            outputs = outputs * factors + shifts
+        return outputs
 
 
 def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
     """The teacher that ``path`` names (a model file, a run folder or a run's name), on the device.
 
-    Raises: UsageError when it answers another question than ``task``, reads other inputs or is no file
-    of weights; DlcliError when it cannot be read.
+    Raises: UsageError when it is of another task than ``task``, has other inputs or is not a file of
+    weights; DlcliError when it cannot be read.
     """
     file = recognize(find_artifact(str(path), DEFAULT_ROOT))
     own, named = file.card.task, f"--teacher {path}"
-    _check_question(own, task, named)
+    _check_task(own, task, named)
     _check_inputs(own.input, task.input, named)
     if not file.format.trainable:
         raise UsageError(
-            f"{named} is an {file.format.name} file, which torch cannot run beside the student",
+            f"{named} is an {file.format.name} file, which torch cannot run next to the student",
             hint="give the safetensors file that it was exported from",
         )
     return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)
 
 
 def distill(loss: Loss, task: TaskSpec, config: LossConfig) -> DistillLoss:
-    """``distill_alpha`` of the teacher's lesson and the rest of ``loss``; the count is that of ``loss``.
+    """alpha * distillation loss + (1 - alpha) * ``loss``; the count is that of ``loss``.
 
-    The lesson, by task: classes, temperature^2 times the Kullback-Leibler divergence of the student's
-    softened probabilities from the teacher's (the square keeps the size of its gradients, section 2 of
-    the paper); labels, the same for the yes and no of each, the mean over the labels; tokens, the same
-    for each that is no padding; numbers, the squared error against the teacher's scaled answers, the
-    mean over a sample's numbers.
+    The distillation loss is, for classes, temperature^2 times the Kullback-Leibler divergence of the
+    softened probabilities (the square keeps the scale of the gradients, section 2 of the paper); for
+    labels, the mean of that over the binary labels; for tokens, that of each that is not padding; for
+    numbers, the squared error against the teacher's scaled outputs, the mean over a sample's numbers.
     """
     alpha, temperature = config.distill_alpha, config.temperature
 
-    def lesson(outputs: Tensor, targets: Tensor, taught: Tensor) -> Tensor:
-        # Else a side of one would be broadcast, and nobody would notice.
-        assert outputs.shape == taught.shape, (outputs.shape, taught.shape)
+    def distillation(outputs: Tensor, targets: Tensor, teacher_outputs: Tensor) -> Tensor:
+        # A dimension of 1 would be broadcast without an error.
+        assert outputs.shape == teacher_outputs.shape, (outputs.shape, teacher_outputs.shape)
         if task.targets:
-            return F.mse_loss(outputs, taught, reduction="sum") / outputs[0].numel()
-        soft, taught = outputs / temperature, taught / temperature
+            return F.mse_loss(outputs, teacher_outputs, reduction="sum") / outputs[0].numel()
+        soft, teacher_outputs = outputs / temperature, teacher_outputs / temperature
         if task.kind == "multilabel":
-            parts = _of_labels(soft, taught).mean(dim=1)  # (B,)
+            parts = _of_labels(soft, teacher_outputs).mean(dim=1)  # (B,)
         elif task.kind == "seq2seq":
-            # Weights, not a selection: a GPU would have to be asked how many tokens there are.
-            parts = _of_classes(soft, taught) * (targets != PAD)  # (B, T)
+            # Weights, not a selection, which would wait for the GPU.
+            parts = _of_classes(soft, teacher_outputs) * (targets != PAD)  # (B, T)
         else:
-            parts = _of_classes(soft, taught)  # (B,)
+            parts = _of_classes(soft, teacher_outputs)  # (B,)
         return temperature**2 * parts.sum()
 
-    def both(outputs: Tensor, targets: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+    def combined(outputs: Tensor, targets: Tensor, teacher_outputs: Tensor) -> tuple[Tensor, Tensor]:
         total, count = loss(outputs, targets)
-        return alpha * lesson(outputs, targets, taught) + (1 - alpha) * total, count
+        return alpha * distillation(outputs, targets, teacher_outputs) + (1 - alpha) * total, count
 
-    return both
+    return combined
 
 
-def _of_classes(outputs: Tensor, taught: Tensor) -> Tensor:
+def _of_classes(outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
     """KL(teacher || student) of the classes in the last dimension: (..., K) -> (...)."""
-    log_p, log_q = F.log_softmax(outputs, dim=-1), F.log_softmax(taught, dim=-1)
+    log_p, log_q = F.log_softmax(outputs, dim=-1), F.log_softmax(teacher_outputs, dim=-1)
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(dim=-1)
 
 
-def _of_labels(outputs: Tensor, taught: Tensor) -> Tensor:
-    """KL(teacher || student) of each label's yes and no: (B, K) -> (B, K)."""
-    yes = taught.sigmoid() * (F.logsigmoid(taught) - F.logsigmoid(outputs))
-    no = (-taught).sigmoid() * (F.logsigmoid(-taught) - F.logsigmoid(-outputs))
-    return yes + no
+def _of_labels(outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
+    """KL(teacher || student) of each binary label: (B, K) -> (B, K)."""
+    positive = teacher_outputs.sigmoid() * (F.logsigmoid(teacher_outputs) - F.logsigmoid(outputs))
+    negative = (-teacher_outputs).sigmoid() * (F.logsigmoid(-teacher_outputs) - F.logsigmoid(-outputs))
+    return positive + negative
 
 
-def _as_seen_by(spec: ImageInput, pixels: Tensor) -> Tensor:
+def _to_image_input(spec: ImageInput, pixels: Tensor) -> Tensor:
     """Pixels (B, H, W, C) in the size and channels of ``spec``: a new float tensor in [0, 255]."""
     # Always a copy: normalising works in place on floats, and these are the student's.
     planes = pixels.permute(0, 3, 1, 2).to(torch.float32, copy=True)
     if planes.shape[1] > spec.channels:
-        weights = planes.new_tensor(_GREY).view(1, -1, 1, 1)
+        weights = planes.new_tensor(_LUMA).view(1, -1, 1, 1)
         planes = (planes * weights).sum(dim=1, keepdim=True)
     elif planes.shape[1] < spec.channels:
         planes = planes.repeat(1, spec.channels, 1, 1)
@@ -158,12 +157,12 @@ def _as_seen_by(spec: ImageInput, pixels: Tensor) -> Tensor:
 
 
 def _names(task: TaskSpec) -> list[str]:
-    """What the last dimension of the answers is about; nothing for tokens."""
+    """The names of the last dimension of the outputs; none for tokens."""
     return list(task.class_names) or [target.name for target in task.targets]
 
 
-def _check_question(own: TaskSpec, task: TaskSpec, named: str) -> None:
-    """The teacher must know everything that the student is to learn."""
+def _check_task(own: TaskSpec, task: TaskSpec, named: str) -> None:
+    """Refuse a teacher of another task, or without a class or target of the student."""
     hint = "give a teacher that was trained for the same task, or leave --teacher out"
     if task.kind == "embedding":
         raise UsageError(f"{named}: an embedding is learnt from classes, not from a teacher", hint=hint)
@@ -183,7 +182,7 @@ def _check_question(own: TaskSpec, task: TaskSpec, named: str) -> None:
 
 
 def _check_inputs(own: InputSpec, spec: InputSpec, named: str) -> None:
-    """What is encoded must be encoded alike, since the teacher gets the student's tensors."""
+    """Refuse other encoders than the student's, since the teacher gets the student's tensors."""
     if isinstance(own, ImageInput):
         return  # pixels are made to fit
     if isinstance(own, PairsInput):

@@ -1,4 +1,4 @@
-"""Mixed precision: which type a training step computes in, and the scaler that fp16 needs.
+"""Mixed precision: the dtype of autocast in a training step, and the scaler that fp16 needs.
 
 Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740. Evaluation is always float32, so
 that the figures of a run are those of its artifact.
@@ -30,32 +30,32 @@ class Precision:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass; losses are computed in float32, outside of it."""
+        """The autocast context of a forward pass; losses are computed in float32, outside of it."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """The gradient scaler; it passes everything through unless the type is fp16."""
+        """The gradient scaler, disabled unless the dtype is fp16."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
-def resolve_precision(asked: str, device: torch.device) -> Precision:
-    """What ``--amp`` means on this device.
+def resolve_precision(requested: str, device: torch.device) -> Precision:
+    """The precision that ``--amp`` means on this device.
 
     "auto" is bf16 on CUDA from compute capability 8, fp16 on older CUDA devices, else none: on a CPU
-    bf16 can be twice as fast, but it is asked for, not assumed, since some virtual machines announce
+    bf16 can be twice as fast, but must be requested, since some virtual machines announce
     its instructions and then kill the process that uses them. Raises: DlcliError for fp16 on a CPU,
     which computes it slower than float32, and for bf16 where a trial of it fails.
     """
     if device.type == "cpu":
-        if asked == "fp16":
+        if requested == "fp16":
             raise DlcliError("--amp fp16 is not for CPUs", hint="use --amp bf16 or none")
-        if asked == "bf16":
+        if requested == "bf16":
             _try_bf16_on_cpu()
-        return Precision("bf16" if asked == "bf16" else "none", device)
-    if asked != "auto":
-        return Precision(asked, device)
+        return Precision("bf16" if requested == "bf16" else "none", device)
+    if requested != "auto":
+        return Precision(requested, device)
     if device.type == "cuda":
         return Precision("bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16", device)
     return Precision("none", device)
@@ -73,9 +73,9 @@ with torch.autocast("cpu", dtype=torch.bfloat16):
 @cache
 def _try_bf16_on_cpu() -> None:
     """Multiply in bf16 in a process of its own: an illegal instruction cannot be caught in this one."""
-    done = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, check=False)
-    if done.returncode:
+    result = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, check=False)
+    if result.returncode:
         raise DlcliError(
-            f"--amp bf16 does not work on this CPU: a trial ended with {describe_exit(done.returncode)}",
+            f"--amp bf16 fails on this CPU: a trial ended with {describe_exit(result.returncode)}",
             hint="use --amp none; where only AMX fails, set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16",
         )

@@ -1,4 +1,4 @@
-"""Zeros that stay zero: what was pruned from weights is held while they are trained."""
+"""Pruning masks: zeros of weights that stay zero while the others train."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dlcli.transforms import MASK
 
 
 class Masks:
-    """The zeros of some weights. ``take`` notes where they are, ``hold`` puts them back.
+    """Masks of the zeros of some weights: ``take`` reads them from the weights, ``hold`` applies them.
 
-    An optimizer moves a zero by its momentum and by the gradient, so they are held after every update.
+    Momentum and gradients move a zero, so masks are applied after every update.
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
@@ -23,20 +23,20 @@ class Masks:
         self._zeros: list[torch.Tensor] = []
 
     def take(self) -> None:
-        """Note the zeros as they are now: at the start of a run, or after its state was restored."""
+        """Read the masks from the weights: at the start of a run, or after its state was restored."""
         self._zeros = [weight.detach() == 0 for weight in self._weights]
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Make zero again what was zero."""
+        """Apply the masks."""
         for weight, zeros in zip(self._weights, self._zeros, strict=True):
-            weight.masked_fill_(zeros, 0.0)  # a product could be -0.0, which no file stores as nothing
+            weight.masked_fill_(zeros, 0.0)  # a product could be -0.0, which sparse files store
 
 
 def make_masks(module: nn.Module, transforms: Sequence[TransformRecord]) -> Masks | None:
-    """The masks of a model whose card says that weights were pruned; None for any other.
+    """The masks of a model whose card has pruned weights, else None.
 
-    Raises: DlcliError where the model has no such weights: its zeros would not be held.
+    Raises: DlcliError where the model has no such weights: its zeros would not stay.
     """
     names = {name for record in transforms if record.kind == MASK for name in record.args["weights"]}
     if not names:

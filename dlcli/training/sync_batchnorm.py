@@ -1,4 +1,4 @@
-"""Batch norms whose statistics are those of all processes' samples together, on any device.
+"""Synchronised batch norm on any device: statistics over the samples of all processes.
 
 x is (B, C, ...) with B of its own in each process, 0 included. torch's SyncBatchNorm is for GPUs only,
 and plain layers become that there. `Synchronised` is for everything else: for CPUs, and for layers that
@@ -48,7 +48,7 @@ def _convert(norm: _BatchNorm, device: torch.device) -> nn.Module:
 
 
 class Synchronised(_BatchNorm):
-    """The part that all synchronised layers share; the layer's own class is mixed in behind it."""
+    """The base of all synchronised layers; the layer's own class follows it in the MRO."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """The shape and dtype stay; ``mask`` (B, 1, T) leaves false steps out of the statistics.
@@ -64,7 +64,7 @@ class Synchronised(_BatchNorm):
         return self.together(x, mask)
 
     def together(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Normalise by the statistics of all processes, and remember those."""
+        """Normalise by the statistics of all processes, and update the running ones."""
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         true = None if mask is None else mask.to(torch.promote_types(x.dtype, torch.float32))
         mean, var, count = _statistics(x.detach(), true)
@@ -73,12 +73,12 @@ class Synchronised(_BatchNorm):
                 "Expected more than 1 value per channel when training, got 1 in all processes together"
             )
         if self.track_running_stats and self.running_mean is not None:
-            self._remember(mean, var * (count / (count - 1).clamp(min=1)))
+            self._update_running(mean, var * (count / (count - 1).clamp(min=1)))
         out: torch.Tensor = _Normalise.apply(x, self.weight, self.bias, mean, var, count, true, self.eps)
         return out
 
     @torch.no_grad()
-    def _remember(self, mean: torch.Tensor, var: torch.Tensor) -> None:
+    def _update_running(self, mean: torch.Tensor, var: torch.Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -186,10 +186,10 @@ class _Normalise(torch.autograd.Function):
 
 
 class RunningStatistics:
-    """The running statistics of batch norms and fake quantizers, to be put back when a step is left out.
+    """The running statistics of batch norms and fake quantizers, restored when a step is skipped.
 
-    A forward pass changes them before it is known whether the step counts. What is no finite number
-    would stay in them for good: no later batch takes it out of a running mean.
+    A forward pass changes them before it is known whether the update is finite, and a NaN would stay in
+    a running mean for good.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -203,7 +203,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Remember them as they are; waits for no device."""
+        """Save a copy; does not synchronise with the device."""
         if not self._kept:
             self._kept = [[tensor.clone() for tensor in live] for live in self._live]
             return
@@ -212,12 +212,12 @@ class RunningStatistics:
 
     @torch.no_grad()
     def put_back(self, *, unless: bool | torch.Tensor = False) -> None:
-        """Make them what `keep` saw, ``unless`` that is true; of a tensor the device decides."""
+        """Restore the copy, unless ``unless`` is true; a tensor is evaluated on the device."""
         if unless is True:
             return
         for live, kept in zip(self._live, self._kept, strict=True):
             if isinstance(unless, torch.Tensor):
-                new, old = (torch.cat([t.reshape(-1) for t in found]) for found in (live, kept))
+                new, old = (torch.cat([t.reshape(-1) for t in tensors]) for tensors in (live, kept))
                 sizes = [t.numel() for t in live]
                 pieces = torch.split(torch.where(unless, new, old), sizes)
                 torch._foreach_copy_(live, [p.view_as(t) for p, t in zip(pieces, live, strict=True)])

@@ -1,4 +1,4 @@
-"""Averages of weights over steps (EMA) or epochs (SWA), and the batch statistics that go with them."""
+"""Weight averaging over steps (EMA) or epochs (SWA), and the recomputation of batch norm statistics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class WeightAverage:
     """A running average of a module's parameters and floating buffers; other buffers are copied.
 
-    With ``decay`` it is an exponential one (Polyak and Juditsky, 1992): each update moves it by
-    1 - d towards the module, d = min(decay, (1 + n) / (10 + n)) after n updates, so that the random
-    first weights are soon forgotten. Without, it is the plain mean of the updates (stochastic weight
-    averaging, Izmailov et al., arXiv:1803.05407), whose batch statistics want `refresh_batch_norms`.
+    With ``decay`` it is an exponential one (Polyak and Juditsky, 1992): each update moves it by 1 - d
+    towards the module, d = min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights
+    are soon forgotten. Without, it is the plain mean of the updates (stochastic weight averaging,
+    Izmailov et al., arXiv:1803.05407), whose batch norm statistics need `refresh_batch_norms`.
 
     It starts as a copy of the module, on its device, in float32 where the weights are narrower: a
     step of 0.001 towards a bfloat16 is no step. Updating draws nothing and waits for no device.
@@ -27,13 +27,13 @@ class WeightAverage:
         self.decay, self.n = decay, 0
         with torch.no_grad():
             self._values = {
-                name: tensor.detach().to(_kept(tensor.dtype), copy=True)
+                name: tensor.detach().to(_average_dtype(tensor.dtype), copy=True)
                 for name, tensor in _state(module).items()
             }
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Take the module's present values in."""
+        """Update the average with the module's current values."""
         decay = self.n / (self.n + 1)
         if self.decay is not None:
             decay = min(self.decay, (1 + self.n) / (10 + self.n))
@@ -53,12 +53,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def begin(self, module: nn.Module) -> None:
-        """Start from the module as it is now, as a new average does."""
+        """Copy the module as it is now, as a new average does."""
         _write(self._values, _state(module))
         self.n = 0
 
     def forget(self) -> None:
-        """Begin anew: the next update is the first. The values stay until then."""
+        """Reset the count: the next update is the first. The values stay until then."""
         self.n = 0
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -67,7 +67,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor], n: int) -> None:
-        """Go on from ``tensors`` after ``n`` updates.
+        """Load the averages ``tensors`` after ``n`` updates.
 
         Raises: ValueError when they are not those of this module.
         """
@@ -79,10 +79,10 @@ class WeightAverage:
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Inside, the module computes with the averages; after it, with exactly what it had.
+        """Context in which the module has the averages as weights.
 
-        Values are copied, so parameters, buffers and their memory stay the same objects: for
-        optimizers, DistributedDataParallel and captured graphs nothing has happened. What the block
+        Values are copied, so parameters, buffers and their memory stay the same objects:
+        optimizers, DistributedDataParallel and captured graphs are not affected. What the block
         does to the module is undone with it. Costs the memory of the weights once more.
         """
         state = _state(module)
@@ -95,7 +95,7 @@ class WeightAverage:
 
 
 def refresh_batch_norms(module: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
-    """Give batch norms the mean statistics of ``batches``: averaged weights have seen none.
+    """Recompute the running statistics of batch norms as means over ``batches``.
 
     Each of ``batches`` holds the inputs of one forward pass. As `torch.optim.swa_utils.update_bn` does
     it, except that everything else is in eval mode (no dropout) and that layers whose own weights are
@@ -128,19 +128,19 @@ def _learns(norm: _BatchNorm) -> bool:
     return norm.running_mean is not None and (not own or any(p.requires_grad for p in own))
 
 
-def _kept(kind: torch.dtype) -> torch.dtype:
+def _average_dtype(kind: torch.dtype) -> torch.dtype:
     return torch.promote_types(kind, torch.float32) if kind.is_floating_point else kind
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of the module's state by name, each once: tied weights have several names."""
     seen: set[int] = set()
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, value in module.state_dict(keep_vars=True).items():
         if isinstance(value, torch.Tensor) and id(value) not in seen:
             seen.add(id(value))
-            found[name] = value
-    return found
+            tensors[name] = value
+    return tensors
 
 
 @torch.no_grad()

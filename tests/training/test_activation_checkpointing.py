@@ -151,7 +151,7 @@ def test_every_deep_forecaster_trains_as_without(key: str) -> None:
 @pytest.mark.parametrize("key", SHALLOW)
 def test_models_without_blocks_are_refused_with_the_reason(key: str) -> None:
     module, _ = build(key, {})
-    why = "recurrent net" if key.endswith(("rnn", "gru", "lstm")) else "no blocks"
+    why = "recurrent model" if key.endswith(("rnn", "gru", "lstm")) else "no consecutive blocks"
     with pytest.raises(UsageError, match=why) as caught:
         checkpoint_segments(module, "auto")
     assert "--batch-size" in (caught.value.hint or "")
@@ -354,7 +354,7 @@ def test_none_changes_nothing() -> None:
 
 def test_more_segments_than_blocks_are_said_to_be_fewer() -> None:
     said = checkpoint_segments(blocks_net(), "9")
-    assert said == "gradient checkpointing: 4 segments of 4 blocks in the model; 9 were asked for"
+    assert said == "gradient checkpointing: 4 segments of 4 blocks in the model; 9 were requested"
 
 
 def test_bytes_are_those_that_a_backward_pass_needs() -> None:
@@ -377,7 +377,7 @@ def test_the_saving_is_said_and_leaves_no_trace() -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     kept = 4 * x.numel() * 4 / 2**20  # the input of each block; the loss keeps the last output too
     assert said.startswith(
-        f"activations kept for the backward pass: {kept + kept / 4:.1f} MiB instead of "
+        f"activations saved for the backward pass: {kept + kept / 4:.1f} MiB instead of "
     )
     assert said.endswith(" %)")
     assert "(-" in said

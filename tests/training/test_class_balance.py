@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dlcli.errors import UsageError
 from dlcli.task import NumberColumn, TabularInput, TargetNumber, TaskSpec
 from dlcli.training.class_balance import (
-    GROUP,
-    LARGEST_WEIGHT,
+    GROUP_SIZE,
+    MAX_WEIGHT,
     BalancedOrder,
     BalanceKind,
     GroupedOrder,
@@ -46,14 +46,14 @@ def test_class_weights_have_a_mean_of_one_and_do_not_favour_the_large(sizes: lis
 def test_a_tiny_class_is_cut_to_the_largest_weight() -> None:
     weights, cut = class_weights(np.array([99_999, 1]))
     assert cut == 1
-    assert weights[1] / weights[0] == pytest.approx(LARGEST_WEIGHT / (100_000 / (2 * 99_999)), rel=1e-4)
+    assert weights[1] / weights[0] == pytest.approx(MAX_WEIGHT / (100_000 / (2 * 99_999)), rel=1e-4)
 
 
 def test_label_weights_make_yes_and_no_count_alike() -> None:
     weights, cut = label_weights(np.array([10, 90, 0, 100, 1]), 100)
     assert weights[:2] == pytest.approx([9, 1 / 9])
     assert weights[2] == 1  # never positive: never used
-    assert weights[3:] == pytest.approx([1 / LARGEST_WEIGHT, LARGEST_WEIGHT])
+    assert weights[3:] == pytest.approx([1 / MAX_WEIGHT, MAX_WEIGHT])
     assert cut == 2
 
 
@@ -165,7 +165,9 @@ def test_an_epoch_of_groups_holds_every_sample_once_beside_one_of_its_class(
 def test_epochs_group_other_samples() -> None:
     targets = np.repeat(np.arange(5), 8)
     orders = [GroupedOrder(targets)(0, epoch) for epoch in (0, 1)]
-    groups = [{frozenset(o[i : i + GROUP].tolist()) for i in range(0, 40, GROUP)} for o in orders]
+    groups = [
+        {frozenset(o[i : i + GROUP_SIZE].tolist()) for i in range(0, 40, GROUP_SIZE)} for o in orders
+    ]
     assert groups[0] != groups[1]
     assert len(groups[0]) == 10
     assert all(len(set(targets[list(group)])) == 1 for group in groups[0] | groups[1])
@@ -193,8 +195,8 @@ def test_groups_of_a_balanced_draw_hold_each_class_equally_often() -> None:
 def test_embeddings_are_told_of_their_groups_and_of_lone_samples() -> None:
     plan = balance_plan("none", EMBED, np.array([0, 0, 0, 1, 1, 2]))
     assert plan.sentence == (
-        "batches: groups of up to 4 samples of a class; 1 class has one training sample, which can only "
-        "be told from others"
+        "batches: groups of up to 4 samples of a class; 1 class has one training sample, which has "
+        "no positive pair"
     )
     assert plan.grouped
     assert not balance_plan("none", CLASSES, TARGETS).grouped
@@ -202,5 +204,5 @@ def test_embeddings_are_told_of_their_groups_and_of_lone_samples() -> None:
 
 @pytest.mark.parametrize("kind", ["weights", "focal"])
 def test_a_loss_of_single_samples_is_not_for_embeddings(kind: BalanceKind) -> None:
-    with pytest.raises(UsageError, match=f"--balance {kind} is for a loss of single samples"):
+    with pytest.raises(UsageError, match=f"--balance {kind} weighs single samples"):
         balance_plan(kind, EMBED, TARGETS)

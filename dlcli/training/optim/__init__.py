@@ -1,1 +1,1 @@
-"""How weights move: update rules, learning rates over a run, what is frozen when."""
+"""Optimizers, learning rate schedules, and which parameters are frozen when."""

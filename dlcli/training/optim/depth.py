@@ -1,4 +1,4 @@
-"""How deep in a model each parameter lies, found from any module's tree, for layer-wise rates."""
+"""The depth of each parameter in any module, for layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Depths:
-    """The layers below the head, counted from 0 at the input; the head is layer ``layers``."""
+    """The layer of each parameter, counted from 0 at the input; the head is layer ``layers``."""
 
     of: dict[str, int]  # by the parameter's name
     layers: int
 
 
 def parameter_depths(module: nn.Module, *, head: str) -> Depths:
-    """The layer of each parameter of ``module``; ``head`` is the path of the submodule on top.
+    """The layer of each parameter of ``module``; ``head`` is the path of the last submodule.
 
-    Layers are the children in the order in which they were defined. A child that holds a container
-    (Sequential, ModuleList, ModuleDict) is opened, and each member of a container is a layer:
+    Layers are the children in the order in which they were defined. A child that contains a container
+    (Sequential, ModuleList, ModuleDict) is entered, and each member of a container is a layer:
     ``layer1.0``, ``encoder.layers.encoder_layer_3``. Members, and siblings of one class (blocks, or the
-    branches of one), are opened only when they are containers themselves. What holds vectors alone
-    (norms, scales) and a parameter that an opened module owns itself (class token, positions) belong to
-    the layer before; embeddings do too, but begin the first layer where there is none.
+    branches of one), are entered only when they are containers themselves. Modules with vectors alone
+    (norms, scales) and parameters that an entered module owns itself (class token, positions) belong to
+    the layer before; embeddings do too, but start the first layer where there is none.
     """
     of: dict[str, int] = {}
-    layer = -1  # the last one that was begun
-    for names, kind in _pieces(module, "", head):
+    layer = -1  # the last one that was started
+    for names, kind in _parameter_groups(module, "", head):
         if kind == "layer" or (kind == "table" and layer < 0):
             layer += 1
         of.update(dict.fromkeys(names, max(layer, 0)))
@@ -47,8 +47,8 @@ def below(path: str, top: str) -> bool:
     return not top or path == top or path.startswith(f"{top}.")
 
 
-def _pieces(module: nn.Module, path: str, head: str) -> Iterator[tuple[list[str], str]]:
-    """Names of parameters that share a layer, in order, and what they are: layer, table or part."""
+def _parameter_groups(module: nn.Module, path: str, head: str) -> Iterator[tuple[list[str], str]]:
+    """Groups of parameters in order, by name, and their kind: layer, table (embedding) or part."""
     prefix = f"{path}." if path else ""
     if below(path, head):
         return
@@ -59,13 +59,13 @@ def _pieces(module: nn.Module, path: str, head: str) -> Iterator[tuple[list[str]
     for name, child in children:
         inside = prefix + name
         twins = sum(type(other) is type(child) for _, other in children) > 1
-        if below(head, inside) or _opened(child, member=isinstance(module, _CONTAINERS) or twins):
-            yield from _pieces(child, inside, head)
+        if below(head, inside) or _is_entered(child, member=isinstance(module, _CONTAINERS) or twins):
+            yield from _parameter_groups(child, inside, head)
         else:
             yield [f"{inside}.{n}" for n, _ in child.named_parameters()], _kind(child)
 
 
-def _opened(child: nn.Module, *, member: bool) -> bool:
+def _is_entered(child: nn.Module, *, member: bool) -> bool:
     if isinstance(child, _CONTAINERS):
         return True
     return not member and any(isinstance(sub, _CONTAINERS) for sub in child.modules())

@@ -12,15 +12,15 @@ from torch import nn
 from dlcli.errors import UsageError, nearest
 from dlcli.training.optim.depth import below
 
-_SHOWN = 6  # layers named in a sentence
+_MAX_NAMED_LAYERS = 6  # in a sentence
 
 
 @dataclass(frozen=True)
 class Freezing:
-    """When each parameter that is not free from the start trains.
+    """From when on each frozen parameter trains.
 
     ``starts`` maps its name to a share of the run, or to infinity. ``never`` are the names of all that
-    no step trains, also of those that the model itself had frozen. ``sentences`` say it to the user.
+    no step trains, also of those that the model itself had frozen. ``sentences`` are for the user.
     """
 
     starts: Mapping[str, float]
@@ -30,9 +30,8 @@ class Freezing:
     def apply(self, module: nn.Module, share: float) -> bool:
         """Set ``requires_grad`` as it is after ``share`` (0 to 1) of the run; True when any changed.
 
-        A parameter that freezes loses its gradient, so that no optimizer moves it. One that thaws has no
-        optimizer state yet: it begins with the first gradient, and no other parameter's is touched.
-        ``module`` is the model itself, not what wraps it.
+        The gradient of a frozen parameter is set to None, so that no optimizer moves it. An unfrozen one
+        gets its optimizer state with the first gradient. ``module`` is not wrapped.
         """
         changed = False
         for name, parameter in module.named_parameters():
@@ -45,12 +44,12 @@ class Freezing:
         return changed
 
     def changes(self) -> list[float]:
-        """The shares of the run at which something thaws, ascending."""
+        """The shares of the run at which parameters are unfrozen, ascending."""
         return sorted({start for start in self.starts.values() if 0 < start < 1})
 
 
 def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head: str) -> Freezing:
-    """What the settings ``model.freeze`` and ``model.unfreeze`` mean for ``module``.
+    """Parse ``model.freeze`` and ``model.unfreeze`` for the parameters of ``module``.
 
     ``freeze`` is "none", or patterns with commas: "backbone" is all but the submodule at ``head``, any
     other is the path of a layer, or a glob for such paths (``layer1``, ``conv*``, ``*.bn?``).
@@ -58,33 +57,33 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     ``layer3@0.75``); what it names is frozen until then, whatever ``freeze`` says. Where several match,
     the earliest counts.
 
-    Raises: UsageError when a pattern matches nothing, a share is none, or nothing trains at first.
+    Raises: UsageError when a pattern matches nothing, a share is invalid, or nothing trains at first.
     """
     parameters = dict(module.named_parameters())
-    free = [name for name, p in parameters.items() if p.requires_grad]
+    trainable = [name for name, p in parameters.items() if p.requires_grad]
     starts: dict[str, float] = {}
     if freeze.strip() != "none":
         for pattern in _items(freeze, "model.freeze"):
-            names = _matching(pattern, free, head=head, setting="model.freeze")
+            names = _matching(pattern, trainable, head=head, setting="model.freeze")
             starts |= dict.fromkeys(names, math.inf)
-    said = []
-    thawed: dict[str, float] = {}
+    unfreezing = []
+    unfrozen: dict[str, float] = {}
     for item in _items(unfreeze, "model.unfreeze") if unfreeze is not None else []:
         pattern, share = _at(item)
-        for name in _matching(pattern, free, head=head, setting="model.unfreeze"):
-            thawed[name] = min(share, thawed.get(name, math.inf))
-        said.append((share, pattern))
-    starts |= thawed
-    if free and not any(starts.get(name, 0.0) <= 0 for name in free):
+        for name in _matching(pattern, trainable, head=head, setting="model.unfreeze"):
+            unfrozen[name] = min(share, unfrozen.get(name, math.inf))
+        unfreezing.append((share, pattern))
+    starts |= unfrozen
+    if trainable and not any(starts.get(name, 0.0) <= 0 for name in trainable):
         raise UsageError(
             "model.freeze and model.unfreeze leave nothing that trains at first",
-            hint="name fewer layers, or the first to thaw with @0%",
+            hint="name fewer layers, or unfreeze the first with @0%",
         )
-    never = {name for name in parameters if name not in free or starts.get(name) == math.inf}
+    never = {name for name in parameters if name not in trainable or starts.get(name) == math.inf}
     frozen = {name for name, share in starts.items() if share > 0}
     sentences = [_frozen(module, frozen)] if frozen else []
     sentences += [
-        f"{pattern} trains from {100 * share:g} % of the run on" for share, pattern in sorted(said)
+        f"{pattern} trains from {100 * share:g} % of the run on" for share, pattern in sorted(unfreezing)
     ]
     return Freezing(starts, frozenset(never), tuple(sentences))
 
@@ -117,16 +116,16 @@ def _at(item: str) -> tuple[str, float]:
 def _matching(pattern: str, names: list[str], *, head: str, setting: str) -> list[str]:
     """The parameters at or below a path that ``pattern`` matches."""
     if pattern == "backbone":
-        found = [name for name in names if not below(name, head)]
+        matches = [name for name in names if not below(name, head)]
     else:
-        found = [n for n in names if any(fnmatchcase(path, pattern) for path in _paths(n))]
-    if not found:
+        matches = [n for n in names if any(fnmatchcase(path, pattern) for path in _paths(n))]
+    if not matches:
         layers = {path for name in names for path in _paths(name)}
         raise UsageError(
-            f"{setting}: {pattern!r} is no layer of this model that can train",
+            f"{setting}: {pattern!r} matches no trainable layer of this model",
             hint=nearest(pattern, layers if pattern.count(".") else {p for p in layers if "." not in p}),
         )
-    return found
+    return matches
 
 
 def _paths(name: str) -> list[str]:
@@ -136,7 +135,7 @@ def _paths(name: str) -> list[str]:
 
 
 def _frozen(module: nn.Module, frozen: set[str]) -> str:
-    """The largest submodules that are frozen as a whole, and how much of the model they are."""
+    """Describe the largest submodules that are frozen as a whole, and their share of the parameters."""
     sizes = {name: p.numel() for name, p in module.named_parameters()}
     mixed = {path for name in sizes if name not in frozen for path in _paths(name)}
     tops = list(
@@ -144,10 +143,10 @@ def _frozen(module: nn.Module, frozen: set[str]) -> str:
             next(p for p in _paths(name) if p not in mixed) for name in sizes if name in frozen
         )
     )
-    more = f" and {len(tops) - _SHOWN} more" if len(tops) > _SHOWN else ""
+    more = f" and {len(tops) - _MAX_NAMED_LAYERS} more" if len(tops) > _MAX_NAMED_LAYERS else ""
     part, whole = sum(sizes[name] for name in frozen), sum(sizes.values())
     amount = f"{_count(part, whole)} of {_count(whole, whole)} parameters"
-    return f"frozen: {', '.join(tops[:_SHOWN])}{more} ({amount})"
+    return f"frozen: {', '.join(tops[:_MAX_NAMED_LAYERS])}{more} ({amount})"
 
 
 def _count(number: int, whole: int) -> str:

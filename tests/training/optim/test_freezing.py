@@ -144,10 +144,10 @@ def test_sentences_say_what_is_frozen_and_until_when() -> None:
 @pytest.mark.parametrize(
     ("freeze", "unfreeze", "message", "hint"),
     [
-        ("layer9", None, "model.freeze: 'layer9' is no layer of this model", "'layer2' or 'layer1'"),
-        ("layer1.9", None, "'layer1.9' is no layer", "'layer1.1'"),
-        ("zz*", None, "'zz\\*' is no layer", "conv1"),
-        ("none", "lyer2@50%", "model.unfreeze: 'lyer2' is no layer", "'layer2'"),
+        ("layer9", None, "model.freeze: 'layer9' matches no trainable layer", "'layer2' or 'layer1'"),
+        ("layer1.9", None, "'layer1.9' matches no trainable layer", "'layer1.1'"),
+        ("zz*", None, "'zz\\*' matches no trainable layer", "conv1"),
+        ("none", "lyer2@50%", "model.unfreeze: 'lyer2' matches no trainable layer", "'layer2'"),
         ("layer1,", None, "model.freeze = 'layer1,' has an empty name", "commas"),
         ("none", "layer1", "'layer1' is not NAME@SHARE", "layer4@50%"),
         ("none", "layer1@100%", "from 0 % to below 100 %", "layer4@50%"),
