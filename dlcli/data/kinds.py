@@ -30,7 +30,7 @@ class DataListing:
 
     ``native`` is (C, H, W) of images, or (C, 0, 0) where sizes differ. ``name`` is the data set's own
     where one was recognised. ``options`` are settings that were detected (the target column, for one);
-    reading with them gives the same listing again. ``made`` are the splits that the kind itself divided
+    reading with them gives the same listing again. ``own_splits`` are those that the kind itself made
     (by time), not the data.
     """
 
@@ -43,7 +43,7 @@ class DataListing:
     options: dict[str, Any] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
     name: str | None = None
-    made: frozenset[str] = frozenset()
+    own_splits: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

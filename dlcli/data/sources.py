@@ -225,7 +225,7 @@ def _source(
         kind=kind,
         task=listing.task,
         splits=listing.splits,
-        given=frozenset(listing.splits) - {"all"} - listing.made,
+        given=frozenset(listing.splits) - {"all"} - listing.own_splits,
         fingerprint=listing.fingerprint,
         class_names=listing.class_names,
         target_names=listing.target_names,

@@ -113,7 +113,7 @@ def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
         target_names=wanted,
         options=options,
         notices=(*notices, *table.notices, *unused, *gaps),
-        made=frozenset(starts) if len(sizes) == 1 else frozenset({"val"} - set(sizes)),
+        own_splits=frozenset(starts) if len(sizes) == 1 else frozenset({"val"} - set(sizes)),
     )
 
 
