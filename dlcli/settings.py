@@ -47,8 +47,14 @@ def setting(
 
 def option_name(config: type[BaseModel], key: str) -> str:
     """Return what users call a setting: its long flag, else its dotted key."""
+    return typed_flag(config, key, None)
+
+
+def typed_flag(config: type[BaseModel], key: str, value: Any) -> str:
+    """Return the flag that sets a value: of a setting that is on or off, the one of its two flags."""
     flags: list[str] = fields_of(config)[key].json_schema_extra["flags"]
-    return flags[0].partition("/")[0] if flags else key
+    yes, _, no = flags[0].partition("/") if flags else (key, "", "")
+    return no if value is False and no else yes
 
 
 def check_applies(config: BaseModel, given: Mapping[str, Any] | None = None) -> None:
@@ -160,7 +166,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file. Raises: UsageError when it is missing, no YAML or no mapping."""
+    """A configuration file. Raises: UsageError when it is missing, not YAML or not a mapping."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
@@ -170,7 +176,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
             hint="give a YAML file, such as a run's config.yaml",
         ) from exc
     except (yaml.YAMLError, ValueError) as exc:  # a ValueError: a date such as 2026-13-45
-        raise UsageError(f"--config {path} is no YAML: {' '.join(str(exc).split())}") from exc
+        raise UsageError(f"--config {path} is not YAML: {' '.join(str(exc).split())}") from exc
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
@@ -186,7 +192,7 @@ def parse_set(item: str) -> dict[str, Any]:
     try:
         return nested(key.strip(), yaml.safe_load(text) if text else "")
     except (yaml.YAMLError, ValueError) as exc:
-        raise UsageError(f"--set {item!r}: the value is no YAML") from exc
+        raise UsageError(f"--set {item!r}: the value is not YAML") from exc
 
 
 def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:

@@ -22,12 +22,13 @@ Artifact = Annotated[
     str | None,
     typer.Argument(help="A model file, a run folder or a run's name (default: the newest run)."),
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs are kept.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of the runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Trust = Annotated[
     bool,
     typer.Option(
-        "--trust", help="Open files of others that can run code: .pt2, TorchScript, file.py models."
+        "--trust",
+        help="Load files that can execute code, from a trusted source: .pt2, TorchScript, file.py.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
@@ -74,15 +75,15 @@ class Settings(Generic[ConfigT]):
         The flag that was typed (its long name), "--set", "--config FILE", "recipe" or "default".
         """
         file = f"--config {self.file_name}"
-        found = {}
+        origins = {}
         for key, info in fields_of(self.config).items():
             flag = (info.json_schema_extra["flags"] or [""])[0]
             yes, _, no = flag.partition("/")
             typed = no if _find(self.flags, key) is False else yes
             layers = ((typed, self.flags), ("--set", self.sets), (file, self.file), ("recipe", recipe))
             named = (name for name, layer in layers if _find(layer, key) is not _NOTHING)
-            found[key] = next(named, "default")
-        return found
+            origins[key] = next(named, "default")
+        return origins
 
 
 def takes_config(

@@ -7,26 +7,17 @@ from collections.abc import Iterable
 from dlcli.config import ExportConfig
 from dlcli.errors import UsageError
 from dlcli.formats.base import FORMATS, Format
+from dlcli.settings import typed_flag
 
 # Names that mean several formats at once.
 GROUPS: dict[str, tuple[str, ...]] = {"state-dict": ("pth", "plain-safetensors")}
 
-# Settings that a format may not support. The other settings of an export are bounds of its comparison.
-_OPTIONS = {
-    "opset": "--opset",
-    "half": "--half",
-    "embed_preprocessing": "--embed-preprocessing",
-    "softmax": "--softmax",
-    "simplify": "--simplify",
-    "dynamic": "--static",
-}
-
 
 def unsupported_option(entry: Format, config: ExportConfig) -> str | None:
-    """The first setting that a format does not support; None where it supports all."""
-    for name in _OPTIONS:
-        changed = getattr(config, name) != ExportConfig.model_fields[name].default
-        if changed and name not in entry.options:
+    """Return the first setting that other formats support and this one does not, or None."""
+    optional = {name for _, other in FORMATS.entries() for name in other.options}
+    for name, field in ExportConfig.model_fields.items():
+        if name in optional - entry.options and getattr(config, name) != field.default:
             return name
     return None
 
@@ -36,8 +27,9 @@ def check_options(entry: Format, config: ExportConfig) -> None:
     name = unsupported_option(entry, config)
     if name is not None:
         able = ", ".join(n for n, other in FORMATS.entries() if name in other.options)
+        flag = typed_flag(ExportConfig, name, getattr(config, name))
         raise UsageError(
-            f"{_OPTIONS[name]} means nothing to {entry.name} files",
+            f"{flag} has no effect on {entry.name} files",
             hint=f"it is for {able}: leave it out here",
         )
     if entry.static:

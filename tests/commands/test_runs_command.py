@@ -269,7 +269,7 @@ def test_a_comparison_outlives_a_damaged_run(tmp_path: Path, capsys: pytest.Capt
     make(tmp_path, "b", [0.6]).config.write_text("x: [")
     out = shown(capsys, "--runs-dir", str(tmp_path), "a", "b")
     assert "damaged: 1 run\n" in out
-    assert "config.yaml is no YAML" in out
+    assert "config.yaml is not YAML" in out
     assert "0.6000" in out
 
 

@@ -158,10 +158,10 @@ def test_one_name_means_both(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "options", "said"),
     [
-        ("pth", {"softmax": True}, "--softmax means nothing to pth"),
-        ("pt2", {"opset": 19}, "--opset means nothing to pt2"),
+        ("pth", {"softmax": True}, "--softmax has no effect on pth"),
+        ("pt2", {"opset": 19}, "--opset has no effect on pt2"),
         ("pt2", {"batch_size": 4}, "--batch-size is the size of a static"),
-        ("pth", {"dynamic": False}, "--static means nothing to pth"),
+        ("pth", {"dynamic": False}, "--static has no effect on pth"),
         ("torchscript", {"simplify": True}, "--simplify"),
         ("torchscript", {"embed_preprocessing": True}, "--embed-preprocessing"),
     ],
