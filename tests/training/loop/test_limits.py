@@ -48,7 +48,10 @@ def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) ->
 def resume(run: RunFolder, **fit: Any) -> training.TrainResult:
     state, _ = load_newest(run.state)
     return training.train(
-        read_plan(read_run(run).with_changes({"fit": fit}), fresh=False), run, ignore, state=state
+        prepare_run(read_plan(read_run(run).with_changes({"fit": fit}), fresh=False)),
+        run,
+        ignore,
+        state=state,
     )
 
 

@@ -48,7 +48,7 @@ def resume(
     state, _ = load_newest(run.state)
     changes = merge({"fit": {"epochs": 2}}, changes)
     return training.train(
-        read_plan(read_run(run).with_changes(changes), fresh=False), run, emit, state=state
+        prepare_run(read_plan(read_run(run).with_changes(changes), fresh=False)), run, emit, state=state
     )
 
 
