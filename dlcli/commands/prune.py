@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
-from dlcli.commands.train_session.finetune import make_tuner
+from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import PruneSettings
 from dlcli.errors import BoundMissed, DlcliError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
@@ -58,7 +58,7 @@ def command(
             config,
             name=name,
             runs_dir=runs_dir,
-            tuner=make_tuner(runs_dir, emit),
+            finetuner=make_finetuner(runs_dir, emit),
             trust=trust,
             emit=emit,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
-from dlcli.commands.train_session.finetune import make_tuner
+from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import QuantizeSettings
 from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
@@ -54,7 +54,7 @@ def command(
 
     with progress_sink(quiet, json_output) as emit:
         result = quantize(
-            path, config, output=output, tuner=make_tuner(runs_dir, emit), trust=trust, emit=emit
+            path, config, output=output, finetuner=make_finetuner(runs_dir, emit), trust=trust, emit=emit
         )
         plots = _plot(result, emit)
     if json_output:

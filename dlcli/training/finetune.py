@@ -27,12 +27,12 @@ from dlcli.settings import merge, validate
 from dlcli.training.plan import Plan
 from dlcli.training.run import TrainResult
 
-# Fine-tunes a plan in a new run of this name; what `commands` gives to the engine, with its sinks.
-Tuner = Callable[[Plan, str], TrainResult]
+# Fine-tunes a plan in a new run of this name. `commands` passes one that shows and logs the run.
+Finetuner = Callable[[Plan, str], TrainResult]
 
 
 @dataclass(frozen=True)
-class TuneDefaults:
+class FinetuneDefaults:
     """What a method takes for settings that the user left open.
 
     ``lr_share`` is of the rate of the model's own run, ``distill_alpha`` the share of the original's
@@ -50,14 +50,14 @@ def some_epochs(run: SavedRun | None, share: float) -> int:
     return max(1, round(share * epochs))
 
 
-def tuning_plan(
+def finetune_plan(
     source: Artifact,
     run: SavedRun | None,
     module: nn.Module,
     transforms: Sequence[TransformRecord],
     finetune: FinetuneConfig,
     measure: MeasureConfig,
-    defaults: TuneDefaults,
+    defaults: FinetuneDefaults,
 ) -> Plan:
     """The plan that trains ``module`` on, which was made from ``source`` by ``transforms``.
 
@@ -108,7 +108,7 @@ def _data(own: TrainConfig, measure: MeasureConfig) -> DataConfig:
 
 
 def _changes(
-    own: TrainConfig, source: Artifact, finetune: FinetuneConfig, defaults: TuneDefaults
+    own: TrainConfig, source: Artifact, finetune: FinetuneConfig, defaults: FinetuneDefaults
 ) -> dict[str, Any]:
     """The settings of fine-tuning over those of the run: short, gentle, and free of its own tricks."""
     epochs = defaults.epochs if finetune.epochs is None else finetune.epochs

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 from dlcli.card import TransformRecord
-from dlcli.commands.train_session.finetune import make_tuner
+from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.compress.masks import count_zeros
 from dlcli.config import (
     FinetuneConfig,
@@ -27,7 +27,7 @@ from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import read_run, read_run_of
 from dlcli.settings import dump_yaml, merge, validate
 from dlcli.training import run as training
-from dlcli.training.finetune import TuneDefaults, tuning_plan
+from dlcli.training.finetune import FinetuneDefaults, finetune_plan
 from dlcli.training.loop.state import load_newest
 from dlcli.training.planning import make_plan, read_plan
 from dlcli.training.prepare import prepare_run
@@ -70,14 +70,14 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
     write_text(trained.config, dump_yaml(validate(TrainConfig, merge(BASE, own))))
     try:
         plans = [
-            tuning_plan(
+            finetune_plan(
                 source,
                 read_run_of(source.path),
                 source.module(),
                 (),
                 FinetuneConfig(distill=distill, device="cpu"),
                 MeasureConfig(),
-                TuneDefaults(epochs=1, lr_share=1.0, distill_alpha=alpha),
+                FinetuneDefaults(epochs=1, lr_share=1.0, distill_alpha=alpha),
             )
             for distill, alpha in ((False, 1.0), (True, None), (True, 1.0))
         ]
@@ -104,15 +104,15 @@ def test_what_the_last_step_cannot_do_is_refused_before_any_training(
         (asked("l1", amount=0.5, measure={"batch_sizes": "1,x"}), "--batch-sizes"),
     ):
         with pytest.raises(UsageError, match=said):
-            pruning.prune(trained.best, settings, name=None, runs_dir=tmp_path, tuner=never)
+            pruning.prune(trained.best, settings, name=None, runs_dir=tmp_path, finetuner=never)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_schedule_passes_over_zeros_that_are_there(trained: RunFolder, tmp_path: Path) -> None:
-    tuner = make_tuner(tmp_path, ignore)
+    finetuner = make_finetuner(tmp_path, ignore)
 
     def prune(path: Path, settings: PruneSettings, name: str) -> pruning.PruneResult:
-        return pruning.prune(path, settings, name=name, runs_dir=tmp_path, tuner=tuner)
+        return pruning.prune(path, settings, name=name, runs_dir=tmp_path, finetuner=finetuner)
 
     first = prune(trained.best, asked("l1", amount=0.5), "first")
     steps = {"schedule": "iterative", "steps": 3}
@@ -128,7 +128,7 @@ def test_an_average_that_is_asked_for_later_holds_the_zeros_too(
         asked("l1", amount=0.5, epochs=1),
         name="masked",
         runs_dir=tmp_path,
-        tuner=make_tuner(tmp_path, ignore),
+        finetuner=make_finetuner(tmp_path, ignore),
     )
     run = RunFolder(result.run)
     plan = read_plan(

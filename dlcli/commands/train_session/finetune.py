@@ -1,4 +1,4 @@
-"""Fine-tuning for `prune` and `quantize`: a run of its own, shown and recorded as any other."""
+"""Fine-tuning for `prune` and `quantize`: a run of its own, shown and logged like any other."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dlcli.runs.locks import hold
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
-    from dlcli.training.finetune import Tuner
+    from dlcli.training.finetune import Finetuner
     from dlcli.training.plan import Plan
     from dlcli.training.run import TrainResult
 
 
-def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
-    """What trains a plan in a new run below ``runs_dir`` and gives its result.
+def make_finetuner(runs_dir: Path, show: Emit) -> Finetuner:
+    """Return the function that trains a plan in a new run below ``runs_dir``.
 
-    It writes metrics.jsonl and the plots. Raises: Interrupted after a signal, with the command that
-    goes on with that run; DlcliError.
+    It writes metrics.jsonl and the plots. It raises Interrupted after a signal, with the command that
+    resumes the run, and DlcliError.
     """
 
-    def tune(plan: Plan, name: str) -> TrainResult:
+    def finetune(plan: Plan, name: str) -> TrainResult:
         from dlcli.events import Tee
         from dlcli.training.prepare import prepare_run
         from dlcli.training.run import new_run, train
@@ -40,10 +40,10 @@ def make_tuner(runs_dir: Path, show: Emit) -> Tuner:
                 f"interrupted at step {result.fit.progress.step} of fine-tuning; the state is saved in "
                 f"{run.state}",
                 signum=result.fit.signum,
-                hint=f"go on with the fine-tuning: {resume_command(run)}",
+                hint=f"resume the fine-tuning with: {resume_command(run)}",
             )
-        with suppress(DlcliError):  # curves are a picture beside the result
+        with suppress(DlcliError):  # the model is there without its curves
             save_curves(run.plots / "curves.png", run.metrics)
         return result
 
-    return tune
+    return finetune

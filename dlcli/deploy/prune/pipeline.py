@@ -35,7 +35,7 @@ from dlcli.formats.checkpoint import Checkpoint, save_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, versions
 from dlcli.runs.saved import read_run_of
 from dlcli.settings import dump_yaml
-from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
+from dlcli.training.finetune import FinetuneDefaults, Finetuner, finetune_plan, some_epochs
 from dlcli.training.model_card import make_card
 from dlcli.training.plan import Plan
 from dlcli.training.prepare import prepare_run
@@ -88,19 +88,19 @@ class PruneJob:
         *,
         bound: Bound | None,
         runs_dir: Path,
-        tuner: Tuner,
+        finetuner: Finetuner,
         trust: bool,
         emit: Emit,
     ) -> None:
         self.source, self.settings, self.reference, self.bound = source, settings, reference, bound
-        self.runs_dir, self.tuner, self.trust, self.emit = runs_dir, tuner, trust, emit
+        self.runs_dir, self.finetuner, self.trust, self.emit = runs_dir, finetuner, trust, emit
         self.fractions = fractions(settings.prune.schedule, settings.prune.steps)
         self._run = read_run_of(source.path)
         own = TrainConfig() if self._run is None else self._run.config
         seed = settings.finetune.seed
         self._seed = own.fit.seed if seed is None else seed
         # A model that has lost much learns like a new one: at its full learning rate, and for long.
-        self._defaults = TuneDefaults(epochs=some_epochs(self._run, _EPOCHS_SHARE), lr_share=1.0)
+        self._defaults = FinetuneDefaults(epochs=some_epochs(self._run, _EPOCHS_SHARE), lr_share=1.0)
         epochs = settings.finetune.epochs
         self.epochs = self._defaults.epochs if epochs is None else epochs
 
@@ -147,14 +147,14 @@ class PruneJob:
         for step, epochs in enumerate(epochs_by_step(self.epochs, steps), 1):
             step_target = target.at(self.fractions[step - 1])
             if steps > 1:
-                tuning = plural(epochs, "epoch")
-                self.emit(Noted(f"step {step} of {steps}: {step_target.describe()}, then {tuning}"))
+                finetuning = plural(epochs, "epoch")
+                self.emit(Noted(f"step {step} of {steps}: {step_target.describe()}, then {finetuning}"))
             model = self._prune(model, step_target, last=step == steps, emit=self.emit)
             if step < steps and epochs:
                 run = self._finetune(model, f"{name}-step{step}", epochs, (step, steps))
                 earlier.append(run)
-                tuned = open_artifact(run.best, device="cpu", trust=self.trust)
-                model = replace(model, module=tuned.module())
+                finetuned = open_artifact(run.best, device="cpu", trust=self.trust)
+                model = replace(model, module=finetuned.module())
         if epochs:
             run = self._finetune(model, name, epochs, (steps, steps))
         else:
@@ -205,13 +205,13 @@ class PruneJob:
     def _plan(self, model: PrunedModel, epochs: int) -> Plan:
         finetune = self.settings.finetune.model_copy(update={"epochs": epochs})
         measure = self.settings.measure
-        return tuning_plan(
+        return finetune_plan(
             self.source, self._run, model.module, model.transforms, finetune, measure, self._defaults
         )
 
     def _finetune(self, model: PrunedModel, name: str, epochs: int, step: tuple[int, int]) -> RunFolder:
         try:
-            return self.tuner(self._plan(model, epochs), name).run
+            return self.finetuner(self._plan(model, epochs), name).run
         except Interrupted as exc:
             if step[0] == step[1]:
                 raise

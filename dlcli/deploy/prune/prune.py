@@ -28,7 +28,7 @@ from dlcli.errors import Diverged, DlcliError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.runs.folder import run_of
-from dlcli.training.finetune import Tuner
+from dlcli.training.finetune import Finetuner
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def prune(
     *,
     name: str | None,
     runs_dir: Path,
-    tuner: Tuner,
+    finetuner: Finetuner,
     trust: bool = False,
     emit: Emit = ignore,
 ) -> PruneResult:
@@ -149,7 +149,7 @@ def prune(
         reference,
         bound=bound,
         runs_dir=runs_dir,
-        tuner=tuner,
+        finetuner=finetuner,
         trust=trust,
         emit=emit,
     )

@@ -37,7 +37,7 @@ from dlcli.formats.onnx.format import write_onnx
 from dlcli.provenance import provenance_record
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import read_run_of
-from dlcli.training.finetune import TuneDefaults, Tuner, some_epochs, tuning_plan
+from dlcli.training.finetune import FinetuneDefaults, Finetuner, finetune_plan, some_epochs
 from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import load_tensors, model_inputs
 
@@ -58,7 +58,7 @@ class QatResult:
 
 
 def qat(
-    source: Artifact, settings: QuantizeSettings, tuner: Tuner, folder: Path, emit: Emit = ignore
+    source: Artifact, settings: QuantizeSettings, finetuner: Finetuner, folder: Path, emit: Emit = ignore
 ) -> QatResult:
     """Fine-tune ``source`` with simulated int8 in a run of its own, and write the int8 file.
 
@@ -67,19 +67,19 @@ def qat(
     """
     module, records = prepare(source, settings)
     own = read_run_of(source.path)
-    plan = tuning_plan(
+    plan = finetune_plan(
         source,
         own,
         module,
         (*transforms.of_the_model(source.card), *records),
         settings.finetune,
         settings.measure,
-        TuneDefaults(epochs=some_epochs(own, _EPOCHS_SHARE), lr_share=_LR_SHARE, distill_alpha=1.0),
+        FinetuneDefaults(epochs=some_epochs(own, _EPOCHS_SHARE), lr_share=_LR_SHARE, distill_alpha=1.0),
     )
     layers = len(records[-1].args["layers"])
     emit(Noted(f"fine-tuning with {layers} layers in simulated int8"))
     name = source.path.stem if own is None else own.name
-    result = tuner(plan, f"{name}-qat")
+    result = finetuner(plan, f"{name}-qat")
     path = folder / FILE
     write_int8(open_checkpoint(recognize(result.run.best), Runtime("cpu")), path)
     return QatResult(path, result.run)
@@ -115,13 +115,13 @@ def prepare(
     return module, (fake_quant,) if folded is None else (folded, fake_quant)
 
 
-def write_int8(tuned: Artifact, path: Path) -> None:
+def write_int8(finetuned: Artifact, path: Path) -> None:
     """Write the int8 model that an artifact simulates as ONNX, with a record of it in the card."""
-    card = tuned.card
+    card = finetuned.card
     record = TransformRecord(kind=transforms.QUANTIZE, args={"method": "qat", "backend": "onnxruntime"})
-    records = (*card.transforms, record, provenance_record(tuned.path))
+    records = (*card.transforms, record, provenance_record(finetuned.path))
     card = card.model_copy(update={"transforms": records})
-    write_onnx(tuned.with_card(card), path, ExportConfig())
+    write_onnx(finetuned.with_card(card), path, ExportConfig())
 
 
 def _calibration_batches(

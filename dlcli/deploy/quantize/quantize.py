@@ -37,7 +37,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, ModelFile, open_artifact, read_card, recognize
 from dlcli.runs.folder import RunFolder
-from dlcli.training.finetune import Tuner
+from dlcli.training.finetune import Finetuner
 from dlcli.wording import plural
 
 # The bound of --method auto when none is given: it decides what is tried next, nothing else.
@@ -53,7 +53,7 @@ def quantize(
     settings: QuantizeSettings,
     *,
     output: Path | None = None,
-    tuner: Tuner,
+    finetuner: Finetuner,
     trust: bool = False,
     emit: Emit = ignore,
 ) -> QuantizeResult:
@@ -81,7 +81,7 @@ def quantize(
         builder = VariantBuilder(
             source, settings, folder, annotations=annotations, trust=trust, emit=emit
         )
-        job = _QuantizeJob(source, settings, builder, reference, tuner, bound, output, emit)
+        job = _QuantizeJob(source, settings, builder, reference, finetuner, bound, output, emit)
         return job.run(folder, trust=trust)
 
 
@@ -94,13 +94,13 @@ class _QuantizeJob:
         settings: QuantizeSettings,
         builder: VariantBuilder,
         reference: ReferenceEvaluator,
-        tuner: Tuner,
+        finetuner: Finetuner,
         bound: Bound | None,
         output: Path | None,
         emit: Emit,
     ) -> None:
         self.source, self.settings, self.builder = source, settings, builder
-        self.reference, self.tuner, self.bound = reference, tuner, bound
+        self.reference, self.finetuner, self.bound = reference, finetuner, bound
         self.output, self.emit = output, emit
         self.auto = settings.quantize.method == "auto"
         use_default = self.auto and reference.split != "random"
@@ -229,7 +229,7 @@ class _QuantizeJob:
 
         qat_folder = folder / "qat"
         qat_folder.mkdir()
-        result = qat(self.source, self.settings, self.tuner, qat_folder, self.emit)
+        result = qat(self.source, self.settings, self.finetuner, qat_folder, self.emit)
         record = transforms.find_record(read_card(result.path).transforms, transforms.FAKE_QUANT)
         layers = [] if record is None else [name for name, _ in record.args["layers"]]
         return self._evaluated("qat", "onnxruntime", result.path, layers, result.run)

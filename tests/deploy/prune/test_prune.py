@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dlcli.card import TransformRecord
-from dlcli.commands.train_session.finetune import make_tuner
+from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.compress.masks import count_zeros
 from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
@@ -83,7 +83,9 @@ def run_prune(
     *,
     name: str | None = None,
 ) -> PruneResult:
-    return prune(source, requested, name=name, runs_dir=root, tuner=make_tuner(root, emit), emit=emit)
+    return prune(
+        source, requested, name=name, runs_dir=root, finetuner=make_finetuner(root, emit), emit=emit
+    )
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -332,15 +334,15 @@ def test_a_search_that_finds_nothing_keeps_what_lost_least(trained: RunFolder, t
 def test_a_search_goes_on_where_an_attempt_diverges(
     trained: RunFolder, tmp_path: Path, trainable: str
 ) -> None:
-    tune = make_tuner(tmp_path, ignore)
+    finetune = make_finetuner(tmp_path, ignore)
 
     def breaks_down(plan: Plan, name: str) -> Any:
         if not name.endswith(trainable):
             raise Diverged(f"{name}: training has diverged")
-        return tune(plan, name)
+        return finetune(plan, name)
 
     requested = settings("l1", max_drop="99%", tune={"epochs": 1})
-    result = prune(trained.best, requested, name=None, runs_dir=tmp_path, tuner=breaks_down)
+    result = prune(trained.best, requested, name=None, runs_dir=tmp_path, finetuner=breaks_down)
     assert (result.target.value, result.missed) == (int(trainable[1:]) / 100, None)
 
 
@@ -354,7 +356,7 @@ def test_a_search_of_which_every_attempt_diverges_says_so(trained: RunFolder, tm
             settings("l1", max_drop="99%", tune={"epochs": 1}),
             name=None,
             runs_dir=tmp_path,
-            tuner=breaks_down,
+            finetuner=breaks_down,
         )
 
 
@@ -377,7 +379,7 @@ def test_an_interrupted_step_says_how_to_go_on(
 
     requested = settings("l1", amount=0.9, schedule="iterative", steps=2, tune={"epochs": 2})
     with pytest.raises(Interrupted, match="it is step 1 of 2") as caught:
-        prune(trained.best, requested, name=None, runs_dir=tmp_path, tuner=stop)
+        prune(trained.best, requested, name=None, runs_dir=tmp_path, finetuner=stop)
     assert caught.value.exit_code == 130
     assert str(caught.value.hint).startswith("go on with it; then prune")
 

@@ -49,13 +49,13 @@ def settings(**changes: Any) -> QuantizeSettings:
     return validate(QuantizeSettings, merge(defaults, changes))
 
 
-def tuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan, str], TrainResult]:
-    def tune(plan: Plan, name: str) -> TrainResult:
+def finetuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan, str], TrainResult]:
+    def finetune(plan: Plan, name: str) -> TrainResult:
         return training.train(
             prepare_run(plan), training.new_run(prepare_run(plan), root, name), emit, state=None
         )
 
-    return tune
+    return finetune
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def tuned(source: Artifact, tmp_path_factory: pytest.TempPathFactory) -> QatResult:
     folder = tmp_path_factory.mktemp("qat")
-    return qat(source, settings(), tuner(folder), folder)
+    return qat(source, settings(), finetuner(folder), folder)
 
 
 def test_the_file_computes_what_the_run_simulates(source: Artifact, tuned: QatResult) -> None:
@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
             raise Killed
 
     with pytest.raises(Killed):
-        qat(source, settings(), tuner(tmp_path, kill), tmp_path)
+        qat(source, settings(), finetuner(tmp_path, kill), tmp_path)
     run = RunFolder(tmp_path / "digits-qat")
     state, _ = load_newest(run.state)
     plan = read_plan(read_run(run), fresh=state is None)
@@ -155,7 +155,7 @@ def test_recurrent_models_are_refused(tmp_path: Path) -> None:
         torch.device("cpu"),
     )
     with pytest.raises(DlcliError, match="not support LSTM"):
-        qat(lstm, settings(), tuner(tmp_path), tmp_path)
+        qat(lstm, settings(), finetuner(tmp_path), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

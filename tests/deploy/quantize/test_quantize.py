@@ -106,7 +106,7 @@ def never(plan: Any, name: str) -> Any:
 def run_quantize(
     source: Path, requested: QuantizeSettings, output: Path | None = None
 ) -> QuantizeResult:
-    return quantize(source, requested, output=output, tuner=never)
+    return quantize(source, requested, output=output, finetuner=never)
 
 
 def contents(root: Path) -> dict[str, bytes]:
