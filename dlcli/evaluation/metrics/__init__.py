@@ -1,4 +1,4 @@
-"""Metrics from counts and sums over samples: exact for any batching, and computed without torch."""
+"""Metrics from counts and sums over samples, exact for any batching. No torch here."""
 
 from __future__ import annotations
 
@@ -86,14 +86,15 @@ def _own_counts(task: TaskSpec) -> Counts:
 
 
 def default_monitor(task: TaskSpec) -> str:
-    """The metric that picks the best epoch unless the user names one."""
+    """The metric that selects the best epoch unless the user names one."""
     return _MONITORS[task.kind]
 
 
 def metric_names(task: TaskSpec) -> tuple[str, ...]:
-    """What `Counts.metrics` of a task reports when `update` is given the inputs, which mase needs.
+    """Names of the metrics that `Counts.metrics` reports for a task.
 
-    BLEU is not among them: it is added where texts are decoded.
+    mase is only reported where `update` is given the inputs. BLEU is not among them: it is added where
+    texts are decoded.
     """
     names = _NAMES[task.kind]
     if isinstance(task.input, SeriesInput) and task.kind == "forecast":

@@ -1,4 +1,4 @@
-"""What every task's metrics share: names and directions, the result, sums over samples. NumPy only.
+"""Metric directions, evaluation results and the base class of metric accumulators. NumPy only.
 
 N is the number of samples counted, n in a batch.
 """
@@ -35,15 +35,15 @@ DIRECTIONS = {
     "recall_at_1": 1,
 }
 
-MAX_POINTS = 2000  # of a plot of true against predicted
+MAX_POINTS = 2000  # in a scatter plot of predicted against true values
 
-Outputs = npt.NDArray[Any]  # what the model answers, as `TaskSpec.output` says
+Outputs = npt.NDArray[Any]  # outputs of a model, described by `TaskSpec.output`
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class's line: ``samples`` of it in the split, ``predicted`` as it."""
+    """The metrics of a class: ``samples`` is its support, ``predicted`` the number of predictions."""
 
     name: str
     samples: int
@@ -55,7 +55,7 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class TargetRow:
-    """One predicted number's line, in the data's own units."""
+    """The metrics of one regression target, in the data's own units."""
 
     name: str
     mae: float
@@ -65,11 +65,11 @@ class TargetRow:
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """The model against something simple on the same samples.
+    """Comparison of a model with a baseline on the same samples.
 
-    ``value`` is the baseline's own ``metric``; ``difference`` is the model's minus it, and ``low`` and
-    ``high`` its 95 % interval (without bounds where too few samples say anything). ``better`` is None
-    where the interval holds 0. ``note`` says what a reader must know about how it was made.
+    ``value`` is the ``metric`` of the baseline; ``difference`` is that of the model minus ``value``, and
+    ``low`` and ``high`` its 95 % interval (infinite for too few samples). ``better`` is None where the
+    interval contains 0. ``note`` describes how the baseline was fitted, where that limits it.
     """
 
     name: str
@@ -84,7 +84,7 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class MemberRow:
-    """One model of an ensemble, alone on the same samples.
+    """The metrics of one model of an ensemble, on the same samples.
 
     ``difference`` is the ensemble's ``metric`` minus this model's; ``low``, ``high`` and ``better``
     (of the ensemble) are as in `BaselineRow`.
@@ -103,11 +103,11 @@ class MemberRow:
 class EvalResult:
     """The metrics of a model on a split; ``confusion[t][p]`` counts targets t predicted as p.
 
-    ``points`` are up to 2,000 pairs (true, predicted) of the first target in its own units, evenly
-    spread over the samples; of a forecast, of the last step of the horizon. Pairs that are not finite
-    are left out of them. ``non_finite`` counts the samples with NaN or infinity in the answer: their
-    class counts as wrong, and sums that they enter are not finite either. ``members`` are the models
-    of an ensemble, none for a model alone.
+    ``points`` are up to 2,000 evenly spaced pairs (true, predicted) of the first target in its own
+    units, for a forecast at the last step of the horizon; pairs that are not finite are left out.
+    ``non_finite`` is the number of samples with NaN or infinity in the output: they count as
+    misclassified, and sums over them are not finite either. ``members`` are the models of an ensemble;
+    empty for a single model.
     """
 
     split: str
@@ -129,10 +129,10 @@ class EvalResult:
 
 
 class Counts(ABC):
-    """What is summed over samples; batches may come in any number, size and order.
+    """Accumulates a task's metrics over batches of any number, size and order.
 
-    ``scored`` is the metric that `scores` belong to: it is their mean, or the root of it with
-    ``rooted``. ``non_finite`` counts the samples whose answer holds NaN or infinity.
+    ``scored`` is the metric that `scores` belong to: their mean, or with ``rooted`` the root of it.
+    ``non_finite`` is the number of samples whose output has NaN or infinity.
     """
 
     scored: str
@@ -142,46 +142,46 @@ class Counts(ABC):
     @property
     @abstractmethod
     def samples(self) -> int:
-        """How many were counted."""
+        """The number of samples counted."""
 
     @abstractmethod
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Count a batch: the model's answers, the targets of the same samples, and what it was given."""
+        """Add a batch: outputs of the model, targets, and optionally the inputs."""
 
     @abstractmethod
     def merge(self, other: Counts) -> None:
-        """Add what ``other``, of the same task, has counted on other samples; its scores come behind.
+        """Add the counts of ``other``, of the same task, on other samples; its scores are appended.
 
-        The figures are those of one object that saw all samples, bit for bit, in whatever order they
-        were merged. ``other`` is left as it is.
+        The metrics equal, bit for bit, those of a single object that counted all samples, in any order
+        of merging. ``other`` is not modified.
         """
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """The derived figures; NaN where nothing was counted."""
+        """The metrics by name; NaN where nothing was counted."""
 
     @abstractmethod
     def scores(self) -> Floats:
-        """What each sample contributes to ``scored``, (N,), in the order they were counted."""
+        """The contribution of each sample to ``scored``, (N,), in the order of `update`."""
 
     @abstractmethod
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
-        """Everything `eval` reports."""
+        """The result that `eval` reports."""
 
 
 class PerSample:
-    """Numbers of each sample, in the order counted. Kept, not summed, so that every mean is exact."""
+    """Columns of values per sample, stored rather than summed so that every mean is exact."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
         self._parts: list[Floats] = []
 
     def add(self, *columns: npt.NDArray[Any]) -> None:
-        """One array (n,) for each name."""
+        """Append a batch: one array (n,) for each name."""
         self._parts.append(np.stack(columns, axis=1).astype(np.float64))
 
     def extend(self, other: PerSample) -> None:
-        """The rows of ``other``, of the same names, behind the own ones."""
+        """Append the rows of ``other``, which has the same names."""
         assert self.names == other.names
         self._parts = [*self._parts, *other._parts]
 
@@ -189,7 +189,7 @@ class PerSample:
         return sum(len(part) for part in self._parts)
 
     def column(self, name: str) -> Floats:
-        """All of one number, (N,)."""
+        """The values of one column, (N,)."""
         if len(self._parts) > 1:
             self._parts = [np.concatenate(self._parts)]
         if not self._parts:
@@ -197,12 +197,12 @@ class PerSample:
         return self._parts[0][:, self.names.index(name)]
 
     def mean(self, name: str) -> float:
-        """The correctly rounded mean of one number: the same bits in any batching and order."""
+        """The correctly rounded mean of a column: the same bits for any batching and order."""
         return exact_mean(self.column(name))
 
 
 def exact_sum(values: Floats) -> float:
-    """The correctly rounded sum (`math.fsum`); NaN or infinite where a value or the sum is."""
+    """The correctly rounded sum (`math.fsum`); NaN or infinite where a value or the sum is so."""
     if np.isfinite(values).all():
         try:
             return math.fsum(values.tolist())
@@ -213,22 +213,22 @@ def exact_sum(values: Floats) -> float:
 
 
 def exact_mean(values: Floats) -> float:
-    """`exact_sum` over the number of values; NaN for none."""
+    """`exact_sum` divided by the number of values; NaN for an empty array."""
     return exact_sum(values) / len(values) if len(values) else math.nan
 
 
-def r2_score(squared: float, spread: float) -> float:
-    """1 - squared errors / squares about the mean. Constant targets: 1 if hit exactly, else 0.
+def r2_score(residual: float, total: float) -> float:
+    """1 - residual / total sum of squares.
 
-    The convention for constant targets is scikit-learn's.
+    For constant targets 1 if every prediction is exact, else 0, as in scikit-learn.
     """
-    if spread == 0:
-        return 1.0 if squared == 0 else 0.0 if math.isfinite(squared) else squared * math.nan
-    return 1.0 - squared / spread
+    if total == 0:
+        return 1.0 if residual == 0 else 0.0 if math.isfinite(residual) else residual * math.nan
+    return 1.0 - residual / total
 
 
 def pick_points(true: Floats, predicted: Floats) -> tuple[tuple[float, float], ...]:
-    """At most `MAX_POINTS` finite pairs of (N,) and (N,), evenly spread."""
+    """At most `MAX_POINTS` finite pairs of (N,) and (N,), evenly spaced."""
     finite = np.flatnonzero(np.isfinite(true) & np.isfinite(predicted))
     if len(finite) > MAX_POINTS:
         finite = finite[np.linspace(0, len(finite) - 1, MAX_POINTS).round().astype(np.int64)]

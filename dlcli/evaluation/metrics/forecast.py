@@ -2,8 +2,8 @@
 
 Legend: n windows, H steps of the horizon, R targets, T steps and C channels of the input.
 
-mse, mae and rmse are of scaled values (each target by its training mean and deviation), as the
-literature on long horizons reports them; smape and mase are of the data's own units.
+mse, mae and rmse are of standardised values (mean and std of the training split), as the literature on
+long horizons reports them; smape and mase are in the data's own units.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class ForecastCounts(Counts):
     """Sums over windows. Each window counts the same; windows may overlap.
 
     smape is 200 |error| / (|true| + |predicted|), in percent, 0 where both are 0. mase divides each
-    target's mean absolute error by a naive one, and averages over the targets (Hyndman and Koehler
-    2006, doi:10.1016/j.ijforecast.2006.03.001). The naive error here is the mean absolute change from
-    one step to the next inside the evaluated windows' inputs, what each forecast was made from; the
-    textbook takes the training rows, which an artifact does not carry. mase is left out when `update`
-    was given no inputs, or when a target is not among the input's channels.
+    target's mean absolute error by that of the naive forecast, and averages over the targets (Hyndman
+    and Koehler 2006, doi:10.1016/j.ijforecast.2006.03.001). The naive error here is the mean absolute
+    change from one step to the next in the inputs of the evaluated windows; the paper uses the training
+    rows, which an artifact does not contain. mase is omitted when `update` gets no inputs, or when a
+    target is not an input channel.
     """
 
     scored = "mse"
@@ -47,21 +47,21 @@ class ForecastCounts(Counts):
         self._std = np.array([target.std for target in task.targets])
         self._rows = PerSample("mse", "mae", "smape", "last_true", "last_predicted")
         self._targets = _Targets(len(task.targets))
-        self._change: list[Floats] = []  # (n, R): of each window, summed over its steps
+        self._change: list[Floats] = []  # (n, R): absolute changes of each window, summed over steps
         self._changes = 0
         self._channels = target_channels(task)
 
     @property
     def samples(self) -> int:
-        """How many windows were counted."""
+        """The number of windows counted."""
         return len(self._rows)
 
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Count a batch: scaled answers (n, H, R), truth in the data's units (n, H, R), inputs."""
+        """Add a batch: scaled outputs (n, H, R), targets in the data's units (n, H, R), inputs."""
         if not len(targets):
             return
         true = targets.astype(np.float64)
-        # In C order: a window's steps are then summed alike in every batch.
+        # In C order, so that a window's sum does not depend on the batch.
         predicted = outputs.astype(np.float64, order="C") * self._std + self._mean
         self.non_finite += int((~np.isfinite(outputs).all(axis=(1, 2))).sum())
         with np.errstate(invalid="ignore", over="ignore"):
@@ -76,7 +76,7 @@ class ForecastCounts(Counts):
             self._count_changes(inputs)
 
     def merge(self, other: Counts) -> None:
-        """Add what ``other`` has counted on other windows of the same series."""
+        """Add the counts of ``other`` on other windows of the same series."""
         assert isinstance(other, ForecastCounts)
         assert self.task == other.task
         self.non_finite += other.non_finite
@@ -86,7 +86,7 @@ class ForecastCounts(Counts):
         self._changes += other._changes
 
     def metrics(self) -> dict[str, float]:
-        """The derived figures; loss is the mse."""
+        """The metrics by name; loss is the mse."""
         mse = self._rows.mean("mse")
         out = {
             "loss": mse,
@@ -96,18 +96,18 @@ class ForecastCounts(Counts):
             "smape": self._rows.mean("smape"),
         }
         if self._changes:
-            # A target that never moves has no naive error: infinite, or NaN when it was hit exactly.
+            # The naive error of a constant target is 0: mase is infinite, or NaN for exact predictions.
             with np.errstate(divide="ignore", invalid="ignore"):
                 naive = _exact_sums(np.concatenate(self._change)) / self._changes
                 out["mase"] = float((self._targets.mae() / naive).mean())
         return out
 
     def scores(self) -> Floats:
-        """Mean squared errors of scaled values, (N,), one a window."""
+        """The mean squared error of each window, of scaled values, (N,)."""
         return self._rows.column("mse")
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
-        """Everything `eval` reports."""
+        """The result that `eval` reports."""
         return EvalResult(
             split=split,
             samples=self.samples,
@@ -126,7 +126,7 @@ class ForecastCounts(Counts):
         unit = np.array(self.task.input.std)[self._channels]
         change = np.abs(np.diff(inputs[0][:, :, self._channels].astype(np.float64), axis=1)) * unit
         steps = change.shape[1]
-        if self.task.input.varies:  # what lies behind a window's end is padding
+        if self.task.input.varies:  # steps after a window's length are padding
             inside = np.arange(1, steps + 1)[None, :] < inputs[1][:, None]
             change = np.where(inside[:, :, None], change, 0.0)
             self._changes += int(inside.sum())
@@ -136,7 +136,7 @@ class ForecastCounts(Counts):
 
 
 def target_channels(task: TaskSpec) -> list[int] | None:
-    """Where the targets lie among the input's channels; None when one is not there."""
+    """Indices of the targets among the input channels; None when one is missing."""
     assert isinstance(task.input, SeriesInput)
     names = task.input.channels
     if any(target.name not in names for target in task.targets):
@@ -145,66 +145,68 @@ def target_channels(task: TaskSpec) -> list[int] | None:
 
 
 class _Targets:
-    """Each target's errors and spread over all steps of all windows.
+    """Errors and sums of squares of each target, over all steps of all windows.
 
-    Figures of each window are kept, not summed, so that totals are correctly rounded: the same bits in
-    any batching and order. A spread is squares about each window's own mean, and those of the windows'
-    means about the mean of all: plain sums of squares would cancel for a target far from 0.
+    Values are stored per window, not summed, so that totals are correctly rounded: the same bits for
+    any batching and order. The total sum of squares is the sum within windows (about each window's
+    mean) plus the sum between them (of the window means about their mean), which avoids cancellation
+    for targets far from 0.
     """
 
     def __init__(self, targets: int) -> None:
         self.steps = 0
         self.low = np.full(targets, np.inf)
         self.high = np.full(targets, -np.inf)
-        # (n, 4, R) a batch: sums of absolute and of squared errors, mean of the truth, squares about it.
+        # (n, 4, R) a batch: sums of absolute and of squared errors, mean of the targets, sum of squares
+        # about that mean.
         self._parts: list[Floats] = [np.zeros((0, 4, targets))]
 
     def add(self, true: Floats, absolute: Floats) -> None:
-        """Truth (from any fixed number on) and absolute errors of windows, (n, H, R)."""
+        """Append a batch: targets (minus any constant) and absolute errors, (n, H, R)."""
         self.steps = true.shape[1]
         mean = true.mean(axis=1)
-        spread = ((true - mean[:, None]) ** 2).sum(axis=1)
+        within = ((true - mean[:, None]) ** 2).sum(axis=1)
         self._parts.append(
-            np.stack([absolute.sum(axis=1), (absolute**2).sum(axis=1), mean, spread], axis=1)
+            np.stack([absolute.sum(axis=1), (absolute**2).sum(axis=1), mean, within], axis=1)
         )
         self.low = np.minimum(self.low, true.min(axis=(0, 1)))
         self.high = np.maximum(self.high, true.max(axis=(0, 1)))
 
     def extend(self, other: _Targets) -> None:
-        """The windows of ``other`` behind the own ones."""
+        """Append the windows of ``other``."""
         self.steps = self.steps or other.steps
         self.low = np.minimum(self.low, other.low)
         self.high = np.maximum(self.high, other.high)
         self._parts = [*self._parts, *other._parts]
 
     def mae(self) -> Floats:
-        """Mean absolute error of each target; NaN for no window."""
+        """The mean absolute error of each target; NaN without windows."""
         windows = self._windows()
         return _exact_sums(windows[:, 0]) / (len(windows) * self.steps or math.nan)
 
     def rows(self, names: list[str]) -> tuple[TargetRow, ...]:
-        """A line for each target."""
+        """The metrics of each target."""
         windows = self._windows()
         count = len(windows) * self.steps
         centre = _exact_sums(windows[:, 2]) / (len(windows) or math.nan)
         between = self.steps * (windows[:, 2] - centre) ** 2
-        spread = _exact_sums(windows[:, 3]) + _exact_sums(between)
-        spreads = np.where(self.low == self.high, 0.0, spread).tolist()
-        squares = _exact_sums(windows[:, 1]).tolist()
+        total = _exact_sums(windows[:, 3]) + _exact_sums(between)
+        totals = np.where(self.low == self.high, 0.0, total).tolist()
+        residuals = _exact_sums(windows[:, 1]).tolist()
         return tuple(
             TargetRow(
                 name,
                 mae,
-                math.sqrt(squared / (count or math.nan)),
-                r2_score(squared, spread) if count > 1 else math.nan,
+                math.sqrt(residual / (count or math.nan)),
+                r2_score(residual, total) if count > 1 else math.nan,
             )
-            for name, mae, squared, spread in zip(
-                names, self.mae().tolist(), squares, spreads, strict=True
+            for name, mae, residual, total in zip(
+                names, self.mae().tolist(), residuals, totals, strict=True
             )
         )
 
     def _windows(self) -> Floats:
-        """All windows' figures, (N, 4, R)."""
+        """The values of all windows, (N, 4, R)."""
         if len(self._parts) > 1:
             self._parts = [np.concatenate(self._parts)]
         return self._parts[0]

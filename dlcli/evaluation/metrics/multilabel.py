@@ -1,7 +1,7 @@
-"""Multi-label metrics: each label is a yes or no of its own. NumPy only.
+"""Multilabel metrics: each label is a binary decision. NumPy only.
 
-Definitions are scikit-learn's for indicator matrices with ``zero_division=0``: macro figures average
-over all labels; accuracy is the share of samples with every label right.
+Definitions are scikit-learn's for indicator matrices with ``zero_division=0``: macro averages are over
+all labels; accuracy is the share of samples with every label correct (subset accuracy).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from dlcli.evaluation.metrics.classification import class_rows, mean, precision_
 class MultilabelCounts(Counts):
     """Sums over samples of (n, labels) logits; a label is predicted where its logit is above 0.
 
-    A logit that is NaN or infinite is wrong whatever the truth, and makes the loss NaN. The monitored
-    f1_macro is no mean over samples, so `scores` belong to the accuracy.
+    A logit that is NaN or infinite counts as a wrong prediction, and makes the loss NaN. The monitored
+    f1_macro is not a mean over samples, so `scores` belong to the accuracy.
     """
 
     scored = "accuracy"
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-        # Rows: labels both true and predicted, true, predicted.
+        # Rows: true positives, support, predictions of each label.
         self.totals = np.zeros((3, len(self.class_names)), dtype=np.int64)
-        self._rows = PerSample("loss", "hit")
+        self._rows = PerSample("loss", "correct")
 
     @property
     def samples(self) -> int:
-        """How many were counted."""
+        """The number of samples counted."""
         return len(self._rows)
 
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Count a batch: logits (n, labels), targets 0 or 1 (n, labels)."""
+        """Add a batch: logits (n, labels), targets 0 or 1 (n, labels)."""
         if not len(targets):
             return
         true = targets.astype(bool)
@@ -48,7 +48,7 @@ class MultilabelCounts(Counts):
         self._rows.add(losses.mean(axis=1), (predicted == true).all(axis=1))
 
     def merge(self, other: Counts) -> None:
-        """Add what ``other`` has counted on other samples of the same labels."""
+        """Add the counts of ``other``, of the same labels, on other samples."""
         assert isinstance(other, MultilabelCounts)
         assert self.class_names == other.class_names
         self.totals += other.totals
@@ -56,22 +56,22 @@ class MultilabelCounts(Counts):
         self._rows.extend(other._rows)
 
     def metrics(self) -> dict[str, float]:
-        """The derived figures; loss is the mean over samples and labels."""
+        """The metrics by name; loss is the mean over samples and labels."""
         precision, recall, f1 = precision_recall_f1(*self.totals)
         return {
             "loss": self._rows.mean("loss"),
-            "accuracy": self._rows.mean("hit"),
+            "accuracy": self._rows.mean("correct"),
             "precision_macro": mean(precision),
             "recall_macro": mean(recall),
             "f1_macro": mean(f1),
         }
 
     def scores(self) -> Floats:
-        """1 where every label is right, else 0, (N,)."""
-        return self._rows.column("hit")
+        """1 for samples with every label correct, else 0, (N,)."""
+        return self._rows.column("correct")
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
-        """Everything `eval` reports."""
+        """The result that `eval` reports."""
         return EvalResult(
             split=split,
             samples=self.samples,

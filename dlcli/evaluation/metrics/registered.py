@@ -1,7 +1,8 @@
-"""Metrics that are one function of all samples; a new file that registers one is found by itself.
+"""Registry of metrics that are one function of all samples.
 
-The built-in metrics are sums over samples (`Counts`). A registered one gets all outputs and targets at
-once, so any definition fits, at the cost of keeping the outputs of a split in memory.
+A new file in this folder that registers one is imported automatically. Built-in metrics are sums over
+samples (`Counts`). A registered metric gets all outputs and targets at once, so any definition is
+possible, at the cost of holding the outputs of a split in memory.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def register_metric(name: str, *tasks: TaskKind, higher_is_better: bool) -> Call
 
     Outputs are what the model returns (logits, scaled numbers, embeddings), targets the raw ones, both
     as NumPy arrays; ``task`` has the class names and the scales. ``--monitor``, ``--min`` and `runs`
-    know the metric. Raises: ValueError for a name that is taken, and for seq2seq, whose logits are too
-    many to keep.
+    accept the metric. Raises: ValueError for a registered name, and for seq2seq, whose logits are too
+    large to hold in memory.
     """
     if name in DIRECTIONS:
         raise ValueError(f"metric {name!r} is registered twice")
     if "seq2seq" in tasks:
-        raise ValueError(f"metric {name!r}: the logits of seq2seq are too many to keep")
+        raise ValueError(f"metric {name!r}: the logits of seq2seq are too large to hold in memory")
 
     def add(function: Metric) -> Metric:
         entry = MetricEntry(name, function, tasks, 1 if higher_is_better else -1)
@@ -55,7 +56,7 @@ def register_metric(name: str, *tasks: TaskKind, higher_is_better: bool) -> Call
 
 
 def registered_metrics(kind: TaskKind) -> tuple[MetricEntry, ...]:
-    """The registered metrics of a task, by name."""
+    """The registered metrics of a task, sorted by name."""
     return tuple(entry for _, entry in METRICS.entries() if kind in entry.tasks)
 
 
@@ -70,7 +71,7 @@ def direction(metric: str) -> int:
 
 
 class WithRegistered(Counts):
-    """`Counts` of a task that also keep all outputs and targets, for the registered metrics."""
+    """`Counts` of a task that also store all outputs and targets, for the registered metrics."""
 
     def __init__(self, counts: Counts, task: TaskSpec) -> None:
         self.counts, self.task = counts, task
@@ -80,11 +81,11 @@ class WithRegistered(Counts):
 
     @property
     def samples(self) -> int:
-        """How many were counted."""
+        """The number of samples counted."""
         return self.counts.samples
 
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Count and keep a batch."""
+        """Count and store a batch."""
         if len(targets):
             self._outputs.append(np.array(outputs))
             self._targets.append(np.array(targets))
@@ -92,7 +93,7 @@ class WithRegistered(Counts):
         self.non_finite = self.counts.non_finite
 
     def merge(self, other: Counts) -> None:
-        """Add what ``other`` has counted on other samples."""
+        """Add the counts of ``other`` on other samples."""
         assert isinstance(other, WithRegistered)
         self.counts.merge(other.counts)
         self.non_finite = self.counts.non_finite
@@ -100,18 +101,18 @@ class WithRegistered(Counts):
         self._targets = [*self._targets, *other._targets]
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of the counts, then the registered ones."""
+        """The metrics of the wrapped counts, then the registered ones."""
         values = self.counts.metrics()
         for entry in registered_metrics(self.task.kind):
             values[entry.name] = self._value(entry)
         return values
 
     def scores(self) -> Floats:
-        """Those of the counts."""
+        """The scores of the wrapped counts."""
         return self.counts.scores()
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
-        """Everything `eval` reports."""
+        """The result that `eval` reports."""
         return replace(self.counts.result(split, bad_samples), metrics=self.metrics())
 
     def _value(self, entry: MetricEntry) -> float:

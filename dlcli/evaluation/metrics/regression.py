@@ -28,7 +28,7 @@ from dlcli.task import TargetNumber
 
 
 class RegressionCounts(Counts):
-    """Every true and predicted number, so that r2 is about the true mean and cancels nothing."""
+    """Stores all targets and predictions, for an r2 about the exact mean, without cancellation."""
 
     scored = "rmse"
     rooted = True
@@ -43,11 +43,11 @@ class RegressionCounts(Counts):
 
     @property
     def samples(self) -> int:
-        """How many were counted."""
+        """The number of samples counted."""
         return len(self._rows)
 
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Count a batch: scaled answers (n, targets), truth in the data's units (n, targets)."""
+        """Add a batch: scaled outputs (n, R) and R targets in the data's units (n, R)."""
         if not len(targets):
             return
         true = targets.astype(np.float64)
@@ -63,7 +63,7 @@ class RegressionCounts(Counts):
         self._predicted.append(predicted)
 
     def merge(self, other: Counts) -> None:
-        """Add what ``other`` has counted on other samples of the same targets."""
+        """Add the counts of ``other``, of the same targets, on other samples."""
         assert isinstance(other, RegressionCounts)
         assert self.targets == other.targets
         self.non_finite += other.non_finite
@@ -72,7 +72,7 @@ class RegressionCounts(Counts):
         self._predicted = [*self._predicted, *other._predicted]
 
     def metrics(self) -> dict[str, float]:
-        """The derived figures; loss is the mean squared error of scaled values."""
+        """The metrics by name; loss is the mean squared error of scaled values."""
         mse = self._rows.mean("mse")
         return {
             "loss": self._rows.mean("loss"),
@@ -87,7 +87,7 @@ class RegressionCounts(Counts):
         return self._rows.column("mse")
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
-        """Everything `eval` reports."""
+        """The result that `eval` reports."""
         true, predicted = self._pairs()
         return EvalResult(
             split=split,
@@ -120,8 +120,8 @@ def _target_row(name: str, true: Floats, predicted: Floats) -> TargetRow:
         return TargetRow(name, math.nan, math.nan, math.nan)
     with np.errstate(invalid="ignore", over="ignore"):
         error = predicted - true
-        # Two passes: nothing cancels. A constant is told by its values; its mean may be off by a bit.
-        spread = 0.0 if np.ptp(true) == 0 else exact_sum((true - exact_mean(true)) ** 2)
-        squared = exact_sum(error**2)
-    r2 = r2_score(squared, spread) if len(true) > 1 else math.nan
-    return TargetRow(name, exact_mean(np.abs(error)), math.sqrt(squared / len(true)), r2)
+        # Two passes avoid cancellation. A constant is recognised by its range: the mean may be rounded.
+        total = 0.0 if np.ptp(true) == 0 else exact_sum((true - exact_mean(true)) ** 2)
+        residual = exact_sum(error**2)
+    r2 = r2_score(residual, total) if len(true) > 1 else math.nan
+    return TargetRow(name, exact_mean(np.abs(error)), math.sqrt(residual / len(true)), r2)

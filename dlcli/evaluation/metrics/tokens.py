@@ -1,7 +1,7 @@
-"""Metrics of the next token, for models that write a text. NumPy only.
+"""Next-token metrics of sequence models. NumPy only.
 
-Every token but PAD counts the same, whichever text it is in. BLEU is no business of these counts: it
-needs decoded texts.
+Every token but PAD counts the same, whichever text it is in. BLEU is computed elsewhere
+(`dlcli.evaluation.translation`): it needs decoded texts.
 """
 
 from __future__ import annotations
@@ -13,70 +13,70 @@ from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, P
 from dlcli.evaluation.metrics.classification import cross_entropy, predicted_classes
 from dlcli.task import PAD
 
-# Logits widened to float64 at a time: 32 MiB, where a batch of texts may be gigabytes.
+# Logits converted to float64 at a time: 32 MiB, where a batch of texts may be gigabytes.
 CHUNK = 2**22
 
 
 class TokenCounts(Counts):
-    """Sums over tokens, kept for each text."""
+    """Sums over tokens, stored for each text."""
 
     scored = "loss"
 
     def __init__(self) -> None:
-        self._rows = PerSample("loss", "hits", "tokens")
+        self._rows = PerSample("loss", "correct", "tokens")
 
     @property
     def samples(self) -> int:
-        """How many texts were counted."""
+        """The number of texts counted."""
         return len(self._rows)
 
     def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Count a batch: logits (n, T, V), the next tokens (n, T), PAD behind each text's end.
+        """Add a batch: logits (n, T, V), the next tokens (n, T), PAD after the end of each text.
 
-        Either may be longer than the other by steps that are all PAD. Raises: ValueError when real
-        tokens have no logits.
+        Either may be longer than the other by steps that are all PAD. Raises: ValueError for a token
+        other than PAD without logits.
         """
         if not len(targets):
             return
-        steps = outputs.shape[1]
-        if (targets[:, steps:] != PAD).any():
-            raise ValueError(f"targets of {targets.shape[1]} tokens, but logits of {steps}")
-        targets = targets[:, :steps]
-        losses, hits = np.zeros(targets.shape), np.zeros(targets.shape, dtype=bool)
-        broken = np.zeros(len(targets), dtype=bool)
-        texts, places = np.nonzero(targets != PAD)
+        length = outputs.shape[1]
+        if (targets[:, length:] != PAD).any():
+            raise ValueError(f"targets of {targets.shape[1]} tokens, but logits of {length}")
+        targets = targets[:, :length]
+        losses, correct = np.zeros(targets.shape), np.zeros(targets.shape, dtype=bool)
+        non_finite = np.zeros(len(targets), dtype=bool)
+        texts, steps = np.nonzero(targets != PAD)
         size = max(1, CHUNK // outputs.shape[2])
         for start in range(0, len(texts), size):
-            here = texts[start : start + size], places[start : start + size]
-            logits, tokens = outputs[here], targets[here]
-            predicted, answered = predicted_classes(logits)
-            losses[here] = cross_entropy(logits, tokens)
-            hits[here] = answered & (predicted == tokens)
-            broken[here[0][~np.isfinite(logits).all(axis=1)]] = True
-        self.non_finite += int(broken.sum())
-        self._rows.add(losses.sum(axis=1), hits.sum(axis=1), (targets != PAD).sum(axis=1))
+            chunk = texts[start : start + size], steps[start : start + size]
+            logits, tokens = outputs[chunk], targets[chunk]
+            predicted, valid = predicted_classes(logits)
+            losses[chunk] = cross_entropy(logits, tokens)
+            correct[chunk] = valid & (predicted == tokens)
+            non_finite[chunk[0][~np.isfinite(logits).all(axis=1)]] = True
+        self.non_finite += int(non_finite.sum())
+        self._rows.add(losses.sum(axis=1), correct.sum(axis=1), (targets != PAD).sum(axis=1))
 
     def merge(self, other: Counts) -> None:
-        """Add what ``other`` has counted on other texts."""
+        """Add the counts of ``other`` on other texts."""
         assert isinstance(other, TokenCounts)
         self.non_finite += other.non_finite
         self._rows.extend(other._rows)
 
     def metrics(self) -> dict[str, float]:
-        """Loss in nats a token and the share of tokens that are right; NaN where there was no token."""
+        """Loss in nats per token and token accuracy; NaN without tokens."""
         tokens = exact_sum(self._rows.column("tokens")) or float("nan")
         return {
             "loss": exact_sum(self._rows.column("loss")) / tokens,
-            "accuracy": exact_sum(self._rows.column("hits")) / tokens,
+            "accuracy": exact_sum(self._rows.column("correct")) / tokens,
         }
 
     def scores(self) -> Floats:
-        """Losses of the texts, (N,), over the mean number of tokens: their mean is the loss."""
+        """Losses of the texts, (N,), divided by the mean number of tokens: their mean is the loss."""
         tokens = exact_sum(self._rows.column("tokens")) or float("nan")
         return self._rows.column("loss") * (len(self._rows) / tokens)
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
-        """Everything `eval` reports."""
+        """The result that `eval` reports."""
         return EvalResult(
             split=split,
             samples=self.samples,
