@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dlcli.config.shared import TrainingDevice
-from dlcli.settings import setting
+from dlcli.settings import RegisteredName, setting
+
+SinkName = Annotated[str, RegisteredName("sink", "dlcli.ui.progress", "register_sink")]
 
 
 class FitConfig(TrainingDevice):
@@ -86,6 +88,7 @@ class FitConfig(TrainingDevice):
     )
     keep_states: int = setting(2, "Number of training states to keep.", ge=1)
     tensorboard: bool = setting(False, "Log to TensorBoard too.", "--tensorboard", advanced=True)
+    sinks: tuple[SinkName, ...] = setting((), "More sinks for the run's events, by name.")
     histograms: bool = setting(False, "TensorBoard histograms of weights and gradients, every epoch.")
     log_every: float = setting(0.5, "Seconds between progress events.", ge=0)
 

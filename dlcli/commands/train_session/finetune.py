@@ -25,16 +25,15 @@ def make_finetuner(runs_dir: Path, show: Emit) -> Finetuner:
     """
 
     def finetune(plan: Plan, name: str) -> TrainResult:
-        from dlcli.events import Tee
         from dlcli.training.prepare import prepare_run
         from dlcli.training.run import new_run, train
         from dlcli.ui.plots.run import save_curves
-        from dlcli.ui.progress.metrics_log import MetricsLog
+        from dlcli.ui.progress.run_sinks import run_sinks
 
         prepared = prepare_run(plan)
         run = new_run(prepared, runs_dir, name)
-        with hold(run.path), MetricsLog(run.metrics) as log:
-            result = train(prepared, run, Tee([show, log]), state=None)
+        with hold(run.path), run_sinks(run, plan.config.fit, show) as emit:
+            result = train(prepared, run, emit, state=None)
         if result.fit.signum is not None:
             raise Interrupted(
                 f"interrupted at step {result.fit.progress.step} of fine-tuning; the state is saved in "

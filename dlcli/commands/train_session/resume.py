@@ -15,7 +15,7 @@ _MAY_CHANGE = {
     "data.workers", "data.cache", "data.offline", "data.data_dir", "fit.epochs", "fit.max_steps",
     "fit.max_time", "fit.device", "fit.grad_accum_steps", "fit.grad_checkpointing", "fit.compile",
     "fit.patience", "fit.max_bad_steps", "fit.checkpoint_every", "fit.keep_states", "fit.keep_best",
-    "fit.tensorboard", "fit.histograms", "fit.log_every", "launch.devices", "launch.nnodes",
+    "fit.tensorboard", "fit.sinks", "fit.histograms", "fit.log_every", "launch.devices", "launch.nnodes",
     "launch.rdzv_endpoint", "launch.max_restarts", "launch.timeout_s",
 }  # fmt: skip
 # The only settings of model and data that --force can change: the record holds what came of the others.

@@ -75,12 +75,13 @@ def train_here(
     saved: SavedRun, world: World, *, quiet: bool, as_json: bool, prepared: PreparedRun | None = None
 ) -> None:
     """Train a run in this process, which may be one of several; the main one shows and reports."""
-    from dlcli.events import Tee, Warned, ignore
+    from dlcli.events import Warned, ignore
     from dlcli.training.loop.state import load_state
     from dlcli.training.planning import read_plan
     from dlcli.training.prepare import prepare_run
     from dlcli.training.run import train
-    from dlcli.ui.progress.metrics_log import MetricsLog, truncate_events
+    from dlcli.ui.progress.metrics_log import truncate_events
+    from dlcli.ui.progress.run_sinks import run_sinks
     from dlcli.ui.progress.sinks import progress_sink
 
     run = saved.folder
@@ -104,14 +105,10 @@ def train_here(
                 show(Warned(message))
             saved.write_settings()
             truncate_events(run.metrics, 0 if state is None else state.progress.step)
-        sinks: list[Emit] = [show]
+        emit = show
         if world.main:
-            sinks.append(stack.enter_context(MetricsLog(run.metrics)))
-            if prepared.plan.config.fit.tensorboard:
-                from dlcli.ui.progress.tensorboard import TensorBoard
-
-                sinks.append(stack.enter_context(TensorBoard(run.path / "tensorboard", emit=show)))
-        result = train(prepared, run, Tee(sinks), state=state, world=world)
+            emit = stack.enter_context(run_sinks(run, prepared.plan.config.fit, show))
+        result = train(prepared, run, emit, state=state, world=world)
         plots = _draw(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
         _report(result, plots, saved.config, as_json)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from dlcli.events import EvalProgress, Event, LiveEvent
+from dlcli.events import Emit, EvalProgress, Event, LiveEvent
 from dlcli.files import cannot_write, write_bytes
-from dlcli.runs.folder import event_lines
+from dlcli.runs.folder import RunFolder, event_lines
 from dlcli.ui.json_output import to_json
+from dlcli.ui.progress.run_sinks import register_sink
+
+
+@register_sink("metrics.jsonl", enabled=lambda fit: True)
+def open_metrics_log(run: RunFolder, emit: Emit) -> AbstractContextManager[Emit]:
+    """Append the events of a run to its metrics.jsonl."""
+    return MetricsLog(run.metrics)
 
 
 class MetricsLog:

@@ -11,7 +11,7 @@ import io
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ from dlcli.events import (
     ignore,
 )
 from dlcli.files import cannot_write
+from dlcli.runs.folder import RunFolder
+from dlcli.ui.progress.run_sinks import register_sink
 from dlcli.wording import first_line, printable, shorten
 
 if TYPE_CHECKING:
@@ -50,6 +52,12 @@ _HPARAMS = {
     "data.data", "data.balance", "data.window", "data.horizon", "data.tokenizer", "fit.epochs",
     "fit.batch_size", "fit.max_steps", "fit.amp", "fit.ema", "fit.swa", "fit.patience", "fit.seed",
 }  # fmt: skip
+
+
+@register_sink("tensorboard", enabled=lambda fit: fit.tensorboard)
+def open_tensorboard(run: RunFolder, emit: Emit) -> AbstractContextManager[Emit]:
+    """Write the events of a run below its ``tensorboard`` folder."""
+    return TensorBoard(run.path / "tensorboard", emit=emit)
 
 
 class TensorBoard:
