@@ -68,12 +68,12 @@ def _cannot_list(exc: OSError) -> None:
 
 def _images_below(folder: str) -> list[str]:
     """Images at any depth, sorted; hidden names and linked folders are passed over."""
-    files: list[str] = []
-    for here, folders, files in os.walk(folder, onerror=_cannot_list):
+    paths: list[str] = []
+    for here, folders, names in os.walk(folder, onerror=_cannot_list):
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
-        files += [
+        paths += [
             os.path.join(here, name)
-            for name in sorted(files)
+            for name in sorted(names)
             if is_image(name) and not name.startswith(".")
         ]
-    return files
+    return paths
