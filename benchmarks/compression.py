@@ -142,7 +142,7 @@ def main() -> None:
     asked = parser.parse_args()
     threads = [] if asked.threads is None else ["--threads", str(asked.threads)]
     wanted = [name for name in asked.rows.split(",") if name]
-    print("| what | size | parameters | speed at 1 | at 32 | same answer | difference | n | bars |")
+    print("| what | size | parameters | speed at 1 | at 32 | agreement | difference | n | bars |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in ROWS:
         if wanted and row.name not in wanted:

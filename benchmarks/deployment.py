@@ -198,7 +198,7 @@ def main() -> None:
         table += lines(model, found)
         print(*lines(model, found), sep="\n", file=sys.stderr, flush=True)
     print(*side_by_side(measured), sep="\n", end="\n\n")
-    print("| model | file | size | metric | same answer | batch 1 | batch 32 | promised | holds |")
+    print("| model | file | size | metric | agreement | batch 1 | batch 32 | promised | holds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     print(*table, sep="\n")
     print(

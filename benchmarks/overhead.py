@@ -95,8 +95,8 @@ def bare_step(plan: Plan, device: torch.device) -> Callable[[], float]:
         for low, high in zip(job.batches.bounds, job.batches.bounds[1:], strict=False):
             index = order[low:high]
             optimizer.zero_grad(set_to_none=True)
-            answers = module(input_tensor(pixels.index_select(0, index), spec))  # type: ignore[arg-type]
-            F.cross_entropy(answers, targets.index_select(0, index)).backward()
+            outputs = module(input_tensor(pixels.index_select(0, index), spec))  # type: ignore[arg-type]
+            F.cross_entropy(outputs, targets.index_select(0, index)).backward()
             optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
