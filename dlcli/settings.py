@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, GetCoreSchemaHandler, ValidationError
@@ -27,6 +27,7 @@ def setting(
     *flags: str,
     advanced: bool = False,
     applies_to: Mapping[str, tuple[str, ...]] | None = None,
+    on_resume: Literal["allowed", "forced"] | None = None,
     **bounds: Any,
 ) -> Any:
     """Declare a field with its help; with ``flags`` it is also a command-line option.
@@ -35,12 +36,16 @@ def setting(
         advanced: list the option in ``--help-all`` only.
         applies_to: the values of other fields of the group that the setting has an effect for, such as
             ``{"method": ("static", "qat")}``; see `check_applies`.
+        on_resume: whether a resumed run may have another value: "allowed", where it changes no
+            step's samples or weights, or "forced", with ``--force`` only. By default no setting of
+            ``model`` and ``data`` may change, and all others are forced.
         bounds: of the value, as in `pydantic.Field`.
     """
     extra: dict[str, Any] = {
         "flags": list(flags),
         "advanced": advanced,
         "applies_to": dict(applies_to or {}),
+        "on_resume": on_resume,
     }
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 

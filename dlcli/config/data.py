@@ -13,7 +13,11 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     """Data"""
 
     data: str | None = setting(
-        None, "Folder, file or name of a data set (digits, mnist, ...).", "--data", "-d"
+        None,
+        "Folder, file or name of a data set (digits, mnist, ...).",
+        "--data",
+        "-d",
+        on_resume="forced",
     )
     kind: str | None = setting(
         None,
@@ -65,12 +69,15 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         "Class imbalance: class weights in the loss, weighted sampling, or focal loss.",
         "--balance",
         advanced=True,
+        on_resume="forced",
     )
     val_fraction: float = setting(
         0.1, "Validation fraction, of data without a validation split.", gt=0, lt=1
     )
     test_fraction: float = setting(0.1, "Test fraction, of data without any splits.", ge=0, lt=1)
-    cache: Literal["auto", "ram", "none"] = setting("auto", "Cache of decoded images.")
+    cache: Literal["auto", "ram", "none"] = setting(
+        "auto", "Cache of decoded images.", on_resume="allowed"
+    )
 
     def meaning(self) -> dict[str, Any]:
         """The settings that say what the data means, where they are not the default."""

@@ -15,7 +15,7 @@ SinkName = Annotated[str, RegisteredName("sink", "dlcli.ui.progress", "register_
 class FitConfig(TrainingDevice):
     """Training"""
 
-    epochs: int = setting(10, "Number of epochs.", "--epochs", "-e", ge=1)
+    epochs: int = setting(10, "Number of epochs.", "--epochs", "-e", ge=1, on_resume="allowed")
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
         64, "Global batch size; auto: the largest that fits into memory.", "--batch-size", "-b"
     )
@@ -25,12 +25,18 @@ class FitConfig(TrainingDevice):
         "--grad-accum-steps",
         ge=1,
         advanced=True,
+        on_resume="allowed",
     )
     max_steps: int | None = setting(
-        None, "Stop after this many optimizer steps.", "--max-steps", ge=1, advanced=True
+        None,
+        "Stop after this many optimizer steps.",
+        "--max-steps",
+        ge=1,
+        advanced=True,
+        on_resume="allowed",
     )
     max_time: str | None = setting(
-        None, "Stop after this time: 90s, 30min, 2h.", "--max-time", advanced=True
+        None, "Stop after this time: 90s, 30min, 2h.", "--max-time", advanced=True, on_resume="allowed"
     )
     overfit_batches: int | None = setting(
         None,
@@ -44,9 +50,14 @@ class FitConfig(TrainingDevice):
         "Activation checkpointing: none, auto or a number of segments.",
         "--grad-checkpointing",
         advanced=True,
+        on_resume="allowed",
     )
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = setting(
-        "none", "torch.compile mode of the training step.", "--compile", advanced=True
+        "none",
+        "torch.compile mode of the training step.",
+        "--compile",
+        advanced=True,
+        on_resume="allowed",
     )
     deterministic: bool = setting(
         False,
@@ -73,24 +84,36 @@ class FitConfig(TrainingDevice):
         advanced=True,
     )
     patience: int | None = setting(
-        None, "Early stopping: epochs without improvement.", "--patience", ge=1
+        None, "Early stopping: epochs without improvement.", "--patience", ge=1, on_resume="allowed"
     )
     min_delta: float = setting(0.0, "Minimum improvement, for patience and plateau.", ge=0)
-    keep_best: int = setting(1, "Number of best models to keep.", "--keep-best", ge=1, advanced=True)
+    keep_best: int = setting(
+        1, "Number of best models to keep.", "--keep-best", ge=1, advanced=True, on_resume="allowed"
+    )
     max_bad_steps: int = setting(
-        25, "Abort after this many consecutive steps with non-finite gradients.", ge=1
+        25,
+        "Abort after this many consecutive steps with non-finite gradients.",
+        ge=1,
+        on_resume="allowed",
     )
     checkpoint_every: str = setting(
         "1ep,5min",
         "Interval between checkpoints of the training state: N steps, Nmin or Nep.",
         "--checkpoint-every",
         advanced=True,
+        on_resume="allowed",
     )
-    keep_states: int = setting(2, "Number of training states to keep.", ge=1)
-    tensorboard: bool = setting(False, "Log to TensorBoard too.", "--tensorboard", advanced=True)
-    sinks: tuple[SinkName, ...] = setting((), "More sinks for the run's events, by name.")
-    histograms: bool = setting(False, "TensorBoard histograms of weights and gradients, every epoch.")
-    log_every: float = setting(0.5, "Seconds between progress events.", ge=0)
+    keep_states: int = setting(2, "Number of training states to keep.", ge=1, on_resume="allowed")
+    tensorboard: bool = setting(
+        False, "Log to TensorBoard too.", "--tensorboard", advanced=True, on_resume="allowed"
+    )
+    sinks: tuple[SinkName, ...] = setting(
+        (), "More sinks for the run's events, by name.", on_resume="allowed"
+    )
+    histograms: bool = setting(
+        False, "TensorBoard histograms of weights and gradients, every epoch.", on_resume="allowed"
+    )
+    log_every: float = setting(0.5, "Seconds between progress events.", ge=0, on_resume="allowed")
 
     @property
     def step_samples(self) -> int:

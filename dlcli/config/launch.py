@@ -9,12 +9,22 @@ from dlcli.task import Frozen
 class LaunchConfig(Frozen):
     """Several devices"""
 
-    devices: str = setting("1", "Devices: a number, indices (0,1), or auto (all).", "--devices")
+    devices: str = setting(
+        "1", "Devices: a number, indices (0,1), or auto (all).", "--devices", on_resume="allowed"
+    )
     nnodes: str = setting(
-        "1", "Number of nodes, or MIN:MAX; run the command on each.", "--nnodes", advanced=True
+        "1",
+        "Number of nodes, or MIN:MAX; run the command on each.",
+        "--nnodes",
+        advanced=True,
+        on_resume="allowed",
     )
     rdzv_endpoint: str | None = setting(
-        None, "Rendezvous endpoint HOST:PORT, of one of the nodes.", "--rdzv-endpoint", advanced=True
+        None,
+        "Rendezvous endpoint HOST:PORT, of one of the nodes.",
+        "--rdzv-endpoint",
+        advanced=True,
+        on_resume="allowed",
     )
     max_restarts: int = setting(
         3,
@@ -22,8 +32,11 @@ class LaunchConfig(Frozen):
         "--max-restarts",
         ge=0,
         advanced=True,
+        on_resume="allowed",
     )
-    timeout_s: float = setting(600.0, "Timeout of collective operations, in seconds.", gt=0)
+    timeout_s: float = setting(
+        600.0, "Timeout of collective operations, in seconds.", gt=0, on_resume="allowed"
+    )
     sync_bn: bool = setting(
         True,
         "Synchronize batch norm statistics across devices.",

@@ -37,12 +37,14 @@ class ModelConfig(Frozen):
         "none",
         "Layers to freeze: backbone (all but the head), or names, comma-separated: layer1,conv*.",
         "--freeze",
+        on_resume="forced",
     )
     unfreeze: str | None = setting(
         None,
         "When to unfreeze frozen layers, as a share of the run: 'layer4@50%,layer3@75%'.",
         "--unfreeze",
         advanced=True,
+        on_resume="forced",
     )
     head: Literal["linear", "mlp"] = setting(
         "linear", "Head of a torchvision model.", "--head", advanced=True

@@ -30,14 +30,16 @@ class DataFolder(Frozen):
     """Where named data sets are stored"""
 
     data_dir: str | None = setting(
-        None, "Folder that holds a named data set.", "--data-dir", advanced=True
+        None, "Folder that holds a named data set.", "--data-dir", advanced=True, on_resume="allowed"
     )
 
 
 class Offline(Frozen):
     """Network access"""
 
-    offline: bool = setting(False, "Do not use the network.", "--offline", advanced=True)
+    offline: bool = setting(
+        False, "Do not use the network.", "--offline", advanced=True, on_resume="allowed"
+    )
 
 
 class DecodingThreads(Frozen):
@@ -51,6 +53,7 @@ class DecodingThreads(Frozen):
         ge=1,
         le=256,
         advanced=True,
+        on_resume="allowed",
     )
 
 
@@ -58,14 +61,20 @@ class BadSamples(Frozen):
     """Unreadable samples"""
 
     on_bad_sample: Literal["skip", "fail"] = setting(
-        "skip", "Unreadable samples: skip and count them, or fail.", "--on-bad-sample", advanced=True
+        "skip",
+        "Unreadable samples: skip and count them, or fail.",
+        "--on-bad-sample",
+        advanced=True,
+        on_resume="forced",
     )
 
 
 class Device(Frozen):
     """Device"""
 
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device")
+    device: str = setting(
+        "auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device", on_resume="allowed"
+    )
 
 
 class TrainingDevice(Device):

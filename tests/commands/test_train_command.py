@@ -1,4 +1,4 @@
-"""``dlcli train``: what it refuses before there is a run, and what a run that goes on may be told."""
+"""``dlcli train``: what it refuses before there is a run, and which settings a resume may change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dlcli.cli import main
-from dlcli.commands.train import _run_of
+from dlcli.commands.train_session.join import find_or_create_run
 from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder
 from dlcli.training.distributed import ranks, worker
@@ -38,7 +38,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--devices", "abc"], "--devices 'abc'"),
         (["--devices", "0,1"], "names devices, but the processes run on the CPU"),
@@ -46,10 +46,10 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     ],
 )
 def test_what_cannot_be_launched_leaves_no_folder(
-    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main([*NEW, *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -58,7 +58,9 @@ def test_quiet_is_quiet_also_about_a_plan(here: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == ""
 
 
-def test_a_finished_run_is_told_of_as_at_its_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_reported_as_at_its_end(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*NEW, "-e", "1", "--name", "a", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert main(["train", "--resume", "a", "--json"]) == 0
@@ -66,12 +68,12 @@ def test_a_finished_run_is_told_of_as_at_its_end(here: Path, capsys: pytest.Capt
     assert {key: first[key] for key in again} == again
 
 
-def test_the_commands_that_are_told_can_be_typed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_commands_can_be_typed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*NEW, "-e", "1", "--name", "a", "--runs-dir", "my runs"]) == 0
     assert "dlcli eval 'my runs/a' " in " ".join(capsys.readouterr().out.split())
     assert main(["train", "--resume", "a", "--runs-dir", "my runs"]) == 0
-    told = "dlcli train --resume a --runs-dir 'my runs' --epochs N\n"
-    assert capsys.readouterr().out.endswith(told)
+    command = "dlcli train --resume a --runs-dir 'my runs' --epochs N\n"
+    assert capsys.readouterr().out.endswith(command)
 
 
 def test_force_cannot_change_what_the_record_decides(
@@ -81,16 +83,16 @@ def test_force_cannot_change_what_the_record_decides(
     before = RunFolder(Path("runs/a")).config.read_bytes()
     options = ["-e", "2", "--set", "model.args.dropout=0.9", "--lr", "0.1"]
     assert main(["train", "--resume", "a", *options, "--force"]) == 2
-    said = capsys.readouterr().err
-    assert "no run can change its model or its encoders: model.args: {} -> {'dropout': 0.9}" in said
-    assert "--weights runs/a/best.safetensors" in said
+    err = capsys.readouterr().err
+    assert "no run can change its model or its encoders: model.args: {} -> {'dropout': 0.9}" in err
+    assert "--weights runs/a/best.safetensors" in err
     assert main(["train", "--resume", "a", *options]) == 2
     assert "--force" not in capsys.readouterr().err
     assert RunFolder(Path("runs/a")).config.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--devices", "2", "--checkpoint-every", "5sec"], "--checkpoint-every '5sec'"),
         (["--devices", "2", "--max-time", "soon"], "--max-time 'soon'"),
@@ -98,17 +100,17 @@ def test_force_cannot_change_what_the_record_decides(
     ],
 )
 def test_a_refused_resume_in_several_processes_leaves_the_run_as_it_was(
-    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main([*NEW, "-e", "1", "--name", "a"]) == 0
     before = RunFolder(Path("runs/a")).config.read_bytes()
     assert main(["train", "--resume", "a", "-e", "2", *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert RunFolder(Path("runs/a")).config.read_bytes() == before
 
 
 @pytest.mark.parametrize("option", ["--devices", "--nnodes", "--max-restarts"])
-def test_what_a_launcher_is_told_is_not_ignored_under_another_one(
+def test_launch_settings_are_not_ignored_under_another_launcher(
     here: Path, torchrun: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     assert main([*NEW, option, "2"]) == 2
@@ -128,16 +130,16 @@ def test_a_list_of_devices_has_one_for_each_process_of_a_group(
     assert "is neither a number, a list of devices" in capsys.readouterr().err
 
 
-def test_a_group_finds_its_run_beside_a_damaged_one(here: Path) -> None:
+def test_a_group_finds_its_run_next_to_a_damaged_one(here: Path) -> None:
     for name, record in (("b", "["), ("a", '{"group": "torchrun-1"}')):
         Path("runs", name).mkdir(parents=True)
         Path("runs", name, "run.json").write_text(record)
     group = ExternalGroup("torchrun", "torchrun-1", GROUP)
 
-    def make(root: Path) -> Any:
-        raise AssertionError("it makes another run")
+    def create(root: Path) -> Any:
+        raise AssertionError("it creates another run")
 
-    assert _run_of(group, Path("runs"), make).name == "a"
+    assert find_or_create_run(group, Path("runs"), create).name == "a"
 
 
 def test_a_resumed_run_joins_a_group_by_its_own_settings(
@@ -149,16 +151,16 @@ def test_a_resumed_run_joins_a_group_by_its_own_settings(
         assert main([*NEW, "--max-steps", "1", "--name", "a", "--set", "launch.timeout_s=77"]) == 0
     run = RunFolder(Path("runs/a"))
     run.write_record({**run.read_record(), "status": "interrupted"})
-    asked: list[Any] = []
+    launched_with: list[Any] = []
 
     @contextmanager
     def joined_world(launch: LaunchConfig, device: str) -> Iterator[World]:
-        asked.extend([launch.timeout_s, device])
+        launched_with.extend([launch.timeout_s, device])
         yield ALONE
 
     torchrun.setattr(worker, "joined_world", joined_world)
     assert main(["train", "--resume", "a", "-q"]) == 0
-    assert asked == [77.0, "cpu"]
+    assert launched_with == [77.0, "cpu"]
 
 
 def test_one_of_a_group_says_that_a_run_is_finished(

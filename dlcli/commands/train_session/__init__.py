@@ -1,1 +1,1 @@
-"""What `dlcli train` is made of: beginning, resuming, joining and reporting a run."""
+"""The parts of `dlcli train`: begin, resume, join, run and report."""

@@ -1,16 +1,14 @@
-"""Train a run, in this process or in several, and report what came of it."""
+"""Train a run of a folder, in this process or in several, and report its result."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.config import LaunchConfig, TrainConfig
-from dlcli.errors import DlcliError, Interrupted
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
+from dlcli.commands.train_session.report import draw_plots, report_result
+from dlcli.config import LaunchConfig
+from dlcli.runs.folder import RunFolder, resume_command
 from dlcli.runs.locks import hold
 from dlcli.runs.saved import SavedRun
 from dlcli.subprocesses import child_command
@@ -20,9 +18,8 @@ if TYPE_CHECKING:
     from dlcli.training.distributed.world import World
     from dlcli.training.loop.state import TrainingState
     from dlcli.training.prepare import PreparedRun
-    from dlcli.training.run import TrainResult
 
-# Its ``main(argv)`` is a rank. A name, since it imports this module.
+# The module of a rank's process, by name since it imports this one.
 _RANK_MODULE = "dlcli.commands.train_session.worker"
 
 
@@ -34,10 +31,10 @@ def train_run(
     prepared: PreparedRun | None = None,
     launch: LaunchConfig | None = None,
 ) -> None:
-    """Train a run from its last state, in this process or in several; then report.
+    """Train a run from its last state, in this process or in several, and report its result.
 
-    Without ``prepared`` it is read from the run's folder. ``launch`` is this machine's part, where
-    that is not the run's own. Raises: DlcliError, Interrupted.
+    ``prepared`` is a new run's; by default it is made from the folder. ``launch`` replaces the run's own
+    launch settings on this machine. Raises: DlcliError, Interrupted.
     """
     from dlcli.events import Noted
     from dlcli.training.distributed.ranks import check_machines, local_ranks, needs_launcher
@@ -60,9 +57,9 @@ def train_run(
     from dlcli.training.prepare import prepare_run
 
     if saved.changes:
-        prepare_run(read_plan(saved, fresh=False))  # before they are the run's own
+        prepare_run(read_plan(saved, fresh=False))  # refuse bad changes before they are written
     with hold(run.path):
-        saved.write_settings()  # the processes read the folder alone
+        saved.write_settings()  # the processes read them from the folder
     flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
     try:
         command = child_command(_RANK_MODULE, str(run.path), *flags)
@@ -74,7 +71,10 @@ def train_run(
 def train_here(
     saved: SavedRun, world: World, *, quiet: bool, as_json: bool, prepared: PreparedRun | None = None
 ) -> None:
-    """Train a run in this process, which may be one of several; the main one shows and reports."""
+    """Train a run in this process, which may be one of several; the main one shows and reports.
+
+    Raises: DlcliError, Interrupted.
+    """
     from dlcli.events import Warned, ignore
     from dlcli.training.loop.state import load_state
     from dlcli.training.planning import read_plan
@@ -88,20 +88,20 @@ def train_here(
     with ExitStack() as stack:
         show: Emit = ignore
         if world.main:
-            unlocked = stack.enter_context(hold(run.path))  # one writer
+            lock_warning = stack.enter_context(hold(run.path))
             show = stack.enter_context(progress_sink(quiet, as_json))
-            if unlocked:
-                show(Warned(unlocked))
+            if lock_warning:
+                show(Warned(lock_warning))
         state = None
         if prepared is None:
-            # One choice for all: a disk that several machines share may show them different states.
-            newest = world.run_on_main(lambda: _newest(run, show))
+            # Rank 0 chooses: machines that share a disk may see different states.
+            newest = world.run_on_main(lambda: _newest_state(run, show))
             state = None if newest is None else load_state(run.state / newest)
             prepared = prepare_run(read_plan(saved, fresh=state is None))
         if world.restarted_after:
-            show(Warned(f"started again: {world.restarted_after}"))
+            show(Warned(f"restarted: {world.restarted_after}"))
         if world.main:
-            for message in _changes_told(saved, state):
+            for message in _change_warnings(saved, state):
                 show(Warned(message))
             saved.write_settings()
             truncate_events(run.metrics, 0 if state is None else state.progress.step)
@@ -109,13 +109,13 @@ def train_here(
         if world.main:
             emit = stack.enter_context(run_sinks(run, prepared.plan.config.fit, show))
         result = train(prepared, run, emit, state=state, world=world)
-        plots = _draw(result, show) if world.main else []
+        plots = draw_plots(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
-        _report(result, plots, saved.config, as_json)
+        report_result(result, plots, saved.config, as_json=as_json)
 
 
-def _newest(run: RunFolder, show: Emit) -> str | None:
-    """The name of the newest state that is whole."""
+def _newest_state(run: RunFolder, show: Emit) -> str | None:
+    """The name of the newest undamaged state; each damaged one is a warning."""
     from dlcli.events import Warned
     from dlcli.training.loop.state import load_newest
 
@@ -125,113 +125,19 @@ def _newest(run: RunFolder, show: Emit) -> str | None:
     return None if state is None else state.path.name
 
 
-def _changes_told(saved: SavedRun, state: TrainingState | None) -> list[str]:
-    """What a resumed run should know of its new settings."""
+def _change_warnings(saved: SavedRun, state: TrainingState | None) -> list[str]:
+    """Warnings about the changed settings of a resumed run."""
     if state is None or not any(
         key in ("fit.epochs", "fit.max_steps") or key.startswith("optim.") for key in saved.changes
     ):
         return []
     return [
-        f"the schedule is built anew for what is left: the first {state.progress.step} steps followed "
-        "the old one, so this is not the run that the new settings would have given from the start"
+        f"the schedule is recomputed for the remaining steps: the first {state.progress.step} followed "
+        "the old one, so the run differs from one that had the new settings from the start"
     ]
-
-
-def _draw(result: TrainResult, emit: Emit) -> list[Path]:
-    """The plots of a run that was not interrupted; one that fails costs a warning, not the result."""
-    from dlcli.events import Warned
-    from dlcli.ui.plots.run import save_curves, save_result
-
-    if result.validation is None:
-        return []
-    run, validation = result.run, result.validation
-    drawn: list[Path] = []
-    draws: list[Callable[[], list[Path]]] = [
-        lambda: [save_curves(run.plots / "curves.png", run.metrics)],
-        lambda: save_result(run.plots, validation),
-    ]
-    for draw in draws:
-        try:
-            drawn += draw()
-        except DlcliError as exc:
-            emit(Warned(f"no plot: {exc.message}"))
-    return drawn
-
-
-def _next(run: RunFolder) -> str:
-    """The commands that follow, which name the run unless it is the one they take by themselves."""
-    root = run.path.parent
-    which = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {as_typed(run.path)}"
-    return f"dlcli eval{which}   dlcli predict{which} FILE   dlcli export{which} --onnx"
-
-
-def _scores(result: TrainResult) -> list[tuple[str, str]]:
-    """The metric that chose the best epoch, with the number of samples, and the loss."""
-    from dlcli.ui.text import figure
-
-    assert result.validation is not None
-    metrics, monitor = result.validation.metrics, result.monitor
-    rows = [(monitor, f"{figure(metrics[monitor])} on {result.validation.samples:,} samples")]
-    return [*rows, ("loss", figure(metrics["loss"]))] if monitor != "loss" else rows
-
-
-def _report(result: TrainResult, plots: list[Path], config: TrainConfig, as_json: bool) -> None:
-    from dlcli.ui.json_output import print_json
-    from dlcli.ui.tables import print_key_values
-
-    run, progress = result.run, result.fit.progress
-    if result.fit.signum is not None:
-        raise Interrupted(
-            f"interrupted at step {progress.step}; the state is saved in {run.state}",
-            signum=result.fit.signum,
-            hint=f"resume with: {resume_command(run)}",
-        )
-    assert result.validation is not None  # it is missing only after a signal
-    metrics = result.validation.metrics
-    if as_json:
-        print_json(
-            {
-                "command": "train",
-                "run": str(run.path),
-                "artifact": str(run.best),
-                "status": "finished",
-                "stopped_early": progress.stopped_early,
-                "reason": progress.reason or "epochs",
-                "epochs": progress.epochs_begun,
-                "steps": progress.step,
-                "best_epoch": progress.best_epoch,
-                "elapsed_s": round(progress.elapsed_s, 3),
-                "skipped_steps": progress.skipped,
-                "metrics": {"val": metrics},
-                "bad_samples": result.bad_samples,
-                "warnings": list(result.warnings),
-                "plots": [str(plot) for plot in plots],
-            }
-        )
-        return
-    early = {
-        "patience": ", stopped early",
-        "steps": ", ended by --max-steps",
-        "time": ", ended by --max-time",
-    }.get(progress.reason, "")
-    rows = [
-        ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{early}"),
-        *((f"val {name}", value) for name, value in _scores(result)),
-        *_test_note(config),
-        ("model", str(run.best)),
-        ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
-        ("next", _next(run)),
-    ]
-    print_key_values(f"run {run.name}", rows)
-
-
-def _test_note(config: TrainConfig) -> list[tuple[str, str]]:
-    """That a test run was validated on what it learnt."""
-    few = config.fit.overfit_batches
-    return [("note", "a test: these are the training samples")] if few else []
 
 
 def _show_cursor() -> None:
-    """A process that was ended in the midst of a live view could not put its terminal in order."""
+    """Show the terminal's cursor, which a rank that was killed during a live view left hidden."""
     if os.isatty(2):
         os.write(2, b"\x1b[?25h")

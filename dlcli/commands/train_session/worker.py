@@ -1,4 +1,4 @@
-"""A rank of a run, as `dlcli.training.distributed.launch` starts it. It is no command of dlcli."""
+"""The process of a rank, started by `dlcli.training.distributed.launch`; no command of dlcli."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Train the run in ``argv[0]`` with the other ranks; ``--json`` and ``--quiet`` as for train."""
+    """Train the run in ``argv[0]`` with the other ranks; ``--json`` and ``--quiet`` as for `train`."""
     from dlcli.training.distributed.parent_death import bind_to_launcher
 
     bind_to_launcher(Path(argv[0]))

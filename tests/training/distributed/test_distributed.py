@@ -248,7 +248,7 @@ def test_a_process_without_memory_starts_the_group_again_with_smaller_micro_batc
     more = ("-e", "1", "--devices", "2")
     train(*net(), *more, "--name", "whole")
     _, err = train(*net(rank=1, step=10, wish="memory"), *more, "--name", "small")
-    assert "started again" in err
+    assert "restarted: " in err
     record = json.loads(RunFolder(Path("runs/small")).record.read_text())
     assert record["micro_batch"] == 8  # of a share of 32
     assert losses("small") == pytest.approx(losses("whole"), abs=1e-5)

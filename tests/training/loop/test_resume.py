@@ -88,7 +88,7 @@ def test_what_changes_learning_is_refused_with_the_difference_unless_forced(
     assert main(["train", "--resume", "a", "--lr", "1"]) == 0  # nothing is left to do
     assert "beyond epoch 1: dlcli train --resume a --epochs N" in capsys.readouterr().out
     assert main(["train", "--resume", "a", "-e", "2", "--lr", "0.5", "--force"]) == 0
-    assert "schedule is built anew" in capsys.readouterr().err
+    assert "schedule is recomputed" in capsys.readouterr().err
     # What is as it was is no change.
     assert main(["train", "--resume", "a", "-e", "3", "--lr", "0.5", "-q"]) == 0
 

@@ -1,0 +1,96 @@
+"""Begin a run: in this process, as one of several machines, or among the ranks of torchrun or srun."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.commands.options import Settings
+from dlcli.commands.train_session.join import check_launch_settings, find_or_create_run, join_group
+from dlcli.commands.train_session.report import report_finished
+from dlcli.commands.train_session.run import train_run
+from dlcli.config import TrainConfig
+from dlcli.errors import DlcliError
+from dlcli.runs.folder import RunFolder, safe_name
+from dlcli.runs.saved import read_run
+
+if TYPE_CHECKING:
+    from dlcli.training.prepare import PreparedRun
+
+
+def begin_run(
+    settings: Settings[TrainConfig], name: str | None, root: Path, *, quiet: bool, as_json: bool
+) -> None:
+    """Create a run below ``root`` and train it. Raises: DlcliError, Interrupted."""
+    from dlcli.training.distributed.external_launcher import external_group
+    from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
+
+    config = settings.resolve()
+    create = partial(create_prepared_run, settings, name=name, quiet=quiet, as_json=as_json)
+    group = external_group()
+    if group is not None:
+        check_launch_settings(group, settings)
+        join_group(
+            group,
+            config,
+            lambda: find_or_create_run(group, root, lambda folder: create(folder)[0]),
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
+    # Checked here, so that settings that cannot be launched leave no folder.
+    check_machines(config.launch, name)
+    local_ranks(config.launch, config.fit.device)
+    if machine_range(config.launch) == (1, 1):
+        run, prepared = create(root)
+        train_run(read_run(run), quiet=quiet, as_json=as_json, prepared=prepared)
+        return
+
+    from dlcli.training.distributed.shared_folder import create_or_join_run, launch_id
+
+    assert name is not None  # `check_machines` requires it
+    run, created = create_or_join_run(root, name, launch_id(config), lambda folder: create(folder)[0])
+    saved = read_run(run)
+    if not created and saved.record.get("status") == "finished":
+        report_finished(run, saved.record, as_json=as_json)
+    else:
+        train_run(saved, quiet=quiet, as_json=as_json, launch=config.launch)
+
+
+def show_dry_run(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
+    """Show the plan of a run with these settings. Raises: DlcliError."""
+    from dlcli.training.planning import make_plan
+    from dlcli.ui.dry_run import show_plan
+
+    plan = make_plan(settings.resolve)
+    show_plan(plan, settings.origins(plan.recipe), quiet=quiet, as_json=as_json)
+
+
+def create_prepared_run(
+    settings: Settings[TrainConfig], root: Path, *, name: str | None, quiet: bool, as_json: bool
+) -> tuple[RunFolder, PreparedRun]:
+    """Plan and prepare a run, with "auto" resolved, and create its folder below ``root``."""
+    from dlcli.events import Warned
+    from dlcli.training.autotune.resolve import resolve_auto
+    from dlcli.training.planning import make_plan
+    from dlcli.training.prepare import prepare_run
+    from dlcli.training.run import new_run
+    from dlcli.ui.plots.lr_sweep import save_sweep
+    from dlcli.ui.progress.sinks import progress_sink
+    from dlcli.ui.progress.tensorboard import check_installed
+
+    with progress_sink(quiet, as_json) as show:
+        plan = make_plan(settings.resolve)
+        if plan.config.fit.tensorboard:
+            check_installed()
+        prepared = prepare_run(resolve_auto(plan, show))
+        run = new_run(prepared, root, name)
+        if name is not None and run.name != safe_name(name):
+            show(Warned(f"there is a run {safe_name(name)} already, so this one is {run.name}"))
+        if prepared.plan.lr_sweep is not None:
+            try:
+                save_sweep(run.plots / "lr.png", prepared.plan.lr_sweep)
+            except DlcliError as exc:
+                show(Warned(f"no plot: {exc.message}"))
+    return run, prepared

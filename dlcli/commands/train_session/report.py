@@ -1,0 +1,133 @@
+"""Report a finished run: its scores and plots, or that nothing is left to train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.config import TrainConfig
+from dlcli.errors import DlcliError, Interrupted
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
+
+if TYPE_CHECKING:
+    from dlcli.events import Emit
+    from dlcli.training.run import TrainResult
+
+
+def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *, as_json: bool) -> None:
+    """Print what a run gave. Raises: Interrupted when a signal ended it."""
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.tables import print_key_values
+
+    run, progress = result.run, result.fit.progress
+    if result.fit.signum is not None:
+        raise Interrupted(
+            f"interrupted at step {progress.step}; the state is saved in {run.state}",
+            signum=result.fit.signum,
+            hint=f"resume with: {resume_command(run)}",
+        )
+    assert result.validation is not None  # it is missing only after a signal
+    if as_json:
+        print_json(
+            {
+                "command": "train",
+                "run": str(run.path),
+                "artifact": str(run.best),
+                "status": "finished",
+                "stopped_early": progress.stopped_early,
+                "reason": progress.reason or "epochs",
+                "epochs": progress.epochs_begun,
+                "steps": progress.step,
+                "best_epoch": progress.best_epoch,
+                "elapsed_s": round(progress.elapsed_s, 3),
+                "skipped_steps": progress.skipped,
+                "metrics": {"val": result.validation.metrics},
+                "bad_samples": result.bad_samples,
+                "warnings": list(result.warnings),
+                "plots": [str(plot) for plot in plots],
+            }
+        )
+        return
+    end = {
+        "patience": ", stopped early",
+        "steps": ", ended by --max-steps",
+        "time": ", ended by --max-time",
+    }.get(progress.reason, "")
+    overfit = config.fit.overfit_batches is not None
+    rows = [
+        ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{end}"),
+        *((f"val {name}", value) for name, value in _scores(result)),
+        *([("note", "a test: these are the training samples")] if overfit else []),
+        ("model", str(run.best)),
+        ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
+        ("next", _next_commands(run)),
+    ]
+    print_key_values(f"run {run.name}", rows)
+
+
+def report_finished(run: RunFolder, record: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print that a run is finished, and the command that trains it further."""
+    from dlcli.ui.console import stdout
+    from dlcli.ui.json_output import print_json
+    from dlcli.wording import printable
+
+    if as_json:
+        facts = {"run": str(run.path), "artifact": str(run.best), "status": "finished"}
+        print_json({"command": "train", **facts})
+        return
+    end = "stopped early" if record.get("stopped_early") else "is finished"
+    setting, epochs = option_to_continue(record), record.get("epochs_done")
+    beyond = f" beyond epoch {epochs}" if setting == "epochs" and epochs else ""
+    value = "2h, the whole run's time" if setting == "max_time" else "N"
+    option = f"--{setting.replace('_', '-')} {value}"
+    for line in (
+        f"run {run.name} {end}: {run.best}",
+        f"to train it further{beyond}: {resume_command(run)} {option}",
+    ):
+        stdout().print(printable(line), soft_wrap=True)
+
+
+def option_to_continue(record: Mapping[str, Any]) -> str:
+    """Return the setting of ``fit`` that extends a finished run: epochs do not undo an early stop."""
+    reason = "patience" if record.get("stopped_early") else record.get("reason")
+    return {"patience": "patience", "steps": "max_steps", "time": "max_time"}.get(reason or "", "epochs")
+
+
+def draw_plots(result: TrainResult, emit: Emit) -> list[Path]:
+    """Draw the plots of a run, unless it was interrupted; a plot that fails is a warning."""
+    from dlcli.events import Warned
+    from dlcli.ui.plots.run import save_curves, save_result
+
+    if result.validation is None:
+        return []
+    run, validation = result.run, result.validation
+    plots: list[Path] = []
+    draws: list[Callable[[], list[Path]]] = [
+        lambda: [save_curves(run.plots / "curves.png", run.metrics)],
+        lambda: save_result(run.plots, validation),
+    ]
+    for draw in draws:
+        try:
+            plots += draw()
+        except DlcliError as exc:
+            emit(Warned(f"no plot: {exc.message}"))
+    return plots
+
+
+def _next_commands(run: RunFolder) -> str:
+    """Commands for the run's model, which name the run unless it is their default."""
+    root = run.path.parent
+    name = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {as_typed(run.path)}"
+    return f"dlcli eval{name}   dlcli predict{name} FILE   dlcli export{name} --onnx"
+
+
+def _scores(result: TrainResult) -> list[tuple[str, str]]:
+    """The metric that selected the best epoch, with the number of samples, and the loss."""
+    from dlcli.ui.text import figure
+
+    assert result.validation is not None
+    metrics, monitor = result.validation.metrics, result.monitor
+    rows = [(monitor, f"{figure(metrics[monitor])} on {result.validation.samples:,} samples")]
+    return [*rows, ("loss", figure(metrics["loss"]))] if monitor != "loss" else rows
