@@ -25,7 +25,7 @@ class ModelSpec(Frozen):
 
 
 class TransformRecord(Frozen):
-    """What was done to the structure since it was built (pruned, quantized): enough to replay it."""
+    """What was done to a model since it was built; `dlcli.transforms` names the kinds."""
 
     kind: str
     args: dict[str, Any] = Field(default_factory=dict)

@@ -59,7 +59,7 @@ def _torchvision(card: Card) -> str:
     """The call by which torchvision builds the very same module; "" where it cannot."""
     from dlcli.zoo import transfer
     from dlcli.zoo.base import MODELS
-    from dlcli.zoo.structure import STRUCTURES  # it imports torch
+    from dlcli.zoo.replay import STRUCTURES  # it imports torch
 
     name, task = card.model.name, card.task
     changed = any(STRUCTURES.find(record.kind) for record in card.transforms)

@@ -17,7 +17,7 @@ from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
 from dlcli.settings import merge
 from dlcli.task import Frozen, TaskKind, TaskSpec
-from dlcli.zoo.structure import replay
+from dlcli.zoo.replay import replay
 
 # Tasks of any head with ``task.num_outputs`` outputs a sample.
 SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression", "embedding")

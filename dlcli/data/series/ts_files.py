@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import shorten
-from dlcli.data.tables.encodings import decode_text
+from dlcli.data.tables.charset import decode_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskKind
 

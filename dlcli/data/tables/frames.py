@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import infer_type, shorten
-from dlcli.data.tables.encodings import decode_text
+from dlcli.data.tables.charset import decode_text
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError, nearest

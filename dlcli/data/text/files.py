@@ -13,7 +13,7 @@ from pathlib import Path
 from dlcli.data.images.folder import natural
 from dlcli.data.notices import Notice
 from dlcli.data.sets.named import clean
-from dlcli.data.tables.encodings import decode_text
+from dlcli.data.tables.charset import decode_text
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError
 

@@ -16,7 +16,7 @@ from torch import nn
 from dlcli import transforms
 from dlcli.zoo.attention import Attention
 from dlcli.zoo.layers import ChannelNorm
-from dlcli.zoo.structure import STRUCTURES
+from dlcli.zoo.replay import STRUCTURES
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from dlcli import transforms
-from dlcli.zoo.structure import STRUCTURES
+from dlcli.zoo.replay import STRUCTURES
 
 LOWEST, HIGHEST = 0, 255  # of an activation; s8 stores 128 less
 WEIGHT_MAX = 127  # of an s8 weight; -128 is left out, so that 0 is in the middle

@@ -14,7 +14,7 @@ from torch import nn
 
 from dlcli import transforms
 from dlcli.zoo.layers import StepBatchNorm
-from dlcli.zoo.structure import STRUCTURES
+from dlcli.zoo.replay import STRUCTURES
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, StepBatchNorm)
