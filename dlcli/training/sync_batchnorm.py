@@ -1,8 +1,8 @@
 """Synchronised batch norm on any device: statistics over the samples of all processes.
 
-x is (B, C, ...) with B of its own in each process, 0 included. torch's SyncBatchNorm is for GPUs only,
-and plain layers become that there. `Synchronised` is for everything else: for CPUs, and for layers that
-torch would turn into something different.
+x is (B, C, ...), where B may differ between processes and may be 0. On GPUs torch's own batch norms
+become `torch.nn.SyncBatchNorm`, which needs a GPU. `Synchronised` is for CPUs, and for subclasses
+that the conversion of torch would replace by a plain SyncBatchNorm.
 """
 
 from __future__ import annotations
@@ -22,59 +22,61 @@ from dlcli.zoo.structures.fake_quant import FakeQuantizer
 
 
 def synchronise_batch_norms(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module with batch norms that, while training, see the samples of all processes at once.
+    """Convert the batch norms of a module to synchronised ones; returns the module.
 
-    Parameters, buffers and their names stay the same objects. Every process must then run the same
-    layers in the same order, also with 0 samples. It comes before `checkpoint_segments` and before
-    DistributedDataParallel. Raises: UsageError for a kind of batch norm whose formula is not known.
+    Parameters and buffers stay the same objects, with the same names. Every process must then run the
+    same layers in the same order, also with 0 samples. Call it before `checkpoint_segments` and
+    DistributedDataParallel. Raises: UsageError for a subclass of batch norm with its own forward.
     """
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    fresh = {id(norm): _convert(norm, device) for norm in norms}
+    converted = {id(norm): _convert(norm, device) for norm in norms}
     for part in list(module.modules()):
         for name, child in part._modules.items():
-            part._modules[name] = fresh.get(id(child), child)
-    return fresh.get(id(module), module)
+            part._modules[name] = converted.get(id(child), child)
+    return converted.get(id(module), module)
 
 
 def _convert(norm: _BatchNorm, device: torch.device) -> nn.Module:
     if isinstance(norm, (nn.SyncBatchNorm, Synchronised)):
         return norm
     if type(norm).forward is _BatchNorm.forward and device.type == "cuda":
-        fresh: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
-        return fresh
+        sync: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]
+        return sync
     kind: Any = type(norm)
-    norm.__class__ = _synchronised(kind)  # the object stays, with its hooks and its mode
+    norm.__class__ = _synchronised(kind)  # keeps the object, its hooks and its mode
     return norm
 
 
 class Synchronised(_BatchNorm):
-    """The base of all synchronised layers; the layer's own class follows it in the MRO."""
+    """The base of all synchronised layers; the class of the original layer follows it in the MRO."""
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """The shape and dtype stay; ``mask`` (B, 1, T) leaves false steps out of the statistics.
+        """Normalise (B, C, ...), same shape and dtype; ``mask`` (B, 1, T) is False at padding.
 
-        In eval mode, or with one process, it is the layer that it was. Raises: ValueError as torch's
-        layers do when all processes together have one value a channel.
+        In eval mode, or with a single process, it is the forward of the original layer. Raises:
+        ValueError, as torch's layers, when there is one value per channel in all processes.
         """
-        alone = not distributed.is_initialized() or distributed.get_world_size() == 1
-        if alone or not self.training:
-            given = () if mask is None else (mask,)
-            out: torch.Tensor = super().forward(x, *given)
+        single = not distributed.is_initialized() or distributed.get_world_size() == 1
+        if single or not self.training:
+            args = () if mask is None else (mask,)
+            out: torch.Tensor = super().forward(x, *args)
             return out
-        return self.together(x, mask)
+        return self.sync_forward(x, mask)
 
-    def together(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def sync_forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Normalise by the statistics of all processes, and update the running ones."""
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        true = None if mask is None else mask.to(torch.promote_types(x.dtype, torch.float32))
-        mean, var, count = _statistics(x.detach(), true)
-        if x.device.type == "cpu" and true is None and count.item() == 1:
+        valid = None if mask is None else mask.to(torch.promote_types(x.dtype, torch.float32))
+        mean, var, count = _statistics(x.detach(), valid)
+        if x.device.type == "cpu" and valid is None and count.item() == 1:
             raise ValueError(
-                "Expected more than 1 value per channel when training, got 1 in all processes together"
+                "Expected more than 1 value per channel when training, got 1 over all processes"
             )
         if self.track_running_stats and self.running_mean is not None:
             self._update_running(mean, var * (count / (count - 1).clamp(min=1)))
-        out: torch.Tensor = _Normalise.apply(x, self.weight, self.bias, mean, var, count, true, self.eps)
+        out: torch.Tensor = _Normalise.apply(
+            x, self.weight, self.bias, mean, var, count, valid, self.eps
+        )
         return out
 
     @torch.no_grad()
@@ -90,47 +92,47 @@ class Synchronised(_BatchNorm):
 
 @cache
 def _synchronised(kind: Any) -> type[_BatchNorm]:
-    """The class of the same layer, synchronised. Raises: UsageError."""
+    """The synchronised subclass of a batch norm class. Raises: UsageError."""
     if kind is StepBatchNorm or kind.forward is _BatchNorm.forward:
         body: dict[str, Any] = {}
     elif kind.__module__.startswith("timm.") and kind.__name__ == "BatchNormAct2d":
-        body = {"together": _then_activate}
+        body = {"sync_forward": _sync_forward_with_activation}
     else:
         raise UsageError(
-            f"the batch norms of this model ({kind.__name__}) have a formula of their own, which cannot "
-            "be computed over several processes",
+            f"the batch norms of this model ({kind.__name__}) override forward, so they cannot be "
+            "synchronised over several processes",
             hint="use --no-sync-bn: each device then normalises its own samples",
         )
     return cast("type[_BatchNorm]", type(f"Synchronised{kind.__name__}", (Synchronised, kind), body))
 
 
-def _then_activate(self: Any, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """timm's layers hold their dropout and activation themselves."""
-    out: torch.Tensor = self.act(self.drop(Synchronised.together(self, x, mask)))
+def _sync_forward_with_activation(self: Any, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """`Synchronised.sync_forward` for timm's BatchNormAct2d, which contains dropout and activation."""
+    out: torch.Tensor = self.act(self.drop(Synchronised.sync_forward(self, x, mask)))
     return out
 
 
 def _statistics(
-    x: torch.Tensor, true: torch.Tensor | None
+    x: torch.Tensor, valid: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean (C,), biased variance (C,) and count () of the values of a channel in all processes.
+    """Mean (C,), biased variance (C,) and count () of the values of each channel in all processes.
 
-    Each process gives its mean, its sum of centred squares and its count; those are put together by
-    the formula of Chan, Golub and LeVeque (1983), which unlike sums of squares loses no digits where the
-    mean is large. One exchange of 2C + 1 numbers.
+    Means, sums of squared deviations and counts of the processes are combined by the formula of Chan,
+    Golub and LeVeque (1983), which unlike sums of squares does not cancel where the mean is large. One
+    all-gather of 2C + 1 numbers.
     """
     channels, axes = x.shape[1], _axes(x)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
-    if true is None:
+    if valid is None:
         count = x.new_tensor(float(x.numel() // channels))
         mean, squares = x.new_zeros(channels), x.new_zeros(channels)
         if x.numel():
             var, mean = torch.var_mean(x, axes, correction=0)
             squares = var * count
     else:
-        count = true.sum()
-        mean = (x * true).sum(axes) / count.clamp(min=1)
-        squares = ((x - _wide(mean, x)).square() * true).sum(axes)
+        count = valid.sum()
+        mean = (x * valid).sum(axes) / count.clamp(min=1)
+        squares = ((x - _wide(mean, x)).square() * valid).sum(axes)
     own = torch.cat([mean, squares, count.view(1)])
     parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, own)
@@ -142,10 +144,10 @@ def _statistics(
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch norm by given statistics of all processes, and its gradient through those statistics.
+    """Batch norm by the statistics of all processes, with the gradient through these statistics.
 
-    In ``backward`` the processes exchange two sums a channel. The gradients of weight and bias are those
-    of the own samples: data parallel training adds them up.
+    ``backward`` all-reduces two sums per channel. The gradients of weight and bias are those of this
+    process's samples: DistributedDataParallel reduces them.
     """
 
     @staticmethod
@@ -157,16 +159,16 @@ class _Normalise(torch.autograd.Function):
         mean: torch.Tensor,
         var: torch.Tensor,
         count: torch.Tensor,
-        true: torch.Tensor | None,
+        valid: torch.Tensor | None,
         eps: float,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), count, true)
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), count, valid)
         return functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, mean, scale, count, true = ctx.saved_tensors
+        x, weight, mean, scale, count, valid = ctx.saved_tensors
         axes, dtype = _axes(x), x.dtype
         grad = grad.to(mean.dtype)
         normed = (x.to(mean.dtype) - _wide(mean, x)) * _wide(scale, x)
@@ -177,8 +179,8 @@ class _Normalise(torch.autograd.Function):
             distributed.all_reduce(sums)
             first, second = (sums / count).split(x.shape[1])
             through = _wide(first, x) + normed * _wide(second, x)
-            if true is not None:
-                through = through * true  # only true steps moved the statistics
+            if valid is not None:
+                through = through * valid  # padding does not affect the statistics
             factor = scale if weight is None else scale * weight
             grad_x = ((grad - through) * _wide(factor, x)).to(dtype)
         affine = weight is not None
@@ -186,10 +188,10 @@ class _Normalise(torch.autograd.Function):
 
 
 class RunningStatistics:
-    """The running statistics of batch norms and fake quantizers, restored when a step is skipped.
+    """Saves and restores the running statistics of batch norms and fake quantizers.
 
-    A forward pass changes them before it is known whether the update is finite, and a NaN would stay in
-    a running mean for good.
+    For skipped steps: the forward pass updates them before it is known whether gradients are finite,
+    and a NaN would never leave a running mean.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -199,30 +201,30 @@ class RunningStatistics:
         values += [t for part in ranges for t in (part.low, part.high)]
         counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
         self._live = [tensors for tensors in (values, counts) if tensors]
-        self._kept: list[list[torch.Tensor]] = []
+        self._saved: list[list[torch.Tensor]] = []
 
     @torch.no_grad()
-    def keep(self) -> None:
+    def save(self) -> None:
         """Save a copy; does not synchronise with the device."""
-        if not self._kept:
-            self._kept = [[tensor.clone() for tensor in live] for live in self._live]
+        if not self._saved:
+            self._saved = [[tensor.clone() for tensor in live] for live in self._live]
             return
-        for live, kept in zip(self._live, self._kept, strict=True):
-            torch._foreach_copy_(kept, live)
+        for live, saved in zip(self._live, self._saved, strict=True):
+            torch._foreach_copy_(saved, live)
 
     @torch.no_grad()
-    def put_back(self, *, unless: bool | torch.Tensor = False) -> None:
-        """Restore the copy, unless ``unless`` is true; a tensor is evaluated on the device."""
+    def restore(self, *, unless: bool | torch.Tensor = False) -> None:
+        """Restore the saved copy, unless ``unless`` is true; a tensor is evaluated on the device."""
         if unless is True:
             return
-        for live, kept in zip(self._live, self._kept, strict=True):
+        for live, saved in zip(self._live, self._saved, strict=True):
             if isinstance(unless, torch.Tensor):
-                new, old = (torch.cat([t.reshape(-1) for t in tensors]) for tensors in (live, kept))
+                new, old = (torch.cat([t.reshape(-1) for t in tensors]) for tensors in (live, saved))
                 sizes = [t.numel() for t in live]
                 pieces = torch.split(torch.where(unless, new, old), sizes)
                 torch._foreach_copy_(live, [p.view_as(t) for p, t in zip(pieces, live, strict=True)])
             else:
-                torch._foreach_copy_(live, kept)
+                torch._foreach_copy_(live, saved)
 
 
 def _axes(x: torch.Tensor) -> tuple[int, ...]:
@@ -230,5 +232,5 @@ def _axes(x: torch.Tensor) -> tuple[int, ...]:
 
 
 def _wide(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """(C,) as (C, 1, ...), to go with (B, C, ...)."""
+    """View (C,) as (C, 1, ...), to broadcast with (B, C, ...)."""
     return values.view(-1, *(1,) * (x.ndim - 2))

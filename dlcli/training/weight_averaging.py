@@ -11,16 +11,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class WeightAverage:
-    """A running average of a module's parameters and floating buffers; other buffers are copied.
+    """A running average of a module's parameters and float buffers; other buffers are copied.
 
-    With ``decay`` it is an exponential one (Polyak and Juditsky, 1992): each update moves it by 1 - d
-    towards the module, d = min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights
-    are soon forgotten. Without, it is the plain mean of the updates (stochastic weight averaging,
-    Izmailov et al., arXiv:1803.05407), whose batch norm statistics need `refresh_batch_norms`.
+    With ``decay`` it is an exponential moving average (Polyak and Juditsky, 1992): average = d average
+    + (1 - d) weights, with d = min(decay, (1 + n) / (10 + n)) after n updates, so that the initial
+    weights lose their influence early. Without, it is the arithmetic mean of the updates (stochastic
+    weight averaging, Izmailov et al., arXiv:1803.05407), whose batch norm statistics need
+    `refresh_batch_norms`.
 
-    It starts as a copy of the module, on its device, in float32 where the weights are narrower: a
-    step of 0.001 towards a bfloat16 is no step. Updating draws nothing and waits for no device.
-    The module is always the bare one, not wrapped by DistributedDataParallel or torch.compile.
+    It starts as a copy of the module, on its device, in float32 for weights of lower precision:
+    bfloat16 would round an update of 0.001 away. An update uses no random numbers and does not
+    synchronise with the device. The module must not be wrapped by DistributedDataParallel or
+    torch.compile.
     """
 
     def __init__(self, module: nn.Module, *, decay: float | None) -> None:
@@ -37,39 +39,39 @@ class WeightAverage:
         decay = self.n / (self.n + 1)
         if self.decay is not None:
             decay = min(self.decay, (1 + self.n) / (10 + self.n))
-        # Lists of one dtype, since the fused kernels take no others.
+        # Grouped by dtype, as the foreach kernels require.
         pairs: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         for name, tensor in _state(module).items():
             value = self._values[name]
-            values, present = pairs.setdefault(value.dtype, ([], []))
+            values, current = pairs.setdefault(value.dtype, ([], []))
             values.append(value)
-            present.append(tensor.detach().to(value.dtype))
-        for dtype, (values, present) in pairs.items():
+            current.append(tensor.detach().to(value.dtype))
+        for dtype, (values, current) in pairs.items():
             if dtype.is_floating_point:
-                torch._foreach_lerp_(values, present, 1 - decay)
+                torch._foreach_lerp_(values, current, 1 - decay)
             else:
-                torch._foreach_copy_(values, present)
+                torch._foreach_copy_(values, current)
         self.n += 1
 
     @torch.no_grad()
     def begin(self, module: nn.Module) -> None:
-        """Copy the module as it is now, as a new average does."""
+        """Restart from a copy of the module's current values."""
         _write(self._values, _state(module))
         self.n = 0
 
     def forget(self) -> None:
-        """Reset the count: the next update is the first. The values stay until then."""
+        """Reset the count, so that the next update is the first; the values stay until then."""
         self.n = 0
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The averages by their names in the module; they are the live ones, no copies."""
+        """The averages by their names in the module; not copies."""
         return dict(self._values)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor], n: int) -> None:
-        """Load the averages ``tensors`` after ``n`` updates.
+        """Load the averages ``tensors`` of ``n`` updates.
 
-        Raises: ValueError when they are not those of this module.
+        Raises: ValueError when names or shapes do not match the module.
         """
         for name, value in self._values.items():
             if name not in tensors or tensors[name].shape != value.shape:
@@ -81,9 +83,9 @@ class WeightAverage:
     def applied(self, module: nn.Module) -> Iterator[None]:
         """Context in which the module has the averages as weights.
 
-        Values are copied, so parameters, buffers and their memory stay the same objects:
-        optimizers, DistributedDataParallel and captured graphs are not affected. What the block
-        does to the module is undone with it. Costs the memory of the weights once more.
+        Values are copied into the same tensors, so optimizers, DistributedDataParallel and CUDA graphs
+        are not affected. Changes of the weights within the context are undone. Needs memory for another
+        copy of the weights.
         """
         state = _state(module)
         own = {name: tensor.detach().clone() for name, tensor in state.items()}
@@ -97,10 +99,10 @@ class WeightAverage:
 def refresh_batch_norms(module: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
     """Recompute the running statistics of batch norms as means over ``batches``.
 
-    Each of ``batches`` holds the inputs of one forward pass. As `torch.optim.swa_utils.update_bn` does
-    it, except that everything else is in eval mode (no dropout) and that layers whose own weights are
-    frozen keep their statistics. Modes and momenta are what they were afterwards; a model without
-    such layers reads no batch, and without a batch nothing changes.
+    Each of ``batches`` is the inputs of one forward pass. Like `torch.optim.swa_utils.update_bn`,
+    except that all other layers are in eval mode (no dropout) and that batch norms with frozen weights
+    keep their statistics. Modes and momenta are restored. A model without such layers reads no batch;
+    without batches nothing changes.
     """
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and _learns(part)]
     if not norms:
@@ -133,7 +135,7 @@ def _average_dtype(kind: torch.dtype) -> torch.dtype:
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of the module's state by name, each once: tied weights have several names."""
+    """The tensors of the module's state dict by name, each once: tied weights have several names."""
     seen: set[int] = set()
     tensors: dict[str, torch.Tensor] = {}
     for name, value in module.state_dict(keep_vars=True).items():

@@ -340,7 +340,7 @@ def test_without_a_pair_or_another_class_there_is_nothing_to_learn(classes: list
 def test_a_loss_of_another_task_is_refused_with_those_that_fit(kind: str, name: str) -> None:
     config = LossConfig.model_validate({"name": name})
     for refuse in (make_loss, check_loss):
-        with pytest.raises(UsageError, match=f"--loss {name} does not fit {kind}") as caught:
+        with pytest.raises(UsageError, match=f"--loss {name} is not available for {kind}") as caught:
             refuse(task(kind), config)
         assert losses_for(kind)[0] in str(caught.value.hint)
 
@@ -352,7 +352,7 @@ def test_focal_by_balance_is_focal_by_name() -> None:
     assert named(outputs, targets) == balanced(outputs, targets)
     with pytest.raises(UsageError, match="--loss bce and --balance focal exclude each other"):
         make_loss(task("classification"), LossConfig(name="bce"), focal=True)
-    with pytest.raises(UsageError, match="--balance focal does not fit regression"):
+    with pytest.raises(UsageError, match="--balance focal is not available for regression"):
         make_loss(task("regression"), PLAIN, focal=True)
 
 

@@ -1,1 +1,1 @@
-"""Hints: what a run's own figures say is going wrong, with their evidence."""
+"""Hints: likely problems of a run, derived from its metrics."""

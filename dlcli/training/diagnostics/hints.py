@@ -1,4 +1,4 @@
-"""What a run's own figures say about it: sentences with their evidence, each said once a run.
+"""Hints from the events of a run, each at most once per run.
 
 No torch: it works on the host numbers of events.
 """
@@ -14,7 +14,7 @@ from dlcli.events import EpochDone, Event, RunFinished, RunStarted, StepDone
 from dlcli.training.diagnostics import checks
 from dlcli.training.diagnostics.checks import History
 
-# Of a topic one sentence is said in a run, by whichever check finds something first.
+# One hint per topic in a run, from the first check that detects something.
 _CHECKS: dict[type[Event], tuple[tuple[str, Callable[[History], str | None]], ...]] = {
     StepDone: (
         ("skipped steps", checks.skipped),
@@ -31,45 +31,45 @@ _CHECKS: dict[type[Event], tuple[tuple[str, Callable[[History], str | None]], ..
     RunFinished: (("generalisation", checks.gap), ("learning rate", checks.rate_never_fell)),
 }
 _RECALLED = {kind.__name__: kind for kind in (RunStarted, StepDone, EpochDone, RunFinished)}
-_OPTIONAL = {"accuracy", "memory_mib", "grad_norm"}  # here None means none; elsewhere it was NaN
+_OPTIONAL = {"accuracy", "memory_mib", "grad_norm"}  # None means none here; elsewhere it stands for NaN
 
 
 class Hints:
-    """A function of one event that gives what there is to say after it, mostly nothing.
+    """A function from an event to new hints, mostly none.
 
-    Give it every event of a run, from `RunStarted` to `RunFinished`. A run that goes on first gets
-    `recall` with what metrics.jsonl holds, and then says nothing twice. Nothing here enters the
-    training state.
+    Call it with every event of a run, from `RunStarted` to `RunFinished`. For a resumed run call
+    `recall` first, with the events of metrics.jsonl, so that no hint is repeated. Nothing here is part
+    of the training state.
     """
 
     def __init__(self) -> None:
         self._history = History()
 
     def __call__(self, event: Event) -> list[str]:
-        """Sentences about the run after ``event``, each of a topic that was not spoken of before."""
-        history, said = self._history, []
+        """Return the hints after ``event``, each of a topic without an earlier hint."""
+        history, hints = self._history, []
         history.add(event)
         for topic, check in _CHECKS.get(type(event), ()):
             if topic not in history.topics:
-                sentence = check(history)
-                if sentence is not None:
+                hint = check(history)
+                if hint is not None:
                     history.topics.add(topic)
-                    said.append(sentence)
-        return said
+                    hints.append(hint)
+        return hints
 
     def recall(self, events: Iterable[Mapping[str, Any]]) -> None:
-        """Take in what happened before: events as metrics.jsonl holds them, up to the resumed step.
+        """Replay the earlier events of a resumed run, as recorded in metrics.jsonl.
 
-        What those events were worth saying counts as said. Entries of other kinds, or without a field
-        that they need, are left out.
+        The hints of these events count as given. Entries of other kinds, or without a required field,
+        are ignored.
         """
         for entry in events:
-            event = _revived(entry)
+            event = _parse_event(entry)
             if event is not None:
                 self(event)
 
 
-def _revived(entry: Mapping[str, Any]) -> Event | None:
+def _parse_event(entry: Mapping[str, Any]) -> Event | None:
     """An event from its line in metrics.jsonl, where None stands for NaN and infinity."""
     kind = _RECALLED.get(str(entry.get("event")))
     if kind is None:
@@ -82,5 +82,5 @@ def _revived(entry: Mapping[str, Any]) -> Event | None:
             values[name] = {k: math.nan if v is None else v for k, v in value.items()}
     try:
         return kind(**values)
-    except TypeError:  # a field that it needs is missing
+    except TypeError:  # a required field is missing
         return None

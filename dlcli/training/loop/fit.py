@@ -88,7 +88,7 @@ class Trainer:
         self.logged_step = progress.step
         job.batches.plan = job.batches.plan.limited(progress.micro)
         if job.model.masks is not None:
-            job.model.masks.take()
+            job.model.masks.capture()
 
     def run(self) -> int | None:
         """Train to the end; returns the signal that stopped the run, or None."""

@@ -49,7 +49,7 @@ class TrainableModel:
     def after_update(self) -> None:
         """Mask the pruned weights again and move the average, after each step of the optimizer."""
         if self.masks is not None:
-            self.masks.hold()
+            self.masks.apply()
         if "ema" in self.averages:
             self.averages["ema"].update(self.module)
 

@@ -55,7 +55,7 @@ def optimizer_step(job: FitJob, batch: Batch, total: float) -> StepOutput:
     optimizer's state; `OutOfMemory` in a group.
     """
     statistics = job.model.running_statistics
-    statistics.keep()
+    statistics.save()
     while True:
         try:
             sums = _gradient(job, batch, total)
@@ -64,7 +64,7 @@ def optimizer_step(job: FitJob, batch: Batch, total: float) -> StepOutput:
             if not is_out_of_memory(exc):
                 raise
             _halve_micro_batches(job, batch, exc)
-        statistics.put_back()  # no pass counts twice
+        statistics.restore()  # no forward pass counts twice
     try:
         norm, updated = _update(job)
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
@@ -77,7 +77,7 @@ def optimizer_step(job: FitJob, batch: Batch, total: float) -> StepOutput:
             "smaller model; smaller batches do not help here",
         ) from exc
     if updated is not True:
-        statistics.put_back(unless=updated)
+        statistics.restore(unless=updated)
     return StepOutput(sums.loss, sums.count, sums.correct, norm, updated)
 
 

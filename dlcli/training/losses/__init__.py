@@ -1,1 +1,1 @@
-"""Training losses: one file a family; a new file that registers a loss is found by itself."""
+"""Training losses, one file per family; a new file here that registers one is imported automatically."""

@@ -1,9 +1,9 @@
-"""What a loss is, how it registers, and what several losses share.
+"""The loss interface, its registry, and functions that losses share.
 
 A loss function returns a sum and the count to divide it by, both 0-d tensors on the device of the
-outputs. Both add up over parts of a batch, so micro-batches, ragged last batches and ranks give the loss
-of the whole batch exactly, when the sums are divided once at the end (but for `triplet`, whose samples
-need each other). The count is in samples, for seq2seq in tokens.
+outputs. Both are additive over parts of a batch: accumulated over micro-batches and ranks and divided
+once, they give exactly the loss of the whole batch (except `triplet`, which compares samples within a
+micro-batch). The count is in samples, for seq2seq in tokens.
 
 B: samples, K: classes or labels, R: numbers, T: tokens, V: vocabulary, D: embedding dimensions.
 Outputs are float32.
@@ -27,7 +27,7 @@ Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss is built for. ``class_weights`` are float32 (K,), or None."""
+    """The task that a loss is built for, and class weights: float32 (K,), or None."""
 
     task: TaskSpec
     class_weights: Tensor | None = None
@@ -36,12 +36,12 @@ class LossContext:
 # (context, *, settings) -> the loss; the settings are keyword-only: see `dlcli.keyword_settings`.
 LossBuilder = Callable[..., Loss]
 
-# By "TASK/NAME": one name may stand for a loss of its own in each task.
+# By "TASK/NAME": a name may mean a different loss in each task.
 LOSSES: Registry[LossBuilder] = Registry("loss", "dlcli.training.losses")
 
 
 def register_loss(name: str, *tasks: TaskKind) -> Callable[[LossBuilder], LossBuilder]:
-    """Decorator: make a function the loss that ``--loss NAME`` means for these tasks.
+    """Decorator: register the function that builds ``--loss NAME`` for these tasks.
 
     The function takes a `LossContext` and keyword-only settings, and returns the loss. A setting with
     the name of a field of `dlcli.config.LossConfig` (``label_smoothing``) gets its value; any other is
@@ -57,7 +57,7 @@ def register_loss(name: str, *tasks: TaskKind) -> Callable[[LossBuilder], LossBu
 
 
 class DeviceConstant:
-    """A constant tensor, copied once to its device: a copy at every step would wait for a GPU."""
+    """A constant tensor, copied to its device once: a copy at every step would synchronise with it."""
 
     def __init__(self, tensor: Tensor) -> None:
         self._original = self._tensor = tensor
@@ -77,21 +77,21 @@ def class_weights(context: LossContext) -> Callable[[Tensor], Tensor | None]:
 
 
 def sample_count(outputs: Tensor) -> Tensor:
-    """The number of samples, created on the device, so that nothing waits."""
+    """The number of samples, created on the device, without synchronisation."""
     return torch.full((), len(outputs), dtype=outputs.dtype, device=outputs.device)
 
 
-# The least (1 - p) that is raised to a power: for powers below 1 the derivative at 0 is infinite.
+# Lower bound of (1 - p) before the power: for gamma below 1 the derivative at 0 is infinite.
 _MIN_ONE_MINUS_P = 1e-30
 
 
 def focal_factor(log_p: Tensor, gamma: float) -> Tensor:
-    """(1 - p)^gamma; by expm1, since 1 - exp(log p) of an easy sample would be rounded to 0."""
+    """(1 - p)^gamma, by expm1: for p near 1, 1 - exp(log p) would be rounded to 0."""
     return (-torch.expm1(log_p)).clamp_min(_MIN_ONE_MINUS_P).pow(gamma)
 
 
 def class_probabilities(targets: Tensor, outputs: Tensor, smoothing: float) -> Tensor:
-    """Class indices (B,) or probabilities (B, K) as smoothed probabilities (B, K) in outputs' dtype."""
+    """Smoothed probabilities (B, K), in the dtype of outputs, of class indices (B,) or probabilities."""
     classes = outputs.shape[1]
     if not targets.is_floating_point():
         targets = F.one_hot(targets, classes)
@@ -99,5 +99,5 @@ def class_probabilities(targets: Tensor, outputs: Tensor, smoothing: float) -> T
 
 
 def label_probabilities(targets: Tensor, outputs: Tensor, smoothing: float) -> Tensor:
-    """Labels (B, K) as probabilities in outputs' dtype, smoothed towards one half."""
+    """Labels (B, K) as probabilities in the dtype of outputs, smoothed towards 0.5."""
     return targets.to(outputs.dtype) * (1 - smoothing) + smoothing / 2

@@ -36,10 +36,10 @@ def cross_entropy(context: LossContext, *, label_smoothing: float) -> Loss:
 
 @register_loss("focal", "classification")
 def focal_cross_entropy(context: LossContext, *, label_smoothing: float, focal_gamma: float) -> Loss:
-    """Cross-entropy in which the term of a class of probability p is multiplied by (1 - p)^gamma.
+    """Focal loss: cross-entropy with the term of a class of probability p multiplied by (1 - p)^gamma.
 
-    Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002, with a softmax in place of
-    their sigmoid. Probabilities as targets weight the terms of the classes.
+    Lin et al., "Focal Loss for Dense Object Detection", arXiv:1708.02002, with a softmax instead of the
+    sigmoid. Targets that are probabilities weight the terms of the classes.
     """
     weights = class_weights(context)
 
@@ -59,8 +59,8 @@ def focal_cross_entropy(context: LossContext, *, label_smoothing: float, focal_g
 def one_vs_rest(context: LossContext, *, label_smoothing: float) -> Loss:
     """Binary cross-entropy of each class against the rest; the mean over the classes.
 
-    Wightman et al., "ResNet strikes back", arXiv:2110.00476, section 2.1. Probabilities as targets
-    weight the losses of the classes, each by its class weight.
+    Wightman et al., "ResNet strikes back", arXiv:2110.00476, section 2.1. Class weights multiply the
+    positive terms.
     """
     weights = class_weights(context)
 

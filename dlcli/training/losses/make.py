@@ -1,4 +1,4 @@
-"""Choose, check and build the loss of a run."""
+"""Select, check and build the loss of a run."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ DEFAULT_LOSS: dict[TaskKind, str] = {
 
 
 def losses_for(kind: TaskKind) -> tuple[str, ...]:
-    """The losses that fit a task, its default first."""
+    """Names of the losses of a task, its default first."""
     default = DEFAULT_LOSS[kind]
     names = [key.partition("/")[2] for key in LOSSES.names() if key.startswith(f"{kind}/")]
     return (default, *(name for name in names if name != default))
 
 
 def loss_name(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> str:
-    """The loss that the settings name, else the default of the task.
+    """The name of the loss in the settings, else the default of the task.
 
-    ``focal`` is what ``--balance focal`` asks for. Raises: UsageError when the loss does not fit the
-    task, and when two losses are asked for.
+    ``focal`` is True with ``--balance focal``. Raises: UsageError when the loss does not fit the task,
+    or contradicts ``focal``.
     """
     names = losses_for(task.kind)
     name = config.name or ("focal" if focal else names[0])
@@ -39,11 +39,12 @@ def loss_name(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> str
         option = f"--loss {name}" if config.name else "--balance focal"
         instead = "; triplet is for --task embedding" if name == "triplet" else ""
         raise UsageError(
-            f"{option} does not fit {task.kind}", hint=f"what fits: {', '.join(names)}{instead}"
+            f"{option} is not available for {task.kind}",
+            hint=f"available: {', '.join(names)}{instead}",
         )
     if focal and name != "focal":
         raise UsageError(
-            f"--loss {name} and --balance focal exclude each other", hint="leave one of them out"
+            f"--loss {name} and --balance focal exclude each other", hint="remove one of them"
         )
     return name
 
@@ -64,12 +65,12 @@ def check_loss(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> No
 def make_loss(
     task: TaskSpec, config: LossConfig, *, class_weights: Tensor | None = None, focal: bool = False
 ) -> Loss:
-    """The loss that the settings mean for a task.
+    """Build the loss of a run.
 
-    ``class_weights`` weigh each class of a classifier, or the positive samples of each label of a
-    multi-label task (`dlcli.training.class_balance` computes both); they change the sum, never the
-    count, so weights of classes should have a mean of 1 over the training samples. ``focal`` is what
-    ``--balance focal`` passes. Raises: UsageError when the loss does not fit the task.
+    ``class_weights`` weight each class of a classifier, or the positive samples of each label of a
+    multilabel task (`dlcli.training.class_balance` computes both); they change the sum, never the
+    count, so class weights should have a mean of 1 over the training samples. ``focal`` is True with
+    ``--balance focal``. Raises: UsageError when the loss does not fit the task.
     """
     build = LOSSES.get(f"{task.kind}/{loss_name(task, config, focal=focal)}")
     has_classes = task.kind in ("classification", "multilabel")

@@ -1,4 +1,4 @@
-"""Losses of logits (B, K) against labels 0 and 1, or probabilities, (B, K); the mean over the labels."""
+"""Multilabel losses: logits (B, K) against 0/1 labels or probabilities (B, K); the mean over labels."""
 
 from __future__ import annotations
 

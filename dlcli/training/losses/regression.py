@@ -1,4 +1,4 @@
-"""Losses of scaled numbers (B, R), or of forecasts (B, horizon, R); the mean over a sample's numbers."""
+"""Losses of regression (B, R) and forecasts (B, horizon, R); the mean over the values of a sample."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def huber(context: LossContext, *, huber_delta: float) -> Loss:
 
 
 def _scaled(context: LossContext, error: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    """The loss that applies ``error`` to outputs and scaled targets.
+    """Build the loss that applies ``error`` to outputs and standardised targets.
 
-    Targets are in the data's own units; they are scaled here, in their own precision: a year or a price
-    in float32 would lose the digits in which samples differ.
+    Targets are in the data's own units and standardised here, in float64: in float32 large values such
+    as years or prices would lose the digits in which samples differ.
     """
     statistics = DeviceConstant(
         torch.tensor([(n.mean, n.std) for n in context.task.targets], dtype=torch.float64).T

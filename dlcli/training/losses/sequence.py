@@ -1,4 +1,4 @@
-"""The loss of generated texts."""
+"""Losses of sequence models."""
 
 from __future__ import annotations
 

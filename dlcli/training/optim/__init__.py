@@ -1,1 +1,1 @@
-"""Optimizers, learning rate schedules, and which parameters are frozen when."""
+"""Optimizers, learning rate schedules, and freezing of parameters."""

@@ -13,24 +13,24 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 @dataclass(frozen=True)
 class Depths:
-    """The layer of each parameter, counted from 0 at the input; the head is layer ``layers``."""
+    """The layer index of each parameter, from 0 at the input; the head is layer ``layers``."""
 
     of: dict[str, int]  # by the parameter's name
     layers: int
 
 
 def parameter_depths(module: nn.Module, *, head: str) -> Depths:
-    """The layer of each parameter of ``module``; ``head`` is the path of the last submodule.
+    """Assign each parameter of ``module`` to a layer; ``head`` is the path of the last submodule.
 
-    Layers are the children in the order in which they were defined. A child that contains a container
-    (Sequential, ModuleList, ModuleDict) is entered, and each member of a container is a layer:
-    ``layer1.0``, ``encoder.layers.encoder_layer_3``. Members, and siblings of one class (blocks, or the
-    branches of one), are entered only when they are containers themselves. Modules with vectors alone
-    (norms, scales) and parameters that an entered module owns itself (class token, positions) belong to
-    the layer before; embeddings do too, but start the first layer where there is none.
+    Layers are the children in the order of definition. A child that contains a container (Sequential,
+    ModuleList, ModuleDict) is entered, and each member of a container is a layer: ``layer1.0``,
+    ``encoder.layers.encoder_layer_3``. Members, and siblings of the same class (blocks, or the branches
+    of one), are entered only when they are containers themselves. Modules with vectors only (norms,
+    scales) and parameters of an entered module itself (class token, positions) belong to the layer
+    before them; so do embeddings, which start layer 0 where there is none yet.
     """
     of: dict[str, int] = {}
-    layer = -1  # the last one that was started
+    layer = -1  # index of the current layer
     for names, kind in _parameter_groups(module, "", head):
         if kind == "layer" or (kind == "table" and layer < 0):
             layer += 1
@@ -43,12 +43,12 @@ def parameter_depths(module: nn.Module, *, head: str) -> Depths:
 
 
 def below(path: str, top: str) -> bool:
-    """Whether ``path`` is the submodule ``top`` or lies in it; everything lies in "", the root."""
+    """Whether ``path`` is the submodule ``top`` or inside it; "" is the root, which contains all."""
     return not top or path == top or path.startswith(f"{top}.")
 
 
 def _parameter_groups(module: nn.Module, path: str, head: str) -> Iterator[tuple[list[str], str]]:
-    """Groups of parameters in order, by name, and their kind: layer, table (embedding) or part."""
+    """Yield groups of parameter names in order, and their kind: layer, table (embedding) or part."""
     prefix = f"{path}." if path else ""
     if below(path, head):
         return
@@ -57,12 +57,13 @@ def _parameter_groups(module: nn.Module, path: str, head: str) -> Iterator[tuple
         yield own, "part"
     children = [(name, child) for name, child in module.named_children() if _has_parameters(child)]
     for name, child in children:
-        inside = prefix + name
-        twins = sum(type(other) is type(child) for _, other in children) > 1
-        if below(head, inside) or _is_entered(child, member=isinstance(module, _CONTAINERS) or twins):
-            yield from _parameter_groups(child, inside, head)
+        child_path = prefix + name
+        has_siblings = sum(type(other) is type(child) for _, other in children) > 1
+        member = isinstance(module, _CONTAINERS) or has_siblings
+        if below(head, child_path) or _is_entered(child, member=member):
+            yield from _parameter_groups(child, child_path, head)
         else:
-            yield [f"{inside}.{n}" for n, _ in child.named_parameters()], _kind(child)
+            yield [f"{child_path}.{n}" for n, _ in child.named_parameters()], _kind(child)
 
 
 def _is_entered(child: nn.Module, *, member: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Which parameters train when: layers frozen by name, some of them until a share of the run."""
+"""Freezing of layers by name, for the whole run or until a share of it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _MAX_NAMED_LAYERS = 6  # in a sentence
 
 @dataclass(frozen=True)
 class Freezing:
-    """From when on each frozen parameter trains.
+    """The frozen parameters, and when they are unfrozen.
 
-    ``starts`` maps its name to a share of the run, or to infinity. ``never`` are the names of all that
-    no step trains, also of those that the model itself had frozen. ``sentences`` are for the user.
+    ``starts`` maps a name to the share of the run from which on the parameter trains, or to infinity.
+    ``never`` are the names of all parameters that no step trains, including those that the model itself
+    froze. ``sentences`` are for the user.
     """
 
     starts: Mapping[str, float]
@@ -28,10 +29,10 @@ class Freezing:
     sentences: tuple[str, ...]
 
     def apply(self, module: nn.Module, share: float) -> bool:
-        """Set ``requires_grad`` as it is after ``share`` (0 to 1) of the run; True when any changed.
+        """Set ``requires_grad`` for ``share`` (0 to 1) of the run; returns whether any changed.
 
-        The gradient of a frozen parameter is set to None, so that no optimizer moves it. An unfrozen one
-        gets its optimizer state with the first gradient. ``module`` is not wrapped.
+        The gradient of a frozen parameter is set to None, so that optimizers skip it. An unfrozen one
+        gets its optimizer state with its first gradient. ``module`` must not be wrapped.
         """
         changed = False
         for name, parameter in module.named_parameters():
@@ -44,20 +45,21 @@ class Freezing:
         return changed
 
     def changes(self) -> list[float]:
-        """The shares of the run at which parameters are unfrozen, ascending."""
+        """The shares of the run at which parameters are unfrozen, in ascending order."""
         return sorted({start for start in self.starts.values() if 0 < start < 1})
 
 
 def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head: str) -> Freezing:
     """Parse ``model.freeze`` and ``model.unfreeze`` for the parameters of ``module``.
 
-    ``freeze`` is "none", or patterns with commas: "backbone" is all but the submodule at ``head``, any
-    other is the path of a layer, or a glob for such paths (``layer1``, ``conv*``, ``*.bn?``).
-    ``unfreeze`` has patterns with the share of the run from which on they train (``layer4@50%``,
-    ``layer3@0.75``); what it names is frozen until then, whatever ``freeze`` says. Where several match,
-    the earliest counts.
+    ``freeze`` is "none", or patterns separated by commas: "backbone" is all but the submodule at
+    ``head``, any other is the path of a layer, or a glob for such paths (``layer1``, ``conv*``,
+    ``*.bn?``). ``unfreeze`` has patterns with the share of the run from which on they train
+    (``layer4@50%``, ``layer3@0.75``); these layers are frozen until then, regardless of ``freeze``. Of
+    several matches the earliest share counts.
 
-    Raises: UsageError when a pattern matches nothing, a share is invalid, or nothing trains at first.
+    Raises: UsageError when a pattern matches nothing, a share is invalid, or no parameter trains at the
+    start.
     """
     parameters = dict(module.named_parameters())
     trainable = [name for name, p in parameters.items() if p.requires_grad]
@@ -76,8 +78,8 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     starts |= unfrozen
     if trainable and not any(starts.get(name, 0.0) <= 0 for name in trainable):
         raise UsageError(
-            "model.freeze and model.unfreeze leave nothing that trains at first",
-            hint="name fewer layers, or unfreeze the first with @0%",
+            "model.freeze and model.unfreeze leave no trainable parameters at the start",
+            hint="freeze fewer layers, or unfreeze some with @0%",
         )
     never = {name for name in parameters if name not in trainable or starts.get(name) == math.inf}
     frozen = {name for name, share in starts.items() if share > 0}
@@ -92,13 +94,14 @@ def _items(text: str, setting: str) -> list[str]:
     items = [item.strip() for item in text.split(",")]
     if not all(items):
         raise UsageError(
-            f"{setting} = {text!r} has an empty name", hint="names with commas: layer1,layer2"
+            f"{setting} = {text!r} has an empty name",
+            hint="separate names with commas: layer1,layer2",
         )
     return items
 
 
 def _at(item: str) -> tuple[str, float]:
-    """``layer4@50%`` as the pattern and the share."""
+    """Parse ``layer4@50%`` into the pattern and the share."""
     pattern, _, text = (part.strip() for part in item.partition("@"))
     number, unit = text.removesuffix("%"), 100.0 if text.endswith("%") else 1.0
     try:
@@ -107,14 +110,14 @@ def _at(item: str) -> tuple[str, float]:
         share = math.nan
     if not pattern or not 0 <= share < 1:
         raise UsageError(
-            f"model.unfreeze = {item!r} is not NAME@SHARE with a share from 0 % to below 100 %",
+            f"model.unfreeze = {item!r} is not NAME@SHARE with 0 % <= SHARE < 100 %",
             hint="--unfreeze 'layer4@50%,layer3@75%'",
         )
     return pattern, share
 
 
 def _matching(pattern: str, names: list[str], *, head: str, setting: str) -> list[str]:
-    """The parameters at or below a path that ``pattern`` matches."""
+    """The parameters at or below the paths that match ``pattern``."""
     if pattern == "backbone":
         matches = [name for name in names if not below(name, head)]
     else:
@@ -129,7 +132,7 @@ def _matching(pattern: str, names: list[str], *, head: str, setting: str) -> lis
 
 
 def _paths(name: str) -> list[str]:
-    """``a.b.c`` as a, a.b and a.b.c."""
+    """The paths of ``a.b.c``: a, a.b and a.b.c."""
     parts = name.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
@@ -150,7 +153,7 @@ def _frozen(module: nn.Module, frozen: set[str]) -> str:
 
 
 def _count(number: int, whole: int) -> str:
-    """``number`` in the unit that suits ``whole``: 2.8 M, 53.1 K, 626."""
+    """Format ``number`` in the unit of ``whole``: 2.8 M, 53.1 K, 626."""
     for size, unit in ((10**6, " M"), (10**3, " K")):
         if whole >= size:
             return f"{number / size:.1f}{unit}"

@@ -17,11 +17,11 @@ from dlcli.training.optim.schedules.base import SCHEDULES
 
 
 def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> None:
-    """Refuse settings that would be ignored, and values that mean nothing.
+    """Refuse settings that would be ignored, and invalid values.
 
-    ``requested`` are the settings without the model's recipe: what a recipe brings may be ignored when
+    ``requested`` are the settings without the model's recipe: settings of a recipe may be ignored when
     the user chose another optimizer or schedule. By default all of ``config`` counts as requested.
-    Raises: UsageError naming the setting and what it belongs to.
+    Raises: UsageError naming the setting and the optimizers or schedules that have it.
     """
     requested = config if requested is None else requested
     optimizers = {name: (entry.build,) for name, entry in OPTIMIZERS.entries()}
@@ -30,9 +30,7 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
     check_ignored("optim", "scheduler", config.scheduler, schedules, requested)
     check_args("optim.args", config, (*optimizers[config.optimizer], *schedules[config.scheduler]))
     if config.optimizer == "nesterov" and not config.momentum:
-        raise UsageError(
-            "optim.momentum = 0 leaves nothing of optim.optimizer = nesterov", hint="--optimizer sgd"
-        )
+        raise UsageError("optim.optimizer = nesterov needs optim.momentum > 0", hint="--optimizer sgd")
     if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
         raise UsageError(f"optim.betas = {config.betas}: each must be at least 0 and below 1")
     if config.scheduler == "multistep" and not config.milestones:
@@ -41,7 +39,8 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
         for value in values:
             if value <= 0 or (value >= 1 and value != int(value)):
                 raise UsageError(
-                    f"optim.{name} = {value:g} is neither a share of the run below 1 nor whole epochs",
+                    f"optim.{name} = {value:g} is neither a share of the run below 1 nor a whole number "
+                    "of epochs",
                     hint="0.5 is half of the run, 30 is thirty epochs",
                 )
 
@@ -49,24 +48,25 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
 def make_optimizer(
     module: nn.Module, config: OptimConfig, *, head: str, never: Collection[str] = ()
 ) -> torch.optim.Optimizer:
-    """The optimizer of all parameters but ``never``, the names of those that no step of the run trains.
+    """Build the optimizer of all parameters but ``never``, the names of those that no step trains.
 
-    Frozen parameters have no gradient, so they are skipped until they are unfrozen; no group changes.
-    Vectors (norms and biases) are not decayed: decaying them helps nothing and shifts batch statistics.
-    Each group has a ``lr_scale``: 1 for the head (``head`` is its path), below it ``backbone_lr`` times
-    ``layer_decay`` to the power of the layers up to the head (ELECTRA, arXiv:2003.10555; BEiT,
-    arXiv:2106.08254).
+    Frozen parameters have no gradient, so they are skipped until they are unfrozen; the groups do not
+    change. Vectors (norms and biases) get no weight decay: it has no benefit and shifts batch
+    statistics. Each group has a ``lr_scale``: 1 for the head (``head`` is its path), before it
+    ``backbone_lr`` times ``layer_decay`` to the power of the number of layers up to the head (ELECTRA,
+    arXiv:2003.10555; BEiT, arXiv:2106.08254).
 
-    Groups are sorted: matrices and kernels first, then vectors; within each by rising scale. States on
-    disk count parameters in this order. Raises: UsageError when muon has no parameter to update.
+    Groups are sorted: matrices and kernels first, then vectors; within each by ascending scale. Saved
+    optimizer states number parameters in this order. Raises: UsageError when muon has no parameter to
+    update.
     """
     entry = OPTIMIZERS.get(config.optimizer)
     scales = lr_scales(module, config, head=head)
     selected = set() if entry.select is None else entry.select(module, head) - set(never)
     if entry.select is not None and not selected:
         raise UsageError(
-            f"optim.optimizer = {config.optimizer} has nothing to work on: no matrix or kernel below "
-            "the head trains",
+            f"optim.optimizer = {config.optimizer} has no parameter to update: no matrix or kernel "
+            "before the head trains",
             hint="--optimizer adamw",
         )
     groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
@@ -85,7 +85,7 @@ def make_optimizer(
 
 
 def lr_scales(module: nn.Module, config: OptimConfig, *, head: str) -> dict[str, float]:
-    """The learning rate of each parameter as a share of the head's, by name."""
+    """The learning rate of each parameter by name, relative to that of the head."""
     depths = parameter_depths(module, head=head)
     backbone = [
         config.backbone_lr * config.layer_decay ** (depths.layers - i) for i in range(depths.layers)
@@ -95,12 +95,12 @@ def lr_scales(module: nn.Module, config: OptimConfig, *, head: str) -> dict[str,
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group; ``lr`` is the head's."""
+    """Set the learning rate of every group; ``lr`` is that of the head."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def _build(groups: Groups, config: OptimConfig) -> torch.optim.Optimizer:
     build = OPTIMIZERS.get(config.optimizer).build
-    lr = 1e-3 if config.lr == "auto" else config.lr  # set_lr sets the true one before each step
+    lr = 1e-3 if config.lr == "auto" else config.lr  # set_lr sets the actual one before each step
     return build(groups, lr, **keywords(build, config))

@@ -1,4 +1,4 @@
-"""The learning rate of a step, the memory of plateau, and the schedule in one line."""
+"""The learning rate of a step, the state of plateau, and the description of a schedule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def lr_factor(
 ) -> float:
     """The share of the peak learning rate, in [0, 1], for ``step`` of ``total``, counted from 0.
 
-    All schedules but onecycle start with a linear warm-up over ``warmup`` of the run. Curves fall over
-    the rest of it and are at ``lr_min`` at its end, one step after the last. ``plateau`` is the
-    product of that schedule's drops so far.
+    All schedules but onecycle start with a linear warm-up over ``warmup`` of the run. Curves decay over
+    the rest of it and reach ``lr_min`` at ``total``, one step after the last. ``plateau`` is the product
+    of the drops of the plateau schedule so far.
     """
     entry = SCHEDULES.get(config.scheduler)
     point = _point(step, total, steps_per_epoch, config, plateau)
@@ -30,18 +30,21 @@ def lr_factor(
 
 @dataclass(frozen=True)
 class Plateau:
-    """The memory of the plateau schedule: the product of its drops, and how long ago the metric rose."""
+    """The state of the plateau schedule.
+
+    ``factor`` is the product of its drops, ``stale`` the number of epochs without improvement.
+    """
 
     factor: float = 1.0
     best: float | None = None
     stale: int = 0
 
     def after(self, value: float, *, direction: int, config: OptimConfig, min_delta: float) -> Plateau:
-        """This after an epoch whose metric was ``value``; ``direction``: 1 where more is better, or -1.
+        """The state after an epoch with the metric ``value``; ``direction`` is 1 if higher is better.
 
-        As torch's ReduceLROnPlateau with an absolute threshold: after more than ``plateau_patience``
-        epochs that are not better than the best by more than ``min_delta`` comes a drop, and the count
-        starts again. NaN is never better.
+        As torch's ReduceLROnPlateau with an absolute threshold: the rate drops after more than
+        ``plateau_patience`` epochs without an improvement of more than ``min_delta``, and the count is
+        reset. NaN is never an improvement.
         """
         best = -math.inf if self.best is None else self.best * direction
         if value * direction > best + min_delta:
@@ -53,7 +56,7 @@ class Plateau:
 
 
 def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:
-    """The schedule in one line: whether it moves per step or per epoch, and how far."""
+    """Describe the schedule in one line: per step or per epoch, and its range."""
     entry = SCHEDULES.get(config.scheduler)
     end = _point(total, total, steps_per_epoch, config)
     if entry.describe is not None:

@@ -32,10 +32,10 @@ def epochs(
     balanced: Sequence[float] | None = None,
 ) -> list[EpochDone]:  # fmt: skip
     """A run's epochs; without ``score`` the accuracy follows the loss."""
-    found, best = [], -math.inf
+    done, best = [], -math.inf
     for i, (loss, val_loss) in enumerate(zip(train, val, strict=True)):
         value = score[i] if score else math.exp(-val_loss)
-        found.append(
+        done.append(
             EpochDone(
                 epoch=i + 1,
                 epochs=of,
@@ -56,7 +56,7 @@ def epochs(
             )
         )
         best = max(best, value)
-    return found
+    return done
 
 
 def step(number: int, *, norm: float | None = None, loss: float = 1.0, skipped: int = 0) -> StepDone:
@@ -68,11 +68,11 @@ def step(number: int, *, norm: float | None = None, loss: float = 1.0, skipped: 
 
 
 def finished(last: EpochDone, best_epoch: int, **changes: Any) -> RunFinished:
-    made = RunFinished("runs/cnn-shirts", last.step, last.epoch, "accuracy", 0.5, best_epoch, 10.0)
-    return replace(made, **changes)
+    event = RunFinished("runs/cnn-shirts", last.step, last.epoch, "accuracy", 0.5, best_epoch, 10.0)
+    return replace(event, **changes)
 
 
-def said(events: Sequence[Event], hints: Hints | None = None) -> list[str]:
+def hints_of(events: Sequence[Event], hints: Hints | None = None) -> list[str]:
     hints = hints or Hints()
     return [sentence for event in events for sentence in hints(event)]
 
@@ -81,13 +81,13 @@ TRAIN = [2.1, 1.5, 1.1, 0.8, 0.55, 0.36, 0.22, 0.13, 0.08, 0.05]
 RISING = [1.9, 1.4, 1.1, 0.98, 0.95, 1.05, 1.2, 1.35, 1.5, 1.62]
 
 
-def test_over_fitting_is_said_once_with_its_evidence_and_the_way_out() -> None:
+def test_over_fitting_is_reported_once_with_numbers_and_remedies() -> None:
     settings = {"augment.level": None, "fit.patience": None}
-    (sentence,) = said([started(settings=settings), *epochs(TRAIN, RISING)])
+    (sentence,) = hints_of([started(settings=settings), *epochs(TRAIN, RISING)])
     assert sentence == (
         "over-fitting: val loss rose from 0.95 (epoch 5) to 1.5 (epoch 9) while train loss fell from "
-        "0.55 to 0.08. The best epoch is kept. What helps: more data, --augment standard, a higher "
-        "--weight-decay or a smaller model. --patience 3 stops in time"
+        "0.55 to 0.08. The best epoch is kept. Try more data, --augment standard, a higher "
+        "--weight-decay or a smaller model. --patience 3 would stop the run early"
     )
 
 
@@ -100,10 +100,10 @@ def test_over_fitting_is_said_once_with_its_evidence_and_the_way_out() -> None:
         ("image", {"fit.patience": 5}, "--weight-decay", "--patience"),
     ],
 )
-def test_what_helps_against_over_fitting_fits_the_run(
+def test_remedies_for_over_fitting_fit_the_run(
     kind: str, settings: dict[str, Any], present: str, absent: str
 ) -> None:
-    (sentence,) = said([started(kind=kind, settings=settings), *epochs(TRAIN, RISING)])
+    (sentence,) = hints_of([started(kind=kind, settings=settings), *epochs(TRAIN, RISING)])
     assert present in sentence
     assert absent not in sentence
 
@@ -117,34 +117,34 @@ def test_what_helps_against_over_fitting_fits_the_run(
     ],
 )
 def test_noise_a_bump_and_a_good_run_are_no_over_fitting(val: list[float]) -> None:
-    assert said([started(), *epochs(TRAIN, val)]) == []
+    assert hints_of([started(), *epochs(TRAIN, val)]) == []
 
 
 def test_a_loss_that_rises_while_the_metric_gets_better_is_no_over_fitting() -> None:
     better = [0.3 + i / 50 for i in range(10)]
-    assert said([started(), *epochs(TRAIN, RISING, score=better)]) == []
+    assert hints_of([started(), *epochs(TRAIN, RISING, score=better)]) == []
 
 
 def test_a_loss_that_doubles_close_to_zero_is_no_over_fitting() -> None:
     train = [2.0 * 0.3**i for i in range(10)]
     val = [1.9, 0.5, 0.1, 0.02, 0.012, 0.02, 0.024, 0.025, 0.026, 0.027]
-    assert said([started(), *epochs(train, val)]) == []
+    assert hints_of([started(), *epochs(train, val)]) == []
 
 
 def test_a_rise_of_both_losses_is_no_over_fitting() -> None:
     train = [2.1, 1.5, 1.1, 0.8, 0.7, 0.75, 0.8, 0.9, 1.0, 1.0]
-    assert said([started(), *epochs(train, RISING)]) == []
+    assert hints_of([started(), *epochs(train, RISING)]) == []
 
 
-def test_five_validation_samples_say_nothing() -> None:
+def test_five_validation_samples_give_no_hint() -> None:
     few = started(samples={"train": 45, "val": 5})
-    assert said([few, *epochs(TRAIN, RISING)]) == []
-    assert said([started(settings={"fit.overfit_batches": 1}), *epochs(TRAIN, RISING)]) == []
-    assert said(epochs(TRAIN, RISING)) == []  # nobody said how many there are
+    assert hints_of([few, *epochs(TRAIN, RISING)]) == []
+    assert hints_of([started(settings={"fit.overfit_batches": 1}), *epochs(TRAIN, RISING)]) == []
+    assert hints_of(epochs(TRAIN, RISING)) == []  # the number of samples is unknown
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_converged_runs_with_noise_are_left_alone(seed: int) -> None:
+def test_converged_runs_with_noise_give_no_hint(seed: int) -> None:
     """60 epochs that end at a floor, with 8 % noise on val: a false alarm would be a defect."""
     noise = random.Random(seed)
     curve = [0.4 + 1.9 * math.exp(-i / 6) for i in range(60)]
@@ -154,15 +154,15 @@ def test_converged_runs_with_noise_are_left_alone(seed: int) -> None:
     run = [started(scheduler="cosine"), *epochs(train, val, of=60, lr=[*lr[:50], *([1e-5] * 10)])]
     last = run[-1]
     assert isinstance(last, EpochDone)
-    assert said([*run, finished(last, 55)]) == []
+    assert hints_of([*run, finished(last, 55)]) == []
 
 
-def test_over_fitting_of_a_forecast_is_seen_by_its_loss() -> None:
+def test_over_fitting_of_a_forecast_is_detected_by_its_loss() -> None:
     forecast = started(task="forecast", kind="series", num_classes=0, monitor="mse")
     train = [0.7, 0.4, 0.33, 0.28, 0.24, 0.2, 0.17, 0.15]
     val = [0.9, 0.75, 0.7, 0.72, 0.8, 0.88, 0.95, 1.0]
     score = [-v for v in val]
-    (sentence,) = said([forecast, *epochs(train, val, name="mse", score=score)])
+    (sentence,) = hints_of([forecast, *epochs(train, val, name="mse", score=score)])
     assert "val loss rose from 0.7 (epoch 3)" in sentence
 
 
@@ -170,18 +170,18 @@ def test_over_fitting_of_a_forecast_is_seen_by_its_loss() -> None:
     ("changes", "level", "what"),
     [
         ({}, math.log(10), "guessing among 10 classes gives 2.3"),
-        ({"task": "multilabel", "num_classes": 4}, math.log(2), "guessing gives 0.693 a label"),
-        ({"task": "regression", "num_classes": 0}, 1.0, "always answering the mean gives 1"),
+        ({"task": "multilabel", "num_classes": 4}, math.log(2), "guessing gives 0.693 per label"),
+        ({"task": "regression", "num_classes": 0}, 1.0, "always predicting the mean gives 1"),
     ],
 )
-def test_a_model_that_learns_nothing_is_told_after_a_third(
+def test_a_model_that_does_not_learn_is_reported_after_a_third(
     changes: dict[str, Any], level: float, what: str
 ) -> None:
     stuck = [level * (1.01 - i / 1000) for i in range(10)]
     events = epochs(stuck, stuck)
-    assert said([started(**changes), *events[:3]]) == []
-    (sentence,) = said([started(**changes), *events])
-    assert sentence.startswith("nothing is learned: train loss is ")
+    assert hints_of([started(**changes), *events[:3]]) == []
+    (sentence,) = hints_of([started(**changes), *events])
+    assert sentence.startswith("the model does not learn: train loss is ")
     assert what in sentence
     assert "after epoch 4," in sentence
 
@@ -190,35 +190,35 @@ def test_a_model_that_learns_nothing_is_told_after_a_third(
     "settings",
     [{"loss.teacher": "a.safetensors"}, {"loss.name": "focal"}, {"data.balance": "focal"}],
 )
-def test_other_losses_are_not_held_against_guessing(settings: dict[str, Any]) -> None:
-    assert said([started(settings=settings), *epochs([2.3] * 10, [2.3] * 10)]) == []
+def test_other_losses_are_not_compared_with_guessing(settings: dict[str, Any]) -> None:
+    assert hints_of([started(settings=settings), *epochs([2.3] * 10, [2.3] * 10)]) == []
 
 
-def test_a_slow_beginning_is_waited_for() -> None:
+def test_a_slow_start_gives_no_hint() -> None:
     """One step an epoch and a warm-up: the loss stands at ln(2) for a while, and then it falls."""
     train = [0.693] * 30 + [0.693 - i / 200 for i in range(70)]
     two = started(num_classes=2, samples={"train": 45, "val": 45})
-    assert said([two, *epochs(train, train, of=100, steps=1)]) == []
+    assert hints_of([two, *epochs(train, train, of=100, steps=1)]) == []
     long = started(settings={"optim.warmup": 0.8})
-    assert said([long, *epochs([2.3] * 8, [2.3] * 8)]) == []
+    assert hints_of([long, *epochs([2.3] * 8, [2.3] * 8)]) == []
 
 
-def test_one_answer_for_all_is_told_though_accuracy_is_high() -> None:
+def test_a_single_predicted_class_is_reported_even_at_a_high_accuracy() -> None:
     rare = started(num_classes=2)
     run = epochs([0.06] * 10, [0.06] * 10, score=[0.99] * 10, balanced=[0.5] * 10)
-    (sentence,) = said([rare, *run])
-    assert "balanced_accuracy is 0.5, which is 1 of 2 classes" in sentence
+    (sentence,) = hints_of([rare, *run])
+    assert "balanced_accuracy is 0.5, that of 1 of 2 classes" in sentence
     assert "--balance weights" in sentence
     learned = epochs([0.06] * 10, [0.06] * 10, score=[0.99] * 10, balanced=[*[0.5] * 3, *[0.8] * 7])
-    assert said([rare, *learned]) == []
+    assert hints_of([rare, *learned]) == []
 
 
-def test_val_of_other_labels_is_told() -> None:
+def test_other_labels_in_val_are_reported() -> None:
     run = epochs(
         TRAIN, [2.5 + i / 2 for i in range(10)], score=[0.1] * 10,
         train_score=[min(0.3 + i / 8, 0.99) for i in range(10)], balanced=[0.11] * 10,
     )  # fmt: skip
-    (sentence,) = said([started(), *run])
+    (sentence,) = hints_of([started(), *run])
     assert "val balanced_accuracy never above 0.11 in 5 epochs, and guessing gives 0.1" in sentence
     assert "dlcli data shirts" in sentence
 
@@ -228,45 +228,45 @@ def test_batch_norms_may_need_some_steps() -> None:
         TRAIN, [2.4] * 10, score=[0.1] * 10, train_score=[0.99] * 10, balanced=[0.11] * 10,
         steps=4,
     )  # fmt: skip
-    assert said([started(), *run]) == []
+    assert hints_of([started(), *run]) == []
 
 
-def test_a_gap_at_the_end_is_told_but_not_twice() -> None:
+def test_a_gap_after_the_run_is_reported_once() -> None:
     run = epochs(
         TRAIN, [1.9, 1.4, 1.1, *[1.0] * 7], score=[0.3, 0.5, *[0.7] * 8],
         train_score=[min(0.3 + i / 8, 0.99) for i in range(10)],
     )  # fmt: skip
-    (sentence,) = said([started(), *run, finished(run[-1], 3)])
+    (sentence,) = hints_of([started(), *run, finished(run[-1], 3)])
     assert sentence.startswith("over-fitting: accuracy is 0.99 on train and 0.7 on val after epoch 10.")
     few = started(samples={"train": 100, "val": 20})
     close = epochs(TRAIN, [1.0] * 10, score=[0.85] * 10, train_score=[0.98] * 10)
-    assert said([few, *close, finished(close[-1], 1)]) == []  # 3 of 20 samples
+    assert hints_of([few, *close, finished(close[-1], 1)]) == []  # 3 of 20 samples
     both = epochs(TRAIN, RISING, train_score=[min(0.3 + i / 8, 0.99) for i in range(10)])
-    assert len(said([started(), *both, finished(both[-1], 5)])) == 1
+    assert len(hints_of([started(), *both, finished(both[-1], 5)])) == 1
 
 
-def test_a_breakdown_is_told_and_one_bad_epoch_is_not() -> None:
+def test_divergence_is_reported_and_one_bad_epoch_is_not() -> None:
     broken = [2.1, 1.0, 0.5, 0.4, 2.3, 2.2, 2.3, 2.3]
-    (sentence,) = said([started(), *epochs(broken, broken)])
+    (sentence,) = hints_of([started(), *epochs(broken, broken)])
     assert "train loss rose from 0.4 (epoch 4) to 2.2 (epoch 6)" in sentence
     assert "a lower --lr or --clip-grad-norm 1.0" in sentence
     once = [2.1, 1.0, 0.5, 0.4, 2.3, 0.5, 0.4, 0.3]
-    assert said([started(), *epochs(once, once)]) == []
+    assert hints_of([started(), *epochs(once, once)]) == []
     restarts = [2.1, 1.0, 0.5, 0.2, 0.1, 0.4, 0.5, 0.3, 0.2, 0.05]  # a cosine with warm restarts
-    assert said([started(), *epochs(restarts, restarts)]) == []
+    assert hints_of([started(), *epochs(restarts, restarts)]) == []
 
 
-def test_jumps_of_the_gradient_norm_are_told() -> None:
+def test_spikes_of_the_gradient_norm_are_reported() -> None:
     noise = random.Random(0)
     norms = [abs(noise.gauss(1.0, 0.3)) for _ in range(200)]
     for at in (80, 120, 160):
         norms[at] = 150.0 + at
     run: list[Event] = [started(), *(step(i, norm=n) for i, n in enumerate(norms, 1))]
-    (sentence,) = said(run)
-    assert "at 3 of 161 logged steps, 310 at step 161" in sentence
+    (sentence,) = hints_of(run)
+    assert "at 3 of 161 logged steps, up to 310 at step 161" in sentence
     assert "--clip-grad-norm 1.0" in sentence
     clipped = started(settings={"optim.clip_grad_norm": 1.0})
-    assert said([clipped, *run[1:]]) == []
+    assert hints_of([clipped, *run[1:]]) == []
 
 
 def test_spikes_above_a_norm_that_has_gone_to_zero_are_normal() -> None:
@@ -274,81 +274,81 @@ def test_spikes_above_a_norm_that_has_gone_to_zero_are_normal() -> None:
     norms = [3.0 * math.exp(-i / 20) * math.exp(noise.gauss(0, 1)) for i in range(400)]
     for at in range(300, 400, 20):
         norms[at] = 1.0
-    assert said([started(), *(step(i, norm=n, loss=1 / i) for i, n in enumerate(norms, 1))]) == []
+    assert hints_of([started(), *(step(i, norm=n, loss=1 / i) for i, n in enumerate(norms, 1))]) == []
 
 
-def test_no_gradient_is_told_unless_there_is_no_error() -> None:
+def test_vanishing_gradients_are_reported_unless_the_loss_is_small() -> None:
     stuck = [step(i, norm=1e-9, loss=2.3) for i in range(1, 9)]
-    (sentence,) = said([started(), *stuck])
+    (sentence,) = hints_of([started(), *stuck])
     assert "norm is 1e-09 at step 5 while the loss is still 2.3" in sentence
     learned = [step(1, norm=1.0, loss=2.3), *(step(i, norm=1e-9, loss=1e-6) for i in range(2, 20))]
-    assert said([started(), *learned]) == []
-    assert said([started(), *(step(i, norm=None, loss=2.3) for i in range(1, 9))]) == []
+    assert hints_of([started(), *learned]) == []
+    assert hints_of([started(), *(step(i, norm=None, loss=2.3) for i in range(1, 9))]) == []
 
 
-def test_skipped_steps_are_told_once_and_a_scaler_may_search() -> None:
+def test_skipped_steps_are_reported_once_and_a_gradient_scaler_may_skip() -> None:
     steps = [step(i, skipped=min(i, 8)) for i in range(1, 30)]
-    (sentence,) = said([started(), *steps])
-    assert sentence.startswith("1 of 1 step was skipped: the gradient was no finite number.")
+    (sentence,) = hints_of([started(), *steps])
+    assert sentence.startswith("1 of 1 step was skipped: the gradient was NaN or infinite.")
     assert "--amp none" not in sentence
-    assert said([started(amp="fp16"), *steps]) == []
+    assert hints_of([started(amp="fp16"), *steps]) == []
     many = [step(i, skipped=i) for i in range(1, 30)]
-    (sentence,) = said([started(amp="fp16"), *many])
+    (sentence,) = hints_of([started(amp="fp16"), *many])
     assert sentence.startswith("11 of 11 steps were skipped")
     assert "--amp none" in sentence
 
 
-def test_a_rate_that_never_fell_is_told_at_the_end() -> None:
+def test_a_constant_rate_is_reported_after_the_run() -> None:
     flat = [2.0, 1.4, 1.0, 0.8, *[0.81] * 8]
     constant = started(scheduler="constant")
     run = epochs(flat, flat, of=12, lr=[1e-3] * 12)
-    (sentence,) = said([constant, *run, finished(run[-1], 4)])
+    (sentence,) = hints_of([constant, *run, finished(run[-1], 4)])
     assert "has not fallen since epoch 4 of 12, and the learning rate was still 0.001" in sentence
     fell = epochs(flat, flat, of=12, lr=[1e-3] * 8 + [1e-4] * 4)
-    assert said([constant, *fell, finished(fell[-1], 4)]) == []
+    assert hints_of([constant, *fell, finished(fell[-1], 4)]) == []
 
 
-def test_a_run_that_was_still_getting_better_is_told_how_to_train_on() -> None:
+def test_a_run_that_was_still_improving_gets_the_command_to_continue() -> None:
     falling = [2.0 * 0.8**i for i in range(10)]
     run = epochs(falling, falling, lr=[1e-3] * 10)
-    (sentence,) = said([started(scheduler="constant"), *run, finished(run[-1], 10)])
+    (sentence,) = hints_of([started(scheduler="constant"), *run, finished(run[-1], 10)])
     assert "dlcli train --resume runs/cnn-shirts --epochs 20" in sentence
 
 
-def test_a_resumed_run_says_nothing_twice() -> None:
+def test_a_resumed_run_repeats_no_hint() -> None:
     bad = [step(i, skipped=1, norm=1e-9, loss=2.3) for i in range(1, 9)]
     first: list[Event] = [started(), *bad, *epochs(TRAIN, RISING)[:9]]
-    assert len(said(first)) == 3
+    assert len(hints_of(first)) == 3
     lines = [json.loads(json.dumps(event.to_dict())) for event in first]
     hints = Hints()
     hints.recall(lines)
     later = [replace(STARTED, resumed_step=400), *bad, *epochs(TRAIN, RISING)[9:]]
-    assert said(later, hints) == []
+    assert hints_of(later, hints) == []
 
 
-def test_what_happened_before_a_resume_is_evidence_after_it() -> None:
+def test_events_before_a_resume_count_after_it() -> None:
     run = epochs(TRAIN, RISING)
-    whole = said([started(), *run])
+    whole = hints_of([started(), *run])
     hints = Hints()
     hints.recall([event.to_dict() for event in [started(), *run[:6]]])
-    assert said([replace(started(), resumed_step=300), *run[6:]], hints) == whole
+    assert hints_of([replace(started(), resumed_step=300), *run[6:]], hints) == whole
 
 
-def test_recall_reads_what_json_makes_of_odd_figures_and_passes_over_the_rest() -> None:
+def test_recall_reads_null_as_nan_and_ignores_other_entries() -> None:
     lines: list[dict[str, Any]] = [e.to_dict() for e in [started(), *epochs(TRAIN, RISING)]]
     lines[3]["loss"] = None  # it was NaN
     lines[4]["val"]["loss"] = None
     lines += [{"event": "EpochDone"}, {"event": "Warned", "message": "x"}, {"no": "event"}]
     hints = Hints()
     hints.recall(lines)
-    assert said(epochs(TRAIN, RISING)[-1:], hints) == []
+    assert hints_of(epochs(TRAIN, RISING)[-1:], hints) == []
 
 
-def test_figures_that_are_no_numbers_are_no_evidence() -> None:
+def test_nan_metrics_give_no_hint() -> None:
     nan = [math.nan] * 10
     run = [started(), *(step(i, norm=math.nan, loss=math.nan) for i in range(40)), *epochs(nan, nan)]
     last = run[-1]
     assert isinstance(last, EpochDone)
-    assert said([*run, finished(last, 0)]) == []
+    assert hints_of([*run, finished(last, 0)]) == []
     text = started(task="seq2seq", kind="pairs", num_classes=0)
-    assert said([text, *epochs(TRAIN, [*RISING[:-1], math.inf])[-1:]]) == []
+    assert hints_of([text, *epochs(TRAIN, [*RISING[:-1], math.inf])[-1:]]) == []

@@ -322,9 +322,9 @@ def test_a_step_that_is_done_again_counts_once_in_batch_norms(tmp_path: Path) ->
 def test_a_device_decides_whether_statistics_are_put_back(counts: bool) -> None:
     norm = torch.nn.BatchNorm1d(3)
     statistics = RunningStatistics(torch.nn.Sequential(norm))
-    statistics.keep()
+    statistics.save()
     norm(torch.full((4, 3), math.nan))
-    statistics.put_back(unless=torch.tensor(counts))
+    statistics.restore(unless=torch.tensor(counts))
     assert norm.running_mean is not None
     assert bool(torch.isnan(norm.running_mean).all()) is counts
     assert int(norm.num_batches_tracked or 0) == counts

@@ -57,7 +57,7 @@ def test_patterns_name_layers(freeze: str, left: set[str]) -> None:
     if left:
         assert frozen(freeze) == left
     else:
-        with pytest.raises(UsageError, match="leave nothing that trains at first"):
+        with pytest.raises(UsageError, match="no trainable parameters at the start"):
             frozen(freeze)
 
 
@@ -155,7 +155,7 @@ def test_sentences_say_what_is_frozen_and_until_when() -> None:
         ("none", "layer1@-5%", "from 0 % to below 100 %", "layer4@50%"),
         ("none", "layer1@nan", "from 0 % to below 100 %", "layer4@50%"),
         ("none", "@50%", "is not NAME@SHARE", "layer4@50%"),
-        ("backbone", "fc@50%", "leave nothing that trains at first", "@0%"),
+        ("backbone", "fc@50%", "no trainable parameters at the start", "@0%"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
