@@ -1,14 +1,14 @@
-"""Tiny data sets, runs and helpers that several tests share."""
+"""Fixtures that several tests share."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from tiny_data import write_photos
 
 # Before torch is imported anywhere: tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -22,27 +22,9 @@ def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def photo_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Make ``root[/split]/class/N.jpg``: photos of a colour for each class, with noise."""
+    """Write ``root[/split]/class/N.jpg`` as `write_photos` does."""
 
-    def make(
-        classes: tuple[str, ...] = ("blue", "green", "red"),
-        per_class: int = 6,
-        *,
-        splits: tuple[str, ...] = (),
-        name: str = "photos",
-        size: tuple[int, int] = (40, 48),
-    ) -> Path:
-        rng = np.random.default_rng(0)
-        root = tmp_path / name
-        for split in splits or ("",):
-            for c, label in enumerate(classes):
-                folder = root / split / label
-                folder.mkdir(parents=True)
-                for i in range(per_class):
-                    base = np.zeros((*size, 3))
-                    base[..., c % 3] = 60 + 120 * (c // 3 + 1) / 2
-                    noisy = np.clip(base + rng.normal(0, 20, base.shape), 0, 255)
-                    Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{i}.jpg")
-        return root
+    def write(*args: Any, name: str = "photos", **settings: Any) -> Path:
+        return write_photos(tmp_path / name, *args, **settings)
 
-    return make
+    return write

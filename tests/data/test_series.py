@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ts_writer import random_series, write_ts
+from tiny_data import random_series, write_ts
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Samples

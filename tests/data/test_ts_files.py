@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ts_writer import random_series, write_ts
+from tiny_data import random_series, write_ts
 
 from dlcli.data.series.array_files import read_npy, read_npz
 from dlcli.data.series.ts_files import is_wide, read_ts, read_wide
