@@ -101,16 +101,17 @@ class RegisteredName:
     """The type of a setting that names a registered function: ``Annotated[str, RegisteredName(...)]``.
 
     The names come from the sources (`dlcli.registry.declared_names`), so that no module is imported to
-    validate one or to list them in ``--help``.
+    validate one or to list them in ``--help``. ``others`` are choices that are not registered.
     """
 
     kind: str  # the word used in messages
     package: str
     decorator: str
+    others: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """All names that the setting can have."""
-        return declared_names(self.package, self.decorator)
+        return (*self.others, *declared_names(self.package, self.decorator))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 DATA = ("-d", "points.csv", "-m", "mlp")
 PACKAGE = Path(__file__).parent.parent / "dlcli"
@@ -77,6 +78,25 @@ def kappa(outputs, targets, task):
     chance = sum((predicted == c).mean() * (targets == c).mean() for c in classes)
     return (observed - chance) / (1 - chance)
 '''
+MASK_METHOD = '''
+from dlcli.compress.masks.base import register_mask_method
+
+
+@register_mask_method("far", ranking="global")
+def far(weight, generator, *, center: float = 0.0):
+    """Prune what is farthest from ``center``."""
+    return -(weight.tensor - center).abs()
+'''
+IMPORTANCE = '''
+from dlcli.compress.channels.importance.base import register_importance, unit_sums
+
+
+@register_importance("signed")
+def signed(groups, context, *, sign: float = 1.0):
+    """The sum of a channel's weights."""
+    values = {name: sign * p.detach() for name, p in context.module.named_parameters()}
+    return [sum(sums for _, sums in unit_sums(group, values)) for group in groups]
+'''
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +110,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training/optim/schedules/a_new_schedule.py": SCHEDULE,
         "evaluation/metrics/a_new_metric.py": METRIC,
         "training/augmentation/operations/a_new_augmentation.py": AUGMENTATION,
+        "compress/masks/a_new_method.py": MASK_METHOD,
+        "compress/channels/importance/a_new_importance.py": IMPORTANCE,
     }.items():
         (folder / "dlcli" / path).write_text(source, encoding="utf-8")
     rng = np.random.default_rng(0)
@@ -161,3 +183,41 @@ def test_a_new_augmentation_changes_training_images(copy: Path) -> None:
     wrong = run(copy, "train", *DATA, "--set", "augment.args.invrt={}")
     assert wrong.returncode == 2
     assert "did you mean 'invert'?" in wrong.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(copy: Path) -> str:
+    train(copy, "--name", "trained")
+    return "trained"
+
+
+def prune(folder: Path, run_name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    settings = ("--amount", "0.5", "--epochs", "0", "--no-latency", "--json")
+    return run(folder, "prune", run_name, *settings, *args)
+
+
+def test_a_new_pruning_method_sets_weights_to_zero(copy: Path, trained: str) -> None:
+    words = "".join(run(copy, "prune", "--help-all").stdout.split())
+    assert "far" in words
+    done = prune(copy, trained, "--method", "far", "--set", "prune.args.center=1")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["sparsity"] == pytest.approx(0.5, abs=0.01)
+    info = json.loads(run(copy, "info", result["run"], "--json").stdout)
+    mask = next(r for r in info["card"]["transforms"] if r["kind"] == "mask")
+    assert (mask["args"]["method"], mask["args"]["center"]) == ("far", 1.0)
+    wrong = prune(copy, trained, "--method", "far", "--set", "prune.args.centre=1")
+    assert wrong.returncode == 2
+    assert "did you mean 'center'?" in " ".join(wrong.stderr.split())
+
+
+def test_a_new_importance_ranks_channels(copy: Path, trained: str) -> None:
+    settings = ("--method", "channel", "--round-to", "1", "--importance")
+    models = []
+    for sign in ("1", "-1"):
+        done = prune(copy, trained, *settings, "signed", "--set", f"prune.args.sign={sign}")
+        assert done.returncode == 0, done.stderr
+        models.append(load_file(copy / json.loads(done.stdout)["output"]))
+    changed = [name for name in models[0] if not np.array_equal(models[0][name], models[1][name])]
+    assert changed
+    assert prune(copy, trained, *settings, "unsigned").returncode == 2

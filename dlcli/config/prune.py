@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from dlcli.config.bounds import NUMBERS_AS_TEXT
 from dlcli.config.finetune import FinetuneConfig
 from dlcli.config.measure import MeasureConfig
-from dlcli.settings import setting
+from dlcli.settings import RegisteredName, setting
 from dlcli.task import Frozen
+
+# Removing channels is a pipeline of its own; the registered methods set weights to zero.
+PruneMethod = Annotated[
+    str,
+    RegisteredName(
+        "pruning method", "dlcli.compress.masks", "register_mask_method", others=("channel",)
+    ),
+]
+Importance = Annotated[
+    str, RegisteredName("importance", "dlcli.compress.channels.importance", "register_importance")
+]
 
 
 class PruneConfig(Frozen):
@@ -16,13 +27,11 @@ class PruneConfig(Frozen):
 
     model_config = NUMBERS_AS_TEXT
 
-    method: Literal["channel", "l1", "random", "global-l1", "global-random", "ln", "semi-structured"] = (
-        setting(
-            "channel",
-            "channel removes channels or hidden units; the others set weights to zero.",
-            "--method",
-            "-m",
-        )
+    method: PruneMethod = setting(
+        "channel",
+        "channel removes channels or hidden units; the others set weights to zero.",
+        "--method",
+        "-m",
     )
     amount: float | None = setting(
         None,
@@ -47,7 +56,7 @@ class PruneConfig(Frozen):
         lt=1,
         applies_to={"method": ("channel",)},
     )
-    importance: Literal["magnitude", "bn-scale", "taylor"] = setting(
+    importance: Importance = setting(
         "magnitude",
         "Importance criterion of channels.",
         "--importance",
@@ -97,6 +106,7 @@ class PruneConfig(Frozen):
         "largest amount within this bound.",
         "--max-drop",
     )
+    args: dict[str, Any] = setting({}, "Keyword arguments of the method or the importance.")
 
 
 class PruneSettings(Frozen):

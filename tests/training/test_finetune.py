@@ -10,7 +10,7 @@ from torch import nn
 
 from dlcli.card import TransformRecord
 from dlcli.commands.train_session.finetune import make_finetuner
-from dlcli.compress.masks import count_zeros
+from dlcli.compress.masks.apply import count_zeros
 from dlcli.config import (
     FinetuneConfig,
     LossConfig,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,14 +14,8 @@ from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.channels.coupling import find_coupling
 from dlcli.compress.channels.groups import Group, find_groups
-from dlcli.compress.channels.importance import (
-    Batches,
-    Importance,
-    Loss,
-    batch_norm_scale,
-    magnitude,
-    taylor,
-)
+from dlcli.compress.channels.importance.base import IMPORTANCES, Batches, ImportanceContext, Loss
+from dlcli.compress.channels.importance.weights import magnitude
 from dlcli.compress.channels.removal import (
     Removal,
     RemovalCheck,
@@ -106,7 +101,8 @@ def prune_channels(
     amount: float | None = None,
     target_params: float | None = None,
     target_macs: float | None = None,
-    importance: Importance = "magnitude",
+    importance: str = "magnitude",
+    importance_args: Mapping[str, Any] = MappingProxyType({}),
     round_to: int = 8,
     skip: Sequence[str] = (),
     batches: Batches | None = None,
@@ -119,8 +115,9 @@ def prune_channels(
     may be left. Exactly one of the three. What is left is a multiple of ``round_to``, at least one of
     them; heads are not rounded, but never split. Channels that are added are removed together. Outputs,
     inputs, embeddings and the width of a Transformer stay. ``skip`` names layers that keep all their
-    outputs (see `match_layers`). "taylor" needs ``batches`` (inputs as the module takes them on its
-    device, targets) and ``loss`` (a mean over a batch). Deterministic.
+    outputs (see `match_layers`). ``importance`` is a registered name, ``importance_args`` its keyword
+    arguments; "taylor" needs ``batches`` (inputs as the module takes them on its device, targets) and
+    ``loss`` (a mean over a batch). Deterministic.
 
     Raises: UsageError for amounts, targets and patterns that cannot be used, and for an importance that
     the model does not support; DlcliError when it has nothing to remove.
@@ -142,17 +139,8 @@ def prune_channels(
             + (" besides those of --skip" * bool(skip)),
             hint="masks prune single weights: --method l1",
         )
-    notes: list[str] = []
-    if importance == "magnitude":
-        scores = magnitude(module, groups, sites)
-    elif importance == "bn-scale":
-        scores, without = batch_norm_scale(module, groups, sites)
-        if without:
-            notes.append(f"without a batch norm, and so ranked by magnitude: {listed(without, 6)}")
-    else:
-        if batches is None or loss is None:
-            raise UsageError("--importance taylor needs data to compute gradients on")
-        scores = taylor(module, groups, batches, loss)
+    context = ImportanceContext(module, sites, batches, loss)
+    scores, notes = _scores(groups, context, importance, importance_args)
     macs = _macs(module, task)
 
     def removal_at(share: float) -> Removal:
@@ -181,8 +169,21 @@ def prune_channels(
         params_after=_params(smaller),
         macs_before=sum(macs.values()),
         macs_after=sum(after.values()),
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+def _scores(
+    groups: Sequence[Group], context: ImportanceContext, importance: str, args: Mapping[str, Any]
+) -> tuple[list[torch.Tensor], tuple[str, ...]]:
+    """Return the scores of each group, and a note on those that had to be ranked by magnitude."""
+    scores = IMPORTANCES.get(importance).function(groups, context, **args)
+    unranked = [group.name for group, score in zip(groups, scores, strict=True) if score is None]
+    if not unranked:
+        return [score for score in scores if score is not None], ()
+    pairs = zip(scores, magnitude(groups, context), strict=True)
+    note = f"ranked by magnitude, since {importance} has no scores for them: {listed(unranked, 6)}"
+    return [other if score is None else score for score, other in pairs], (note,)
 
 
 def merge_records(first: TransformRecord, second: TransformRecord) -> TransformRecord:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dlcli.config import PruneSettings
+from collections.abc import Callable
+
+from dlcli.compress.channels.importance.base import IMPORTANCES
+from dlcli.compress.masks.base import MASK_METHODS, SLICE_AMOUNTS
+from dlcli.config import PruneConfig, PruneSettings
 from dlcli.deploy.prune.transform import PruneTarget
 from dlcli.errors import UsageError
+from dlcli.keyword_settings import check_args
 from dlcli.settings import check_applies
-
-# Amounts that a search for the bound may try; by bisection it tries three of them at most.
-CHANNEL_AMOUNTS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
-MASK_AMOUNTS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
@@ -27,6 +28,7 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", hint="give one of them")
     check_applies(settings)
+    check_args("prune.args", config, functions_of(config))
     if settings.finetune.epochs == 0:
         for flag, value_given in (
             ("--lr", settings.finetune.lr),
@@ -38,13 +40,15 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
         ):
             if value_given is not None:
                 raise UsageError(f"{flag} is for fine-tuning, which --epochs 0 turns off")
-    if config.method == "semi-structured":
-        if config.amount not in (None, 0.5) or config.schedule != "one-shot":
+    method = MASK_METHODS.find(config.method)
+    fixed_amount = None if method is None else method.fixed_amount
+    if fixed_amount is not None:
+        if config.amount not in (None, fixed_amount) or config.schedule != "one-shot":
             raise UsageError(
-                "semi-structured prunes two weights of four in one step",
+                f"{config.method} prunes two weights of four in one step",
                 hint="leave --amount and --schedule out",
             )
-        return (PruneTarget("amount", 0.5),)
+        return (PruneTarget("amount", fixed_amount),)
     if config.amount is not None:
         return (PruneTarget("amount", config.amount),)
     if config.target_params is not None:
@@ -57,5 +61,11 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
             hint="--amount 0.5, --target-params 0.25 (or --target-macs), or --max-drop 0.01: then the "
             "largest amount within that bound is searched",
         )
-    amounts = CHANNEL_AMOUNTS if config.method in ("channel", "ln") else MASK_AMOUNTS
+    amounts = SLICE_AMOUNTS if method is None else method.search_amounts
     return tuple(PruneTarget("amount", amount) for amount in amounts)
+
+
+def functions_of(config: PruneConfig) -> tuple[Callable[..., object], ...]:
+    """Return the registered functions that the settings name; ``prune.args`` are their arguments."""
+    method = MASK_METHODS.find(config.method)
+    return (IMPORTANCES.get(config.importance).function,) if method is None else method.functions

@@ -12,15 +12,16 @@ import torch
 
 from dlcli import transforms
 from dlcli.card import Card
+from dlcli.compress.channels.importance.base import IMPORTANCES
 from dlcli.compress.channels.prune import LayerChange
-from dlcli.compress.masks import count_zeros
+from dlcli.compress.masks.apply import count_zeros
+from dlcli.compress.masks.base import is_mask
 from dlcli.config import Bound, PruneSettings, TrainConfig
+from dlcli.deploy.prune.gradient_data import gradient_data
 from dlcli.deploy.prune.schedule import epochs_by_step, fractions
-from dlcli.deploy.prune.taylor import taylor_data
 from dlcli.deploy.prune.transform import (
     PrunedModel,
     PruneTarget,
-    is_mask,
     layer_macs,
     masked_layers,
     prune_model,
@@ -112,14 +113,19 @@ class PruneJob:
             purpose = "fine-tune the pruned model"
         elif self.settings.prune.max_drop is not None:
             purpose = "measure --max-drop"
-        elif self.settings.prune.importance == "taylor":
-            purpose = "compute Taylor importance"
+        elif self._needs_gradients:
+            purpose = f"compute --importance {self.settings.prune.importance}"
         else:
             return
         raise DlcliError(
             f"its data is needed to {purpose}: {self.reference.note}",
             hint="say where the data is now (--data), or prune without it: --epochs 0",
         )
+
+    @property
+    def _needs_gradients(self) -> bool:
+        config = self.settings.prune
+        return not is_mask(config.method) and IMPORTANCES.get(config.importance).needs_gradients
 
     def cost(self) -> str:
         """Return what one candidate costs, in words; the time is that of the model's own epochs."""
@@ -188,8 +194,8 @@ class PruneJob:
     def _prune(self, model: PrunedModel, target: PruneTarget, *, last: bool, emit: Emit) -> PrunedModel:
         config = self.settings.prune
         batches, loss = None, None
-        if config.method == "channel" and config.importance == "taylor":
-            batches, loss = taylor_data(self._plan(model, 1))
+        if self._needs_gradients:
+            batches, loss = gradient_data(self._plan(model, 1))
         return prune_model(
             model,
             self.source.card,

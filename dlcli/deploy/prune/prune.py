@@ -16,11 +16,12 @@ from torch import nn
 
 from dlcli import transforms
 from dlcli.compress.channels.prune import LayerChange, NothingToPrune
+from dlcli.compress.masks.base import MASK_METHODS
 from dlcli.config import PruneSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.prune.options import targets_of
 from dlcli.deploy.prune.pipeline import PruneCandidate, PruneJob, drop_run
-from dlcli.deploy.prune.transform import PruneTarget, is_mask, layer_macs
+from dlcli.deploy.prune.transform import PruneTarget, layer_macs
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.deploy.search import BoundSearch, bisect_largest
 from dlcli.deploy.verdicts import verdict
@@ -76,25 +77,25 @@ class PruneResult:
 
     def verdict(self) -> list[str]:
         """Return the verdict in words, one sentence a fact."""
-        if not is_mask(self.method):
+        method = MASK_METHODS.find(self.method)
+        if method is None:
             return verdict(self.comparison)
-        return verdict(replace(self.comparison, speedup={})) + self._speed_of_masks()
+        sentences = [*verdict(replace(self.comparison, speedup={})), self._speed_of_masks()]
+        if method.ranking == "2:4":
+            sentences.append("2:4 makes sparse CUDA kernels faster; dlcli runs none of them")
+        return sentences
 
-    def _speed_of_masks(self) -> list[str]:
+    def _speed_of_masks(self) -> str:
         speedup = self.comparison.speedup
         measured = ", ".join(
             f"{r.median:.2f} x at batch {size} ({r.low:.2f} to {r.high:.2f})"
             for size, r in speedup.items()
         )
         if not speedup:
-            text = "masks do not change speed: every multiplication is still done (not timed here)"
-        elif all(ratio.low <= 1 <= ratio.high for ratio in speedup.values()):
-            text = f"masks do not change speed on this device: {measured}"
-        else:
-            text = f"masks do not change speed, every multiplication is still done; timed: {measured}"
-        if self.method != "semi-structured":
-            return [text]
-        return [text, "2:4 makes sparse CUDA kernels faster; dlcli runs none of them"]
+            return "masks do not change speed: every multiplication is still done (not timed here)"
+        if all(ratio.low <= 1 <= ratio.high for ratio in speedup.values()):
+            return f"masks do not change speed on this device: {measured}"
+        return f"masks do not change speed, every multiplication is still done; timed: {measured}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -159,7 +160,10 @@ def prune(
     if len(targets) > 1:
         chosen, candidates = search(job, targets, base)
     else:
-        chosen = job.build(targets[0], name or _run_name(base, targets[0]))
+        method = MASK_METHODS.find(config.method)
+        has_amount = method is None or method.fixed_amount is None
+        default_name = _run_name(base, targets[0]) if has_amount else base
+        chosen = job.build(targets[0], name or default_name)
         candidates = [chosen]
     comparison = compare_files(
         source.file,
@@ -243,8 +247,6 @@ def _rank(candidate: PruneCandidate) -> tuple[float, ...]:
 
 def _run_name(base: str, target: PruneTarget) -> str:
     """Return the name of a run: resnet18-channel50, cnn-l1-90, resnet18-channel-params25."""
-    if base.endswith("semi-structured"):
-        return base
     separator = "-" if target.kind != "amount" or base[-1].isdigit() else ""
     return f"{base}{separator}{target.tag()}"
 

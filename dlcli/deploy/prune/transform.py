@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from dlcli import transforms
 from dlcli.card import Card, TransformRecord
-from dlcli.compress.channels.importance import Batches, Loss
+from dlcli.compress.channels.importance.base import IMPORTANCES, Batches, Loss
 from dlcli.compress.channels.prune import (
     LayerChange,
     NothingToPrune,
@@ -19,11 +19,13 @@ from dlcli.compress.channels.prune import (
     merge_records,
     prune_channels,
 )
-from dlcli.compress.masks import METHODS, MaskMethod, count_zeros, mask_record, mask_weights, weights_of
+from dlcli.compress.masks.apply import count_zeros, mask_record, mask_weights, weights_of
+from dlcli.compress.masks.base import MASK_METHODS, is_mask
 from dlcli.config import PruneConfig, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.formats.encodings.sparse import SHAPE, encode
+from dlcli.keyword_settings import keywords
 from dlcli.task import TaskSpec
 from dlcli.wording import listed
 from dlcli.zoo.base import find_model
@@ -79,11 +81,6 @@ class PrunedModel:
     layers: tuple[LayerChange, ...] = ()
 
 
-def is_mask(method: str) -> bool:
-    """Whether a method sets weights to zero and leaves all shapes as they are."""
-    return method in METHODS
-
-
 def prune_model(
     model: PrunedModel,
     card: Card,
@@ -99,7 +96,8 @@ def prune_model(
     """Prune ``model``, the result of earlier steps, until it reaches ``target``.
 
     ``card`` is of the model before all steps, ``last`` whether this is the last one; ``batches`` and
-    ``loss`` are for Taylor importance. Raises: UsageError; DlcliError when there is nothing to prune.
+    ``loss`` are for an importance that needs gradients. Raises: UsageError; DlcliError when there is
+    nothing to prune.
     """
     mask = transforms.find_record(model.transforms, transforms.MASK)
     records = [r for r in model.transforms if r.kind not in (transforms.MASK, transforms.SPARSE)]
@@ -152,6 +150,7 @@ def _without_channels(
             target_params=target.value if target.kind == "params" else None,
             target_macs=target.value if target.kind == "macs" else None,
             importance=config.importance,
+            importance_args=keywords(IMPORTANCES.get(config.importance).function, config),
             round_to=config.round_to,
             skip=parse_names(config.skip),
             batches=batches,
@@ -173,16 +172,18 @@ def _masked(
     emit: Emit,
 ) -> tuple[nn.Module, TransformRecord]:
     """Return a copy with more zeros, and its record. Raises: NothingToPrune where it has as many."""
+    settings: dict[str, Any] = {}
+    for function in MASK_METHODS.get(config.method).functions:
+        settings |= keywords(function, config)
     masked = mask_weights(
         module,
-        cast(MaskMethod, config.method),
+        config.method,
         target.value,
-        norm=config.norm,
-        dim=config.dim,
         skip=parse_names(config.skip),
         earlier=() if earlier is None else earlier.args["weights"],
         head=find_model(card.model.name, card.task.input.kind).head(module),
         seed=seed,
+        **settings,
     )
     if masked.left_out:
         names = listed(masked.left_out, 3)

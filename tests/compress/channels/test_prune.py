@@ -422,7 +422,7 @@ def test_magnitude_and_batch_norms_find_the_dead_channels() -> None:
         norm.weight[dead] *= 1e-3
     alive = norm.weight[[i for i in range(64) if i not in set(dead.tolist())]]
     for importance in ("magnitude", "bn-scale"):
-        result = prune_channels(module, task, amount=0.5, importance=importance)  # type: ignore[arg-type]
+        result = prune_channels(module, task, amount=0.5, importance=importance)
         left = result.module.get_submodule("features.9")
         assert torch.equal(left.weight, alive)  # type: ignore[arg-type]
     assert "head.1" in result.notes[0]  # the hidden layer of the head has no batch norm

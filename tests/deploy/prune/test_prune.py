@@ -14,11 +14,12 @@ import torch
 
 from dlcli.card import TransformRecord
 from dlcli.commands.train_session.finetune import make_finetuner
-from dlcli.compress.masks import count_zeros
+from dlcli.compress.masks.apply import count_zeros
+from dlcli.compress.masks.base import SLICE_AMOUNTS, WEIGHT_AMOUNTS
 from dlcli.config import ExportSettings, MeasureConfig, PruneSettings, TrainConfig
 from dlcli.data.base import Inputs
 from dlcli.deploy import export as exporting
-from dlcli.deploy.prune.options import CHANNEL_AMOUNTS, MASK_AMOUNTS, targets_of
+from dlcli.deploy.prune.options import targets_of
 from dlcli.deploy.prune.prune import PruneResult, float_module, prune
 from dlcli.deploy.prune.schedule import epochs_by_step, fractions
 from dlcli.deploy.prune.transform import PruneTarget
@@ -414,9 +415,9 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         with pytest.raises(UsageError, match=r"prune\.amount"):
             settings("l1", amount=amount)
     assert [target.value for target in targets_of(settings("channel", max_drop="1%"))] == list(
-        CHANNEL_AMOUNTS
+        SLICE_AMOUNTS
     )
-    assert [target.value for target in targets_of(settings("l1", max_drop="1%"))] == list(MASK_AMOUNTS)
+    assert [target.value for target in targets_of(settings("l1", max_drop="1%"))] == list(WEIGHT_AMOUNTS)
     assert targets_of(settings("semi-structured")) == (PruneTarget("amount", 0.5),)
 
 

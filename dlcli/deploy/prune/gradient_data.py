@@ -1,4 +1,4 @@
-"""Batches and loss for Taylor importance, from the training split of a plan."""
+"""Batches and loss for importances that need gradients, from the training split of a plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 
 import torch
 
-from dlcli.compress.channels.importance import Batches, Loss
+from dlcli.compress.channels.importance.base import Batches, Loss
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.loader import TrainBatches
@@ -19,7 +19,7 @@ from dlcli.zoo.forward import model_inputs
 _BATCHES = 8
 
 
-def taylor_data(plan: Plan) -> tuple[Batches, Loss]:
+def gradient_data(plan: Plan) -> tuple[Batches, Loss]:
     """Return the first training batches of a plan's run, without augmentation, and its mean loss."""
     reader, device = make_reader(plan, "train", 0.0), torch.device("cpu")
     config = plan.config
