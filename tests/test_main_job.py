@@ -150,7 +150,7 @@ def test_eval_says_when_the_data_has_changed(
     out = capsys.readouterr()
     assert "warning: 1 sample of the run's splits no longer in" in out.err
     assert json.loads(out.out)["samples"] == len(test_ids) - 1
-    assert "cannot go on" in refuse(capsys, "train", "--resume", "last", "--epochs", "2")
+    assert "cannot be resumed" in refuse(capsys, "train", "--resume", "last", "--epochs", "2")
 
 
 def test_training_data_that_is_unfit_is_refused(

@@ -17,7 +17,7 @@ from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.evaluation.metrics import default_monitor, directions
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, list_runs, read_events
-from dlcli.runs.locks import is_held
+from dlcli.runs.locks import is_locked
 from dlcli.runs.saved import read_settings
 
 STATUSES = ("finished", "interrupted", "failed", "running", "stopped")
@@ -86,7 +86,7 @@ def summarise(run: RunFolder) -> RunSummary:
         except DlcliError as exc:
             problems.append(exc.message)
     status = str(record.get("status", "unknown"))
-    if status == "running" and not is_held(run.path):
+    if status == "running" and not is_locked(run.path):
         status = "stopped"
     plan = _mapping(record.get("plan"))
     started, progress = _last(events, "RunStarted"), _progress(events)

@@ -1,4 +1,4 @@
-"""Run folders: their layout, their names, and which one is meant when nothing is said."""
+"""Run folders: their layout and names, and the one that a command uses by default."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RunFolder:
 
     @property
     def micro(self) -> Path:
-        """How large a micro-batch may be since memory ran out in one of several processes."""
+        """The largest micro-batch, written when memory ran out in one of several processes."""
         return self.path / "micro-batch.json"
 
     @property
@@ -63,7 +63,7 @@ class RunFolder:
         return self.path / "start.safetensors"
 
     def model(self, name: str) -> Path:
-        """The file of "best", or of another epoch that is kept, "epoch-7"."""
+        """The file of a saved model: "best", or another epoch, "epoch-7"."""
         return self.best if name == "best" else self.path / "epochs" / f"{name}.safetensors"
 
     @property
@@ -79,10 +79,10 @@ class RunFolder:
         write_json(self.record, values)
 
     def read_record(self) -> dict[str, Any]:
-        """What `write_record` wrote. Raises: DlcliError when it is damaged."""
+        """Read run.json. Raises: DlcliError when it is damaged."""
         record = read_json(self.record)
         if not isinstance(record, dict):
-            raise DlcliError(f"{self.record} is no record of a run: it holds no mapping")
+            raise DlcliError(f"{self.record} is not the record of a run: it holds no mapping")
         return record
 
     def update_record(self, **values: Any) -> None:
@@ -91,30 +91,30 @@ class RunFolder:
 
 
 def started_now() -> dict[str, Any]:
-    """The part of run.json that says how and when the run was started."""
+    """Command line, folder and time of the start, for run.json."""
     # Names of files need not be UTF-8, but JSON is.
     argv, cwd = (
-        [x.encode("utf-8", "backslashreplace").decode() for x in said]
-        for said in (sys.argv, [os.getcwd()])
+        [text.encode("utf-8", "backslashreplace").decode() for text in texts]
+        for texts in (sys.argv, [os.getcwd()])
     )
     return {"argv": argv, "cwd": cwd[0], "started_at": datetime.now(UTC).isoformat()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    found = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
-    return {"dlcli": __version__, "python": platform.python_version(), **found}
+    """Versions of the packages that a run's numbers depend on."""
+    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    return {"dlcli": __version__, "python": platform.python_version(), **packages}
 
 
 def safe_name(name: str) -> str:
-    """The folder's name of a run that was given this name."""
+    """The name as that of a folder."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
 
 
 def create_run(root: Path, name: str) -> RunFolder:
-    """A new folder ``root/name``, or ``name-2``, ``-3`` ... when taken; nobody's run is overwritten.
+    """Create the folder ``root/name``, or ``name-2``, ``-3`` ... if that exists; none is overwritten.
 
-    Raises: DlcliError when the folder cannot be made.
+    Raises: DlcliError when the folder cannot be created.
     """
     safe = safe_name(name)
     for number in range(1, 100_000):
@@ -127,16 +127,16 @@ def create_run(root: Path, name: str) -> RunFolder:
             continue
         except OSError as exc:
             raise DlcliError(
-                f"cannot make the run folder {path}: {exc.strerror}",
-                hint="choose another place with --runs-dir",
+                f"cannot create the run folder {path}: {exc.strerror}",
+                hint="choose another folder with --runs-dir",
             ) from exc
         return RunFolder(path)
     raise DlcliError(f"no free name for a run {safe!r} in {root}")
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """The runs below ``root``, oldest first; one whose record is damaged counts as the oldest."""
-    found: list[tuple[str, RunFolder]] = []
+    """The runs below ``root``, oldest first; those with a damaged record come first of all."""
+    runs: list[tuple[str, RunFolder]] = []
     if root.is_dir():
         for path in root.iterdir():
             run = RunFolder(path)
@@ -144,8 +144,8 @@ def list_runs(root: Path) -> list[RunFolder]:
                 started_at = ""
                 with suppress(DlcliError):
                     started_at = str(run.read_record().get("started_at", ""))
-                found.append((started_at, run))
-    return [run for _, run in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
+                runs.append((started_at, run))
+    return [run for _, run in sorted(runs, key=lambda pair: (pair[0], pair[1].name))]
 
 
 def newest_run(root: Path) -> RunFolder:
@@ -160,7 +160,7 @@ def newest_run(root: Path) -> RunFolder:
 
 
 def find_run(text: str, root: Path) -> RunFolder:
-    """The run that ``text`` names: "last", a run's name or a path. Raises: DlcliError."""
+    """Find the run that ``text`` names: "last", a run's name or a path. Raises: DlcliError."""
     if text == "last":
         return newest_run(root)
     for path in (root / text, Path(text)):
@@ -175,7 +175,7 @@ def find_run(text: str, root: Path) -> RunFolder:
 
 
 def find_artifact(text: str | None, root: Path) -> Path:
-    """The model that ``text`` names: a path, a run folder, a run's name; None is the newest run.
+    """Find the model that ``text`` names: a path, a run folder, a run's name; None is the newest run.
 
     Raises: DlcliError when it does not exist or the run has no model yet.
     """
@@ -193,20 +193,20 @@ def find_artifact(text: str | None, root: Path) -> Path:
     if not run.best.is_file():
         raise DlcliError(
             f"run {run.name} has no model yet: {run.best} does not exist",
-            hint=f"go on with it: {resume_command(run)}",
+            hint=f"resume it with: {resume_command(run)}",
         )
     return run.best
 
 
 def resume_command(run: RunFolder) -> str:
-    """The command that goes on with a run, from the folder that this one was called in."""
+    """The command that resumes a run, from the current folder."""
     root = run.path.parent
     where = "" if root == DEFAULT_ROOT else f" --runs-dir {as_typed(root)}"
     return f"dlcli train --resume {as_typed(run.name)}{where}"
 
 
 def as_typed(path: Path | str) -> str:
-    """A name as a shell takes it: quoted where it holds blanks or other signs."""
+    """A name quoted for the shell, where it needs that."""
     if os.name == "nt":
         return f'"{path}"' if " " in str(path) else str(path)
     return shlex.quote(str(path))
@@ -220,25 +220,25 @@ def run_of(artifact: Path) -> RunFolder | None:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a file, in order, each as `Event.to_dict` gave it; torn lines are left out.
+    """The events of a file, in order, as `Event.to_dict` returns them; incomplete lines are skipped.
 
-    A number that was NaN or infinite is None. Raises: DlcliError when the file cannot be read.
+    NaN and infinity are None. Raises: DlcliError when the file cannot be read.
     """
     return [event for _, event in event_lines(path)]
 
 
 def event_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Each line that is a whole JSON object, without its end, and what it says."""
+    """The complete lines of a file of events, each with its parsed JSON object."""
     try:
         raw = path.read_bytes()
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    found = []
+    lines = []
     for line in raw.split(b"\n"):
         try:
             event = json.loads(line)
-        except ValueError:  # torn: no JSON, or cut within a character
+        except ValueError:  # incomplete: the process was killed while it wrote
             continue
         if isinstance(event, dict):
-            found.append((line, event))
-    return found
+            lines.append((line, event))
+    return lines

@@ -1,4 +1,4 @@
-"""One writer for a run: the system's lock on ``runs/RUN/lock``, which ends with its holder."""
+"""One writer per run: a lock of the operating system on ``runs/RUN/lock``, released with its process."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, e
 
 
 class RunBusy(DlcliError):
-    """Another process writes in this run folder."""
+    """Another process writes to this run folder."""
 
 
 @contextmanager
-def hold(run_path: Path, *, grace_s: float = 3.0) -> Iterator[str | None]:
-    """Be the one that writes in a run folder, for the length of the block.
+def run_lock(run_path: Path, *, grace_s: float = 3.0) -> Iterator[str | None]:
+    """Context that holds the lock of a run folder.
 
-    The lock ends with the process, however that dies. ``grace_s`` is how long to wait for a predecessor
-    that is just dying. A process that holds it already may hold it again. Gives a warning where the file
-    system knows no locks, else None.
+    The lock is released when the process dies, however it dies. ``grace_s`` is how long to wait for a
+    process that is ending. It is reentrant within a process. Yields a warning where the file system
+    supports no locks, else None.
 
     Raises: RunBusy when another process holds it, on this machine or, on file systems that share
     locks, on another; DlcliError when the folder cannot be written.
@@ -46,22 +46,22 @@ def hold(run_path: Path, *, grace_s: float = 3.0) -> Iterator[str | None]:
     except OSError as exc:
         raise cannot_write(path, exc) from exc
     try:
-        warning = _take(fd, path, grace_s)
+        warning = _acquire(fd, path, grace_s)
         _write_holder(fd)
         _held.add(path)
         yield warning
         with suppress(OSError):
-            os.ftruncate(fd, 0)  # an empty file: nobody writes
+            os.ftruncate(fd, 0)  # an empty file: no process writes
     finally:
         _held.discard(path)
         os.close(fd)
 
 
-def is_held(run_path: Path) -> bool:
-    """Whether some process, also this one, holds the run now. Nothing in the folder is touched.
+def is_locked(run_path: Path) -> bool:
+    """Return whether a process, this one included, holds the lock. The folder is not modified.
 
-    True where it cannot be told: the file system knows no locks, or the file may not be read. Of another
-    machine it is known on file systems that share locks.
+    True where that is unknown: the file system supports no locks, or the file is not readable. Processes
+    of other machines count on file systems that share locks.
     """
     path = (run_path / NAME).resolve()
     if path in _held:
@@ -71,7 +71,7 @@ def is_held(run_path: Path) -> bool:
     except OSError as exc:
         return not isinstance(exc, FileNotFoundError | NotADirectoryError)
     try:
-        _lock(fd, shared=True)  # it ends with the file, some microseconds later
+        _lock(fd, shared=True)  # released when the file is closed
     except OSError:
         return True
     finally:
@@ -79,17 +79,17 @@ def is_held(run_path: Path) -> bool:
     return False
 
 
-def holder(run_path: Path) -> str:
-    """Who wrote in this run last or writes now, "process 12 on host h since ..."; "" when unknown."""
+def lock_holder(run_path: Path) -> str:
+    """The last or current holder, "process 12 on host h since ..."; "" when unknown."""
     try:
-        said = json.loads((run_path / NAME).read_text(encoding="utf-8"))
-        since = datetime.fromisoformat(said["since"]).strftime("%Y-%m-%d %H:%M:%S")
-        return f"process {int(said['pid'])} on host {said['host']} since {since}"
+        info = json.loads((run_path / NAME).read_text(encoding="utf-8"))
+        since = datetime.fromisoformat(info["since"]).strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {int(info['pid'])} on host {info['host']} since {since}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
-def _take(fd: int, path: Path, grace_s: float) -> str | None:
+def _acquire(fd: int, path: Path, grace_s: float) -> str | None:
     deadline = time.monotonic() + grace_s
     while True:
         try:
@@ -101,24 +101,24 @@ def _take(fd: int, path: Path, grace_s: float) -> str | None:
                     f"{path} cannot be locked here ({exc.strerror}): start no second run in this folder"
                 )
         if time.monotonic() >= deadline:
-            who = holder(path.parent) or "another process"
+            owner = lock_holder(path.parent) or "another process"
             raise RunBusy(
-                f"run {path.parent.name} is being written by {who}",
+                f"run {path.parent.name} is being written by {owner}",
                 hint="wait for it or stop it, then use --resume; or train another run with --name",
             )
         time.sleep(_POLL_S)
 
 
 def _write_holder(fd: int) -> None:
-    said = {
+    info = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
-    with suppress(OSError):  # a full disk: the lock holds all the same
+    with suppress(OSError):  # a full disk: the lock is held without it
         os.ftruncate(fd, 0)
         os.lseek(fd, 0, os.SEEK_SET)
-        os.write(fd, json.dumps(said).encode("ascii"))
+        os.write(fd, json.dumps(info).encode("ascii"))
 
 
 if sys.platform == "win32":
@@ -127,7 +127,7 @@ if sys.platform == "win32":
     _QUERY = os.O_RDWR
 
     def _lock(fd: int, *, shared: bool = False) -> None:
-        # A byte far behind the text, since Windows lets nobody read what is locked.
+        # A byte far after the text, since on Windows a locked range cannot be read.
         os.lseek(fd, 1 << 30, os.SEEK_SET)
         try:
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)

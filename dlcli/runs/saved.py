@@ -1,4 +1,4 @@
-"""A run's settings and record, read, migrated and validated once, to be passed down."""
+"""A run's settings and record: read, migrated and validated once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dlcli.settings import dump_yaml, flat, load_yaml, merge, validate
 class SavedRun:
     """A run as it was when `read_run` read its folder.
 
-    ``stored`` are the settings of its config.yaml, ``config`` those to go on with (see `with_changes`),
-    ``record`` is run.json. ``version`` of dlcli wrote config.yaml.
+    ``stored`` are the settings of its config.yaml, ``config`` those to resume with (see `with_changes`).
+    ``record`` is run.json. ``version`` is that of the dlcli that wrote config.yaml.
     """
 
     folder: RunFolder
@@ -43,16 +43,16 @@ class SavedRun:
         return {key: value for key, value in flat(self.config).items() if value != stored[key]}
 
     def with_changes(self, values: Mapping[str, Any]) -> SavedRun:
-        """The run with settings, as nested values, laid over its own. Raises: UsageError."""
+        """Return the run with nested settings merged into its own. Raises: UsageError."""
         if not values:
             return self
         return replace(self, config=validate(TrainConfig, merge(self.config.model_dump(), values)))
 
     def write_settings(self) -> None:
-        """Write ``config`` to config.yaml, and to run.json which version's spelling that is.
+        """Write ``config`` to config.yaml, and the version that its keys are of to run.json.
 
-        Migrated settings are written before the version and changed ones after it: a process that ends
-        in between leaves settings that mean the same. Raises: DlcliError.
+        Migrated settings are written before the version and changed ones after it: a process that dies
+        in between leaves settings of the same meaning. Raises: DlcliError.
         """
         if self.version != __version__:
             write_text(self.folder.config, dump_yaml(self.stored))
@@ -61,19 +61,19 @@ class SavedRun:
 
 
 def read_run(folder: RunFolder) -> SavedRun:
-    """The run in a folder. Raises: DlcliError, UsageError when its files are damaged."""
+    """Read the run in a folder. Raises: DlcliError, UsageError when its files are damaged."""
     record = folder.read_record()
     config = validate(TrainConfig, read_settings(folder, record))
     return SavedRun(folder, config, config, record, _settings_version(folder, record))
 
 
 def read_settings(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's settings in today's spelling, not validated. Raises: DlcliError, UsageError."""
+    """Read a run's settings, migrated but not validated. Raises: DlcliError, UsageError."""
     return migrate(TrainConfig, load_yaml(folder.config), version=_settings_version(folder, record))
 
 
 def read_run_of(artifact: Path) -> SavedRun | None:
-    """The run that an artifact lies in, or None. Raises: DlcliError, UsageError."""
+    """Read the run that an artifact lies in; None if it lies in none. Raises: DlcliError, UsageError."""
     folder = run_of(artifact)
     return None if folder is None else read_run(folder)
 

@@ -1,4 +1,4 @@
-"""From a plan to the job of a training loop: model, optimizer, batches, loss, files."""
+"""Build the training loop's job from a plan: model, optimizer, batches, loss, files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.schedule import describe
 from dlcli.training.plan import Plan
-from dlcli.training.plan_notes import is_batch_norm, notes_of
+from dlcli.training.plan_notes import is_batch_norm, plan_notes
 from dlcli.training.precision import Precision, resolve_precision
 from dlcli.training.pruning_masks import make_masks
 from dlcli.training.run_files import RunFolderFiles
-from dlcli.training.snapshots import make_watch
+from dlcli.training.snapshots import make_snapshot
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.base import find_model
@@ -46,9 +46,9 @@ from dlcli.zoo.forward import place, predict
 
 @dataclass(frozen=True)
 class BuiltJob:
-    """A job, and what the plan on the screen shows of it.
+    """A job, with descriptions for the screen.
 
-    The ``loss``'s name, ``division`` of a step's batch, ``schedule`` of the rate, and ``notes``.
+    ``loss`` is its name, ``division`` that of a step's batch, ``schedule`` that of the learning rate.
     """
 
     job: FitJob
@@ -120,9 +120,9 @@ def make_job(
         optimizer=optimizer,
         scaler=scaler,
         monitor=plan.monitor,
-        validate=_validator(module, readers["val"], task, device, world, emit),
+        validate=_make_validate(module, readers["val"], task, device, world, emit),
         files=RunFolderFiles(plan, run, world, module, optimizer, scaler, averages),
-        snapshot=make_watch(plan, module, readers["val"], device, emit, world),
+        snapshot=make_snapshot(plan, module, readers["val"], device, emit, world),
         emit=emit,
     )
     notes = [balance.sentence, "" if augment is None else augment.sentence, checkpointing or ""]
@@ -131,7 +131,7 @@ def make_job(
         loss=loss_name(task, plan.config.loss, focal=focal),
         division=batches.plan.sentence,
         schedule=describe(plan.config.optim, job.total_steps, len(batches)),
-        notes=tuple(note for note in (*notes, *notes_of(plan, job)) if note),
+        notes=tuple(note for note in (*notes, *plan_notes(plan, job)) if note),
     )
 
 
@@ -176,7 +176,7 @@ def _batch_plan(plan: Plan, run: RunFolder, world: World, *, mirrored: bool) -> 
     return BatchPlan(config.step_samples, world.size, config.grad_accum_steps, mirrored, limit)
 
 
-def _validator(
+def _make_validate(
     module: nn.Module, reader: Reader, task: TaskSpec, device: torch.device, world: World, emit: Emit
 ) -> Callable[[Callable[[], None]], EvalResult]:
     """Evaluation on the validation split; its argument is called at each event and may raise."""

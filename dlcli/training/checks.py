@@ -1,4 +1,4 @@
-"""Checks of a plan's settings that cost nothing: no model is built, no sample is read."""
+"""Cheap checks of a plan's settings: no model is built, no sample is read."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from dlcli.zoo.device import resolve_device
 
 
 def check_plan(plan: Plan) -> None:
-    """Refuse settings that do not go together or would fail late. Raises: UsageError, DlcliError."""
+    """Check settings that do not fit together or would fail late. Raises: UsageError, DlcliError."""
     config = plan.config
     CheckpointEvery.parse(config.fit.checkpoint_every)
     parse_time(config.fit.max_time)
     _check_monitor(plan)
-    if plan.said is not None:  # an existing run was checked when it began
-        check_optim(config.optim, plan.said.optim)
-        check_loss(plan.task, plan.said.loss, focal=config.data.balance == "focal")
+    if plan.user_config is not None:  # an existing run was checked when it began
+        check_optim(config.optim, plan.user_config.optim)
+        check_loss(plan.task, plan.user_config.loss, focal=config.data.balance == "focal")
     balance_plan(config.data.balance, plan.task, plan.source.splits["train"].targets)
     if plan.task.kind != "embedding" and config.model.embedding_size != ModelConfig().embedding_size:
         raise UsageError(
@@ -42,7 +42,7 @@ def check_plan(plan: Plan) -> None:
     if config.loss.teacher is None:
         for name, flag in (("distill_alpha", "--distill-alpha"), ("temperature", "--temperature")):
             if getattr(config.loss, name) != getattr(LossConfig(), name):
-                raise UsageError(f"{flag} is for learning from a teacher", hint="add --teacher RUN")
+                raise UsageError(f"{flag} is for distillation", hint="add --teacher RUN")
 
 
 def _check_monitor(plan: Plan) -> None:
@@ -50,8 +50,10 @@ def _check_monitor(plan: Plan) -> None:
     known = metric_names(plan.task)
     if plan.monitor not in known:
         short = plan.monitor.removeprefix("val_")  # as in the progress display: val_acc, val_f1
-        meant = next((name for name in known if name.startswith(short)), None)
+        suggestion = next((name for name in known if name.startswith(short)), None)
         raise UsageError(
             f"--monitor {plan.monitor!r} is not a metric of {plan.task.kind}",
-            hint=f"did you mean {meant!r}?" if meant and short else nearest(plan.monitor, known),
+            hint=f"did you mean {suggestion!r}?"
+            if suggestion and short
+            else nearest(plan.monitor, known),
         )

@@ -1,7 +1,7 @@
-"""Fine-tuning of a model that was changed: the plan of a run whose weights and structure are given.
+"""Plans for fine-tuning a compressed model, whose weights and structure are given.
 
-The run is one like any other: the same loop, folder, state and `--resume`. Its settings are those of
-the model's own run, as far as nothing else was said, and so are its splits; its card names its parent.
+Such a run has the same loop, folder, state and `--resume` as any other. Its settings, unless overridden,
+and its splits are those of the model's own run; its card names its parent.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Finetuner = Callable[[Plan, str], TrainResult]
 
 @dataclass(frozen=True)
 class FinetuneDefaults:
-    """What a method takes for settings that the user left open.
+    """A method's defaults for settings that the user did not give.
 
-    ``lr_share`` is of the rate of the model's own run, ``distill_alpha`` the share of the original's
-    answers in the loss, where it teaches; None: as that run has it.
+    ``lr_share`` is a share of the learning rate of the model's own run, ``distill_alpha`` the weight of
+    distillation from the original model; None: as in that run.
     """
 
     epochs: int
@@ -45,7 +45,7 @@ class FinetuneDefaults:
 
 
 def some_epochs(run: SavedRun | None, share: float) -> int:
-    """A share of the epochs that the model's own run had, of ten where there is none; one at least."""
+    """A share of the epochs of the model's own run, of ten where there is none; at least one."""
     epochs = TrainConfig().fit.epochs if run is None else run.config.fit.epochs
     return max(1, round(share * epochs))
 
@@ -59,22 +59,21 @@ def finetune_plan(
     measure: MeasureConfig,
     defaults: FinetuneDefaults,
 ) -> Plan:
-    """The plan that trains ``module`` on, which was made from ``source`` by ``transforms``.
+    """The plan that fine-tunes ``module``, the result of ``transforms`` of ``source``.
 
-    ``run`` is the source's own run, as far as it is known.
-    ``transforms`` are all records of the new card, those of the source included, so that the model's
-    builder and they give the structure of ``module``. Raises: DlcliError when the training data cannot
-    be reached.
+    ``run`` is the source's own run, if it is known. ``transforms`` are all records of the new card,
+    those of the source included: the model's builder and they give the structure of ``module``. Raises:
+    DlcliError when the training data is not available.
     """
     card = source.card
     own = _from_card(card, source.path) if run is None else run.config
     data = _data(own, measure)
     config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, finetune, defaults)))
     config = config.model_copy(update={"data": data, "launch": LaunchConfig()})
-    found, warnings = _source(card, None if run is None else run.folder, config, measure)
+    data_source, warnings = _source(card, None if run is None else run.folder, config, measure)
     return Plan(
         config=config,
-        source=found,
+        source=data_source,
         task=card.task,
         model=card.model,
         weights_from=str(source.path),
@@ -86,10 +85,10 @@ def finetune_plan(
 
 
 def _from_card(card: Card, path: Path) -> TrainConfig:
-    """The settings of an artifact that has left its run: its data, else the defaults."""
+    """The settings of an artifact outside of its run: its data, else the defaults."""
     if card.data is None:
         raise DlcliError(
-            f"{path} does not say what it was trained on, so it cannot be fine-tuned",
+            f"{path} does not record its training data, so it cannot be fine-tuned",
             hint="give --data FOLDER with train and val",
         )
     data = {**card.data.options, "data": card.data.data, "data_dir": card.data.data_dir}
@@ -97,20 +96,20 @@ def _from_card(card: Card, path: Path) -> TrainConfig:
 
 
 def _data(own: TrainConfig, measure: MeasureConfig) -> DataConfig:
-    said: dict[str, Any] = {"offline": measure.offline or own.data.offline}
+    changes: dict[str, Any] = {"offline": measure.offline or own.data.offline}
     if measure.data is not None:
-        said |= {"data": measure.data, "data_dir": measure.data_dir}
+        changes |= {"data": measure.data, "data_dir": measure.data_dir}
     elif measure.data_dir is not None:
-        said["data_dir"] = measure.data_dir
+        changes["data_dir"] = measure.data_dir
     if measure.workers is not None:
-        said["workers"] = measure.workers
-    return own.data.model_copy(update=said)
+        changes["workers"] = measure.workers
+    return own.data.model_copy(update=changes)
 
 
 def _changes(
     own: TrainConfig, source: Artifact, finetune: FinetuneConfig, defaults: FinetuneDefaults
 ) -> dict[str, Any]:
-    """The settings of fine-tuning over those of the run: short, gentle, and free of its own tricks."""
+    """The settings that replace those of the run: few epochs, no early stopping, no averages."""
     epochs = defaults.epochs if finetune.epochs is None else finetune.epochs
     fit: dict[str, Any] = {
         "epochs": max(epochs, 1),
@@ -141,12 +140,12 @@ def _changes(
     }
     if finetune.optimizer is not None:
         optim["optimizer"] = finetune.optimizer
-    teaches = finetune.distill and source.card.task.kind in ("classification", "multilabel")
-    # Mixed targets and weights of classes are the run's own; the teacher comes on top of them.
+    distill = finetune.distill and source.card.task.kind in ("classification", "multilabel")
+    # MixUp and class weights stay those of the run; the teacher is added to them.
     loss: dict[str, Any] = {"teacher": str(source.path.resolve())}
     if defaults.distill_alpha is not None:
         loss["distill_alpha"] = defaults.distill_alpha
-    if not teaches or own.data.balance == "focal":
+    if not distill or own.data.balance == "focal":
         plain = LossConfig()
         loss = {key: getattr(plain, key) for key in ("teacher", "distill_alpha", "temperature")}
     model = {"weights": None, "pretrained": False, "freeze": "none", "unfreeze": None}
@@ -159,19 +158,20 @@ def _source(
     if run is not None and measure.data is None:
         source, changed = apply_splits(run.splits, open_source(config.data, seed=config.fit.seed))
         return source, changed
-    found = open_other(config.data, card.task)
-    moved = recorded_splits(card, run, found, config.data)
+    other = open_other(config.data, card.task)
+    moved = recorded_splits(card, run, other, config.data)
     if moved is not None:
         return moved
-    if {"train", "val"} <= set(found.splits):
-        return found, []
+    if {"train", "val"} <= set(other.splits):
+        return other, []
     if measure.data is not None:
         raise DlcliError(
-            f"{found.origin} has no train and val split to fine-tune on: it has "
-            + ", ".join(found.splits),
+            f"{other.origin} has no train and val split to fine-tune on: it has "
+            + ", ".join(other.splits),
             hint="give a folder with train and val, or leave --data out",
         )
     source = open_source(config.data, seed=config.fit.seed)
     return source, [
-        "the model has left its run, so its splits are made anew: what it was trained on may be measured"
+        "the model's run is not known, so the data is split again: training samples may be among those "
+        "that it is measured on"
     ]

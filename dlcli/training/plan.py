@@ -1,4 +1,4 @@
-"""What a run trains, on which data, from which weights."""
+"""The plan of a run: its data, its model and its initial weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from dlcli.zoo.weights import StateDict, adapt, load_matching
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run trains, on what, from which weights. ``initial`` is None where they are fresh."""
+    """What a run trains, on which data, from which weights.
+
+    ``initial`` is None where the weights are random, ``initial_task`` that of their artifact.
+    ``user_config`` are the settings without the model's recipe, None for an existing run.
+    """
 
     config: TrainConfig
     source: DataSource
@@ -29,22 +33,22 @@ class Plan:
     model: ModelSpec
     weights_from: str = "scratch"
     initial: StateDict | None = field(default=None, repr=False)
-    initial_task: TaskSpec | None = field(default=None, repr=False)  # of the artifact they come from
-    recipe: dict[str, Any] = field(default_factory=dict)  # settings that the model's entry brought
-    said: TrainConfig | None = None  # the settings without the recipe, of a new run
-    transforms: tuple[TransformRecord, ...] = ()  # what was done to the structure
+    initial_task: TaskSpec | None = field(default=None, repr=False)
+    recipe: dict[str, Any] = field(default_factory=dict)  # settings of the model's entry
+    user_config: TrainConfig | None = None
+    transforms: tuple[TransformRecord, ...] = ()  # changes of the structure, such as pruning
     parent: str | None = None  # the artifact that is fine-tuned
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what the encoders did, for the plan on the screen
-    lr_sweep: LrSweep | None = field(default=None, repr=False)  # what --lr auto saw
+    notes: tuple[str, ...] = ()  # sentences of the encoders, for the screen
+    lr_sweep: LrSweep | None = field(default=None, repr=False)  # of --lr auto
 
     @property
     def monitor(self) -> str:
-        """The validation metric that picks the best epoch."""
+        """The validation metric that selects the best epoch."""
         return self.config.fit.monitor or default_monitor(self.task)
 
     def data_record(self) -> DataRecord:
-        """What the card says of the training data."""
+        """The training data as the card records it."""
         return DataRecord(
             data=self.source.origin,
             data_dir=self.source.data_dir,
@@ -53,17 +57,17 @@ class Plan:
         )
 
     def build(self) -> tuple[nn.Module, list[str]]:
-        """The module with its first weights; sentences about what was loaded.
+        """Build the module with its initial weights; returns it with sentences about what was loaded.
 
-        The fresh weights are a function of the seed.
+        Random weights are a function of the seed.
         """
         torch.manual_seed(self.config.fit.seed)
         module = build_model(self.model, self.task, self.transforms)
-        said: list[str] = []
+        notes: list[str] = []
         if self.parent is not None:
             if self.initial is not None:
                 load_tensors(module, self.initial)
-            return module, said
+            return module, notes
         head = find_model(self.model.name, self.task.input.kind).head(module)
         if self.initial is not None:
             initial = self.initial
@@ -71,13 +75,14 @@ class Plan:
                 initial, adapted = adapt(
                     module, initial, old=self.initial_task, new=self.task, head=head
                 )
-                said += [f"{self.weights_from}: {text}" for text in adapted]
+                notes += [f"{self.weights_from}: {text}" for text in adapted]
             loaded = load_matching(module, initial, source=self.weights_from)
-            strange = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
-            # That published weights bring a head of other classes goes without saying.
-            if strange or (self.config.model.weights is not None and (loaded.fresh or loaded.unused)):
-                said.append(f"{self.weights_from}: {loaded.sentence()}")
+            fresh_backbone = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
+            # A head that does not fit is expected of published weights.
+            incomplete = bool(loaded.fresh or loaded.unused)
+            if fresh_backbone or (self.config.model.weights is not None and incomplete):
+                notes.append(f"{self.weights_from}: {loaded.sentence()}")
         if self.config.model.freeze != "none" and self.weights_from == "scratch":
-            what = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
-            said.append(f"{what} frozen at random weights: nothing was loaded into the model")
-        return module, said
+            layers = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
+            notes.append(f"{layers} frozen at random weights: nothing was loaded into the model")
+        return module, notes

@@ -25,48 +25,44 @@ from dlcli.settings import fields_of, merge, validate
 from dlcli.task import TaskSpec
 from dlcli.training.plan import Plan
 from dlcli.zoo.base import ModelEntry, check_name, find_model
-from dlcli.zoo.weights import (
-    StateDict,
-    pretrained_or_reason,
-    read_state_dict,
-)
+from dlcli.zoo.weights import StateDict, pretrained_or_reason, read_state_dict
 
 
 def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
     """The plan of a new run; ``resolve(recipe)`` gives the settings over a model's recipe.
 
     Raises: UsageError when the model or the data is not named or does not fit; DlcliError from the
-    data, and when ``--pretrained`` was asked for and cannot be had.
+    data, and when ``--pretrained`` is set and the weights are not available.
     """
-    said = resolve({})
-    if said.model.name is None:
+    user_config = resolve({})
+    if user_config.model.name is None:
         raise UsageError("--model is missing", hint="dlcli train --model cnn --data digits")
-    if said.data.data is None:
+    if user_config.data.data is None:
         raise UsageError(
-            "--data is missing", hint=f"dlcli train --model {said.model.name} --data FOLDER"
+            "--data is missing", hint=f"dlcli train --model {user_config.model.name} --data FOLDER"
         )
-    check_name(said.model.name)
-    source = open_source(said.data, seed=said.fit.seed)
+    check_name(user_config.model.name)
+    source = open_source(user_config.data, seed=user_config.fit.seed)
     if any(
         "\ud800" <= letter <= "\udfff" for letter in source.origin
-    ):  # os.fsdecode's, no JSON can hold it
+    ):  # surrogates of os.fsdecode, which JSON cannot hold
         raise DlcliError(
-            f"{source.origin!a} is no UTF-8 name, so no run could remember it",
-            hint="rename the folder, or give a link to it that has a plain name",
+            f"{source.origin!a} is not a UTF-8 name, so no run can record it",
+            hint="rename the folder, or give a link to it with a UTF-8 name",
         )
     kind = KINDS.get(source.kind)
-    entry = find_model(said.model.name, kind.name)
+    entry = find_model(user_config.model.name, kind.name)
     if source.task not in entry.tasks:
         raise UsageError(
             f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
-            hint="dlcli models lists what each model does; --task says what is to be predicted",
+            hint="dlcli models lists what each model does; --task sets the task",
         )
-    _refuse_foreign_options(said, kind)
+    _check_kind_settings(user_config, kind)
     warnings = messages(source.notices)
-    initial, weights_from, initial_task = _first_weights(entry, said, warnings)
-    published = entry.weights if weights_from not in ("scratch", said.model.weights) else None
+    initial, weights_from, initial_task = _initial_weights(entry, user_config, warnings)
+    published = entry.weights if weights_from not in ("scratch", user_config.model.weights) else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
-    config = _with_teacher_found(resolve(recipe))
+    config = _with_teacher_path(resolve(recipe))
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
@@ -81,14 +77,14 @@ def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
         initial=initial,
         initial_task=initial_task,
         recipe=recipe,
-        said=said,
+        user_config=user_config,
         warnings=tuple(warnings),
         notes=tuple(messages(notices)),
     )
 
 
-def _refuse_foreign_options(said: TrainConfig, kind: DataKind[Any]) -> None:
-    """Settings of one kind of data must not be ignored by another."""
+def _check_kind_settings(config: TrainConfig, kind: DataKind[Any]) -> None:
+    """Raises: UsageError for settings of another kind of data."""
     fields = fields_of(TrainConfig)
     owners: dict[str, list[str]] = {}
     for entry in kinds_in_order():
@@ -96,29 +92,29 @@ def _refuse_foreign_options(said: TrainConfig, kind: DataKind[Any]) -> None:
             owners.setdefault(key, []).append(entry.name)
     for key, names in owners.items():
         group, name = key.split(".")
-        value = getattr(getattr(said, group), name)
-        # --no-pretrained asks for nothing that other kinds lack.
-        silent = value == fields[key].default or (key == "model.pretrained" and not value)
-        if kind.name not in names and not silent:
+        value = getattr(getattr(config, group), name)
+        # --no-pretrained is true of every kind.
+        unused = value == fields[key].default or (key == "model.pretrained" and not value)
+        if kind.name not in names and not unused:
             flags = fields[key].json_schema_extra["flags"]
             raise UsageError(
                 f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(names)} data, "
                 f"and this is {kind.name}",
-                hint="leave it out, or say --kind",
+                hint="leave it out, or give --kind",
             )
 
 
 def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
     """The plan of a saved run.
 
-    ``fresh`` asks for its first weights too: it was stopped before its first state. Raises:
-    DlcliError when its data is gone or no longer holds the samples it was trained on.
+    With ``fresh`` it has the initial weights too, as of a run that was stopped before its first state.
+    Raises: DlcliError when the data is missing or no longer has the samples that it was trained on.
     """
     run, record, config = saved.folder, saved.record, saved.config
     for key, value in (("optim.lr", config.optim.lr), ("fit.batch_size", config.fit.batch_size)):
         if value == "auto":
             raise UsageError(
-                f"{key} = auto is looked for before a run begins, and {run.name} has begun",
+                f"{key} = auto is resolved before a run begins, and {run.name} has begun",
                 hint=f"give a number, or start a new run from this one's weights: --weights {run.best}",
             )
     _check_teacher(saved)
@@ -126,30 +122,31 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
     source, changed = apply_splits(run.splits, source)
     if changed:
         raise DlcliError(
-            f"run {run.name} cannot go on: {changed[0]}",
+            f"run {run.name} cannot be resumed: {changed[0]}",
             hint="put the data back as it was, or start a new run "
             f"from this one's weights: --weights {run.best}",
         )
     try:
-        said = record["plan"]
-        task, model = TaskSpec.model_validate(said["task"]), ModelSpec.model_validate(said["model"])
-        weights_from, initial, initial_task = str(said["weights_from"]), None, None
-        transforms = tuple(TransformRecord.model_validate(one) for one in said.get("transforms", ()))
-        parent = said.get("parent")
+        saved_plan = record["plan"]
+        task = TaskSpec.model_validate(saved_plan["task"])
+        model = ModelSpec.model_validate(saved_plan["model"])
+        weights_from, initial, initial_task = str(saved_plan["weights_from"]), None, None
+        transforms = tuple(map(TransformRecord.model_validate, saved_plan.get("transforms", ())))
+        parent = saved_plan.get("parent")
         warnings = tuple(map(str, record.get("warnings", ())))
         notes = tuple(map(str, record.get("notes", ())))
     except (KeyError, TypeError, ValidationError) as exc:
         raise DlcliError(
-            f"run {run.name} cannot go on: {run.record} is damaged",
+            f"run {run.name} cannot be resumed: {run.record} is damaged",
             hint=f"start a new run from this one's weights: --weights {run.best}",
         ) from exc
     if fresh and parent is not None:
         initial = load_start(run)
     elif fresh and weights_from != "scratch":
-        # Without the same weights it would be another run, so here they are a must.
-        must = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
-        initial, _, initial_task = _first_weights(
-            find_model(model.name, task.input.kind), validate(TrainConfig, must), []
+        # With other weights it would be another run, so here they are required.
+        required = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
+        initial, _, initial_task = _initial_weights(
+            find_model(model.name, task.input.kind), validate(TrainConfig, required), []
         )
     return Plan(
         config=config,
@@ -175,8 +172,8 @@ def load_start(run: RunFolder) -> StateDict:
         raise DlcliError(f"{run.start}: its tensors do not fit its card: {exc}") from exc
 
 
-def _with_teacher_found(config: TrainConfig) -> TrainConfig:
-    """The teacher as a path that holds wherever the run goes on. Raises: DlcliError."""
+def _with_teacher_path(config: TrainConfig) -> TrainConfig:
+    """Make the path of the teacher absolute: a run may be resumed elsewhere. Raises: DlcliError."""
     if config.loss.teacher is None:
         return config
     path = find_artifact(config.loss.teacher, DEFAULT_ROOT).resolve()
@@ -184,13 +181,13 @@ def _with_teacher_found(config: TrainConfig) -> TrainConfig:
 
 
 def _check_teacher(saved: SavedRun) -> None:
-    """Raises: DlcliError when the teacher is gone or no longer the one that the run began with."""
+    """Raises: DlcliError when the teacher is missing or not the file that the run began with."""
     if saved.config.loss.teacher is None:
         return
     path = Path(saved.config.loss.teacher)
     if not path.is_file() or sha256_file(path) != saved.record.get("teacher_sha256"):
         raise DlcliError(
-            f"run {saved.name} cannot go on: its teacher {path} is gone or another file now",
+            f"run {saved.name} cannot be resumed: its teacher {path} is missing or has changed",
             hint="put it back, or start a new run from this one's weights: "
             f"--weights {saved.folder.best}",
         )
@@ -205,12 +202,12 @@ def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:
     return entry.arguments(values).model_dump(mode="json")
 
 
-def _first_weights(
+def _initial_weights(
     entry: ModelEntry, config: TrainConfig, warnings: list[str]
 ) -> tuple[StateDict | None, str, TaskSpec | None]:
-    """The weights to start from, where they come from and what they were trained for, if known.
+    """The initial weights, where they come from, and the task they were trained for if it is known.
 
-    A warning when scratch was not the wish.
+    Weights that are not available by default add a warning.
     """
     model = config.model
     if model.weights is not None:
@@ -222,7 +219,7 @@ def _first_weights(
         return None, "scratch", None
     state = pretrained_or_reason(entry, offline=config.data.offline)
     if not isinstance(state, str):
-        assert entry.weights is not None  # else there would have been a reason
+        assert entry.weights is not None  # `pretrained_or_reason` gives a reason otherwise
         return state, entry.weights.label, None
     if model.pretrained:
         raise DlcliError(
@@ -233,7 +230,7 @@ def _first_weights(
 
 
 def _task_of(path: Path) -> TaskSpec | None:
-    """What an artifact of dlcli was trained for; None for other files."""
+    """The task of an artifact of dlcli; None for other files."""
     try:
         return card_of(path).task
     except DlcliError:

@@ -1,4 +1,4 @@
-"""Build what a plan names, once, before its run folder is made."""
+"""Build the model and the teacher of a plan, once, before the run folder is created."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dlcli.zoo.base import find_model
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A checked plan with its first weights; one training run uses it up.
+    """A checked plan with its first weights; one training run consumes it.
 
-    ``module`` and ``teacher`` are on the CPU. ``load_notes`` say what was loaded into the module.
-    ``rng_state`` is that of the generators after building, from which the run draws on.
+    ``module`` and ``teacher`` are on the CPU. ``load_notes`` are sentences about the loaded
+    weights. ``rng_state`` is that of the generators after building, with which training begins.
     """
 
     plan: Plan
@@ -48,7 +48,7 @@ def load_teacher(plan: Plan) -> Teacher | None:
 
 
 def _check_layers(plan: Plan, module: nn.Module) -> None:
-    """Raises: UsageError for settings that name layers, or need some, which the model does not have."""
+    """Raises: UsageError for settings that name or need layers which the model does not have."""
     config = plan.config
     head = find_model(plan.model.name, plan.task.input.kind).head(module)
     freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)

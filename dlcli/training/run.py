@@ -1,4 +1,4 @@
-"""Train one run from plan to result: its folder, its record, its end."""
+"""Train one run: create its folder, train, complete its record."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from dlcli.zoo.forward import model_inputs
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` reports. ``validation`` is of the best model as read back from its file."""
+    """The result of `train`. ``validation`` is of the best model, loaded from its file."""
 
     run: RunFolder
     fit: FitResult
@@ -90,8 +90,8 @@ def train(
 ) -> TrainResult:
     """Train a run from ``state`` to its end, an early stop or a signal; then validate its best model.
 
-    Every process of ``world`` calls this; only the main one writes files, and only its ``emit`` should
-    show anything. Raises: DlcliError; what was saved before stays whole.
+    Every process of ``world`` calls this; only the main one writes files and emits events. Raises:
+    DlcliError; models and states saved before stay valid.
     """
     try:
         return _train(prepared, run, with_hints(emit, run) if world.main else ignore, state, world)
@@ -121,12 +121,12 @@ def _train(
     readers = make_readers(plan, world)
     built = make_job(plan, run, prepared.module, prepared.teacher, readers, device, emit, world)
     job, progress = built.job, Progress()
-    if world.rank:  # the same on all ranks so far; from here on each draws its own dropout masks
+    if world.rank:  # the same on all ranks until here; each draws its own dropout masks
         torch.manual_seed(derive_seed(config.seed, world.rank, 0))
     if state is not None:
         progress = state.progress
         if not state.same_optimizer(job.optimizer):
-            warnings.append("the optimizer is not the one before: it starts without its state")
+            warnings.append("the optimizer has changed, so it starts without a state")
         if not state.restore(
             job.model.module, job.optimizer, job.scaler, job.model.averages, world.rank
         ):
@@ -153,13 +153,13 @@ def _finish(
     result: FitResult,
     warnings: list[str],
 ) -> TrainResult:
-    """Complete the run's record, and validate the best model as read back from its file."""
-    bad_here = {**readers["train"].bad, **readers["val"].bad}
-    bad_everywhere = job.world.gather(bad_here)
-    validation, bad = None, bad_here
+    """Complete the run's record, and validate the best model, loaded from its file."""
+    bad_local = {**readers["train"].bad, **readers["val"].bad}
+    bad_by_rank = job.world.gather(bad_local)
+    validation, bad = None, bad_local
     if job.world.main:
-        bad = dict(run.read_record().get("bad_samples", {}))  # of a resumed run, from before its stop
-        for samples in bad_everywhere:
+        bad = dict(run.read_record().get("bad_samples", {}))  # from before a resume
+        for samples in bad_by_rank:
             bad |= samples
         run.update_record(
             status="finished" if result.signum is None else "interrupted",
@@ -180,7 +180,7 @@ def _finish(
 
 
 def _example(job: FitJob) -> tuple[torch.Tensor, ...]:
-    """A small batch as the module takes it."""
+    """The module's inputs for a small batch."""
     batch = job.batches.example()
     return model_inputs(batch.inputs, job.task)
 

@@ -1,4 +1,4 @@
-"""Events of a run as a whole: its plan at the start, and hints on what happens in it."""
+"""Events of a whole run: its plan at the start, and hints from its events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dlcli.zoo.device import describe_device
 def run_started(
     plan: Plan, run: RunFolder, built: BuiltJob, progress: Progress, device: torch.device
 ) -> RunStarted:
-    """The plan of a run as an event, for screens and sinks."""
+    """Return the plan of a run as an event, for screens and other sinks."""
     job, config = built.job, plan.config
     parameters = list(job.model.module.parameters())
     return RunStarted(
@@ -52,7 +52,7 @@ def run_started(
 
 
 def with_hints(emit: Emit, run: RunFolder) -> Emit:
-    """``emit``, followed by the hints that an event gives rise to."""
+    """Return an ``emit`` that adds the hints that follow from each event."""
     hints = Hints()
     if run.metrics.is_file():
         hints.recall(read_events(run.metrics))

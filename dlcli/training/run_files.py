@@ -1,4 +1,4 @@
-"""The files of a run in its folder, as the training loop reaches them."""
+"""Models and states in a run folder, for the training loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RunFolderFiles:
         return str(self.folder.path)
 
     def save_model(self, name: str, result: EvalResult, epoch: int) -> str:
-        """Save the module as it is with its card; returns the path. Raises: DlcliError."""
+        """Save the module with its card; returns the path. Raises: DlcliError."""
         path = self.folder.model(name)
 
         def save() -> None:

@@ -1,4 +1,4 @@
-"""What sinks may draw after an epoch: histograms of weights and gradients, and predicted images."""
+"""Snapshots after an epoch, for sinks: histograms of weights and gradients, and predicted images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _BINS = 64
 _IMAGES = 16
 
 
-def make_watch(
+def make_snapshot(
     plan: Plan, module: nn.Module, reader: Reader, device: torch.device, emit: Emit, world: World
 ) -> Callable[[Progress], None]:
-    """What to do after an epoch, on the main process; nothing where no sink asks for it."""
+    """Return the function to call after an epoch; it emits on the main process, for TensorBoard."""
     config = plan.config.fit
-    shown = _images(reader) if config.tensorboard and world.main and _has_names(plan) else None
+    images = _images(reader) if config.tensorboard and world.main and _has_names(plan) else None
 
-    def watch(progress: Progress) -> None:
+    def snapshot(progress: Progress) -> None:
         if not (config.tensorboard and world.main):
             return
         if config.histograms:
@@ -36,14 +36,16 @@ def make_watch(
             weights = {name: _histogram(p) for name, p in named}
             gradients = {name: _histogram(p.grad) for name, p in named if p.grad is not None}
             emit(Histograms(progress.step, weights, gradients))
-        if shown is not None:
-            pixels, targets = shown
-            answers = predict(module, (pixels,), plan.task, device).argmax(axis=1)
+        if images is not None:
+            pixels, targets = images
+            predicted = predict(module, (pixels,), plan.task, device).argmax(axis=1)
             names = plan.task.class_names
-            true, said = ([names[i] for i in found.tolist()] for found in (targets, answers))
-            emit(Examples(progress.step, pixels, tuple(true), tuple(said)))
+            true, labels = (
+                tuple(names[i] for i in indices.tolist()) for indices in (targets, predicted)
+            )
+            emit(Examples(progress.step, pixels, true, labels))
 
-    return watch
+    return snapshot
 
 
 def _has_names(plan: Plan) -> bool:
@@ -51,10 +53,10 @@ def _has_names(plan: Plan) -> bool:
 
 
 def _images(reader: Reader) -> tuple[Any, Any] | None:
-    """Evenly spread validation images and their classes."""
-    where = np.unique(np.linspace(0, len(reader) - 1, _IMAGES).round().astype(np.int64))
-    (pixels,), kept = reader.read(where)
-    return (pixels, reader.targets(kept)) if len(kept) else None
+    """Validation images at equal distances, with their classes."""
+    indices = np.unique(np.linspace(0, len(reader) - 1, _IMAGES).round().astype(np.int64))
+    (pixels,), readable = reader.read(indices)
+    return (pixels, reader.targets(readable)) if len(readable) else None
 
 
 def _histogram(tensor: torch.Tensor) -> tuple[Any, Any]:

@@ -14,7 +14,7 @@ from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.formats.checkpoint import save_model
 from dlcli.runs.folder import RunFolder
-from dlcli.runs.locks import hold
+from dlcli.runs.locks import run_lock
 from dlcli.settings import dump_yaml, validate
 from dlcli.task import NumberColumn, TabularInput, TaskSpec
 from dlcli.zoo.base import build_model
@@ -289,7 +289,7 @@ def test_a_run_that_nobody_writes_any_more_is_stopped(
     before = {path: path.stat().st_mtime_ns for path in (run.path, *run.path.iterdir())}
     assert as_json(capsys, "--runs-dir", str(tmp_path))["runs"][0]["status"] == "stopped"
     assert {path: path.stat().st_mtime_ns for path in (run.path, *run.path.iterdir())} == before
-    with hold(run.path):
+    with run_lock(run.path):
         assert as_json(capsys, "--runs-dir", str(tmp_path))["runs"][0]["status"] == "running"
 
 

@@ -71,4 +71,4 @@ def test_the_command_that_goes_on_with_a_run_can_be_typed(
     assert resume_command(find_run("a", Path("runs"))) == "dlcli train --resume a"
     with pytest.raises(DlcliError) as caught:
         find_artifact(None, Path("my runs"))
-    assert caught.value.hint == "go on with it: dlcli train --resume b --runs-dir 'my runs'"
+    assert caught.value.hint == "resume it with: dlcli train --resume b --runs-dir 'my runs'"

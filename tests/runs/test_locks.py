@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.runs.locks import RunBusy, hold, holder, is_held
+from dlcli.runs.locks import RunBusy, is_locked, lock_holder, run_lock
 
 HOLDER = (
-    "import sys, time; from pathlib import Path; from dlcli.runs.locks import hold\n"
-    "with hold(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
+    "import sys, time; from pathlib import Path; from dlcli.runs.locks import run_lock\n"
+    "with run_lock(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
 )
 
 
@@ -37,7 +37,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
         pytest.raises(
             RunBusy, match=rf"{tmp_path.name} is being written by process {first.pid} on host"
         ),
-        hold(tmp_path, grace_s=0.2),
+        run_lock(tmp_path, grace_s=0.2),
     ):
         pass
 
@@ -46,56 +46,56 @@ def test_a_killed_writer_leaves_the_run_free(tmp_path: Path) -> None:
     with other_process(tmp_path, 60) as first:
         first.kill()
         first.wait()
-        with hold(tmp_path, grace_s=0):
+        with run_lock(tmp_path, grace_s=0):
             pass
 
 
 def test_a_writer_that_is_just_ending_is_waited_for(tmp_path: Path) -> None:
     with other_process(tmp_path, 0.5):
         t0 = time.monotonic()
-        with hold(tmp_path, grace_s=20):
+        with run_lock(tmp_path, grace_s=20):
             assert time.monotonic() - t0 < 15
 
 
 def test_one_process_may_hold_a_run_twice_and_frees_it_once(tmp_path: Path) -> None:
-    with hold(tmp_path):
-        with hold(tmp_path / ".", grace_s=0):
+    with run_lock(tmp_path):
+        with run_lock(tmp_path / ".", grace_s=0):
             pass
-        assert holder(tmp_path).startswith("process ")
+        assert lock_holder(tmp_path).startswith("process ")
         code = HOLDER.replace("sys.argv[1])", "sys.argv[1]), grace_s=0")
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path), "0"], capture_output=True, text=True
         )
         assert "RunBusy" in done.stderr
-    assert holder(tmp_path) == ""
+    assert lock_holder(tmp_path) == ""
     with other_process(tmp_path, 0):
         pass
 
 
 def test_an_error_in_the_block_frees_the_run(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), hold(tmp_path):
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path):
         _ = 1 / 0
     with other_process(tmp_path, 0):
         pass
 
 
 def test_a_folder_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) -> None:
-    with pytest.raises(DlcliError, match="nowhere"), hold(tmp_path / "nowhere"):
+    with pytest.raises(DlcliError, match="nowhere"), run_lock(tmp_path / "nowhere"):
         pass
 
 
 def test_whether_a_run_is_held_is_told_without_touching_its_folder(tmp_path: Path) -> None:
-    assert not is_held(tmp_path)
-    assert not is_held(tmp_path / "nowhere")
+    assert not is_locked(tmp_path)
+    assert not is_locked(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
     with other_process(tmp_path, 60) as first:
-        assert is_held(tmp_path)
+        assert is_locked(tmp_path)
         first.kill()
         first.wait()
-        assert not is_held(tmp_path)
+        assert not is_locked(tmp_path)
         before = (tmp_path / "lock").stat().st_mtime_ns
-        assert not is_held(tmp_path)
+        assert not is_locked(tmp_path)
         assert (tmp_path / "lock").stat().st_mtime_ns == before
-    with hold(tmp_path):
-        assert is_held(tmp_path)
-    assert not is_held(tmp_path)
+    with run_lock(tmp_path):
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)

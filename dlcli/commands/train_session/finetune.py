@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.folder import resume_command
-from dlcli.runs.locks import hold
+from dlcli.runs.locks import run_lock
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
@@ -32,7 +32,7 @@ def make_finetuner(runs_dir: Path, show: Emit) -> Finetuner:
 
         prepared = prepare_run(plan)
         run = new_run(prepared, runs_dir, name)
-        with hold(run.path), run_sinks(run, plan.config.fit, show) as emit:
+        with run_lock(run.path), run_sinks(run, plan.config.fit, show) as emit:
             result = train(prepared, run, emit, state=None)
         if result.fit.signum is not None:
             raise Interrupted(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dlcli.commands.train_session.report import draw_plots, report_result
 from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder, resume_command
-from dlcli.runs.locks import hold
+from dlcli.runs.locks import run_lock
 from dlcli.runs.saved import SavedRun
 from dlcli.subprocesses import child_command
 
@@ -58,7 +58,7 @@ def train_run(
 
     if saved.changes:
         prepare_run(read_plan(saved, fresh=False))  # refuse bad changes before they are written
-    with hold(run.path):
+    with run_lock(run.path):
         saved.write_settings()  # the processes read them from the folder
     flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
     try:
@@ -88,7 +88,7 @@ def train_here(
     with ExitStack() as stack:
         show: Emit = ignore
         if world.main:
-            lock_warning = stack.enter_context(hold(run.path))
+            lock_warning = stack.enter_context(run_lock(run.path))
             show = stack.enter_context(progress_sink(quiet, as_json))
             if lock_warning:
                 show(Warned(lock_warning))

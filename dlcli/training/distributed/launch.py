@@ -26,7 +26,7 @@ from torch.distributed.launcher.api import elastic_launch
 from dlcli.config import LaunchConfig
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted
 from dlcli.runs.folder import RunFolder
-from dlcli.runs.locks import hold, holder
+from dlcli.runs.locks import lock_holder, run_lock
 from dlcli.subprocesses import describe_exit
 from dlcli.training.distributed.failures import Failure, failure_digest, failure_since
 from dlcli.training.distributed.parent_death import (
@@ -55,7 +55,7 @@ def launch(
     minimum, maximum = machine_range(config)
     several = maximum > 1
     if not several:
-        with hold(run.path):
+        with run_lock(run.path):
             pass  # a run that another process writes is refused here, not in a rank
     digest = failure_digest(run.path)
     host = (config.rdzv_endpoint or "localhost:0").rpartition(":")[0]
@@ -217,7 +217,7 @@ def _died(
     }
     if any(failure.exitcode == EXIT_BUSY for failure in causes.values()):
         return DlcliError(
-            f"run {run.name} is being written by {holder(run.path) or 'another process'}",
+            f"run {run.name} is being written by {lock_holder(run.path) or 'another process'}",
             hint="wait for it or stop it, then use --resume; or train another run with --name",
         )
     reported = failure_since(run.path, digest)

@@ -15,7 +15,7 @@ from typing import NoReturn, TextIO
 from dlcli.config import LaunchConfig
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, refusal
 from dlcli.runs.folder import RunFolder
-from dlcli.runs.locks import RunBusy, hold
+from dlcli.runs.locks import RunBusy, run_lock
 from dlcli.training.distributed.failures import Failure, clear_failure, read_failure, write_failure
 from dlcli.training.distributed.parent_death import (
     EXIT_BUSY,
@@ -70,7 +70,7 @@ def run_rank(
     faulthandler.enable(log)
     code = 0
     try:
-        with hold(run.path, grace_s=_BUSY_GRACE_S) if rank == 0 else nullcontext():
+        with run_lock(run.path, grace_s=_BUSY_GRACE_S) if rank == 0 else nullcontext():
             _work(run, launch, device, work, log)
     except RunBusy:
         code = EXIT_BUSY  # another process writes the folder: nothing is written into it

@@ -249,10 +249,10 @@ def test_frozen_layers_do_not_move_before_they_are_unfrozen(tmp_path: Path) -> N
 
 def test_settings_without_a_meaning_are_refused(tmp_path: Path) -> None:
     for changes, message in (
-        ({"loss": {"temperature": 4.0}}, "--temperature is for learning from a teacher"),
+        ({"loss": {"temperature": 4.0}}, "--temperature is for distillation"),
         ({"optim": {"milestones": [0.1]}}, "milestones"),
         ({"loss": {"margin": 0.5}}, "margin"),
-        ({"fit": {"histograms": True}}, "for TensorBoard"),
+        ({"fit": {"histograms": True}}, "needs TensorBoard"),
         ({"model": {"embedding_size": 7}}, "--task embedding"),
         ({"fit": {"compile": "default", "grad_checkpointing": "auto"}}, "do not work together"),
     ):
