@@ -1,4 +1,4 @@
-"""The entry point: commands, imported when they are used, and the one place where errors end."""
+"""Entry point: import a command when it is called, and turn errors into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
-from dlcli.errors import EXIT_DEFECT, DlcliError, refusal
+from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
 
-# The help lists these first, in this order; commands of other files follow by name.
+# --help lists these first, in this order; other commands follow by name.
 ORDER = (
     *("train", "eval", "predict", "export", "quantize", "prune", "benchmark"),
     *("data", "models", "runs", "info"),
@@ -42,7 +42,7 @@ def summaries() -> dict[str, str]:
 
 
 class LazyGroup(TyperGroup):
-    """A group whose help is read from sources; a command's module is imported when it is called."""
+    """A group of lazily imported commands; its help is read from their sources."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(summaries())
@@ -62,7 +62,7 @@ class LazyGroup(TyperGroup):
 
 
 def _load(name: str) -> Any:
-    """The real command. Its help is its function's docstring."""
+    """Import a command; its help is its function's docstring."""
     module = importlib.import_module(f"dlcli.commands.{name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     paragraphs = inspect.getdoc(module.command) or ""
@@ -101,9 +101,9 @@ def root(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. All errors end here."""
+    """Run the command line and return the exit code; with ``--debug``, errors are raised."""
     args = list(sys.argv[1:] if argv is None else argv)
-    # --debug works in every place, since that is where people add it after a failure.
+    # --debug works in any position: after a failure people append it.
     debug = "--debug" in args or os.environ.get("DLCLI_DEBUG") == "1"
     args = [arg for arg in args if arg != "--debug"]
     try:
@@ -127,12 +127,12 @@ def main(argv: list[str] | None = None) -> int:
             return _usage(exc)
         if debug:
             raise
-        message = refusal(exc)
+        message = os_error_message(exc)
         if message is not None:
             return _report(message, None, 1)
         return _report(
             f"{type(exc).__name__}: {exc}",
-            "this is a defect of dlcli; run it again with --debug and report what it prints",
+            "this is a bug in dlcli; run it again with --debug and report the output",
             EXIT_DEFECT,
         )
 

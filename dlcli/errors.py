@@ -1,8 +1,8 @@
-"""The failures a user can cause or meet, and the exit code of each.
+"""Expected failures and their exit codes.
 
-A message says what is wrong, which value, and what was allowed; ``hint`` says the way out. The
-command line prints both and leaves with ``exit_code``; anything that is not a `DlcliError` is a
-defect of dlcli (exit code 70).
+A message says what is wrong, which value, and what is allowed; ``hint`` says what to do. The
+command line prints both and exits with ``exit_code``; any other exception is a bug in dlcli (exit
+code 70).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class BoundMissed(DlcliError):
 
 
 class Interrupted(DlcliError):
-    """SIGINT or SIGTERM, honoured after the state was saved; ``exit_code`` is 128 + the signal."""
+    """SIGINT or SIGTERM, raised after the state was saved; ``exit_code`` is 128 + the signal."""
 
     def __init__(self, message: str, *, signum: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -45,26 +45,26 @@ class Interrupted(DlcliError):
 
 
 class Diverged(DlcliError):
-    """Training no longer learns: its weights or gradients are no finite numbers."""
+    """Training diverged: weights or gradients are not finite."""
 
 
 class BadSample(DlcliError):
-    """One sample that cannot be read; the caller skips and counts it, or fails."""
+    """A sample that cannot be read; the caller skips and counts it, or fails."""
 
 
-def refusal(exc: BaseException) -> str | None:
-    """What the system refused, as a sentence: a full disk, a file without permission; None for a defect.
+def os_error_message(exc: BaseException) -> str | None:
+    """Return a message for an error of the operating system (full disk, no permission), else None.
 
-    An OSError without a number is none of the system's: libraries raise such for content.
+    An OSError without errno is not the system's: libraries raise it for bad content.
     """
     if not isinstance(exc, OSError) or exc.errno is None:
         return None
-    what = exc.strerror or type(exc).__name__
-    return what if exc.filename is None else f"{exc.filename}: {what}"
+    reason = exc.strerror or type(exc).__name__
+    return reason if exc.filename is None else f"{exc.filename}: {reason}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence for a hint: the known name closest to ``name``, or the list when none is close."""
+    """Return a hint: the known names closest to ``name``, or the list when none is close."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:

@@ -1,7 +1,7 @@
-"""What happens during a run, as frozen records of host numbers.
+"""Events of a run: frozen dataclasses of plain Python values.
 
 The core never prints: it calls ``emit(event)``. The live view, the plain lines, metrics.jsonl and
-whatever comes later are sinks, functions that take one event.
+TensorBoard are sinks: functions that take one event.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ class Event:
     """Base of all events."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as JSON-ready data, with its type under ``event``."""
+        """Return the event as JSON-ready data, with its type under ``event``."""
         return {"event": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something the user should know that does not stop the work."""
+    """A warning."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Noted(Event):
-    """Something that was decided on the way and is no reason for worry."""
+    """An automatic decision that is worth knowing, but no warning."""
 
     message: str
 
@@ -38,11 +38,10 @@ class Noted(Event):
 class RunStarted(Event):
     """The plan of a run, before its first step (or after a resume).
 
-    ``kind`` is of the data, ``task`` what is predicted. ``num_classes`` is 0 where there are none.
-    ``input_shape`` is of one sample; a dimension that varies has a name. ``division`` says how a step's
-    batch is shared out: "256 = 2 devices x 4 micro-batches x 32", ``schedule`` how the learning rate
-    goes. ``notes`` are further facts as sentences: the balance of the classes, window and horizon.
-    ``settings`` are all of them, by dotted key.
+    ``kind`` is the kind of data. ``num_classes`` is 0 for tasks without classes. ``input_shape`` is of
+    one sample; a varying dimension has a name. ``division`` is the global batch in words: "256 = 2
+    devices x 4 micro-batches x 32", ``schedule`` the learning rate schedule in words. ``notes`` are
+    sentences, such as on class balance, window and horizon. ``settings`` has all, by dotted key.
     """
 
     run: str
@@ -79,7 +78,7 @@ class StepDone(Event):
     """One logging interval of training; loss and accuracy are means over the epoch so far.
 
     ``accuracy`` is None where the task has none. ``grad_norm`` is of the last step, before clipping;
-    ``skipped`` counts the run's steps so far whose gradient was no finite number.
+    ``skipped`` counts the run's steps so far with non-finite gradients.
     """
 
     step: int
@@ -101,7 +100,7 @@ class StepDone(Event):
 
 @dataclass(frozen=True)
 class EvalProgress(Event):
-    """Samples of a split evaluated so far; of other work, ``unit`` says what is counted."""
+    """Samples of a split evaluated so far; ``unit`` names what else is counted."""
 
     split: str
     done: int
@@ -143,7 +142,7 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """The last event of a run that was not interrupted; ``reason`` says why it ended early, if so."""
+    """The last event of a run that was not interrupted; ``reason`` is why it ended early, if it did."""
 
     run: str
     step: int
@@ -158,12 +157,12 @@ class RunFinished(Event):
 
 @dataclass(frozen=True)
 class LiveEvent(Event):
-    """An event with arrays or a module in it, for sinks that draw; metrics.jsonl leaves it out."""
+    """An event that holds arrays or a module, for TensorBoard; not written to metrics.jsonl."""
 
 
 @dataclass(frozen=True)
 class ModelReady(LiveEvent):
-    """The model before its first step, and one batch of the tensors that it takes, on its device."""
+    """The model before its first step, and one batch of its input tensors, on its device."""
 
     module: Any
     inputs: tuple[Any, ...]
@@ -192,7 +191,7 @@ Emit = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The sink that keeps nothing."""
+    """Discard an event."""
 
 
 @dataclass(frozen=True)

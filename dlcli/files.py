@@ -1,4 +1,4 @@
-"""Writes that are either whole or absent, and the checksums that prove it.
+"""Atomic writes of files and folders, and checksums.
 
 A write is: temporary name in the target's own folder, fsync, ``os.replace``, fsync of the folder.
 A crash at any moment leaves the old content or the new one, and at most a ``.tmp-*`` next to it.
@@ -22,7 +22,7 @@ TMP_PREFIX = ".tmp-"
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file or a folder to the device. Windows cannot open folders: there it does nothing."""
+    """Flush a file or a folder to disk; folders on Windows, which cannot be opened, are skipped."""
     if os.name == "nt" and path.is_dir():
         return
     fd = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
@@ -47,7 +47,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
     tmp = Path(name)
     try:
         yield tmp
-        _give_default_mode(tmp, 0o666)
+        _apply_umask(tmp, 0o666)
         fsync_path(tmp)
         os.replace(tmp, target)
         fsync_path(target.parent)
@@ -74,7 +74,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield tmp
         for file in sorted(tmp.iterdir()):
             fsync_path(file)
-        _give_default_mode(tmp, 0o777)
+        _apply_umask(tmp, 0o777)
         fsync_path(tmp)
         os.rename(tmp, target)
         fsync_path(target.parent)
@@ -85,12 +85,12 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def cannot_write(target: Path, exc: OSError) -> DlcliError:
-    """The error for a write that failed; what was there before is still whole."""
+    """Return the error for a failed write; previous files are intact."""
     reason = exc.strerror or str(exc)
     return DlcliError(
         f"cannot write {target}: {reason}",
-        hint="free some space or choose another place with --runs-dir or --output; "
-        "files that were complete before are untouched",
+        hint="free some space or choose another folder with --runs-dir or --output; "
+        "existing files are untouched",
     )
 
 
@@ -111,7 +111,7 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The parsed content. Raises: DlcliError when the file is missing or is no JSON."""
+    """Return the parsed content. Raises: DlcliError when the file is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -121,14 +121,14 @@ def read_json(path: Path) -> Any:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in blocks."""
+    """Return the SHA-256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _give_default_mode(path: Path, most: int) -> None:
-    """tempfile makes what only the owner may read; give the mode that the umask asks for."""
+def _apply_umask(path: Path, mode: int) -> None:
+    """Apply the umask: files of tempfile are readable by their owner alone."""
     if os.name != "nt":
         umask = os.umask(0)
         os.umask(umask)
-        path.chmod(most & ~umask)
+        path.chmod(mode & ~umask)

@@ -1,4 +1,4 @@
-"""Ask once, and within three seconds, whether something can be fetched."""
+"""Check within three seconds whether a URL can be reached."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from urllib.parse import urlsplit
 
 from dlcli.errors import DlcliError
 
-# Name look-up, proxy, TLS and redirects together; a message within three seconds is the promise.
+# For DNS, proxy, TLS and redirects together, so that an error is shown within three seconds.
 TIMEOUT_S = 2.5
-# These servers refuse HEAD requests, but they are there.
+# Statuses of servers that are reachable but refuse HEAD requests.
 _NO_HEAD = (405, 501)
 
 
 def require(url: str, *, what: str, hint: str | None = None, timeout_s: float = TIMEOUT_S) -> None:
-    """Return when ``url`` answers a HEAD request; ``what`` names the thing in the error.
+    """Check that ``url`` responds to a HEAD request; ``what`` names the resource in the error.
 
-    The request runs in a daemon thread, since a look-up of a name obeys no timeout of Python's. It
-    honours the proxy variables of the environment. Raises: DlcliError after at most ``timeout_s``.
+    The request runs in a daemon thread, since DNS look-ups have no timeout in Python. It uses the
+    proxy variables of the environment. Raises: DlcliError after at most ``timeout_s``.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"{url} is no http address")
+        raise ValueError(f"{url} is not an http URL")
     problems: list[str | None] = []
 
-    def ask() -> None:
+    def send() -> None:
         problems.append(_problem(url, timeout_s))
 
-    thread = threading.Thread(target=ask, name="dlcli-network", daemon=True)
+    thread = threading.Thread(target=send, name="dlcli-network", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    # An empty list: no reply yet. The thread is left to itself and dies with the process.
+    # An empty list: no reply yet. The daemon thread ends with the process.
     problem = problems[0] if problems else f"no reply within {timeout_s:g} s"
     if problem is not None:
         raise DlcliError(

@@ -1,4 +1,4 @@
-"""Where an exported file comes from, and whether its source has changed since. No torch here.
+"""Provenance of exported files: their source, and whether it has changed since. No torch here.
 
 A resumed run may improve: best.safetensors is then newer than the best.onnx next to it.
 """
@@ -14,7 +14,7 @@ from dlcli.transforms import EXPORTED
 
 
 def provenance_record(source: Path) -> TransformRecord:
-    """Return the annotation that names the file another was made from. Raises: DlcliError."""
+    """Return the record that names the source file of an export. Raises: DlcliError."""
     try:
         digest = sha256_file(source)
     except OSError as exc:
@@ -23,13 +23,13 @@ def provenance_record(source: Path) -> TransformRecord:
 
 
 def outdated(path: Path, card: Card) -> str | None:
-    """Return a sentence when the file that ``path`` was made from lies next to it and has changed."""
+    """Return a warning when the source of an exported file is next to it and has changed since."""
     records = [record for record in card.transforms if record.kind == EXPORTED]
     if not records:
         return None
-    source_args = records[-1].args  # an older one is of what that file was made from
+    source_args = records[-1].args  # earlier records describe the source itself
     source = path.parent / Path(str(source_args.get("source", ""))).name
-    if source.name == path.name:  # trained on from an export: its source lies elsewhere
+    if source.name == path.name:  # fine-tuned from an export: its source is elsewhere
         return None
     try:
         same = not source.is_file() or sha256_file(source) == source_args.get("sha256")

@@ -1,7 +1,7 @@
-"""Registries: name to entry, filled by decorators in modules that are discovered.
+"""Registries: names and entries, filled by decorators in discovered modules.
 
 Adding a model, a data set, a loss or a format is adding one file to its package: the registry imports
-the modules of the package at its first look-up, and each module registers what it holds. Where names
+the modules of the package at the first look-up, and each module registers its entries. Where names
 are needed and imports cost too much (``--help``), `declared_names` reads them from the sources.
 """
 
@@ -37,7 +37,7 @@ class Registry(Generic[T]):
         self._discovered = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: file the object under ``name``. Raises: ValueError when it is taken."""
+        """Return a decorator that registers an object as ``name``. Raises: ValueError if it is taken."""
 
         def add(entry: T) -> T:
             if name in self._entries:
@@ -48,23 +48,23 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """Return all registered names, sorted."""
         self._discover()
         return sorted(self._entries)
 
     def entries(self) -> Iterator[tuple[str, T]]:
-        """All (name, entry) pairs, in the order of the names."""
+        """Yield all (name, entry) pairs, sorted by name."""
         for name in self.names():
             yield name, self._entries[name]
 
     def find(self, name: str) -> T | None:
-        """The entry of ``name``, or None. Modules are imported only when it is not registered yet."""
+        """Return the entry of ``name``, or None; imports the modules unless it is registered already."""
         if name not in self._entries:
             self._discover()
         return self._entries.get(name)
 
     def get(self, name: str) -> T:
-        """The entry of ``name``. Raises: UsageError naming the nearest known names."""
+        """Return the entry of ``name``. Raises: UsageError naming the nearest known names."""
         entry = self.find(name)
         if entry is None:
             raise UsageError(f"unknown {self.kind} {name!r}", hint=nearest(name, self._entries))
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
             importlib.import_module(name)
 
     def _modules(self) -> Iterator[str]:
-        """The names of the modules that may register entries."""
+        """Yield the names of the modules that may register entries."""
         package = importlib.import_module(self.package)
         if self.entry_module is None:
             yield from (m.name for m in pkgutil.walk_packages(package.__path__, f"{self.package}."))
@@ -92,7 +92,7 @@ class Registry(Generic[T]):
 
 
 def declared_names(package: str, decorator: str) -> tuple[str, ...]:
-    """The names that modules of a package give to a decorator, sorted; no module is imported.
+    """Return the names that modules of a package pass to a decorator, sorted; nothing is imported.
 
     ``@register_loss("focal", ...)`` anywhere in ``dlcli/training/losses`` declares the loss ``focal``:
     the first argument, which must be a string literal.
@@ -113,7 +113,7 @@ def _declared_in(folders: tuple[str, ...], decorator: str) -> tuple[str, ...]:
 
 
 def _first_arguments(tree: ast.Module, decorator: str) -> Iterator[str]:
-    """The first argument of every use of a decorator at the top level of a module."""
+    """Yield the first argument of every use of a decorator at the top level of a module."""
     for node in tree.body:
         for call in getattr(node, "decorator_list", ()):
             match call:

@@ -1,7 +1,7 @@
-"""How settings work: fields declared once, layers laid over each other, and errors that name the key.
+"""Settings: declared once as fields, merged from layers, validated with errors that name the key.
 
 Layers, weakest first: the defaults, the model's recipe, ``--config FILE``, ``--set key=value``, flags
-that were really typed. Unknown keys are refused with the nearest known one.
+given on the command line. Unknown keys are refused with the nearest known one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def option_name(config: type[BaseModel], key: str) -> str:
 
 
 def typed_flag(config: type[BaseModel], key: str, value: Any) -> str:
-    """Return the flag that sets a value: of a setting that is on or off, the one of its two flags."""
+    """Return the flag that sets a value; for a boolean, the matching one of its two flags."""
     flags: list[str] = fields_of(config)[key].json_schema_extra["flags"]
     yes, _, no = flags[0].partition("/") if flags else (key, "", "")
     return no if value is False and no else yes
@@ -71,7 +71,7 @@ def check_applies(config: BaseModel, given: Mapping[str, Any] | None = None) -> 
     values = flat(config)
     for key, field in fields_of(type(config)).items():
         group, dot, _ = key.rpartition(".")
-        typed = values[key] != _plain(field) if given is None else _has(given, key)
+        typed = values[key] != _default(field) if given is None else _has(given, key)
         for other, allowed in field.json_schema_extra["applies_to"].items() if typed else ():
             chosen = values[f"{group}{dot}{other}"]
             if chosen not in (*allowed, "auto"):
@@ -79,12 +79,12 @@ def check_applies(config: BaseModel, given: Mapping[str, Any] | None = None) -> 
                 name = option_name(type(config), key)
                 raise UsageError(
                     f"{name} is for {flag} {' and '.join(allowed)}, not {chosen}",
-                    hint="leave it out, where it has no effect",
+                    hint="leave it out: it has no effect here",
                 )
 
 
-def _plain(field: Any) -> Any:
-    """The default of a field, as `flat` gives it."""
+def _default(field: Any) -> Any:
+    """Return the default of a field, as `flat` gives it."""
     return list(field.default) if isinstance(field.default, tuple) else field.default
 
 
@@ -110,7 +110,7 @@ class RegisteredName:
     others: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
-        """All names that the setting can have."""
+        """Return all names that the setting can have."""
         return (*self.others, *declared_names(self.package, self.decorator))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -127,7 +127,7 @@ class RegisteredName:
 
 
 def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Dotted key to pydantic field of every setting, groups opened."""
+    """Return the pydantic field of every setting by dotted key, those of groups included."""
     fields: dict[str, Any] = {}
     for name, field in config.model_fields.items():
         key = f"{prefix}{name}"
@@ -139,7 +139,7 @@ def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
 
 
 def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """Dotted key to value of every setting, JSON-ready."""
+    """Return the value of every setting by dotted key, JSON-ready."""
     values: dict[str, Any] = {}
     for name, value in config:
         if isinstance(value, BaseModel):
@@ -150,29 +150,29 @@ def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings laid over each other; a later layer wins, key by key. Raises: UsageError."""
+    """Merge nested settings; a later layer wins, key by key. Raises: UsageError."""
     out: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
             if isinstance(value, Mapping) and isinstance(out.get(key), Mapping):
                 out[key] = merge(out[key], value)
             elif key in out and isinstance(value, Mapping) != isinstance(out[key], Mapping):
-                alone = out[key] if isinstance(value, Mapping) else value
-                raise UsageError(f"{key} = {alone!r}: {key} is a group of settings, not a value")
+                scalar = out[key] if isinstance(value, Mapping) else value
+                raise UsageError(f"{key} = {scalar!r}: {key} is a group of settings, not a value")
             else:
                 out[key] = value
     return out
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
-    """``nested("optim.lr", 1)`` is ``{"optim": {"lr": 1}}``."""
+    """Return nested settings of a dotted key: ``{"optim": {"lr": 1}}`` for ``("optim.lr", 1)``."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value  # type: ignore[no-any-return]  # the loop runs at least once
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file. Raises: UsageError when it is missing, not YAML or not a mapping."""
+    """Read a configuration file. Raises: UsageError if it is missing, not YAML or not a mapping."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
@@ -191,7 +191,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_set(item: str) -> dict[str, Any]:
-    """``optim.lr=3e-4`` as a layer. Raises: UsageError when there is no ``=``."""
+    """Parse ``optim.lr=3e-4`` into a layer. Raises: UsageError when there is no ``=``."""
     key, eq, text = item.partition("=")
     if not eq or not key.strip():
         raise UsageError(f"--set {item!r} is not of the form key=value", hint="--set optim.lr=3e-4")
@@ -202,7 +202,7 @@ def parse_set(item: str) -> dict[str, Any]:
 
 
 def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
-    """The validated, frozen settings. Raises: UsageError naming the key and the value."""
+    """Return the validated, frozen settings. Raises: UsageError naming the key and the value."""
     try:
         return config.model_validate(values)
     except ValidationError as exc:
@@ -210,7 +210,7 @@ def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
 
 def dump_yaml(config: BaseModel) -> str:
-    """The settings as YAML that `validate` reads back to an equal object."""
+    """Return the settings as YAML that `validate` reads back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
@@ -233,6 +233,6 @@ def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
 
 
 def _key(loc: tuple[int | str, ...], known: Mapping[str, Any]) -> str:
-    """The dotted key of an error; of a setting with alternatives pydantic adds the one it tried."""
+    """Return the dotted key of an error, without the member that pydantic adds for a union."""
     parent = ".".join(map(str, loc[:-1]))
     return parent if parent in known and isinstance(loc[-1], str) else ".".join(map(str, loc))

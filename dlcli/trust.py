@@ -1,4 +1,4 @@
-"""Which files this user's dlcli has written, by SHA-256: those that may run code open without asking.
+"""SHA-256 of the files that this user's dlcli wrote: they are opened without ``--trust``.
 
 The list is a text file, a digest a line, in the user's state folder: ``$DLCLI_STATE``, else
 ``$XDG_STATE_HOME/dlcli``, ``~/.local/state/dlcli``, or ``%LOCALAPPDATA%\\dlcli`` on Windows.
@@ -18,7 +18,7 @@ CODE_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
 def state_folder() -> Path:
-    """Where dlcli keeps what it must remember of this user, outside any run.
+    """Return the folder of the user's state that belongs to no run.
 
     Raises: OSError where this user has no home.
     """
@@ -34,7 +34,7 @@ def state_folder() -> Path:
 
 
 def remember(path: Path) -> bool:
-    """Note that this file is the user's own. False where the list cannot be written.
+    """Add a file to the list; returns False where the list cannot be written.
 
     Raises: OSError when ``path`` itself cannot be read.
     """
@@ -44,20 +44,20 @@ def remember(path: Path) -> bool:
     try:
         _list().parent.mkdir(parents=True, exist_ok=True)
         with _list().open("a", encoding="ascii") as file:
-            file.write(f"{digest}\n")  # one small write: lines of several processes do not mix
+            file.write(f"{digest}\n")  # one small write: lines of concurrent processes do not mix
     except OSError:
         return False
     return True
 
 
 def is_known(path: Path) -> bool:
-    """Whether this user's dlcli wrote the file, with these very bytes. Raises: OSError."""
+    """Return whether this user's dlcli wrote exactly this file. Raises: OSError."""
     return sha256_file(path) in _known()
 
 
 def names_code(model: str) -> bool:
-    """Whether a card's model is code of a file or of another package, which building it runs."""
-    return CODE_FILE.fullmatch(model) is not None or model in _offered()
+    """Return whether building a card's model executes code of a file or of another package."""
+    return CODE_FILE.fullmatch(model) is not None or model in _entry_point_models()
 
 
 def _list() -> Path:
@@ -67,9 +67,9 @@ def _list() -> Path:
 def _known() -> set[str]:
     try:
         return set(_list().read_text(encoding="ascii", errors="replace").split())
-    except OSError:  # none was written yet, or it may not be read: then all are strange
+    except OSError:  # no list yet, or not readable: no file is known
         return set()
 
 
-def _offered() -> frozenset[str]:
+def _entry_point_models() -> frozenset[str]:
     return frozenset(point.name for point in importlib.metadata.entry_points(group=MODELS_GROUP))

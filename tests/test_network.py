@@ -95,5 +95,5 @@ def test_the_proxy_of_the_environment_is_asked(server: str, monkeypatch: pytest.
 
 
 def test_only_the_web_is_asked() -> None:
-    with pytest.raises(ValueError, match="no http address"):
+    with pytest.raises(ValueError, match="not an http URL"):
         require("file:///etc/passwd", what="it")

@@ -1,4 +1,4 @@
-"""The settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`)."""
+"""Settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`)."""
 
 from dlcli.config.augment import AugmentConfig
 from dlcli.config.benchmark import BenchConfig

@@ -1,4 +1,4 @@
-"""Settings of the training data: what it is, how it is split and read."""
+"""Settings of the training data: source, columns, splits, preprocessing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     )
 
     def meaning(self) -> dict[str, Any]:
-        """The settings that say what the data means, where they are not the default."""
+        """Return the settings that define the samples and targets, where they are not the default."""
         names = (
             *("kind", "task", "target", "text", "drop", "split_column", "group_column"),
             *("time_column", "window", "horizon", "time_splits", "val_fraction", "test_fraction"),

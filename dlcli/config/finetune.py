@@ -24,7 +24,7 @@ class FinetuneConfig(TrainingDevice):
         gt=0,
     )
     batch_size: int | None = setting(
-        None, "Global batch size (default: the run's).", "--batch-size", "-b", ge=1
+        None, "Global batch size (default: the run's).", "--batch-size", "-b", ge=1, advanced=True
     )
     optimizer: Optimizer | None = setting(
         None, "Optimizer (default: the run's).", "--optimizer", advanced=True
@@ -36,6 +36,7 @@ class FinetuneConfig(TrainingDevice):
         True,
         "Distillation: use the original model as teacher (classifiers only).",
         "--distill/--no-distill",
+        advanced=True,
     )
     seed: int | None = setting(
         None, "Random seed (default: the run's).", "--seed", ge=0, lt=2**31, advanced=True

@@ -17,6 +17,7 @@ class MeasureConfig(Timing, EvaluationData):
         "Samples to measure on, evenly spaced (default: the whole split; for export 256).",
         "--samples",
         ge=1,
+        advanced=True,
     )
     latency: bool = setting(
         True, "Measure latency and throughput, one process per file.", "--latency/--no-latency"

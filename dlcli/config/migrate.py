@@ -1,4 +1,4 @@
-"""Settings that older versions of dlcli spelled otherwise, in today's spelling."""
+"""Migration of settings that older versions of dlcli wrote."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RENAMED_GROUPS = {"tune": "finetune"}
 def migrate(
     config: type[BaseModel], values: Mapping[str, Any], *, version: str | None = None
 ) -> dict[str, Any]:
-    """The values with the names and meanings that ``config`` has now; those of today stay as they are.
+    """Return the values with the names and meanings that ``config`` has now; migrating twice is safe.
 
-    ``version`` of dlcli wrote them; None for values of unknown age, of which only names are changed.
+    ``version`` is of the dlcli that wrote them; with None, only names are changed.
     Raises: packaging.version.InvalidVersion.
     """
     settings = dict(values)
@@ -32,7 +32,7 @@ def migrate(
 
 
 def _from_0_1(settings: dict[str, Any]) -> dict[str, Any]:
-    """Training settings of dlcli 0.1; twice gives the same as once."""
+    """Migrate training settings of dlcli 0.1; idempotent."""
     optim = settings.get("optim", {})
     if not isinstance(optim, Mapping):
         return settings
@@ -42,5 +42,5 @@ def _from_0_1(settings: dict[str, Any]) -> dict[str, Any]:
     if "label_smoothing" in optim:
         settings = merge({"loss": {"label_smoothing": optim.pop("label_smoothing")}}, settings)
     if not optim.get("warmup"):
-        optim["warmup"] = None  # 0 was the schedule's own
+        optim["warmup"] = None  # 0 meant the schedule's default
     return {**settings, "optim": optim}

@@ -91,6 +91,6 @@ class OptimConfig(Frozen):
 
     @property
     def peak_lr(self) -> float:
-        """The rate of a run, where "auto" has been resolved."""
-        assert self.lr != "auto", "the learning rate was not looked for yet"
+        """Return the peak learning rate of a run, whose "auto" is resolved."""
+        assert self.lr != "auto", "the learning rate is still auto"
         return self.lr

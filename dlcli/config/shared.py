@@ -1,4 +1,4 @@
-"""Settings that several groups have, as mixins.
+"""Mixins: settings that several groups have.
 
 pydantic orders fields from the last base to the first, so the base with the first fields is named last.
 """
@@ -107,7 +107,9 @@ class Inference(Device, DecodingThreads):
 class Timing(Frozen):
     """Latency measurement"""
 
-    batch_sizes: str = setting("1,32", "Batch sizes to time, comma-separated.", "--batch-sizes")
+    batch_sizes: str = setting(
+        "1,32", "Batch sizes to time, comma-separated.", "--batch-sizes", advanced=True
+    )
     rounds: int = setting(5, "Rounds in which the models are timed in turn.", ge=2)
     seconds: float = setting(
         1.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0, advanced=True

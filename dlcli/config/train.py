@@ -13,7 +13,7 @@ from dlcli.task import Frozen
 
 
 class TrainConfig(Frozen):
-    """Everything `train` can be told."""
+    """All settings of `train`."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

@@ -50,6 +50,13 @@ def test_every_option_is_listed_and_no_metavar_is_cut(
         assert any(f" {flag} " in line and metavar in line for line in lines), (flag, metavar)
 
 
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_help_fits_80_lines(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(help_of(command, "--help", monkeypatch, capsys)) <= 80
+
+
 def test_the_help_of_train_is_short_and_its_long_help_is_complete(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,3 +104,13 @@ def test_what_means_nothing_is_a_usage_error(
     assert "hint: " in out.err
     assert out.out == ""
     assert sorted((runs / "net").iterdir()) == before
+
+
+@pytest.mark.parametrize("group", ["tune", "finetune"])
+def test_a_config_file_may_name_finetune_as_older_versions_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"quantize: {{method: qat}}\n{group}: {{lr: -1}}\n", encoding="utf-8")
+    assert main(["quantize", "net", "--runs-dir", str(tmp_path), "--config", str(file)]) == 2
+    assert "finetune.lr (--lr) = -1" in capsys.readouterr().err

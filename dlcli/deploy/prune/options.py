@@ -1,4 +1,4 @@
-"""Options of `prune`: which go together, and the targets they ask for."""
+"""Options of `prune`: compatibility checks and pruning targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from dlcli.config import PruneConfig, PruneSettings
 from dlcli.deploy.prune.transform import PruneTarget
 from dlcli.errors import UsageError
 from dlcli.keyword_settings import check_args
-from dlcli.settings import check_applies
+from dlcli.settings import check_applies, typed_flag
+
+# Settings of fine-tuning that also apply with --epochs 0; the seed is of random masks.
+_USED_WITHOUT_TRAINING = ("epochs", "device", "seed")
 
 
 def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
@@ -30,15 +33,9 @@ def targets_of(settings: PruneSettings) -> tuple[PruneTarget, ...]:
     check_applies(settings)
     check_args("prune.args", config, functions_of(config))
     if settings.finetune.epochs == 0:
-        for flag, value_given in (
-            ("--lr", settings.finetune.lr),
-            ("--optimizer", settings.finetune.optimizer),
-            ("--scheduler", settings.finetune.scheduler),
-            ("--max-steps", settings.finetune.max_steps),
-            ("--amp", None if settings.finetune.amp == "auto" else settings.finetune.amp),
-            ("--no-distill", None if settings.finetune.distill else True),
-        ):
-            if value_given is not None:
+        for name, value in settings.finetune.model_dump(exclude_defaults=True).items():
+            if name not in _USED_WITHOUT_TRAINING:
+                flag = typed_flag(PruneSettings, f"finetune.{name}", value)
                 raise UsageError(f"{flag} is for fine-tuning, which --epochs 0 turns off")
     method = MASK_METHODS.find(config.method)
     fixed_amount = None if method is None else method.fixed_amount

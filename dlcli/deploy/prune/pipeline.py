@@ -303,6 +303,6 @@ def _count_zeros(artifact: Artifact) -> tuple[int, int]:
     if zeros < record.args["zeros"]:
         raise DlcliError(
             f"{artifact.path}: only {zeros:,} of {record.args['zeros']:,} pruned weights are zero",
-            hint="this is a defect of dlcli; report it",
+            hint="this is a bug in dlcli; report it",
         )
     return zeros, total

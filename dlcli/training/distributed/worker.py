@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NoReturn, TextIO
 
 from dlcli.config import LaunchConfig
-from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, refusal
+from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, os_error_message
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.locks import RunBusy, run_lock
 from dlcli.training.distributed.failures import Failure, clear_failure, read_failure, write_failure
@@ -103,7 +103,7 @@ def _work(
 
 
 def _failure(exc: Exception, rank: int) -> Failure | None:
-    """The failure to report; None for a defect, whose traceback is in the log."""
+    """Return the failure to report; None for a bug, whose traceback is in the log."""
     if isinstance(exc, OutOfMemory):
         return Failure("memory", f"rank {rank} ran out of memory", None, EXIT_RESTART, rank)
     if isinstance(exc, PeerLost):
@@ -112,8 +112,8 @@ def _failure(exc: Exception, rank: int) -> Failure | None:
         return Failure("interrupted", exc.message, exc.hint, exc.exit_code, rank)
     if isinstance(exc, DlcliError):
         return Failure("error", exc.message, exc.hint, exc.exit_code, rank)
-    refused = refusal(exc)  # it will be refused the next time too
-    return None if refused is None else Failure("error", refused, None, 1, rank)
+    message = os_error_message(exc)  # it would fail again
+    return None if message is None else Failure("error", message, None, 1, rank)
 
 
 def _should_report(run: RunFolder, exc: Exception, failure: Failure, rank: int) -> bool:
