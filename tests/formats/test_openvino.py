@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import MODELS, source, worst
+from tiny import artifact
 
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
@@ -16,13 +16,10 @@ pytest.importorskip("openvino")
 
 from dlcli.formats.openvino import write_openvino
 
-QUICK = ("cnn", "lstm")
-CASES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS]
-
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return source(tmp_path_factory.mktemp("model"), "cnn")
+    return artifact(tmp_path_factory.mktemp("model"), "cnn")
 
 
 @pytest.fixture(scope="module")
@@ -31,17 +28,6 @@ def written(before: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("openvino") / "best.xml"
     write_openvino(before, path, ExportConfig())
     return path
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_any_batch_and_length_gives_the_models_answers(name: str, tmp_path: Path) -> None:
-    model = source(tmp_path, name)
-    write_openvino(model, tmp_path / "x.xml", ExportConfig())
-    assert sorted(p.suffix for p in tmp_path.glob("x.*")) == [".bin", ".xml"]
-    after = open_artifact(tmp_path / "x.xml", device="cpu")
-    assert sniff_format(after.path).name == "openvino"
-    assert after.card.task == model.card.task
-    assert worst(model, after) < 1e-5
 
 
 def test_a_static_file_answers_any_batch(before: Artifact, tmp_path: Path) -> None:

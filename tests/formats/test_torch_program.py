@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import MODELS, source, worst
+from tiny import artifact, largest_difference
 from torch import nn
 
 from dlcli.card import Card, ModelSpec
@@ -26,12 +26,6 @@ from dlcli.formats.torchscript import write_torchscript
 from dlcli.task import ImageInput, TaskSpec
 
 FORMS = ("torchscript", "pt2")
-QUICK = ("cnn", "lstm")  # capture takes seconds
-CASES = [
-    *(("torchscript", name) for name in MODELS),
-    *(("pt2", name) for name in QUICK),
-    *(pytest.param("pt2", name, marks=pytest.mark.slow) for name in MODELS if name not in QUICK),
-]
 STATIC = [
     ("torchscript", "cnn"), ("torchscript", "series"), ("torchscript", "seq2seq"), ("pt2", "lstm"),
     pytest.param("pt2", "cnn", marks=pytest.mark.slow),
@@ -60,35 +54,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     @cache
     def make(form: str, name: str) -> tuple[Artifact, Artifact]:
         folder = tmp_path_factory.mktemp(form)
-        before = source(folder, name)
+        before = artifact(folder, name)
         return before, export(before, form, folder)
 
     return make
 
 
-@pytest.mark.parametrize(("form", "name"), CASES)
-def test_any_batch_and_length_gives_the_models_answers(form: str, name: str, made: Made) -> None:
-    before, after = made(form, name)
-    assert worst(before, after) <= 1e-6
-    assert after.card.task == before.card.task
-    inputs = random_inputs(before.card.task, 4)
-    answer = after.prepare_call(inputs)()
-    assert isinstance(answer, torch.Tensor)
-    assert np.allclose(answer.numpy(), after.predict(inputs))
-
-
 @pytest.mark.parametrize(("form", "name"), STATIC)
 def test_a_static_file_answers_any_batch(form: str, name: str, tmp_path: Path) -> None:
-    before = source(tmp_path, name)
+    before = artifact(tmp_path, name)
     after = export(before, form, tmp_path, dynamic=False, batch_size=3)
-    assert worst(before, after) <= 1e-6
+    assert largest_difference(before, after) <= 1e-6
     (record,) = (r for r in after.card.transforms if r.kind == "static")
     assert record.args["batch"] == 3
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_probabilities_come_back_as_logits(form: str, tmp_path: Path) -> None:
-    before = source(tmp_path, "cnn")
+    before = artifact(tmp_path, "cnn")
     after = export(before, form, tmp_path, softmax=True)
     inputs = random_inputs(before.card.task, 5)
     expected = to_probabilities(before.predict(inputs), before.card.task)
@@ -100,25 +83,15 @@ def test_probabilities_come_back_as_logits(form: str, tmp_path: Path) -> None:
 
 def test_numbers_have_no_probabilities(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--softmax"):
-        export(source(tmp_path, "series"), "torchscript", tmp_path, softmax=True)
+        export(artifact(tmp_path, "series"), "torchscript", tmp_path, softmax=True)
 
 
 @pytest.mark.parametrize("form", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
 def test_half_is_half_as_large_and_nearly_equal(form: str, tmp_path: Path) -> None:
-    before = source(tmp_path, "transformer")
+    before = artifact(tmp_path, "transformer")
     after = export(before, form, tmp_path, half=True)
-    assert 0 < worst(before, after) < 5e-3
+    assert 0 < largest_difference(before, after) < 5e-3
     assert any(record.kind == "half" for record in after.card.transforms)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_card_is_read_without_loading(
-    form: str, made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, after = made(form, "cnn")
-    monkeypatch.setattr(torch.jit, "load", pytest.fail)
-    monkeypatch.setattr(torch.export, "load", pytest.fail)
-    assert read_card(after.path) == after.card
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -202,14 +175,9 @@ def test_a_model_that_export_refuses_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["torchscript", "pt2", "pth"])
-def test_damage_is_found(form: str, made: Made, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_damage(form: str, made: Made, tmp_path: Path) -> None:
     good = made(form, "cnn")[1].path
     data = good.read_bytes()
-    for share in (0.1, 0.5, 0.99):
-        cut = tmp_path / "cut.bin"
-        cut.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(DlcliError):
-            open_artifact(cut, device="cpu", trust=True)
     with zipfile.ZipFile(good) as archive:
         largest = max(archive.infolist(), key=lambda info: info.compress_size)
     at = data.index(largest.filename.encode()) + len(largest.filename) + largest.compress_size // 2
@@ -237,7 +205,7 @@ def test_a_member_that_says_it_is_encrypted_or_packed_is_damage(made: Made, tmp_
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(form: str, tmp_path: Path) -> None:
     import resource
 
-    before = source(tmp_path, "table")
+    before = artifact(tmp_path, "table")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     write = FORMATS.get(form).write
@@ -265,7 +233,7 @@ def test_foreign_zips_are_named(tmp_path: Path) -> None:
 
 
 def test_the_source_is_left_as_it_was(tmp_path: Path) -> None:
-    before = source(tmp_path, "cnn")
+    before = artifact(tmp_path, "cnn")
     module = before.module()
     was = [(p.stride(), p.dtype, p.requires_grad) for p in module.parameters()]
     export(before, "torchscript", tmp_path, half=True)
