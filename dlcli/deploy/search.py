@@ -16,7 +16,7 @@ class Candidate:
 
     delta: MetricDelta
     size_bytes: int
-    kept_bound: bool
+    within_bound: bool
 
     @property
     def loss(self) -> float:
@@ -56,7 +56,7 @@ class BoundSearch(Generic[C]):
         """Add candidates until one keeps its bound; return whether one did."""
         for candidate in candidates:
             self.add(candidate)
-            if candidate.kept_bound:
+            if candidate.within_bound:
                 return True
         return False
 

@@ -117,7 +117,7 @@ def _print_attempts(result: PruneResult) -> None:
             signed(-candidate.delta.drop) if candidate.delta.drop else "0",
             f"{candidate.params:,}",
             size(candidate.size_bytes),
-            "keeps the bound" if candidate.kept_bound else "misses it",
+            "keeps the bound" if candidate.within_bound else "misses it",
             "kept" if candidate is result.chosen else "removed",
         ]
         for candidate in result.candidates

@@ -80,7 +80,7 @@ def _candidates(result: QuantizeResult) -> list[list[str]]:
     rows = []
     for candidate in result.candidates:
         delta = candidate.delta
-        verdict = "keeps the bound" if candidate.kept_bound else "misses it"
+        verdict = "keeps the bound" if candidate.within_bound else "misses it"
         chosen = ", chosen" if candidate is result.chosen else ""
         rows.append(
             [

@@ -26,7 +26,7 @@ from dlcli.zoo.layers import (
 )
 from dlcli.zoo.windows import WindowNorm, WindowNormName
 
-_KEPT = 8  # features of a step that a forecast keeps
+_FORECAST_FEATURES = 8  # features of a step that a forecast keeps
 
 
 class SeriesCnnArgs(Frozen):
@@ -110,8 +110,8 @@ class CnnForecaster(nn.Module):
         assert isinstance(task.input, SeriesInput)
         self.window = WindowNorm(task, args.window_norm)
         self.features = Trunk(len(task.input.channels), args)
-        self.keep = nn.Linear(args.widths[-1], _KEPT)
-        self.head = nn.Linear(_KEPT * task.input.length, task.num_outputs)
+        self.keep = nn.Linear(args.widths[-1], _FORECAST_FEATURES)
+        self.head = nn.Linear(_FORECAST_FEATURES * task.input.length, task.num_outputs)
         self.output_shape = (task.horizon, len(task.targets))
         init_body(self.features, args.activation)
         init_body(self.keep, args.activation)
@@ -120,7 +120,7 @@ class CnnForecaster(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, C) -> (B, horizon, targets)."""
         x, level = self.window(x)
-        flat = self.keep(self.features(x, None)).flatten(1)  # (B, T * _KEPT)
+        flat = self.keep(self.features(x, None)).flatten(1)  # (B, T * features)
         return self.window.back(self.head(flat).unflatten(1, self.output_shape), level)
 
 

@@ -46,7 +46,7 @@ def search(drops: dict[float, float | None], bound: str) -> tuple[float, list[fl
         return PruneCandidate(
             delta=delta_of(drop),
             size_bytes=1,
-            kept_bound=delta_of(drop).within(allowed),
+            within_bound=delta_of(drop).within(allowed),
             target=target,
             run=RunFolder(Path(name)),
             file=ModelFile(Path(name), FORMATS.get("safetensors")),
@@ -80,7 +80,7 @@ def test_of_equal_candidates_the_first_keeps_its_files() -> None:
     discarded: list[Candidate] = []
     search = BoundSearch[Candidate](rank=lambda c: (c.loss, c.size_bytes), discard=discarded.append)
     first, equal, better = (
-        Candidate(delta=delta_of(drop), size_bytes=1, kept_bound=kept)
+        Candidate(delta=delta_of(drop), size_bytes=1, within_bound=kept)
         for drop, kept in ((0.2, False), (0.2, False), (0.1, True))
     )
     assert search.try_in_order(iter([first, equal, better, first]))  # the last one is never built

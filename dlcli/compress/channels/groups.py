@@ -49,7 +49,7 @@ class Group:
         """The number of units."""
         return len(self.bins)
 
-    def kept(self, amount: float, round_to: int) -> int:
+    def num_remaining(self, amount: float, round_to: int) -> int:
         """Return how many units of a bin stay when the share ``amount`` is removed."""
         size = self.size // int(self.bins.max() + 1)
         step = round_to // math.gcd(round_to, self.width * self.norm_groups) if self.rounds else 1
@@ -58,11 +58,11 @@ class Group:
 
     def keep_mask(self, scores: torch.Tensor, amount: float, round_to: int) -> torch.Tensor:
         """Return which units stay (bool): of each bin those of the highest score, first of equals."""
-        kept = self.kept(amount, round_to)
+        remaining = self.num_remaining(amount, round_to)
         keep = torch.zeros(self.size, dtype=torch.bool)
         for number in range(int(self.bins.max()) + 1):
             units = (self.bins == number).nonzero().flatten()
-            keep[units[torch.argsort(scores[units], descending=True, stable=True)[:kept]]] = True
+            keep[units[torch.argsort(scores[units], descending=True, stable=True)[:remaining]]] = True
         return keep
 
 

@@ -68,7 +68,7 @@ class PruneCandidate(Candidate):
         return {
             "amount": self.target.value,
             "run": None if removed else str(self.run.path),
-            "kept_bound": self.kept_bound,
+            "kept_bound": self.within_bound,
             "metrics": self.delta.metrics,
             "drop": self.delta.drop,
             "agreement": self.delta.agreement,
@@ -180,7 +180,7 @@ class PruneJob:
         return PruneCandidate(
             delta=delta,
             size_bytes=artifact.size,
-            kept_bound=delta.within(self.bound),
+            within_bound=delta.within(self.bound),
             target=target,
             run=run,
             file=artifact.file,

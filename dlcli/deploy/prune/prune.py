@@ -183,7 +183,7 @@ def prune(
         max_steps=settings.finetune.max_steps,
         comparison=comparison,
         macs_before=sum(layer_macs(module, source.card.task).values()),
-        missed=None if chosen.kept_bound else _missed(chosen.delta, config.max_drop),
+        missed=None if chosen.within_bound else _missed(chosen.delta, config.max_drop),
     )
 
 
@@ -226,11 +226,11 @@ def search(
             job.emit(Noted(f"amount {target.value:g}: {exc.message}"))
             failures.append(exc)
             return False
-        delta, outcome = candidate.delta, "keeps" if candidate.kept_bound else "misses"
+        delta, outcome = candidate.delta, "keeps" if candidate.within_bound else "misses"
         change = f"{delta.metric} {delta.difference:+.4f}"
         job.emit(Noted(f"amount {target.value:g}: {change}, which {outcome} the bound"))
         results.add(candidate)
-        return candidate.kept_bound
+        return candidate.within_bound
 
     bisect_largest(targets, keeps_bound)
     if results.best is None:
@@ -240,7 +240,7 @@ def search(
 
 def _rank(candidate: PruneCandidate) -> tuple[float, ...]:
     """Within the bound the largest amount is best, outside of it the smallest drop."""
-    if candidate.kept_bound:
+    if candidate.within_bound:
         return (0, -candidate.target.value)
     return (1, candidate.loss)
 

@@ -249,7 +249,7 @@ class _QuantizeJob:
         return QuantizeCandidate(
             delta=delta,
             size_bytes=artifact.size,
-            kept_bound=delta.within(self.search_bound),
+            within_bound=delta.within(self.search_bound),
             method=method,
             backend=backend,
             file=file,
@@ -300,4 +300,4 @@ class _QuantizeJob:
 
 def _rank(candidate: QuantizeCandidate) -> tuple[float, ...]:
     """Within the bound comes first, then the smallest drop, then the smallest file."""
-    return (not candidate.kept_bound, candidate.loss, candidate.size_bytes)
+    return (not candidate.within_bound, candidate.loss, candidate.size_bytes)

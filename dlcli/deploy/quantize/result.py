@@ -40,7 +40,7 @@ class QuantizeCandidate(Candidate):
             "metrics": self.delta.metrics,
             "drop": self.delta.drop,
             "agreement": self.delta.agreement,
-            "kept_bound": self.kept_bound,
+            "kept_bound": self.within_bound,
         }
 
 

@@ -234,9 +234,9 @@ class ParameterSampler:
         coin = rng.random(n) < 0.5
         by_cutmix = coin if policy.mixup and policy.cutmix else np.full(n, policy.cutmix > 0)
         blend = _larger(rng.beta(policy.mixup or 1.0, policy.mixup or 1.0, n))
-        kept_area = _larger(rng.beta(policy.cutmix or 1.0, policy.cutmix or 1.0, n))
+        remaining = _larger(rng.beta(policy.cutmix or 1.0, policy.cutmix or 1.0, n))
         size = np.array((self.image.height, self.image.width))
-        side = (size * np.sqrt(1 - kept_area)[:, None]).astype(np.int64)  # (N, 2), rounded down
+        side = (size * np.sqrt(1 - remaining)[:, None]).astype(np.int64)  # (N, 2), rounded down
         centre = rng.integers(0, size, (n, 2))
         low = (centre - side // 2).clip(0)
         high = np.minimum(centre - side // 2 + side, size)

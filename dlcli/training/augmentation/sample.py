@@ -47,14 +47,14 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
     options = ReadOptions(workers=config.data.workers, on_bad_sample="skip")
     reader = KINDS.get("image").reader(train, task, options)
     try:
-        (pixels,), kept = reader.read(_by_class(source, config.fit.seed))
+        (pixels,), readable = reader.read(_by_class(source, config.fit.seed))
     finally:
         reader.close()
-    if not len(kept):
+    if not len(readable):
         raise DlcliError(
             f"none of the training images that were tried can be read: {_first(reader.bad)}"
         )
-    targets = reader.targets(kept)
+    targets = reader.targets(readable)
     augment = make_augment(
         config.augment,
         task,
@@ -64,7 +64,7 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
     )
     if augment is None:
         return AugmentationSample(task, (pixels, targets), (), "augmentation: none", mixes=False)
-    previews = preview(augment, torch.from_numpy(pixels), torch.from_numpy(targets), kept, EPOCHS)
+    previews = preview(augment, torch.from_numpy(pixels), torch.from_numpy(targets), readable, EPOCHS)
     varied = tuple((images.numpy(), mixed.numpy()) for images, mixed in previews)
     return AugmentationSample(task, (pixels, targets), varied, augment.sentence, augment.mixes)
 

@@ -173,8 +173,8 @@ def _choose_samples(plan: Plan, most: int) -> tuple[Indices, int]:
     try:
         if reader.lengths is not None:
             return np.argsort(-reader.lengths, kind="stable")[:most].astype(np.int64), 0
-        inputs, kept = reader.read(np.arange(1, dtype=np.int64))
-        size = sum(array.nbytes for array in inputs) * len(reader) if len(kept) else 0
+        inputs, readable = reader.read(np.arange(1, dtype=np.int64))
+        size = sum(array.nbytes for array in inputs) * len(reader) if len(readable) else 0
         return np.arange(min(most, len(reader)), dtype=np.int64), size
     finally:
         reader.close()

@@ -153,8 +153,8 @@ def _evaluation_seconds(trial: TrialJob) -> float:
     seconds = 0.0
     for _ in range(2):
         t0 = time.perf_counter()
-        inputs, kept = reader.read(where)
-        if len(kept):
+        inputs, readable = reader.read(where)
+        if len(readable):
             predict(job.model.module, inputs, job.task, job.device)
         seconds = time.perf_counter() - t0
     return seconds / size

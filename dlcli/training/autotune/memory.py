@@ -51,7 +51,9 @@ def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
         weights=bytes_of([*job.model.module.parameters(), *job.model.module.buffers()]),
         gradients=bytes_of(p for p in job.model.module.parameters() if p.requires_grad),
         optimizer=bytes_of(t for entry in state for t in entry.values() if torch.is_tensor(t)),
-        averages=bytes_of(t for kept in job.model.averages.values() for t in kept.tensors().values()),
+        averages=bytes_of(
+            t for average in job.model.averages.values() for t in average.tensors().values()
+        ),
         batch=bytes_of([*batch.inputs, batch.targets]),
         activations=activation_bytes(job, part),
         micro=len(part),

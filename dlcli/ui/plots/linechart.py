@@ -53,7 +53,7 @@ def line_chart(
             " " * (margin + 2) + "".join(sign if i in at else " " for i in range(cells)).rstrip()
         )
     ends = [x_label(x) for x in (first, (first + last) / 2, last)]
-    lines.append(" " * (margin + 2) + _spread(ends, cells))
+    lines.append(" " * (margin + 2) + _justify(ends, cells))
     return lines
 
 
@@ -90,7 +90,7 @@ def _cell(dots: Sequence[range], column: int, row: int, across: int, down: int, 
     return chr(_BRAILLE + bits) if bits else " "
 
 
-def _spread(words: Sequence[str], width: int) -> str:
+def _justify(words: Sequence[str], width: int) -> str:
     """The first word left, the second in the middle, the third right."""
     left, middle, right = words
     line = left.ljust(max((width - len(middle)) // 2, len(left) + 1)) + middle
