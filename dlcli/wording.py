@@ -60,6 +60,16 @@ def listed(names: Sequence[str], most: int) -> str:
     return f"{shown}, and {count(len(names) - most)} more" if len(names) > most else shown
 
 
+def quoted(text: str, width: int = 40) -> str:
+    """Return ``text`` in quotes and on one line, shortened to ``width`` characters."""
+    return repr(shorten(" ".join(text.split()), width))
+
+
+def quoted_list(names: Sequence[str], most: int = 5) -> str:
+    """``'red', 'green', and 7 more``: the first ``most`` names in quotes."""
+    return listed([quoted(name) for name in names], most)
+
+
 def size(size_bytes: int) -> str:
     """Return the size of a file in decimal units, three digits: ``412 B``, ``44.8 MB``, ``2.88 MB``."""
     for unit, divisor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

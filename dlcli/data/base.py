@@ -22,6 +22,7 @@ SplitName = Literal["train", "val", "test"]
 Pixels = npt.NDArray[np.uint8]  # (n, H, W, C) in a batch, (H, W, C) for one image
 Labels = npt.NDArray[np.int64]  # (n,)
 Indices = npt.NDArray[np.int64]  # (n,) into a split
+Floats = npt.NDArray[np.float64]  # of any shape
 # int64 (n,) of a class; uint8 (n, labels) of several; float64 (n, targets) or (n, horizon, targets)
 # of numbers, in the data's own units; int64 (n, T) of token ids, padded.
 Targets = npt.NDArray[Any]

@@ -13,7 +13,7 @@ from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, DataKind, DataListing, find_kind
 from dlcli.data.notices import Notice
-from dlcli.data.sets.download import obtain
+from dlcli.data.sets.download import load_named_set
 from dlcli.data.sets.named import DATASETS, find_name
 from dlcli.data.splits import hold_out, match_classes
 from dlcli.errors import DlcliError, UsageError, nearest
@@ -139,7 +139,7 @@ def _listed(config: DataConfig, *, other: bool) -> DataSource:
         name = find_name(text)
     if name is not None:
         entry = DATASETS.get(name)
-        listing = obtain(name, entry, data_dir=data_dir, offline=config.offline)
+        listing = load_named_set(name, entry, data_dir=data_dir, offline=config.offline)
         if not other:
             _refuse_settings(config, listing, entry.kind, name)
         if path.is_dir():

@@ -22,7 +22,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 Numbers = npt.NDArray[Any]  # (n,) of int or float
 Cell = str | int | float | None
-Progress = Callable[[int, int], None]  # (samples read so far, of how many)
+ProgressCallback = Callable[[int, int], None]  # (samples read so far, of how many)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class CheckOptions:
 
     config: TrainConfig
     max_decoded: int | None = 20_000
-    progress: Progress = lambda done, total: None
+    progress: ProgressCallback = lambda done, total: None
 
 
 class Check(Protocol):

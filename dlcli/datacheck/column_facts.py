@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, shorten
+from dlcli.data.base import Floats
+from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.datacheck.base import Cell, CheckResult, Table, percent
-from dlcli.datacheck.leaks import Floats
 from dlcli.datacheck.targets import piled_ends
-from dlcli.wording import plural
+from dlcli.wording import one_line, plural, shorten
 
 if TYPE_CHECKING:
     import polars
@@ -63,11 +63,11 @@ def is_number(column: polars.Series) -> bool:
 
 def _finite(column: polars.Series) -> Floats:
     values: Floats = as_numbers(column)[0].drop_nulls().to_numpy()
-    return values[np.abs(values) < LARGEST]
+    return values[np.abs(values) < MAX_FINITE]
 
 
 def _most_frequent(column: polars.Series) -> str:
-    words = as_words(column).drop_nulls().alias("word")
+    words = as_strings(column).drop_nulls().alias("word")
     counts = words.value_counts(sort=True, name="count").head(_TOP)
     pairs = zip(counts["word"].to_list(), counts["count"].to_list(), strict=True)
-    return ", ".join(f"{shorten(word, 24)} {count:,}" for word, count in pairs)
+    return ", ".join(f"{shorten(one_line(word), 24)} {count:,}" for word, count in pairs)

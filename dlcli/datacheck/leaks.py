@@ -6,9 +6,8 @@ N training rows, M held-out rows.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from dlcli.data.base import Labels, Targets
+from dlcli.data.base import Floats, Labels, Targets
 from dlcli.task import TaskKind
 
 # From this score on a column is reported.
@@ -16,8 +15,6 @@ LEAK_SCORE = 0.99
 _MAX_BINS = 256
 _MIN_ROWS_PER_BIN = 5  # training rows
 _MAX_ROWS = 20_000  # of each split: enough for an estimate
-
-Floats = npt.NDArray[np.float64]
 
 
 def leak_score(

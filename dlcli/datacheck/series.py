@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import DataSource, Listed, Samples, Stacked
+from dlcli.data.base import DataSource, Floats, Listed, Samples, Stacked
 from dlcli.data.series.long_tables import as_times, read_table
 from dlcli.data.series.windows import LongSeries, Windows
-from dlcli.data.tables.frames import TABLES, read_frame
+from dlcli.data.tables.frames import TABLE_SUFFIXES, read_frame
 from dlcli.data.tables.split_names import split_files
 from dlcli.datacheck.base import (
     CHECKS,
@@ -35,8 +35,6 @@ _MAX_PANELS, _MAX_LINES = 8, 6
 # A run of one value longer than both, in steps and as a share of the series, is reported.
 _STUCK_STEPS, _STUCK_SHARE = 24, 0.005
 _COLUMNS = ("channel", "missing", "min", "median", "max", "mean", "std")
-
-Floats = npt.NDArray[np.float64]
 
 
 def check_series(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> CheckResult:
@@ -137,7 +135,7 @@ def _observed(
 
     The source has its gaps filled already, so the files are read again.
     """
-    files = split_files(Path(source.origin), TABLES)
+    files = split_files(Path(source.origin), TABLE_SUFFIXES)
     if files is None:
         return series.values, [], None
     parts: list[Floats] = []

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import DataSource, Samples
+from dlcli.data.base import DataSource, Floats, Samples
 from dlcli.data.notices import Level
-from dlcli.data.tables.cells import LARGEST, as_numbers, as_words
+from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.frames import looks_like_text
 from dlcli.data.tables.rows import TableRows
@@ -26,7 +26,7 @@ from dlcli.datacheck.base import (
     reader_notices,
 )
 from dlcli.datacheck.column_facts import describe, is_number
-from dlcli.datacheck.leaks import LEAK_SCORE, Floats, leak_score
+from dlcli.datacheck.leaks import LEAK_SCORE, leak_score
 from dlcli.task import TabularInput, TaskSpec
 from dlcli.wording import plural
 
@@ -145,7 +145,7 @@ def _check_equal_columns(frame: polars.DataFrame, result: CheckResult) -> None:
     for column in frame.iter_columns():
         if column.n_unique() < 2:
             continue
-        values = as_numbers(column)[0] if is_number(column) else as_words(column)
+        values = as_numbers(column)[0] if is_number(column) else as_strings(column)
         key = tuple(values.hash(seed=seed).sum() for seed in (1, 2))
         # Sums of hashes do not depend on the order, so columns of equal sums are compared.
         if key in names and _equal(frame[names[key]], column):
@@ -161,7 +161,7 @@ def _equal(one: polars.Series, other: polars.Series) -> bool:
         return False
     if is_number(one):
         return bool(as_numbers(one)[0].eq_missing(as_numbers(other)[0]).all())
-    return bool(as_words(one).eq_missing(as_words(other)).all())
+    return bool(as_strings(one).eq_missing(as_strings(other)).all())
 
 
 def _check_leaks(source: DataSource, frames: dict[str, polars.DataFrame], result: CheckResult) -> None:
@@ -226,9 +226,9 @@ def _codes(columns: dict[str, polars.Series]) -> dict[str, Floats]:
         numbers = {}
         for split, column in columns.items():
             values = as_numbers(column)[0].fill_null(float("nan")).to_numpy()
-            numbers[split] = np.where(np.abs(values) < LARGEST, values, np.nan)
+            numbers[split] = np.where(np.abs(values) < MAX_FINITE, values, np.nan)
         return numbers
-    words = {split: as_words(column) for split, column in columns.items()}
+    words = {split: as_strings(column) for split, column in columns.items()}
     vocabulary = pl.concat(list(words.values())).drop_nulls().unique().sort()
     code = pl.DataFrame({"word": vocabulary, "code": np.arange(len(vocabulary), dtype=np.float64)})
     joined = {}

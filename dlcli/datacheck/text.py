@@ -9,7 +9,6 @@ import numpy as np
 
 from dlcli.data.base import DataSource, Listed, Samples
 from dlcli.data.notices import Level
-from dlcli.data.tables.cells import shorten
 from dlcli.data.text.tokens import tokenizer_of
 from dlcli.datacheck.base import (
     CHECKS,
@@ -23,7 +22,7 @@ from dlcli.datacheck.base import (
     percent,
 )
 from dlcli.task import UNKNOWN, TaskSpec, TextInput
-from dlcli.wording import plural
+from dlcli.wording import plural, shorten
 
 _UNKNOWN_NOTE, _UNKNOWN_WARNING = 0.1, 0.25  # shares of held-out tokens outside the vocabulary
 _TRUNCATED_NOTE = 0.01  # share of texts that are truncated
@@ -56,7 +55,7 @@ def texts_of(samples: Samples) -> Sequence[str]:
 
 def quoted(text: str) -> str:
     """Return the beginning of a text in quotes, for examples."""
-    return f'"{shorten(text, 60)}"'
+    return f'"{shorten(" ".join(text.split()), 60)}"'
 
 
 def content_hash(text: str) -> bytes | None:
@@ -95,11 +94,11 @@ def token_table(
     what: str = "texts",
 ) -> None:
     """Add lengths and unknown words of each split, before truncation."""
-    codec = tokenizer_of(spec)
+    tokenizer = tokenizer_of(spec)
     lengths: dict[str, Numbers] = {}
     rows: list[tuple[Cell, ...]] = []
     for split, of_split in texts.items():
-        ids = [codec.ids(text) for text in of_split]
+        ids = [tokenizer.encode(text) for text in of_split]
         sizes = np.array([len(tokens) for tokens in ids], dtype=np.int64)
         total, unknown = int(sizes.sum()), sum(tokens.count(UNKNOWN) for tokens in ids)
         truncated = int((sizes > spec.max_length).sum())

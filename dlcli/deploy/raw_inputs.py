@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dlcli.config import ExportConfig
 from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images.decode import whole_image
-from dlcli.data.tables.cells import as_numbers, as_words
+from dlcli.data.tables.cells import as_numbers, as_strings
 from dlcli.data.tables.rows import TableRows
 from dlcli.deploy.parity import Parity, check_raw_parity
 from dlcli.deploy.reference import ReferenceEvaluator
@@ -79,6 +79,6 @@ def _cells(samples: Samples, spec: TabularInput) -> Feeds:
         columns = [as_numbers(frame[c.name])[0].fill_null(float("nan")).to_numpy() for c in spec.numbers]
         feeds[NUMBERS] = np.stack(columns, axis=1).astype(np.float64)
     if spec.categories:
-        words = [as_words(frame[c.name]).fill_null("").to_list() for c in spec.categories]
+        words = [as_strings(frame[c.name]).fill_null("").to_list() for c in spec.categories]
         feeds[WORDS] = np.array(words, dtype=object).T
     return feeds

@@ -82,7 +82,7 @@ def test_data_that_cannot_be_opened_is_a_finding_in_json(
     args = (str(path), "--window", "4", "--horizon", "2")
     found = as_json(capsys, *args, code=1)
     assert [f["code"] for f in found["findings"]] == ["cannot-be-read"]
-    assert "the time goes back at row 3" in found["findings"][0]["message"]
+    assert "the time decreases at row 3" in found["findings"][0]["message"]
     out, err = run(capsys, *args, code=1)
     assert out == ""
     assert err.startswith("error: ")

@@ -150,7 +150,7 @@ def test_a_split_too_large_for_memory_is_read_in_batches(
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
     reader = readers(source, task)["train"]
-    monkeypatch.setattr("dlcli.data.series.windows._MAX_CACHE_BYTES", len(reader) * (10 * 2 * 4))
+    monkeypatch.setattr("dlcli.data.series.windows._MAX_ARRAY_BYTES", len(reader) * (10 * 2 * 4))
     assert reader.array() is None
 
 
@@ -166,7 +166,7 @@ def test_windows_share_one_series(tmp_path: Path) -> None:
 def test_windows_of_several_series_keep_to_their_own() -> None:
     def series(offset: float) -> LongSeries:
         values = np.arange(20.0)[:, None] + offset
-        return LongSeries(values=values, truth=values, channels=("x",))
+        return LongSeries(values=values, target_values=values, channels=("x",))
 
     one, two = series(0), series(100)
     a = Windows((one,), np.zeros(2, np.int64), np.array([5, 6]))
@@ -213,7 +213,7 @@ def test_defaults_are_said(tmp_path: Path) -> None:
     task, notes = task_of(source)
     assert (task.input.shape, task.horizon) == ((96, 2), 24)
     said = " ".join(notes)
-    for part in ("window 96 and horizon 24", "--kind tabular", "never shuffled", "--target"):
+    for part in ("window 96 and horizon 24", "--kind tabular", "by time", "--target"):
         assert part in said
     asked = opened(tmp_path / "a.csv", window=30, horizon=5, target="row")
     assert len(task_of(asked)[1]) == 1
@@ -260,7 +260,7 @@ def test_day_and_month_are_told_apart_by_the_order_of_the_rows(tmp_path: Path, f
 def test_dates_that_could_be_either_are_not_guessed(tmp_path: Path) -> None:
     days = [f"01/{day:02}/2024" for day in range(1, 13)]
     path = write_csv(tmp_path / "a.csv", {"date": days, "x": list(range(12))})
-    with pytest.raises(DlcliError, match="'01/01/2024', which is no time") as caught:
+    with pytest.raises(DlcliError, match="'01/01/2024', which is not a time") as caught:
         opened(path, window=3, horizon=1, time_column="date", time_splits=(8, 2, 2))
     assert caught.value.hint is not None
     assert "2024-01-31" in caught.value.hint
@@ -280,7 +280,7 @@ def test_time_that_goes_back_is_an_error_that_names_the_row(tmp_path: Path) -> N
     stamps[20], stamps[21] = stamps[21], stamps[20]
     path = write_csv(tmp_path / "a.csv", {"date": stamps, "x": list(range(50))})
     with pytest.raises(
-        DlcliError, match=r"goes back at row 21 .*21:00:00 is followed by .*20:00:00"
+        DlcliError, match=r"decreases at row 21 .*21:00:00 is followed by .*20:00:00"
     ) as caught:
         opened(path, window=5, horizon=2)
     assert caught.value.hint is not None
@@ -294,11 +294,8 @@ def test_gaps_and_repeats_are_counted(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", {"date": stamps, "x": list(range(55))})
     source = opened(path, window=5, horizon=2)
     said = " ".join(messages(source.notices))
-    assert "1 rows repeat the time" in said
-    assert (
-        f"2 gaps, rows being taken as even steps; the largest is 6 steps long, after {hours(30)[29]}"
-        in said
-    )
+    assert "1 rows have the same time" in said
+    assert f"2 gaps, but each row is one step; the largest is 6 steps, after {hours(30)[29]}" in said
     ids = [id_ for samples in source.splits.values() for id_ in samples.ids]
     assert len(set(ids)) == len(ids)
 
@@ -328,7 +325,7 @@ def test_no_input_knows_a_later_value(tmp_path: Path) -> None:
     items = source.splits["train"].items
     assert isinstance(items, Windows)
     (series,) = items.series
-    seen, truth = series.values[:, 0], series.truth[:, 0]
+    seen, truth = series.values[:, 0], series.target_values[:, 0]
     assert seen[[0, 1, 2]].tolist() == [2, 2, 2]
     assert seen[[40, 41, 42]].tolist() == [39, 39, 42]
     assert seen[[79, 80, 81, 82]].tolist() == [78, 78, 78, 82]
@@ -347,7 +344,7 @@ def test_columns_that_are_no_use_are_left_out_and_named(tmp_path: Path) -> None:
     )
     source = opened(path, window=10, horizon=4)
     said = " ".join(messages(source.notices))
-    assert "no numbers: 'place'" in said
+    assert "not numeric: 'place'" in said
     assert "empty: 'blank'" in said
     assert "empty in the training rows: 'late'" in said
     assert source.target_names == ("row", "up", "flat")
@@ -475,7 +472,7 @@ def test_a_prediction_sees_the_last_window_and_is_named_by_what_comes_next(tmp_p
 def test_a_prediction_from_too_little_is_refused(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
-    with pytest.raises(DlcliError, match="has 9 rows, the model needs the last 10"):
+    with pytest.raises(DlcliError, match="has 9 rows, but the input of the model is 10"):
         forecast_inputs([str(table(tmp_path / "b.csv", 9))], task)
     lacking = write_csv(tmp_path / "c.csv", {"date": hours(20), "row": list(range(20))})
     with pytest.raises(DlcliError, match="no column 'up'"):

@@ -10,7 +10,7 @@ import pytest
 from dlcli.data.notices import messages
 from dlcli.data.tables.charset import decode_text
 from dlcli.data.tables.frames import (
-    TABLES,
+    TABLE_SUFFIXES,
     is_table,
     looks_like_text,
     need_column,
@@ -56,13 +56,13 @@ def test_other_encodings_are_told_apart(text, codec, name):
 
 def test_lines_in_another_encoding_are_counted(tmp_path):
     _, notes = read(tmp_path, "a,b\né,1\nb,2\nü,3\n".encode("latin-1"))
-    assert notes == ["t.csv is not UTF-8: it was read as ISO-8859-1, which concerns 2 lines"]
+    assert notes == ["t.csv is not UTF-8: read as ISO-8859-1 (2 lines with non-ASCII characters)"]
 
 
 def test_equal_and_missing_names_are_made_different(tmp_path):
     frame, notes = read(tmp_path, "a,a,,a_2\n1,2,3,4\n")
     assert frame.columns == ["a", "a_3", "column_3", "a_2"]
-    assert any("occur twice" in note for note in notes)
+    assert any("duplicate" in note for note in notes)
     assert any("without a name" in note for note in notes)
 
 
@@ -71,7 +71,7 @@ def test_one_word_among_many_numbers_is_missing_and_counted(tmp_path):
     frame, notes = read(tmp_path, f"a\n{rows}oops\n")
     assert frame["a"].dtype == pl.Int64
     assert frame["a"].null_count() == 1
-    assert notes == ["t.csv: 1 of 61 cells of column 'a' are no numbers and count as missing: 'oops'"]
+    assert notes == ["t.csv: 1 of 61 cells of column 'a' are not numbers and count as missing: 'oops'"]
 
 
 def test_words_among_few_numbers_keep_the_column_one_of_words(tmp_path):
@@ -165,11 +165,11 @@ def test_json_lines_of_unequal_keys(tmp_path):
         ("t.csv", b"", "no rows"),
         ("t.csv", b"a,b\n", "a header but no rows"),
         ("t.csv", bytes(range(256)), "zero bytes"),
-        ("t.jsonl", b"[1]\n", "no JSON lines"),
+        ("t.jsonl", b"[1]\n", "not a JSON lines"),
         ("t.parquet", b"PAR1 garbage", "cannot read"),
         ("t.csv.gz", b"\x1f\x8b damaged", "cannot read"),
         ("t.csv.gz", b"a,b\n1,2\n", "cannot read"),
-        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 100, mtime=0)[:-12], "cannot unzip"),
+        ("t.csv.gz", gzip.compress(b"a,b\n1,2\n" * 100, mtime=0)[:-12], "cannot decompress"),
     ],
 )
 def test_what_is_no_table_is_an_error_that_names_the_file(tmp_path, name, content, says):
@@ -236,7 +236,7 @@ def test_split_column_takes_the_usual_names():
 
 @pytest.mark.parametrize(("cell", "says"), [("holdout", "'holdout'"), (None, "an empty cell")])
 def test_split_column_with_another_word_is_an_error(cell, says):
-    with pytest.raises(DlcliError, match=f"1 row of the split column 's' hold {says}"):
+    with pytest.raises(DlcliError, match=f"1 row of the split column 's' hold no split: {says}"):
         split_by_column(pl.DataFrame({"s": ["train", cell]}), "s", path="t.csv")
 
 
@@ -245,7 +245,7 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_text("a,b\n1,2\n")
 
 
-def found(path: Path, suffixes=TABLES) -> dict[str, str] | None:
+def found(path: Path, suffixes=TABLE_SUFFIXES) -> dict[str, str] | None:
     files = split_files(path, suffixes)
     return None if files is None else {split: file.name for split, file in files.items()}
 
@@ -287,15 +287,15 @@ def test_one_file_is_all(tmp_path):
 def test_several_files_that_are_no_splits(tmp_path):
     touch(tmp_path, "a.csv", "b.csv")
     with pytest.raises(DlcliError, match=r"a\.csv, b\.csv"):
-        split_files(tmp_path, TABLES)
+        split_files(tmp_path, TABLE_SUFFIXES)
     (tmp_path / "photos").mkdir()
-    assert split_files(tmp_path, TABLES) is None
+    assert split_files(tmp_path, TABLE_SUFFIXES) is None
 
 
 def test_two_files_for_one_split(tmp_path):
     touch(tmp_path, "train.csv", "val.csv", "dev.csv")
     with pytest.raises(DlcliError, match=r"two files for val: dev\.csv and val\.csv"):
-        split_files(tmp_path, TABLES)
+        split_files(tmp_path, TABLE_SUFFIXES)
 
 
 def test_names_of_tables():

@@ -54,23 +54,23 @@ GOOD = idx(np.zeros((4, 3, 3), dtype=np.uint8))
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"", "no idx file: it starts with nothing"),
-        (b"\x89PNG....", "no idx file: it starts with 89 50 4e 47"),
-        (b"\0\0\x07\x01\0\0\0\x01a", "no idx file"),
+        (b"", "not an idx file: it starts with nothing"),
+        (b"\x89PNG....", "not an idx file: it starts with 89 50 4e 47"),
+        (b"\0\0\x07\x01\0\0\0\x01a", "not an idx file"),
         (GOOD[:10], "ends within its header"),
         (GOOD[:-1], "4 x 3 x 3 values, 36 bytes, but 35 follow"),
         (GOOD + b"x", "36 bytes, but more than 36 follow"),
         (b"\0\0\x08\x03" + b"\xff" * 12 + b"abc", "but fewer follow"),
     ],
 )
-def test_damaged_files(content: bytes, said: str, packed: bool, tmp_path: Path) -> None:
+def test_damaged_files(content: bytes, message: str, packed: bool, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(DlcliError) as info:
         read_idx(path)
-    assert said in info.value.message
+    assert message in info.value.message
     assert str(path) in info.value.message
 
 

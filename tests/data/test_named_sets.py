@@ -230,10 +230,10 @@ def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DlcliError, match="20 images but 19 labels in test"):
         named("mnist", tmp_path)
     file.write_bytes(idx(labels(20, 12)))
-    with pytest.raises(DlcliError, match="labels of test run from 0 to 11, but there are 10 classes"):
+    with pytest.raises(DlcliError, match="labels of test range from 0 to 11, but there are 10 classes"):
         named("mnist", tmp_path)
     file.write_bytes(idx(images(20)))
-    with pytest.raises(DlcliError, match="holds 3-dimensional uint8, no labels"):
+    with pytest.raises(DlcliError, match="has 3-dimensional uint8, not labels"):
         named("mnist", tmp_path)
     file.unlink()
     with pytest.raises(DlcliError, match=r"lacks t10k-labels-idx1-ubyte\[\.gz\]"):
@@ -330,7 +330,7 @@ def test_a_hostile_cifar_pickle_runs_nothing(protocol: int, tmp_path: Path) -> N
     write_cifar(tmp_path, "cifar10", "py")
     batch = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     batch.write_bytes(pickle.dumps({"data": Hostile(target), "labels": []}, protocol=protocol))
-    with pytest.raises(DlcliError, match="which no CIFAR file does; nothing of it was run"):
+    with pytest.raises(DlcliError, match="which no CIFAR file does; nothing was executed"):
         named("cifar10", tmp_path)
     assert not target.exists()
 
@@ -348,7 +348,7 @@ def test_a_hostile_cifar_pickle_runs_nothing(protocol: int, tmp_path: Path) -> N
 )
 def test_every_other_name_is_refused(stream: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(stream)
-    with pytest.raises(DlcliError, match="names"):
+    with pytest.raises(DlcliError, match="refers to"):
         read_pickle(tmp_path / "a")
 
 
@@ -367,7 +367,7 @@ def test_every_other_name_is_refused(stream: bytes, tmp_path: Path) -> None:
 )
 def test_damaged_pickles_are_an_error(stream: bytes, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(stream)
-    with pytest.raises(DlcliError, match="no CIFAR file"):
+    with pytest.raises(DlcliError, match="not a CIFAR file"):
         read_pickle(tmp_path / "a")
 
 
@@ -375,7 +375,7 @@ def test_incomplete_cifar_copies(tmp_path: Path) -> None:
     write_cifar(tmp_path, "cifar10", "bin")
     folder = tmp_path / "cifar-10-batches-bin"
     (folder / "data_batch_2.bin").write_bytes(b"abc")
-    with pytest.raises(DlcliError, match="3 bytes, no multiple of a record's 3073"):
+    with pytest.raises(DlcliError, match="3 bytes, not a multiple of the record size 3073"):
         named("cifar10", tmp_path)
     (folder / "data_batch_2.bin").unlink()
     with pytest.raises(DlcliError, match="lacks data_batch_2"):
@@ -393,7 +393,7 @@ def test_svhn_s_ten_is_a_zero(tmp_path: Path) -> None:
     assert test.targets[:10].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
     assert np.array_equal(pixels_of(test)[3], pixels[..., 3])
     (tmp_path / "test_32x32.mat").write_bytes(b"MATLAB 5.0 MAT-file" + b"\0" * 200)
-    with pytest.raises(DlcliError, match=r"test_32x32\.mat is damaged or no MATLAB file"):
+    with pytest.raises(DlcliError, match=r"test_32x32\.mat is damaged or not a MATLAB file"):
         named("svhn", tmp_path)
 
 
@@ -409,7 +409,7 @@ def test_stl10_planes_and_columns(tmp_path: Path) -> None:
     assert np.array_equal(pixels_of(test), pixels)
     assert test.targets[:3].tolist() == [0, 1, 2]
     (folder / "test_X.bin").write_bytes(b"x")
-    with pytest.raises(DlcliError, match="1 bytes, no multiple of 27648"):
+    with pytest.raises(DlcliError, match="1 bytes, not a multiple of 27648"):
         named("stl10", tmp_path)
 
 
@@ -471,13 +471,13 @@ def test_offline_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(DlcliError) as info:
         named("cifar10", tmp_path, offline=True)
     assert time.perf_counter() - t0 < 1
-    assert "cifar10 is not on disk, and --offline forbids fetching it" in info.value.message
+    assert "cifar10 is not on disk, and --offline forbids its download" in info.value.message
     assert "--data-dir" in str(info.value.hint)
     assert str(tmp_path / "cache" / "datasets" / "cifar10") in str(info.value.hint)
 
 
 def test_a_data_dir_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DlcliError, match=r"--data-dir .*nowhere is no folder"):
+    with pytest.raises(DlcliError, match=r"--data-dir .*nowhere is not a folder"):
         named("mnist", tmp_path / "nowhere")
 
 
@@ -500,7 +500,7 @@ def test_a_download_goes_to_the_cache_whole_and_is_found_again(
     mine = tmp_path / "mine"
     mine.mkdir()
     for _ in range(2):
-        found = download.obtain("mnist", fake(fetch), data_dir=mine, offline=False)
+        found = download.load_named_set("mnist", fake(fetch), data_dir=mine, offline=False)
         assert len(found.splits["train"]) == 40
     assert asked == ["http://example.invalid/x"]
     assert list(mine.iterdir()) == []
@@ -520,6 +520,6 @@ def test_a_broken_download_leaves_nothing(
         raise error
 
     with pytest.raises(DlcliError, match="mnist") as info:
-        download.obtain("mnist", fake(fetch), data_dir=None, offline=False)
+        download.load_named_set("mnist", fake(fetch), data_dir=None, offline=False)
     assert "--data-dir" in str(info.value.hint)
     assert list((no_network / "datasets").iterdir()) == []

@@ -15,7 +15,7 @@ from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.notices import messages
 from dlcli.data.series.kind import UnequalLengths, fit, make_reader, series_inputs
-from dlcli.data.series.reader import fill_gaps, statistics
+from dlcli.data.series.reader import channel_statistics, interpolate
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SeriesInput, TaskSpec
@@ -169,7 +169,7 @@ def test_another_length_than_a_fixed_model_takes_is_a_bad_sample(tmp_path: Path)
     (values,), kept = reader.read(np.array([1, 2, 0]))
     assert kept.tolist() == [2, 0]
     assert values.shape == (2, 9, 2)
-    assert reader.bad == {"test/1": "it has 7 steps, the model takes exactly 9"}
+    assert reader.bad == {"test/1": "it has 7 steps, not 9"}
     assert reader.array() is None
     strict = make_reader(source.splits["test"], task, ReadOptions(on_bad_sample="fail"))
     with pytest.raises(DlcliError, match="test/1: it has 7 steps"):
@@ -188,7 +188,7 @@ def test_max_length_cuts_and_says_so(tmp_path: Path) -> None:
 
 def test_gaps_are_straight_lines_in_time() -> None:
     values = np.array([[np.nan, 1], [2, np.nan], [np.nan, np.nan], [4, 7], [np.nan, np.nan]])
-    np.testing.assert_allclose(fill_gaps(values), [[2, 1], [2, 3], [3, 5], [4, 7], [4, 7]])
+    np.testing.assert_allclose(interpolate(values), [[2, 1], [2, 3], [3, 5], [4, 7], [4, 7]])
     assert np.isnan(values).sum() == 6  # the caller's array is left alone
 
 
@@ -200,7 +200,7 @@ def test_missing_values_are_counted_filled_and_kept_out_of_the_scales(tmp_path: 
     write_ts(tmp_path / "a.ts", series, ["a", "b"] * 10, header="@equalLength true")
     found = KINDS.get("series").read(tmp_path / "a.ts", DataConfig(), False)
     assert "25 values are missing in 2 of 20 series" in " ".join(messages(found.notices))
-    mean, std, _ = statistics([series[0], series[5]], 2)
+    mean, std, _ = channel_statistics([series[0], series[5]], 2)
     kept = np.delete(series[0][:, 1], 3)
     np.testing.assert_allclose([mean[1], std[1]], [kept.mean(), kept.std()])
     source = opened(tmp_path / "a.ts")
@@ -231,7 +231,7 @@ def test_a_constant_channel_is_said_and_not_divided_by_zero(tmp_path: Path) -> N
 
 def test_values_that_cannot_be_scaled_are_refused() -> None:
     with pytest.raises(DlcliError, match=r"1e\+200"):
-        statistics([np.array([[1e200], [-1e200]])], 1)
+        channel_statistics([np.array([[1e200], [-1e200]])], 1)
 
 
 def test_one_class_is_refused_for_training_and_fine_for_a_model(tmp_path: Path) -> None:
@@ -319,14 +319,14 @@ def test_inputs_that_do_not_fit_are_named(tmp_path: Path) -> None:
     pair(tmp_path / "set", [9] * 20, [9] * 4)
     task, _ = fitted(opened(tmp_path / "set"))
     three = write_ts(tmp_path / "three.ts", random_series([9], 3), None)
-    with pytest.raises(DlcliError, match="3 channels, the model takes 2"):
+    with pytest.raises(DlcliError, match="3 channels, the input of the model has 2"):
         series_inputs([str(three)], task)
     with pytest.raises(DlcliError, match="does not exist"):
         series_inputs([str(tmp_path / "none.ts")], task)
     short = write_ts(tmp_path / "short.ts", random_series([8], 2), None)
     reader = make_reader(series_inputs([str(short)], task), task, ReadOptions())
     reader.read(np.arange(1))
-    assert list(reader.bad.values()) == ["it has 8 steps, the model takes exactly 9"]
+    assert list(reader.bad.values()) == ["it has 8 steps, not 9"]
 
 
 def test_the_fingerprint_notices_a_changed_value(tmp_path: Path) -> None:

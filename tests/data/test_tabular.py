@@ -73,7 +73,7 @@ def test_the_last_column_is_the_target_and_it_says_so(tmp_path):
     assert found.task == "regression"
     assert found.target_names == ("price",)
     assert found.options == {"target": "price", "task": "regression"}
-    assert "'price' is taken for the target" in messages(found.notices)[0]
+    assert "'price' is the target" in messages(found.notices)[0]
     samples = found.splits["all"]
     assert samples.ids[:2] == ("0", "1")
     assert samples.targets.shape == (40, 1)
@@ -141,12 +141,12 @@ def test_missing_only_later_is_counted():
     spec, _ = columns(pl.DataFrame({"x": [1.0, 5.0, 2.0]}))
     out, notices = encode_columns(pl.DataFrame({"x": [None, 5.0]}), spec)
     assert np.isfinite(out).all()
-    assert messages(notices) == ["1 cell of 'x' missing, as in no training row: taken as 2"]
+    assert messages(notices) == ["1 cell of 'x' missing, unlike in training: replaced by 2"]
 
 
 def test_infinite_numbers_count_as_missing_and_are_counted():
     spec, notes = columns(pl.DataFrame({"x": [1.0, float("inf"), 5.0, float("-inf"), float("nan")]}))
-    assert any(note == "2 cells of 'x' infinite: missing" for note in notes)
+    assert any(note == "2 cells of 'x' infinite, count as missing" for note in notes)
     assert spec.numbers[0].indicator
     out, _ = encode_columns(pl.DataFrame({"x": [float("inf"), 1.0]}), spec)
     assert np.isfinite(out).all()
@@ -203,7 +203,7 @@ def test_the_only_column_is_kept_even_if_it_numbers_the_rows():
 
 
 def test_no_column_left_is_an_error():
-    with pytest.raises(DlcliError, match=r"no column is left.*'a'"):
+    with pytest.raises(DlcliError, match=r"no usable column remains.*'a'"):
         columns(pl.DataFrame({"a": ["x"] * 5}))
 
 
@@ -211,7 +211,7 @@ def test_rare_words_of_many_are_unknown():
     words = [f"w{i}" for i in range(150)] + ["often", "also"] * 20
     spec, notes = columns(pl.DataFrame({"c": words}))
     assert spec.categories[0].values == ("also", "often")
-    assert any("152 different words" in note for note in notes)
+    assert any("152 distinct values" in note for note in notes)
 
 
 def test_a_column_may_have_any_name():
@@ -229,7 +229,7 @@ def test_unseen_words_have_code_0_and_are_counted():
     spec, _ = columns(pl.DataFrame({"c": ["a", "b", None, "a"]}))
     out, notices = encode_columns(pl.DataFrame({"c": ["b", "new", None, "new", "a"]}), spec)
     assert out[:, 0].tolist() == [2, 0, 0, 0, 1]
-    assert messages(notices) == ["2 cells of 'c' with a word that training does not know: 'new'"]
+    assert messages(notices) == ["2 cells of 'c' with an unknown value: 'new'"]
 
 
 def test_times_are_seconds_with_a_sentence(tmp_path):
@@ -293,7 +293,7 @@ def test_train_and_test_files(tmp_path):
         found = read(path)
         assert found.splits["test"].ids == ("test/0", "test/1")
         assert found.splits["train"].ids[0] == "train/0"
-        assert any("'x' are no numbers" in warning for warning in messages(found.notices))
+        assert any("'x' are not numbers" in warning for warning in messages(found.notices))
     task, _ = fit(found)
     reader = TABULAR.reader(found.splits["test"], task, ReadOptions())
     assert reader.array()[0].shape == (2, *task.input.shape)
@@ -329,7 +329,7 @@ def test_a_class_only_in_the_test_file_is_an_error(tmp_path):
 def test_split_files_and_a_split_column_contradict(tmp_path):
     save(tmp_path / "train.csv", ["x,part,y", "1,train,a", "2,val,b"])
     save(tmp_path / "test.csv", ["x,part,y", "1,test,a"])
-    with pytest.raises(UsageError, match="splits already"):
+    with pytest.raises(UsageError, match="already are splits"):
         read(tmp_path, split_column="part")
 
 
@@ -383,7 +383,7 @@ def test_predict_counts_what_it_cannot_read(tmp_path):
     path = save(tmp_path / "new.csv", ["size,colour,ok", "big,red,True", "1,pink,True"])
     reader = TABULAR.reader(TABULAR.inputs([str(path)], task), task, ReadOptions())
     assert np.isfinite(reader.array()[0]).all()
-    assert "1 cell of 'size' no number: missing" in messages(reader.notices)
+    assert "1 cell of 'size' not a number, count as missing" in messages(reader.notices)
     assert any("'pink'" in note for note in messages(reader.notices))
 
 
@@ -431,5 +431,5 @@ def test_built_in_tables(name, task, rows, features, classes):
 def test_a_table_of_one_column_is_an_error(tmp_path):
     with pytest.raises(DlcliError, match="1 column"):
         read(save(tmp_path / "t.csv", ["y", "a", "b"]))
-    with pytest.raises(DlcliError, match="no column besides the target"):
+    with pytest.raises(DlcliError, match="no input column besides the target"):
         read(tmp_path / "t.csv", target="y")

@@ -26,7 +26,7 @@ def test_whole_numbers_of_few_values_are_classes_and_it_says_so():
     assert target.task == "classification"
     assert target.class_names == ("2", "3", "10")
     assert "--task regression" in target.notices[0].message
-    assert "3 different whole numbers" in target.notices[0].message
+    assert "3 different integers" in target.notices[0].message
 
 
 def test_two_numbers_are_two_classes_whatever_they_are():
@@ -99,7 +99,7 @@ def test_classes_are_encoded_in_the_order_of_the_names():
 def test_a_class_that_training_lacks_is_named_with_the_nearest():
     target = infer_target(one("cat", "dog"), None)
     with pytest.raises(
-        DlcliError, match=r"test\.csv: 2 rows have a class that training lacks: 'cats'"
+        DlcliError, match=r"test\.csv: 2 rows have a class that is not in train: 'cats'"
     ) as e:
         encode(one("cat", "cats", "cats"), target, where="test.csv")
     assert "'cat'" in e.value.hint
@@ -119,11 +119,11 @@ def test_asked_for_is_done():
         (one(3, 3, 3), None, DlcliError, "one value, '3'"),
         (one(3.5, 3.5), "regression", DlcliError, "one value, 3.5"),
         (one(None, None), None, DlcliError, "empty in every row"),
-        (one(*[f"name {i}" for i in range(30)]), None, DlcliError, "different in each of 30 rows"),
-        (one(*"abcab"), "regression", DlcliError, "5 cells of 'y' are none: 'a'"),
-        (one(*"ab"), "forecast", UsageError, "'forecast' is not for a column"),
+        (one(*[f"name {i}" for i in range(30)]), None, DlcliError, "30 distinct values in 30 rows"),
+        (one(*"abcab"), "regression", DlcliError, "5 cells of 'y' are not numbers: 'a'"),
+        (one(*"ab"), "forecast", UsageError, "'forecast' does not apply"),
         ({**one(1, 2), **one(1, 2, name="z")}, "classification", UsageError, "one target, not 2"),
-        ({**one(1, 2), **one("a", "b", name="z")}, None, DlcliError, "'z' holds 'a'"),
+        ({**one(1, 2), **one("a", "b", name="z")}, None, DlcliError, "'z' has 'a'"),
     ],
 )
 def test_targets_that_cannot_be_learned(columns, asked, error, says):
@@ -132,5 +132,5 @@ def test_targets_that_cannot_be_learned(columns, asked, error, says):
 
 
 def test_one_class_is_enough_for_a_model_that_exists():
-    assert infer_target(one("a", "a"), "classification", least=1).class_names == ("a",)
-    assert infer_target(one(2.5), "regression", least=1).task == "regression"
+    assert infer_target(one("a", "a"), "classification", min_values=1).class_names == ("a",)
+    assert infer_target(one(2.5), "regression", min_values=1).task == "regression"

@@ -101,7 +101,7 @@ def test_split_files_are_one_source_and_files_beside_them_do_not_disturb(tmp_pat
     assert source.given == {"train", "test"}
     assert source.splits["test"].ids == ("test/0",)
     assert source.splits["train"].ids[0] == "train/0"
-    assert any("test.csv has no text of tool" in said for said in messages(source.notices))
+    assert any("test.csv has no text of tool" in message for message in messages(source.notices))
 
 
 @pytest.mark.parametrize("between", ["\t", " "])
@@ -167,10 +167,10 @@ def test_text_that_is_not_utf8_is_read_and_counted(tmp_path: Path) -> None:
     path.write_bytes("\n".join(lines).encode("iso-8859-1"))
     source = opened(path)
     assert all(text.endswith("café") for text, _ in texts_of(source).values())
-    assert any("not UTF-8" in said and "24 lines" in said for said in messages(source.notices))
+    assert any("not UTF-8" in message and "24 lines" in message for message in messages(source.notices))
     file = table(tmp_path / "x.csv")
     file.write_bytes(file.read_bytes().replace(b"milk", "lait où".encode("cp1252")))
-    assert any("not UTF-8" in said for said in messages(opened(file).notices))
+    assert any("not UTF-8" in message for message in messages(opened(file).notices))
 
 
 def test_the_text_and_the_target_are_found_among_several_columns(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_text_and_the_target_are_found_among_several_columns(tmp_path: Path)
     path = table(tmp_path / "x.csv", "id,class,review,votes", lines)
     source = opened(path)
     assert source.options == {"text": "review", "target": "class"}
-    assert any("not used: 'id', 'votes'" in said for said in messages(source.notices))
+    assert any("not used: 'id', 'votes'" in message for message in messages(source.notices))
     assert opened(path, target="votes").class_names == tuple("01234")
     assert opened(path, target="votes", task="regression").target_names == ("votes",)
     wide = table(tmp_path / "y.csv", "id,a,name,b", lines)
@@ -196,7 +196,7 @@ def test_missing_columns_name_the_nearest(tmp_path: Path) -> None:
     table(tmp_path / "d" / "test.csv", "text,labels")
     assert "test.csv has no column 'label'" in refused(tmp_path / "d").message
     alone = table(tmp_path / "alone.csv", "text", [text for text, _ in rows()])
-    assert "no column besides 'text'" in refused(alone, kind="text").message
+    assert "no target column besides 'text'" in refused(alone, kind="text").message
 
 
 def test_one_class_and_classes_that_train_lacks_are_refused(tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_rows_without_a_target_are_left_out_and_empty_texts_kept(tmp_path: Path)
     found = texts_of(source)
     assert "24" not in found
     assert found["25"] == ("", "animal")
-    assert any("1 texts without a target" in said for said in messages(source.notices))
-    assert any("1 of 25 texts are empty" in said for said in messages(source.notices))
+    assert any("1 texts without a target" in message for message in messages(source.notices))
+    assert any("1 of 25 texts are empty" in message for message in messages(source.notices))
     task, _ = fitted(source)
     part = next(part for part in source.splits.values() if "25" in part.ids)
     reader = KINDS.get("text").reader(part, task, ReadOptions())
@@ -372,7 +372,7 @@ class TestInputs:
 
     def test_nothing_to_read_is_an_error(self, tmp_path: Path, task: TaskSpec) -> None:
         (tmp_path / "empty.txt").write_text("\n\n")
-        with pytest.raises(DlcliError, match="holds no text"):
+        with pytest.raises(DlcliError, match="has no text"):
             inputs([str(tmp_path / "empty.txt")], task)
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\0\0")
         with pytest.raises(DlcliError, match="zero bytes"):

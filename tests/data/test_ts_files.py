@@ -71,16 +71,16 @@ def test_numbers_as_targets_of_a_ts_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("@timeStamps true\n@classLabel true a\n@data\n(0,1):a\n", "line 1: values with timestamps"),
         ("@classLabel true a\n@data\n(2020-01-01,1):a\n", "line 3: values with timestamps"),
         ("@classLabel true a\n@data\n1,x,3:a\n", "line 3: value 1 is 'x'"),
-        ("@classLabel true a\n@data\n1,2\n", "line 3: a label and no values"),
+        ("@classLabel true a\n@data\n1,2\n", "line 3: a label without values"),
         ("@classLabel true a\n@data\n1,2:3,4:a\n1,2:a\n", "line 4: 1 dimensions, but 2"),
         (
             "@dimensions 2\n@classLabel true a\n@data\n1,2:a\n",
-            "line 4: 1 dimensions, but the header says 2",
+            "line 4: 1 dimensions, but 2 in the header",
         ),
         ("@classLabel maybe\n@data\n1,2:a\n", "line 1: 'maybe'"),
         ("1,2,3\n", "line 1: values before @data"),
@@ -88,11 +88,11 @@ def test_numbers_as_targets_of_a_ts_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_a_ts_file_is_said_with_its_line(
-    tmp_path: Path, text: str, said: str
+    tmp_path: Path, text: str, message: str
 ) -> None:
     path = tmp_path / "a.ts"
     path.write_text(text)
-    with pytest.raises(DlcliError, match=said):
+    with pytest.raises(DlcliError, match=message):
         read_ts(path)
 
 
@@ -169,7 +169,7 @@ def test_nan_in_all_channels_behind_an_array_is_padding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("arrays", "message"),
     [
         ({"data": np.zeros((2, 3))}, "no array X"),
         ({"X": np.zeros(3)}, r"shape \(3,\)"),
@@ -180,10 +180,10 @@ def test_nan_in_all_channels_behind_an_array_is_padding(tmp_path: Path) -> None:
     ],
 )
 def test_arrays_of_other_shapes_are_refused(
-    tmp_path: Path, arrays: dict[str, np.ndarray], said: str
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
 ) -> None:
     np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]  # numpy's own stub
-    with pytest.raises(DlcliError, match=said):
+    with pytest.raises(DlcliError, match=message):
         read_npz(tmp_path / "a.npz")
 
 

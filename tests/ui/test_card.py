@@ -38,7 +38,7 @@ def shown(task: TaskSpec, capsys: pytest.CaptureFixture[str], width: int) -> str
         ("images", ["task classification, 2 classes", "3 x 8 x 8 (channels, height, width), RGB",
                     "input float32 (batch, 3, 8, 8)", "logits float32 (batch, 2)",
                     "Classes 2 cat, dog"]),
-        ("classification", ["words and punctuation marks, lower case", "vocabulary 7 entries",
+        ("classification", ["words and punctuation marks, lowercase", "vocabulary 7 entries",
                             "max length 40 tokens", "column question", "tokens int64 (batch, length)"]),
         ("multilabel", ["task multilabel, 3 labels", "Labels 3 cat, [b]dog, sky"]),
         ("regression", ["task regression, 1 target", "columns 2 numbers, 1 category",

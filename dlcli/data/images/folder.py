@@ -21,7 +21,7 @@ from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.sets.named import clean
+from dlcli.data.sets.named import valid_unicode
 from dlcli.errors import DlcliError
 
 LAYOUTS = (
@@ -95,7 +95,7 @@ def scan_folder(root: Path) -> Scan:
     folders = _folders(scan, root)
     for split, folder in _split_folders(scan, folders).items():
         classes = folders if split == "all" else _folders(scan, folder)
-        scan.splits[split] = {clean(path.name): _photos(scan, path) for path in classes}
+        scan.splits[split] = {valid_unicode(path.name): _photos(scan, path) for path in classes}
     total = sum(len(photos) for classes in scan.splits.values() for photos in classes.values())
     if not total:
         raise _nothing(scan)
@@ -163,7 +163,7 @@ def _photos(scan: Scan, folder: Path) -> list[Photo]:
                     continue
                 pending.append((Path(entry.path), linked or entry.is_symlink()))
             elif is_image(entry.name) and (size := _size(entry)) is not None:
-                id_ = clean(entry.path.removeprefix(prefix).replace(os.sep, "/"))
+                id_ = valid_unicode(entry.path.removeprefix(prefix).replace(os.sep, "/"))
                 out.append(Photo(id_, Path(entry.path), size))
             else:
                 scan.other_files[PurePath(entry.name).suffix.lower() or "no extension"] += 1

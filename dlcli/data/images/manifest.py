@@ -19,8 +19,8 @@ from dlcli.data.images.decode import channels_of
 from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.sets.named import clean
-from dlcli.data.tables.cells import as_words
+from dlcli.data.sets.named import valid_unicode
+from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.frames import is_table, need_column, read_frame, read_head, split_by_column
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.targets import encode, infer_target
@@ -72,7 +72,9 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         )
     names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
-    target = infer_target({name: base[1][name] for name in names}, config.task, least=1 if other else 2)
+    target = infer_target(
+        {name: base[1][name] for name in names}, config.task, min_values=1 if other else 2
+    )
     notices += target.notices
     for split, (file, frame) in frames.items():
         for name in names:
@@ -88,11 +90,11 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
             )
         paths = tuple(file.parent / name for name in named)
         all_paths += paths
-        ids = _unique(clean(name) for name in named)
+        ids = _unique(valid_unicode(name) for name in named)
         groups = None
         if config.group_column is not None:
             need_column(frame, config.group_column, what="--group-column", path=file)
-            cells = as_words(frame[config.group_column]).filter(rows).to_list()
+            cells = as_strings(frame[config.group_column]).filter(rows).to_list()
             # A row without a group is one of its own.
             groups = tuple(f"row {i}" if c is None else c for c, i in zip(cells, ids, strict=True))
         splits[split] = Samples(ids=ids, targets=targets, items=Listed(paths), groups=groups)

@@ -1,1 +1,1 @@
-"""A text to read and a text to write."""
+"""Pairs of a source text and a target text."""

@@ -1,8 +1,8 @@
-"""A text to read and a text to write, such as a translation.
+"""The kind "pairs": a source text and a target text, as in translation.
 
 Arrays: source ids int64 (n, S), lengths int64 (n,), prefix int64 (n, T) that begins with START; targets
-int64 (n, T) are the prefix moved on by one, END last. T counts that mark, so a target text has at most
-``target.max_length`` - 1 tokens.
+int64 (n, T) are the prefix shifted by one, with END at the end. T includes START or END, so a target
+text has at most ``target.max_length`` - 1 tokens.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from dlcli.data.pairs.files import (
 )
 from dlcli.data.pairs.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.text.description import text_facts
-from dlcli.data.text.files import digest, first_lines
-from dlcli.data.text.inputs import given_texts
+from dlcli.data.text.files import file_digests, first_lines
+from dlcli.data.text.inputs import predict_texts
 from dlcli.data.text.tables import table_head
 from dlcli.data.text.tokens import TEXT_SETTINGS, TokenIds, encode_all, fit_text
 from dlcli.errors import DlcliError
@@ -47,7 +47,7 @@ from dlcli.task import END, START, PairsInput, TaskSpec
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
-    """Two columns of text, two parallel files, or lines of two texts with a tab between."""
+    """Return whether a path has two text columns, parallel files, or lines of tab-separated texts."""
     if config.task not in (None, "seq2seq") or config.horizon is not None:
         return False
     head = table_head(path)
@@ -62,7 +62,7 @@ def recognises(path: Path, config: DataConfig) -> bool:
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """The pairs that are whole. Raises: DlcliError when a column, a line or a file is missing."""
+    """Read the complete pairs. Raises: DlcliError when a column, a line or a file is missing."""
     if table_head(path) is not None:
         listing = read_pair_tables(path, config)
     elif (files := parallel_files(path)) is not None:
@@ -70,12 +70,12 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     else:
         listing = read_plain(path)
     splits: dict[str, Samples] = {}
-    for split, part in listing.parts.items():
+    for split, part in listing.splits.items():
         pairs = [(s.strip(), t.strip()) for s, t in zip(part.sources, part.targets, strict=True)]
         indices = [i for i, (source, target) in enumerate(pairs) if source and target]
         if len(indices) < len(pairs):
-            lacking = len(pairs) - len(indices)
-            message = f"{part.where}: {lacking:,} of {len(pairs):,} pairs lack a side: left out"
+            incomplete = len(pairs) - len(indices)
+            message = f"{part.where}: {incomplete:,} of {len(pairs):,} pairs with an empty side left out"
             listing.notices.append(left_out(message))
         if indices:
             splits[split] = Samples(
@@ -85,11 +85,11 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
                 groups=None if part.groups is None else tuple(part.groups[i] for i in indices),
             )
     if not splits:
-        raise DlcliError(f"{path}: no pair has both its texts", hint=LAYOUTS)
+        raise DlcliError(f"{path}: no pair has both texts", hint=LAYOUTS)
     ids = ["\0".join([split, *part.ids]).encode() for split, part in sorted(splits.items())]
     return DataListing(
         splits=splits,
-        fingerprint=fingerprint([*digest(listing.files), *ids]),
+        fingerprint=fingerprint([*file_digests(listing.files), *ids]),
         task="seq2seq",
         options=dict(listing.options),
         notices=tuple(listing.notices),
@@ -97,28 +97,29 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """A vocabulary and a largest length for each side, from the training pairs."""
+    """Fit a vocabulary and a maximum length for each side on the training pairs."""
     items = source.splits["train"].items
     assert isinstance(items, Listed)
     options = source.options
-    read_, notices = fit_text(
+    source_spec, notices = fit_text(
         [pair[0] for pair in items.values], config.data, column=options.get("text"), what="source texts"
     )
-    write, more = fit_text(
+    target_spec, more = fit_text(
         [pair[1] for pair in items.values],
         config.data,
         column=options.get("target"),
         what="target texts",
     )
-    # START or END is one token more.
-    write = write.model_copy(update={"max_length": write.max_length + 1})
-    return TaskSpec(kind="seq2seq", input=PairsInput(source=read_, target=write)), [*notices, *more]
+    # One more token for START or END.
+    target_spec = target_spec.model_copy(update={"max_length": target_spec.max_length + 1})
+    spec = PairsInput(source=source_spec, target=target_spec)
+    return TaskSpec(kind="seq2seq", input=spec), [*notices, *more]
 
 
 class PairsReader(Reader):
-    """A split as token ids; ``notices`` are about texts that were truncated or are empty.
+    """A split as token ids; ``notices`` are about truncated and empty texts.
 
-    ``lengths`` are those of the sources. Samples without a target text have START alone as prefix.
+    ``lengths`` are those of the sources. The prefix of samples without a target text is START.
     """
 
     def __init__(self, samples: Samples, spec: PairsInput) -> None:
@@ -128,56 +129,56 @@ class PairsReader(Reader):
         self._sources = sources.ids
         self.lengths = np.array([len(ids) for ids in sources.ids], dtype=np.int64)
         self.notices = [notice.prefixed("source") for notice in sources.notices(spec.source)]
-        written = [pair[1] for pair in samples.items.values]
+        target_texts = [pair[1] for pair in samples.items.values]
         self._targets: list[TokenIds] | None = None
-        if all(text is not None for text in written):
-            room = max(1, spec.target.max_length - 1)
-            limited = spec.target.model_copy(update={"max_length": room})
-            targets = encode_all(written, limited)
+        if all(text is not None for text in target_texts):
+            max_length = max(1, spec.target.max_length - 1)
+            limited = spec.target.model_copy(update={"max_length": max_length})
+            targets = encode_all(target_texts, limited)
             self._targets = targets.ids
             self.notices += [notice.prefixed("target") for notice in targets.notices(limited)]
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
-        """Sources (n, S), their lengths (n,), and prefixes (n, T): START, then the target's ids."""
+        """Return sources (n, S), their lengths (n,), and prefixes (n, T) of START and target ids."""
         assert self.lengths is not None
         where = indices.tolist()
         sources = pad([self._sources[i] for i in where])
         return (sources, self.lengths[indices], self._shifted(indices, [START], [])), indices
 
     def targets(self, indices: Indices) -> Targets:
-        """What follows each token of the prefix (n, T): the target's ids, then END, then PAD."""
+        """Return the next token of each prefix position (n, T): the target's ids, END, PAD."""
         return self._shifted(indices, [], [END])
 
     def _shifted(self, indices: Indices, before: list[int], after: list[int]) -> Targets:
-        nothing = np.zeros(0, dtype=np.int64)
-        bodies = [nothing if self._targets is None else self._targets[i] for i in indices.tolist()]
+        empty = np.zeros(0, dtype=np.int64)
+        bodies = [empty if self._targets is None else self._targets[i] for i in indices.tolist()]
         return pad([np.array([*before, *body.tolist(), *after], dtype=np.int64) for body in bodies])
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
-    """Source ids, lengths and prefixes; targets are token ids too."""
+    """Return the reader of source ids, lengths and prefixes."""
     assert isinstance(task.input, PairsInput)
     return PairsReader(samples, task.input)
 
 
 def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
-    """The texts to read of files, of "-", or the arguments themselves; see `given_texts`."""
+    """Return the source texts of the arguments of `predict`; see `predict_texts`."""
     assert isinstance(task.input, PairsInput)
 
     def sources(lines: list[str]) -> list[str]:
-        """The left sides of a file such as those trained on."""
-        shown = [line for line in lines if line.strip()]
-        paired = bool(shown) and all("\t" in line for line in shown)
+        """Return the sources of lines that are tab-separated pairs, as in training files."""
+        filled = [line for line in lines if line.strip()]
+        paired = bool(filled) and all("\t" in line for line in filled)
         return [line.partition("\t")[0] for line in lines] if paired else lines
 
-    ids, texts = given_texts(arguments, task.input.source.column, plain=sources)
+    ids, texts = predict_texts(arguments, task.input.source.column, plain=sources)
     return Samples(
         tuple(ids), np.zeros(0, dtype=np.int64), Listed(tuple((text, None) for text in texts))
     )
 
 
 def describe(spec: PairsInput) -> Description:
-    """Both texts."""
+    """Describe source and target."""
     return Description(tables=(("Source", text_facts(spec.source)), ("Target", text_facts(spec.target))))
 
 

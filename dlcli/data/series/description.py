@@ -1,4 +1,4 @@
-"""A series input in words."""
+"""Description of a series input."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dlcli.task import SeriesInput
 
 
 def describe(spec: SeriesInput) -> Description:
-    """Length, and the statistics of each channel."""
+    """Describe the length and the statistics of each channel."""
     steps = wording.plural(spec.length, "step")
     length = f"up to {steps}; a longer series is truncated" if spec.varies else steps
     channels = tuple(

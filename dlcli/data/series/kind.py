@@ -1,4 +1,4 @@
-"""Series: whole series with a class or a number each, and one long series that is forecast.
+"""Whole series with a class or number each, and one long series to forecast.
 
 Legend: N series, T_i steps of the i-th, C channels.
 """
@@ -17,9 +17,9 @@ from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptio
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
 from dlcli.data.series.description import describe
-from dlcli.data.series.files import find_files, named_files, read_files, read_input
+from dlcli.data.series.files import expand_patterns, find_files, read_files, read_input
 from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
-from dlcli.data.series.reader import SeriesReader, pieces, statistics, truncated
+from dlcli.data.series.reader import SeriesReader, channel_statistics, chunks, truncation_notice
 from dlcli.data.series.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.series.ts_files import SeriesFile, Values
 from dlcli.data.series.windows import ForecastReader
@@ -36,11 +36,14 @@ _LAYOUTS = (
 
 
 class UnequalLengths(Listed):
-    """Series whose format says that lengths differ, whether they do in the training split or not."""
+    """Series of a format that states unequal lengths, even where the training split has one length."""
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
-    """Files of whole series, also of several sets (reading says which), or a table of moments."""
+    """Return whether a path has files of whole series or a table over time.
+
+    Also for several data sets; the error of `read` then names them.
+    """
     if config.task == "seq2seq":
         return False
     if is_long(path, config):
@@ -54,24 +57,24 @@ def recognises(path: Path, config: DataConfig) -> bool:
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """The whole series of files, or the windows of a long one.
+    """Read the whole series of files, or the windows of a long one.
 
-    Raises: DlcliError when they cannot be read, have no labels or one class only, or a split has other
-    channels or a class that train lacks; UsageError when the settings do not suit series.
+    Raises: DlcliError when they cannot be read, have no labels or only one class, or a split has other
+    channels or a class that is not in train; UsageError when the settings do not apply to series.
     """
     files = None if config.task == "forecast" or is_long(path, config) else find_files(path)
     if files is None:
         if path.is_file() and not is_table(path):
-            raise DlcliError(f"{path} is no series file that dlcli knows", hint=f"give {_LAYOUTS}")
+            raise DlcliError(f"{path} is not a known series file", hint=f"give {_LAYOUTS}")
         return read_long(path, config, other)
     for name in ("split_column", "group_column", "time_column", "target", "window", "horizon"):
         if getattr(config, name) is not None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for tables, and {path} holds whole series",
-                hint="leave it out",
+                hint="remove it",
             )
     parts = read_files(files)
-    _same_channels(parts, files)
+    _check_channels(parts, files)
     target = _infer_target(parts, config, path, other=other)
     notices = [*(notice for part in parts.values() for notice in part.notices), *target.notices]
     splits: dict[str, Samples] = {}
@@ -95,10 +98,10 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
             targets=targets,
             items=Listed(tuple(part.series[i] for i in indices.tolist())),
         )
-        notices += _missing_values(splits[split], where)
+        notices += _missing_notices(splits[split], where)
     if not splits:
         raise DlcliError(f"{path}: no series has a label")
-    splits = _packed(splits, unequal=any(part.unequal for part in parts.values()))
+    splits = _stack_equal(splits, unequal=any(part.unequal for part in parts.values()))
     return DataListing(
         splits=splits,
         fingerprint=_fingerprint(splits, target),
@@ -106,19 +109,19 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         class_names=target.class_names,
         target_names=target.target_names,
         notices=tuple(notices),
-        name=_name(path),
+        name=_data_name(path),
     )
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """The scales of the channels and the length, from the training split alone."""
+    """Fit mean and std of the channels and the length on the training split."""
     if source.task == "forecast":
         return fit_forecast(source, config.data)
     items = source.splits["train"].items
     assert isinstance(items, Stacked | Listed)
     channels = int(items.values[0].shape[1])
     lengths = np.array([len(values) for values in items.values])
-    mean, std, constant = statistics(pieces(items), channels)
+    mean, std, constant = channel_statistics(chunks(items), channels)
     length = max(1, int(lengths.max()))
     limit = config.data.max_length
     truncates = limit is not None and limit < length
@@ -127,24 +130,24 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
         length=min(length, limit) if limit is not None else length,
-        # Where series are truncated the lengths vary, so that longer ones are accepted, too.
+        # With truncation lengths vary, so that longer series are accepted.
         varies=isinstance(items, UnequalLengths) or int(lengths.min()) < length or truncates,
     )
     notices = []
     if constant:
         shown = ", ".join(spec.channels[c] for c in constant[:8])
-        message = f"constant in the training split, so it is not scaled: channel {shown}"
+        message = f"constant in the training split, so not scaled: channel {shown}"
         notices.append(Notice(message))
     if spec.varies:
         for split, samples in source.splits.items():
             longer = sum(len(values) > spec.length for values in _values(samples))
             if longer:
-                notices.append(truncated(longer, len(samples), spec.length).prefixed(split))
+                notices.append(truncation_notice(longer, len(samples), spec.length).prefixed(split))
     return make_task(source, spec, config.model), notices
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
-    """Scaled series, or windows of a long one."""
+    """Return the reader of scaled series, or of windows of a long one."""
     assert isinstance(task.input, SeriesInput)
     if task.kind == "forecast":
         return ForecastReader(samples, task)
@@ -152,12 +155,12 @@ def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reade
 
 
 def series_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
-    """The series of files, with or without labels, ids "file.ts:row"; for a forecast the ends of tables.
+    """Return the series of files, with ids "file.ts:row"; for a forecast the last window of each table.
 
     Raises: DlcliError when a file is missing, cannot be read or has other channels than the model.
     """
     assert isinstance(task.input, SeriesInput)
-    names = list(named_files(arguments))
+    names = list(expand_patterns(arguments))
     if task.kind == "forecast":
         return forecast_inputs(names, task)
     spec, ids, series = task.input, [], []
@@ -165,8 +168,8 @@ def series_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
         part = read_input(Path(name), spec)
         if part.channels != len(spec.channels):
             raise DlcliError(
-                f"{name} has {part.channels} channels, the model takes {len(spec.channels)}",
-                hint="give series of the same measurements as the training data",
+                f"{name} has {part.channels} channels, the input of the model has {len(spec.channels)}",
+                hint="give series with the channels of the training data",
             )
         ids += [f"{name}:{row}" for row in range(len(part.series))]
         series += list(part.series)
@@ -176,53 +179,53 @@ def series_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
 def _infer_target(
     parts: Mapping[str, SeriesFile], config: DataConfig, path: Path, *, other: bool
 ) -> InferredTarget:
-    """The task, from the training labels; other data may have a model's classes in any split."""
+    """Infer the task from the training labels, or with ``other`` from those of every split."""
     import polars as pl
 
     base = parts.get("train", parts.get("all", next(iter(parts.values()))))
-    chosen = [part for part in parts.values() if part.labels is not None] if other else [base]
-    if not chosen or chosen[0].labels is None:
+    labelled = [part for part in parts.values() if part.labels is not None] if other else [base]
+    if not labelled or labelled[0].labels is None:
         raise DlcliError(
             f"{path}: the series have no labels",
-            hint="a .ts file says @classLabel true or @targetLabel true; an array X has y next to it",
+            hint="a .ts file needs @classLabel true or @targetLabel true; an array X needs an array y",
         )
-    first = chosen[0]
+    first = labelled[0]
     try:
         frame = pl.concat(
-            [pl.DataFrame(dict(part.labels or {})) for part in chosen], how="vertical_relaxed"
+            [pl.DataFrame(dict(part.labels or {})) for part in labelled], how="vertical_relaxed"
         )
     except pl.exceptions.PolarsError as exc:
-        raise DlcliError(f"{path}: the splits have different kinds of labels") from exc
+        raise DlcliError(f"{path}: the splits have labels of different types") from exc
     columns = {column.name: column for column in frame.iter_columns()}
     task = config.task or (first.task if len(columns) == 1 else None)
     try:
-        return infer_target(columns, task, least=1 if other else 2)
+        return infer_target(columns, task, min_values=1 if other else 2)
     except DlcliError as exc:
         if isinstance(exc, UsageError):
             raise
-        # A file of whole series has no columns to choose from.
+        # A file of whole series has no columns that --target could name.
         hint = None if exc.hint is None or "--target" in exc.hint else exc.hint
         raise DlcliError(f"{path}: {exc.message}", hint=hint) from exc
 
 
-def _same_channels(parts: Mapping[str, SeriesFile], files: Mapping[str, Path]) -> None:
+def _check_channels(parts: Mapping[str, SeriesFile], files: Mapping[str, Path]) -> None:
     counts = {split: part.channels for split, part in parts.items()}
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{split} {count}" for split, count in counts.items())
         raise DlcliError(
             f"{next(iter(files.values()))}: the splits have different numbers of channels: {shown}",
-            hint="every series has the same channels in the same order",
+            hint="every series must have the same channels in the same order",
         )
 
 
-def _packed(splits: dict[str, Samples], *, unequal: bool) -> dict[str, Samples]:
-    """Items in one array a split where all series of all splits have one length."""
+def _stack_equal(splits: dict[str, Samples], *, unequal: bool) -> dict[str, Samples]:
+    """Stack the series of each split into one array where all splits have one length."""
     shapes = {values.shape for samples in splits.values() for values in _values(samples)}
-    kinds = {str(values.dtype) for samples in splits.values() for values in _values(samples)}
+    dtypes = {str(values.dtype) for samples in splits.values() for values in _values(samples)}
     out = {}
     for split, samples in splits.items():
         values = _values(samples)
-        if not unequal and len(shapes) == 1 and len(kinds) == 1:
+        if not unequal and len(shapes) == 1 and len(dtypes) == 1:
             out[split] = replace(samples, items=Stacked(np.stack(values)))
         else:
             out[split] = replace(samples, items=(UnequalLengths if unequal else Listed)(tuple(values)))
@@ -237,14 +240,14 @@ def _values(samples: Samples) -> Sequence[Values]:
     return items.values
 
 
-def _missing_values(samples: Samples, where: str) -> list[Notice]:
-    """A notice on missing values."""
-    gaps = [int((~np.isfinite(values)).sum()) for values in _values(samples)]
-    if not any(gaps):
+def _missing_notices(samples: Samples, where: str) -> list[Notice]:
+    """Return a notice that counts missing values, or none."""
+    missing = [int((~np.isfinite(values)).sum()) for values in _values(samples)]
+    if not any(missing):
         return []
     message = (
-        f"{where}: {sum(gaps):,} values are missing in {sum(g > 0 for g in gaps):,} of {len(gaps):,} "
-        "series; they are interpolated linearly in time"
+        f"{where}: {sum(missing):,} values are missing in {np.count_nonzero(missing):,} of "
+        f"{len(missing):,} series; they are interpolated linearly in time"
     )
     return [Notice(message, "missing-values", "warning")]
 
@@ -258,8 +261,8 @@ def _fingerprint(splits: Mapping[str, Samples], target: InferredTarget) -> str:
     return fingerprint(parts)
 
 
-def _name(path: Path) -> str | None:
-    """GunPoint for GunPoint_TRAIN.ts; the folder's name for its X.npy."""
+def _data_name(path: Path) -> str | None:
+    """Return GunPoint for GunPoint_TRAIN.ts, and the folder's name for an X.npy."""
     if not path.is_file():
         return None
     base, _, word = path.stem.rpartition("_")

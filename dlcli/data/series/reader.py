@@ -1,4 +1,4 @@
-"""Whole series as a model's input: gaps filled, scaled by the training split's figures, padded.
+"""Whole series as model inputs: gaps interpolated, standardized, padded.
 
 Legend: N series, n in a batch, T steps, C channels.
 """
@@ -10,53 +10,51 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Indices, Inputs, Listed, Reader, Samples, Stacked, pad
+from dlcli.data.base import Floats, Indices, Inputs, Listed, Reader, Samples, Stacked, pad
 from dlcli.data.notices import Notice
 from dlcli.data.series.ts_files import Values
 from dlcli.errors import BadSample, DlcliError
 from dlcli.task import SeriesInput
 
-_CHUNK = 1 << 22  # values that are scaled at a time: float64 copies of more would double the memory
-
-Floats = npt.NDArray[np.float64]
+_CHUNK_VALUES = 1 << 22  # standardized at a time, to bound the size of float64 copies
 
 
-def statistics(series: Sequence[Values], channels: int) -> tuple[Floats, Floats, list[int]]:
-    """Return mean and std (C,) over all steps with a value, and which channels are constant.
+def channel_statistics(series: Sequence[Values], channels: int) -> tuple[Floats, Floats, list[int]]:
+    """Return mean and std (C,) over all steps with a value, and the constant channels.
 
-    ``series`` are arrays (..., C). A constant channel keeps std 1, and so does one without values.
+    ``series`` are arrays (..., C). A channel that is constant or has no values gets std 1.
     Raises: DlcliError when squares of the values overflow.
     """
     count, total = np.zeros(channels), np.zeros(channels)
-    low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
+    minimum, maximum = np.full(channels, np.inf), np.full(channels, -np.inf)
     for values in series:
         part = values.reshape(-1, channels)
-        there = np.isfinite(part)
-        count += there.sum(axis=0)
-        total += np.where(there, part, 0.0).sum(axis=0, dtype=np.float64)
+        present = np.isfinite(part)
+        count += present.sum(axis=0)
+        total += np.where(present, part, 0.0).sum(axis=0, dtype=np.float64)
         if len(part):
-            low = np.minimum(low, np.where(there, part, np.inf).min(axis=0))
-            high = np.maximum(high, np.where(there, part, -np.inf).max(axis=0))
+            minimum = np.minimum(minimum, np.where(present, part, np.inf).min(axis=0))
+            maximum = np.maximum(maximum, np.where(present, part, -np.inf).max(axis=0))
     mean = total / np.maximum(count, 1)
     squares = np.zeros(channels)
-    # A second pass about the mean: sums of squares would cancel for values far from 0.
+    # Two passes: a sum of squares would cancel for values far from 0.
     with np.errstate(over="ignore", invalid="ignore"):
         for values in series:
             part = values.reshape(-1, channels)
             squares += (np.where(np.isfinite(part), part - mean, 0.0) ** 2).sum(axis=0)
     if not np.isfinite(squares).all():
-        raise DlcliError(f"values up to {np.abs(high).max():.3g} are too large to be scaled")
+        raise DlcliError(f"values up to {np.abs(maximum).max():.3g} are too large to be scaled")
     std = np.sqrt(squares / np.maximum(count, 1))
-    # By the extremes: the std of equal numbers is a rounding error, not 0.
-    constant = (low >= high) | ~(std > 0)
+    # By the range, because the std of equal numbers is a rounding error, not 0.
+    constant = (minimum >= maximum) | ~(std > 0)
     return mean, np.where(constant, 1.0, std), np.flatnonzero(constant).tolist()
 
 
-def fill_gaps(values: Values) -> Values:
-    """(T, C) with NaN replaced along straight lines between its neighbours in time.
+def interpolate(values: Values) -> Values:
+    """Return (T, C) with NaN interpolated linearly in time.
 
-    Before the first and after the last value of a channel that value is repeated. A channel without any
-    stays NaN.
+    Before the first and after the last value of a channel that value is repeated. A channel without
+    values stays NaN.
     """
     missing = np.isnan(values)
     if not missing.any():
@@ -64,46 +62,45 @@ def fill_gaps(values: Values) -> Values:
     out = values.copy()
     steps = np.arange(len(values))
     for channel in np.flatnonzero(missing.any(axis=0)):
-        there = ~missing[:, channel]
-        if there.any():
-            out[~there, channel] = np.interp(steps[~there], steps[there], values[there, channel])
+        present = ~missing[:, channel]
+        if present.any():
+            out[~present, channel] = np.interp(steps[~present], steps[present], values[present, channel])
     return out
 
 
 def encode(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:
-    """One series (T, C) as the model takes it: truncated, filled and scaled.
+    """Encode one series (T, C) as model input: truncated, interpolated and standardized.
 
-    A channel without any value stands at its mean. Raises: BadSample when it has other channels or
-    another length than the model takes, or no value.
+    A channel without values becomes 0, its mean. Raises: BadSample when the number of channels or the
+    length is not that of the model's input, or the series has no value.
     """
     if values.shape[1] != len(spec.channels):
-        raise BadSample(f"it has {values.shape[1]} channels, the model takes {len(spec.channels)}")
+        raise BadSample(f"it has {values.shape[1]} channels, not {len(spec.channels)}")
     if not np.isfinite(values).any():
         raise BadSample("it has no values" if not len(values) else "all its values are missing")
     if not spec.varies and len(values) != spec.length:
-        raise BadSample(f"it has {len(values)} steps, the model takes exactly {spec.length}")
-    # Truncated before filling: steps beyond the limit fill no gap.
-    filled = fill_gaps(np.where(np.isfinite(values), values, np.nan)[: spec.length])
-    scaled = _scaled(filled, spec)
+        raise BadSample(f"it has {len(values)} steps, not {spec.length}")
+    # Truncated first: steps beyond the limit must not affect the interpolation.
+    filled = interpolate(np.where(np.isfinite(values), values, np.nan)[: spec.length])
+    scaled = _standardize(filled, spec)
     scaled[np.isnan(scaled)] = 0
     if not np.isfinite(scaled).all():
-        raise BadSample("a value is too large for 32 bits once it is scaled")
+        raise BadSample("a scaled value overflows float32")
     return scaled
 
 
-def pieces(items: Stacked | Listed) -> Sequence[Values]:
-    """The series, many of one length at a time."""
+def chunks(items: Stacked | Listed) -> Sequence[Values]:
+    """Return arrays (n, T, C) of stacked series, or the single series (T, C)."""
     if isinstance(items, Listed):
         return items.values
-    step = max(1, _CHUNK // max(1, items.values[:1].size))
+    step = max(1, _CHUNK_VALUES // max(1, items.values[:1].size))
     return [items.values[start : start + step] for start in range(0, len(items), step)]
 
 
 class SeriesReader(Reader):
-    """Scaled series in memory: (n, T, C), and lengths (n,) where they vary.
+    """Standardized series in memory: (n, T, C), and lengths (n,) where they vary.
 
-    ``notices`` are about series that were truncated. A series that the model cannot take is in
-    ``bad`` from the start.
+    ``notices`` are about truncated series. Series that cannot be encoded are in ``bad`` from the start.
     """
 
     def __init__(self, samples: Samples, spec: SeriesInput, *, on_bad_sample: str = "skip") -> None:
@@ -113,22 +110,22 @@ class SeriesReader(Reader):
         self._unreadable = np.zeros(len(samples), dtype=bool)
         items = samples.items
         assert isinstance(items, Stacked | Listed)
-        together = self._at_once(items, spec)
-        self._sequences = self._one_by_one(items.values, spec) if together is None else together
+        stacked = self._encode_stacked(items, spec)
+        self._sequences = self._encode_each(items.values, spec) if stacked is None else stacked
         if spec.varies:
             self.lengths = np.array([len(sequence) for sequence in self._sequences], dtype=np.int64)
             longer = sum(len(values) > spec.length for values in items.values)
             if longer:
-                self.notices.append(truncated(longer, len(samples), spec.length))
+                self.notices.append(truncation_notice(longer, len(samples), spec.length))
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
-        """Scaled values, and lengths where they vary. Raises: DlcliError with on_bad_sample fail."""
+        """Read values, and lengths where they vary. Raises: DlcliError with ``on_bad_sample`` fail."""
         readable = indices[~self._unreadable[indices]]
         if self._fail and len(readable) < len(indices):
             name = self.samples.ids[int(indices[self._unreadable[indices]][0])]
             raise DlcliError(
                 f"cannot use series {name}: {self.bad[name]}",
-                hint="repair or remove it, or let --on-bad-sample skip count such series and go on",
+                hint="repair or remove it, or skip such series with --on-bad-sample skip",
             )
         if self.lengths is None:
             assert isinstance(self._sequences, np.ndarray)
@@ -138,33 +135,35 @@ class SeriesReader(Reader):
         return (pad([self._sequences[i] for i in readable.tolist()]), self.lengths[readable]), readable
 
     def array(self) -> Inputs | None:
-        """(values (N, T, C),) where all have one length and none is bad."""
+        """Return (values (N, T, C),) where all have one length and none is bad, else None."""
         if self.lengths is not None or self.bad:
             return None
         assert isinstance(self._sequences, np.ndarray)
         return (self._sequences,)
 
-    def _at_once(self, items: Stacked | Listed, spec: SeriesInput) -> npt.NDArray[np.float32] | None:
-        """All series together where nothing is missing and all fit; else None."""
+    def _encode_stacked(
+        self, items: Stacked | Listed, spec: SeriesInput
+    ) -> npt.NDArray[np.float32] | None:
+        """Encode all series at once where they are stacked and no value is missing, else None."""
         if not isinstance(items, Stacked) or not len(items) or items.values.shape[1:] != spec.shape:
             return None
         out = np.empty((len(items), *spec.shape), dtype=np.float32)
         start = 0
-        for part in pieces(items):
-            out[start : start + len(part)] = _scaled(part, spec)
+        for part in chunks(items):
+            out[start : start + len(part)] = _standardize(part, spec)
             start += len(part)
         return out if bool(np.isfinite(out).all()) else None
 
-    def _one_by_one(
+    def _encode_each(
         self, series: Sequence[Values] | Values, spec: SeriesInput
     ) -> list[npt.NDArray[np.float32]] | npt.NDArray[np.float32]:
-        blank = np.zeros((1 if spec.varies else spec.length, len(spec.channels)), dtype=np.float32)
+        placeholder = np.zeros((1 if spec.varies else spec.length, len(spec.channels)), dtype=np.float32)
         encoded = []
         for index, values in enumerate(series):
             try:
                 encoded.append(encode(values, spec))
             except BadSample as exc:
-                encoded.append(blank)
+                encoded.append(placeholder)
                 self._unreadable[index] = True
                 self.bad[self.samples.ids[index]] = exc.message
         if spec.varies:
@@ -172,15 +171,15 @@ class SeriesReader(Reader):
         return np.stack(encoded) if encoded else np.zeros((0, *spec.shape), dtype=np.float32)
 
 
-def truncated(longer: int, total: int, length: int) -> Notice:
-    """Return the notice about series that are longer than the model's input."""
+def truncation_notice(longer: int, total: int, length: int) -> Notice:
+    """Return the notice about series that were truncated."""
     message = f"{longer:,} of {total:,} series are longer than {length} steps and are truncated"
     return Notice(message, "cut-series")
 
 
-def _scaled(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:
+def _standardize(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:
     mean, std = np.array(spec.mean), np.array(spec.std)
-    # Overflow becomes infinite, which the caller looks for.
+    # Overflow becomes infinite, which the callers check.
     with np.errstate(over="ignore", invalid="ignore"):
         scaled: npt.NDArray[np.float32] = ((values - mean) / std).astype(np.float32)
     return scaled

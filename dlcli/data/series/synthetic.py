@@ -1,4 +1,4 @@
-"""Series inputs without data: one of typical size, and random values."""
+"""Synthetic series: an input of typical size, and random values."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dlcli.data.base import Inputs, random_lengths
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import SeriesInput
 
-STEPS, CHANNELS = 96, 3
-REFERENCE_WORDS = f"{STEPS} steps of {CHANNELS} channels"
+_STEPS, _CHANNELS = 96, 3
+REFERENCE_WORDS = f"{_STEPS} steps of {_CHANNELS} channels"
 
 
 def reference_input(needs: ModelNeeds) -> SeriesInput:
-    """96 steps of 3 channels."""
-    names = tuple(map(str, range(CHANNELS)))
-    return SeriesInput(channels=names, mean=(0.0,) * CHANNELS, std=(1.0,) * CHANNELS, length=STEPS)
+    """Return an input of 96 steps and 3 channels."""
+    names = tuple(map(str, range(_CHANNELS)))
+    return SeriesInput(channels=names, mean=(0.0,) * _CHANNELS, std=(1.0,) * _CHANNELS, length=_STEPS)
 
 
 def noise(spec: SeriesInput, count: int, length: int | None, rng: np.random.Generator) -> Inputs:
-    """Normal values (n, T, C); where lengths vary padded with 0, and their lengths (n,)."""
+    """Return standard normal values (n, T, C), and where lengths vary, padded, their lengths (n,)."""
     if not spec.varies:
         return (rng.normal(size=(count, *spec.shape)).astype(np.float32),)
     lengths = random_lengths(rng, count, min(length or 32, spec.length))

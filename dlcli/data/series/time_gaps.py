@@ -1,39 +1,37 @@
-"""Missing values of a long series: the past stands in for them in inputs, straight lines in targets."""
+"""Fill missing values of a long series: forward in inputs, by linear interpolation in targets."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from dlcli.data.base import Floats
 from dlcli.data.notices import Notice
-from dlcli.data.series.reader import fill_gaps
+from dlcli.data.series.reader import interpolate
 from dlcli.data.series.time_splits import Bounds
 
-Floats = npt.NDArray[np.float64]
 
-
-def without_gaps(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats, Floats, list[Notice]]:
-    """(T, C) as inputs see it and as targets are, without NaN; and a notice."""
+def fill_missing(observed: Floats, bounds: Bounds, path: object) -> tuple[Floats, Floats, list[Notice]]:
+    """Return (T, C) filled for inputs and for targets, without NaN; and notices."""
     missing = np.isnan(observed)
     if not missing.any():
         return observed, observed, []
-    values = carried(observed)
-    truth = values.copy()
+    values = forward_fill(observed)
+    target_values = values.copy()
     first = 0
-    # Inside a split alone: a line across the boundary would tell training what comes after it.
+    # Within each split: interpolating across a boundary would leak later values into training.
     for end in dict.fromkeys((*bounds, len(values))):
-        lines = fill_gaps(observed[first:end])
-        truth[first:end] = np.where(np.isnan(lines), values[first:end], lines)
+        interpolated = interpolate(observed[first:end])
+        target_values[first:end] = np.where(np.isnan(interpolated), values[first:end], interpolated)
         first = end
     message = (
-        f"{path}: {int(missing.sum()):,} of {missing.size:,} values are missing: inputs repeat the last "
-        "value before them, targets are interpolated linearly"
+        f"{path}: {int(missing.sum()):,} of {missing.size:,} values are missing: inputs are "
+        "forward-filled, targets are interpolated linearly"
     )
-    return values, truth, [Notice(message, "missing-values", "warning")]
+    return values, target_values, [Notice(message, "missing-values", "warning")]
 
 
-def carried(values: Floats) -> Floats:
-    """(T, C) with each gap filled by the last value before it, at the beginning by the first of all."""
+def forward_fill(values: Floats) -> Floats:
+    """Return (T, C) with gaps filled by the value before them, at the beginning by the first value."""
     missing = np.isnan(values)
     if not missing.any():
         return values

@@ -1,1 +1,1 @@
-"""Data sets that are known by a name, and how they get onto the disk."""
+"""Registered data sets and their download."""

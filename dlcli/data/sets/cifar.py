@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100, in the binary version or the one for Python, which is a pickle.
+"""CIFAR-10 and CIFAR-100, in the binary version or the Python version, which is a pickle.
 
-The pickle is read without running anything it names: the few names that NumPy arrays need are bound to
-inert records, every other one is refused. https://www.cs.toronto.edu/~kriz/cifar.html
+Unpickling executes nothing: the few names that NumPy arrays need are bound to inert classes, all others
+are rejected. https://www.cs.toronto.edu/~kriz/cifar.html
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy.typing as npt
 from dlcli.data.base import Pixels
 from dlcli.data.kinds import DataListing
 from dlcli.data.sets.download import torchvision_datasets
-from dlcli.data.sets.named import DATASETS, NamedSet, arrays
+from dlcli.data.sets.named import DATASETS, NamedSet, array_listing
 from dlcli.errors import DlcliError
 
 Batch = tuple[Pixels, npt.NDArray[np.integer[Any]]]  # (N, 32, 32, 3), (N,)
 
-_VALUES = 3 * 32 * 32
-_LARGEST = 400 * 2**20  # bytes; the largest file of either set has 155 MB
+_IMAGE_BYTES = 3 * 32 * 32
+_MAX_FILE_BYTES = 400 * 2**20  # bytes; the largest file of either set has 155 MB
 
 _CLASSES_10 = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -46,13 +46,13 @@ _CLASSES_100 = tuple(
 
 @dataclass(frozen=True)
 class Cifar:
-    """Where the files of one set are and how they name the labels."""
+    """Files and labels of one set."""
 
     class_names: tuple[str, ...]
     folders: dict[str, str]  # version ("py", "bin") to folder
-    batches: dict[str, tuple[str, ...]]  # split to file names, without .bin
+    batches: dict[str, tuple[str, ...]]  # split to file names without .bin
     label_key: str
-    label_bytes: int  # a binary record: labels (the last one counts), then the pixels
+    label_bytes: int  # of a binary record, before the pixels; the last one is used
     archive: str
     md5: str
 
@@ -87,38 +87,38 @@ CIFARS = {
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary of a CIFAR batch; arrays of bytes in it are uint8 arrays.
+    """Read the dictionary of a CIFAR batch safely; byte arrays become uint8 arrays.
 
-    Raises: DlcliError when the file names anything but NumPy's array records, or is damaged.
+    Raises: DlcliError when the file refers to anything but NumPy arrays, or is damaged.
     """
     try:
-        if path.stat().st_size > _LARGEST:
+        if path.stat().st_size > _MAX_FILE_BYTES:
             raise DlcliError(f"{path} is larger than any CIFAR file")
-        loaded = _Inert(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except _Refused as exc:
+        loaded = _RestrictedUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except _ForbiddenName as exc:
         raise DlcliError(
-            f"{path} names {exc}, which no CIFAR file does; nothing of it was run",
-            hint="get the set from its own site; this file may be hostile",
+            f"{path} refers to {exc}, which no CIFAR file does; nothing was executed",
+            hint="download the set from its own site; this file may be malicious",
         ) from exc
-    except _DAMAGED as exc:
-        raise DlcliError(f"{path} is damaged or no CIFAR file: {exc}") from exc
+    except _UNPICKLING_ERRORS as exc:
+        raise DlcliError(f"{path} is damaged or not a CIFAR file: {exc}") from exc
     if not isinstance(loaded, dict):
-        raise DlcliError(f"{path} is no CIFAR file: it holds a {type(loaded).__name__}")
-    return {str(key): _plain(value, path) for key, value in loaded.items()}
+        raise DlcliError(f"{path} is not a CIFAR file: it has a {type(loaded).__name__}")
+    return {str(key): _to_numpy(value, path) for key, value in loaded.items()}
 
 
-class _Refused(Exception):
+class _ForbiddenName(Exception):
     """A pickle refers to a name that is not allowed."""
 
 
-_DAMAGED = (
+_UNPICKLING_ERRORS = (
     *(OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError),
     *(AttributeError, OverflowError, UnicodeDecodeError, RecursionError, struct.error),
 )
 
 
-class _Array:
-    """What the pickle says of an array; NumPy's own reconstruction is not called."""
+class _ArrayState:
+    """The pickled state of an array; NumPy's own reconstruction is not called."""
 
     def __init__(self, *args: object) -> None:
         self.state: tuple[Any, ...] = ()
@@ -127,29 +127,29 @@ class _Array:
         self.state = state
 
 
-class _Dtype:
-    """What the pickle says of an array's type, such as "u1"."""
+class _DtypeState:
+    """The pickled state of a dtype, such as "u1"."""
 
     def __init__(self, *args: object) -> None:
         self.code = args[0] if args else None
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like say nothing about single bytes."""
+        """Ignore the state, such as the byte order, which does not matter for single bytes."""
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """`_codecs.encode` as old pickles of bytes use it."""
+    """Encode as `_codecs.encode` does, for pickles of bytes of old protocols."""
     if encoding != "latin1":
         raise ValueError(f"encoding {encoding}")
     return text.encode("latin1")
 
 
-class _Inert(pickle.Unpickler):
+class _RestrictedUnpickler(pickle.Unpickler):
     _names: dict[tuple[str, str], Any] = {  # noqa: RUF012 - never changed
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
-        ("numpy._core.multiarray", "_reconstruct"): _Array,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _ArrayState,
+        ("numpy._core.multiarray", "_reconstruct"): _ArrayState,
+        ("numpy", "ndarray"): _ArrayState,
+        ("numpy", "dtype"): _DtypeState,
         ("_codecs", "encode"): _encode,
     }
 
@@ -157,69 +157,69 @@ class _Inert(pickle.Unpickler):
         try:
             return self._names[module, name]
         except KeyError:
-            raise _Refused(f"{module}.{name}") from None
+            raise _ForbiddenName(f"{module}.{name}") from None
 
     def persistent_load(self, pid: object) -> Any:
-        raise _Refused("a persistent object")
+        raise _ForbiddenName("a persistent object")
 
 
-def _plain(value: object, path: Path) -> object:
-    if not isinstance(value, _Array):
+def _to_numpy(value: object, path: Path) -> object:
+    if not isinstance(value, _ArrayState):
         return value
     try:
         _, shape, dtype, fortran, raw = value.state
         raw = raw.encode("latin1") if isinstance(raw, str) else bytes(raw)
         if getattr(dtype, "code", None) not in ("u1", "|u1", "uint8") or fortran:
-            raise ValueError("an array that is not of plain bytes")
+            raise ValueError("an array that is not uint8 in C order")
         return np.frombuffer(raw, dtype=np.uint8).reshape(shape)
     except (ValueError, TypeError, UnicodeEncodeError) as exc:
-        raise DlcliError(f"{path} is damaged or no CIFAR file: {exc}") from exc
+        raise DlcliError(f"{path} is damaged or not a CIFAR file: {exc}") from exc
 
 
 def _read(entry: Cifar, root: Path) -> DataListing | None:
-    place = _place(entry, root)
-    if place is None:
+    location = _locate(entry, root)
+    if location is None:
         return None
-    version, folder = place
+    version, folder = location
     splits: dict[str, Batch] = {}
     for split, names in entry.batches.items():
-        missing = [name for name in names if not _path(folder, name, version).is_file()]
+        missing = [name for name in names if not _batch_path(folder, name, version).is_file()]
         if missing:
-            raise DlcliError(f"{folder} lacks {', '.join(missing)}", hint="unpack the archive again")
+            raise DlcliError(f"{folder} lacks {', '.join(missing)}", hint="extract the archive again")
         read = _read_python if version == "py" else _read_binary
-        batches = [read(entry, _path(folder, name, version)) for name in names]
+        batches = [read(entry, _batch_path(folder, name, version)) for name in names]
         splits[split] = (
             np.concatenate([pixels for pixels, _ in batches]),
             np.concatenate([labels for _, labels in batches]),
         )
-    return arrays(entry.class_names, splits, source=folder)
+    return array_listing(entry.class_names, splits, source=folder)
 
 
-def _place(entry: Cifar, root: Path) -> tuple[str, Path] | None:
+def _locate(entry: Cifar, root: Path) -> tuple[str, Path] | None:
     first = entry.batches["train"][0]
     for version, name in entry.folders.items():
         for folder in (root / name, root):
-            if _path(folder, first, version).is_file() and (
-                folder.name == name or _path(folder, entry.batches["test"][0], version).is_file()
+            if _batch_path(folder, first, version).is_file() and (
+                folder.name == name or _batch_path(folder, entry.batches["test"][0], version).is_file()
             ):
                 return version, folder
     return None
 
 
-def _path(folder: Path, name: str, version: str) -> Path:
+def _batch_path(folder: Path, name: str, version: str) -> Path:
     return folder / (name if version == "py" else f"{name}.bin")
 
 
 def _read_python(entry: Cifar, path: Path) -> Batch:
     batch = read_pickle(path)
     pixels, labels = batch.get("data"), batch.get(entry.label_key)
-    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _VALUES:
-        raise DlcliError(f"{path} holds no CIFAR pixels")
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 2 or pixels.shape[1] != _IMAGE_BYTES:
+        raise DlcliError(f"{path} has no CIFAR pixels")
     if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
-        raise DlcliError(f"{path} holds no {entry.label_key}")
+        raise DlcliError(f"{path} has no {entry.label_key}")
     if len(labels) != len(pixels):
         raise DlcliError(f"{path}: {len(pixels)} images but {len(labels)} labels")
-    return _images(pixels), np.array(labels, dtype=np.int64)
+    return _to_pixels(pixels), np.array(labels, dtype=np.int64)
 
 
 def _read_binary(entry: Cifar, path: Path) -> Batch:
@@ -227,30 +227,32 @@ def _read_binary(entry: Cifar, path: Path) -> Batch:
         values = np.fromfile(path, dtype=np.uint8)
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    record = entry.label_bytes + _VALUES
+    record = entry.label_bytes + _IMAGE_BYTES
     if not len(values) or len(values) % record:
-        raise DlcliError(f"{path} has {len(values)} bytes, no multiple of a record's {record}")
+        raise DlcliError(f"{path} has {len(values)} bytes, not a multiple of the record size {record}")
     records = values.reshape(-1, record)
-    return _images(records[:, entry.label_bytes :]), records[:, entry.label_bytes - 1].astype(np.int64)
+    return _to_pixels(records[:, entry.label_bytes :]), records[:, entry.label_bytes - 1].astype(
+        np.int64
+    )
 
 
-def _images(flat: npt.NDArray[np.uint8]) -> Pixels:
-    """(N, 3072), one colour plane after the other, to (N, 32, 32, 3)."""
+def _to_pixels(flat: npt.NDArray[np.uint8]) -> Pixels:
+    """Convert (N, 3072) of colour planes to (N, 32, 32, 3)."""
     return np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
 
 
 def _recognises(entry: Cifar) -> Callable[[Path], bool]:
-    """By the set's own folder: loose files called "train" and "test" could be anything."""
+    """Recognise the set by its own folder; files named "train" and "test" could be anything."""
 
     def check(root: Path) -> bool:
-        place = _place(entry, root)
-        return place is not None and place[1].name in entry.folders.values()
+        location = _locate(entry, root)
+        return location is not None and location[1].name in entry.folders.values()
 
     return check
 
 
 def _fetch(entry: Cifar, root: Path) -> None:
-    # Only the download is torchvision's: its data set class would unpickle the files.
+    # Only the download of torchvision is used: its data set class would unpickle the files.
     archives = torchvision_datasets().utils
     archives.download_and_extract_archive(entry.url, str(root), md5=entry.md5, remove_finished=True)
 

@@ -1,4 +1,4 @@
-"""Find a named data set: in the user's folder, in dlcli's cache, or on the network."""
+"""Load a registered data set from the user's folder, dlcli's cache, or the network."""
 
 from __future__ import annotations
 
@@ -20,63 +20,67 @@ from dlcli.network import require
 _ARCHIVES = (".tar.gz", ".tgz", ".zip", ".gz", ".tar")
 
 
-def obtain(name: str, entry: NamedSet, *, data_dir: Path | None, offline: bool) -> DataListing:
-    """The set ``name`` from ``data_dir``, dlcli's cache, or its own site, in this order.
+def load_named_set(name: str, entry: NamedSet, *, data_dir: Path | None, offline: bool) -> DataListing:
+    """Load the set ``name`` from ``data_dir``, dlcli's cache, or its own site, in this order.
 
-    A download goes to the cache as a whole or not at all; nothing is written to ``data_dir``.
-    Raises: DlcliError, within three seconds when the network is not there.
+    Downloads go to the cache atomically; nothing is written to ``data_dir``. Raises: DlcliError, within
+    three seconds when the network is not available.
     """
     if entry.url is None or entry.fetch is None:
         listing = entry.read(Path())
         assert listing is not None
         return listing
     if data_dir is not None and not data_dir.is_dir():
-        raise DlcliError(f"--data-dir {data_dir} is no folder", hint=f"it must hold the files of {name}")
+        raise DlcliError(
+            f"--data-dir {data_dir} is not a folder", hint=f"it must contain the files of {name}"
+        )
     cached = cache_dir() / name
-    for place in (data_dir, cached):
-        listing = entry.read(place) if place is not None and place.is_dir() else None
+    for folder in (data_dir, cached):
+        listing = entry.read(folder) if folder is not None and folder.is_dir() else None
         if listing is not None:
             return listing
-    places = f"{data_dir} and {cached}" if data_dir is not None else str(cached)
-    hint = f"give a copy on disk with --data-dir DIR (looked in {places})"
+    searched = f"{data_dir} and {cached}" if data_dir is not None else str(cached)
+    hint = f"give a copy on disk with --data-dir DIR (searched: {searched})"
     if Path(name).is_dir():
-        hint += f", or write ./{name} to mean the folder of that name"
+        hint += f", or give ./{name} for the folder of that name"
     if offline:
         raise DlcliError(
-            f"the data set {name} is not on disk, and --offline forbids fetching it", hint=hint
+            f"the data set {name} is not on disk, and --offline forbids its download", hint=hint
         )
     require(entry.url, what=f"the data set {name}", hint=hint)
-    _fetch(name, entry, cached, hint)
+    _download(name, entry, cached, hint)
     listing = entry.read(cached)
     if listing is None:
-        raise DlcliError(f"what was fetched for {name} is not what was expected: {cached}", hint=hint)
+        raise DlcliError(
+            f"the download of {name} does not contain the expected files: {cached}", hint=hint
+        )
     return listing
 
 
 def torchvision_datasets() -> ModuleType:
-    """`torchvision.datasets`. Raises: DlcliError when torchvision does not import."""
+    """Import `torchvision.datasets`. Raises: DlcliError when that fails."""
     try:
         from torchvision import datasets
     except (ImportError, RuntimeError, AttributeError, OSError) as exc:
         raise DlcliError(
             f"torchvision cannot be imported, and this data set needs it: {exc}",
-            hint="torch and torchvision must fit each other: see dlcli info",
+            hint="torch and torchvision must have matching versions: see dlcli info",
         ) from exc
     module: ModuleType = datasets
     return module
 
 
-def _fetch(name: str, entry: NamedSet, target: Path, hint: str) -> None:
+def _download(name: str, entry: NamedSet, target: Path, hint: str) -> None:
     assert entry.fetch is not None
     with atomic_folder(target) as tmp:
         try:
-            # torchvision prints on stdout in some versions, and stdout carries dlcli's result.
+            # Some versions of torchvision print to stdout, which is for the result of dlcli.
             with contextlib.redirect_stdout(sys.stderr):
                 entry.fetch(tmp)
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as exc:
-            raise DlcliError(f"fetching {name} broke off: {exc}", hint=hint) from exc
+            raise DlcliError(f"the download of {name} failed: {exc}", hint=hint) from exc
         except (RuntimeError, EOFError, tarfile.TarError, zipfile.BadZipFile) as exc:
-            raise DlcliError(f"what was fetched for {name} is damaged: {exc}", hint=hint) from exc
+            raise DlcliError(f"the download of {name} is damaged: {exc}", hint=hint) from exc
         for archive in tmp.iterdir():
             if archive.is_file() and archive.name.endswith(_ARCHIVES):
                 archive.unlink()

@@ -9,7 +9,7 @@ import numpy as np
 from dlcli.data.kinds import DataListing
 from dlcli.data.sets.builtin import DIGITS
 from dlcli.data.sets.download import torchvision_datasets
-from dlcli.data.sets.named import DATASETS, NamedSet, arrays
+from dlcli.data.sets.named import DATASETS, NamedSet, array_listing
 from dlcli.errors import DlcliError
 
 _SVHN_FILES = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
@@ -20,12 +20,12 @@ _STL_CLASSES = (
     *("airplane", "bird", "car", "cat", "deer"),
     *("dog", "horse", "monkey", "ship", "truck"),
 )
-_STL_VALUES = 3 * 96 * 96
+_STL_IMAGE_BYTES = 3 * 96 * 96
 
 
 def _read_svhn(root: Path) -> DataListing | None:
-    """Street View house numbers, 32x32 in colour; label 10 in the file is the digit 0."""
-    folder = next((p for p in (root / "svhn", root / "SVHN", root) if _svhn_at(p)), None)
+    """Read SVHN, 32x32 in colour; label 10 in the files is the digit 0."""
+    folder = next((p for p in (root / "svhn", root / "SVHN", root) if _has_svhn_files(p)), None)
     if folder is None:
         return None
     splits = {}
@@ -35,13 +35,13 @@ def _read_svhn(root: Path) -> DataListing | None:
         values = _load_mat(folder / name)
         pixels, labels = values.get("X"), values.get("y")
         if pixels is None or labels is None or pixels.ndim != 4 or pixels.dtype != np.uint8:
-            raise DlcliError(f"{folder / name} is no SVHN file: it lacks the arrays X and y")
+            raise DlcliError(f"{folder / name} is not an SVHN file: it lacks the arrays X and y")
         labels = labels.reshape(-1).astype(np.int64)
         splits[split] = (pixels.transpose(3, 0, 1, 2), np.where(labels == 10, 0, labels))
-    return arrays(DIGITS, splits, source=folder)
+    return array_listing(DIGITS, splits, source=folder)
 
 
-def _svhn_at(folder: Path) -> bool:
+def _has_svhn_files(folder: Path) -> bool:
     return (folder / _SVHN_FILES["train"]).is_file() or (folder / _SVHN_FILES["test"]).is_file()
 
 
@@ -51,9 +51,9 @@ def _load_mat(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded: dict[str, np.ndarray] = scipy.io.loadmat(path, variable_names=["X", "y"])
     except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError) as exc:
-        raise DlcliError(f"{path} is damaged or no MATLAB file: {exc}") from exc
+        raise DlcliError(f"{path} is damaged or not a MATLAB file: {exc}") from exc
     except scipy.io.matlab.MatReadError as exc:
-        raise DlcliError(f"{path} is damaged or no MATLAB file: {exc}") from exc
+        raise DlcliError(f"{path} is damaged or not a MATLAB file: {exc}") from exc
     return loaded
 
 
@@ -63,8 +63,8 @@ def _fetch_svhn(root: Path) -> None:
 
 
 def _read_stl10(root: Path) -> DataListing | None:
-    """Ten kinds of animals and vehicles, 96x96 in colour; the unlabelled images are left alone."""
-    folder = next((p for p in (root / _STL_FOLDER, root) if _stl_at(p)), None)
+    """Read the labelled images of STL-10, 96x96 in colour."""
+    folder = next((p for p in (root / _STL_FOLDER, root) if _has_stl_files(p)), None)
     if folder is None:
         return None
     splits = {}
@@ -77,14 +77,14 @@ def _read_stl10(root: Path) -> DataListing | None:
             targets = np.fromfile(labels, dtype=np.uint8).astype(np.int64) - 1
         except OSError as exc:
             raise DlcliError(f"cannot read {images}: {exc.strerror}") from exc
-        if not len(values) or len(values) % _STL_VALUES:
-            raise DlcliError(f"{images} has {len(values)} bytes, no multiple of {_STL_VALUES}")
-        # The file holds colour planes, column by column.
+        if not len(values) or len(values) % _STL_IMAGE_BYTES:
+            raise DlcliError(f"{images} has {len(values)} bytes, not a multiple of {_STL_IMAGE_BYTES}")
+        # The file has colour planes in column-major order.
         splits[split] = (values.reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1), targets)
-    return arrays(_STL_CLASSES, splits, source=folder)
+    return array_listing(_STL_CLASSES, splits, source=folder)
 
 
-def _stl_at(folder: Path) -> bool:
+def _has_stl_files(folder: Path) -> bool:
     return any(
         (folder / f"{split}_X.bin").is_file() and (folder / f"{split}_y.bin").is_file()
         for split in ("train", "test")
@@ -102,7 +102,7 @@ DATASETS.register("svhn")(
         read=_read_svhn,
         url=_SVHN_URL + _SVHN_FILES["train"],
         fetch=_fetch_svhn,
-        recognises=_svhn_at,
+        recognises=_has_svhn_files,
     )
 )
 DATASETS.register("stl10")(
@@ -110,6 +110,6 @@ DATASETS.register("stl10")(
         read=_read_stl10,
         url=_STL_URL,
         fetch=_fetch_stl10,
-        recognises=lambda root: _stl_at(root) or _stl_at(root / _STL_FOLDER),
+        recognises=lambda root: _has_stl_files(root) or _has_stl_files(root / _STL_FOLDER),
     )
 )

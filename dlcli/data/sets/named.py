@@ -1,4 +1,4 @@
-"""Registered data sets. A new one is a new file in this package that registers it."""
+"""The registry of data sets. A new one is a new file in this package that registers it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from dlcli.registry import Registry
 class NamedSet:
     """How to read and download a data set.
 
-    ``read(root)`` lists the set below ``root``; None when it is not there. It raises DlcliError when it
-    is damaged. ``fetch(root)`` downloads it into an empty folder, once ``url`` responds. A set without
-    ``url`` is built in, and its ``read`` ignores the folder. ``recognises(root)``: whether a folder of
-    another name holds this set. ``kind`` is the name of its `DataKind`.
+    ``read(root)`` lists the set below ``root``, or returns None when it is not there; it raises
+    DlcliError for damaged files. ``fetch(root)`` downloads it into an empty folder, after ``url``
+    responded. A set without ``url`` is built in, and its ``read`` ignores the folder.
+    ``recognises(root)``: whether a folder of any name contains this set. ``kind`` is the name of its
+    `DataKind`.
     """
 
     read: Callable[[Path], DataListing | None]
@@ -38,27 +39,27 @@ DATASETS: Registry[NamedSet] = Registry("data set", "dlcli.data.sets")
 
 
 def find_name(text: str) -> str | None:
-    """The registered name that ``text`` spells, whatever its capitals, hyphens and underscores."""
-    spelled = {_squash(name): name for name in DATASETS.names()}
-    return spelled.get(_squash(text))
+    """Return the registered name equal to ``text`` up to case, hyphens and underscores, or None."""
+    names = {_normalized(name): name for name in DATASETS.names()}
+    return names.get(_normalized(text))
 
 
 def cache_dir() -> Path:
-    """Where downloaded sets are kept: below $DLCLI_CACHE, else below the user's cache folder."""
-    own = os.environ.get("DLCLI_CACHE")
-    if own:
-        return Path(own).expanduser() / "datasets"
+    """Return the folder of downloaded sets, below $DLCLI_CACHE or the user's cache folder."""
+    cache = os.environ.get("DLCLI_CACHE")
+    if cache:
+        return Path(cache).expanduser() / "datasets"
     user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(user).expanduser() / "dlcli" / "datasets"
 
 
-def arrays(
+def array_listing(
     class_names: tuple[str, ...],
     splits: Mapping[str, tuple[Pixels, npt.NDArray[np.integer]]],
     *,
     source: object,
 ) -> DataListing:
-    """A set of raw arrays: pixels (N, H, W) or (N, H, W, C) uint8 and labels (N,) for each split.
+    """List a set of arrays: uint8 pixels (N, H, W) or (N, H, W, C) and labels (N,) of each split.
 
     Raises: DlcliError naming ``source`` when counts differ or a label has no class.
     """
@@ -70,7 +71,7 @@ def arrays(
         targets: Labels = labels.astype(np.int64)
         if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(class_names):
             raise DlcliError(
-                f"{source}: labels of {split} run from {targets.min()} to {targets.max()}, "
+                f"{source}: labels of {split} range from {targets.min()} to {targets.max()}, "
                 f"but there are {len(class_names)} classes"
             )
         pixels = pixels[..., None] if pixels.ndim == 3 else pixels
@@ -87,26 +88,26 @@ def arrays(
     )
 
 
-def files(
+def file_listing(
     class_names: tuple[str, ...],
     splits: Mapping[str, list[tuple[Path, int]]],
     *,
     root: Path,
     channels: int,
 ) -> DataListing:
-    """A set of image files: (path below ``root``, class index) for each split."""
+    """List a set of image files: pairs (path below ``root``, class index) of each split."""
     out: dict[str, Samples] = {}
     parts: list[bytes] = []
-    for split, listed in splits.items():
-        ids = tuple(clean(path.relative_to(root).as_posix()) for path, _ in listed)
-        for id_, (path, _) in zip(ids, listed, strict=True):
+    for split, pairs in splits.items():
+        ids = tuple(valid_unicode(path.relative_to(root).as_posix()) for path, _ in pairs)
+        for id_, (path, _) in zip(ids, pairs, strict=True):
             try:
                 size = path.stat().st_size
             except OSError:
-                size = -1  # listed by the set but missing: reading it fails later
+                size = -1  # missing: reading it fails later
             parts.append(f"{id_}\0{size}".encode())
-        targets = np.array([target for _, target in listed], dtype=np.int64)
-        out[split] = Samples(ids=ids, targets=targets, items=Listed(tuple(path for path, _ in listed)))
+        targets = np.array([target for _, target in pairs], dtype=np.int64)
+        out[split] = Samples(ids=ids, targets=targets, items=Listed(tuple(path for path, _ in pairs)))
     return DataListing(
         splits=out,
         fingerprint=fingerprint(sorted(parts)),
@@ -115,10 +116,10 @@ def files(
     )
 
 
-def clean(name: str) -> str:
-    """A file's name as valid Unicode; bytes that are none (old archives) become ``\\udc..`` escapes."""
+def valid_unicode(name: str) -> str:
+    """Return a file name as valid Unicode; undecodable bytes become ``\\udc..`` escapes."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _squash(text: str) -> str:
+def _normalized(text: str) -> str:
     return re.sub(r"[-_ .]", "", text.lower())

@@ -1,4 +1,4 @@
-"""Small tables that come with scikit-learn and need no network."""
+"""Small tables that are installed with scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dlcli.data.kinds import DataListing
 from dlcli.data.sets.named import DATASETS, NamedSet
 from dlcli.data.tables.rows import TableRows
 
-# Name, scikit-learn's loader, the target's name; and whether it is a number.
+# Name, loader of scikit-learn, name of the target, whether it is a number.
 _SETS = (
     ("iris", "load_iris", "species", False),
     ("wine", "load_wine", "cultivar", False),
@@ -23,11 +23,11 @@ _SETS = (
 
 
 def _read(root: Path, *, loader: str, target: str, is_number: bool) -> DataListing:
-    """All rows of one set; its numbers as they were measured."""
+    """Read all rows of one set, unscaled."""
     import polars as pl
     from sklearn import datasets
 
-    # The diabetes loader's default hands out columns that are scaled with the test rows in.
+    # By default the diabetes loader scales the columns over all rows.
     options: dict[str, Any] = {"scaled": False} if loader == "load_diabetes" else {}
     bunch = getattr(datasets, loader)(**options)
     values = np.asarray(bunch.data, dtype=np.float64)

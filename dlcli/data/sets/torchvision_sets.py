@@ -1,6 +1,6 @@
-"""Photo sets that torchvision knows how to fetch and list: one line in a table each.
+"""Photo sets that torchvision downloads and lists, one table entry each.
 
-torchvision reads their lists of files and labels; the photos are decoded as all others are.
+Only file names and labels come from torchvision; photos are decoded as in other data.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from dlcli.data.kinds import DataListing
 from dlcli.data.sets.download import torchvision_datasets
-from dlcli.data.sets.named import DATASETS, NamedSet, files
+from dlcli.data.sets.named import DATASETS, NamedSet, file_listing
 from dlcli.errors import DlcliError
 
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
@@ -22,7 +22,7 @@ _TRAIN_TEST = {"train": "train", "test": "test"}
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """A torchvision class, the folder it makes, and its word for each split (None: unsplit)."""
+    """A torchvision class, its folder, and its name of each split (None: not split)."""
 
     torchvision: str
     folder: str
@@ -95,15 +95,15 @@ def _read(entry: PhotoSet, root: Path) -> DataListing | None:
     splits: dict[str, list[tuple[Path, int]]] = {}
     for split in entry.splits or ("all",):
         try:
-            listed = _open(entry, root, split, download=False)
+            dataset = _open(entry, root, split, download=False)
         except (RuntimeError, OSError, ValueError, KeyError) as exc:
             raise DlcliError(
                 f"{root / entry.folder} is incomplete: {exc}",
-                hint="remove it to have it fetched again, or give a whole copy with --data-dir",
+                hint="remove it to download it again, or give a complete copy with --data-dir",
             ) from exc
-        splits[split] = _listing(listed, entry)
-        names = names or _class_names(listed, splits[split])
-    return files(names, splits, root=root, channels=3)
+        splits[split] = _samples_of(dataset, entry)
+        names = names or _class_names(dataset, splits[split])
+    return file_listing(names, splits, root=root, channels=3)
 
 
 def _open(entry: PhotoSet, root: Path, split: str, *, download: bool) -> Any:
@@ -115,24 +115,24 @@ def _open(entry: PhotoSet, root: Path, split: str, *, download: bool) -> Any:
     return getattr(torchvision_datasets(), entry.torchvision)(str(root), **arguments)
 
 
-def _listing(listed: Any, entry: PhotoSet) -> list[tuple[Path, int]]:
-    """The (file, class index) pairs of a torchvision set, which keeps them in one of three ways."""
+def _samples_of(dataset: Any, entry: PhotoSet) -> list[tuple[Path, int]]:
+    """Return the (file, class index) pairs of a torchvision data set, from its private attributes."""
     for name in ("samples", "_samples"):
-        if hasattr(listed, name):
-            return [(Path(path), int(target)) for path, target in getattr(listed, name)]
+        if hasattr(dataset, name):
+            return [(Path(path), int(target)) for path, target in getattr(dataset, name)]
     for name in ("_image_files", "_images"):
-        if hasattr(listed, name):
-            pairs = zip(getattr(listed, name), listed._labels, strict=True)
+        if hasattr(dataset, name):
+            pairs = zip(getattr(dataset, name), dataset._labels, strict=True)
             return sorted((Path(path), int(target)) for path, target in pairs)
     raise DlcliError(
-        f"this torchvision lists {entry.torchvision} in a way that dlcli does not know",
-        hint="give the set's photos as a folder of class folders instead",
+        f"this version of torchvision stores {entry.torchvision} in an unknown way",
+        hint="give the photos as a folder of class folders instead",
     )
 
 
-def _class_names(listed: Any, pairs: list[tuple[Path, int]]) -> tuple[str, ...]:
-    """The set's own names in its own order; a class without one is called by its number."""
-    names = getattr(listed, "classes", None)
+def _class_names(dataset: Any, pairs: list[tuple[Path, int]]) -> tuple[str, ...]:
+    """Return the class names of the data set, or the indices where it has none."""
+    names = getattr(dataset, "classes", None)
     if names is None:
         return tuple(str(index) for index in range(1 + max(target for _, target in pairs)))
     return tuple(name if isinstance(name, str) else name[0] for name in names)

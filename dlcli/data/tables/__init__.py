@@ -1,1 +1,1 @@
-"""Tables: reading them, deciding their target, encoding their columns."""
+"""Tables: reading, target inference and column encoders."""

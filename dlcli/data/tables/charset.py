@@ -19,9 +19,9 @@ _HIGH = rb"[\x80-\xff]"
 def decode_text(raw: bytes) -> tuple[str, str]:
     """Decode bytes of unknown encoding; return the text and the encoding.
 
-    A byte-order mark decides, else UTF-8 if it is valid. Otherwise: in Western texts most bytes above
-    127 are isolated among ASCII (ISO-8859-1, or Windows-1252 where its additions occur), too few for
-    statistics; for other texts charset-normalizer guesses the encoding.
+    A byte-order mark decides, else UTF-8 if it is valid. If most bytes above 127
+    are isolated, the text is Western: ISO-8859-1, or Windows-1252 where bytes 128 to 159 occur.
+    Otherwise charset-normalizer guesses the encoding.
     """
     for mark, codec, name in _BYTE_ORDER_MARKS:
         if raw.startswith(mark):
@@ -33,7 +33,7 @@ def decode_text(raw: bytes) -> tuple[str, str]:
         return raw.decode("utf-8"), "UTF-8"
     except UnicodeDecodeError:
         pass
-    # From the first line with such a byte: the beginning of a long table may be plain numbers.
+    # The sample starts at the first line with such a byte: a long table may begin with numbers.
     first_high = re.search(_HIGH, raw)
     start = raw.rfind(b"\n", 0, first_high.start() if first_high else 0) + 1
     sample = raw[start : start + _SAMPLE_BYTES]

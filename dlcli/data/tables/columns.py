@@ -1,4 +1,4 @@
-"""Encoders of table columns: fitted on the training rows, applied to any.
+"""Column encoders of tables, fitted on the training rows.
 
 N rows; F numeric features (numbers, then missing indicators), K columns of category codes.
 """
@@ -12,20 +12,21 @@ import numpy.typing as npt
 
 from dlcli.data.images.folder import natural
 from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import LARGEST, as_numbers, as_words, quoted_list, shorten
+from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.data.tables.frames import looks_like_text
 from dlcli.errors import DlcliError
 from dlcli.task import CategoryColumn, NumberColumn, TabularInput
+from dlcli.wording import plural, quoted, quoted_list
 
 if TYPE_CHECKING:
     import polars
 
-# log(1 + x) is applied to non-negative columns above this skewness, if it reduces it to this share; it
-# does not where all values are far below 1.
+# log(1 + x) is applied to non-negative columns above this skewness, if it reduces it below this ratio
+# (which it does not for values far below 1).
 _MIN_SKEWNESS, _MAX_SKEWNESS_RATIO = 2.0, 0.75
-# In a column of more distinct words than _MANY_WORDS, those less frequent than _MIN_COUNT are unknown.
+# In a column of more than _MANY_WORDS distinct values, those less frequent than _MIN_COUNT are unknown.
 _MANY_WORDS, _MIN_COUNT, _MAX_WORDS = 100, 5, 1000
-# A column of as many distinct values as rows, at least this many, identifies rows.
+# A column of distinct values in at least this many rows is an identifier.
 _MIN_IDENTIFIER_ROWS = 20
 _MAX_WORD_LENGTH = 200
 
@@ -33,10 +34,10 @@ _MAX_WORD_LENGTH = 200
 def fit_columns(
     frame: polars.DataFrame, rows: npt.NDArray[np.int64]
 ) -> tuple[TabularInput, list[Notice]]:
-    """Fit the encoders on the training rows; notices on what was left out or assumed.
+    """Fit the encoders on the training rows; also return notices of dropped columns and assumptions.
 
-    ``rows`` (N,) are the rows' numbers in their file: a column that only counts them is left out.
-    Raises: DlcliError when no column is of use.
+    ``rows`` (N,) are the row numbers in the file: a column equal to them is dropped. Raises: DlcliError
+    when no usable column remains.
     """
     dropped: dict[str, list[str]] = {}
     row_numbers = []
@@ -57,28 +58,24 @@ def fit_columns(
             if category.values:
                 categories.append(category)
             else:
-                dropped.setdefault("whose words are nearly all distinct", []).append(column.name)
-    if not numbers and not categories:  # the row number is the only input: perhaps a curve over it
+                dropped.setdefault("of nearly all distinct values", []).append(column.name)
+    if not numbers and not categories:  # the row number may be the only input, of a curve
         numbers = [_fit_number(column, notices) for column in row_numbers]
     elif row_numbers:
-        dropped["that numbers the rows" if len(row_numbers) == 1 else "that number the rows"] = [
-            column.name for column in row_numbers
-        ]
+        dropped["of row numbers"] = [column.name for column in row_numbers]
     unused = [
         f"left out {'columns' if len(names) > 1 else 'the column'} {reason}: {quoted_list(names)}"
         for reason, names in dropped.items()
     ]
     if not numbers and not categories:
         raise DlcliError(
-            "no column is left to learn from" + (f": {'; '.join(unused)}" if unused else ""),
-            hint="is the right column the target? --target names it",
+            "no usable column remains" + (f": {'; '.join(unused)}" if unused else ""),
+            hint="check the target column: --target",
         )
     encoding: list[Notice] = []
     logs = [column.name for column in numbers if column.log]
     if logs:
-        encoding.append(
-            Notice(f"log(1 + x) of columns with a long tail: {quoted_list(logs)}", "encoding")
-        )
+        encoding.append(Notice(f"log(1 + x) of skewed columns: {quoted_list(logs)}", "encoding"))
     missing = [column.name for column in numbers if column.indicator]
     if missing:
         message = f"missing numbers become the median, with a missing indicator: {quoted_list(missing)}"
@@ -91,15 +88,15 @@ def fit_columns(
 def encode_columns(
     frame: polars.DataFrame, spec: TabularInput
 ) -> tuple[npt.NDArray[np.float32], list[Notice]]:
-    """Encode rows as the model's input (N, F + K); notices count cells unlike those of training.
+    """Encode rows as model input (N, F + K); notices count cells unlike those of training.
 
-    ``frame`` has all columns of ``spec``, in any order and of any type.
+    ``frame`` must have all columns of ``spec``, in any order and of any type.
     """
     out = np.zeros((frame.height, *spec.shape), dtype=np.float32)
     notices: list[Notice] = []
     indicator = len(spec.numbers)
     for i, number in enumerate(spec.numbers):
-        values, missing, more = _values(frame[number.name])
+        values, missing, more = _finite_values(frame[number.name])
         notices += more
         values = np.where(missing, number.fill, values)
         if number.log:
@@ -109,19 +106,18 @@ def encode_columns(
             out[:, indicator] = missing
             indicator += 1
         elif missing.any() and frame.height:
-            message = f"{_cells(missing.sum())} of {number.name!r} missing, as in no training row: "
-            notices.append(Notice(f"{message}taken as {number.fill:g}"))
+            count = plural(int(missing.sum()), "cell")
+            message = f"{count} of {number.name!r} missing, unlike in training: "
+            notices.append(Notice(f"{message}replaced by {number.fill:g}"))
     for j, category in enumerate(spec.categories):
-        words = as_words(frame[category.name])
+        words = as_strings(frame[category.name])
         code = {word: i + 1 for i, word in enumerate(category.values)}
         codes = words.replace_strict(code, default=0).fill_null(0).to_numpy()
         unseen = words.filter((codes == 0) & words.is_not_null().to_numpy())
         if len(unseen):
             shown = unseen.unique(maintain_order=True).head(3).to_list()
-            message = (
-                f"{_cells(len(unseen))} of {category.name!r} with a word that training does not know: "
-            )
-            notices.append(Notice(message + ", ".join(repr(shorten(word)) for word in shown)))
+            message = f"{plural(len(unseen), 'cell')} of {category.name!r} with an unknown value: "
+            notices.append(Notice(message + ", ".join(quoted(word) for word in shown)))
         out[:, spec.features + j] = codes
     return out, notices
 
@@ -136,16 +132,16 @@ def _is_number(column: polars.Series) -> bool:
 
 
 def _reason_to_drop(column: polars.Series) -> str | None:
-    """Return why nothing can be learned from a column, or None."""
+    """Return why a column is not usable, or None."""
     import polars as pl
 
     cells = column.drop_nulls()
     if not len(cells):
         return "without any value"
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
-        return "that hold lists or objects"
+        return "of lists or objects"
     if looks_like_text(column):
-        return "of running text (--kind text reads them)"
+        return "of text (--kind text encodes them)"
     distinct = cells.n_unique()
     if distinct == 1 and len(cells) == len(column):
         return "with the same value in every row"
@@ -166,7 +162,7 @@ def _is_id_name(name: str) -> bool:
 
 
 def _is_row_number(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
-    """Whether integers are the row's own number, from any start and in any step."""
+    """Return whether integers are a linear function of the row number."""
     if not column.dtype.is_integer() or column.null_count() or len(column) < 3:
         return False
     values = column.to_numpy().astype(np.float64)
@@ -174,26 +170,30 @@ def _is_row_number(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
     return step != 0 and bool((values == values[0] + step * (rows - rows[0])).all())
 
 
-def _values(
+def _finite_values(
     column: polars.Series,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[Notice]]:
-    """Return numbers (N,), which are missing or infinite (N,), and notices that count them."""
+    """Return numbers (N,), a mask of missing and infinite ones (N,), and notices."""
     series, invalid = as_numbers(column)
     values = series.fill_null(float("nan")).to_numpy()
-    infinite = int((np.abs(values) >= LARGEST).sum())
+    infinite = int((np.abs(values) >= MAX_FINITE).sum())
     notices = []
     if invalid:
-        notices.append(Notice(f"{_cells(invalid)} of {column.name!r} no number: missing"))
+        notices.append(
+            Notice(f"{plural(invalid, 'cell')} of {column.name!r} not a number, count as missing")
+        )
     if infinite:
-        notices.append(Notice(f"{_cells(infinite)} of {column.name!r} infinite: missing"))
-    return values, ~(np.abs(values) < LARGEST), notices  # true for NaN, too
+        notices.append(
+            Notice(f"{plural(infinite, 'cell')} of {column.name!r} infinite, count as missing")
+        )
+    return values, ~(np.abs(values) < MAX_FINITE), notices  # also true for NaN
 
 
 def _fit_number(column: polars.Series, notices: list[Notice]) -> NumberColumn:
-    values, missing, more = _values(column)
+    values, missing, more = _finite_values(column)
     notices += more
     if column.dtype.is_temporal():
-        notices.append(Notice(f"{column.name!r} is a time: it is read as a number of seconds"))
+        notices.append(Notice(f"{column.name!r} is a time, encoded in seconds"))
     valid = values[~missing]
     fill = float(np.median(valid)) if len(valid) else 0.0
     filled = np.where(missing, fill, values)
@@ -203,7 +203,7 @@ def _fit_number(column: polars.Series, notices: list[Notice]) -> NumberColumn:
     if log:
         filled = _signed_log1p(filled)
     mean, std = float(filled.mean()), float(filled.std())
-    # A column that is constant but for its missing cells has no variance except rounding errors.
+    # The std of a column that is constant except for missing cells may be a rounding error.
     constant = std <= 1e-12 * float(np.abs(filled).max())
     return NumberColumn(
         name=column.name,
@@ -230,8 +230,8 @@ def _skewness(values: npt.NDArray[np.float64]) -> float:
 def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColumn:
     import polars as pl
 
-    # Renamed: the user's column may be called "count" as well.
-    words = as_words(column).drop_nulls().alias("word")
+    # Renamed because the column itself may be named "count".
+    words = as_strings(column).drop_nulls().alias("word")
     counts = words.value_counts(sort=True, name="count")
     counts = counts.sort(["count", "word"], descending=[True, False])
     long = counts.filter(pl.col("word").str.len_chars() > _MAX_WORD_LENGTH)
@@ -239,8 +239,8 @@ def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColum
     if len(long):
         notices.append(
             Notice(
-                f"{_cells(int(long['count'].sum()))} of {column.name!r} longer than {_MAX_WORD_LENGTH} "
-                "characters: unknown words"
+                f"{plural(int(long['count'].sum()), 'cell')} of {column.name!r} longer than "
+                f"{_MAX_WORD_LENGTH} characters, count as unknown"
             )
         )
     if counts.height > _MANY_WORDS:
@@ -248,13 +248,9 @@ def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColum
         if vocabulary.height and vocabulary.height < counts.height:
             notices.append(
                 Notice(
-                    f"{column.name!r} has {counts.height} different words; the {vocabulary.height} seen "
-                    f"most often ({_MIN_COUNT} times or more) are kept, others are unknown"
+                    f"{column.name!r} has {counts.height} distinct values; the {vocabulary.height} most "
+                    f"frequent ({_MIN_COUNT} times or more) are encoded, others are unknown"
                 )
             )
     values = sorted(vocabulary["word"].to_list(), key=lambda word: (natural(word), word))
     return CategoryColumn(name=column.name, values=tuple(values))
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The input of a table in words."""
+"""Description of a table input."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dlcli import wording
 from dlcli.data.kinds import Description
 from dlcli.task import CategoryColumn, NumberColumn, TabularInput
 
-_MOST_VALUES = 12
+_MAX_LISTED_VALUES = 12
 
 
 def describe(spec: TabularInput) -> Description:
-    """How many columns there are, and the encoding of each."""
+    """Describe the number of columns and the encoding of each."""
     counts = [
         wording.plural(len(columns), noun)
         for columns, noun in ((spec.numbers, "number"), (spec.categories, "category"))
@@ -27,13 +27,13 @@ def describe(spec: TabularInput) -> Description:
 
 
 def _number(column: NumberColumn) -> str:
-    words = f"mean {wording.number(column.mean)}, std {wording.number(column.std)}"
+    text = f"mean {wording.number(column.mean)}, std {wording.number(column.std)}"
     if column.log:
-        words += " after sign(x) log(1 + |x|)"
-    words += f"; missing becomes {wording.number(column.fill)}"
-    return words + (", with an indicator" if column.indicator else "")
+        text += " after sign(x) log(1 + |x|)"
+    text += f"; missing becomes {wording.number(column.fill)}"
+    return text + (", with an indicator" if column.indicator else "")
 
 
 def _category(column: CategoryColumn) -> str:
-    values = wording.listed(column.values, _MOST_VALUES)
+    values = wording.listed(column.values, _MAX_LISTED_VALUES)
     return f"{wording.plural(len(column.values), 'value')}: {values}"

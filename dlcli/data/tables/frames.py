@@ -1,8 +1,7 @@
-"""Reading tables of any format as typed columns, with notices about the file.
+"""Read tables of any format as typed columns: CSV and TSV, JSON lines (also gzipped), Parquet.
 
-CSV and TSV (also gzipped), JSON lines and Parquet. Cells are read as strings first, then each
-column is typed: it is numeric if all its cells are numbers, or all but a few of many. An empty cell is
-missing; so are NA, NaN, null and the like among numbers.
+Cells are read as strings first, then each column is typed: it is numeric if all cells are numbers, or
+all but a few of many. Empty cells are missing, and so are NA, NaN, null and the like among numbers.
 """
 
 from __future__ import annotations
@@ -15,18 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import infer_type, shorten
+from dlcli.data.tables.cells import infer_type
 from dlcli.data.tables.charset import decode_text
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError, nearest
+from dlcli.wording import first_line, plural, quoted, shorten
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import polars
 
-TABLES = (
+TABLE_SUFFIXES = (
     *(".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet"),
     *(".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz"),
 )
@@ -34,19 +34,18 @@ _HEAD_BYTES = 2**18
 
 
 def is_table(path: Path) -> bool:
-    """Whether the file name is that of a table."""
-    return path.name.lower().endswith(TABLES)
+    """Return whether a file name has the suffix of a table."""
+    return path.name.lower().endswith(TABLE_SUFFIXES)
 
 
 def read_frame(
     path: Path, *, header: bool | None = None, as_text: Collection[str] = ()
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """Read all rows, typed; and notices.
+    """Read all rows with typed columns; also return notices.
 
-    Strings are stripped; there is no NaN, only null. ``header``: whether
-    the first line of a CSV names the columns (default: unless it holds numbers with a decimal point).
-    The columns ``as_text`` stay strings. Raises: DlcliError when the file cannot be
-    read, is no table or has no rows.
+    Strings are stripped; missing values are null, never NaN. ``header``: whether the first line of a
+    CSV names the columns (default: unless it has numbers with a decimal point). The columns ``as_text``
+    stay strings. Raises: DlcliError when the file cannot be read, is not a table or has no rows.
     """
     frame, notices = _read(path, rows=None, header=header, as_text=as_text)
     if not frame.height:
@@ -64,13 +63,13 @@ def read_head(path: Path, rows: int = 200) -> polars.DataFrame | None:
 
 
 def need_column(frame: polars.DataFrame, name: str, *, what: str, path: object) -> None:
-    """Raises: DlcliError with the nearest name when ``frame`` has no column ``name``, the ``what``."""
+    """Raise DlcliError with the nearest name when ``frame`` has no column ``name``, the ``what``."""
     if name not in frame.columns:
         raise DlcliError(f"{path} has no column {name!r} ({what})", hint=nearest(name, frame.columns))
 
 
 def looks_like_text(column: polars.Series) -> bool:
-    """Whether the cells are running text: a median of three words or more, and mostly distinct."""
+    """Return whether cells are text: a median of three words or more, and mostly distinct."""
     import polars as pl
 
     if column.dtype != pl.String:
@@ -96,15 +95,13 @@ def split_by_column(
     invalid = [cell for cell in cells.unique(maintain_order=True).to_list() if cell not in SPLIT_NAMES]
     if invalid:
         count = int(cells.is_in(list(SPLIT_NAMES)).not_().fill_null(True).sum())
-        shown = ", ".join(
-            "an empty cell" if cell is None else repr(shorten(cell)) for cell in invalid[:3]
-        )
+        shown = ", ".join("an empty cell" if cell is None else quoted(cell) for cell in invalid[:3])
         raise DlcliError(
-            f"{path}: {count} row{'s' if count > 1 else ''} of the split column {column!r} hold {shown}",
-            hint="a split is called " + ", ".join(SPLIT_NAMES),
+            f"{path}: {plural(count, 'row')} of the split column {column!r} hold no split: {shown}",
+            hint="valid values are " + ", ".join(SPLIT_NAMES),
         )
-    named = cells.replace_strict(SPLIT_NAMES)
-    rows_of = {split: (named == split).arg_true().to_numpy() for split in ("train", "val", "test")}
+    splits = cells.replace_strict(SPLIT_NAMES)
+    rows_of = {split: (splits == split).arg_true().to_numpy() for split in ("train", "val", "test")}
     return {split: rows.astype("int64") for split, rows in rows_of.items() if len(rows)}
 
 
@@ -128,16 +125,16 @@ def _read(
         if name.endswith(".parquet"):
             frame = pl.read_parquet(path, n_rows=rows)
         else:
-            raw = _bytes(path, None if rows is None else _HEAD_BYTES)
-            text, notices = _text(raw, path)
+            raw = _read_bytes(path, None if rows is None else _HEAD_BYTES)
+            text, notices = _decode(raw, path)
             if name.endswith((".jsonl", ".ndjson")):
-                frame = _json_lines(text, path, rows)
+                frame = _parse_json_lines(text, path, rows)
             else:
                 tabs = name.endswith((".tsv", ".tab"))
                 frame, more = read_separated(text, path, tabs=tabs, rows=rows, header=header)
                 notices += more
     except pl.exceptions.PolarsError as exc:
-        raise DlcliError(f"cannot read {path}: {_first_line(exc)}") from exc
+        raise DlcliError(f"cannot read {path}: {shorten(first_line(exc), 160)}") from exc
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
     columns = []
@@ -148,8 +145,8 @@ def _read(
     return pl.DataFrame(columns), notices
 
 
-def _bytes(path: Path, limit: int | None) -> bytes:
-    """Read and decompress a file; with ``limit``, about so many bytes, in whole lines."""
+def _read_bytes(path: Path, limit: int | None) -> bytes:
+    """Read and decompress a file; with ``limit``, about that many bytes, in whole lines."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             raw = file.read(-1 if limit is None else limit)
@@ -161,24 +158,26 @@ def _bytes(path: Path, limit: int | None) -> bytes:
             ):
                 raw += file.read(limit)
     except (EOFError, zlib.error) as exc:
-        raise DlcliError(f"cannot unzip {path}: it is damaged or cut off") from exc
+        raise DlcliError(f"cannot decompress {path}: it is damaged or incomplete") from exc
     return raw[: raw.rfind(b"\n") + 1] if limit is not None and len(raw) >= limit else raw
 
 
-def _text(raw: bytes, path: Path) -> tuple[str, list[Notice]]:
+def _decode(raw: bytes, path: Path) -> tuple[str, list[Notice]]:
     text, encoding = decode_text(raw)
     if "\0" in text[:4096]:
-        raise DlcliError(f"{path} is no text: it holds zero bytes", hint="is it another kind of file?")
+        raise DlcliError(
+            f"{path} is not a text file: it has zero bytes", hint="is it another kind of file?"
+        )
     if "\n" not in text and "\r" in text:
         text = text.replace("\r", "\n")
     if encoding == "UTF-8":
         return text, []
-    lines = sum(not line.isascii() for line in text.split("\n"))
-    message = f"{path.name} is not UTF-8: it was read as {encoding}, which concerns {lines} "
-    return text, [Notice(f"{message}line{'' if lines == 1 else 's'}", "not-utf-8")]
+    lines = plural(sum(not line.isascii() for line in text.split("\n")), "line")
+    message = f"{path.name} is not UTF-8: read as {encoding} ({lines} with non-ASCII characters)"
+    return text, [Notice(message, "not-utf-8")]
 
 
-def _json_lines(text: str, path: Path, rows: int | None) -> polars.DataFrame:
+def _parse_json_lines(text: str, path: Path, rows: int | None) -> polars.DataFrame:
     import polars as pl
 
     lines = [line for line in text.split("\n") if line.strip()][:rows]
@@ -188,11 +187,6 @@ def _json_lines(text: str, path: Path, rows: int | None) -> polars.DataFrame:
         return pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None)
     except pl.exceptions.PolarsError as exc:
         raise DlcliError(
-            f"{path} is no JSON lines file: {_first_line(exc)}",
-            hint='every line is one object, such as {"age": 3, "label": "cat"}',
+            f"{path} is not a JSON lines file: {shorten(first_line(exc), 160)}",
+            hint='each line must be one object, such as {"age": 3, "label": "cat"}',
         ) from exc
-
-
-def _first_line(exc: Exception) -> str:
-    lines = str(exc).strip().splitlines()
-    return shorten(lines[0], 160) if lines else type(exc).__name__

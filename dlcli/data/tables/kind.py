@@ -1,4 +1,4 @@
-"""The kind "tabular": a table with a target column. What no other kind recognises is read as one."""
+"""The kind "tabular": a table with a target column, where no other kind recognises it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from dlcli.data.base import ArrayReader, DataSource, Indices, Samples, fingerpri
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
-from dlcli.data.tables.cells import as_words
+from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
 from dlcli.data.tables.description import describe
-from dlcli.data.tables.frames import TABLES, is_table, need_column, read_frame, split_by_column
+from dlcli.data.tables.frames import TABLE_SUFFIXES, is_table, need_column, read_frame, split_by_column
 from dlcli.data.tables.inputs import table_inputs
-from dlcli.data.tables.rows import TableRows, as_in_training
+from dlcli.data.tables.rows import TableRows, cast_to_training
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.tables.targets import InferredTarget, encode, infer_target
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TabularInput, TaskSpec
+from dlcli.wording import plural
 
 if TYPE_CHECKING:
     import polars
 
-# Names that say what they are, in this order; without one of them the last column is the target.
-_TARGET_NAMES = ("target", "label", "class", "labels", "y")
+# Names of target columns by priority; without one of them the last column is the target.
+_TARGET_COLUMN_NAMES = ("target", "label", "class", "labels", "y")
 
 
 class TableReader(ArrayReader):
-    """A split of a table, encoded; ``notices`` count the cells that training has not seen."""
+    """A split of a table, encoded; ``notices`` count cells unlike those of training."""
 
     def __init__(self, samples: Samples, spec: TabularInput) -> None:
         assert isinstance(samples.items, TableRows)
@@ -47,34 +48,39 @@ class TableReader(ArrayReader):
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
-    """A table, or a folder or stem of tables (also of several data sets: reading says which)."""
+    """Return whether a path has tables.
+
+    Also for several data sets; the error of `read` then names them.
+    """
     if path.is_file():
         return is_table(path)
     try:
-        return split_files(path, TABLES) is not None
+        return split_files(path, TABLE_SUFFIXES) is not None
     except DlcliError:
         return True
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """The rows that have a target, in the splits of the files or of the split column.
+    """Read the rows with a target; splits are the files or those of the split column.
 
-    Raises: DlcliError when there is no table, a column is missing or the target is of no use;
+    Raises: DlcliError when there is no table, a column is missing or the target is not usable;
     UsageError when the settings contradict each other.
     """
-    files = split_files(path, TABLES)
+    files = split_files(path, TABLE_SUFFIXES)
     if files is None:
-        raise DlcliError(f"{path} is no table", hint="a table is a file of " + ", ".join(TABLES[:6]))
+        raise DlcliError(
+            f"{path} is not a table", hint="supported files: " + ", ".join(TABLE_SUFFIXES[:6])
+        )
     frames, notices = _read_files(files)
     names, about_target = _target_names(next(iter(frames.values())), config, next(iter(files.values())))
-    notices += about_target + _without_target(frames, files, names, other)
-    parts, about_splits = _parts(frames, files, config, other)
+    notices += about_target + _drop_without_target(frames, files, names, other)
+    parts, about_splits = _divide(frames, files, config, other)
     notices += about_splits
     first = parts[0]
     target = infer_target(
-        {name: first.frame[name] for name in names}, config.task, least=1 if other else 2
+        {name: first.frame[name] for name in names}, config.task, min_values=1 if other else 2
     )
-    features = _features(first.frame, names, config, files[first.file], other)
+    features = _feature_names(first.frame, names, config, files[first.file], other)
     notices += target.notices
     splits = {}
     for part in parts:
@@ -95,7 +101,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """The task, its encoders fitted on the training rows. Numeric targets are scaled, never log-ed."""
+    """Fit the column encoders on the training rows. Numeric targets are standardized, without a log."""
     train = source.splits["train"]
     assert isinstance(train.items, TableRows)
     spec, notices = fit_columns(train.items.frame, _row_numbers(train.ids))
@@ -103,14 +109,14 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
 
 
 def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReader:
-    """The rows as float32 (N, F + K)."""
+    """Return the reader of rows as float32 (N, F + K)."""
     assert isinstance(task.input, TabularInput)
     return TableReader(samples, task.input)
 
 
 @dataclass(frozen=True)
 class _TableSplit:
-    """The rows (n,) of one file that are a split."""
+    """One split; ``rows`` (n,) are its row numbers in ``file``."""
 
     split: str
     file: str
@@ -129,9 +135,9 @@ def _read_files(files: dict[str, Path]) -> tuple[dict[str, polars.DataFrame], li
 def _target_names(
     frame: polars.DataFrame, config: DataConfig, path: Path
 ) -> tuple[list[str], list[Notice]]:
-    """The target columns, and a notice where they were assumed."""
+    """Return the target columns, and a notice where they are inferred."""
     if config.target is not None:
-        whole = config.target in frame.columns  # a name may hold a comma
+        whole = config.target in frame.columns  # a name may contain a comma
         names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
         for name in names:
             need_column(frame, name, what="--target", path=path)
@@ -140,19 +146,18 @@ def _target_names(
     names = [name for name in frame.columns if name not in other_uses]
     if len(names) < 2:
         raise DlcliError(
-            f"{path} has {len(names)} column{'' if len(names) == 1 else 's'}: a target and something to "
-            "predict it from are needed",
+            f"{path} has {plural(len(names), 'column')}, but a target and an input are needed",
             hint="are its columns separated by commas, semicolons, tabs or | ?",
         )
-    named = [name for usual in _TARGET_NAMES for name in names if name.lower() == usual]
+    named = [name for common in _TARGET_COLUMN_NAMES for name in names if name.lower() == common]
     target, why = (named[0], "by its name") if named else (names[-1], "as the last column")
-    return [target], [Notice(f"{target!r} is taken for the target, {why}; --target names another")]
+    return [target], [Notice(f"{target!r} is the target, {why}; --target selects another")]
 
 
-def _without_target(
+def _drop_without_target(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], names: list[str], other: bool
 ) -> list[Notice]:
-    """Take out the held-out files that have no target, as those of competitions; say so."""
+    """Drop held-out files without a target, such as those of competitions; return notices of them."""
     notices = []
     for split, frame in list(frames.items()):
         missing = [name for name in names if name not in frame.columns]
@@ -166,36 +171,36 @@ def _without_target(
     return notices
 
 
-def _parts(
+def _divide(
     frames: dict[str, polars.DataFrame], files: dict[str, Path], config: DataConfig, other: bool
 ) -> tuple[list[_TableSplit], list[Notice]]:
-    """The splits, train (or all) first."""
+    """Return the splits, train (or all) first."""
     column = config.split_column
     if column is None or (other and column not in next(iter(frames.values())).columns):
-        message = f"there is no split column {column!r} here, so none is used"
+        message = f"there is no split column {column!r} in this data"
         notices = [] if column is None else [Notice(message)]
         return [_TableSplit(name, name, f, np.arange(f.height)) for name, f in frames.items()], notices
     if set(frames) != {"all"}:
         raise UsageError(
-            f"--split-column {column}: the files are splits already ({', '.join(frames)})",
-            hint="name one file, or leave the option out",
+            f"--split-column {column}: the files already are splits ({', '.join(frames)})",
+            hint="give one file, or remove the option",
         )
-    whole = frames["all"]
-    by_name = split_by_column(whole, column, path=files["all"])
-    return [_TableSplit(name, "all", whole[rows], rows) for name, rows in by_name.items()], []
+    frame = frames["all"]
+    by_name = split_by_column(frame, column, path=files["all"])
+    return [_TableSplit(name, "all", frame[rows], rows) for name, rows in by_name.items()], []
 
 
-def _features(
+def _feature_names(
     frame: polars.DataFrame, names: list[str], config: DataConfig, path: Path, other: bool
 ) -> list[str]:
-    """The columns that are neither the target nor left out by the settings."""
+    """Return the input columns: neither targets nor dropped or used otherwise by the settings."""
     for column, what in [(config.group_column, "--group-column"), *((c, "drop") for c in config.drop)]:
         if column is not None and not other:
             need_column(frame, column, what=what, path=path)
     other_uses = {*names, config.split_column, config.group_column, *config.drop}
     features = [name for name in frame.columns if name not in other_uses]
     if not features:
-        raise DlcliError(f"{path} has no column besides the target to predict it from")
+        raise DlcliError(f"{path} has no input column besides the target")
     return features
 
 
@@ -207,36 +212,36 @@ def _samples(
     features: list[str],
     config: DataConfig,
 ) -> tuple[Samples, list[Notice]]:
-    """The rows of a split that have a target, and notices."""
+    """Return the rows of a split with a target, and notices."""
     targets, valid = encode(
         {name: part.frame[name] for name in target.target_names},
         target,
         where=path.name if part.split == "all" else f"{path.name} ({part.split})",
     )
     notices = []
-    without = len(valid) - len(targets)
-    if without:
-        message = f"{without} row{'s' if without > 1 else ''} of {path.name} left out: no value of "
+    dropped = len(valid) - len(targets)
+    if dropped:
+        message = f"{plural(dropped, 'row')} of {path.name} left out: no value of "
         notices.append(left_out(message + ", ".join(repr(name) for name in target.target_names)))
     columns = []
     for name in features:
         need_column(part.frame, name, what="a column of the training file", path=path)
-        column, more = as_in_training(part.frame[name], first.frame[name], where=path.name)
+        column, more = cast_to_training(part.frame[name], first.frame[name], where=path.name)
         columns.append(column)
         notices += more
     prefix = "" if part.file == "all" else f"{part.file}/"
     ids = [f"{prefix}{row}" for row in part.rows[valid].tolist()]
     groups = None
     if config.group_column is not None and config.group_column in part.frame.columns:
-        cells = as_words(part.frame[config.group_column]).filter(valid).to_list()
-        # A row without a group is one of its own.
+        cells = as_strings(part.frame[config.group_column]).filter(valid).to_list()
+        # A row without a group forms its own group.
         groups = tuple(f"row {i}" if cell is None else cell for cell, i in zip(cells, ids, strict=True))
     items = TableRows(part.frame.select(columns).filter(valid))
     return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notices
 
 
 def _row_numbers(ids: Sequence[str]) -> Indices:
-    """The rows' numbers in their file, as the ids say; else as they come."""
+    """Return the row numbers in the file, parsed from the ids, else counted from 0."""
     matches = [re.search(r"(?:^|/)(\d+)$", id_) for id_ in ids]
     numbers = [int(match[1]) for match in matches if match]
     return np.array(numbers if len(numbers) == len(ids) else range(len(ids)), dtype=np.int64)

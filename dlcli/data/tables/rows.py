@@ -1,6 +1,6 @@
-"""Rows of a table as items, and conversion of columns to the types of the training file.
+"""Rows of a table as items, and casting of columns to the types of the training file.
 
-Each file is typed by its own cells; the types of the training file are used for all.
+The types of a file are inferred from its own cells, so other files are cast to those of training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.data.base import Indices, Items
 from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import as_numbers, as_words
+from dlcli.data.tables.cells import as_numbers, as_strings
 
 if TYPE_CHECKING:
     import polars
@@ -39,20 +39,20 @@ class TableRows(Items):
         return cls(frame[where])
 
 
-def without_booleans(column: polars.Series) -> polars.Series:
-    """Return a column of booleans as strings, others unchanged."""
+def booleans_as_strings(column: polars.Series) -> polars.Series:
+    """Return a boolean column as strings, others unchanged."""
     import polars as pl
 
-    return as_words(column) if column.dtype == pl.Boolean else column
+    return as_strings(column) if column.dtype == pl.Boolean else column
 
 
-def as_in_training(
+def cast_to_training(
     column: polars.Series, train_column: polars.Series, *, where: str
 ) -> tuple[polars.Series, list[Notice]]:
-    """Convert a column to the type of the training file's; notices count cells that become missing."""
+    """Cast a column to the type of the training column; notices count cells that become missing."""
     import polars as pl
 
-    column, train_column = without_booleans(column), without_booleans(train_column)
+    column, train_column = booleans_as_strings(column), booleans_as_strings(train_column)
     if column.dtype == train_column.dtype or not (
         train_column.dtype == pl.String
         or train_column.dtype.is_numeric()
@@ -60,11 +60,13 @@ def as_in_training(
     ):
         return column, []
     if train_column.dtype == pl.String:
-        return as_words(column), []
+        return as_strings(column), []
     numbers, invalid = as_numbers(column)
     notices = []
     if invalid:
-        notices.append(Notice(f"{where}: {invalid} cells of {column.name!r} are no numbers: missing"))
+        notices.append(
+            Notice(f"{where}: {invalid} cells of {column.name!r} are not numbers and count as missing")
+        )
     if train_column.dtype.is_numeric():
         return numbers, notices
     return (numbers * 1e6).cast(pl.Int64).cast(pl.Datetime("us")), notices

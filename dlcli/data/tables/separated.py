@@ -1,4 +1,4 @@
-"""Parsing of CSV and TSV: separator, quotes, header."""
+"""Parse CSV and TSV: separator, quotes, header."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.tables.cells import quoted_list
 from dlcli.errors import DlcliError
+from dlcli.wording import plural, quoted_list
 
 if TYPE_CHECKING:
     import polars
 
 _HEAD_CHARS = 2**20
-# A quoted field, which begins after a separator. (The quote stands first for the search's speed.)
-_BEGINS = r'"(?:(?<=[,;\t|\n]")|(?<=\A"))'
-_QUOTED = re.compile(_BEGINS + r'(?:[^"]|"")*"')
-_OPEN = re.compile(_BEGINS)
+# A quoted field begins after a separator; the lookbehind follows the quote because that is faster.
+_QUOTE_START = r'"(?:(?<=[,;\t|\n]")|(?<=\A"))'
+_QUOTED_FIELD = re.compile(_QUOTE_START + r'(?:[^"]|"")*"')
+_OPEN_QUOTE = re.compile(_QUOTE_START)
 
 
 def read_separated(
     text: str, path: Path, *, tabs: bool, rows: int | None, header: bool | None
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """The cells as words, "" where missing, under names that are all different; and notices.
+    """Parse cells as strings ("" where missing) under unique column names; also return notices.
 
-    ``rows``: only so many, of a text that may be cut off anywhere. ``header``: as of `read_frame`.
-    Raises: DlcliError when quotes cannot be understood.
+    ``rows``: at most this many, of a text that may end anywhere. ``header``: as of `read_frame`. Raises:
+    DlcliError for invalid quotes.
     """
     import polars as pl
 
@@ -34,24 +34,24 @@ def read_separated(
         return pl.DataFrame(), []
     notices: list[Notice] = []
     first = _first_record(text)
-    separator = "\t" if tabs else _separator(first)
+    separator = "\t" if tabs else _find_separator(first)
     if not tabs and separator != ",":
         shown = "tabs" if separator == "\t" else repr(separator)
         notices.append(Notice(f"{path.name}: columns are separated by {shown}"))
-    cells, about_rows = _cells(text, separator, path, tabs=tabs, rows=rows)
+    cells, about_rows = _parse_cells(text, separator, path, tabs=tabs, rows=rows)
     notices += [notice.prefixed(path.name) for notice in about_rows]
     names = [name.strip() if name is not None else "" for name in cells.row(0)]
     if header is None:
-        header = not _holds_data(names)
+        header = not _is_data_row(names)
         if not header:
-            message = "its first line holds numbers, so its columns have no names"
+            message = "the first line has numbers, so the columns have no names"
             notices.append(Notice(message).prefixed(path.name))
         elif all(name.isdecimal() for name in names):
-            message = "its first line, all whole numbers, was taken for the header"
+            message = "the first line, all integers, is read as the header"
             notices.append(Notice(message).prefixed(path.name))
     if not header:
         names = [""] * len(names)
-    names, about_names = _unique(names)
+    names, about_names = _unique_names(names)
     if header:
         notices += [notice.prefixed(path.name) for notice in about_names]
     cells = cells.slice(1 if header else 0)
@@ -61,40 +61,39 @@ def read_separated(
         # Blank lines after the last row are common.
         last = int((~empty).arg_true().max() or 0) if not empty.all() else -1  # type: ignore[arg-type]
         if inner := int(empty[: last + 1].sum()):
-            notices.append(Notice(f"{path.name}: {inner} empty row{'s' if inner > 1 else ''} skipped"))
+            notices.append(Notice(f"{path.name}: {plural(inner, 'empty row')} skipped"))
         cells = cells.filter(~empty)
     if separator == ";":
-        cells, decimal = _decimal_commas(cells)
+        cells, decimal = _convert_decimal_commas(cells)
         notices += [decimal.prefixed(path.name)] if decimal else []
     return cells, notices
 
 
-def _closed(text: str) -> str:
-    """``text`` up to the record in which a quoted field stays open; "" if none does."""
-    masked = _QUOTED.sub(lambda match: "x" * len(match[0]), text)
-    opened = _OPEN.search(masked)
+def _complete_records(text: str) -> str:
+    """Return ``text`` before the record with an unclosed quoted field, or "" if there is none."""
+    masked = _QUOTED_FIELD.sub(lambda match: "x" * len(match[0]), text)
+    opened = _OPEN_QUOTE.search(masked)
     return "" if opened is None else text[: masked.rfind("\n", 0, opened.start()) + 1]
 
 
 def _first_record(text: str) -> str:
-    """The first line that is not blank, whatever is quoted there cut out."""
-    bare = _QUOTED.sub("", text[:_HEAD_CHARS])
+    """Return the first line that is not blank, without its quoted fields."""
+    bare = _QUOTED_FIELD.sub("", text[:_HEAD_CHARS])
     return next((line for line in bare.split("\n") if line.strip()), "")
 
 
-def _separator(first: str) -> str:
+def _find_separator(first: str) -> str:
     counts = {separator: first.count(separator) for separator in ",;\t|"}
-    return max(counts, key=lambda separator: counts[separator])  # a comma where there is none of them
+    return max(counts, key=lambda separator: counts[separator])  # a comma if none of them occurs
 
 
-def _cells(
+def _parse_cells(
     text: str, separator: str, path: Path, *, tabs: bool, rows: int | None
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """Every cell as a word, the header being row 0, and notices on rows of another width.
+    """Parse all cells as strings, the header as row 0; also return notices of rows of another width.
 
-    A file of texts may hold quotes that quote nothing. Where reading them as quotes fails, or makes
-    cells of several lines out of a TSV, and every row has the same width without, they are plain
-    characters.
+    Quotes are plain characters where parsing them fails or gives multi-line cells in a TSV, and all rows
+    have the same width without them.
     """
     import polars as pl
 
@@ -102,31 +101,31 @@ def _cells(
     try:
         frame = _parse(text, separator, quote='"', rows=rows)
     except pl.exceptions.PolarsError as exc:
-        closed = "" if rows is None else _closed(text)
-        if closed.count("\n") > 1:  # the header and a row: what was cut off is the beginning of a file
-            return _cells(closed, separator, path, tabs=tabs, rows=rows)
-        plain = _plain(text, separator, rows)
+        closed = "" if rows is None else _complete_records(text)
+        if closed.count("\n") > 1:  # the header and a row, of the beginning of a file
+            return _parse_cells(closed, separator, path, tabs=tabs, rows=rows)
+        plain = _parse_unquoted(text, separator, rows)
         if plain is None:
             raise DlcliError(
-                f"{path}: a quoted field is not closed, or goes on after its closing quote",
-                hint='a field that holds a quote is written "like ""this"""',
+                f"{path}: a quoted field is not closed, or continues after its closing quote",
+                hint='a quote in a field is written "like ""this"""',
             ) from exc
-        return plain, [Notice("its quotes do not pair up, so they were read as plain characters")]
-    if tabs and '"' in text and _some_lines(frame):
-        plain = _plain(text, separator, rows)
+        return plain, [Notice("its quotes are unbalanced and read as plain characters")]
+    if tabs and '"' in text and _has_multiline_cells(frame):
+        plain = _parse_unquoted(text, separator, rows)
         if plain is not None:
-            message = "its quotes are no quotes around fields: they were read as plain characters"
+            message = "its quotes do not enclose fields and are read as plain characters"
             return plain, [Notice(message)]
-    return _trimmed(frame, text, separator)
+    return _drop_spare_column(frame, text, separator)
 
 
 def _parse(text: str, separator: str, *, quote: str | None, rows: int | None) -> polars.DataFrame:
-    """All cells as words; missing ones are "". The last column holds what rows have too much."""
+    """Parse all cells as strings, "" where missing. The last column has the surplus of longer rows."""
     import polars as pl
 
-    head = _QUOTED.sub("", text[:_HEAD_CHARS]) if quote else text
+    head = _QUOTED_FIELD.sub("", text[:_HEAD_CHARS]) if quote else text
     width = head.split("\n", 1)[0].count(separator) + 1
-    # A header of our own, with a column to spare, so that polars neither renames nor types anything.
+    # An artificial header with a spare column, so that polars neither renames nor infers anything.
     names = separator.join(f"c{i}" for i in range(width + 1))
     return pl.read_csv(
         f"{names}\n{text}".encode(),
@@ -138,8 +137,8 @@ def _parse(text: str, separator: str, *, quote: str | None, rows: int | None) ->
     ).with_columns(pl.all().fill_null(""))
 
 
-def _plain(text: str, separator: str, rows: int | None) -> polars.DataFrame | None:
-    """The cells where quotes are plain characters, if every row then has the same width."""
+def _parse_unquoted(text: str, separator: str, rows: int | None) -> polars.DataFrame | None:
+    """Parse quotes as plain characters; None unless all rows then have the same width."""
     lines = [line for line in text.split("\n") if line.strip()]
     if len({line.count(separator) for line in lines}) > 1:
         return None
@@ -147,67 +146,69 @@ def _plain(text: str, separator: str, rows: int | None) -> polars.DataFrame | No
     return frame.drop(frame.columns[-1])
 
 
-def _some_lines(frame: polars.DataFrame) -> bool:
+def _has_multiline_cells(frame: polars.DataFrame) -> bool:
     import polars as pl
 
     return bool(frame.select(pl.any_horizontal(pl.all().str.contains("\n", literal=True).any())).item())
 
 
-def _trimmed(
+def _drop_spare_column(
     frame: polars.DataFrame, text: str, separator: str
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """The frame without its spare column, and how many rows were longer or shorter than the first."""
+    """Drop the spare column; also return notices of rows longer or shorter than the first."""
     spare = frame[frame.columns[-1]]
     frame = frame.drop(frame.columns[-1])
     notices = []
     longer = int((spare != "").sum())
     if longer:
         message = f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
-        notices.append(left_out(f"{message}the fields beyond those are not used"))
+        notices.append(left_out(f"{message}the additional fields are ignored"))
     if frame.width > 1 and bool((frame[frame.columns[-1]] == "").any()):
-        lines = [line for line in _QUOTED.sub("", text).split("\n")[: frame.height] if line.strip()]
+        lines = [
+            line for line in _QUOTED_FIELD.sub("", text).split("\n")[: frame.height] if line.strip()
+        ]
         shorter = sum(line.count(separator) < frame.width - 1 for line in lines)
         if shorter:
             message = (
                 f"{shorter} row{'s have' if shorter > 1 else ' has'} fewer than {frame.width} fields; "
             )
-            notices.append(Notice(f"{message}the others count as missing"))
+            notices.append(Notice(f"{message}the absent ones count as missing"))
     return frame, notices
 
 
-def _holds_data(names: list[str]) -> bool:
-    """Whether a first line is no header: a number with a decimal point, or equal whole numbers."""
+def _is_data_row(names: list[str]) -> bool:
+    """Return whether a first line is data: it has a decimal number, or repeated integers only."""
     if any(re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)", name) for name in names):
         return True
     return all(re.fullmatch(r"[+-]?\d+", name) for name in names) and len(set(names)) < len(names)
 
 
-def _unique(names: list[str]) -> tuple[list[str], list[Notice]]:
-    """Names that are all there and all different, and notices on those that were changed."""
+def _unique_names(names: list[str]) -> tuple[list[str], list[Notice]]:
+    """Make column names unique and not empty; also return notices of changed names."""
     notices: list[Notice] = []
     out: list[str] = []
-    taken = set(names)
-    unnamed, again = [], []
+    originals = set(names)
+    unnamed, renamed = [], []
     for i, name in enumerate(names):
         new, count = name or f"column_{i + 1}", 2
-        while new in out or (new != name and new in taken):
+        while new in out or (new != name and new in originals):
             new = f"{name or f'column_{i + 1}'}_{count}"
             count += 1
         if not name:
             unnamed.append(new)
         elif new != name:
-            again.append(new)
+            renamed.append(new)
         out.append(new)
     if unnamed:
-        message = f"{len(unnamed)} column{'s' if len(unnamed) > 1 else ''} without a name"
+        message = f"{plural(len(unnamed), 'column')} without a name"
         notices.append(Notice(f"{message}: {quoted_list(unnamed)}"))
-    if again:
-        notices.append(Notice(f"column names that occur twice were changed: {quoted_list(again)}"))
+    if renamed:
+        notices.append(Notice(f"duplicate column names were changed: {quoted_list(renamed)}"))
     return out, notices
 
 
-def _decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice | None]:
-    """Columns such as 3,5 as 3.5: where a semicolon separates, a comma is a decimal point."""
+def _convert_decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice | None]:
+    """Convert decimal commas (3,5) to points in a table separated by semicolons."""
     import polars as pl
 
     number = r"^\s*[+-]?\d+(,\d+)?\s*$"

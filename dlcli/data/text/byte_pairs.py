@@ -1,4 +1,4 @@
-"""Byte-pair encoding through the tokenizers library, over UTF-8 bytes: nothing in a text is unknown."""
+"""Byte-level byte-pair encoding with the tokenizers library."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ from dlcli.task import SPECIAL_TOKENS, TextInput
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_BYTES = 256  # the alphabet
+_ALPHABET_SIZE = 256  # bytes
 
 
 class BytePairTokenizer:
-    """The tokenizer that ``merges`` of a `TextInput` describes.
+    """The byte-pair tokenizer of a `TextInput`, whose ``merges`` are its JSON.
 
     Raises: DlcliError when it is damaged or the library is missing.
     """
 
     def __init__(self, spec: TextInput) -> None:
-        tokenizers = _library()
+        tokenizers = _import_tokenizers()
         try:
             self._tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(spec.merges or "")
-        except Exception as exc:  # the library raises nothing more special
+        except Exception as exc:  # the library raises no subclass
             raise DlcliError(f"the card's byte-pair tokenizer cannot be read: {exc}") from exc
-        known = self._tokenizer.get_vocab()
-        if known != {token: i for i, token in enumerate(spec.vocabulary)}:
-            raise DlcliError("the card's byte-pair tokenizer and its vocabulary disagree")
-        # A text that holds "</s>" means these four characters, not the end.
+        vocabulary = self._tokenizer.get_vocab()
+        if vocabulary != {token: i for i, token in enumerate(spec.vocabulary)}:
+            raise DlcliError("the card's byte-pair tokenizer does not match its vocabulary")
+        # "</s>" in a text is four characters, not the special token.
         self._tokenizer.encode_special_tokens = True
 
-    def ids(self, text: str) -> list[int]:
-        # One at a time: the library's threads would make every later fork print a warning.
-        ids: list[int] = self._tokenizer.encode(whole(text).strip()).ids
+    def encode(self, text: str) -> list[int]:
+        # One text at a time: after its parallel encoding the library warns at every fork.
+        ids: list[int] = self._tokenizer.encode(replace_surrogates(text).strip()).ids
         return ids
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False).strip()
 
 
 def fit_byte_pairs(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, list[int]]:
-    """A tokenizer fitted on training texts (arXiv 1508.07909, over bytes), and their token counts.
+    """Fit byte-level BPE (arXiv 1508.07909) on training texts; also return their token counts.
 
-    Raises: UsageError when ``vocab_size`` cannot hold the bytes, DlcliError when the library is missing.
+    Raises: UsageError when ``vocab_size`` is too small, DlcliError when the library is missing.
     """
-    least = _BYTES + len(SPECIAL_TOKENS)
-    if config.vocab_size < least:
+    min_vocab_size = _ALPHABET_SIZE + len(SPECIAL_TOKENS)
+    if config.vocab_size < min_vocab_size:
         raise UsageError(
             f"data.vocab_size = {config.vocab_size} is too small for byte-pair encoding",
-            hint=f"at least {least}, better some thousands; or --tokenizer word",
+            hint=f"use at least {min_vocab_size}, or --tokenizer word",
         )
-    tk = _library()
+    tk = _import_tokenizers()
     tokenizer = tk.Tokenizer(tk.models.BPE())
     steps = [tk.normalizers.NFC(), *([tk.normalizers.Lowercase()] if config.lowercase else [])]
     tokenizer.normalizer = tk.normalizers.Sequence(steps)
@@ -66,20 +66,20 @@ def fit_byte_pairs(texts: Sequence[str], config: DataConfig) -> tuple[TextInput,
         initial_alphabet=sorted(tk.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([whole(text).strip() for text in texts], trainer)
-    known = tokenizer.get_vocab()
+    tokenizer.train_from_iterator([replace_surrogates(text).strip() for text in texts], trainer)
+    vocabulary = tokenizer.get_vocab()
     spec = TextInput(
         tokenizer="bpe",
-        vocabulary=tuple(sorted(known, key=lambda token: known[token])),
+        vocabulary=tuple(sorted(vocabulary, key=lambda token: vocabulary[token])),
         merges=tokenizer.to_str(),
         lowercase=config.lowercase,
         max_length=1,
     )
-    codec = BytePairTokenizer(spec)
-    return spec, [len(codec.ids(text)) for text in texts]
+    fitted = BytePairTokenizer(spec)
+    return spec, [len(fitted.encode(text)) for text in texts]
 
 
-def _library() -> Any:
+def _import_tokenizers() -> Any:
     try:
         import tokenizers
         import tokenizers.decoders
@@ -95,6 +95,6 @@ def _library() -> Any:
     return tokenizers
 
 
-def whole(text: str) -> str:
-    """``text`` without lone surrogates (bytes that were no UTF-8), which no encoder takes."""
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates (from bytes that are not UTF-8), which cannot be encoded."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""A text input in words."""
+"""Description of a text input."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _TOKENIZERS = {"word": "words and punctuation marks", "bpe": "byte pairs"}
 
 
 def describe(spec: TextInput) -> Description:
-    """Tokenizer, vocabulary and largest length."""
+    """Describe the tokenizer, the vocabulary and the maximum length."""
     return Description(text_facts(spec))
 
 
 def text_facts(spec: TextInput) -> Facts:
-    """The facts of one text."""
-    case = "lower case" if spec.lowercase else "case kept"
+    """Return (name, value) pairs of one text input."""
+    case = "lowercase" if spec.lowercase else "case-sensitive"
     facts = (
         ("tokens", f"{_TOKENIZERS[spec.tokenizer]}, {case}"),
         ("vocabulary", wording.plural(spec.vocab_size, "entry")),
-        ("max length", f"{wording.plural(spec.max_length, 'token')}; a longer text is truncated"),
+        ("max length", f"{wording.plural(spec.max_length, 'token')}; longer texts are truncated"),
     )
     return facts if not spec.column else (*facts, ("column", spec.column))

@@ -1,4 +1,4 @@
-"""Reading texts that are not in tables: plain files of lines, and folders of text files."""
+"""Read texts that are not in tables: plain files of lines, and folders of text files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from pathlib import Path
 
 from dlcli.data.images.folder import natural
 from dlcli.data.notices import Notice
-from dlcli.data.sets.named import clean
+from dlcli.data.sets.named import valid_unicode
 from dlcli.data.tables.charset import decode_text
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError
+from dlcli.wording import plural
 
-PLAIN = (".txt", ".text", ".all", ".data", ".lines")
-TEXT_FILES = (".txt", ".text")
+PLAIN_SUFFIXES = (".txt", ".text", ".all", ".data", ".lines")
+TEXT_SUFFIXES = (".txt", ".text")
 _HEAD_BYTES = 1 << 18
 _MIN_LINES = 4  # to recognise the layout of a plain file
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """One file of a folder of texts: its id (the path below the root), its class, where it is."""
+    """One file of a folder of texts; ``id`` is its path below the root, ``label`` its class."""
 
     id: str
     label: str
@@ -33,28 +34,28 @@ class TextFile:
 
 
 def read_text(path: Path) -> tuple[str, Notice | None]:
-    """A file's text with plain line ends, and a notice when it is not UTF-8.
+    """Read a text file; also return a notice when it is not UTF-8.
 
-    Raises: DlcliError when it cannot be read or is no text.
+    Raises: DlcliError when it cannot be read or is not text.
     """
     try:
         raw = path.read_bytes()
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    text, notice = decoded(raw, str(path))
+    text, notice = decode_bytes(raw, str(path))
     if "\0" in text[:4096]:
-        raise DlcliError(f"{path} is no text: it holds zero bytes")
+        raise DlcliError(f"{path} is not a text file: it has zero bytes")
     return text, notice
 
 
 def read_lines(path: Path) -> tuple[list[str], list[Notice]]:
-    """The lines of a file, the empty ones included, and notices."""
+    """Read the lines of a file, including empty ones; also return notices."""
     text, notice = read_text(path)
     return split_lines(text), [notice] if notice else []
 
 
 def first_lines(path: Path) -> list[str] | None:
-    """The non-empty lines at the beginning of a file; None when it is no text or cannot be read."""
+    """Read the non-empty lines at the beginning of a file; None when it is not readable as text."""
     try:
         with path.open("rb") as file:
             raw = file.read(_HEAD_BYTES)
@@ -65,25 +66,25 @@ def first_lines(path: Path) -> list[str] | None:
         return None
     if not whole:
         raw = raw[: raw.rfind(b"\n") + 1]
-    text, _ = decoded(raw, "")
+    text, _ = decode_bytes(raw, "")
     return [line for line in split_lines(text) if line.strip()]
 
 
-def labelled(line: str) -> tuple[str, str]:
+def split_label(line: str) -> tuple[str, str]:
     """Split a line into label and text at a tab or its first space; "" where one is missing."""
     label, _, text = line.partition("\t") if "\t" in line else line.strip().partition(" ")
     return label.strip(), text.strip()
 
 
 def looks_labelled(lines: Sequence[str]) -> bool:
-    """Whether lines are plausibly ``label text``: few different first tokens, each seen again.
+    """Return whether lines are plausibly ``label text``: few distinct first words, each repeated.
 
-    Prose fails: its first words are many, and many of them stand there once.
+    Prose has many distinct first words, most of which occur once.
     """
     if len(lines) < _MIN_LINES:
         return False
-    pairs = [labelled(line) for line in lines]
-    # A text has a letter in it: columns of numbers are no texts.
+    pairs = [split_label(line) for line in lines]
+    # A text contains a letter, unlike columns of numbers.
     if sum(any(c.isalpha() for c in text) for _, text in pairs) < 0.9 * len(pairs):
         return False
     counts = Counter(label for label, _ in pairs)
@@ -94,50 +95,51 @@ def looks_labelled(lines: Sequence[str]) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether it is written as a decimal number."""
+    """Return whether a string is a decimal number."""
     return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) is not None
 
 
-def list_texts(root: Path) -> dict[str, list[TextFile]] | None:
-    """A folder of text files by split ("all" where there are none); None when it is no such folder.
+def list_text_files(root: Path) -> dict[str, list[TextFile]] | None:
+    """List the text files of a folder by split ("all" without splits); None when there are none.
 
-    The layout is CLASS/*.txt or SPLIT/CLASS/*.txt; files count however deep below the class they lie.
-    Hidden names are passed over, links to folders not followed.
+    The layout is CLASS/**/*.txt or SPLIT/CLASS/**/*.txt. Hidden names are skipped, links to folders are
+    not followed.
     """
     if not root.is_dir():
         return None
-    below = _folders(root)
-    named: dict[str, Path] = {}
-    for folder in below:
+    subfolders = _subfolders(root)
+    split_folders: dict[str, Path] = {}
+    for folder in subfolders:
         split = SPLIT_NAMES.get(folder.name.lower())
-        if split is not None and _folders(folder):
-            if split in named:
+        if split is not None and _subfolders(folder):
+            if split in split_folders:
                 raise DlcliError(
-                    f"{root} has two folders for {split}: {named[split].name} and {folder.name}",
-                    hint="keep one of them",
+                    f"{root} has two folders for {split}: {split_folders[split].name} and {folder.name}",
+                    hint="remove one of them",
                 )
-            named[split] = folder
-    splits = named if "train" in named or len(named) == len(below) else {"all": root}
-    files_by_split = {split: list(_texts_of(root, folder)) for split, folder in splits.items()}
+            split_folders[split] = folder
+    is_divided = "train" in split_folders or len(split_folders) == len(subfolders)
+    splits = split_folders if is_divided else {"all": root}
+    files_by_split = {split: list(_class_files(root, folder)) for split, folder in splits.items()}
     return {split: files for split, files in files_by_split.items() if files} or None
 
 
-def holds_texts(root: Path, limit: int = 2_000) -> bool:
-    """Whether a folder has ``.txt`` files in folders of it; looks at ``limit`` entries at most."""
-    seen = 0
+def has_text_files(root: Path, limit: int = 2_000) -> bool:
+    """Return whether subfolders have ``.txt`` files, among the first ``limit`` entries."""
+    entries = 0
     for here, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         depth = len(Path(here).relative_to(root).parts)
         if depth and any(_is_text_file(name) for name in files):
             return True
-        seen += len(folders) + len(files)
-        if seen > limit or depth > 4:
+        entries += len(folders) + len(files)
+        if entries > limit or depth > 4:
             return False
     return False
 
 
-def digest(paths: Sequence[Path]) -> list[bytes]:
-    """The SHA-256 of each file."""
+def file_digests(paths: Sequence[Path]) -> list[bytes]:
+    """Return the SHA-256 digest of each file."""
     out = []
     for path in paths:
         try:
@@ -148,29 +150,28 @@ def digest(paths: Sequence[Path]) -> list[bytes]:
     return out
 
 
-def decoded(raw: bytes, name: str) -> tuple[str, Notice | None]:
-    """The text of bytes, and a notice when they are not UTF-8."""
+def decode_bytes(raw: bytes, name: str) -> tuple[str, Notice | None]:
+    """Decode bytes of unknown encoding; also return a notice when they are not UTF-8."""
     text, encoding = decode_text(raw)
     if encoding in ("UTF-8", "ASCII"):
         return text, None
-    odd = sum(not line.isascii() for line in raw.split(b"\n"))
-    lines = "1 line" if odd == 1 else f"{odd:,} lines"
-    message = f"{name} is not UTF-8: read as {encoding} ({lines} with characters beyond ASCII)"
+    lines = plural(sum(not line.isascii() for line in raw.split(b"\n")), "line")
+    message = f"{name} is not UTF-8: read as {encoding} ({lines} with non-ASCII characters)"
     return text, Notice(message, "not-utf-8")
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text, whatever ends them."""
-    # Not splitlines: it also cuts at characters that a text may well hold, such as U+2028.
+    """Split a text at \\n, \\r\\n and \\r."""
+    # str.splitlines would also split at characters that may occur in a text, such as U+2028.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
 
 
 def _is_text_file(name: str) -> bool:
-    return name.lower().endswith(TEXT_FILES) and not name.startswith(".")
+    return name.lower().endswith(TEXT_SUFFIXES) and not name.startswith(".")
 
 
-def _folders(parent: Path) -> list[Path]:
+def _subfolders(parent: Path) -> list[Path]:
     try:
         folders = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
     except OSError as exc:
@@ -178,14 +179,16 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(folders, key=lambda path: natural(path.name))
 
 
-def _texts_of(root: Path, folder: Path) -> Iterator[TextFile]:
-    for label in _folders(folder):
-        for path in texts_below(label):
-            yield TextFile(clean(path.relative_to(root).as_posix()), clean(label.name), path)
+def _class_files(root: Path, folder: Path) -> Iterator[TextFile]:
+    for label in _subfolders(folder):
+        for path in text_files_below(label):
+            yield TextFile(
+                valid_unicode(path.relative_to(root).as_posix()), valid_unicode(label.name), path
+            )
 
 
-def texts_below(folder: Path) -> list[Path]:
-    """The text files at any depth, in natural order; hidden names are passed over."""
+def text_files_below(folder: Path) -> list[Path]:
+    """Return the text files at any depth, in natural order, without hidden names."""
     paths = []
     for here, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

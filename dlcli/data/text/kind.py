@@ -1,4 +1,4 @@
-"""Texts and a target: tables, folders of text files, plain files of ``label text`` lines.
+"""The kind "text": tables, folders of text files, plain files of ``label text`` lines.
 
 Arrays: token ids int64 (n, T), lengths int64 (n,).
 """
@@ -16,13 +16,20 @@ from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, f
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
-from dlcli.data.tables.cells import as_words
+from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.frames import is_table
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.targets import encode, infer_target
 from dlcli.data.text.description import describe
-from dlcli.data.text.files import PLAIN, digest, first_lines, holds_texts, labelled, looks_labelled
-from dlcli.data.text.inputs import given_texts
+from dlcli.data.text.files import (
+    PLAIN_SUFFIXES,
+    file_digests,
+    first_lines,
+    has_text_files,
+    looks_labelled,
+    split_label,
+)
+from dlcli.data.text.inputs import predict_texts
 from dlcli.data.text.listing import (
     LAYOUTS,
     TextListing,
@@ -36,33 +43,34 @@ from dlcli.data.text.tables import table_head
 from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec, TextInput
+from dlcli.wording import listed
 
 if TYPE_CHECKING:
     import polars
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
-    """A table that is a text and a target, a folder of text files, or lines of ``label text``."""
+    """Return whether a path is a table of texts, a folder of text files, or lines of ``label text``."""
     if config.task in ("forecast", "seq2seq") or config.horizon is not None:
         return False
     head = table_head(path)
     if head is not None:
         return is_text_table(head, config)
-    if path.is_dir() and holds_texts(path):
+    if path.is_dir() and has_text_files(path):
         return True
     lines = _plain_head(path)
     return lines is not None and looks_labelled(lines)
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """The texts and targets of a table, a folder or a plain file.
+    """Read the texts and targets of a table, a folder or a plain file.
 
-    Raises: DlcliError when a column is missing, a line has no text, train has one class, or another
-    split has a class that train lacks.
+    Raises: DlcliError when a column is missing, a file has no text, train has one class, or another
+    split has a class that is not in train.
     """
     if table_head(path) is not None:
         listing = read_text_tables(path, config)
-    elif path.is_dir() and holds_texts(path):
+    elif path.is_dir() and has_text_files(path):
         listing = read_folders(path)
     else:
         listing = read_plain(path, config)
@@ -70,7 +78,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """The vocabulary and largest length of the training texts, and scales of numeric targets."""
+    """Fit the vocabulary and maximum length on the training texts, and the scales of numeric targets."""
     items = source.splits["train"].items
     assert isinstance(items, Listed)
     spec, notices = fit_text(items.values, config.data, column=source.options.get("text"))
@@ -78,7 +86,7 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
 
 
 class TextReader(RaggedReader):
-    """A split as token ids; ``notices`` are about texts that were truncated or are empty."""
+    """A split as token ids; ``notices`` are about truncated and empty texts."""
 
     def __init__(self, samples: Samples, spec: TextInput) -> None:
         assert isinstance(samples.items, Listed)
@@ -88,22 +96,26 @@ class TextReader(RaggedReader):
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
-    """Token ids (n, T) and lengths (n,)."""
+    """Return the reader of token ids (n, T) and lengths (n,)."""
     assert isinstance(task.input, TextInput)
     return TextReader(samples, task.input)
 
 
 def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
-    """The texts of files, of "-", or the arguments themselves; see `given_texts`."""
+    """Return the texts of the arguments of `predict`; see `predict_texts`."""
     assert isinstance(task.input, TextInput)
 
     def without_labels(lines: list[str]) -> list[str]:
-        """The texts of a file such as those trained on: each line begins with the name of a class."""
-        shown = [line for line in lines if line.strip()]
-        known = {labelled(line)[0] for line in shown} <= set(task.class_names)
-        return [labelled(line)[1] for line in lines] if known and looks_labelled(shown) else lines
+        """Remove the labels from lines that each begin with a class name, as in training files."""
+        filled = [line for line in lines if line.strip()]
+        labels = {split_label(line)[0] for line in filled}
+        return (
+            [split_label(line)[1] for line in lines]
+            if labels <= set(task.class_names) and looks_labelled(filled)
+            else lines
+        )
 
-    ids, texts = given_texts(arguments, task.input.column, plain=without_labels)
+    ids, texts = predict_texts(arguments, task.input.column, plain=without_labels)
     return Samples(tuple(ids), np.zeros(0, dtype=np.int64), Listed(tuple(texts)))
 
 
@@ -111,17 +123,17 @@ def _plain_head(path: Path) -> list[str] | None:
     if path.is_file():
         return None if is_table(path) else first_lines(path)
     try:
-        files = split_files(path, PLAIN)
+        files = split_files(path, PLAIN_SUFFIXES)
     except DlcliError:
         return None
     return None if files is None else first_lines(next(iter(files.values())))
 
 
 def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: bool) -> DataListing:
-    parts = listing.parts
+    parts = listing.splits
     if other:
-        cells = _joined([part.targets for part in parts.values()])
-        target = infer_target(cells, config.task, least=1)
+        cells = _concat_targets([part.targets for part in parts.values()])
+        target = infer_target(cells, config.task, min_values=1)
     else:
         target = infer_target(parts.get("train", next(iter(parts.values()))).targets, config.task)
     notices = [*listing.notices, *target.notices]
@@ -130,7 +142,9 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
         targets, rows = encode(part.targets, target, where=part.where)
         indices = np.flatnonzero(rows)
         if len(indices) < len(part.ids):
-            message = f"{part.where}: {len(part.ids) - len(indices):,} texts without a target left out"
+            message = (
+                f"{part.where}: {len(part.ids) - len(indices):,} texts without a target are left out"
+            )
             notices.append(left_out(message))
         if not len(indices):
             continue
@@ -145,11 +159,10 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
             items=Listed(tuple(texts)),
             groups=None if part.groups is None else tuple(part.groups[i] for i in indices),
         )
-        lacking = np.setdiff1d(np.arange(len(target.class_names)), targets)
-        if target.task == "classification" and len(lacking) and not other:
-            names = [target.class_names[i] for i in lacking[:5]]
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            message = f"{part.where} has no text of {', '.join(names)}{more}"
+        missing = np.setdiff1d(np.arange(len(target.class_names)), targets)
+        if target.task == "classification" and len(missing) and not other:
+            names = listed([target.class_names[i] for i in missing], 5)
+            message = f"{part.where} has no text of {names}"
             notices.append(Notice(message, "missing-class"))
     if not splits:
         raise DlcliError(f"{path}: no text has a target", hint=LAYOUTS)
@@ -164,21 +177,21 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
     )
 
 
-def _joined(parts: Sequence[Mapping[str, polars.Series]]) -> dict[str, polars.Series]:
-    """The cells of every split: other data may have any of the model's classes in any of them."""
+def _concat_targets(parts: Sequence[Mapping[str, polars.Series]]) -> dict[str, polars.Series]:
+    """Concatenate the target columns of all splits, as strings where their types differ."""
     import polars as pl
 
     out = {}
     for name in parts[0]:
         columns = [part[name] for part in parts]
         same = len({str(column.dtype) for column in columns}) == 1
-        out[name] = pl.concat(columns if same else [as_words(column) for column in columns])
+        out[name] = pl.concat(columns if same else [as_strings(column) for column in columns])
     return out
 
 
 def _fingerprint(listing: TextListing, splits: Mapping[str, Samples]) -> str:
     ids = ["\0".join([split, *part.ids]).encode() for split, part in sorted(splits.items())]
-    return fingerprint([*digest(listing.files), *ids])
+    return fingerprint([*file_digests(listing.files), *ids])
 
 
 KINDS.register("text")(

@@ -1,4 +1,4 @@
-"""Listing of texts and their targets: tables, folders, lines of ``label text``."""
+"""List texts and their targets: tables, folders, lines of ``label text``."""
 
 from __future__ import annotations
 
@@ -10,25 +10,33 @@ from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
 from dlcli.data.tables.frames import looks_like_text, need_column
 from dlcli.data.tables.split_names import split_files
-from dlcli.data.text.files import PLAIN, is_number, labelled, list_texts, read_lines, read_text
-from dlcli.data.text.tables import is_text_name, other_columns, read_tables, strings, text_column
+from dlcli.data.text.files import (
+    PLAIN_SUFFIXES,
+    is_number,
+    list_text_files,
+    read_lines,
+    read_text,
+    split_label,
+)
+from dlcli.data.text.tables import is_text_name, other_columns, read_tables, text_cells, text_column
 from dlcli.errors import DlcliError
+from dlcli.wording import quoted_list
 
 if TYPE_CHECKING:
     import polars
 
 LAYOUTS = (
     "a table with a text and a label column, folders CLASS/*.txt or train/CLASS/*.txt, "
-    "or a file with a label and a text on each line"
+    "or a file with a label and a text per line"
 )
-_LABELS = ("label", "labels", "category", "class", "target")
-_ROW_NAMES = ("id", "idx", "index", "uid", "uuid", "row")
-_OTHER_COLUMNS = 2  # a table with more columns besides the text is tabular data
+_TARGET_COLUMN_NAMES = ("label", "labels", "category", "class", "target")
+_ROW_ID_NAMES = ("id", "idx", "index", "uid", "uuid", "row")
+_MAX_OTHER_COLUMNS = 2  # a table with more columns than the text and these is tabular data
 
 
 @dataclass
 class TextSplit:
-    """One split: ids, texts and the cells of the targets."""
+    """One split: ids, texts, target columns and groups; ``where`` names it in messages."""
 
     ids: list[str]
     texts: list[str]
@@ -39,24 +47,24 @@ class TextSplit:
 
 @dataclass
 class TextListing:
-    """Splits of texts, the columns and files they come from, and notices."""
+    """Texts by split, their files, detected settings (column names), and notices."""
 
-    parts: dict[str, TextSplit] = field(default_factory=dict)
+    splits: dict[str, TextSplit] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
 
 def is_text_table(head: polars.DataFrame, config: DataConfig) -> bool:
-    """Whether a table is a text and its target, not a table that has a text in it."""
+    """Return whether a table is texts with targets, not tabular data with a text column."""
     if config.text is not None:
         return True
     column = text_column(head, other_columns(config))
     others = head.width - len(other_columns(config)) - 1
     if column is None or others < 1 or column in _requested_targets(config):
         return False
-    # A longer table is one of texts only where its name says so: Name of passengers is a feature.
-    return others <= _OTHER_COLUMNS or (is_text_name(column) and looks_like_text(head[column]))
+    # In a wider table the text column needs a typical name: "Name" of passengers is a feature.
+    return others <= _MAX_OTHER_COLUMNS or (is_text_name(column) and looks_like_text(head[column]))
 
 
 def _requested_targets(config: DataConfig) -> list[str]:
@@ -64,23 +72,23 @@ def _requested_targets(config: DataConfig) -> list[str]:
 
 
 def read_text_tables(path: Path, config: DataConfig) -> TextListing:
-    """The rows of a table or of several. Raises: DlcliError when a column is missing."""
-    tables = read_tables(path, config, lambda frame, file: _columns(frame, config, file))
+    """Read the rows of the tables at a path. Raises: DlcliError when a column is missing."""
+    tables = read_tables(path, config, lambda frame, file: _choose_columns(frame, config, file))
     column, *names = tables.columns
     options = {"text": column, "target": ",".join(names)}
     listing = TextListing(files=tables.files, options=options, notices=tables.notices)
     for split, rows in tables.splits.items():
         targets = {name: rows.frame[name] for name in names}
-        listing.parts[split] = TextSplit(
-            rows.ids, strings(rows.frame[column]), targets, rows.where, rows.groups
+        listing.splits[split] = TextSplit(
+            rows.ids, text_cells(rows.frame[column]), targets, rows.where, rows.groups
         )
     return listing
 
 
-def _columns(
+def _choose_columns(
     frame: polars.DataFrame, config: DataConfig, path: Path
 ) -> tuple[tuple[str, ...], int, list[Notice]]:
-    """The text's column and those of the target, and a notice on what is not used."""
+    """Return the text column and the target columns, 1 (text column), and notices of unused columns."""
     requested = _requested_targets(config)
     for name in requested:
         need_column(frame, name, what="--target", path=path)
@@ -89,85 +97,84 @@ def _columns(
     column = config.text or text_column(frame, other_columns(config) | set(requested))
     if column is None:
         raise DlcliError(
-            f"{path} has no column that looks like text: {', '.join(map(repr, frame.columns[:8]))}",
-            hint="name it: --set data.text=COLUMN",
+            f"{path} has no column that looks like text: {quoted_list(frame.columns, 8)}",
+            hint="select one: --set data.text=COLUMN",
         )
     others = [name for name in frame.columns if name not in {column, *other_columns(config)}]
     names = requested or _target_names(others)
     if not names:
         raise DlcliError(
-            f"{path} has no column besides {column!r} to predict", hint="add one named label"
+            f"{path} has no target column besides {column!r}", hint="add a column named label"
         )
     if column in names:
-        raise DlcliError(f"{column!r} is both text and target", hint="--target names another column")
-    alone = [name for name in others if name not in names]
-    if not alone:
+        raise DlcliError(f"{column!r} is both text and target", hint="give another column with --target")
+    unused = [name for name in others if name not in names]
+    if not unused:
         return (column, *names), 1, []
-    shown = ", ".join(map(repr, alone[:5])) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
-    message = f"{path.name}: {column!r} is the text, {', '.join(names)} the target; not used: {shown}"
+    message = f"{path.name}: {column!r} is the text, {', '.join(names)} the target; "
+    message += f"not used: {quoted_list(unused)}"
     return (column, *names), 1, [Notice(message)]
 
 
 def _target_names(others: list[str]) -> list[str]:
-    usual = [name for name in others if name.lower() in _LABELS]
-    rest = [name for name in others if name.lower() not in _ROW_NAMES]
-    return usual[:1] or rest[-1:] or others[-1:]
+    common = [name for name in others if name.lower() in _TARGET_COLUMN_NAMES]
+    rest = [name for name in others if name.lower() not in _ROW_ID_NAMES]
+    return common[:1] or rest[-1:] or others[-1:]
 
 
 def read_folders(path: Path) -> TextListing:
-    """The text files in folders of classes, or of splits and classes."""
+    """Read the text files of CLASS or SPLIT/CLASS folders."""
     import polars as pl
 
-    splits = list_texts(path)
+    splits = list_text_files(path)
     if splits is None:
-        raise DlcliError(f"{path} holds no texts in folders of classes", hint=LAYOUTS)
+        raise DlcliError(f"{path} has no texts in class folders", hint=LAYOUTS)
     listing = TextListing()
     notices: list[Notice] = []
     for split, files in splits.items():
-        read_ = [read_text(file.path) for file in files]
-        notices += [notice for _, notice in read_ if notice]
+        contents = [read_text(file.path) for file in files]
+        notices += [notice for _, notice in contents if notice]
         labels = pl.Series("label", [file.label for file in files], dtype=pl.String)
         where = str(path if split == "all" else path / split)
-        texts = [text.strip() for text, _ in read_]
-        listing.parts[split] = TextSplit([file.id for file in files], texts, {"label": labels}, where)
+        texts = [text.strip() for text, _ in contents]
+        listing.splits[split] = TextSplit([file.id for file in files], texts, {"label": labels}, where)
         listing.files += [file.path for file in files]
     if notices:
-        message = (
-            f"{len(notices):,} of {len(listing.files):,} files are not UTF-8, as {notices[0].message}"
-        )
+        message = f"{len(notices):,} of {len(listing.files):,} files are not UTF-8, for example "
+        message += notices[0].message
         listing.notices.append(Notice(message, "not-utf-8"))
     return listing
 
 
 def read_plain(path: Path, config: DataConfig) -> TextListing:
-    """The lines of plain files; the first word, or what stands before a tab, is the label."""
+    """Read the lines of plain files; the label is the text before a tab or the first word."""
     import polars as pl
 
-    files = {"all": path} if path.is_file() and not path.name.lower().endswith(PLAIN) else None
-    files = files or split_files(path, PLAIN)
+    files = {"all": path} if path.is_file() and not path.name.lower().endswith(PLAIN_SUFFIXES) else None
+    files = files or split_files(path, PLAIN_SUFFIXES)
     if files is None:
-        raise DlcliError(f"{path} holds no texts that dlcli knows", hint=LAYOUTS)
+        raise DlcliError(f"{path} has no known layout of texts", hint=LAYOUTS)
     listing = TextListing(files=list(files.values()))
     lines_by_split: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
     for split, file in files.items():
         lines, notices = read_lines(file)
         listing.notices += notices
-        labelled_lines = [(i, labelled(line)) for i, line in enumerate(lines) if line.strip()]
+        labelled_lines = [(i, split_label(line)) for i, line in enumerate(lines) if line.strip()]
         if not labelled_lines:
-            raise DlcliError(f"{file} holds no lines of text", hint=LAYOUTS)
+            raise DlcliError(f"{file} has no lines of text", hint=LAYOUTS)
         prefix = "" if split == "all" else f"{split}/"
         lines_by_split[split] = (
             [f"{prefix}{i}" for i, _ in labelled_lines],
             [pair for _, pair in labelled_lines],
         )
     labels = {label for _, pairs in lines_by_split.values() for label, _ in pairs}
-    # Names that happen to be digits are classes; 3.5 is a number to predict.
+    # Integer labels are classes; labels with a fraction, such as 3.5, are regression targets.
     numbers = all(map(is_number, labels)) and not all(label.isdigit() for label in labels)
     for split, (ids, pairs) in lines_by_split.items():
         column = pl.Series("label", [label for label, _ in pairs], dtype=pl.String)
         if numbers and config.task is None:
             column = column.cast(pl.Float64)
-        listing.parts[split] = TextSplit(
+        listing.splits[split] = TextSplit(
             ids, [text for _, text in pairs], {"label": column}, str(files[split])
         )
     return listing

@@ -1,4 +1,4 @@
-"""TextTables of texts: their training file's head, their rows by split, and which column is the text."""
+"""Read tables of texts: the rows of each split, and the detection of the text column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
 from dlcli.data.tables.frames import (
-    TABLES,
+    TABLE_SUFFIXES,
     is_table,
     looks_like_text,
     need_column,
@@ -27,8 +27,8 @@ from dlcli.errors import DlcliError
 if TYPE_CHECKING:
     import polars
 
-_UNNAMED = re.compile(r"column_\d+")
-_TEXT_NAMES = frozenset(
+_DEFAULT_COLUMN_NAME = re.compile(r"column_\d+")
+_TEXT_COLUMN_NAMES = frozenset(
     [
         *("text", "sentence", "review", "tweet", "question", "message", "comment", "content", "body"),
         *("document", "utterance", "query", "headline", "abstract", "source"),
@@ -38,7 +38,7 @@ _TEXT_NAMES = frozenset(
 
 @dataclass
 class TableSplit:
-    """One split of a table: its rows, their ids, and what they are grouped by."""
+    """One split of a table: rows, ids and groups; ``where`` names it in messages."""
 
     frame: polars.DataFrame
     ids: list[str]
@@ -48,7 +48,7 @@ class TableSplit:
 
 @dataclass
 class TextTables:
-    """The splits of a table or of several, the columns that were chosen, what was odd."""
+    """Tables at a path: the rows of each split, the chosen columns, and notices."""
 
     files: list[Path]
     columns: tuple[str, ...]
@@ -56,47 +56,47 @@ class TextTables:
     notices: list[Notice] = field(default_factory=list)
 
 
-# The chosen columns (the texts' first), of which so many are texts, and notices.
-Choose = Callable[["polars.DataFrame", Path], tuple[tuple[str, ...], int, list[Notice]]]
+# From a frame and its file: the chosen columns, how many of them (the first) are texts, and notices.
+ChooseColumns = Callable[["polars.DataFrame", Path], tuple[tuple[str, ...], int, list[Notice]]]
 
 
 def table_head(path: Path) -> polars.DataFrame | None:
-    """The first rows of the table at a path, of its training file where there are several."""
+    """Read the first rows of the table at a path, of the training file where there are several."""
     if path.is_file() and not is_table(path):
         return None
     try:
-        files = split_files(path, TABLES)
-    except DlcliError:  # it could be several: for the reader of tables to say
+        files = split_files(path, TABLE_SUFFIXES)
+    except DlcliError:  # several data sets: the reader of tables reports it
         return None
     return None if files is None else read_head(next(iter(files.values())))
 
 
-def read_tables(path: Path, config: DataConfig, choose: Choose) -> TextTables:
-    """Every row of the tables at ``path``, by split; ``choose`` looks at the training file.
+def read_tables(path: Path, config: DataConfig, choose: ChooseColumns) -> TextTables:
+    """Read the tables at ``path`` by split; ``choose`` selects columns of the training file.
 
-    Ids are row numbers from 0, after the split's name where splits are files. Raises: DlcliError when a
+    Ids are row numbers from 0, prefixed with the split where splits are files. Raises: DlcliError when a
     column is missing in one of them.
     """
-    files = split_files(path, TABLES) or {"all": path}
+    files = split_files(path, TABLE_SUFFIXES) or {"all": path}
     base = files.get("train", next(iter(files.values())))
     head = read_head(base)
     header = None if head is None else has_header(head)
     text_columns = [config.text] if config.text else []
     frames = {base: read_texts(base, header=header, columns=text_columns)}
     columns, texts, notices = choose(frames[base][0], base)
-    out = TextTables(list(files.values()), columns, notices=notices)
+    tables = TextTables(list(files.values()), columns, notices=notices)
     for split, file in files.items():
         frame, more = frames.get(file) or read_texts(file, header=header, columns=columns[:texts])
         if not all(_is_string(frame[name]) for name in columns[:texts] if name in frame.columns):
             frame, more = read_texts(file, header=header, columns=columns[:texts])
-        out.notices += more
+        tables.notices += more
         for number, name in enumerate(columns):
             need_column(frame, name, what="the text" if number < texts else "the target", path=file)
         groups = None
         if config.group_column is not None:
             need_column(frame, config.group_column, what="the group column", path=file)
-            cells = strings(frame[config.group_column])
-            # A row without a group is one of its own.
+            cells = text_cells(frame[config.group_column])
+            # A row without a group forms its own group.
             groups = np.array([cell or f"row {i}" for i, cell in enumerate(cells)], dtype=object)
         rows = {split: np.arange(frame.height)}
         if split == "all" and config.split_column is not None:
@@ -105,40 +105,40 @@ def read_tables(path: Path, config: DataConfig, choose: Choose) -> TextTables:
         for part, where in rows.items():
             ids = [f"{prefix}{row}" for row in where.tolist()]
             grouped = None if groups is None else groups[where].tolist()
-            out.splits[part] = TableSplit(frame.select(columns)[where], ids, grouped, str(file))
-    return out
+            tables.splits[part] = TableSplit(frame.select(columns)[where], ids, grouped, str(file))
+    return tables
 
 
 def read_texts(
     path: Path, *, header: bool | None = None, columns: Collection[str] = ()
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """A table whose ``columns`` stay words, whatever they hold, and notices.
+    """Read a table with ``columns`` as strings; also return notices.
 
-    Names such as column_2, which no file would have, say that it is one without a header.
+    Default names such as column_2 in ``columns`` mean a table without a header.
     """
     frame, notices = read_frame(path, header=header, as_text=columns)
     missing = [name for name in columns if name not in frame.columns]
-    if header is None and missing and all(_UNNAMED.fullmatch(name) for name in missing):
+    if header is None and missing and all(_DEFAULT_COLUMN_NAME.fullmatch(name) for name in missing):
         frame, notices = read_frame(path, header=False, as_text=columns)
     return frame, notices
 
 
 def has_header(head: polars.DataFrame) -> bool | None:
-    """False where the first line of a narrow table is a row; None: as the table's reader thinks.
+    """Return False where the first line of a narrow table is a row, else None (to be inferred).
 
-    It is one if a cell of it comes again below, in its own column, or if both its cells are sentences.
+    It is a row if one of its cells occurs again in its column, or if both its cells are sentences.
     """
     names = head.columns
     if len(names) > 3:
         return None
-    again = [name in strings(head[name]) for name in names]
+    repeated = [name in text_cells(head[name]) for name in names]
     sentences = len(names) == 2 and all(len(n.split()) >= 3 and looks_like_text(head[n]) for n in names)
-    # All of them again is a header that was copied with the rows.
-    return False if (any(again) and not all(again)) or sentences else None
+    # If all are repeated, a header was copied with the rows.
+    return False if (any(repeated) and not all(repeated)) or sentences else None
 
 
 def text_column(frame: polars.DataFrame, unless: Collection[str] = ()) -> str | None:
-    """The column that looks most like text: by its contents, then by its name, then by its length."""
+    """Return the column that looks most like text, by contents, then name, then mean length, or None."""
     names = [name for name in frame.columns if name not in unless]
     candidates = [name for name in names if looks_like_text(frame[name])]
     if not candidates:
@@ -148,17 +148,17 @@ def text_column(frame: polars.DataFrame, unless: Collection[str] = ()) -> str | 
 
 
 def is_text_name(name: str) -> bool:
-    """Whether a column of this name says that it holds the text."""
-    return name.lower() in _TEXT_NAMES
+    """Return whether a column name is typical for text."""
+    return name.lower() in _TEXT_COLUMN_NAMES
 
 
 def other_columns(config: DataConfig) -> set[str]:
-    """The columns that the settings give another purpose, or none."""
+    """Return the columns that the settings drop or use for splits and groups."""
     return {*config.drop, *(n for n in (config.split_column, config.group_column) if n is not None)}
 
 
-def strings(column: polars.Series) -> list[str]:
-    """A column as texts; a missing one is empty."""
+def text_cells(column: polars.Series) -> list[str]:
+    """Return the cells of a column as strings, "" where missing."""
     import polars
 
     return column.cast(polars.String).fill_null("").to_list()

@@ -1,6 +1,6 @@
-"""Tokenizers: words without any library, byte-pair encoding, and their vocabularies.
+"""Tokenization: words, byte-pair encoding, and their vocabularies.
 
-Both are functions of a `TextInput` alone, so training, `predict` and every export tokenize a text alike.
+Both depend on a `TextInput` only, so training, `predict` and exported models tokenize alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
-from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, whole
+from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, replace_surrogates
 from dlcli.errors import DlcliError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
 
@@ -29,39 +29,35 @@ TEXT_SETTINGS = (
     *("data.text", "data.tokenizer", "data.vocab_size", "data.min_count"),
     *("data.lowercase", "data.max_length"),
 )
-# The default of max_length: as many tokens as this share of the training texts has at most, but ...
-LENGTH_SHARE = 0.99
-# ... texts up to this length are never truncated by default: the few tokens saved would not pay for it,
-SHORT = 128
-# ... and beyond this one a text is truncated: attention costs grow with the square of the length.
-LONG = 512
+# The default of max_length: this quantile of the lengths of the training texts, within these limits.
+LENGTH_QUANTILE = 0.99
+MIN_DEFAULT_LENGTH = 128  # truncating shorter texts saves little
+MAX_DEFAULT_LENGTH = 512  # the cost of attention is quadratic in the length
 
-# Thai, Lao, Myanmar, Khmer, kana and ideographs put no space between words: each sign is a token.
-_UNSPACED = (
+# Scripts without spaces between words (Thai, Lao, Myanmar, Khmer, kana, ideographs): a token per sign.
+_UNSPACED_SCRIPTS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
     "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
-_CLOSING = frozenset(".,!?;:)]}%…»”、。，！？；：）」』】")  # no space before these
-_OPENING = frozenset("([{«“¿¡「『【（")  # and none after these
-_JOINING = frozenset("-/_@#")
+_CLOSING_MARKS = frozenset(".,!?;:)]}%…»”、。，！？；：）」』】")  # without a space before
+_OPENING_MARKS = frozenset("([{«“¿¡「『【（")  # without a space after
+_JOINING_MARKS = frozenset("-/_@#")
 _QUOTES = frozenset("\"'")
 
 
 class Tokenizer(Protocol):
     """A tokenizer with its vocabulary."""
 
-    def ids(self, text: str) -> list[int]:
-        """Return all token ids of a text, not truncated."""
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, not truncated."""
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of ids that are no PAD, START or END."""
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids without PAD, START and END."""
 
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Texts as ids; how many were ``truncated`` to the largest length, had no token (``empty``), or
-    consist mostly of tokens outside the vocabulary (``mostly_unknown``).
-    """
+    """Token ids of texts, and counts of texts that were truncated, empty or mostly unknown tokens."""
 
     ids: list[TokenIds]
     truncated: int
@@ -72,41 +68,39 @@ class EncodedTexts:
         """Counts of empty, truncated and mostly unknown texts."""
         total, notices = f"{len(self.ids):,} texts", []
         if self.empty:
-            message = f"{self.empty:,} of {total} are empty and count as one unknown word"
+            message = f"{self.empty:,} of {total} are empty and encoded as one unknown token"
             notices.append(Notice(message, "empty-text"))
         if self.truncated:
             message = f"{self.truncated:,} of {total} are longer than {spec.max_length:,} tokens"
             notices.append(Notice(f"{message} and are truncated (--max-length)", "cut-texts"))
         if self.mostly_unknown:
-            message = (
-                f"{self.mostly_unknown:,} of {total}: most of their words were not seen in training"
-            )
+            message = f"{self.mostly_unknown:,} of {total} are mostly unknown words"
             notices.append(Notice(message))
         return notices
 
 
-def words(text: str, *, lowercase: bool = True) -> list[str]:
-    """The words, numbers and punctuation marks of a text, in order.
+def split_words(text: str, *, lowercase: bool = True) -> list[str]:
+    """Split a text into words, numbers and punctuation marks.
 
     A word is a run of letters and digits with their combining marks, apostrophes inside it included;
-    a number keeps the points and commas between its digits; any other character that shows is a token
-    of its own. The text is first brought to Unicode's composed form (NFC); invisible characters (byte
-    order marks, joiners) are left out and a typographic apostrophe is a plain one.
+    a number keeps the points and commas between its digits; any other visible character is a token
+    of its own. The text is first normalized to NFC; invisible characters (byte order marks, joiners)
+    are removed and typographic apostrophes replaced.
     """
-    return _word_pattern().findall(_normal(text, lowercase))
+    return _word_pattern().findall(_normalize(text, lowercase))
 
 
 def fit_text(
     texts: Sequence[str], config: DataConfig, *, column: str | None = None, what: str = "texts"
 ) -> tuple[TextInput, list[Notice]]:
-    """The tokenizer, vocabulary and largest length for training texts, and notices.
+    """Fit tokenizer, vocabulary and maximum length on training texts; also return notices.
 
-    Word vocabulary: SPECIAL_TOKENS, then the words that occur ``min_count`` times by falling
-    frequency, equal ones by alphabet, ``vocab_size`` entries in all. ``max_length`` unless configured:
-    what 99 % of the texts have, but at least 128 (or the longest text) and at most 512.
+    The word vocabulary is SPECIAL_TOKENS, then words with at least ``min_count`` occurrences by
+    descending frequency, then alphabetically, up to ``vocab_size`` entries. ``max_length`` defaults to
+    the 99 % quantile, but at least 128 (or the longest text) and at most 512.
 
-    Raises: DlcliError when no text has a word, or the library for byte-pair encoding is missing;
-    UsageError when the vocabulary is too small for it.
+    Raises: DlcliError when all texts are empty, or the library for byte-pair encoding is missing;
+    UsageError when ``vocab_size`` is too small for it.
     """
     if config.tokenizer == "bpe":
         spec, counts = fit_byte_pairs(texts, config)
@@ -115,7 +109,7 @@ def fit_text(
     lengths = np.array(counts, dtype=np.int64)
     if not lengths.size or lengths.max() == 0:
         raise DlcliError(
-            f"the training {what} hold no word at all: {len(lengths):,} of them, all empty",
+            f"all {len(lengths):,} training {what} are empty",
             hint="check the text column (data.text)",
         )
     limit = config.max_length or default_length(lengths)
@@ -124,23 +118,23 @@ def fit_text(
 
 
 def default_length(lengths: npt.NDArray[np.int64]) -> int:
-    """The default of ``max_length`` for training texts of these token counts (N,)."""
+    """Return the default of ``max_length`` for training texts of these token counts (N,)."""
     longest = int(lengths.max())
-    usual = int(np.quantile(lengths, LENGTH_SHARE, method="higher"))
-    return max(1, min(longest, LONG, max(SHORT, usual)))
+    quantile = int(np.quantile(lengths, LENGTH_QUANTILE, method="higher"))
+    return max(1, min(longest, MAX_DEFAULT_LENGTH, max(MIN_DEFAULT_LENGTH, quantile)))
 
 
 def encode(text: str, spec: TextInput) -> TokenIds:
-    """Token ids (T,) of a text, T from 1 to ``max_length``; an empty text is one UNKNOWN."""
+    """Encode a text as token ids (T,), 1 <= T <= ``max_length``; an empty text is one UNKNOWN."""
     return encode_all([text], spec).ids[0]
 
 
 def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
-    """Every text as `encode` does it, and count what was truncated or empty."""
-    codec = tokenizer_of(spec)
+    """Encode texts as `encode` does; also count truncated, empty and mostly unknown ones."""
+    tokenizer = tokenizer_of(spec)
     out, truncated, empty, mostly_unknown = [], 0, 0, 0
     for text in texts:
-        ids = codec.ids(text)
+        ids = tokenizer.encode(text)
         truncated += len(ids) > spec.max_length
         empty += not ids
         mostly_unknown += 2 * ids.count(UNKNOWN) > len(ids)
@@ -149,9 +143,9 @@ def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
 
 
 def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
-    """The text that ids spell, up to the first END; PAD and START are left out.
+    """Decode ids up to the first END, skipping PAD and START.
 
-    Words are joined with spaces as in print: none before a full stop, none inside brackets.
+    Words are joined with spaces, except before closing and after opening punctuation.
     """
     content: list[int] = []
     for id_ in (int(i) for i in ids):
@@ -159,56 +153,58 @@ def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
             break
         if id_ not in (PAD, START):
             content.append(id_)
-    return tokenizer_of(spec).text(content)
+    return tokenizer_of(spec).decode(content)
 
 
 @lru_cache(maxsize=8)
 def tokenizer_of(spec: TextInput) -> Tokenizer:
-    """The tokenizer of a spec. Raises: DlcliError when it is damaged or its library is missing."""
+    """Return the tokenizer of a spec. Raises: DlcliError when it is invalid or a library is missing."""
     return BytePairTokenizer(spec) if spec.tokenizer == "bpe" else WordTokenizer(spec)
 
 
 class WordTokenizer:
-    """Words and punctuation marks of a fixed vocabulary."""
+    """Word tokenizer with a fixed vocabulary."""
 
     def __init__(self, spec: TextInput) -> None:
         self._spec = spec
-        self._known = {token: i for i, token in enumerate(spec.vocabulary)}
+        self._token_ids = {token: i for i, token in enumerate(spec.vocabulary)}
 
-    def ids(self, text: str) -> list[int]:
-        tokens = words(text, lowercase=self._spec.lowercase)
-        return [self._known.get(word, UNKNOWN) for word in tokens]
+    def encode(self, text: str) -> list[int]:
+        tokens = split_words(text, lowercase=self._spec.lowercase)
+        return [self._token_ids.get(word, UNKNOWN) for word in tokens]
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         return join_words([self._spec.vocabulary[i] for i in ids])
 
 
 def join_words(tokens: Sequence[str]) -> str:
-    """Words and punctuation marks as running text; quotation marks open and close in turn."""
+    """Join words and punctuation marks to text; quotation marks open and close alternately."""
     out: list[str] = []
-    glue = True  # whether the next token follows without a space
+    no_space = True  # before the next token
     open_quotes: set[str] = set()
     for token in tokens:
-        closes = token in _CLOSING or token in open_quotes
+        closes = token in _CLOSING_MARKS or token in open_quotes
         unspaced = bool(out) and _is_unspaced(token) and _is_unspaced(out[-1])
-        if not (glue or closes or unspaced or token in _JOINING):
+        if not (no_space or closes or unspaced or token in _JOINING_MARKS):
             out.append(" ")
         out.append(token)
-        glue = token in _OPENING or token in _JOINING or (token in _QUOTES and not closes)
+        no_space = (
+            token in _OPENING_MARKS or token in _JOINING_MARKS or (token in _QUOTES and not closes)
+        )
         if token in _QUOTES:
             open_quotes ^= {token}
     return "".join(out)
 
 
 def _is_unspaced(token: str) -> bool:
-    return re.match(f"[{_UNSPACED}\u3000-\u303f\uff00-\uff65]", token) is not None
+    return re.match(f"[{_UNSPACED_SCRIPTS}\u3000-\u303f\uff00-\uff65]", token) is not None
 
 
-def _normal(text: str, lowercase: bool) -> str:
+def _normalize(text: str, lowercase: bool) -> str:
     if text.isascii():
         text = _CONTROLS.sub(" ", text)
     else:
-        text = unicodedata.normalize("NFC", whole(text)).replace("\u2019", "'")
+        text = unicodedata.normalize("NFC", replace_surrogates(text)).replace("\u2019", "'")
         text = _CONTROLS.sub(" ", _INVISIBLE.sub("", text))
     return text.lower() if lowercase else text
 
@@ -219,18 +215,18 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\u
 
 @lru_cache(maxsize=1)
 def _word_pattern() -> re.Pattern[str]:
-    """The pattern whose matches are the tokens. Combining marks are no word characters to `re`."""
+    """Return the pattern of a token. To `re`, combining marks are not word characters."""
     marks = "".join(
         f"{chr(first)}-{chr(last)}" if last > first else chr(first) for first, last in _mark_ranges()
     )
-    sign = f"[{_UNSPACED}][{marks}]*"
-    letter = f"[^\\W_{_UNSPACED}][{marks}]*"
+    sign = f"[{_UNSPACED_SCRIPTS}][{marks}]*"
+    letter = f"[^\\W_{_UNSPACED_SCRIPTS}][{marks}]*"
     number = r"\d+(?:[.,]\d+)+(?![^\W_])"
     return re.compile(f"{number}|(?:{letter})+(?:'(?:{letter})+)*|{sign}|\\S[{marks}]*")
 
 
 def _mark_ranges() -> list[tuple[int, int]]:
-    """Runs of combining marks among Unicode's first planes, as (first, last); some 10 ms."""
+    """Return the (first, last) ranges of combining marks in Unicode (takes about 10 ms)."""
     runs: list[tuple[int, int]] = []
     for code in range(0x300, 0x1F000):
         if unicodedata.category(chr(code))[0] != "M":
@@ -243,15 +239,15 @@ def _mark_ranges() -> list[tuple[int, int]]:
 
 
 def _fit_words(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, list[int]]:
-    seen: Counter[str] = Counter()
+    frequencies: Counter[str] = Counter()
     counts = []
     for text in texts:
-        tokens = words(text, lowercase=config.lowercase)
-        seen.update(tokens)
+        tokens = split_words(text, lowercase=config.lowercase)
+        frequencies.update(tokens)
         counts.append(len(tokens))
-    room = config.vocab_size - len(SPECIAL_TOKENS)
-    ranked = sorted(seen.items(), key=lambda item: (-item[1], item[0]))
-    frequent = [word for word, count in ranked if count >= config.min_count][:room]
+    max_words = config.vocab_size - len(SPECIAL_TOKENS)
+    ranked = sorted(frequencies.items(), key=lambda item: (-item[1], item[0]))
+    frequent = [word for word, count in ranked if count >= config.min_count][:max_words]
     vocabulary = (*SPECIAL_TOKENS, *frequent)
     return TextInput(vocabulary=vocabulary, lowercase=config.lowercase, max_length=1), counts
 
@@ -265,7 +261,9 @@ def _fit_notices(
     notices = [Notice(f"{vocabulary}, median length {median:,}, longest {longest:,}", "vocabulary")]
     if truncated:
         default = (
-            f"at most {LONG}" if spec.max_length == LONG else f"what {LENGTH_SHARE:.0%} of them have"
+            f"at most {MAX_DEFAULT_LENGTH}"
+            if spec.max_length == MAX_DEFAULT_LENGTH
+            else f"the {LENGTH_QUANTILE:.0%} quantile"
         )
         why = "" if config.max_length else f"; the default is {default}"
         message = (

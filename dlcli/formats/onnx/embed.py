@@ -21,7 +21,7 @@ from dlcli import transforms
 from dlcli.card import Card
 from dlcli.data.base import Inputs
 from dlcli.data.images.decode import keeps_size
-from dlcli.data.tables.cells import LARGEST
+from dlcli.data.tables.cells import MAX_FINITE
 from dlcli.errors import UsageError
 from dlcli.formats.onnx.postprocess import constant
 from dlcli.task import ImageInput, Interpolation, TabularInput, TaskSpec
@@ -270,7 +270,7 @@ def _table(nodes: _Nodes, spec: TabularInput, into: str) -> None:
 
 def _numbers(nodes: _Nodes, spec: TabularInput) -> list[str]:
     columns = spec.numbers
-    sound = nodes("Less", nodes("Abs", NUMBERS), nodes.value(LARGEST))  # neither infinite nor NaN
+    sound = nodes("Less", nodes("Abs", NUMBERS), nodes.value(MAX_FINITE))  # neither infinite nor NaN
     missing = nodes("Not", sound)
     x = nodes("Where", missing, nodes.value([column.fill for column in columns]), NUMBERS)
     if any(column.log for column in columns):
