@@ -85,8 +85,13 @@ def _args(config: BaseModel) -> Mapping[str, Any]:
 
 @cache
 def _parameters(function: Function) -> tuple[inspect.Parameter, ...]:
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return tuple(p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    # Other annotations are not evaluated: they may name what is imported for type checkers alone.
+    names = inspect.unwrap(function).__globals__
+    return tuple(
+        p.replace(annotation=eval(p.annotation, names)) if isinstance(p.annotation, str) else p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    )
 
 
 @cache

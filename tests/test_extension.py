@@ -97,6 +97,23 @@ def signed(groups, context, *, sign: float = 1.0):
     values = {name: sign * p.detach() for name, p in context.module.named_parameters()}
     return [sum(sums for _, sums in unit_sums(group, values)) for group in groups]
 '''
+QUANTIZE_METHOD = '''
+from onnx import numpy_helper
+
+from dlcli.compress.quantize.base import register_quantize_method
+
+
+@register_quantize_method("rounded", "onnxruntime", tag="rounded{bits}")
+def rounded(graph, layers, *, digits: int = 1):
+    """Weights of a few decimal digits."""
+    model = graph.copy()
+    used = {name for node in model.graph.node if node.name in layers for name in node.input}
+    for tensor in model.graph.initializer:
+        if tensor.name in used:
+            array = numpy_helper.to_array(tensor).round(digits)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model
+'''
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +129,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training/augmentation/operations/a_new_augmentation.py": AUGMENTATION,
         "compress/masks/a_new_method.py": MASK_METHOD,
         "compress/channels/importance/a_new_importance.py": IMPORTANCE,
+        "compress/quantize/a_new_method.py": QUANTIZE_METHOD,
     }.items():
         (folder / "dlcli" / path).write_text(source, encoding="utf-8")
     rng = np.random.default_rng(0)
@@ -221,3 +239,24 @@ def test_a_new_importance_ranks_channels(copy: Path, trained: str) -> None:
     changed = [name for name in models[0] if not np.array_equal(models[0][name], models[1][name])]
     assert changed
     assert prune(copy, trained, *settings, "unsigned").returncode == 2
+
+
+def test_a_new_quantization_method_writes_its_file(copy: Path, trained: str) -> None:
+    assert "rounded" in "".join(run(copy, "quantize", "--help-all").stdout.split())
+    command = ("quantize", trained, "--method", "rounded", "--no-latency", "--json")
+    done = run(copy, *command, "--set", "quantize.args.digits=0")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["method"], result["backend"]) == ("rounded", "onnxruntime")
+    assert Path(result["output"]).name == "best.rounded8.onnx"
+    info = json.loads(run(copy, "info", result["output"], "--json").stdout)
+    record = next(r for r in info["card"]["transforms"] if r["kind"] == "quantize")
+    assert (record["args"]["method"], record["args"]["digits"]) == ("rounded", 0)
+    done = run(copy, "eval", result["output"], "--json")
+    assert done.returncode == 0, done.stderr
+    wrong = run(copy, *command, "--set", "quantize.args.digit=0")
+    assert wrong.returncode == 2
+    assert "did you mean 'digits'?" in " ".join(wrong.stderr.split())
+    wrong = run(copy, *command, "--backend", "torch")
+    assert wrong.returncode == 2
+    assert "--backend onnxruntime" in wrong.stderr

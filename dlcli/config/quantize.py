@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from dlcli.config.bounds import NUMBERS_AS_TEXT
 from dlcli.config.finetune import FinetuneConfig
 from dlcli.config.measure import MeasureConfig
-from dlcli.settings import setting
+from dlcli.settings import RegisteredName, setting
 from dlcli.task import Frozen
+
+QuantizeMethodName = Annotated[
+    str,
+    RegisteredName(
+        "quantization method",
+        "dlcli.compress.quantize",
+        "register_quantize_method",
+        others=("auto",),
+    ),
+]
 
 
 class QuantizeConfig(Frozen):
@@ -16,7 +26,7 @@ class QuantizeConfig(Frozen):
 
     model_config = NUMBERS_AS_TEXT
 
-    method: Literal["auto", "dynamic", "static", "qat", "weight-only", "fp16", "bf16"] = setting(
+    method: QuantizeMethodName = setting(
         "auto", "Quantization method; auto tries them, the cheapest first.", "--method", "-m"
     )
     backend: Literal["onnxruntime", "torch"] | None = setting(
@@ -62,6 +72,7 @@ class QuantizeConfig(Frozen):
     report: Literal["none", "sensitivity"] = setting(
         "none", "sensitivity: also measure the drop caused by each layer alone.", "--report"
     )
+    args: dict[str, Any] = setting({}, "Keyword arguments of the method.")
 
 
 class QuantizeSettings(Frozen):

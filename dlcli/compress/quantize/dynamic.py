@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcli.compress.quantize.base import NO_INT8_IN_TORCH, register_quantize_method
 from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError
+from dlcli.formats.onnx.optimize_int8 import optimize_int8
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -50,6 +52,16 @@ def _weights(layers: Iterable[OnnxLayer]) -> int:
     return sum(layer.weights for layer in layers)
 
 
+@register_quantize_method(
+    "dynamic",
+    "onnxruntime",
+    layers=dynamic_layers,
+    tag="int8-dynamic",
+    sensitive_in_float=True,
+    auto_order=1,
+    auto_except=("conv",),
+    why_only=NO_INT8_IN_TORCH,
+)
 def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
     """Return the graph with the named layers in int8: s8 weights, a scale for each channel."""
     import onnx
@@ -72,6 +84,7 @@ def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
         )
         quantized = onnx.load(str(out))
     del quantized.metadata_props[:]
+    optimize_int8(quantized)
     return quantized
 
 

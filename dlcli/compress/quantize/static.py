@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.compress.quantize.base import NO_INT8_IN_TORCH, register_quantize_method
 from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError
+from dlcli.formats.onnx.optimize_int8 import optimize_int8
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -55,7 +57,9 @@ def static_layers(graph: FloatGraph) -> list[OnnxLayer]:
     return layers
 
 
-def calibrate(graph: FloatGraph, feeds: Iterable[Feed], method: Calibration, target: Target) -> Any:
+def calibrate(
+    graph: FloatGraph, feeds: Iterable[Feed], *, target: Target, calibration: Calibration
+) -> Any:
     """Return the range of every activation that may be quantized, over small batches, one at a time.
 
     Raises: DlcliError where a range is not finite.
@@ -79,7 +83,7 @@ def calibrate(graph: FloatGraph, feeds: Iterable[Feed], method: Calibration, tar
             source,
             _op_types(graph),
             augmented_model_path=str(Path(folder, "augmented.onnx")),
-            calibrate_method=methods[method],
+            calibrate_method=methods[calibration],
             extra_options=symmetric,
         )
         for feed in feeds:
@@ -94,8 +98,18 @@ def calibrate(graph: FloatGraph, feeds: Iterable[Feed], method: Calibration, tar
     return ranges
 
 
+@register_quantize_method(
+    "static",
+    "onnxruntime",
+    layers=static_layers,
+    calibrate=calibrate,
+    tag="int8-static",
+    sensitive_in_float=True,
+    auto_order=2,
+    why_only=NO_INT8_IN_TORCH,
+)
 def quantize_static(
-    graph: FloatGraph, ranges: Any, layers: Collection[str], target: Target
+    graph: FloatGraph, layers: Collection[str], ranges: Any, *, target: Target
 ) -> ModelProto:
     """Return the graph with the named layers, and the operators between them, in int8.
 
@@ -122,6 +136,7 @@ def quantize_static(
     quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
     del quantized.metadata_props[:]
+    optimize_int8(quantized)
     return quantized
 
 

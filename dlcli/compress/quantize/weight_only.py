@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from dlcli import transforms
+from dlcli.card import TransformRecord
+from dlcli.compress.quantize.base import register_quantize_method
 from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError, UsageError
+from dlcli.formats.onnx.optimize_int8 import optimize_int8
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -24,7 +28,7 @@ _DOMAIN = "com.microsoft"
 _ACCURACY_LEVEL = 4
 
 
-def weight_only_layers(graph: FloatGraph, group_size: int) -> list[OnnxLayer]:
+def weight_only_layers(graph: FloatGraph, *, group_size: int) -> list[OnnxLayer]:
     """Return the layers whose weights ONNX Runtime supports in groups.
 
     Raises: DlcliError where there is none, UsageError for an unsupported group size.
@@ -44,8 +48,18 @@ def weight_only_layers(graph: FloatGraph, group_size: int) -> list[OnnxLayer]:
     return layers
 
 
+@register_quantize_method(
+    "weight-only",
+    "onnxruntime",
+    layers=weight_only_layers,
+    tag="int{bits}-weight",
+    sensitive_in_float=True,
+    matmul_only=True,
+    auto_order=3,
+    auto_except=("conv",),
+)
 def quantize_weights(
-    graph: FloatGraph, layers: Collection[str], bits: int, group_size: int
+    graph: FloatGraph, layers: Collection[str], *, bits: int, group_size: int
 ) -> ModelProto:
     """Return the graph with the weights of the named layers in 4 or 8 bits."""
     model = graph.copy()
@@ -70,7 +84,17 @@ def quantize_weights(
     model.graph.initializer.extend(initializers_used)
     if all(entry.domain != _DOMAIN for entry in model.opset_import):
         model.opset_import.add(domain=_DOMAIN, version=1)
+    optimize_int8(model)
     return model
+
+
+@register_quantize_method(
+    "weight-only", "torch", tag="int{bits}-weight", sensitive_in_float=True, auto_order=3
+)
+def integer_groups(skip: list[str], *, bits: int, group_size: int) -> TransformRecord:
+    """Return the record of weights that are stored as integers and computed in float32."""
+    args = {"bits": bits, "group_size": group_size, "skip": skip}
+    return TransformRecord(kind=transforms.GROUPS, args=args)
 
 
 def _is_plain(node: NodeProto) -> bool:

@@ -1,4 +1,4 @@
-"""Methods of quantization: which backend runs each, and which models and options they are for."""
+"""Which models and options a method of quantization is for."""
 
 from __future__ import annotations
 
@@ -6,27 +6,13 @@ import platform
 from typing import Literal
 
 from dlcli import transforms
+from dlcli.compress.quantize.base import backends_of, in_auto_order, method_of
 from dlcli.compress.quantize.static import FEWEST_SAMPLES
 from dlcli.config import QuantizeConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact
+from dlcli.keyword_settings import check_args
 
-Method = Literal["dynamic", "static", "qat", "weight-only", "fp16", "bf16"]
-Backend = Literal["onnxruntime", "torch"]
-
-# The backends that run a method, the default first; and why the others do not.
-BACKENDS: dict[str, tuple[Backend, ...]] = {
-    "dynamic": ("onnxruntime",),
-    "static": ("onnxruntime",),
-    "qat": ("onnxruntime",),
-    "weight-only": ("onnxruntime", "torch"),
-    "fp16": ("onnxruntime", "torch"),
-    "bf16": ("torch",),
-}
-_UNSUPPORTED = {
-    "torch": "torch's int8 modules are deprecated and no faster than float on a CPU",
-    "onnxruntime": "ONNX Runtime's CPU provider refuses bfloat16",
-}
 TOO_FEW_SAMPLES = f"fewer than {FEWEST_SAMPLES} samples do not give ranges that hold for others"
 
 
@@ -49,28 +35,18 @@ def check_source(source: Artifact) -> None:
 
 def check_options(config: QuantizeConfig) -> None:
     """Refuse options that fit no model, before any work. Raises: UsageError."""
-    if config.method != "auto":
-        backends_of(config.method, config.backend)
-    if config.method in ("auto", "static", "qat") and config.calibration_samples < FEWEST_SAMPLES:
+    if config.method == "auto":
+        methods = in_auto_order()
+    else:
+        backends = backends_of(config.method, config.backend)
+        methods = [method_of(config.method, backend) for backend in backends]
+    check_args("quantize.args", config, [f for method in methods for f in method.functions])
+    calibrates = any(method.calibrates for method in methods)
+    if calibrates and config.calibration_samples < FEWEST_SAMPLES:
         raise UsageError(
             f"--calibration-samples {config.calibration_samples}: {TOO_FEW_SAMPLES}",
             hint="--calibration-samples 256, or --method dynamic",
         )
-
-
-def backends_of(method: str, requested: Backend | None) -> tuple[Backend, ...]:
-    """Return the backends that run a method, limited to the requested one.
-
-    Raises: UsageError where that one does not run it.
-    """
-    backends = BACKENDS[method]
-    if requested is None or requested in backends:
-        return backends if requested is None else (requested,)
-    methods = ", ".join(name for name, able in BACKENDS.items() if requested in able)
-    raise UsageError(
-        f"--method {method} --backend {requested} does not exist: {_UNSUPPORTED[requested]}",
-        hint=f"--backend {backends[0]}; for {requested} there is {methods}",
-    )
 
 
 def cpu_target() -> Literal["x86", "arm"]:

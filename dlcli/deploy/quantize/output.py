@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from dlcli import transforms
+from dlcli.compress.quantize.base import Backend, method_of
 from dlcli.deploy.export import check_target, staging_folder
-from dlcli.deploy.quantize.methods import Backend
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Format, read_card, recognize
 from dlcli.formats.publish import move, publish
@@ -24,8 +24,7 @@ def format_of(backend: Backend) -> Format:
 
 def file_name(source: Path, method: str, backend: Backend, bits: int) -> str:
     """Return the name of a quantized file: best.int8-static.onnx, best.fp16.safetensors."""
-    tags = {"weight-only": f"int{bits}-weight", "fp16": "fp16", "bf16": "bf16"}
-    tag = tags.get(method, f"int8-{method}")
+    tag = method_of(method, backend).tag.format(bits=bits)
     return f"{source.stem}.{tag}{_SUFFIX[backend]}"
 
 

@@ -18,12 +18,8 @@ from torch import nn
 from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.layer_names import match_layers
-from dlcli.compress.quantize.fake_quant_sites import (
-    calibrate,
-    insert_fake_quantizers,
-    quantizable_layers,
-)
-from dlcli.compress.quantize.fold_batchnorm import fold_batch_norms
+from dlcli.compress.quantize.fake_quant_sites import quantizable_layers
+from dlcli.compress.quantize.qat import simulate_int8
 from dlcli.config import ExportConfig, QuantizeSettings, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.deploy.quantize.calibration import CalibrationData
@@ -108,11 +104,11 @@ def prepare(
         raise UsageError(f"--skip {settings.quantize.skip} leaves no layer to quantize")
     arrays = random_inputs(task, 2, length=_EXAMPLE_LENGTH)
     example = model_inputs([torch.from_numpy(array) for array in arrays], task)
-    folded = fold_batch_norms(module, example)
-    arm = (settings.quantize.target or cpu_target()) == "arm"
-    fake_quant = insert_fake_quantizers(module, example, layers, activations="s8" if arm else "u8")
-    calibrate(module, _calibration_batches(source, settings))
-    return module, (fake_quant,) if folded is None else (folded, fake_quant)
+    target = settings.quantize.target or cpu_target()
+    records = simulate_int8(
+        module, example, layers, _calibration_batches(source, settings), target=target
+    )
+    return module, records
 
 
 def write_int8(finetuned: Artifact, path: Path) -> None:

@@ -14,19 +14,13 @@ from pathlib import Path
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
+from dlcli.compress.quantize.base import Backend, backends_of, in_auto_order, method_of
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.export import staging_folder
 from dlcli.deploy.quantize.calibration import CalibrationUnavailable
-from dlcli.deploy.quantize.methods import (
-    BACKENDS,
-    Backend,
-    backends_of,
-    check_options,
-    check_source,
-    cpu_target,
-)
+from dlcli.deploy.quantize.methods import check_options, check_source, cpu_target
 from dlcli.deploy.quantize.output import check_output, file_name, format_of, publish_quantized
 from dlcli.deploy.quantize.result import QuantizeCandidate, QuantizeResult
 from dlcli.deploy.quantize.sensitivity import SAMPLES, LayerSensitivity, layer_sensitivity
@@ -44,8 +38,6 @@ from dlcli.wording import plural
 _AUTO_BOUND = Bound(0.01, relative=True)
 # --method auto passes over a method that covers less of the weights, as all do for GRU models.
 _MIN_COVERAGE = 0.5
-# Methods whose most sensitive layers may stay in float. QAT has been trained for all of its own.
-_MIXED = ("dynamic", "static", "weight-only")
 
 
 def quantize(
@@ -161,17 +153,22 @@ class _QuantizeJob:
         config = self.settings.quantize
         if not self.auto:
             backends = backends_of(config.method, config.backend)
-            if config.method == "weight-only" and len(backends) > 1 and not self._is_mostly_matmul():
-                return [("weight-only", "torch")]
+            only_matmul = method_of(config.method, backends[0]).matmul_only
+            if only_matmul and len(backends) > 1 and not self._is_mostly_matmul():
+                return [(config.method, backends[1])]
             return [(config.method, backends[0])]
         if config.backend == "torch":
-            return [(name, "torch") for name in BACKENDS if "torch" in BACKENDS[name]]
+            return [(m.name, m.backend) for m in in_auto_order() if m.backend == "torch"]
         # What needs no training first; QAT only under a bound, since it is a run of its own; and last
         # fp16, which is no faster but loses nothing.
-        is_conv = self.builder.graph.family == "conv"
-        post_training = ["static"] if is_conv else ["dynamic", "static", "weight-only"]
-        trained = ["qat"] if self.bound is not None else []
-        return [(name, "onnxruntime") for name in [*post_training, *trained, "fp16"]]
+        family = self.builder.graph.family
+        return [
+            (m.name, m.backend)
+            for m in in_auto_order()
+            if m.backend == "onnxruntime"
+            and family not in m.auto_except
+            and (self.bound is not None or not m.trains)
+        ]
 
     def _is_mostly_matmul(self) -> bool:
         """Whether ONNX Runtime can quantize most weights in groups; if not, torch's file is smaller."""
@@ -199,7 +196,8 @@ class _QuantizeJob:
 
     def _candidates(self, method: str, backend: Backend, folder: Path) -> Iterator[QuantizeCandidate]:
         """Yield candidates of a method, with more and more of the sensitive layers in float."""
-        if method == "qat":
+        entry = method_of(method, backend)
+        if entry.trains:
             yield self._train(folder)
             return
         layers = self.builder.layers(method, backend)
@@ -209,7 +207,7 @@ class _QuantizeJob:
                 raise DlcliError(f"ONNX Runtime has int8 kernels for only {coverage:.0%} of the weights")
         self.emit(Noted(f"trying {method}: {plural(len(layers), 'layer')}"))
         yield self._candidate(method, backend, layers)
-        if method not in _MIXED or len(layers) < 2:
+        if not entry.sensitive_in_float or len(layers) < 2:
             return
         sensitivity = self._measure_sensitivity(method, backend)
         count = 1
@@ -283,7 +281,7 @@ class _QuantizeJob:
 
     def _notes(self, chosen: QuantizeCandidate) -> Iterator[str]:
         target, here = self.builder.target, cpu_target()
-        if chosen.method in ("static", "qat") and target != here:
+        if method_of(chosen.method, chosen.backend).calibrates and target != here:
             yield f"quantized for {target} but measured on {here}, where its speed differs"
 
     def _missed(self, chosen: QuantizeCandidate) -> str | None:

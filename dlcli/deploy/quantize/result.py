@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dlcli.compress.quantize.base import Backend
 from dlcli.deploy.compare import Comparison
-from dlcli.deploy.quantize.methods import Backend
 from dlcli.deploy.quantize.sensitivity import LayerSensitivity
 from dlcli.deploy.search import Candidate
 from dlcli.deploy.verdicts import verdict

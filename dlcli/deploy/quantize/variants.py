@@ -8,33 +8,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.layer_names import match_layers
-from dlcli.compress.quantize.dynamic import dynamic_layers, quantize_dynamic
+from dlcli.compress.quantize.base import Backend, QuantizeMethod, method_of
 from dlcli.compress.quantize.onnx_graph import FloatGraph, read_graph
-from dlcli.compress.quantize.static import (
-    FEWEST_SAMPLES,
-    Feed,
-    calibrate,
-    quantize_static,
-    static_layers,
-)
-from dlcli.compress.quantize.weight_only import quantize_weights, weight_only_layers
+from dlcli.compress.quantize.static import FEWEST_SAMPLES, Feed, Target
 from dlcli.config import ExportConfig, QuantizeSettings, parse_names
 from dlcli.data.prepare import prepare
 from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.quantize.calibration import CalibrationData, static_calibration
-from dlcli.deploy.quantize.methods import Backend, cpu_target
+from dlcli.deploy.quantize.methods import cpu_target
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, EvalProgress, Noted
 from dlcli.formats.base import FORMATS, Artifact, read_card
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.optimize_int8 import optimize_int8
-from dlcli.formats.onnx.postprocess import to_float16
+from dlcli.keyword_settings import keywords
 from dlcli.provenance import provenance_record
 
 if TYPE_CHECKING:
@@ -59,10 +51,11 @@ class VariantBuilder:
         """``annotations`` are added to every card, after the record of the quantization."""
         self.source, self.settings = source, settings
         self._annotations = (*annotations, provenance_record(source.path))
-        self.config = settings.quantize
-        self.target: Literal["x86", "arm"] = self.config.target or cpu_target()
+        self.target: Target = settings.quantize.target or cpu_target()
+        self.config = settings.quantize.model_copy(update={"target": self.target})
         self._folder, self._trust, self._emit = folder, trust, emit
         self._count = 0
+        self._ranges_by_method: dict[str, Any] = {}
 
     @cached_property
     def float_file(self) -> Path:
@@ -99,23 +92,18 @@ class VariantBuilder:
     def suited_layers(self, method: str, backend: Backend) -> list[str]:
         """Return the layers that a method makes smaller or faster. Raises: DlcliError for none."""
         if backend == "torch":
-            weights = (name for name, t in self._state().items() if t.is_floating_point() and t.ndim > 1)
-            return list(dict.fromkeys(name.rpartition(".")[0] or name for name in weights))
-        if method == "dynamic":
-            layers = dynamic_layers(self.graph)
-        elif method in ("static", "qat"):
-            layers = static_layers(self.graph)
-        elif method == "weight-only":
-            layers = weight_only_layers(self.graph, self.config.group_size)
-        else:
-            layers = list(self.graph.layers)
-        return [layer.name for layer in layers]
+            return self.all_layers(backend)
+        layers = method_of(method, backend).layers
+        if layers is None:
+            return self.all_layers(backend)
+        return [layer.name for layer in layers(self.graph, **keywords(layers, self.config))]
 
     def all_layers(self, backend: Backend) -> list[str]:
         """Return all layers with weights."""
-        if backend == "torch":
-            return self.suited_layers("weight-only", backend)
-        return [layer.name for layer in self.graph.layers]
+        if backend == "onnxruntime":
+            return [layer.name for layer in self.graph.layers]
+        weights = (name for name, t in self._state().items() if t.is_floating_point() and t.ndim > 1)
+        return list(dict.fromkeys(name.rpartition(".")[0] or name for name in weights))
 
     def coverage(self, method: str) -> float:
         """Return the share of the weights that a method of ONNX Runtime quantizes."""
@@ -126,7 +114,8 @@ class VariantBuilder:
     def build(self, method: str, backend: Backend, layers: Collection[str], name: str) -> Path:
         """Write a file called ``name`` with ``layers`` quantized. Raises: DlcliError."""
         path = self._new_folder() / name
-        record = self._record(method, backend, layers)
+        entry = method_of(method, backend)
+        record = self._record(entry, layers)
         card = self.source.card
         records = (*card.transforms, record, *self._annotations)
         # The metrics of the source are those of the float model.
@@ -134,7 +123,7 @@ class VariantBuilder:
         if backend == "torch":
             save_model(path, self.source.module(), card)
         else:
-            onnx_file.write(self._quantized(method, layers), path, card)
+            onnx_file.write(self._quantized(entry, layers), path, card)
         return path
 
     def write_metrics(self, path: Path, metrics: dict[str, dict[str, float]]) -> None:
@@ -147,46 +136,37 @@ class VariantBuilder:
         if not onnx_file.has_external_data(model):  # beyond 2 GB
             onnx_file.write(model, path, card)
 
-    def _quantized(self, method: str, layers: Collection[str]) -> ModelProto:
-        if method == "fp16":
-            in_float = {layer.name for layer in self.graph.layers} - set(layers)
-            return to_float16(self.graph.copy(), in_float)
-        if method == "dynamic":
-            model = quantize_dynamic(self.graph, layers)
-        elif method == "static":
-            model = quantize_static(self.graph, self._ranges, layers, self.target)
-        else:
-            model = quantize_weights(self.graph, layers, self.config.bits, self.config.group_size)
-        optimize_int8(model)
+    def _quantized(self, method: QuantizeMethod, layers: Collection[str]) -> ModelProto:
+        ranges = () if method.calibrate is None else (self._ranges(method),)
+        settings = keywords(method.function, self.config)
+        model: ModelProto = method.function(self.graph, layers, *ranges, **settings)
         return model
 
-    def _record(self, method: str, backend: Backend, layers: Collection[str]) -> TransformRecord:
-        config = self.config
-        if backend == "torch":
-            in_float = set(self.all_layers(backend)) - set(layers)
+    def _record(self, method: QuantizeMethod, layers: Collection[str]) -> TransformRecord:
+        in_float = [layer for layer in self.all_layers(method.backend) if layer not in layers]
+        settings = keywords(method.function, self.config)
+        if method.backend == "torch":
             skip = [name for name in self._state() if name.rpartition(".")[0] in in_float]
-            if method == "weight-only":
-                args = {"bits": config.bits, "group_size": config.group_size, "skip": skip}
-                return TransformRecord(kind=transforms.GROUPS, args=args)
-            dtype = "float16" if method == "fp16" else "bfloat16"
-            return TransformRecord(kind=transforms.HALF, args={"dtype": dtype, "skip": skip})
-        args = {"method": method, "backend": backend}
-        args["float"] = [layer for layer in self.all_layers(backend) if layer not in layers]
-        if method == "static":
-            args |= {"target": self.target, "calibration": config.calibration}
+            record: TransformRecord = method.function(skip, **settings)
+            return record
+        args = {"method": method.name, "backend": method.backend, "float": in_float, **settings}
+        if method.calibrate is not None:
+            args |= keywords(method.calibrate, self.config)
             args["calibration_samples"] = len(self._calibration)
-        if method == "weight-only":
-            args |= {"bits": config.bits, "group_size": config.group_size}
         return TransformRecord(kind=transforms.QUANTIZE, args=args)
 
     @cached_property
     def _calibration(self) -> CalibrationData:
         return static_calibration(self.source, self.settings)
 
-    @cached_property
-    def _ranges(self) -> Any:
-        """The range of each activation, computed once for all variants."""
-        return calibrate(self.graph, self._feeds(), self.config.calibration, self.target)
+    def _ranges(self, method: QuantizeMethod) -> Any:
+        """Return the ranges of activations, computed once for all variants of a method."""
+        if method.name not in self._ranges_by_method:
+            assert method.calibrate is not None
+            settings = keywords(method.calibrate, self.config)
+            ranges = method.calibrate(self.graph, self._feeds(), **settings)
+            self._ranges_by_method[method.name] = ranges
+        return self._ranges_by_method[method.name]
 
     def _feeds(self) -> Iterator[Feed]:
         """Yield the calibration data as the graph takes it, in small batches."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from encoded_sizes import encoded_bytes
 
 from dlcli.card import Card, TransformRecord
+from dlcli.compress.quantize.base import QUANTIZE_METHODS, method_of
 from dlcli.config import QuantizeSettings, TrainConfig
 from dlcli.deploy.quantize import variants
 from dlcli.deploy.quantize.quantize import quantize
@@ -248,7 +250,7 @@ def test_16_bits(runs: Runs, tmp_path: Path) -> None:
 def test_pairs_of_method_and_backend_that_do_not_exist(runs: Runs) -> None:
     with pytest.raises(UsageError, match=r"dynamic --backend torch does not exist: torch's") as info:
         run_quantize(runs("mlp").best, settings("dynamic", backend="torch"))
-    assert "weight-only, fp16, bf16" in (info.value.hint or "")
+    assert all(name in (info.value.hint or "") for name in ("weight-only", "fp16", "bf16"))
     with pytest.raises(UsageError, match="refuses bfloat16"):
         run_quantize(runs("mlp").best, settings("bf16", backend="onnxruntime"))
     with pytest.raises(UsageError, match=r"--group-size 24: ONNX Runtime takes 16, 32"):
@@ -265,11 +267,12 @@ def test_calibration_on_too_few_samples_is_refused(runs: Runs) -> None:
 def test_a_calibration_that_fails_leaves_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     run, read = runs("cnn"), []
 
-    def fail(graph: Any, feeds: Any, how: str, target: str) -> Any:
+    def fail(graph: Any, feeds: Any, *, target: str, calibration: str) -> Any:
         read.append(next(iter(feeds)))
         raise DlcliError("the disk is gone")
 
-    monkeypatch.setattr(variants, "calibrate", fail)
+    static = replace(method_of("static", "onnxruntime"), calibrate=fail)
+    monkeypatch.setitem(QUANTIZE_METHODS._entries, "static/onnxruntime", static)
     before = contents(run.path)
     with pytest.raises(DlcliError, match="the disk is gone"):
         run_quantize(run.best, settings("static"))
