@@ -131,7 +131,7 @@ def test_targets_are_in_the_units_of_the_data_and_inputs_are_scaled(tmp_path: Pa
     assert task.output_shape == (4, 1)
 
 
-def test_the_whole_split_is_what_is_read_piece_by_piece(tmp_path: Path) -> None:
+def test_the_whole_split_equals_its_batches(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
     reader = readers(source, task)["train"]
@@ -163,7 +163,7 @@ def test_windows_share_one_series(tmp_path: Path) -> None:
     assert joined.series[0] is parts[0].series[0]  # type: ignore[attr-defined]
 
 
-def test_windows_of_several_series_keep_to_their_own() -> None:
+def test_windows_read_only_their_own_series() -> None:
     def series(offset: float) -> LongSeries:
         values = np.arange(20.0)[:, None] + offset
         return LongSeries(values=values, target_values=values, channels=("x",))
@@ -207,7 +207,7 @@ def test_a_file_that_has_grown_keeps_its_splits_by_the_options(tmp_path: Path) -
         assert after.splits[split].ids == samples.ids
 
 
-def test_defaults_are_said(tmp_path: Path) -> None:
+def test_default_settings_have_a_notice(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "a.csv", 1000))
     assert source.kind == "series"
     task, notes = task_of(source)
@@ -220,7 +220,7 @@ def test_defaults_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["date", "Time", "timestamp", "ds", "datetime", "whenever"])
-def test_a_table_of_moments_is_recognised(tmp_path: Path, name: str) -> None:
+def test_a_table_over_time_is_recognised(tmp_path: Path, name: str) -> None:
     path = write_csv(tmp_path / "a.csv", {name: hours(30), "x": list(range(30))})
     kind = find_kind(path, DataConfig())
     assert kind is not None
@@ -248,7 +248,7 @@ def test_other_tables_are_left_to_others_unless_a_horizon_is_given(
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y %H:%M"])
-def test_day_and_month_are_told_apart_by_the_order_of_the_rows(tmp_path: Path, form: str) -> None:
+def test_day_and_month_are_resolved_by_the_order_of_the_rows(tmp_path: Path, form: str) -> None:
     # Days 8 to 12 and then 1 to 12: each cell alone could be either.
     days = [datetime(2024, 1, 8) + timedelta(days=i) for i in range(5)]
     days += [datetime(2024, 2, 1) + timedelta(days=i) for i in range(12)]
@@ -257,7 +257,7 @@ def test_day_and_month_are_told_apart_by_the_order_of_the_rows(tmp_path: Path, f
     assert source.splits["train"].ids[0] == "2024-01-11"
 
 
-def test_dates_that_could_be_either_are_not_guessed(tmp_path: Path) -> None:
+def test_ambiguous_dates_are_an_error(tmp_path: Path) -> None:
     days = [f"01/{day:02}/2024" for day in range(1, 13)]
     path = write_csv(tmp_path / "a.csv", {"date": days, "x": list(range(12))})
     with pytest.raises(DlcliError, match="'01/01/2024', which is not a time") as caught:
@@ -275,7 +275,7 @@ def test_the_month_after_a_monthly_series_is_a_calendar_month(tmp_path: Path) ->
     assert forecast_inputs([str(path)], task).ids == (f"{path} 2005-02-01",)
 
 
-def test_time_that_goes_back_is_an_error_that_names_the_row(tmp_path: Path) -> None:
+def test_decreasing_time_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     stamps = hours(50)
     stamps[20], stamps[21] = stamps[21], stamps[20]
     path = write_csv(tmp_path / "a.csv", {"date": stamps, "x": list(range(50))})
@@ -315,7 +315,7 @@ def test_a_table_without_time_counts_rows(tmp_path: Path) -> None:
     assert "no time column" in messages(source.notices)[0]
 
 
-def test_no_input_knows_a_later_value(tmp_path: Path) -> None:
+def test_inputs_do_not_depend_on_later_values(tmp_path: Path) -> None:
     values: list[object] = [float(i) for i in range(100)]
     for i in (0, 1, 40, 41, 79, 80, 81):
         values[i] = None
@@ -334,7 +334,7 @@ def test_no_input_knows_a_later_value(tmp_path: Path) -> None:
     assert truth[[79, 80, 81]].tolist() == [78, 82, 82]
 
 
-def test_columns_that_are_no_use_are_left_out_and_named(tmp_path: Path) -> None:
+def test_unusable_columns_are_dropped_and_named(tmp_path: Path) -> None:
     path = table(
         tmp_path / "a.csv",
         place=["north", "south"] * 100,
@@ -419,7 +419,7 @@ def test_train_and_test_files_are_one_series(tmp_path: Path) -> None:
     assert found["test"][0].min() == 140  # reaches back into train.csv
 
 
-def test_other_data_counts_whole_and_finds_channels_by_name(tmp_path: Path) -> None:
+def test_other_data_is_read_as_one_split_with_channels_by_name(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
     rows = 30
@@ -451,7 +451,7 @@ def test_the_same_file_keeps_its_test_split_for_a_model_that_has_left_its_run(tm
     assert len(other.splits["all"]) == 200 - 10 - 4 + 1
 
 
-def test_a_prediction_sees_the_last_window_and_is_named_by_what_comes_next(tmp_path: Path) -> None:
+def test_the_input_of_a_prediction_is_the_last_window(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
     path = write_csv(
@@ -469,7 +469,7 @@ def test_a_prediction_sees_the_last_window_and_is_named_by_what_comes_next(tmp_p
     )
 
 
-def test_a_prediction_from_too_little_is_refused(tmp_path: Path) -> None:
+def test_a_table_shorter_than_the_window_is_refused(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "a.csv"), window=10, horizon=4)
     task, _ = task_of(source)
     with pytest.raises(DlcliError, match="has 9 rows, but the input of the model is 10"):

@@ -50,7 +50,7 @@ def test_utf_16_with_a_mark_is_read(tmp_path):
         ("привет, мир, как дела сегодня\nхорошо, спасибо\n", "cp1251", "cp1251"),
     ],
 )
-def test_other_encodings_are_told_apart(text, codec, name):
+def test_other_encodings_are_detected(text, codec, name):
     assert decode_text(text.encode(codec)) == (text, name)
 
 
@@ -97,7 +97,7 @@ def test_quoted_newlines_commas_and_quotes_stay_in_their_cell(tmp_path):
     assert notes == []
 
 
-def test_quotes_that_quote_nothing_in_a_tsv(tmp_path):
+def test_quotes_that_enclose_no_field_in_a_tsv(tmp_path):
     frame, notes = read(tmp_path, 'a\tb\n1\t"open\n2\tclosed"\n', "t.tsv")
     assert frame["b"].to_list() == ['"open', 'closed"']
     assert "plain characters" in notes[0]
@@ -204,7 +204,7 @@ def test_head_notices_that_a_file_changed(tmp_path):
     assert read_head(path).height == 2
 
 
-def test_columns_asked_for_as_text_are_not_typed(tmp_path):
+def test_columns_requested_as_text_are_not_typed(tmp_path):
     frame, _ = read(tmp_path, "a,b\n1.50,2\n", as_text=["a"])
     assert frame.rows() == [("1.50", 2)]
 
@@ -215,7 +215,7 @@ def test_a_missing_column_names_the_nearest():
     assert "'price'" in caught.value.hint
 
 
-def test_text_is_told_from_categories():
+def test_text_is_distinguished_from_categories():
     sentences = [f"this is sentence number {i}" for i in range(9)]
     assert looks_like_text(pl.Series(sentences))
     assert not looks_like_text(pl.Series(["one of three words"] * 9))
@@ -259,7 +259,7 @@ def found(path: Path, suffixes=TABLE_SUFFIXES) -> dict[str, str] | None:
         ("train-00000-of-00001.csv", "valid-00000-of-00001.csv", "test-00000-of-00001.csv"),
     ],
 )
-def test_split_files_of_a_folder_and_beside_the_training_file(tmp_path, train, val, test):
+def test_split_files_of_a_folder_and_next_to_the_training_file(tmp_path, train, val, test):
     touch(tmp_path, train, val, test, "notes.csv")
     (tmp_path / "readme.md").write_text("")
     expected = {"train": train, "val": val, "test": test}

@@ -78,7 +78,7 @@ def test_digits_are_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count == 1797
 
 
-def test_a_name_wins_over_a_folder_and_says_so(
+def test_a_registered_name_has_priority_over_a_folder(
     photo_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = photo_folder(name="digits")
@@ -382,7 +382,7 @@ def test_incomplete_cifar_copies(tmp_path: Path) -> None:
         named("cifar10", tmp_path)
 
 
-def test_svhn_s_ten_is_a_zero(tmp_path: Path) -> None:
+def test_svhn_label_10_is_digit_0(tmp_path: Path) -> None:
     scipy_io = pytest.importorskip("scipy.io")
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 20), dtype=np.uint8)
     for split in ("train", "test"):

@@ -183,7 +183,7 @@ def test_each_side_has_a_vocabulary_of_the_training_pairs(tmp_path: Path) -> Non
     assert TaskSpec.model_validate_json(task.model_dump_json()) == task
 
 
-def test_prefix_and_targets_are_one_sequence_moved_by_one(tmp_path: Path) -> None:
+def test_targets_are_the_prefix_shifted_by_one(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "x.tsv"))
     task, spec, _ = fitted(source)
     part = source.splits["train"]
@@ -219,7 +219,7 @@ def test_no_prefix_is_longer_than_the_spec_says(tmp_path: Path) -> None:
         assert bool(reader.notices) == (limit is not None)
 
 
-def test_predicting_starts_with_the_start_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_of_predict_is_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, _, _ = fitted(opened(table(tmp_path / "x.tsv")))
     plain = tmp_path / "new.txt"
     plain.write_text("one red house\n\nfour\n")

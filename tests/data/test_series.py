@@ -79,7 +79,7 @@ def test_a_single_file_is_divided_in_three(tmp_path: Path) -> None:
     assert sorted(ids, key=int) == [str(i) for i in range(40)]
 
 
-def test_notes_beside_the_series_are_passed_over(tmp_path: Path) -> None:
+def test_other_text_files_next_to_series_are_ignored(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", X=np.random.default_rng(0).normal(size=(20, 5)), y=["a", "b"] * 10)
     (tmp_path / "readme.txt").write_text("some words\n")
     (tmp_path / "licence.txt").write_text("more words\n")
@@ -87,7 +87,7 @@ def test_notes_beside_the_series_are_passed_over(tmp_path: Path) -> None:
     assert set(opened(tmp_path).splits) == {"train", "val", "test"}
 
 
-def test_arrays_beside_their_labels_are_a_source(tmp_path: Path) -> None:
+def test_arrays_next_to_their_labels_are_a_source(tmp_path: Path) -> None:
     for split in ("train", "test"):
         np.save(tmp_path / f"X_{split}.npy", np.random.default_rng(0).normal(size=(10, 6, 3)))
         np.save(tmp_path / f"y_{split}.npy", np.array(["a", "b"] * 5))
@@ -124,7 +124,7 @@ def test_a_fixed_length_reads_as_one_scaled_array(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept, indices)
 
 
-def test_lengths_that_vary_are_padded_with_zeros_behind_the_ends(tmp_path: Path) -> None:
+def test_series_of_varying_length_are_padded_with_zeros(tmp_path: Path) -> None:
     source = opened(pair(tmp_path / "set", [5, 9, 7, 6] * 5, [4, 12]))
     task, notes = fitted(source)
     assert (spec_of(task).varies, spec_of(task).length) == (True, 9)
@@ -143,7 +143,7 @@ def test_lengths_that_vary_are_padded_with_zeros_behind_the_ends(tmp_path: Path)
     assert reader.array() is None
 
 
-def test_a_batch_of_varying_series_does_not_depend_on_its_company(tmp_path: Path) -> None:
+def test_encoding_does_not_depend_on_the_other_series_of_a_batch(tmp_path: Path) -> None:
     source = opened(pair(tmp_path / "set", [5, 9, 7, 6] * 5, [4, 6, 5]))
     task, _ = fitted(source)
     reader = make_reader(source.splits["test"], task, ReadOptions())
@@ -153,7 +153,7 @@ def test_a_batch_of_varying_series_does_not_depend_on_its_company(tmp_path: Path
         np.testing.assert_array_equal(alone[0], together[i, :length])
 
 
-def test_a_format_that_says_unequal_is_believed(tmp_path: Path) -> None:
+def test_unequal_lengths_in_the_header_mean_varying_lengths(tmp_path: Path) -> None:
     for split in ("TRAIN", "TEST"):
         path = tmp_path / f"Made_{split}.ts"
         write_ts(path, random_series([5] * 8, 1), ["a", "b"] * 4, header="@equalLength false")
@@ -176,7 +176,7 @@ def test_another_length_than_a_fixed_model_takes_is_a_bad_sample(tmp_path: Path)
         strict.read(np.arange(3))
 
 
-def test_max_length_cuts_and_says_so(tmp_path: Path) -> None:
+def test_max_length_truncates_with_a_notice(tmp_path: Path) -> None:
     source = opened(pair(tmp_path / "set", [9] * 20, [9] * 4))
     task, notes = fitted(source, max_length=6)
     assert spec_of(task).length == 6
@@ -186,7 +186,7 @@ def test_max_length_cuts_and_says_so(tmp_path: Path) -> None:
     assert lengths.tolist() == [6] * 4
 
 
-def test_gaps_are_straight_lines_in_time() -> None:
+def test_gaps_are_interpolated_linearly() -> None:
     values = np.array([[np.nan, 1], [2, np.nan], [np.nan, np.nan], [4, 7], [np.nan, np.nan]])
     np.testing.assert_allclose(interpolate(values), [[2, 1], [2, 3], [3, 5], [4, 7], [4, 7]])
     assert np.isnan(values).sum() == 6  # the caller's array is left alone
@@ -215,7 +215,7 @@ def test_missing_values_are_counted_filled_and_kept_out_of_the_scales(tmp_path: 
     np.testing.assert_allclose(values[0, 3, 1], values[0, [2, 4], 1].mean(), rtol=1e-5)
 
 
-def test_a_constant_channel_is_said_and_not_divided_by_zero(tmp_path: Path) -> None:
+def test_a_constant_channel_has_std_1_and_a_notice(tmp_path: Path) -> None:
     series = random_series([8] * 20, 2)
     for values in series:
         values[:, 1] = 0.1
@@ -245,7 +245,7 @@ def test_one_class_is_refused_for_training_and_fine_for_a_model(tmp_path: Path) 
     assert other.splits["all"].targets.tolist() == [1] * 4
 
 
-def test_a_class_that_training_lacks_is_refused(tmp_path: Path) -> None:
+def test_a_class_that_is_not_in_train_is_refused(tmp_path: Path) -> None:
     write_ts(tmp_path / "M_TRAIN.ts", random_series([5] * 8, 1), ["a", "b"] * 4)
     write_ts(tmp_path / "M_TEST.ts", random_series([5] * 4, 1), ["a", "b", "c", "a"])
     with pytest.raises(DlcliError, match="'c'"):

@@ -29,18 +29,18 @@ def read(path: Path, *, other: bool = False, **settings: object) -> DataListing:
     return TABULAR.read(path, DataConfig(data=str(path), **settings), other)
 
 
-def fit(found: DataListing) -> tuple[TaskSpec, list[str]]:
-    splits = {"train": found.splits.get("all", found.splits.get("train"))}
+def fit(listing: DataListing) -> tuple[TaskSpec, list[str]]:
+    splits = {"train": listing.splits.get("all", listing.splits.get("train"))}
     source = DataSource(
         name="t",
         origin="t",
         kind="tabular",
-        task=found.task,
+        task=listing.task,
         splits=splits,
         given=frozenset(),
         fingerprint="",
-        class_names=found.class_names,
-        target_names=found.target_names,
+        class_names=listing.class_names,
+        target_names=listing.target_names,
     )
     task, notices = TABULAR.fit(source, TrainConfig(), ModelNeeds())
     return task, messages(notices)
@@ -68,76 +68,76 @@ def test_a_table_is_recognised_last(tmp_path):
     assert not TABULAR.recognises(save(tmp_path / "t.txt", ["a,b"]), DataConfig())
 
 
-def test_the_last_column_is_the_target_and_it_says_so(tmp_path):
-    found = read(mixed(tmp_path))
-    assert found.task == "regression"
-    assert found.target_names == ("price",)
-    assert found.options == {"target": "price", "task": "regression"}
-    assert "'price' is the target" in messages(found.notices)[0]
-    samples = found.splits["all"]
+def test_the_last_column_is_the_target_with_a_notice(tmp_path):
+    listing = read(mixed(tmp_path))
+    assert listing.task == "regression"
+    assert listing.target_names == ("price",)
+    assert listing.options == {"target": "price", "task": "regression"}
+    assert "'price' is the target" in messages(listing.notices)[0]
+    samples = listing.splits["all"]
     assert samples.ids[:2] == ("0", "1")
     assert samples.targets.shape == (40, 1)
     assert samples.items.frame.columns == ["size", "colour", "ok"]
 
 
 def test_a_column_called_label_is_the_target(tmp_path):
-    found = read(save(tmp_path / "t.csv", ["Label,x", "a,1", "b,2"]))
-    assert found.class_names == ("a", "b")
+    listing = read(save(tmp_path / "t.csv", ["Label,x", "a,1", "b,2"]))
+    assert listing.class_names == ("a", "b")
 
 
-def test_what_was_found_out_reads_the_same_again(tmp_path):
+def test_detected_options_reproduce_the_listing(tmp_path):
     path = mixed(tmp_path)
-    found = read(path)
-    again = read(path, **found.options)
-    assert again.task == found.task
-    assert again.splits["all"].ids == found.splits["all"].ids
-    assert again.fingerprint == found.fingerprint
+    listing = read(path)
+    again = read(path, **listing.options)
+    assert again.task == listing.task
+    assert again.splits["all"].ids == listing.splits["all"].ids
+    assert again.fingerprint == listing.fingerprint
 
 
 def test_encoded_rows_are_standard_numbers_then_codes(tmp_path):
-    found = read(mixed(tmp_path))
-    task, notes = fit(found)
+    listing = read(mixed(tmp_path))
+    task, notes = fit(listing)
     assert notes == []
     assert [c.name for c in task.input.numbers] == ["size"]
     assert [c.values for c in task.input.categories] == [("blue", "green", "red"), ("False", "True")]
-    (array,) = TABULAR.reader(found.splits["all"], task, ReadOptions()).array()
+    (array,) = TABULAR.reader(listing.splits["all"], task, ReadOptions()).array()
     assert array.dtype == np.float32
     assert array.shape == (40, *task.input.shape)
     assert abs(array[:, 0].mean()) < 1e-6
     assert abs(array[:, 0].std() - 1) < 1e-6
     assert array[:3, 1:].tolist() == [[3, 2], [2, 1], [1, 2]]
     target = task.targets[0]
-    assert target.mean == pytest.approx(found.splits["all"].targets.mean())
-    assert target.std == pytest.approx(found.splits["all"].targets.std())
+    assert target.mean == pytest.approx(listing.splits["all"].targets.mean())
+    assert target.std == pytest.approx(listing.splits["all"].targets.std())
 
 
 def test_encoders_see_training_rows_only(tmp_path):
     rows = [f"{i},{'ab'[i % 2]},train,{i % 2}" for i in (3, 1, 4, 1, 5, 9)]
     rows += ["1000,z,test,0", "2000,z,val,1"]
-    found = read(save(tmp_path / "t.csv", ["x,c,part,y", *rows]), split_column="part")
-    assert {name: split.ids for name, split in found.splits.items()} == {
+    listing = read(save(tmp_path / "t.csv", ["x,c,part,y", *rows]), split_column="part")
+    assert {name: split.ids for name, split in listing.splits.items()} == {
         "train": ("0", "1", "2", "3", "4", "5"),
         "val": ("7",),
         "test": ("6",),
     }
-    task, _ = fit(found)
+    task, _ = fit(listing)
     assert "part" not in [c.name for c in task.input.categories]
     assert task.input.numbers[0].mean < 10
     assert task.input.categories[0].values == ("a", "b")
 
 
 def test_missing_numbers_become_the_median_and_a_feature(tmp_path):
-    found = read(save(tmp_path / "t.csv", ["x,y", "1,a", ",b", "3,a", "8,b", "2,a"]))
-    task, notes = fit(found)
+    listing = read(save(tmp_path / "t.csv", ["x,y", "1,a", ",b", "3,a", "8,b", "2,a"]))
+    task, notes = fit(listing)
     (number,) = task.input.numbers
     assert (number.fill, number.indicator) == (2.5, True)
     assert any("'x'" in note and "median" in note for note in notes)
-    (array,) = TABULAR.reader(found.splits["all"], task, ReadOptions()).array()
+    (array,) = TABULAR.reader(listing.splits["all"], task, ReadOptions()).array()
     assert array[:, 1].tolist() == [0, 1, 0, 0, 0]
     assert array[1, 0] == pytest.approx((2.5 - number.mean) / number.std, abs=1e-6)
 
 
-def test_missing_only_later_is_counted():
+def test_missing_values_unseen_in_training_are_counted():
     spec, _ = columns(pl.DataFrame({"x": [1.0, 5.0, 2.0]}))
     out, notices = encode_columns(pl.DataFrame({"x": [None, 5.0]}), spec)
     assert np.isfinite(out).all()
@@ -152,7 +152,7 @@ def test_infinite_numbers_count_as_missing_and_are_counted():
     assert np.isfinite(out).all()
 
 
-def test_long_tails_of_counts_are_logarithms_and_others_not():
+def test_only_skewed_columns_are_log_transformed():
     size = 400
     frame = pl.DataFrame(
         {
@@ -170,7 +170,7 @@ def test_long_tails_of_counts_are_logarithms_and_others_not():
     assert out[:, 0] == pytest.approx((expected - expected.mean()) / expected.std(), abs=1e-5)
 
 
-def test_useless_columns_are_left_out_with_a_sentence():
+def test_unusable_columns_are_dropped_with_a_notice():
     size = 60
     frame = pl.DataFrame(
         {
@@ -191,7 +191,7 @@ def test_useless_columns_are_left_out_with_a_sentence():
     assert all(f"'{name}'" in told for name in frame.columns if name != "good")
 
 
-def test_a_column_that_numbers_the_rows_is_told_from_a_training_split_alone():
+def test_a_row_number_column_is_detected_in_a_training_split():
     rows = np.sort(RNG.choice(1000, 50, replace=False))
     frame = pl.DataFrame({"n": 3 * rows + 7, "x": RNG.integers(0, 9, 50)})
     assert [c.name for c in fit_columns(frame, rows)[0].numbers] == ["x"]
@@ -232,13 +232,13 @@ def test_unseen_words_have_code_0_and_are_counted():
     assert messages(notices) == ["2 cells of 'c' with an unknown value: 'new'"]
 
 
-def test_times_are_seconds_with_a_sentence(tmp_path):
+def test_times_are_encoded_in_seconds_with_a_notice(tmp_path):
     rows = ["2020-01-01,a", "2020-01-03,b", "2020-01-02,a", "2020-01-09,b"]
-    found = read(save(tmp_path / "t.csv", ["day,y", *rows]))
-    task, notes = fit(found)
+    listing = read(save(tmp_path / "t.csv", ["day,y", *rows]))
+    task, notes = fit(listing)
     assert any("seconds" in note for note in notes)
     assert not task.input.numbers[0].log
-    (array,) = TABULAR.reader(found.splits["all"], task, ReadOptions()).array()
+    (array,) = TABULAR.reader(listing.splits["all"], task, ReadOptions()).array()
     steps = np.diff(array[:, 0]) * task.input.numbers[0].std / 86_400
     assert steps == pytest.approx([2, -1, 7], abs=1e-4)
 
@@ -253,10 +253,10 @@ def test_numbers_beyond_32_bits_count_as_infinite_and_large_ones_do_not_overflow
 
 
 def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
-    found = read(save(tmp_path / "t.csv", ["x,y", "1,a", "2,", "3,b", "4,"]))
-    assert found.splits["all"].ids == ("0", "2")
-    assert len(found.splits["all"].items) == 2
-    assert any("2 rows of t.csv left out" in warning for warning in messages(found.notices))
+    listing = read(save(tmp_path / "t.csv", ["x,y", "1,a", "2,", "3,b", "4,"]))
+    assert listing.splits["all"].ids == ("0", "2")
+    assert len(listing.splits["all"].items) == 2
+    assert any("2 rows of t.csv left out" in warning for warning in messages(listing.notices))
 
 
 def test_a_missing_target_names_the_nearest(tmp_path):
@@ -267,10 +267,10 @@ def test_a_missing_target_names_the_nearest(tmp_path):
 
 def test_several_targets(tmp_path):
     path = save(tmp_path / "t.csv", ["x,a,b", *[f"{i},{i * 1.5},{i - 0.25}" for i in range(30)]])
-    found = read(path, target="a, b")
-    assert found.target_names == ("a", "b")
-    assert found.splits["all"].targets.shape == (30, 2)
-    assert found.splits["all"].items.frame.columns == ["x"]
+    listing = read(path, target="a, b")
+    assert listing.target_names == ("a", "b")
+    assert listing.splits["all"].targets.shape == (30, 2)
+    assert listing.splits["all"].items.frame.columns == ["x"]
 
 
 def test_one_class_is_an_error_for_training_and_none_for_evaluation(tmp_path):
@@ -280,7 +280,7 @@ def test_one_class_is_an_error_for_training_and_none_for_evaluation(tmp_path):
     assert read(path, other=True, task="classification", target="y").class_names == ("a",)
 
 
-def test_a_target_of_few_numbers_says_what_was_assumed(tmp_path):
+def test_a_target_of_few_numbers_has_a_notice(tmp_path):
     path = save(tmp_path / "t.csv", ["x,y", *[f"{i * 3},{i % 3}" for i in range(12)]])
     assert any("--task regression" in warning for warning in messages(read(path).notices))
     assert read(path, task="regression").task == "regression"
@@ -290,15 +290,15 @@ def test_train_and_test_files(tmp_path):
     save(tmp_path / "train.csv", ["x,c,y", *[f"{i % 5},{i % 3},{'ab'[i % 2]}" for i in range(20)]])
     save(tmp_path / "test.csv", ["y,extra,c,x", "a,0,1,2.5", "b,0,zzz,oops"])
     for path in (tmp_path, tmp_path / "train.csv"):
-        found = read(path)
-        assert found.splits["test"].ids == ("test/0", "test/1")
-        assert found.splits["train"].ids[0] == "train/0"
-        assert any("'x' are not numbers" in warning for warning in messages(found.notices))
-    task, _ = fit(found)
-    reader = TABULAR.reader(found.splits["test"], task, ReadOptions())
+        listing = read(path)
+        assert listing.splits["test"].ids == ("test/0", "test/1")
+        assert listing.splits["train"].ids[0] == "train/0"
+        assert any("'x' are not numbers" in warning for warning in messages(listing.notices))
+    task, _ = fit(listing)
+    reader = TABULAR.reader(listing.splits["test"], task, ReadOptions())
     assert reader.array()[0].shape == (2, *task.input.shape)
     joined = TableRows.gather(
-        [found.splits["train"].items, found.splits["test"].items], np.array([20, 0])
+        [listing.splits["train"].items, listing.splits["test"].items], np.array([20, 0])
     )
     assert joined.frame["x"].to_list() == [2.5, 0]
 
@@ -306,9 +306,9 @@ def test_train_and_test_files(tmp_path):
 def test_a_test_file_without_the_target_is_no_split(tmp_path):
     save(tmp_path / "train.csv", ["x,y", "1,a", "2,b"])
     save(tmp_path / "test.csv", ["x", "1"])
-    found = read(tmp_path)
-    assert set(found.splits) == {"train"}
-    assert any("no test split" in warning for warning in messages(found.notices))
+    listing = read(tmp_path)
+    assert set(listing.splits) == {"train"}
+    assert any("no test split" in warning for warning in messages(listing.notices))
 
 
 def test_a_test_file_without_a_feature_is_an_error(tmp_path):
@@ -335,24 +335,24 @@ def test_split_files_and_a_split_column_contradict(tmp_path):
 
 def test_groups_are_kept_and_no_feature(tmp_path):
     path = save(tmp_path / "t.csv", ["who,x,y", "p1,1,a", "p2,2,b", ",3,a", "p1,4,"])
-    found = read(path, group_column="who")
-    assert found.splits["all"].groups == ("p1", "p2", "row 2")
-    assert found.splits["all"].items.frame.columns == ["x"]
+    listing = read(path, group_column="who")
+    assert listing.splits["all"].groups == ("p1", "p2", "row 2")
+    assert listing.splits["all"].items.frame.columns == ["x"]
     with pytest.raises(DlcliError, match="no column 'whom'"):
         read(path, group_column="whom")
 
 
 def test_dropped_columns_are_gone(tmp_path):
-    found = read(mixed(tmp_path), drop=("colour",))
-    assert found.splits["all"].items.frame.columns == ["size", "ok"]
+    listing = read(mixed(tmp_path), drop=("colour",))
+    assert listing.splits["all"].items.frame.columns == ["size", "ok"]
 
 
 def test_predict_gives_the_arrays_of_training(tmp_path):
     path = mixed(tmp_path)
-    found = read(path)
-    task, _ = fit(found)
-    (expected,) = TABULAR.reader(found.splits["all"], task, ReadOptions()).array()
-    frame = found.splits["all"].items.frame
+    listing = read(path)
+    task, _ = fit(listing)
+    (expected,) = TABULAR.reader(listing.splits["all"], task, ReadOptions()).array()
+    frame = listing.splits["all"].items.frame
     frame.write_parquet(tmp_path / "new.parquet")
     frame.select("ok", "colour", "size").write_csv(tmp_path / "new.csv")
     lines = [json.dumps(row) for row in frame.to_dicts()]
@@ -368,9 +368,9 @@ def test_predict_gives_the_arrays_of_training(tmp_path):
 
 def test_predict_joins_files_of_several_formats(tmp_path):
     path = mixed(tmp_path)
-    found = read(path)
-    task, _ = fit(found)
-    found.splits["all"].items.frame.write_parquet(tmp_path / "new.parquet")
+    listing = read(path)
+    task, _ = fit(listing)
+    listing.splits["all"].items.frame.write_parquet(tmp_path / "new.parquet")
     samples = TABULAR.inputs([str(path), str(tmp_path / "new.parquet")], task)
     (array,) = TABULAR.reader(samples, task, ReadOptions()).array()
     assert np.array_equal(array[:40], array[40:])
@@ -398,11 +398,11 @@ def test_predict_without_a_feature_names_the_nearest(tmp_path):
 
 
 def test_a_card_gives_the_same_arrays(tmp_path):
-    found = read(mixed(tmp_path))
-    task, _ = fit(found)
+    listing = read(mixed(tmp_path))
+    task, _ = fit(listing)
     again = TaskSpec.model_validate_json(task.model_dump_json())
-    (one,) = TABULAR.reader(found.splits["all"], task, ReadOptions()).array()
-    (two,) = TABULAR.reader(found.splits["all"], again, ReadOptions()).array()
+    (one,) = TABULAR.reader(listing.splits["all"], task, ReadOptions()).array()
+    (two,) = TABULAR.reader(listing.splits["all"], again, ReadOptions()).array()
     assert np.array_equal(one, two)
 
 
@@ -420,10 +420,10 @@ def test_built_in_tables(name, task, rows, features, classes):
 
     entry = DATASETS.get(name)
     assert entry.kind == "tabular"
-    found = entry.read(Path("nowhere"))
-    assert found.task == task
-    assert len(found.splits["all"]) == rows
-    spec, _ = fit(found)
+    listing = entry.read(Path("nowhere"))
+    assert listing.task == task
+    assert len(listing.splits["all"]) == rows
+    spec, _ = fit(listing)
     assert spec.input.shape == (features,)
     assert spec.num_classes == classes
 

@@ -21,7 +21,7 @@ def test_booleans_are_two_classes():
     assert infer_target(one(True, False), None).class_names == ("false", "true")
 
 
-def test_whole_numbers_of_few_values_are_classes_and_it_says_so():
+def test_integers_of_few_values_are_classes_with_a_notice():
     target = infer_target(one(*[10, 2, 3] * 4), None)
     assert target.task == "classification"
     assert target.class_names == ("2", "3", "10")
@@ -37,7 +37,7 @@ def test_floats_that_are_whole_are_written_without_a_point():
     assert infer_target(one(*[1.0, 2.0, 3.0, None] * 3), None).class_names == ("1", "2", "3")
 
 
-def test_few_fractions_are_a_number_and_it_says_so():
+def test_few_fractions_are_regression_with_a_notice():
     target = infer_target(one(*[0.5, 1.0, 1.5] * 4), None)
     assert target.task == "regression"
     assert "--task classification" in target.notices[0].message
@@ -63,7 +63,7 @@ def test_cells_of_several_labels():
     assert rows.tolist() == [True, False, True]
 
 
-def test_a_mark_in_few_cells_is_part_of_a_class():
+def test_a_separator_in_few_cells_is_part_of_a_class():
     assert infer_target(one("a|b", "a", "b", "a"), None).task == "classification"
 
 
@@ -96,7 +96,7 @@ def test_classes_are_encoded_in_the_order_of_the_names():
     assert rows.tolist() == [True, True, False, True]
 
 
-def test_a_class_that_training_lacks_is_named_with_the_nearest():
+def test_an_unknown_class_is_named_with_the_nearest():
     target = infer_target(one("cat", "dog"), None)
     with pytest.raises(
         DlcliError, match=r"test\.csv: 2 rows have a class that is not in train: 'cats'"
@@ -105,7 +105,7 @@ def test_a_class_that_training_lacks_is_named_with_the_nearest():
     assert "'cat'" in e.value.hint
 
 
-def test_asked_for_is_done():
+def test_a_requested_task_overrides_the_inferred_one():
     assert infer_target(one(1, 2, 3, 4), "classification").class_names == ("1", "2", "3", "4")
     assert infer_target(one(*[1, 2] * 9), "regression").task == "regression"
     assert infer_target(one("a", "b", "a|b"), "multilabel").class_names == ("a", "b")

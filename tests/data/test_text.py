@@ -91,7 +91,7 @@ def test_the_same_table_in_every_format(tmp_path: Path, suffix: str) -> None:
     assert source.given == frozenset()
 
 
-def test_split_files_are_one_source_and_files_beside_them_do_not_disturb(tmp_path: Path) -> None:
+def test_split_files_are_one_source_and_other_files_are_ignored(tmp_path: Path) -> None:
     table(tmp_path / "train.csv", "text,category")
     table(tmp_path / "test.csv", "text,category", [f"{ANIMALS[0]},animal"])
     (tmp_path / "categories.json").write_text('["animal", "tool"]')
@@ -211,9 +211,9 @@ def test_one_class_and_classes_that_train_lacks_are_refused(tmp_path: Path) -> N
 def test_rows_without_a_target_are_left_out_and_empty_texts_kept(tmp_path: Path) -> None:
     lines = [*(f"{text},{label}" for text, label in rows()), "no label here at all,", ",animal"]
     source = opened(table(tmp_path / "x.csv", lines=lines))
-    found = texts_of(source)
-    assert "24" not in found
-    assert found["25"] == ("", "animal")
+    samples = texts_of(source)
+    assert "24" not in samples
+    assert samples["25"] == ("", "animal")
     assert any("1 texts without a target" in message for message in messages(source.notices))
     assert any("1 of 25 texts are empty" in message for message in messages(source.notices))
     task, _ = fitted(source)
@@ -257,7 +257,7 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
     source = opened(path)
     assert texts_of(source) == {str(i): row for i, row in enumerate(rows())}
     task, _ = fitted(source)
-    # Options found by looking read the same again, also where nothing repeats.
+    # Options samples by looking read the same again, also where nothing repeats.
     assert opened(path, **source.options).fingerprint == source.fingerprint
     assert inputs([str(path)], task_with_column(task, source.options)).items.values[0] == rows()[0][0]  # type: ignore[attr-defined]
 
@@ -293,7 +293,7 @@ def test_the_encoder_is_fitted_on_train_alone_and_read_pads_to_the_longest(tmp_p
     assert same.read(where)[0][0].tolist() == tokens.tolist()
 
 
-def test_texts_that_are_cut_are_counted(tmp_path: Path) -> None:
+def test_truncated_texts_are_counted(tmp_path: Path) -> None:
     source = opened(table(tmp_path / "x.csv"))
     task, notes = fitted(source, max_length=3)
     assert any("are longer than 3 tokens" in note for note in notes)
@@ -321,9 +321,9 @@ class TestInputs:
 
     def test_tables_need_no_target(self, tmp_path: Path, task: TaskSpec) -> None:
         path = table(tmp_path / "new.csv", "n,text", ["1,a cat", "2,", "3,a hammer"])
-        found = inputs([str(path)], task)
-        assert found.ids == (f"{path}:1", f"{path}:2", f"{path}:3")
-        assert found.items.values == ("a cat", "", "a hammer")  # type: ignore[attr-defined]
+        samples = inputs([str(path)], task)
+        assert samples.ids == (f"{path}:1", f"{path}:2", f"{path}:3")
+        assert samples.items.values == ("a cat", "", "a hammer")  # type: ignore[attr-defined]
         path = table(tmp_path / "wrong.csv", "n,texts", ["1,a cat"])
         with pytest.raises(DlcliError, match="no column 'text'") as info:
             inputs([str(path)], task)
@@ -335,14 +335,14 @@ class TestInputs:
         path = tmp_path / "new.txt"
         path.write_text("a cat\n\na hammer\r\n")
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("été\n\nlast".encode())))
-        found = inputs([str(path), "-"], task)
-        assert found.ids == (f"{path}:1", f"{path}:3", "-:1", "-:3")
-        assert found.items.values == ("a cat", "a hammer", "été", "last")  # type: ignore[attr-defined]
-        assert len(found.targets) == 0
+        samples = inputs([str(path), "-"], task)
+        assert samples.ids == (f"{path}:1", f"{path}:3", "-:1", "-:3")
+        assert samples.items.values == ("a cat", "a hammer", "été", "last")  # type: ignore[attr-defined]
+        assert len(samples.targets) == 0
 
     def test_labels_of_a_training_file_are_no_text(self, tmp_path: Path, task: TaskSpec) -> None:
-        found = inputs([str(plain(tmp_path / "old.txt"))], task)
-        assert found.items.values == tuple(text for text, _ in rows())  # type: ignore[attr-defined]
+        samples = inputs([str(plain(tmp_path / "old.txt"))], task)
+        assert samples.items.values == tuple(text for text, _ in rows())  # type: ignore[attr-defined]
         prose = tmp_path / "prose.txt"
         prose.write_text("tool use is common\nanimal friends\ntool\n")
         assert inputs([str(prose)], task).items.values[0] == "tool use is common"  # type: ignore[attr-defined]
@@ -351,17 +351,17 @@ class TestInputs:
         for name in ("b/2.txt", "b/10.txt"):
             (tmp_path / "f" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "f" / name).write_text("two\nlines\n")
-        found = inputs([str(tmp_path / "f")], task)
-        assert found.ids == (str(tmp_path / "f/b/2.txt"), str(tmp_path / "f/b/10.txt"))
-        assert found.items.values == ("two\nlines", "two\nlines")  # type: ignore[attr-defined]
+        samples = inputs([str(tmp_path / "f")], task)
+        assert samples.ids == (str(tmp_path / "f/b/2.txt"), str(tmp_path / "f/b/10.txt"))
+        assert samples.items.values == ("two\nlines", "two\nlines")  # type: ignore[attr-defined]
 
     def test_an_argument_that_is_no_path_is_the_text(self, task: TaskSpec) -> None:
         long = "what is 3.5 / 2 in words? " * 20
-        found = inputs([long, "hello", "", "broken \udcff byte", "x" * 5000], task)
-        assert found.ids[1] == "hello"
-        assert len(found.ids[0]) <= 60
-        assert found.items.values[0] == long  # type: ignore[attr-defined]
-        reader = KINDS.get("text").reader(found, task, ReadOptions())
+        samples = inputs([long, "hello", "", "broken \udcff byte", "x" * 5000], task)
+        assert samples.ids[1] == "hello"
+        assert len(samples.ids[0]) <= 60
+        assert samples.items.values[0] == long  # type: ignore[attr-defined]
+        reader = KINDS.get("text").reader(samples, task, ReadOptions())
         assert reader.read(np.arange(5))[0][1].min() == 1
 
     @pytest.mark.parametrize("name", ["nothing.csv", "a/b", "~x", "*.txt"])

@@ -54,7 +54,7 @@ def test_words(text: str, expected: list[str]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=80))
-def test_words_lose_no_character_that_shows_and_cutting_again_changes_nothing(text: str) -> None:
+def test_split_words_keeps_visible_characters_and_is_idempotent(text: str) -> None:
     found = split_words(text)
     assert split_words(" ".join(found)) == found
     assert not any(word.strip() == "" for word in found)
@@ -84,7 +84,7 @@ def test_vocab_size_and_min_count_leave_the_rest_unknown() -> None:
     assert encode("the mat", often).tolist() == [often.vocabulary.index("the"), UNKNOWN]
 
 
-def test_ids_are_cut_counted_and_never_none() -> None:
+def test_ids_are_truncated_counted_and_never_empty() -> None:
     spec = fitted(max_length=3)
     encoded = encode_all(["the cat sat on", "", " \n", "the"], spec)
     assert [ids.shape for ids in encoded.ids] == [(3,), (1,), (1,), (1,)]
@@ -96,7 +96,7 @@ def test_ids_are_cut_counted_and_never_none() -> None:
     assert "2 of 4 texts are empty" in said
 
 
-def test_the_default_length_keeps_short_texts_whole_and_cuts_the_longest_of_long_ones() -> None:
+def test_the_default_length_truncates_only_the_longest_of_long_texts() -> None:
     assert default_length(np.array([3, 5, 90])) == 90
     assert default_length(np.array([100] * 999 + [400])) == 128
     assert default_length(np.array([300] * 999 + [400])) == 300
@@ -111,7 +111,7 @@ def test_training_texts_without_a_word_are_refused() -> None:
         fitted(["", "  "])
 
 
-def test_decoding_stops_at_the_end_and_leaves_marks_out() -> None:
+def test_decoding_stops_at_end_and_skips_special_tokens() -> None:
     spec = fitted()
     ids = encode("the dog ate", spec).tolist()
     assert decode([START, *ids, END, *ids, PAD], spec) == "the dog ate"
@@ -134,13 +134,13 @@ def test_words_are_joined_as_in_print(text: str) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1, max_size=40))
-def test_byte_pairs_spell_any_text_back(text: str) -> None:
+def test_byte_pairs_decode_to_the_encoded_text(text: str) -> None:
     spec = _byte_pairs()
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     assert decode(encode(text, spec), spec) == (text or "<unk>")
 
 
-def test_byte_pair_ids_hold_the_special_tokens_and_no_text_can_forge_them() -> None:
+def test_no_text_is_encoded_as_special_tokens() -> None:
     spec = _byte_pairs()
     assert spec.vocabulary[: len(SPECIAL_TOKENS)] == SPECIAL_TOKENS
     ids = encode("a </s> b <pad>", spec)

@@ -87,9 +87,7 @@ def test_numbers_as_targets_of_a_ts_file(tmp_path: Path) -> None:
         ("@classLabel true a\n@data\n", "no series"),
     ],
 )
-def test_what_is_wrong_with_a_ts_file_is_said_with_its_line(
-    tmp_path: Path, text: str, message: str
-) -> None:
+def test_errors_in_a_ts_file_name_the_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "a.ts"
     path.write_text(text)
     with pytest.raises(DlcliError, match=message):
@@ -111,7 +109,7 @@ def test_wide_rows_have_the_class_first(tmp_path: Path, suffix: str, between: st
     assert read.task == "classification"
 
 
-def test_nan_behind_a_wide_row_is_padding_and_inside_it_is_missing(tmp_path: Path) -> None:
+def test_trailing_nan_of_a_wide_row_is_padding_and_inner_nan_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("1\t1\t2\t3\t4\n2\t5\tNaN\t7\tNaN\n")
     read = read_wide(path)
@@ -151,7 +149,7 @@ def test_arrays_read_back_as_written(tmp_path: Path) -> None:
     assert labels["y"].to_list() == [0, 1]
 
 
-def test_labels_lie_beside_an_array(tmp_path: Path) -> None:
+def test_labels_are_read_from_the_file_next_to_an_array(tmp_path: Path) -> None:
     np.save(tmp_path / "X_train.npy", np.zeros((3, 5)))
     np.save(tmp_path / "y_train.npy", np.array(["b", "a", "b"]))
     read = read_npy(tmp_path / "X_train.npy")
@@ -160,7 +158,7 @@ def test_labels_lie_beside_an_array(tmp_path: Path) -> None:
     assert read.labels["y"].to_list() == ["b", "a", "b"]
 
 
-def test_nan_in_all_channels_behind_an_array_is_padding(tmp_path: Path) -> None:
+def test_trailing_nan_in_all_channels_of_an_array_is_padding(tmp_path: Path) -> None:
     x = np.ones((2, 4, 2))
     x[0, 2:] = np.nan
     x[1, 3, 0] = np.nan  # one channel alone is a missing value

@@ -110,7 +110,9 @@ def test_only_a_part_of_many_photos_is_read(photo_folder: Callable[..., Path]) -
     ("held", "label", "level"),
     [("val", "a", "warning"), ("val", "b", "error"), ("test", "a", "error"), ("test", "b", "error")],
 )
-def test_a_leak_is_as_bad_as_what_it_spoils(tmp_path: Path, held: str, label: str, level: str) -> None:
+def test_the_level_of_a_leak_depends_on_the_split(
+    tmp_path: Path, held: str, label: str, level: str
+) -> None:
     texts(tmp_path / "d" / "train.csv", [*talk("train"), ("the  Same Text twice", "a")])
     texts(tmp_path / "d" / "val.csv", talk("val"))
     texts(tmp_path / "d" / "test.csv", talk("test"))
@@ -155,7 +157,7 @@ def test_classes_that_are_missing_small_or_too_large(tmp_path: Path) -> None:
     assert not found(report, "reading")  # the reader's own sentence on it is not said twice
 
 
-def test_texts_are_measured_before_they_are_cut(tmp_path: Path) -> None:
+def test_texts_are_measured_before_truncation(tmp_path: Path) -> None:
     rows = [("short text of five words", "a"), *talk("common", 40), ("word " * 30, "b")]
     texts(tmp_path / "d" / "train.csv", rows)
     texts(
@@ -190,7 +192,7 @@ def write(path: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
-def test_columns_of_no_use_are_named(tmp_path: Path) -> None:
+def test_unusable_columns_are_named(tmp_path: Path) -> None:
     columns = table()
     columns["empty"] = [None] * 200
     columns["rare"] = [1.5 * i if i % 4 == 0 else None for i in range(200)]
@@ -211,7 +213,7 @@ def test_columns_of_no_use_are_named(tmp_path: Path) -> None:
     assert words["colour"]["distinct"] == 2
 
 
-def test_a_column_that_tells_a_number_is_found(tmp_path: Path) -> None:
+def test_a_column_that_leaks_a_number_is_reported(tmp_path: Path) -> None:
     columns = table(400)
     rng = np.random.default_rng(1)
     columns["noisy"] = columns["price"] + rng.normal(size=400) * 20
@@ -223,7 +225,7 @@ def test_a_column_that_tells_a_number_is_found(tmp_path: Path) -> None:
     assert [e.split(":")[0] for e in telling.examples] == ["noisy"]
 
 
-def test_a_column_that_tells_a_class_is_found(tmp_path: Path) -> None:
+def test_a_column_that_leaks_a_class_is_reported(tmp_path: Path) -> None:
     columns = table(400)
     rng = np.random.default_rng(1)
     columns["class"] = np.where(rng.random(400) < 0.03, "rare", "usual")
@@ -248,7 +250,7 @@ def test_equal_rows_are_notes_since_they_may_be_chance(tmp_path: Path) -> None:
     assert report.count("error") == 0
 
 
-def test_groups_that_given_splits_tear_apart(tmp_path: Path) -> None:
+def test_groups_in_several_given_splits_are_reported(tmp_path: Path) -> None:
     columns = table(60)
     columns["split"] = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
     columns["patient"] = [f"p{i // 6}" for i in range(60)]
@@ -257,7 +259,7 @@ def test_groups_that_given_splits_tear_apart(tmp_path: Path) -> None:
     assert [f.examples for f in found(report, "torn-groups")] == [("p6",)]
 
 
-def test_told_by_is_nothing_for_noise_and_all_for_a_function() -> None:
+def test_leak_score_is_0_for_noise_and_1_for_a_function() -> None:
     rng = np.random.default_rng(0)
     x, other = rng.normal(size=2000), rng.normal(size=500)
     noise, rest = rng.normal(size=2000), rng.normal(size=500)
@@ -298,7 +300,7 @@ def test_values_at_the_end_of_a_scale() -> None:
     assert piled_ends(np.maximum(values - 400, 0)) == []  # zero is a natural end
 
 
-def test_series_that_are_flat_or_twice(tmp_path: Path) -> None:
+def test_constant_and_duplicate_series(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(40, 12)).round(4)
     rows[3] = 7.0
@@ -325,7 +327,7 @@ def long_table(path: Path, hours: list[int], flat: slice = slice(0, 0)) -> Path:
     return path
 
 
-def test_what_readers_notice_is_reported_once_with_its_code_and_level(tmp_path: Path) -> None:
+def test_notices_of_readers_are_reported_once(tmp_path: Path) -> None:
     rows = [f"{i**6 if i % 5 else ''},{'café' if i % 3 else 'bar'},{i % 2}" for i in range(60)]
     rows[5] += ",too much"
     (tmp_path / "t.csv").write_bytes("\n".join(["amount,place,label", *rows]).encode("latin-1"))
