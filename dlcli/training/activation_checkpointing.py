@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dlcli.errors import UsageError
 from dlcli.training.checkpoint_blocks import Chain, find_chains
+from dlcli.wording import plural
 
 
 def checkpoint_segments(module: nn.Module, requested: str) -> str | None:
@@ -45,8 +46,8 @@ def checkpoint_segments(module: nn.Module, requested: str) -> str | None:
         note = f"; {requested} were requested, and a segment lies within one of these parts"
         if requested_count > blocks:
             note = f"; {requested} were requested"
-    parts, whole = "segment" + "s" * (count != 1), "block" + "s" * (blocks != 1)
-    return f"gradient checkpointing: {count} {parts} of {blocks} {whole} in {where}{note}"
+    segments = f"{plural(count, 'segment')} of {plural(blocks, 'block')}"
+    return f"gradient checkpointing: {segments} in {where}{note}"
 
 
 def find_checkpoint_chains(module: nn.Module, requested: str) -> Sequence[Chain]:
@@ -58,12 +59,12 @@ def find_checkpoint_chains(module: nn.Module, requested: str) -> Sequence[Chain]
         return ()
     if requested != "auto" and not re.fullmatch(r"[1-9]\d*", requested):
         raise UsageError(
-            f"--grad-checkpointing {requested!r} is none of: none, auto, a number of segments from 1 on"
+            f"--grad-checkpointing {requested!r} is not none, auto or a positive number of segments"
         )
     chains = find_chains(module)
     if not any(chain.blocks for chain in chains):
         raise UsageError(
-            f"--grad-checkpointing {requested}: {_why_not(module)}",
+            f"--grad-checkpointing {requested}: {_no_blocks_reason(module)}",
             hint="a smaller --batch-size or more --grad-accum-steps save memory with every model",
         )
     return chains
@@ -89,7 +90,7 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
     return sum(storages.values())
 
 
-def saving_sentence(
+def memory_saving_sentence(
     module: nn.Module, inputs: Sequence[torch.Tensor], loss: Callable[[torch.Tensor], torch.Tensor]
 ) -> str:
     """Measure what the checkpoints of ``module`` save for a batch, as a sentence.
@@ -213,12 +214,12 @@ def _replace(holder: nn.Module, joined: dict[int, tuple[int, Segment]]) -> None:
     if not isinstance(holder, _Segmented):
         holder.__class__ = type(f"Segmented{kind.__name__}", (_Segmented, kind), {})
         holder.__dict__["joined"] = {}
-    everything: dict[int, tuple[int, Segment]] = holder.__dict__["joined"]
-    everything.update(joined)
+    segments: dict[int, tuple[int, Segment]] = holder.__dict__["joined"]
+    segments.update(joined)
     steps: list[Any] = []
     at = 0
     while at < len(modules):
-        after, step = everything.get(at, (at + 1, modules[at]))
+        after, step = segments.get(at, (at + 1, modules[at]))
         steps.append(step)
         at = after
     holder.__dict__["segments"] = steps
@@ -233,7 +234,7 @@ def _segments(module: nn.Module) -> Iterator[Segment]:
         yield from (segment for segment in own if isinstance(segment, Segment))
 
 
-def _why_not(module: nn.Module) -> str:
+def _no_blocks_reason(module: nn.Module) -> str:
     if any(isinstance(part, nn.RNNBase) for part in module.modules()):
         return "a recurrent model saves the states of all steps, so its layers cannot be split"
     return "this model has no consecutive blocks"

@@ -1,6 +1,6 @@
 """Class imbalance: class weights, balanced sampling or focal loss; grouped batches for embeddings.
 
-Embeddings are learnt from pairs within a batch, so their epochs are ordered in groups of one class. N:
+Embeddings are trained on pairs within a batch, so their epochs are ordered in groups of one class. N:
 training samples; K: classes or labels.
 """
 
@@ -40,7 +40,7 @@ class BalancePlan:
     ``counts`` (K,) are the training samples of each class, or the positive ones of each label; None
     where there are no classes. ``weights`` float32 (K,) are for
     `dlcli.training.losses.make.make_loss`. ``order(seed, epoch)`` gives the samples of an epoch
-    instead of every sample once; with ``grouped`` neighbours belong together, so it must not be sorted
+    instead of every sample once; with ``grouped`` neighbours stay together, so it must not be sorted
     by length. ``sentence`` is for the user, or empty.
     """
 
@@ -194,8 +194,8 @@ def _grouped_plan(kind: BalanceKind, targets: Targets, counts: Counts, sizes: st
 
 def _cycled(rng: np.random.Generator, members: Indices, count: int) -> Indices:
     """``count`` of the members: all of them as often as they fit, then a random part."""
-    whole, rest = divmod(count, len(members))
-    return np.concatenate([np.tile(members, whole), rng.permutation(members)[:rest]])
+    repeats, rest = divmod(count, len(members))
+    return np.concatenate([np.tile(members, repeats), rng.permutation(members)[:rest]])
 
 
 def _counts(targets: Targets, task: TaskSpec) -> Counts:

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a student learns from a teacher's outputs as well as from the targets.
+"""Knowledge distillation: a student is trained on a teacher's outputs as well as on the targets.
 
 Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531. The teacher
 sees what the student sees, augmentation included, in eval mode and without gradients.
@@ -39,13 +39,13 @@ class Teacher:
         self._task = own
         self._order: Tensor | None = None
         self._scales: tuple[Tensor, Tensor] | None = None
-        names, wanted = _names(own), _names(student)
-        if names != wanted:
-            self._order = torch.tensor([names.index(name) for name in wanted], device=device)
+        names, student_names = _names(own), _names(student)
+        if names != student_names:
+            self._order = torch.tensor([names.index(name) for name in student_names], device=device)
         if own.targets != student.targets:
             # In the student's scale: ((a * std + mean) - new mean) / new std, as one product and sum.
-            mine = {target.name: target for target in own.targets}
-            pairs = [(mine[target.name], target) for target in student.targets]
+            by_name = {target.name: target for target in own.targets}
+            pairs = [(by_name[target.name], target) for target in student.targets]
             factors = [theirs.std / new.std for theirs, new in pairs]
             shifts = [(theirs.mean - new.mean) / new.std for theirs, new in pairs]
             self._scales = torch.tensor(factors, device=device), torch.tensor(shifts, device=device)
@@ -90,7 +90,7 @@ def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
     _check_inputs(own.input, task.input, named)
     if not file.format.trainable:
         raise UsageError(
-            f"{named} is an {file.format.name} file, which torch cannot run next to the student",
+            f"{named} is an {file.format.name} file, which torch cannot run",
             hint="give the safetensors file that it was exported from",
         )
     return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)
@@ -165,7 +165,7 @@ def _check_task(own: TaskSpec, task: TaskSpec, named: str) -> None:
     """Refuse a teacher of another task, or without a class or target of the student."""
     hint = "give a teacher that was trained for the same task, or leave --teacher out"
     if task.kind == "embedding":
-        raise UsageError(f"{named}: an embedding is learnt from classes, not from a teacher", hint=hint)
+        raise UsageError(f"{named}: embeddings are trained on classes, not by a teacher", hint=hint)
     for what, theirs, ours in (
         ("does", own.kind, task.kind),
         ("reads", own.input.kind, task.input.kind),
@@ -184,7 +184,7 @@ def _check_task(own: TaskSpec, task: TaskSpec, named: str) -> None:
 def _check_inputs(own: InputSpec, spec: InputSpec, named: str) -> None:
     """Refuse other encoders than the student's, since the teacher gets the student's tensors."""
     if isinstance(own, ImageInput):
-        return  # pixels are made to fit
+        return  # pixels are resized and converted
     if isinstance(own, PairsInput):
         assert isinstance(spec, PairsInput)
         _check_inputs(own.source, spec.source, f"{named}, of source texts,")

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from dlcli.config import TrainConfig
-from dlcli.training.activation_checkpointing import saving_sentence
+from dlcli.training.activation_checkpointing import memory_saving_sentence
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import micro_batches
@@ -94,7 +94,7 @@ def _activation_memory(job: FitJob) -> str:
     set_train_mode(job.model.module)
     inputs = model_inputs(part.inputs, job.task)
     with job.precision.autocast():
-        return saving_sentence(job.model.module, inputs, lambda outputs: outputs.float().sum())
+        return memory_saving_sentence(job.model.module, inputs, lambda outputs: outputs.float().sum())
 
 
 def is_batch_norm(module: nn.Module) -> bool:

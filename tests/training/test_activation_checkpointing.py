@@ -24,7 +24,11 @@ from dlcli.task import (
     TaskSpec,
     TextInput,
 )
-from dlcli.training.activation_checkpointing import checkpoint_segments, saved_bytes, saving_sentence
+from dlcli.training.activation_checkpointing import (
+    checkpoint_segments,
+    memory_saving_sentence,
+    saved_bytes,
+)
 from dlcli.training.checkpoint_blocks import find_chains
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
 from dlcli.zoo.base import MODELS, find_model
@@ -342,7 +346,7 @@ def test_a_slice_of_a_rewired_list_still_runs() -> None:
 
 @pytest.mark.parametrize("asked", ["0", "-1", "on", "2.5", ""])
 def test_other_texts_are_refused(asked: str) -> None:
-    with pytest.raises(UsageError, match="none, auto, a number"):
+    with pytest.raises(UsageError, match="none, auto or a positive number"):
         checkpoint_segments(blocks_net(), asked)
 
 
@@ -372,7 +376,7 @@ def test_the_saving_is_said_and_leaves_no_trace() -> None:
     state = torch.get_rng_state()
     x = torch.randn(64, 3, 32, 32)
     torch.set_rng_state(state)
-    said = saving_sentence(net, (x,), square)
+    said = memory_saving_sentence(net, (x,), square)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     kept = 4 * x.numel() * 4 / 2**20  # the input of each block; the loss keeps the last output too

@@ -368,7 +368,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         open_teacher(tmp_path / "gone.safetensors", CLASSES, CPU)
     vectors = TaskSpec(kind="embedding", input=TABLE, class_names=("a", "b"), embedding_size=4)
     path = saved(tmp_path / "t.safetensors", CLASSES)
-    with pytest.raises(UsageError, match="an embedding is learnt from classes"):
+    with pytest.raises(UsageError, match="embeddings are trained on classes"):
         open_teacher(path, vectors, CPU)
 
 

@@ -213,7 +213,7 @@ def test_early_stopping_counts_epochs_without_a_better_metric(tmp_path: Path) ->
     result = train(tmp_path, fit={"epochs": 9, "patience": 2}, optim={"lr": 1e-12})
     assert result.fit.progress.stopped_early
     assert result.fit.progress.epoch < 9
-    assert result.fit.progress.stale_epochs == 2
+    assert result.fit.progress.epochs_without_improvement == 2
 
 
 def test_freezing_the_backbone_changes_the_head_alone(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Trials: the batch size and the learning rate of ``auto``, and what a run would cost."""
+"""Trials: batch size and learning rate for ``auto``, memory and time for ``--dry-run``."""

@@ -1,4 +1,4 @@
-"""``--batch-size auto``: the largest batch that fits into memory and is worth it."""
+"""``--batch-size auto``: the largest batch that fits into memory and is faster per sample."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from dlcli.training.loop.step import micro_batches, optimizer_step
 from dlcli.training.plan import Plan
 from dlcli.training.readers import make_reader
 
-LARGEST = 1024  # samples of a step on all devices; larger ones want other settings
+LARGEST = 1024  # samples of a step on all devices; larger ones need other hyper-parameters
 MIN_STEPS = 10  # of an epoch, about
 FIRST = 8
 CACHED_SHARE = 0.4  # of free memory: a split up to it stays on the device (loop/loader.py)
-CUDA_SHARE = 0.85  # of the memory that is free; evaluation and fragments need some too
+CUDA_SHARE = 0.85  # of the memory that is free; the rest is for evaluation and fragmentation
 MIN_SPEEDUP = 1.05  # a larger batch must be faster per sample by this factor
 _TIMED_STEPS, _TIMED_S = 3, 0.2
 
@@ -66,7 +66,7 @@ def find_batch_size(plan: Plan) -> tuple[int, str]:
         return _try_size(plan, samples, size, budget)
 
     best = measure(min(FIRST, _power_of_two(most)))
-    too_large = 0  # once it is known
+    too_large = 0  # the smallest size that did not fit
     while not best.fits:
         if best.size == 1:
             raise DlcliError(
@@ -78,7 +78,7 @@ def find_batch_size(plan: Plan) -> tuple[int, str]:
     while not reason:
         size = sizes[-1].size * 2
         if size > most:
-            reason = _no_more(size * devices, train)
+            reason = _limit_reason(size * devices, train)
         elif not cuda and size > 4 * _fast_enough(sizes).size:
             reason = "larger ones are hardly faster"
         elif size == too_large or not (larger := measure(size)).fits:
@@ -91,7 +91,7 @@ def find_batch_size(plan: Plan) -> tuple[int, str]:
     return best.size * devices, _sentence(plan, best, devices, reason)
 
 
-def _no_more(size: int, train: int) -> str:
+def _limit_reason(size: int, train: int) -> str:
     if size > LARGEST:
         return f"more than {LARGEST:,} are not tried"
     return f"with {size} an epoch of {train:,} samples would have {-(-train // size)} steps"
@@ -115,7 +115,7 @@ def _sentence(plan: Plan, best: MeasuredSize, devices: int, reason: str) -> str:
 
 
 def _try_size(plan: Plan, samples: Samples, size: int, budget: int) -> MeasuredSize:
-    """Time steps on one batch of ``samples``, with every layer unfrozen that ever trains."""
+    """Time steps on one batch of ``samples``, with all layers unfrozen that train at any time."""
     source = replace(plan.source, splits=dict.fromkeys(("train", "val"), samples))
     small = with_settings(
         replace(plan, source=source),
@@ -150,8 +150,8 @@ def _measure(job: FitJob, size: int, budget: int) -> MeasuredSize:
         times.append(time.perf_counter() - t0)
     if cuda:
         peak = torch.cuda.max_memory_allocated(device)
-    whole = job.batches.plan.micro_batch == planned  # otherwise memory ran out
-    return MeasuredSize(size, whole and peak <= budget, peak, len(batch) / min(times[1:]))
+    undivided = job.batches.plan.micro_batch == planned  # otherwise memory ran out
+    return MeasuredSize(size, undivided and peak <= budget, peak, len(batch) / min(times[1:]))
 
 
 def _budget(device: torch.device, devices: int, resident: int) -> int:
@@ -167,7 +167,7 @@ def _budget(device: torch.device, devices: int, resident: int) -> int:
 def _choose_samples(plan: Plan, most: int) -> tuple[Indices, int]:
     """Samples to try steps on (the longest where lengths vary), and the bytes of the encoded split.
 
-    The bytes are 0 where lengths vary: such a split is not kept on the device.
+    The bytes are 0 where lengths vary: such a split is not cached on the device.
     """
     reader = make_reader(plan, "train", 0.0)
     try:
@@ -181,7 +181,7 @@ def _choose_samples(plan: Plan, most: int) -> tuple[Indices, int]:
 
 
 def _power_of_two(number: int) -> int:
-    """The largest that is not above ``number``."""
+    """The largest power of two up to ``number``."""
     return 1 << (number.bit_length() - 1)
 
 

@@ -1,4 +1,4 @@
-"""``--dry-run``: what can be known about a run without training it. Nothing is written."""
+"""``--dry-run``: plan, memory, schedule and time of a run. Nothing is written."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class TimeEstimate:
 
     @property
     def total(self) -> float:
-        """The whole run, at most its limit."""
-        whole = self.training + self.evaluation
-        return whole if self.limit is None else min(whole, self.limit)
+        """Seconds of the run, at most its limit."""
+        seconds = self.training + self.evaluation
+        return seconds if self.limit is None else min(seconds, self.limit)
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run will be. ``started`` is the event that it will begin with.
+    """The estimate of a run. ``started`` is the event that it will begin with.
 
     ``macs`` are those of one sample. ``memory`` is one device's; ``peak`` what was measured there, None
     on CPUs. ``schedule`` are (step, learning rate), ``unfreeze_steps`` those at which
@@ -105,7 +105,7 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
 
 
 def _memory(job: FitJob) -> tuple[MemoryEstimate, int | None]:
-    """What a step keeps when every layer trains that ever will; the measured peak on CUDA."""
+    """Memory of a step with all layers unfrozen that train at any time; the measured peak on CUDA."""
     device = job.device
     job.model.freezing.apply(job.model.module, 1.0)
     set_train_mode(job.model.module)
@@ -148,12 +148,12 @@ def _evaluation_seconds(trial: TrialJob) -> float:
     """Seconds for one validation sample, in the second of two batches."""
     job, reader = trial.job, trial.readers["val"]
     size = min(default_batch_size(job.task), len(reader))
-    where = torch.arange(size).numpy()
+    indices = torch.arange(size).numpy()
     job.model.module.eval()
     seconds = 0.0
     for _ in range(2):
         t0 = time.perf_counter()
-        inputs, readable = reader.read(where)
+        inputs, readable = reader.read(indices)
         if len(readable):
             predict(job.model.module, inputs, job.task, job.device)
         seconds = time.perf_counter() - t0
@@ -167,7 +167,7 @@ def _synchronize(job: FitJob) -> None:
 
 
 def _schedule(job: FitJob) -> tuple[tuple[int, float], ...]:
-    """Learning rates of steps spread evenly over the run, the first and the last among them."""
+    """Learning rates at equidistant steps of the run, the first and the last included."""
     total = job.total_steps
     count = min(total, _POINTS)
     steps = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})

@@ -1,10 +1,10 @@
 """``--lr auto``: sweep the learning rate over a few steps and suggest one from the losses.
 
 Smith, "Cyclical Learning Rates for Training Neural Networks", arXiv:1506.01186, section 3.3, in the form
-of fast.ai: the rate rises exponentially from step to step while the loss is watched. Two things differ.
-From each loss that of the initial weights on the same batch is subtracted, since the difference between
-easy and hard batches can hide the whole descent. And losses are smoothed around each step, not over the
-steps before it, which would shift the curve to higher rates.
+of fast.ai: the rate rises exponentially from step to step. Two things differ. The loss of the initial
+weights on the same batch is subtracted from each loss, since differences between batches can be larger
+than the descent. And losses are smoothed symmetrically around each step, since smoothing over earlier
+steps alone shifts the curve to higher rates.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _sweep(job: FitJob, initial: nn.Module, steps: int, emit: Emit) -> tuple[lis
             if left > _ANNOUNCED_S:
                 emit(Noted(f"lr auto: a sweep of {steps} steps, about {left:.0f} s"))
     batches.close()
-    alike = np.asarray(losses) - np.asarray(untrained) + np.mean(untrained)
-    return rates, alike.tolist()
+    corrected = np.asarray(losses) - np.asarray(untrained) + np.mean(untrained)
+    return rates, corrected.tolist()
 
 
 @torch.no_grad()

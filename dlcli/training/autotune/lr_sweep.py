@@ -1,4 +1,4 @@
-"""The losses of a learning rate sweep, and the rate that they suggest."""
+"""The losses of a learning rate sweep, and the suggested rate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import numpy.typing as npt
 from dlcli.errors import DlcliError
 
 LOWEST, HIGHEST = 1e-7, 10.0
-# At the lowest loss, higher rates are about to make it worse. A whole run at that rate is at the edge of
-# diverging, so the suggestion stays below by this factor.
+# A run at the rate of the lowest loss is close to diverging, so the suggestion is lower by this factor.
 MARGIN = 3.0
 DESCENT = 0.8  # share of the loss's descent that lies below the suggested rate
 _SMOOTHING_STD = 0.2  # of the Gaussian kernel, in decades
-_FLAT_BELOW = 1e-5  # lower rates change nothing: their losses are the initial level
+_FLAT_BELOW = 1e-5  # losses at lower rates are the initial level
 _SIGNIFICANCE = 4.0  # standard deviations that a descent must exceed
 
 Curve = npt.NDArray[np.float64]
@@ -25,7 +24,7 @@ Curve = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LrSweep:
-    """The losses of a sweep by rate, as if all batches were alike; smoothed; what they suggest."""
+    """Losses by learning rate, corrected for differences between batches; smoothed; the suggestion."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -39,7 +38,7 @@ class LrSweep:
 
     @property
     def sentence(self) -> str:
-        """The result for people."""
+        """The result as a sentence."""
         return (
             f"lr auto: {self.suggestion:g} (in {len(self.rates)} steps from {self.rates[0]:g} to "
             f"{self.rates[-1]:.2g} the loss fell until {self.lowest:.2g})"
@@ -68,7 +67,7 @@ def suggest(rates: list[float], losses: list[float]) -> LrSweep:
         raise _no_descent(f"the loss was not finite after {len(values)} steps")
     initial = log_rates <= math.log10(_FLAT_BELOW)
     level = float(np.median(values[initial]))
-    # Clipped: an outlier must not bend the curve around it.
+    # Clipped: limits the effect of outliers.
     smoothed, std_factor = _smooth(log_rates, np.minimum(values, 1.5 * level))
     lowest = int(np.argmin(smoothed))
     residuals = values - smoothed
@@ -100,8 +99,7 @@ def _robust_std(residuals: Curve) -> float:
 
 def _no_descent(reason: str) -> DlcliError:
     return DlcliError(
-        f"--lr auto found no learning rate between {LOWEST:g} and {HIGHEST:g} that makes the loss fall: "
-        f"{reason}",
-        hint="give one, such as --lr 1e-3; the loss of a model that is trained already falls no "
-        "further, and losses of small batches are too noisy to see it: try a larger --batch-size",
+        f"--lr auto: no learning rate between {LOWEST:g} and {HIGHEST:g} makes the loss fall: {reason}",
+        hint="give one, such as --lr 1e-3; the loss of a trained model falls no "
+        "further, and the losses of small batches are noisy: try a larger --batch-size",
     )

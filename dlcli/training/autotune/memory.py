@@ -1,4 +1,4 @@
-"""What a training step keeps in memory, counted tensor by tensor."""
+"""Memory of a training step, counted tensor by tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dlcli.training.loop.loader import Batch
 class MemoryEstimate:
     """Bytes on one device during a step.
 
-    ``activations`` are what autograd keeps of one micro-batch of ``micro`` samples for the backward
+    ``activations`` are what autograd saves of one micro-batch of ``micro`` samples for the backward
     pass, ``batch`` are the inputs and targets of a step. Workspace of kernels is not included.
     """
 
@@ -30,7 +30,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it at once, as it is at the end of a forward pass."""
+        """The sum, which is reached at the end of a forward pass."""
         return (
             self.weights
             + self.gradients
@@ -42,9 +42,9 @@ class MemoryEstimate:
 
 
 def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
-    """The memory of a job that has made a step: the optimizer's state exists by then.
+    """Estimate the memory of a job after its first step, when the optimizer's state exists.
 
-    ``part`` is a micro-batch of ``batch``. Layers count as they train now.
+    ``part`` is a micro-batch of ``batch``. Only layers that are not frozen now have gradients.
     """
     state = job.optimizer.state.values()
     return MemoryEstimate(
@@ -66,6 +66,6 @@ def activation_bytes(job: FitJob, part: Batch) -> int:
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
-    """The sizes of some tensors, each once."""
-    different = {id(tensor): tensor for tensor in tensors}
-    return sum(tensor.numel() * tensor.element_size() for tensor in different.values())
+    """The total size of tensors in bytes; repeated ones count once."""
+    unique = {id(tensor): tensor for tensor in tensors}
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())

@@ -15,14 +15,14 @@ from dlcli.training.plan import Plan
 def resolve_auto(plan: Plan, emit: Emit) -> Plan:
     """The plan with numbers for ``optim.lr`` and ``fit.batch_size``, where they are "auto".
 
-    The batch size comes first, as the right rate depends on it. No other setting changes, and the run
-    that follows is as if the numbers had been typed. Its notes say how they were chosen.
+    The batch size comes first, since the learning rate depends on it. No other setting changes: the run
+    is the same as with these numbers given. Notes of the plan give the reasons.
     Raises: UsageError for settings that do not fit; DlcliError when there is no such number.
     """
     size, lr = plan.config.fit.batch_size, plan.config.optim.lr
     if "auto" not in (size, lr):
         return plan
-    check_plan(plan)  # before minutes are spent
+    check_plan(plan)  # before minutes of trials
     if size == "auto":
         batch_size, sentence = find_batch_size(plan)
         plan = replace(

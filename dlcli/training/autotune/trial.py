@@ -1,4 +1,4 @@
-"""A training job to measure on, which is then discarded: no run folder, no trace.
+"""A training job for measurements, without a run folder.
 
 The learning rate finder, the batch size finder and ``--dry-run`` use it.
 """
@@ -38,7 +38,7 @@ from dlcli.zoo.summary import Summary, summarize
 class TrialJob:
     """A job on one device with its readers; ``run`` is a folder that does not exist.
 
-    ``load_notes`` say what was loaded into the model; ``summary`` is its layers, where requested.
+    ``load_notes`` are sentences about the loaded weights; ``summary`` is its layers, where requested.
     """
 
     plan: Plan
@@ -69,7 +69,7 @@ def trial_job(
     world = World(size=several, local_size=several) if share else ALONE
     plan = replace(plan, config=_trial_settings(plan.config, 1 if share else several))
     device = first_device(plan.config)
-    make_deterministic(plan.config.fit.deterministic, device)  # before the first product on a GPU
+    make_deterministic(plan.config.fit.deterministic, device)  # before cuBLAS starts
     with preserved_rng(device):
         module, load_notes = plan.build()
         teacher = load_teacher(plan)
@@ -120,7 +120,7 @@ def with_settings(plan: Plan, **settings: Any) -> Plan:
 def process_count(config: TrainConfig) -> int:
     """Number of processes that share a batch; the minimum where machines may join.
 
-    Raises: UsageError when there are not so many devices.
+    Raises: UsageError when there are fewer devices.
     """
     return machine_range(config.launch)[0] * local_ranks(config.launch, config.fit.device).count
 

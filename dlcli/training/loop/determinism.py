@@ -30,7 +30,7 @@ def derive_seed(*parts: int) -> int:
 def capture_rng() -> RngState:
     """The state of every generator of this process that a layer or a library may draw from."""
     tensors = {"torch": torch.get_rng_state()}
-    # Asking another device's generator for its state would initialise that device.
+    # Reading the state of another device's generator would initialise that device.
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         tensors[f"cuda/{torch.cuda.current_device()}"] = torch.cuda.get_rng_state()
     if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ def restore_rng(tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> Non
 
 @contextmanager
 def preserved_rng(device: torch.device) -> Iterator[None]:
-    """Context after which the generators of Python, NumPy and torch are where they were before it."""
+    """Context that restores the generators of Python, NumPy and torch at its end."""
     python, legacy = random.getstate(), np.random.get_state()
     on_device = device.type != "cpu"
     try:

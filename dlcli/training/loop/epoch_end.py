@@ -1,4 +1,4 @@
-"""The end of an epoch: validate, keep the best models, decide whether the run is over."""
+"""The end of an epoch: validate, save the best models, decide whether the run is over."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
         job.world.share_buffers(module)  # the average has buffers of its own in each process
         module.eval()
         result = job.validate(check_stop)
-        improved, best = _keep_if_good(job, progress, result)
-    progress.stale_epochs = 0 if improved else progress.stale_epochs + 1
+        improved, best = _save_if_best(job, progress, result)
+    progress.epochs_without_improvement = 0 if improved else progress.epochs_without_improvement + 1
     if is_whole_epoch(job, progress):
         progress.plateau = progress.plateau.after(
             result.metrics[job.monitor],
@@ -58,36 +58,38 @@ def is_better(value: float, best: float | None, name: str, min_delta: float = 0.
     return (value - best) * direction(name) > min_delta
 
 
-def _keep_if_good(job: FitJob, progress: Progress, result: EvalResult) -> tuple[bool, bool]:
-    """Save the model if it is among the best; (improved as patience counts, best so far)."""
+def _save_if_best(job: FitJob, progress: Progress, result: EvalResult) -> tuple[bool, bool]:
+    """Save the model if it is among the best; returns (improved as patience counts, best so far)."""
     value, loss = result.metrics[job.monitor], result.metrics["loss"]
-    improved = is_better(value, progress.mark, job.monitor, job.config.min_delta)
+    improved = is_better(value, progress.patience_best, job.monitor, job.config.min_delta)
     # On a few samples many epochs reach the same accuracy: the lowest loss decides between them.
     # Patience waits for the metric alone.
     best = is_better(value, progress.best, job.monitor) or (
         value == progress.best and is_better(loss, progress.best_loss, "loss")
     )
     if improved:
-        progress.mark = value
+        progress.patience_best = value
     epoch = progress.epoch + 1
     if best:
         progress.best, progress.best_epoch, progress.best_loss = value, epoch, loss
         path = job.files.save_model("best", result, epoch)
         job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
     if job.config.keep_best > 1:
-        _keep_epochs(job, progress, result, (value, loss, epoch))
+        _save_best_epochs(job, progress, result, (value, loss, epoch))
     return improved, best
 
 
-def _keep_epochs(
+def _save_best_epochs(
     job: FitJob, progress: Progress, result: EvalResult, new: tuple[float, float, int]
 ) -> None:
     """Save the model if its epoch is among the best few, and delete the one that no longer is."""
     sign = direction(job.monitor)
-    others = [epoch for epoch in progress.kept if epoch[2] != new[2]]  # a resumed epoch comes again
+    others = [
+        epoch for epoch in progress.best_epochs if epoch[2] != new[2]
+    ]  # a resumed epoch is validated again
     ranked = sorted([*others, new], key=lambda k: (math.isnan(k[0]), -sign * k[0], k[1], k[2]))
-    progress.kept = ranked[: job.config.keep_best]
-    if new in progress.kept:
+    progress.best_epochs = ranked[: job.config.keep_best]
+    if new in progress.best_epochs:
         job.files.save_model(f"epoch-{new[2]}", result, new[2])
     for _, _, epoch in ranked[job.config.keep_best :]:
         job.files.drop_model(f"epoch-{epoch}")
@@ -100,10 +102,10 @@ def advance(job: FitJob, progress: Progress) -> None:
         if swa is not None:
             if progress.step > (job.config.swa or 0) * job.total_steps:
                 swa.update(job.model.module)
-            else:  # after a resume with more epochs: those averaged before are no longer the last
+            else:  # a resume with more epochs: the averaged ones are no longer the last
                 swa.forget()
         progress.epoch, progress.batch = progress.epoch + 1, 0
-        progress.loss_sum, progress.loss_count, progress.hits, progress.seen = 0.0, 0.0, 0, 0
+        progress.loss_sum, progress.loss_count, progress.correct, progress.seen = 0.0, 0.0, 0, 0
     _finish_if_over(job, progress)
 
 
@@ -121,7 +123,11 @@ def _finish_if_over(job: FitJob, progress: Progress) -> None:
         return
     patience, epochs = job.config.patience, job.config.epochs
     progress.reason = ""
-    if patience is not None and progress.stale_epochs >= patience and progress.epoch < epochs:
+    if (
+        patience is not None
+        and progress.epochs_without_improvement >= patience
+        and progress.epoch < epochs
+    ):
         progress.reason = "patience"
     elif progress.epoch < epochs and progress.step >= job.total_steps:
         progress.reason = "steps"
@@ -164,13 +170,13 @@ def _train_inputs(job: FitJob) -> Iterator[tuple[torch.Tensor, ...]]:
         if not batch.is_usable(int(job.world.sum(len(batch))[0])):
             continue
         for part in micro_batches(job, batch):
-            is_enough = len(part) > 1 or job.model.sync_batch_norm
-            share = part if is_enough else job.batches.example()
-            yield model_inputs(share.inputs, job.task)
+            enough = len(part) > 1 or job.model.sync_batch_norm
+            sample = part if enough else job.batches.example()
+            yield model_inputs(sample.inputs, job.task)
 
 
 def check_weights(job: FitJob, progress: Progress) -> None:
-    """Raises: Diverged when a weight or a running statistic is not finite: no later step mends it."""
+    """Raises: Diverged when a weight or a running statistic is not finite: no later step corrects it."""
     module = job.model.module
     statistics = (b for b in module.named_buffers() if b[0].endswith(("running_mean", "running_var")))
     for name, tensor in (*module.named_parameters(), *statistics):
@@ -178,13 +184,13 @@ def check_weights(job: FitJob, progress: Progress) -> None:
             raise diverged(f"values of {name} are not finite", progress, job.files.run)
 
 
-def diverged(evidence: str, progress: Progress, run: str) -> Diverged:
-    """The error of a run that no longer learns."""
+def diverged(reason: str, progress: Progress, run: str) -> Diverged:
+    """The error of a run that has diverged."""
     best = (
         f"{run}{os.sep}best.safetensors is intact" if progress.best_epoch else "no model was saved yet"
     )
     return Diverged(
-        f"{evidence}, up to step {progress.step}: training has diverged",
+        f"{reason}, up to step {progress.step}: training has diverged",
         hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {best}, and so are the states in "
         f"{run}{os.sep}state",
     )

@@ -21,7 +21,7 @@ class EpochStats:
         start = progress if main else Progress()
         self._loss = torch.tensor(start.loss_sum, dtype=dtype, device=device)
         self._count = torch.tensor(start.loss_count, dtype=dtype, device=device)
-        self._correct = torch.tensor(start.hits, dtype=torch.int64, device=device)
+        self._correct = torch.tensor(start.correct, dtype=torch.int64, device=device)
         self._seen = start.seen
         self._skipped: int | torch.Tensor = progress.skipped
         self._bad_streak: int | torch.Tensor = progress.bad_streak
@@ -30,7 +30,7 @@ class EpochStats:
 
     @property
     def known_bad_streak(self) -> int:
-        """The length of the last streak of skipped steps, 0 where the device would be waited for."""
+        """The last consecutive skipped steps; 0 where reading them would wait for the device."""
         return self._bad_streak if isinstance(self._bad_streak, int) else 0
 
     def add(self, output: StepOutput, samples: int) -> None:
@@ -60,7 +60,7 @@ class EpochStats:
             float(self._loss), float(self._count), int(self._correct), self._seen
         )
         progress.loss_sum, progress.loss_count = loss, count
-        progress.hits, progress.seen = int(correct), int(seen)
+        progress.correct, progress.seen = int(correct), int(seen)
         progress.skipped, progress.bad_streak = int(self._skipped), int(self._bad_streak)
 
 
@@ -68,4 +68,4 @@ def training_metrics(progress: Progress, *, accuracy: bool) -> tuple[float, floa
     """Mean training loss, and accuracy where it is counted, over the epoch so far."""
     # Skipped steps count neither as correct nor as samples here.
     count = progress.loss_count or 1
-    return progress.loss_sum / count, progress.hits / count if accuracy else None
+    return progress.loss_sum / count, progress.correct / count if accuracy else None

@@ -1,7 +1,7 @@
 """The training loop. It knows tensors, counters and events; it knows no files and no terminal.
 
-Several processes run this same loop, each on its share of every batch. Whatever one of them wants
-(to stop, to save, to log) is agreed on between two steps, so all of them do it at the same step.
+Several processes run this loop, each on its share of every batch. They agree between two steps on
+whether to stop, to save or to log, so all of them do it at the same step.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class FitResult:
 def fit(job: FitJob, progress: Progress) -> FitResult:
     """Train from ``progress`` to the last epoch, an early stop, a limit or a signal.
 
-    ``progress`` is changed in place. After a signal the state is saved and the result says so. Raises:
-    DlcliError when training diverges, no sample can be read or memory runs out for a single sample;
-    the states saved before stay.
+    ``progress`` is changed in place. After a signal the state is saved and the result has its number.
+    Raises: DlcliError when training diverges, no sample can be read or memory runs out for a single
+    sample; states saved before stay valid.
     """
     signum = Trainer(job, progress).run()
     if signum is None:
@@ -97,7 +97,7 @@ class Trainer:
             try:
                 while not progress.finished:
                     stats = self._train_epoch()
-                    if progress.batch:  # otherwise the time was up before the epoch's first step
+                    if progress.batch:  # 0 where the time was up before the epoch's first step
                         self._end_epoch(stats)
                 finish_swa(self.job, progress, self._check_stop)
                 if not progress.bad_streak:
@@ -117,7 +117,7 @@ class Trainer:
         for batch in job.batches.epoch(progress.epoch, start=progress.batch):
             if progress.step >= job.total_steps:
                 break
-            total, readable = self._between_steps(stats, batch)
+            total, readable = self._synchronize_step(stats, batch)
             if progress.finished:
                 break
             self.lr = self._learning_rate(progress.step)
@@ -134,8 +134,8 @@ class Trainer:
         self._log_step(stats)
         return stats
 
-    def _between_steps(self, stats: EpochStats, batch: Batch) -> tuple[float, int]:
-        """Agree with the other processes on what is due before the next step (log, save, stop); do it.
+    def _synchronize_step(self, stats: EpochStats, batch: Batch) -> tuple[float, int]:
+        """Agree with the other processes on what is due before the next step, and log, save or stop.
 
         Returns the loss's count and the readable samples of the next step over all processes. Raises:
         _Stopped after a signal; DlcliError.
@@ -143,7 +143,7 @@ class Trainer:
         progress, world = self.progress, self.job.world
         due = self.timing.due(progress.step) if world.main else (False, False, False)
         world.record_step(progress.step)
-        signum = self.guard.signum or 0  # read once: it may come at any moment
+        signum = self.guard.signum or 0  # read once: a signal may arrive at any time
         total, readable, signals, signums, log_due, save_due, time_due = world.sum(
             batch.count, len(batch), signum > 0, signum, *due
         )
@@ -159,7 +159,7 @@ class Trainer:
         return total, int(readable)
 
     def _end_epoch(self, stats: EpochStats) -> None:
-        """Validate, keep the best model, go to the next epoch or to the end, save what is due."""
+        """Validate, save the best model, advance to the next epoch, save the state if due."""
         job, progress = self.job, self.progress
         if not progress.seen:
             raise job.batches.unreadable()
@@ -193,13 +193,13 @@ class Trainer:
         self._after_epoch()
 
     def _after_epoch(self) -> None:
-        """Stop when the time is up, or save the state when that is due. Raises: StopRequested."""
+        """Stop when the time is up, else save the state if due. Raises: StopRequested."""
         progress, world = self.progress, self.job.world
         save_due, time_due = world.sum(
             world.main and self.timing.epoch_save_due(progress),
             world.main and self.timing.out_of_time(),
         )
-        if progress.finished:  # `run` saves what is left to save
+        if progress.finished:  # `run` saves the last state
             return
         if time_due:
             progress.finished, progress.reason = True, "time"
@@ -214,7 +214,7 @@ class Trainer:
             self.guard.check()
 
     def _log_step(self, stats: EpochStats) -> None:
-        """Add up the statistics of all processes and emit the last step, unless that was done."""
+        """Sum the statistics of all processes and emit the last step, unless it was logged."""
         job, progress = self.job, self.progress
         stats.write(progress, job.world)
         self._check_bad_streak(progress.bad_streak)
@@ -256,7 +256,7 @@ class Trainer:
         return job.optim.peak_lr * factor
 
     def _unfreeze(self) -> bool:
-        """Unfreeze the layers whose time has come; True if any changed."""
+        """Unfreeze the layers that are due; True if any changed."""
         return self.job.model.unfreeze(self.progress.step / self.job.total_steps)
 
     @property
@@ -269,5 +269,5 @@ class Trainer:
             raise self._diverged(streak)
 
     def _diverged(self, streak: int) -> DlcliError:
-        evidence = f"the gradient was not finite in the last {streak} steps"
-        return diverged(evidence, self.progress, self.job.files.run)
+        reason = f"the gradient was not finite in the last {streak} steps"
+        return diverged(reason, self.progress, self.job.files.run)

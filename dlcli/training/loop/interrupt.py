@@ -1,4 +1,4 @@
-"""The first Ctrl-C or SIGTERM lets the run save and stop; the second ends it at once."""
+"""Signals: the first Ctrl-C or SIGTERM lets the run save and stop, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
 
 
 class StopRequested(Exception):
-    """Raised inside long evaluations after a signal; `fit` then saves and ends."""
+    """A signal during an evaluation; `fit` then saves and ends."""
 
 
 class StopGuard:

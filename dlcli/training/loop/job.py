@@ -1,4 +1,4 @@
-"""Everything that a training loop works on."""
+"""The inputs of the training loop: model, data, objective, optimizer and outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RunFiles(Protocol):
         """The run's folder, for messages."""
 
     def save_model(self, name: str, result: EvalResult, epoch: int) -> str:
-        """Save the model as it is, with its metrics; returns the path. Raises: DlcliError."""
+        """Save the model with its metrics; returns the path. Raises: DlcliError."""
 
     def drop_model(self, name: str) -> None:
         """Delete a saved model."""
@@ -39,9 +39,9 @@ class RunFiles(Protocol):
 
 @dataclass
 class FitJob:
-    """What `fit` works on.
+    """The inputs of `fit`.
 
-    ``validate`` evaluates the module on the validation split; its argument is called now and then and
+    ``validate`` evaluates the module on the validation split; its argument is called repeatedly and
     may raise StopRequested. ``snapshot`` draws images and histograms after an epoch.
     """
 

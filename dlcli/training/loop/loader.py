@@ -20,8 +20,8 @@ from dlcli.training.loop.batch_plan import BatchPlan, batch_bounds
 
 # Share of a GPU's free memory that an encoded split may take to be indexed there.
 _RESIDENT_SHARE = 0.4
-# Batches per pool of samples that are sorted by length: few enough to leave the order random, enough
-# to make neighbours alike.
+# Batches per pool of samples that are sorted by length: few enough to keep the order random, enough
+# for similar lengths within a batch.
 _POOL_BATCHES = 50
 
 
@@ -45,7 +45,7 @@ class Batch:
         return len(self.indices)
 
     def take(self, positions: Indices) -> Batch:
-        """The samples at ``positions``; ``count`` and ``planned`` stay those of the whole."""
+        """The samples at ``positions``; ``count`` and ``planned`` stay those of the whole batch."""
         if len(positions) == len(self):
             return self
         rows = to_device(torch.from_numpy(positions), self.targets.device)
@@ -69,8 +69,8 @@ class TrainBatches:
 
     ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed;
     ``grouped`` keeps its neighbours together, instead of grouping samples by length. ``count`` gives
-    what a loss counts in targets, where that is not samples. This process is ``rank`` of the plan's
-    ``world_size``.
+    the number that a loss divides by for targets, by default samples. This process is ``rank`` of the
+    plan's ``world_size``.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TrainBatches:
         return len(self.bounds) - 1
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The samples of an epoch: a function of (seed, epoch), not of what went before."""
+        """The samples of an epoch: a function of (seed, epoch)."""
         rng = np.random.default_rng([self.seed, epoch])
         if self._draw is not None:
             order = self._draw(self.seed, epoch)
@@ -128,8 +128,8 @@ class TrainBatches:
     def example(self) -> Batch:
         """Two readable samples, or one where there is one: for a process whose share is empty.
 
-        Processes wait for each other within a step, so each must compute something; its loss counts
-        nothing. Raises: DlcliError when no sample can be read.
+        Processes wait for each other within a step, so each runs a forward and backward pass; this one's
+        loss is not counted. Raises: DlcliError when no sample can be read.
         """
         for low in range(0, len(self.reader), 2):
             positions = np.arange(low, min(low + 2, len(self.reader)), dtype=np.int64)
@@ -197,14 +197,14 @@ class TrainBatches:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A host tensor on the device, copied from pinned memory so that a GPU is not waited for."""
+    """A host tensor on the device, copied from pinned memory without waiting for a GPU."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def _as_tensor(targets: Targets, device: torch.device) -> torch.Tensor:
-    """Targets as a tensor; float64 stays where the device has it, since targets are not scaled yet."""
+    """Targets as a tensor; float64 stays where the device supports it: targets are not scaled yet."""
     tensor = torch.from_numpy(targets)
     return tensor.float() if device.type == "mps" and tensor.is_floating_point() else tensor
 

@@ -19,11 +19,11 @@ Forward = Callable[..., torch.Tensor]
 
 @dataclass
 class TrainableModel:
-    """A module on the training device, with everything that changes it besides the optimizer.
+    """A module on the training device, with everything but the optimizer that changes it.
 
-    A training step calls ``forward``, which is ``wrap(module)``: distributed, compiled. It is made
-    again when layers are unfrozen. ``averages`` are "ema" and "swa", where asked for; ``masks`` the
-    zeros of pruned weights. With ``sync_batch_norm`` batch norms see the samples of all processes.
+    A training step calls ``forward``, which is ``wrap(module)``: distributed, compiled. The module is
+    wrapped again when layers are unfrozen. ``averages`` are "ema" and "swa", where enabled; ``masks``
+    those of pruned weights. With ``sync_batch_norm`` batch norms see the samples of all processes.
     """
 
     module: nn.Module
@@ -47,14 +47,14 @@ class TrainableModel:
         return changed
 
     def after_update(self) -> None:
-        """Mask the pruned weights again and move the average, after each step of the optimizer."""
+        """Mask the pruned weights and update the moving average, after each step of the optimizer."""
         if self.masks is not None:
             self.masks.apply()
         if "ema" in self.averages:
             self.averages["ema"].update(self.module)
 
     def with_average(self, name: str) -> AbstractContextManager[object]:
-        """Context in which the module has averaged weights, where there is such an average."""
+        """Context in which the module has averaged weights, if there are any."""
         average = self.averages.get(name)
         return nullcontext() if average is None or not average.n else average.applied(self.module)
 

@@ -26,6 +26,13 @@ from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.forward import load_tensors
 
 STATE_SCHEMA = 2  # schema 1 had one process and no averages
+# Fields of `Progress` whose keys in state.json are others, those of the first versions.
+_STATE_KEYS = {
+    "correct": "hits",
+    "patience_best": "mark",
+    "epochs_without_improvement": "stale_epochs",
+    "best_epochs": "kept",
+}
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -33,13 +40,13 @@ _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.js
 class Progress:
     """The counters of a run. ``batch`` is the next one of ``epoch``; both count from 0.
 
-    The names are those of state.json. ``loss_sum``, ``loss_count`` (samples, or tokens), ``hits``
-    (correct predictions) and ``seen`` (samples) are sums over the epoch so far and all processes.
-    ``micro`` is the largest micro-batch that fits into memory, None where it never ran out. ``skipped``
-    counts the steps whose gradient was not finite, ``bad_streak`` the consecutive last ones. ``mark`` is
-    the best metric that counts for patience, ``stale_epochs`` the epochs since. ``kept`` are the saved
-    models of the best epochs, best first: (value, loss, epoch). ``reason`` is why a run ended before
-    its last epoch: "patience", "steps", "time" or "".
+    ``loss_sum``, ``loss_count`` (samples, or tokens), ``correct`` (predictions) and ``seen`` (samples)
+    are sums over the epoch so far and all processes. ``micro`` is the largest micro-batch that fits into
+    memory, None where it never ran out. ``skipped`` counts the steps whose gradient was not finite,
+    ``bad_streak`` the consecutive last ones. ``patience_best`` is the best metric that counts for
+    patience, ``epochs_without_improvement`` the epochs since. ``best_epochs`` are the epochs of
+    ``keep_best``, best first: (value, loss, epoch). ``reason`` is why a run ended before its last epoch:
+    "patience", "steps", "time" or "".
     """
 
     step: int = 0
@@ -47,13 +54,13 @@ class Progress:
     batch: int = 0
     loss_sum: float = 0.0
     loss_count: float = 0.0
-    hits: int = 0
+    correct: int = 0
     seen: int = 0
     best: float | None = None
     best_loss: float | None = None
     best_epoch: int = 0
-    mark: float | None = None
-    stale_epochs: int = 0
+    patience_best: float | None = None
+    epochs_without_improvement: int = 0
     elapsed_s: float = 0.0
     finished: bool = False
     reason: str = ""
@@ -61,7 +68,7 @@ class Progress:
     skipped: int = 0
     bad_streak: int = 0
     plateau: Plateau = field(default_factory=Plateau)
-    kept: list[tuple[float, float, int]] = field(default_factory=list)
+    best_epochs: list[tuple[float, float, int]] = field(default_factory=list)
 
     @property
     def stopped_early(self) -> bool:
@@ -75,14 +82,19 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
-        """From `asdict`, also from states of older versions."""
-        values = dict(values)
+        """Read what `to_dict` returned, also in older versions."""
+        names = {key: name for name, key in _STATE_KEYS.items()}
+        values = {names.get(key, key): value for key, value in values.items()}
         if values.pop("stopped_early", False):
             values["reason"] = "patience"
-        values.setdefault("mark", values.get("best"))
+        values.setdefault("patience_best", values.get("best"))
         values["plateau"] = Plateau(**values.get("plateau", {}))
-        values["kept"] = [tuple(epoch) for epoch in values.get("kept", [])]
+        values["best_epochs"] = [tuple(epoch) for epoch in values.get("best_epochs", [])]
         return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counters for state.json."""
+        return {_STATE_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ class TrainingState:
         return True
 
     def same_optimizer(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the state is that of such an optimizer; True for old states, which do not say."""
+        """Return whether the state is of this kind of optimizer; True for old states without a kind."""
         saved = self.values.get("optimizer")
         return saved is None or saved["kind"] == _optimizer_kind(optimizer)
 
@@ -185,7 +197,7 @@ def save_state(
         tensors |= {f"rng-{rank}/{k}" if rank else f"rng/{k}": v for k, v in rng_tensors.items()}
     values = {
         "schema": STATE_SCHEMA,
-        "progress": asdict(progress),
+        "progress": progress.to_dict(),
         "optim": plain,
         "optimizer": {
             "kind": _optimizer_kind(optimizer),

@@ -1,8 +1,8 @@
-"""One optimizer step: micro-batches in, one update of the weights out.
+"""One optimizer step: micro-batches, gradient clipping, the update of the weights.
 
-A step's batch is the same whatever divides it. Each part contributes its loss as a sum over the count
-of the whole batch, so that the gradients add up to those of the undivided batch: over micro-batches by
-accumulation, over processes by the averaging of `World.wrap`.
+A step does not depend on how its batch is divided. Each part contributes its loss as a sum over the
+count of the whole batch, so that the gradients add up to those of the undivided batch: over
+micro-batches by accumulation, over processes by the averaging of `World.wrap`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def micro_batches(job: FitJob, batch: Batch) -> list[Batch]:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Whether an error means that memory ran out; the CPU's allocator says so in its message only."""
+    """Return whether memory ran out; the CPU's allocator raises a RuntimeError with a message."""
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(exc, RuntimeError) and (
@@ -119,7 +119,7 @@ def _gradient(job: FitJob, batch: Batch, total: float) -> LossSums:
 
 
 def _empty_backward(job: FitJob, empty: Batch) -> None:
-    """Take part in a micro-batch's collectives without a sample of one's own; the gradient is 0.
+    """Take part in a micro-batch's collectives without samples; the gradient is 0.
 
     Synchronised batch norms need a batch of no samples, since others would count in their statistics;
     other layers may not support empty batches.
@@ -144,7 +144,7 @@ def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
     Returns (norm before clipping, updated).
     """
     job.scaler.unscale_(job.optimizer)
-    groups = job.optimizer.param_groups  # walking the module would cost more than the norm
+    groups = job.optimizer.param_groups  # faster than module.parameters()
     with_grad = [p for group in groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
     if job.optim.clip_grad_value is not None:
@@ -153,10 +153,10 @@ def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
         nn.utils.clip_grads_with_norm_(with_grad, job.optim.clip_grad_norm, norm)
     finite = torch.isfinite(norm)
     if job.scaler.is_enabled():
-        job.scaler.step(job.optimizer)  # it skips the update by itself
+        job.scaler.step(job.optimizer)  # skips the update itself
         job.scaler.update()
     elif norm.device.type == "cuda" and getattr(job.optimizer, "_step_supports_amp_scaling", False):
-        # A fused optimizer reads on the device whether to update: no wait for the device here.
+        # A fused optimizer reads on the device whether to update, without waiting for it.
         job.optimizer.grad_scale, job.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
         job.optimizer.step()
     else:
@@ -176,7 +176,7 @@ def _halve_micro_batches(job: FitJob, batch: Batch, exc: BaseException) -> None:
             hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16",
         ) from exc
     job.batches.plan = plan = plan.limited(math.ceil(before / 2))
-    exc.__traceback__ = None  # it holds the activations
+    exc.__traceback__ = None  # its frames hold the activations
     job.optimizer.zero_grad(set_to_none=True)
     if job.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""When a run logs and saves, and how fast it is."""
+"""Intervals of logging and saving, elapsed time and speed of a run."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parse_time(text: str | None) -> float | None:
 
 
 class Timing:
-    """When to log and to save in a run, and how long it has taken, in seconds."""
+    """When to log and to save in a run, and its elapsed time in seconds."""
 
     def __init__(self, config: FitConfig, progress: Progress, total_steps: int) -> None:
         self._every = CheckpointEvery.parse(config.checkpoint_every)
@@ -86,19 +86,19 @@ class Timing:
         return (progress.elapsed_s - self._first_elapsed) / done * (self._total_steps - progress.step)
 
     def due(self, step: int) -> tuple[bool, bool, bool]:
-        """Whether to log, whether to save and whether the run's time is up, before the next step."""
+        """Return (log, save, out of time) before the next step."""
         now, minutes = time.perf_counter(), self._every.minutes
         self._save_due |= self._steps_due(step)
         self._save_due |= minutes is not None and now - self._last_save >= minutes * 60
         log = now - self._last_log >= self._log_every_s
-        # Also a hundred times a run, so that its curves have points however short it is.
+        # And at least a hundred times a run, for its curves.
         log |= step % max(1, self._total_steps // 100) == 0
         if log:
             self._last_log = now
         return log, self._save_due, step > 0 and self.out_of_time()
 
     def out_of_time(self) -> bool:
-        """Whether the run has lasted as long as it may."""
+        """Return whether the run has reached its time limit."""
         return self._limit_s is not None and self.elapsed() >= self._limit_s
 
     def epoch_save_due(self, progress: Progress) -> bool:
@@ -108,7 +108,7 @@ class Timing:
         return due or (epochs is not None and progress.epoch % epochs == 0)
 
     def saved(self, step: int) -> None:
-        """Count the time to the next save from here."""
+        """Restart the interval between saves."""
         self._last_save, self._save_due, self._saved_step = time.perf_counter(), False, step
 
     def _steps_due(self, step: int) -> bool:
