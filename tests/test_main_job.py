@@ -164,7 +164,7 @@ def test_training_data_that_is_unfit_is_refused(
     cases = {
         str(tmp_path / "missing"): "does not exist",
         "digit": "digits",
-        str(tmp_path / "nothing"): "holds no photos",
+        str(tmp_path / "nothing"): "has no photos",
         str(one): "one class",
         str(unknown): "violet",
     }

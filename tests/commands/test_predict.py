@@ -245,4 +245,4 @@ def test_names_that_are_no_utf8_survive(here: Path, capsysbinary: pytest.Capture
 def test_a_named_pipe_is_not_waited_for(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(here / "pipe.jpg")
     assert main(["predict", "pipe.jpg"]) == 1
-    assert "no regular file" in capsys.readouterr().err
+    assert "not a regular file" in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_float_tiff_from_0_to_1_is_scaled_and_others_are_refused(tmp_path: Path)
     Image.fromarray(values).save(tmp_path / "a.tif")
     assert np.array_equal(decode(tmp_path / "a.tif", spec(1))[..., 0], np.rint(values * 255))
     Image.fromarray(values * 1000).save(tmp_path / "b.tif")
-    with pytest.raises(BadSample, match=r"float pixels run from 0 to 1000; only 0 to 1"):
+    with pytest.raises(BadSample, match=r"float pixels are from 0 to 1000; only 0 to 1"):
         decode(tmp_path / "b.tif", spec(1))
     Image.fromarray(values * np.nan).save(tmp_path / "c.tif")
     with pytest.raises(BadSample, match="float"):
@@ -268,14 +268,14 @@ def test_empty_and_foreign_files(tmp_path: Path) -> None:
     path.write_bytes(b"")
     assert refusal(path) == "the file is empty (0 bytes)"
     path.write_text("Dear diary, this is no photo.")
-    assert refusal(path) == "it is no image of a known format"
+    assert refusal(path) == "it is not an image of a known format"
     assert refusal(tmp_path / "absent.jpg") == "No such file or directory"
 
 
 def test_a_program_in_an_image_s_clothes_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
-    assert refusal(path) == "it is no image of a known format"
+    assert refusal(path) == "it is not an image of a known format"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "webp", "tif", "ppm"])

@@ -1,9 +1,9 @@
-"""One image, or one raw array, to the pixels a model is fed, for training, `eval` and `predict` alike.
+"""Decode an image file or raw array to the pixels of a model, the same for training, eval and predict.
 
-What is done, in this order: the header is read and oversized images are refused; a JPEG is decoded at
-a reduced scale where at least twice the target remains; the EXIF rotation is applied; 16 bits become
-8 by their high byte; transparency is laid over white; colours become grey or RGB; then one
-antialiased resize cuts and scales. Of an animation it is the first frame. Files are only read.
+In this order: read the header and refuse oversized images; decode a JPEG at a reduced scale where at
+least twice the target size remains; apply the EXIF orientation; reduce 16 bits to 8 by the high byte;
+composite transparency over white; convert to grey or RGB; crop and scale in one antialiased resize. Of
+an animation the first frame is used. Files are only read.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from dlcli.data.images.formats import PILLOW_FORMATS
 from dlcli.errors import BadSample
 from dlcli.task import ImageInput
 
-MAX_PIXELS = 89_478_485  # a header that claims more is refused; Pillow's own first warning is here
+MAX_PIXELS = (
+    89_478_485  # larger images are refused; the threshold of Pillow's decompression bomb warning
+)
 
-_HEADERS_LOOKED_AT = 16
+_HEADERS_CHECKED = 16
 
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -35,7 +37,7 @@ _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# EXIF orientation to what undoes it.
+# EXIF orientation to the transposition that undoes it.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,7 +49,7 @@ _UPRIGHT = {
 }
 _ORIENTATION = 0x0112
 _MAY_BE_TRANSPARENT = ("P", "PA", "LA", "RGBA", "RGBa")
-# What Pillow's readers raise over damaged files, or let through from the libraries below them.
+# Exceptions of Pillow and its decoders for damaged files.
 _DAMAGED = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError),
     *(OverflowError, NotImplementedError, RuntimeError, struct.error, zlib.error),
@@ -56,7 +58,7 @@ _DAMAGED = (
 
 
 def decode(image: Path | Pixels, spec: ImageInput) -> Pixels:
-    """Pixels (H, W, C) uint8 of the spec's size from a file or a raw uint8 (H, W) or (H, W, C) array.
+    """Decode a file, or a raw uint8 array (H, W) or (H, W, C), to uint8 (H, W, C) of the spec's size.
 
     Raises: BadSample with the reason when the file cannot be read as an image.
     """
@@ -70,7 +72,7 @@ def decode(image: Path | Pixels, spec: ImageInput) -> Pixels:
 
 
 def whole_image(image: Path | Pixels, spec: ImageInput) -> Pixels:
-    """All pixels (H, W, C) uint8 of an image, upright, in the spec's colours, at its own size.
+    """Decode an image to uint8 (H, W, C) at its original size, upright, with the spec's channels.
 
     Raises: BadSample as `decode`.
     """
@@ -83,7 +85,7 @@ def whole_image(image: Path | Pixels, spec: ImageInput) -> Pixels:
 
 
 def normalize(pixels: Pixels, spec: ImageInput) -> npt.NDArray[np.float32]:
-    """uint8 (N, H, W, C) to float32 (N, C, H, W): (x/255 - mean)/std, step by step as in torch."""
+    """Normalise uint8 (N, H, W, C) to float32 (N, C, H, W): (x/255 - mean)/std, in torch's order."""
     shape = (-1, 1, 1)
     out = pixels.transpose(0, 3, 1, 2).astype(np.float32, order="C")
     out /= np.float32(255)
@@ -93,19 +95,18 @@ def normalize(pixels: Pixels, spec: ImageInput) -> npt.NDArray[np.float32]:
 
 
 def resize(image: Image.Image, spec: ImageInput) -> Pixels:
-    """An "L" or "RGB" image to (H, W, C) uint8, cut or squashed as the spec says, in one resampling.
+    """Crop or squash an "L" or "RGB" image to uint8 (H, W, C) of the spec's size, in one resampling.
 
-    Cutting before resampling gives what resize-then-crop gives, since the filter still sees the
-    pixels outside the box.
+    Equal to resize and then crop, since the filter reads pixels outside of the crop box too.
     """
     width, height = image.size
     size = (spec.width, spec.height)
     box = (0.0, 0.0, float(width), float(height))
     if spec.resize == "crop":
-        pixel = min(width, height) / spec.resize_size  # source pixels to one of the result
-        cut_w, cut_h = min(size[0] * pixel, width), min(size[1] * pixel, height)
-        left, top = (width - cut_w) / 2, (height - cut_h) / 2
-        box = (left, top, min(left + cut_w, width), min(top + cut_h, height))
+        scale = min(width, height) / spec.resize_size  # source pixels per output pixel
+        crop_w, crop_h = min(size[0] * scale, width), min(size[1] * scale, height)
+        left, top = (width - crop_w) / 2, (height - crop_h) / 2
+        box = (left, top, min(left + crop_w, width), min(top + crop_h, height))
     if image.size != size or box != (0.0, 0.0, *map(float, size)):
         image = image.resize(size, _RESAMPLE[spec.interpolation], box=box)
     out: Pixels = np.array(image, dtype=np.uint8).reshape(spec.height, spec.width, spec.channels)
@@ -113,7 +114,7 @@ def resize(image: Image.Image, spec: ImageInput) -> Pixels:
 
 
 def is_grayscale(path: Path) -> bool | None:
-    """Whether a file's header says that it has no colour; None when the header cannot be read."""
+    """Whether a file is grayscale by its header; None when the header cannot be read."""
     _set_warnings()
     try:
         with path.open("rb") as file, Image.open(file, formats=PILLOW_FORMATS) as image:
@@ -123,24 +124,24 @@ def is_grayscale(path: Path) -> bool | None:
 
 
 def channels_of(paths: Sequence[Path]) -> int:
-    """1 if all of a few headers, spread over the files, say grayscale; else 3."""
-    where = np.unique(np.linspace(0, len(paths) - 1, _HEADERS_LOOKED_AT).round().astype(int))
+    """The number of channels of image files, from a few headers: 1 if all are grayscale, else 3."""
+    where = np.unique(np.linspace(0, len(paths) - 1, _HEADERS_CHECKED).round().astype(int))
     checked = [is_grayscale(paths[i]) for i in where]
     grey = [is_grey for is_grey in checked if is_grey is not None]
     return 1 if grey and all(grey) else 3
 
 
 def keeps_size(spec: ImageInput) -> bool:
-    """Whether an array of the final size stays as it is: nothing is cut off its border."""
+    """Whether an array of the final size stays unchanged, without a crop."""
     return spec.resize == "squash" or spec.resize_size == min(spec.height, spec.width)
 
 
 def _open(path: Path, spec: ImageInput | None, channels: int) -> Image.Image:
-    """The decoded image, upright, in mode "L" or "RGB"; with ``spec`` no larger than that needs it."""
+    """Decode a file to mode "L" or "RGB", upright; with ``spec`` possibly at a reduced JPEG scale."""
     _set_warnings()
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-            raise BadSample("it is no regular file")
+            raise BadSample("it is not a regular file")
         with path.open("rb") as file:
             if not file.read(1):
                 raise BadSample("the file is empty (0 bytes)")
@@ -166,20 +167,20 @@ def _refuse_bomb(image: Image.Image) -> None:
 
 
 def _draft(image: Image.Image, spec: ImageInput) -> None:
-    """Let a JPEG decode at 1/2, 1/4 or 1/8 where at least twice the target's pixels remain.
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, at least twice the target size.
 
-    Photos of 12 megapixels then cost a fraction; the antialiased resize still does the last halving.
+    This is much faster for large photos; the antialiased resize does the rest.
     """
     if image.format not in ("JPEG", "MPO"):
         return
-    turned = _orientation(image) >= 5
-    width, height = (image.height, image.width) if turned else image.size
+    transposed = _orientation(image) >= 5
+    width, height = (image.height, image.width) if transposed else image.size
     if spec.resize == "crop":
         scale = min(width, height) / (2 * spec.resize_size)
-        want = (int(width / scale), int(height / scale)) if scale > 1 else (width, height)
+        size = (int(width / scale), int(height / scale)) if scale > 1 else (width, height)
     else:
-        want = (2 * spec.width, 2 * spec.height)
-    image.draft(None, (want[1], want[0]) if turned else want)
+        size = (2 * spec.width, 2 * spec.height)
+    image.draft(None, (size[1], size[0]) if transposed else size)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -191,41 +192,41 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image in upright orientation. After `load`, since Pillow itself turns TIFFs at loading."""
-    turn = _UPRIGHT.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
+    """Apply the EXIF orientation. Call it after `load`, where Pillow itself transposes TIFFs."""
+    method = _UPRIGHT.get(_orientation(image))
+    return image if method is None else image.transpose(method)
 
 
 def _to_mode(image: Image.Image, channels: int) -> Image.Image:
-    """Mode "L" for one channel, "RGB" for three."""
+    """Convert to mode "L" for one channel, "RGB" for three."""
     image = _to_8_bits(image)
     if image.mode in _MAY_BE_TRANSPARENT or "transparency" in image.info:
         image = _over_white(image)
-    wanted = "L" if channels == 1 else "RGB"
-    return image if image.mode == wanted else image.convert(wanted)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """16 bits keep their high byte (Pillow's own conversion saturates); floats must lie in 0..1."""
+    """Convert 16 bits to 8 by the high byte (Pillow's conversion saturates), and floats in [0, 1]."""
     if image.mode.startswith("I"):
         values = np.asarray(image)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > 65535:
-            raise BadSample(f"its integer pixels run from {low} to {high}; 8 and 16 bits are read")
+            raise BadSample(f"its integer pixels are from {low} to {high}; only 8 and 16 bits are read")
         return Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "F":
         floats = np.asarray(image)
         if not (np.isfinite(floats).all() and floats.min() >= 0 and floats.max() <= 1):
             raise BadSample(
-                f"its float pixels run from {floats.min():g} to {floats.max():g}; only 0 to 1 is "
-                "understood (save it with 8 or 16 bits)"
+                f"its float pixels are from {floats.min():g} to {floats.max():g}; only 0 to 1 is "
+                "supported (save it with 8 or 16 bits)"
             )
         return Image.fromarray(np.rint(floats * 255).astype(np.uint8))
     return image
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """Transparent pixels show white, as on a page; the colour that hides under them is arbitrary."""
+    """Composite over white: the colour of fully transparent pixels is arbitrary."""
     if image.mode != "RGBA":
         image = image.convert("RGBA")
     if image.getchannel("A").getextrema() == (255, 255):
@@ -235,14 +236,14 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 def _from_array(pixels: Pixels, channels: int) -> Image.Image:
     if pixels.shape[2] not in (1, 3):
-        raise BadSample(f"an array of {pixels.shape[2]} channels is no image; 1 and 3 are")
+        raise BadSample(f"an image has 1 or 3 channels, this array has {pixels.shape[2]}")
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     return image.convert("L" if channels == 1 else "RGB")
 
 
 def _reason(exc: Exception) -> str:
     if isinstance(exc, UnidentifiedImageError):
-        return "it is no image of a known format"
+        return "it is not an image of a known format"
     if isinstance(exc, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"its header claims more than the {MAX_PIXELS} pixels allowed"
     if isinstance(exc, OSError) and exc.strerror:
@@ -252,9 +253,9 @@ def _reason(exc: Exception) -> str:
 
 @functools.cache
 def _set_warnings() -> None:
-    """Silence Pillow's warnings about odd files; decompression bombs are errors.
+    """Silence Pillow's warnings about unusual files; decompression bombs are errors.
 
-    Once and for the whole process: `warnings.catch_warnings` is not safe in threads.
+    Once for the whole process: `warnings.catch_warnings` is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)

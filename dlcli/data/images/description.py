@@ -1,4 +1,4 @@
-"""An image input in words."""
+"""Description of an image input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RESIZE = {
 
 
 def describe(spec: ImageInput) -> Description:
-    """Shape, resizing and normalisation."""
+    """Describe shape, resizing and normalisation."""
     channels, height, width = spec.shape
     color = "grey" if channels == 1 else "RGB"
     resize = _RESIZE[spec.resize].format(size=spec.resize_size, height=height, width=width)

@@ -1,8 +1,8 @@
-"""List a folder of photos: ``root/class/*`` or ``root/{train,val,test}/class/*``. Nothing is decoded.
+"""List a folder of photos: ``root/class/*`` or ``root/{train,val,test}/class/*``, without decoding.
 
-Files below a class folder count at any depth. Hidden names are skipped. A linked folder is followed
-once, and only if it leads out of the data set: a link back into it would list photos twice, or without
-end.
+A class folder is searched recursively. Hidden names are skipped. A linked folder is followed once, and
+only if its target is outside of the data set: a link back into it would list photos repeatedly, or
+endlessly.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Photo:
-    """One image file: its id (the path below the root), where it is, its size in bytes."""
+    """An image file: its id (the path relative to the root), its path and its size in bytes."""
 
     id: str
     path: Path
@@ -48,7 +48,7 @@ class Photo:
 
 @dataclass
 class Scan:
-    """A listed folder: split ("all" where there are none) to class to photos."""
+    """A listed folder: photos by split ("all" without splits) and class."""
 
     root: Path
     splits: dict[str, dict[str, list[Photo]]] = field(default_factory=dict)
@@ -62,9 +62,9 @@ class Scan:
 def read_folder(root: Path, *, unseen: bool = False) -> DataListing:
     """List a folder: its classes in natural order, its splits, and notices.
 
-    With ``unseen`` other splits may have classes that train lacks; they come after those of train.
+    With ``unseen`` other splits may have classes that are not in train; they follow those of train.
     Raises: DlcliError when it is empty, has no class folders or one class, or, without ``unseen``, a
-    class that train lacks.
+    class that is not in train.
     """
     scan = scan_folder(root)
     names = _class_names(scan, unseen=unseen)
@@ -77,14 +77,14 @@ def read_folder(root: Path, *, unseen: bool = False) -> DataListing:
 
 
 def read_other_folder(root: Path) -> DataListing:
-    """The folder as data to evaluate on: any number of classes, in any of the splits."""
+    """List a folder for evaluation: any number of classes, in any splits."""
     scan = scan_folder(root)
     names = {name for classes in scan.splits.values() for name, photos in classes.items() if photos}
     return _listing(scan, sorted(names, key=natural))
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A sorting key under which "2" comes before "10"."""
+    """Sort key of natural order: "2" before "10"."""
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
     return tuple((0, int(p), p) if p[0] in "0123456789" else (1, 0, p) for p in parts)
 
@@ -98,15 +98,15 @@ def scan_folder(root: Path) -> Scan:
         scan.splits[split] = {valid_unicode(path.name): _photos(scan, path) for path in classes}
     total = sum(len(photos) for classes in scan.splits.values() for photos in classes.values())
     if not total:
-        raise _nothing(scan)
-    _note_oddities(scan)
+        raise _no_photos(scan)
+    _add_notices(scan)
     return scan
 
 
 def _split_folders(scan: Scan, folders: list[Path]) -> dict[str, Path]:
-    """Split name to folder; {"all": root} where the folders are classes.
+    """Map split names to folders; {"all": root} if the folders are classes.
 
-    A class may be called "train": then the folder holds photos, not class folders.
+    A class may be called "train": then the folder contains photos, not class folders.
     """
     named: dict[str, list[Path]] = {}
     for folder in folders:
@@ -135,7 +135,7 @@ def _split_folders(scan: Scan, folders: list[Path]) -> dict[str, Path]:
 
 
 def _folders(scan: Scan, parent: Path) -> list[Path]:
-    """The folders directly below ``parent``; photos next to them are counted as loose."""
+    """The folders directly in ``parent``; photos next to them are counted as loose."""
     folders = []
     for entry in _entries(parent):
         if _is_dir(entry):
@@ -151,12 +151,12 @@ def _folders(scan: Scan, parent: Path) -> list[Path]:
 def _photos(scan: Scan, folder: Path) -> list[Photo]:
     """All image files below a class folder, sorted by id."""
     out: list[Photo] = []
-    # (folder, whether it was reached through a link); no recursion, so any depth works.
+    # (folder, whether it was reached through a link). Iterative, so without a limit on depth.
     pending = [(folder, folder.is_symlink())]
     prefix = os.path.join(scan.root, "")
     while pending:
-        here, linked = pending.pop()
-        for entry in _entries(here):
+        current, linked = pending.pop()
+        for entry in _entries(current):
             if _is_dir(entry):
                 if entry.is_symlink() and (linked or not _may_follow(scan, entry)):
                     scan.skipped_links += 1
@@ -191,7 +191,7 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 
 def _size(entry: os.DirEntry[str]) -> int | None:
-    """The size of a regular file in bytes; None for links to nothing, pipes and devices."""
+    """The size of a regular file in bytes; None for broken links, pipes and devices."""
     try:
         return entry.stat().st_size if entry.is_file() else None
     except OSError:
@@ -199,7 +199,7 @@ def _size(entry: os.DirEntry[str]) -> int | None:
 
 
 def _may_follow(scan: Scan, link: os.DirEntry[str]) -> bool:
-    """Whether a linked folder leads somewhere new, outside the data set and not above it."""
+    """Whether the target of a linked folder is new, outside the data set and not one of its parents."""
     target, root = os.path.realpath(link.path), os.path.realpath(scan.root)
     inside = os.path.commonpath([target, root]) in (target, root) if _same_drive(target, root) else False
     again = any(
@@ -216,9 +216,9 @@ def _same_drive(a: str, b: str) -> bool:
 
 
 def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
-    """The classes to train on: those with photos in train, or in all where there are no splits.
+    """The classes to train on: those with photos in train, or in "all" without splits.
 
-    With ``unseen`` also, after them, those of val and test alone. Raises: DlcliError for such a class
+    With ``unseen`` followed by those that are only in val or test. Raises: DlcliError for such a class
     otherwise.
     """
     base = "all" if "all" in scan.splits else "train"
@@ -227,19 +227,21 @@ def _class_names(scan: Scan, *, unseen: bool) -> list[str]:
     names = {name for name, photos in scan.splits[base].items() if photos}
     others: set[str] = set()
     for split, classes in scan.splits.items():
-        strange = sorted((n for n, photos in classes.items() if photos and n not in names), key=natural)
-        others.update(strange)
-        if strange and not unseen:
+        untrained = sorted(
+            (n for n, photos in classes.items() if photos and n not in names), key=natural
+        )
+        others.update(untrained)
+        if untrained and not unseen:
             raise DlcliError(
-                f"{split} has photos of {_some(strange)}, which train lacks: no model could learn it",
-                hint="add photos of it to train, or take it out of " + split,
+                f"{split} has photos of {_some(untrained)}, but train has none of them",
+                hint="add photos of it to train, or remove it from " + split,
             )
     if not names:
-        raise DlcliError(f"{scan.root / 'train'} holds no photos", hint=LAYOUTS)
+        raise DlcliError(f"{scan.root / 'train'} has no photos", hint=LAYOUTS)
     for split, classes in scan.splits.items():
-        lacking = sorted((n for n in names if not classes.get(n)), key=natural)
-        if lacking and any(classes.values()) and not unseen:
-            scan.notices.append(Notice(f"{split} has no photos of {_some(lacking)}", "missing-class"))
+        missing = sorted((n for n in names if not classes.get(n)), key=natural)
+        if missing and any(classes.values()) and not unseen:
+            scan.notices.append(Notice(f"{split} has no photos of {_some(missing)}", "missing-class"))
     return sorted(names, key=natural) + sorted(others, key=natural)
 
 
@@ -250,7 +252,7 @@ def _listing(scan: Scan, names: Sequence[str]) -> DataListing:
     for split, classes in scan.splits.items():
         listed = [(photo, index[name]) for name in names for photo in classes.get(name, ())]
         if not listed:
-            scan.notices.append(left_out(f"{split} holds no photos and counts as absent"))
+            scan.notices.append(left_out(f"{split} has no photos and is ignored"))
             continue
         splits[split] = Samples(
             ids=tuple(photo.id for photo, _ in listed),
@@ -269,7 +271,8 @@ def _listing(scan: Scan, names: Sequence[str]) -> DataListing:
     )
 
 
-def _note_oddities(scan: Scan) -> None:
+def _add_notices(scan: Scan) -> None:
+    """Add notices about photos, files, links and class folders that are not used."""
     if scan.loose_photos:
         scan.notices.append(
             left_out(f"{_count(scan.loose_photos, 'photo')} outside any class folder left out")
@@ -281,7 +284,7 @@ def _note_oddities(scan: Scan) -> None:
         )
     if scan.skipped_links:
         message = (
-            f"{_count(scan.skipped_links, 'linked folder')} not followed: back into the data, or again"
+            f"{_count(scan.skipped_links, 'linked folder')} not followed: in the data set, or repeated"
         )
         scan.notices.append(left_out(message))
     all_names = {name for classes in scan.splits.values() for name in classes}
@@ -291,17 +294,17 @@ def _note_oddities(scan: Scan) -> None:
         scan.notices.append(left_out(f"class folders without photos, left out: {listed}"))
 
 
-def _nothing(scan: Scan) -> DlcliError:
-    """The error of a folder without a sample."""
+def _no_photos(scan: Scan) -> DlcliError:
+    """The error for a folder without samples."""
     if scan.loose_photos:
         return DlcliError(
-            f"{scan.root} holds {_count(scan.loose_photos, 'photo')} but no class folders with photos",
+            f"{scan.root} has {_count(scan.loose_photos, 'photo')} but no class folders with photos",
             hint=f"put the photos of each class into a folder named after it: {LAYOUTS}",
         )
     if scan.other_files:
-        message = f"{scan.root} holds no photos, only other files ({_kinds(scan)})"
+        message = f"{scan.root} has no photos, only other files ({_kinds(scan)})"
         return DlcliError(message, hint=LAYOUTS)
-    return DlcliError(f"{scan.root} holds no photos", hint=LAYOUTS)
+    return DlcliError(f"{scan.root} has no photos", hint=LAYOUTS)
 
 
 def _kinds(scan: Scan) -> str:
@@ -312,8 +315,8 @@ def _kinds(scan: Scan) -> str:
 def _one_class_hint(scan: Scan, name: str) -> str:
     base = "all" if "all" in scan.splits else "train"
     photo = scan.splits[base][name][0]
-    below = PurePath(photo.id).parts
-    if base == "all" and len(below) > 2:
+    parts = PurePath(photo.id).parts
+    if base == "all" and len(parts) > 2:
         return f"if the classes are the folders in {name}: --data {scan.root / name}"
     return LAYOUTS
 

@@ -1,4 +1,4 @@
-"""Which files count as images: what Pillow reads without running another program."""
+"""The image file formats: those that Pillow reads without running another program."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ EXTENSIONS = frozenset(
     }
 )
 
-# Pillow's names for them. The list also keeps out formats whose readers start a program
-# (Ghostscript, for an EPS file that calls itself .jpg). MPO photos come as JPEG.
+# Pillow's names of these formats. The list excludes formats whose readers start a program (Ghostscript
+# for EPS, whatever the extension). MPO files are read as JPEG.
 PILLOW_FORMATS = (
     *("JPEG", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM"),
     *("JPEG2000", "AVIF", "QOI", "PCX", "TGA"),
@@ -21,5 +21,5 @@ PILLOW_FORMATS = (
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's extension is one of an image, in capitals or not."""
+    """Whether a file has the extension of an image, in lower or upper case."""
     return PurePath(name).suffix.lower() in EXTENSIONS

@@ -1,4 +1,4 @@
-"""The images for `predict`: files, folders and globs, in the order of the arguments."""
+"""Image inputs of `predict`: files, folders and globs, in the order of the arguments."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
 
 def why_no_image(name: str) -> str | None:
-    """What is wrong with a name that is no file; None where the file itself must say it."""
+    """The reason why an argument has no image; None for a file, whose reader gives the reason."""
     if os.path.isdir(name):
         return "the folder holds no images"
     if glob.has_magic(name) and not os.path.lexists(name):

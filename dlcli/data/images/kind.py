@@ -1,4 +1,4 @@
-"""Images: class folders, raw arrays of the named sets, and tables that name image files.
+"""The data kind of images: class folders, raw arrays of named sets, and tables of image files.
 
 Shapes: pixels uint8 (N, H, W, C).
 """
@@ -27,14 +27,14 @@ from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
 
-# ImageNet's channel statistics, for photos, whose own are not known before decoding.
+# The channel statistics of ImageNet, for photos, whose own are unknown before decoding.
 _PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)
-_MOST_ENTRIES = 2_000  # entries of a folder that are searched for images
+_MAX_ENTRIES = 2_000  # entries of a folder that are searched for images
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
-    """A folder with an image in it or in its folders, or a table with a column of image files."""
+    """Whether it is a folder with images at some depth, or a table with a column of image files."""
     if not path.is_dir():
         return is_manifest(path, config)
     seen = 0
@@ -43,13 +43,13 @@ def recognises(path: Path, config: DataConfig) -> bool:
         if any(is_image(name) and not name.startswith(".") for name in files):
             return True
         seen += len(files) + len(folders)
-        if seen > _MOST_ENTRIES or len(Path(here).relative_to(path).parts) > 4:
+        if seen > _MAX_ENTRIES or len(Path(here).relative_to(path).parts) > 4:
             return False
     return False
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """The listed photos of a folder or of a table that names them."""
+    """List the photos of a folder, or of a table of image files."""
     if not path.is_dir():
         return read_manifest(path, config, other)
     if other:
@@ -59,24 +59,24 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
             flag = "--" + key.replace("_", "-")
             raise UsageError(
                 f"{flag} {getattr(config, key)}: class folders have no columns",
-                hint="a table that names the image files has: path,label",
+                hint="give a table of image files: path,label",
             )
     if config.task not in (None, "classification", "embedding"):
         raise UsageError(
             f"--task {config.task}: class folders are for classification and embedding",
-            hint="for labels or numbers give a table that names the image files: path,label",
+            hint="for labels or numbers give a table of image files: path,label",
         )
     return read_folder(path, unseen=config.task == "embedding")
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """The task of a source: the input of the model, and scales of numeric targets."""
+    """Fit the task of a source: the input of the model, and the scales of numeric targets."""
     spec = image_input(source, config.model, needs)
     return make_task(source, spec, config.model), []
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
-    """Pixels, decoded in threads."""
+    """Build the reader of a split, which decodes in threads."""
     assert isinstance(task.input, ImageInput)
     return PixelReader(
         samples,
@@ -90,7 +90,7 @@ def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reade
 def image_input(source: DataSource, model: ModelConfig, needs: ModelNeeds) -> ImageInput:
     """The input of a model for a source: its channels, size and normalisation.
 
-    Raises: UsageError when ``--img-size`` is no size that the model can digest.
+    Raises: UsageError when the model does not accept ``--img-size``.
     """
     native_channels, native_height, native_width = source.native
     channels = native_channels if native_channels in needs.channels else max(needs.channels)
@@ -105,7 +105,7 @@ def image_input(source: DataSource, model: ModelConfig, needs: ModelNeeds) -> Im
         channels=1 if channels == 1 else 3,
         height=height,
         width=width,
-        # Arrays are framed already; photos keep their proportions.
+        # Raw arrays are not cropped; photos keep their aspect ratio unless squashed.
         resize="squash" if arrays else model.resize,
         resize_size=size if arrays or model.resize == "squash" else round(size / model.crop_fraction),
         interpolation=model.interpolation,
@@ -137,12 +137,12 @@ def _size(needs: ModelNeeds, model: ModelConfig, native: tuple[int, int]) -> tup
 
 
 def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of each channel, in 0..1: of the training pixels of arrays, else ImageNet's."""
+    """Mean and std of each channel, in [0, 1]: of the training pixels of arrays, else of ImageNet."""
     items = source.splits["train"].items
     if not isinstance(items, Stacked):
         return (_GREY_MEAN, _GREY_STD) if channels == 1 else (_PHOTO_MEAN, _PHOTO_STD)
     pixels: Pixels = items.values
-    # From counts of the 256 values, so exact and without a float copy of the data.
+    # From a histogram of the 256 values: exact, and without a float copy of the data.
     values = np.arange(256) / 255
     mean, std = [], []
     for channel in range(pixels.shape[3]):
@@ -157,7 +157,10 @@ def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], t
 
 
 def default_batch_size(spec: ImageInput) -> int:
-    """As many images as 64 photos of 224x224 have pixels, at most 256. Affects memory, not results."""
+    """The number of images with the pixels of 64 photos of 224x224, at most 256.
+
+    It affects memory, not results.
+    """
     return max(1, min(256, 64 * 224 * 224 // (spec.height * spec.width)))
 
 

@@ -1,6 +1,6 @@
-"""A table that names image files: ``path,label`` with one label, several, or numbers.
+"""Tables of image files: ``path,label`` with one label, several labels, or numbers.
 
-Paths are relative to the table's folder (or absolute). A cell of several labels separates them with
+Paths are relative to the folder of the table, or absolute. Several labels in a cell are separated by
 ``|`` or ``;``; several columns of 0 and 1 are labels too.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import polars
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_SHARE = 0.9  # of the looked-at cells that must name images
+_MIN_IMAGE_SHARE = 0.9  # of the cells of a column of image files
 
 
 def is_manifest(path: Path, config: DataConfig) -> bool:
@@ -42,9 +42,9 @@ def is_manifest(path: Path, config: DataConfig) -> bool:
 
 
 def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """The images that a table lists, and their targets.
+    """List the images of a table and their targets.
 
-    Raises: DlcliError when a column is missing or a held-out class is one that train lacks.
+    Raises: DlcliError when a column is missing or a held-out class is not in train.
     """
     files = split_files(path, _SUFFIXES) or {"all": path}
     notices: list[Notice] = []
@@ -68,7 +68,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     images = _path_column(first)
     if images is None:
         raise DlcliError(
-            f"{path} has no column of image files", hint="name it path, with one file a row"
+            f"{path} has no column of image files", hint="add a column path with one file per row"
         )
     names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
@@ -95,7 +95,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         if config.group_column is not None:
             need_column(frame, config.group_column, what="--group-column", path=file)
             cells = as_strings(frame[config.group_column]).filter(rows).to_list()
-            # A row without a group is one of its own.
+            # A row without a group is a group of its own.
             groups = tuple(f"row {i}" if c is None else c for c, i in zip(cells, ids, strict=True))
         splits[split] = Samples(ids=ids, targets=targets, items=Listed(paths), groups=groups)
         parts += [f"{id_}\0{_size(p)}".encode() for id_, p in zip(ids, paths, strict=True)]
@@ -114,36 +114,36 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
 
 
 def _path_column(frame: polars.DataFrame) -> str | None:
-    """The column whose cells name image files."""
+    """The first column whose cells are names of image files, or None."""
     import polars
 
     for name in frame.columns:
         if frame[name].dtype != polars.String:
             continue
         cells = [cell for cell in frame[name].to_list() if cell]
-        if cells and sum(is_image(cell) for cell in cells) >= _SHARE * len(cells):
+        if cells and sum(is_image(cell) for cell in cells) >= _MIN_IMAGE_SHARE * len(cells):
             return name
     return None
 
 
 def _target_columns(frame: polars.DataFrame, column: str, config: DataConfig, path: Path) -> list[str]:
-    """The target columns: those of --target, else every other column that has no other use."""
+    """The target columns: those of --target, else a column of labels, else the remaining columns."""
     if config.target is not None:
-        whole = config.target in frame.columns  # a name may hold a comma
-        names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
+        is_column = config.target in frame.columns  # a name may contain a comma
+        names = [config.target] if is_column else [name.strip() for name in config.target.split(",")]
         for name in names:
             need_column(frame, name, what="--target", path=path)
         return names
     other_uses = {column, config.split_column, config.group_column, *config.drop}
     names = [name for name in frame.columns if name not in other_uses]
     if not names:
-        raise DlcliError(f"{path} has no column besides {column!r}", hint="add one named label")
+        raise DlcliError(f"{path} has no other column than {column!r}", hint="add a column label")
     usual = [name for name in names if name.lower() in ("label", "labels", "class", "target")]
     return usual[:1] or ([names[-1]] if len(names) <= 2 else names)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
-    """Number the names of files that are listed twice, so that ids are unique."""
+    """Number repeated names, so that ids are unique."""
     seen: dict[str, int] = {}
     out = []
     for name in names:
@@ -156,4 +156,4 @@ def _size(path: Path) -> int:
     try:
         return os.stat(path).st_size
     except OSError:
-        return -1  # listed but not there: reading it will say so
+        return -1  # a missing file is reported when it is read

@@ -1,4 +1,4 @@
-"""The pixels of a split: decoded on demand, in threads, and cached where memory allows.
+"""The reader of images: decodes on demand, in threads, and caches pixels where memory allows.
 
 Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split.
 """
@@ -19,17 +19,17 @@ from dlcli.data.images.decode import decode, keeps_size
 from dlcli.errors import BadSample, DlcliError
 from dlcli.task import ImageInput
 
-# Raw arrays up to this size are resized at once for `array`.
-_AT_ONCE_BYTES = 256 * 2**20
-_AUTO_SHARE = 0.4
+# Raw arrays up to this size are resized immediately for `array`.
+_MAX_EAGER_BYTES = 256 * 2**20
+_AUTO_CACHE_SHARE = 0.4  # of the free memory
 
 
 class PixelReader(Reader):
-    """The pixels of ``samples`` as ``spec`` says.
+    """Reads the pixels of ``samples`` for the input ``spec``.
 
-    With ``cache_bytes`` for the whole split, each sample is decoded once and cached; otherwise at every
-    read, and memory is bounded by the batch. Pillow releases the GIL while it decodes, so ``workers``
-    threads (default: one per core) help.
+    If the whole split fits into ``cache_bytes``, each sample is decoded once and cached; otherwise at
+    every read, and memory is bounded by the batch. Pillow releases the GIL while decoding, so
+    ``workers`` threads (default: one per core) decode in parallel.
 
     ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
     """
@@ -58,13 +58,15 @@ class PixelReader(Reader):
             self._store = self._raw_pixels
             self._filled[:] = True
         elif int(np.prod(shape, dtype=object)) <= cache_bytes:
-            self._store = np.empty(shape, dtype=np.uint8)  # the system commits pages as they fill
+            self._store = np.empty(
+                shape, dtype=np.uint8
+            )  # memory pages are allocated when they are written
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """(pixels,) of the readable samples among ``indices``, and which of ``indices`` they are.
 
-        Order and repetitions are kept. The pixels are the caller's own copy. Raises: DlcliError
-        naming the first unreadable file when the reader is set to fail.
+        Order and repetitions are kept. The pixels are a copy. Raises: DlcliError with the first
+        unreadable file if ``on_bad_sample`` is "fail".
         """
         if self._store is None:
             pixels, readable = self._stream(indices)
@@ -76,14 +78,14 @@ class PixelReader(Reader):
         return (np.take(self._store, readable, axis=0),), readable
 
     def array(self) -> Inputs | None:
-        """(pixels,) of the whole split (N, H, W, C); None while it is not all there or a sample is bad.
+        """(pixels,) of the whole split (N, H, W, C); None if not all are cached or a sample is bad.
 
-        Raw arrays are there at once (resized here when that is small work). Photos are there once
-        each has been read: ask again after an epoch. The result is the reader's own: do not write.
+        Raw arrays are available immediately (small ones are resized here). Photos are available after
+        each has been read, as after an epoch. The result is not a copy: do not modify it.
         """
         if self._store is None or self.bad:
             return None
-        if self._raw_pixels is not None and self._store.nbytes <= _AT_ONCE_BYTES:
+        if self._raw_pixels is not None and self._store.nbytes <= _MAX_EAGER_BYTES:
             with self._lock:
                 self._fill(np.arange(len(self), dtype=np.int64))
         return (self._store,) if bool(self._filled.all()) and not self.bad else None
@@ -95,7 +97,7 @@ class PixelReader(Reader):
             self._pool = None
 
     def _fill(self, indices: Indices) -> None:
-        """Decode the samples that are not in the cache yet."""
+        """Decode the samples that are not cached yet."""
         assert self._store is not None
         missing = np.unique(indices)
         missing = missing[~(self._filled[missing] | self._unreadable[missing])]
@@ -107,39 +109,39 @@ class PixelReader(Reader):
         shape = (len(readable), self.spec.height, self.spec.width, self.spec.channels)
         out = np.empty(shape, dtype=np.uint8)
         self._decode(readable, out, np.arange(len(readable), dtype=np.int64))
-        fine = ~self._unreadable[readable]
-        return (out, readable) if bool(fine.all()) else (out[fine], readable[fine])
+        decoded = ~self._unreadable[readable]
+        return (out, readable) if bool(decoded.all()) else (out[decoded], readable[decoded])
 
-    def _decode(self, which: Indices, out: Pixels, rows: Indices) -> None:
-        """Decode the samples ``which`` into ``out[rows]``; note the unreadable ones."""
-        if not len(which):
+    def _decode(self, indices: Indices, out: Pixels, rows: Indices) -> None:
+        """Decode the samples ``indices`` into ``out[rows]``; record the unreadable ones."""
+        if not len(indices):
             return
-        if self._workers == 1 or len(which) == 1:
-            self._decode_some(which, out, rows)
+        if self._workers == 1 or len(indices) == 1:
+            self._decode_serially(indices, out, rows)
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="dlcli-decode")
         # A few tasks per thread, to balance large and small photos at little overhead.
-        parts = min(len(which), 4 * self._workers)
-        work: list[Future[None]] = [
-            self._pool.submit(self._decode_some, part, out, part_rows)
+        parts = min(len(indices), 4 * self._workers)
+        futures: list[Future[None]] = [
+            self._pool.submit(self._decode_serially, part, out, part_rows)
             for part, part_rows in zip(
-                np.array_split(which, parts), np.array_split(rows, parts), strict=True
+                np.array_split(indices, parts), np.array_split(rows, parts), strict=True
             )
         ]
         try:
-            for future in work:
+            for future in futures:
                 future.result()
         finally:
-            for future in work:
+            for future in futures:
                 future.cancel()
 
-    def _decode_some(self, which: Indices, out: Pixels, rows: Indices) -> None:
-        for index, row in zip(which.tolist(), rows.tolist(), strict=True):
+    def _decode_serially(self, indices: Indices, out: Pixels, rows: Indices) -> None:
+        for index, row in zip(indices.tolist(), rows.tolist(), strict=True):
             try:
                 out[row] = decode(self._raw(index), self.spec)
             except BadSample as exc:
-                self._note(index, exc)
+                self._record_bad(index, exc)
 
     def _raw(self, index: int) -> Path | Pixels:
         if self._raw_pixels is not None:
@@ -149,19 +151,20 @@ class PixelReader(Reader):
         path: Path = self.samples.items.values[index]
         return path
 
-    def _note(self, index: int, exc: BadSample) -> None:
+    def _record_bad(self, index: int, exc: BadSample) -> None:
+        """Record an unreadable sample. Raises: DlcliError if ``on_bad_sample`` is "fail"."""
         if self._fail:
             name = self.samples.ids[index] if self._raw_pixels is not None else self._raw(index)
             raise DlcliError(
                 f"cannot read {name}: {exc.message}",
-                hint="repair or remove it, or let --on-bad-sample skip count such files and go on",
+                hint="repair or remove it, or skip such files with --on-bad-sample skip",
             ) from exc
         self._unreadable[index] = True
         self.bad[self.samples.ids[index]] = exc.message
 
 
 def cache_budget(cache: Literal["auto", "ram", "none"]) -> int:
-    """Bytes that decoded pixels may take: "auto" is 40 % of the memory that is free now."""
+    """The maximum size of cached pixels in bytes: "auto" is 40 % of the free memory."""
     if cache == "none":
         return 0
     if cache == "ram":
@@ -170,25 +173,25 @@ def cache_budget(cache: Literal["auto", "ram", "none"]) -> int:
 
     free = int(psutil.virtual_memory().available)
     limit = _container_free()
-    return int(_AUTO_SHARE * (free if limit is None else min(free, limit)))
+    return int(_AUTO_CACHE_SHARE * (free if limit is None else min(free, limit)))
 
 
 def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes left under a container's memory limit (cgroup v2), which psutil does not see."""
+    """Free bytes under the memory limit of a container (cgroup v2), which psutil ignores; else None."""
     try:
         limit = (root / "memory.max").read_text().strip()
         used = int((root / "memory.current").read_text())
         stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
         if limit == "max":
             return None
-        # The page cache counts as used, and is reclaimed on demand.
+        # The page cache counts as used, but is reclaimed on demand.
         return max(0, int(limit) - used + int(stat["inactive_file"]))
     except (OSError, ValueError, KeyError):
         return None
 
 
 def _cores() -> int:
-    """Cores this process may use, which is less than the machine has under taskset and in containers."""
+    """The number of cores that this process may use, which taskset and containers limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Image inputs without data: one of typical size, and random pixels."""
+"""Image inputs without data: a reference input and random pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFERENCE_WORDS = f"1 x {SIDE} x {SIDE} pixels, or a backbone's own size"
 
 
 def reference_input(needs: ModelNeeds) -> ImageInput:
-    """Grey images of 28 x 28 where the model accepts them, else those of its own size."""
+    """Grey images of 28 x 28 if the model accepts them, else the default input of the model."""
     channels, side = min(needs.channels), needs.photo_size
     if 1 in needs.channels:
         side = max(SIDE, needs.min_size)

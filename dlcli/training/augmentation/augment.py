@@ -1,12 +1,12 @@
 """Augmentation of training images, as batched operations on the training device.
 
-It differs from epoch to epoch and is a function of (seed, epoch, sample): see
+The random parameters are a function of (seed, epoch, sample): see
 `dlcli.training.augmentation.parameters`.
 
-In this order: flips, random resized crop, shift, rotation and RandAugment's geometric operations in one
+The order: flips, random resized crop, shift, rotation and RandAugment's geometric operations in one
 interpolation; colour jitter; RandAugment's other operations; registered operations; random erasing;
-MixUp or CutMix. Crops are of the image at the model's input size: a crop of half the area is enlarged,
-not decoded again.
+MixUp or CutMix. Crops are taken from the image at the model's input size: a crop of half the area is
+upsampled, not decoded again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dlcli.training.augmentation.parameters import (
     Policy,
 )
 
-# All but none flip images, which suits anything but digits and letters (flip = 0).
+# All but "none" flip images horizontally; for digits and letters set flip = 0.
 LEVELS: dict[str, Policy] = {
     "none": Policy(),
     "light": Policy(flip=0.5, translate=0.1),
@@ -43,20 +43,20 @@ LEVELS: dict[str, Policy] = {
     ),
 }
 
-# At full magnitude: bits that posterize removes, and how far solarize lowers its threshold.
+# At full magnitude: the number of bits that posterize removes, and by how much solarize lowers its
+# threshold.
 _POSTERIZE_BITS, _SOLARIZE_RANGE = 4, 255.0
 
 
 class Augment:
-    """A function from a batch to its augmented pixels and targets.
+    """Augments a batch: pixels and targets.
 
-    RandAugment (arXiv:1909.13719) draws from `OPERATIONS`, which lack equalize; its geometric
-    operations and its changes of brightness, contrast and saturation are joined with those of the
-    other settings, so they come first, in whatever order they were drawn. Random erasing
-    (arXiv:1708.04896) fills with one colour. MixUp (arXiv:1710.09412) and CutMix (arXiv:1905.04899)
-    draw lambda for each sample instead of each batch, at least 0.5; the partner is the sample at the
-    same position from the other end of the optimizer step's batch. That alone depends on the batch:
-    pass it whole.
+    RandAugment (arXiv:1909.13719) draws from `OPERATIONS`, without equalize; its geometric operations
+    and its changes of brightness, contrast and saturation are combined with those of the other settings,
+    so they are applied first, regardless of the order drawn. Random erasing (arXiv:1708.04896) fills
+    with one colour. MixUp (arXiv:1710.09412) and CutMix (arXiv:1905.04899) draw lambda per sample, not
+    per batch, and at least 0.5; samples are mixed with the batch in reverse order. Only mixing depends
+    on the batch: pass the whole batch of the optimizer step.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Augment:
 
     @property
     def mixes(self) -> bool:
-        """Whether targets become probabilities (B, K), of which no accuracy can be computed."""
+        """Whether targets become probabilities (B, K), for which accuracy is undefined."""
         return self.policy.mixes
 
     @property
     def sentence(self) -> str:
-        """The policy, for the user: "augmentation: flip 0.5, translate 0.1"."""
+        """A description of the policy for the user: "augmentation: flip 0.5, translate 0.1"."""
         default = asdict(Policy())
         values = {k: v for k, v in asdict(self.policy).items() if v != default[k]}
         parts = [f"{name} {value:g}" for name, value in values.items()]
@@ -89,19 +89,19 @@ class Augment:
     def __call__(
         self, pixels: Tensor, targets: Tensor, indices: Indices, epoch: int
     ) -> tuple[Tensor, Tensor]:
-        """The batch augmented for ``epoch``.
+        """Augment a batch for ``epoch``.
 
         Args:
             pixels: uint8 (B, H, W, C) on the device; not modified.
-            targets: of the batch; returned as float32 (B, K) probabilities where it is mixed.
+            targets: of the batch; returned as float32 (B, K) probabilities if samples are mixed.
             indices: positions of the samples in the train split, (B,).
             epoch: counted from 0.
 
         Returns:
-            Pixels (B, H, W, C) in [0, 255], a new tensor: uint8 where none was interpolated, else
-            float32 (`dlcli.zoo.forward.input_tensor` takes both); and the targets.
+            Pixels (B, H, W, C) in [0, 255], a new tensor: uint8 without interpolation, else float32
+            (`dlcli.zoo.forward.input_tensor` takes both); and the targets.
         """
-        drawn = self._of(epoch).take(indices)
+        drawn = self._of(epoch).select(indices)
         if drawn.steps is not None:
             pixels = ops.move_pixels(pixels, self._put(drawn.steps))
         policy = self.policy
@@ -131,11 +131,11 @@ class Augment:
         return images
 
     def _randaugment(self, images: Tensor, drawn: AugmentParameters) -> Tensor:
-        """RandAugment's operations that were not joined with others, each on the images that drew it."""
+        """Apply RandAugment's remaining operations, each to the images that drew it."""
         assert drawn.operations is not None
         assert drawn.sharpness is not None
-        for place in range(drawn.operations.shape[1]):
-            names = drawn.operations[:, place]
+        for position in range(drawn.operations.shape[1]):
+            names = drawn.operations[:, position]
             for name in ("sharpness", "posterize", "solarize", "autocontrast"):
                 rows = np.flatnonzero(names == OPERATIONS.index(name))
                 if not len(rows):
@@ -143,7 +143,7 @@ class Augment:
                 index = self._put(rows)
                 selected = images.index_select(0, index)
                 if name == "sharpness":
-                    selected = ops.sharpness(selected, self._put(drawn.sharpness[rows, place]))
+                    selected = ops.sharpness(selected, self._put(drawn.sharpness[rows, position]))
                 else:
                     selected = self._at_magnitude(name, selected)
                 images.index_copy_(0, index, selected)
@@ -171,17 +171,17 @@ class Augment:
     def _put(self, array: npt.NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(array)
         if self._device.type == "cuda":
-            tensor = tensor.pin_memory()  # else the copy would wait for the kernels before it
+            tensor = tensor.pin_memory()  # for an asynchronous copy
         return tensor.to(self._device, non_blocking=True)
 
 
 def make_augment(
     config: AugmentConfig, task: TaskSpec, *, samples: int, seed: int, device: torch.device
 ) -> Augment | None:
-    """The augmentation that the settings ask for, or None.
+    """Build the augmentation of the settings; None without augmentation.
 
-    ``samples`` is the size of the train split. A level mixes samples only where there are classes or
-    labels. Raises: UsageError for data that is not images, and for MixUp or CutMix of numbers.
+    ``samples`` is the size of the train split. A level mixes samples only for classification and
+    multilabel. Raises: UsageError for data other than images, and for MixUp or CutMix of other tasks.
     """
     requested = {k: v for k, v in config.model_dump(exclude={"level", "args"}).items() if v is not None}
     policy, operations = (
@@ -193,13 +193,13 @@ def make_augment(
     if not isinstance(task.input, ImageInput):
         raise UsageError(
             f"augmentation is for images, not {task.input.kind} data",
-            hint="leave --augment and the augment settings out",
+            hint="remove --augment and the augment settings",
         )
     if task.kind not in ("classification", "multilabel") and policy.mixes:
         if requested.get("mixup") or requested.get("cutmix"):
             raise UsageError(
-                f"augment.mixup and augment.cutmix mix targets that are classes; {task.kind} has none",
-                hint="leave them out, or use another --task",
+                f"augment.mixup and augment.cutmix need classes or labels; {task.kind} has none",
+                hint="remove them, or use another --task",
             )
         policy = replace(policy, mixup=0.0, cutmix=0.0)
     numbers = tuple((operation.name, operation.numbers) for operation in operations)
@@ -211,7 +211,7 @@ def make_augment(
 def preview(
     augment: Augment, pixels: Tensor, targets: Tensor, indices: Indices, epochs: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """A batch augmented for each of the first ``epochs`` epochs: uint8 (B, H, W, C), and targets."""
+    """Augment a batch for each of the first ``epochs`` epochs: uint8 (B, H, W, C), and targets."""
     previews = []
     for epoch in range(epochs):
         images, mixed = augment(pixels, targets, indices, epoch)

@@ -1,11 +1,10 @@
-"""Batched image operations on any device, with parameters of their own for each image.
+"""Batched image operations on any device, with different parameters for each image.
 
-B: images; C, H, W: channels, rows, columns. Pixels are in [0, 255], uint8 (B, H, W, C) as they are
-stored, or float32 (B, C, H, W). Outside of an image is its reflection: a model could recognise black
-corners.
+B: images; C, H, W: channels, rows, columns. Pixels are in [0, 255], uint8 (B, H, W, C) as stored, or
+float32 (B, C, H, W). Images are padded by reflection: a model could learn to recognise black corners.
 
-Each operation treats an image on its own, element by element, so that its pixels do not depend on the
-rest of the batch. Weighted sums may leave [0, 255] by their rounding.
+Operations are elementwise, so that the result for an image does not depend on the rest of the batch,
+not even by rounding. Weighted sums may leave [0, 255] by rounding.
 """
 
 from __future__ import annotations
@@ -14,24 +13,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow makes grey
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's conversion to grey
 
 
 def to_planes(pixels: Tensor) -> Tensor:
-    """Pixels uint8 (B, H, W, C) as float32 (B, C, H, W)."""
+    """Convert pixels uint8 (B, H, W, C) to float32 (B, C, H, W)."""
     return pixels.permute(0, 3, 1, 2).contiguous().float()
 
 
 def to_stored(images: Tensor) -> Tensor:
-    """Floats (B, C, H, W) as floats (B, H, W, C)."""
+    """Convert float images (B, C, H, W) to (B, H, W, C)."""
     return images.permute(0, 2, 3, 1).contiguous()
 
 
 def move_pixels(pixels: Tensor, steps: Tensor) -> Tensor:
     """Flip and shift stored pixels by whole rows and columns; ``steps`` as `AugmentParameters.steps`.
 
-    An index for each pixel is faster than `grid_sample`, and images stay uint8: 0.2 ms for 64 images of
-    28x28, 3.4 ms for 64 of 128x128x3 (2 cores).
+    Indexing pixels is faster than `grid_sample`, and images stay uint8: 0.2 ms for 64 images of 28x28,
+    3.4 ms for 64 of 128x128x3 (2 cores).
     """
     b, height, width, channels = pixels.shape
     rows = _reflect(steps[:, 0:1] + steps[:, 1:2] * _range(height, steps), height)  # (B, H)
@@ -42,9 +41,9 @@ def move_pixels(pixels: Tensor, steps: Tensor) -> Tensor:
 
 
 def resample(images: Tensor, matrix: Tensor) -> Tensor:
-    """Affine transformation of each image by its matrix (B, 2, 3), bilinear, ``align_corners=False``.
+    """Transform each image by its affine matrix (B, 2, 3), bilinear, ``align_corners=False``.
 
-    `affine_grid` would do the same by a batched matrix product, whose rounding depends on the batch.
+    Not by `affine_grid`, a batched matrix product whose rounding depends on the batch.
     """
     _, _, height, width = images.shape
     x, y = _centres(width, images)[None, None, :], _centres(height, images)[None, :, None]
@@ -59,11 +58,11 @@ def resample(images: Tensor, matrix: Tensor) -> Tensor:
 def colour(images: Tensor, factors: Tensor) -> Tensor:
     """Change brightness, contrast about the mean grey and saturation, in this order; ``factors`` (B, 3).
 
-    The three are linear, so they are applied at once and clamped at the end.
+    All three are linear, so they are applied in one step and clamped once.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # (B, 1, 1, 1)
     grey = _grey(images)
-    # By rows first: the sum over one row does not depend on how threads divide an image.
+    # Rows first, so that the rounding does not depend on how threads divide an image.
     mean = grey.mean(3, keepdim=True).mean(2, keepdim=True)
     lift = (1 - contrast) * brightness * mean
     gain = brightness * contrast
@@ -76,8 +75,8 @@ def colour(images: Tensor, factors: Tensor) -> Tensor:
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with a smoothed image: 0 is smooth, 1 the original, 2 sharp; ``factor`` (B,).
 
-    Pillow's kernel: 1 for the 3x3 neighbours, 5 in the centre. As sums of shifted images, since a
-    convolution picks its algorithm, and so its rounding, by the size of the batch.
+    The 3x3 kernel of Pillow: 5 in the centre, 1 elsewhere. Computed as a sum of shifted images, since
+    the algorithm of a convolution, and so its rounding, depends on the batch size.
     """
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     columns = padded[:, :, :, :-2] + padded[:, :, :, 1:-1] + padded[:, :, :, 2:]
@@ -98,21 +97,21 @@ def solarize(images: Tensor, threshold: float) -> Tensor:
 
 
 def autocontrast(images: Tensor) -> Tensor:
-    """Stretch each channel to the whole range; a constant channel stays as it is."""
+    """Stretch each channel to the full range; a constant channel stays unchanged."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     stretched = (images - low) * (255 / (high - low).clamp(min=1e-3))
     return torch.where(high > low, stretched, images).clamp_(0, 255)
 
 
 def fill_boxes(images: Tensor, boxes: Tensor, colours: Tensor) -> Tensor:
-    """Fill a box of each image (B, 4) with one colour (B, C)."""
+    """Fill a box (B, 4) of each image with a colour (B, C)."""
     return torch.where(_inside(images, boxes), colours[:, :, None, None], images)
 
 
 def mix(images: Tensor, boxes: Tensor, keep: Tensor) -> Tensor:
-    """Mix each image with its partner, which is at the same position from the end of the batch.
+    """Mix each image with its partner, the image at the same position in the reversed batch.
 
-    Inside the box (B, 4) the partner alone; outside, the image has the weight ``keep`` (B,).
+    Inside the box (B, 4) the result is the partner; outside, the image has the weight ``keep`` (B,).
     """
     own = torch.where(_inside(images, boxes), 0.0, keep[:, None, None, None])  # (B, 1, H, W)
     partners = images.flip(0)
@@ -143,7 +142,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Reflect indices outside of 0 to size - 1; the edge itself occurs twice."""
+    """Reflect indices outside of 0 to size - 1; the edge pixel is repeated."""
     wrapped = index.remainder(2 * size)
     return torch.minimum(wrapped, 2 * size - 1 - wrapped)
 
@@ -153,5 +152,5 @@ def _range(size: int, other: Tensor) -> Tensor:
 
 
 def _centres(size: int, other: Tensor) -> Tensor:
-    """Coordinates of pixel centres, from -1 to 1 between the edges."""
+    """Coordinates of pixel centres, where -1 and 1 are the edges."""
     return (torch.arange(size, device=other.device, dtype=other.dtype) * 2 + 1) / size - 1

@@ -1,12 +1,12 @@
 """The random parameters of augmentation, as functions of (seed, epoch, sample).
 
-The parameters of all samples of an epoch are drawn at once, from one generator for each operation, and
-then indexed by the sample's position in its split. So neither batches, workers, a resume nor another
-operation that is switched on or off changes what happens to a sample. A sample that a balanced sampler
-draws twice in an epoch looks the same twice, and different in the next epoch.
+The parameters of all samples of an epoch are drawn at once, from one generator per operation, and then
+indexed by the sample's position in its split. So the augmentation of a sample does not depend on
+batches, workers, resuming, or on which other operations are enabled. A sample that a balanced sampler
+draws twice in an epoch is augmented in the same way both times.
 
 N: samples of the split; n: operations of RandAugment; H, W: size of the images in pixels. Boxes are rows
-of (top, bottom, left, right) in pixels, ends excluded; an empty one is four zeros.
+of (top, bottom, left, right) in pixels, ends excluded; an empty box is four zeros.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Wide = npt.NDArray[np.float64]
 
-# Keys of the generators. Not 0: NumPy seeds the same one by [seed, epoch, 0] as by [seed, epoch], which
-# shuffles the samples.
+# Keys of the generators. Not 0: in NumPy [seed, epoch, 0] gives the same generator as [seed, epoch],
+# which shuffles the samples.
 _GENERATOR_KEYS = {
     name: number
     for number, name in enumerate(
@@ -35,7 +35,7 @@ _GENERATOR_KEYS = {
     )
 }
 
-# The operations of RandAugment, and full magnitudes: degrees, shares of a side or of a factor.
+# The operations of RandAugment, and their full magnitudes: degrees, shares of a side, or factors.
 OPERATIONS = (
     *("identity", "rotate", "shear_x", "shear_y", "translate_x", "translate_y"),
     *("brightness", "contrast", "saturation", "sharpness", "posterize", "solarize", "autocontrast"),
@@ -48,7 +48,7 @@ _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)
 
 @dataclass(frozen=True)
 class Policy:
-    """The settings of `dlcli.config.AugmentConfig` without gaps; the defaults change nothing."""
+    """The values of `dlcli.config.AugmentConfig` without None; the defaults are the identity."""
 
     crop_scale: float = 1.0
     flip: float = 0.0
@@ -64,7 +64,7 @@ class Policy:
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels are interpolated; else there are flips and shifts by whole pixels only."""
+        """Whether pixels are interpolated; else there are only flips and shifts by whole pixels."""
         return self.crop_scale < 1 or self.rotation > 0 or self.randaugment > 0
 
     @property
@@ -75,22 +75,22 @@ class Policy:
 
 @dataclass(frozen=True)
 class AugmentParameters:
-    """The parameters of a split's or a batch's samples; None where the policy lacks the operation."""
+    """The parameters of the samples of a split or batch; None for operations not in the policy."""
 
     # int64 (N, 4): output row i comes from row steps[0] + steps[1] * i; likewise columns.
     steps: Ints | None = None
     matrix: Floats | None = None  # (N, 2, 3): from output to source coordinates, both from -1 to 1
     factors: Floats | None = None  # (N, 3): of brightness, contrast and saturation
     operations: Ints | None = None  # (N, n): indices into OPERATIONS, applied in this order
-    sharpness: Floats | None = None  # (N, n): its factor, where that is the operation
-    erased: Ints | None = None  # (N, 4) boxes ...
-    fill: Floats | None = None  # ... that get this colour (N, C)
-    numbers: Floats | None = None  # (N, ...): in [0, 1), of the registered operations side by side
-    mixed: Ints | None = None  # (N, 4) boxes that show the partner alone
-    keep: Floats | None = None  # (N,) the weight of the sample itself outside of them
-    share: Floats | None = None  # (N,) the weight of its own target
+    sharpness: Floats | None = None  # (N, n): the factor, where the operation is sharpness
+    erased: Ints | None = None  # (N, 4): boxes to erase
+    fill: Floats | None = None  # (N, C): their colour
+    numbers: Floats | None = None  # (N, ...): in [0, 1), of all registered operations, concatenated
+    mixed: Ints | None = None  # (N, 4): boxes that are filled by the partner
+    keep: Floats | None = None  # (N,): the weight of the sample itself outside of the box
+    share: Floats | None = None  # (N,): the weight of its own target
 
-    def take(self, indices: Indices) -> AugmentParameters:
+    def select(self, indices: Indices) -> AugmentParameters:
         """The parameters of the samples at ``indices``."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return AugmentParameters(
@@ -164,10 +164,10 @@ class ParameterSampler:
         return np.stack((y0, dy, x0, dx), axis=1)
 
     def _matrix(self, epoch: int, chosen: _RandAugment, mirror: Ints, shift: Wide) -> Floats:
-        """All geometric operations of a sample in one matrix, so that its pixels are interpolated once.
+        """Compose all geometric operations of a sample into one matrix, for a single interpolation.
 
-        From the output to the source: flip, shear, rotation, scale to the crop, shift. Rotation and
-        shear are in pixels, so they contain the aspect ratio of an image that is not square.
+        From output to source: flip, shear, rotation, scale to the crop, shift. Rotation and shear are
+        defined in pixels, so the matrix contains the aspect ratio of the image.
         """
         policy, n = self.policy, self.samples
         rng = self._rng(epoch, "crop")
@@ -175,10 +175,10 @@ class ParameterSampler:
         ratio = _ratios(rng, _CROP_RATIO, n)
         if policy.crop_scale == 1:
             ratio = np.ones(n)
-        # A crop larger than the image is clipped to it; Inception's method draws again.
+        # A crop larger than the image is clipped to it; torchvision draws again.
         crop = np.minimum(np.sqrt(np.stack((area * ratio, area / ratio), axis=1)), 1)  # (N, 2)
-        moved = (1 - crop) * rng.uniform(-1, 1, (n, 2)) + 2 * shift
-        moved += (
+        offset = (1 - crop) * rng.uniform(-1, 1, (n, 2)) + 2 * shift
+        offset += (
             2 * _MAX_TRANSLATE * np.stack((chosen.sum("translate_x"), chosen.sum("translate_y")), axis=1)
         )
 
@@ -188,10 +188,10 @@ class ParameterSampler:
         one, zero = np.ones(n), np.zeros(n)
         sheared = _matrices(one, _MAX_SHEAR * chosen.sum("shear_x"), zero, one)
         sheared = sheared @ _matrices(one, zero, _MAX_SHEAR * chosen.sum("shear_y"), one)
-        turned = crop[:, :, None] * (rotated @ sheared) * mirror[:, None, :]
+        linear = crop[:, :, None] * (rotated @ sheared) * mirror[:, None, :]
         aspect = self.image.height / self.image.width
-        turned *= ((1, aspect), (1 / aspect, 1))  # from pixels to coordinates from -1 to 1
-        return np.concatenate((turned, moved[:, :, None]), axis=2).astype(np.float32)
+        linear *= ((1, aspect), (1 / aspect, 1))  # from pixels to coordinates from -1 to 1
+        return np.concatenate((linear, offset[:, :, None]), axis=2).astype(np.float32)
 
     def _colours(self, epoch: int, chosen: _RandAugment) -> dict[str, Any]:
         policy = self.policy
@@ -223,10 +223,10 @@ class ParameterSampler:
         return {"erased": boxes * erased[:, None], "fill": fill}
 
     def _mixing(self, rng: np.random.Generator) -> dict[str, Any]:
-        """MixUp or CutMix for each sample, with equal probability where both are on.
+        """Draw MixUp or CutMix for each sample, with equal probability if both are enabled.
 
-        lambda is at least 0.5, so that each sample is the larger part of one image of its epoch. Both
-        samples of a pair are mixed into each other, so nothing is lost of Beta's lower half.
+        lambda is at least 0.5, so that each sample dominates one image per epoch. The two samples of a
+        pair are mixed with each other, so this does not change the distribution of the mixtures.
         """
         policy, n = self.policy, self.samples
         if not policy.mixes:
@@ -257,7 +257,7 @@ class _RandAugment:
     strengths: Wide
 
     def sum(self, name: str) -> Wide:
-        """The strength of one operation (N,): 0 if it was not drawn, the sum if it was several times."""
+        """The total strength of an operation (N,): 0 if not drawn, the sum if drawn several times."""
         drawn = self.operations == OPERATIONS.index(name)
         total: Wide = np.where(drawn, self.strengths, 0.0).sum(axis=1)
         return total

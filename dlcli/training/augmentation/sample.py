@@ -1,4 +1,4 @@
-"""A few training images before and after augmentation, for people to look at."""
+"""A few training images before and after augmentation, to look at."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ class AugmentationSample:
 def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> AugmentationSample:
     """Augment eight images, of as many classes as possible, for six epochs.
 
-    The images are those that training sees, but for the partners of MixUp and CutMix, which come from
-    the same batch: here these images. Raises: UsageError for data that is not images, DlcliError when
-    none can be read.
+    The results are those of training, except that MixUp and CutMix mix these images with each other.
+    Raises: UsageError for data other than images, DlcliError when none can be read.
     """
     if source.kind != "image":
         raise UsageError(
-            f"--show-augment is for images, and this is {source.kind} data", hint="leave it out"
+            f"--show-augment is for images, and this is {source.kind} data", hint="remove it"
         )
     task, _ = KINDS.get("image").fit(source, config, needs)
     train = source.splits["train"]
@@ -51,9 +50,7 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
     finally:
         reader.close()
     if not len(readable):
-        raise DlcliError(
-            f"none of the training images that were tried can be read: {_first(reader.bad)}"
-        )
+        raise DlcliError(f"none of the selected training images can be read: {_first(reader.bad)}")
     targets = reader.targets(readable)
     augment = make_augment(
         config.augment,
@@ -70,7 +67,7 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
 
 
 def _by_class(source: DataSource, seed: int) -> Indices:
-    """Positions of at most `ROWS` training samples, one of each class before the second of any."""
+    """Indices of at most `ROWS` training samples, one of each class before a second of any."""
     train = source.splits["train"]
     order = np.random.default_rng(seed).permutation(len(train))
     if source.task in ("classification", "embedding"):

@@ -367,7 +367,7 @@ def test_a_preview_is_what_training_shows() -> None:
 
 def test_taking_rows_takes_them_of_every_number() -> None:
     drawn = ParameterSampler(LEVELS["strong"], image(), SAMPLES, 0).epoch(0)
-    some = drawn.take(np.array([7, 3]))
+    some = drawn.select(np.array([7, 3]))
     assert isinstance(some, AugmentParameters)
     assert np.array_equal(some.keep, drawn.keep[[7, 3]])  # type: ignore[index, arg-type]
     assert some.steps is None

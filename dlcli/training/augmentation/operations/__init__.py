@@ -1,1 +1,1 @@
-"""Image augmentations by name; a new file that registers one is found by itself."""
+"""Image augmentations by name; a new file here that registers one is imported automatically."""

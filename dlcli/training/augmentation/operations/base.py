@@ -1,4 +1,4 @@
-"""How an image augmentation registers, and the ones that the settings of a run ask for."""
+"""The registry of image augmentations, and those selected by the settings of a run."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ AUGMENTATIONS: Registry[AugmentationEntry] = Registry(
 
 
 def register_augmentation(name: str, *, numbers: int) -> Callable[[Transform], Transform]:
-    """Decorator: apply a function to training images where ``augment.args.NAME`` is set.
+    """Decorator: register a function that augments training images if ``augment.args.NAME`` is set.
 
-    The function gets a batch of images and, for each, ``numbers`` uniform random numbers, which are a
-    function of (seed, epoch, sample), and returns new images. It must treat each image on its own. Its
-    keyword-only parameters are its settings: ``--set augment.args.NAME.SETTING=value``, or
-    ``--set augment.args.NAME={}`` for the defaults. It runs after the built-in changes of geometry and
-    colour, before random erasing and mixing.
+    The function takes a batch of images and, for each, ``numbers`` uniform random numbers, which are a
+    function of (seed, epoch, sample), and returns new images. It must process each image independently.
+    Its keyword-only parameters are its settings: ``--set augment.args.NAME.SETTING=value``, or
+    ``--set augment.args.NAME={}`` for the defaults. It runs after the built-in geometric and colour
+    operations, before random erasing and mixing.
     """
 
     def add(function: Transform) -> Transform:
@@ -62,7 +62,7 @@ class Operation:
 
     @property
     def sentence(self) -> str:
-        """The name and the settings, for the user."""
+        """A description for the user: the name and the settings."""
         return " ".join((self.name, *(f"{name}={value}" for name, value in self.settings.items())))
 
 

@@ -1,1 +1,1 @@
-"""Optimizers by name; a new file that registers an optimizer is found by itself."""
+"""Optimizers by name; a new file here that registers one is imported automatically."""

@@ -1,4 +1,4 @@
-"""How an optimizer registers."""
+"""The registry of optimizers."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ OPTIMIZERS: Registry[OptimizerEntry] = Registry("optimizer", "dlcli.training.opt
 
 
 def register_optimizer(name: str, *, select: Selection | None = None) -> Callable[[Builder], Builder]:
-    """Decorator: make a function the optimizer that ``--optimizer NAME`` means.
+    """Decorator: register the function that builds ``--optimizer NAME``.
 
     The function takes parameter groups (with their weight decay), the learning rate and keyword-only
     settings. A setting with the name of a field of `dlcli.config.OptimConfig` (``momentum``) gets its
     value; any other is set by ``--set optim.args.SETTING=value``. ``name`` must be a string literal.
 
-    ``select`` names the parameters that the optimizer is meant for; they get groups of their own, in
-    which ``NAME`` is True.
+    ``select`` returns the names of the parameters that the optimizer is meant for; they get separate
+    groups, in which ``NAME`` is True.
     """
 
     def add(build: Builder) -> Builder:
@@ -48,7 +48,7 @@ def register_optimizer(name: str, *, select: Selection | None = None) -> Callabl
 
 
 def device_types(groups: Groups) -> set[str]:
-    """The types of the devices that the parameters are on."""
+    """The device types of the parameters."""
     return {p.device.type for group in groups for p in group["params"]}
 
 

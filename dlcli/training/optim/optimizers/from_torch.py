@@ -25,13 +25,13 @@ Betas = tuple[float, float] | None
 @register_optimizer("adamw")
 def adamw(groups: Groups, lr: float, *, betas: Betas) -> optim.Optimizer:
     """`torch.optim.AdamW`."""
-    return optim.AdamW(groups, lr=lr, fused=has_fused_kernels(groups), **_given(betas))
+    return optim.AdamW(groups, lr=lr, fused=has_fused_kernels(groups), **_betas_kwarg(betas))
 
 
 @register_optimizer("adam")
 def adam(groups: Groups, lr: float, *, betas: Betas) -> optim.Optimizer:
     """`torch.optim.Adam`."""
-    return optim.Adam(groups, lr=lr, fused=has_fused_kernels(groups), **_given(betas))
+    return optim.Adam(groups, lr=lr, fused=has_fused_kernels(groups), **_betas_kwarg(betas))
 
 
 @register_optimizer("sgd")
@@ -67,16 +67,16 @@ def adagrad(groups: Groups, lr: float) -> optim.Optimizer:
 @register_optimizer("radam")
 def radam(groups: Groups, lr: float, *, betas: Betas) -> optim.Optimizer:
     """`torch.optim.RAdam` with decoupled weight decay."""
-    return optim.RAdam(groups, lr=lr, decoupled_weight_decay=True, **_given(betas))
+    return optim.RAdam(groups, lr=lr, decoupled_weight_decay=True, **_betas_kwarg(betas))
 
 
 @register_optimizer("nadam")
 def nadam(groups: Groups, lr: float, *, betas: Betas) -> optim.Optimizer:
     """`torch.optim.NAdam` with decoupled weight decay."""
-    return optim.NAdam(groups, lr=lr, decoupled_weight_decay=True, **_given(betas))
+    return optim.NAdam(groups, lr=lr, decoupled_weight_decay=True, **_betas_kwarg(betas))
 
 
-def _given(betas: Betas) -> dict[str, Any]:
+def _betas_kwarg(betas: Betas) -> dict[str, Any]:
     return {} if betas is None else {"betas": betas}
 
 
@@ -90,11 +90,11 @@ def _sgd(groups: Groups, lr: float, momentum: float, *, nesterov: bool = False) 
 
 
 def _init_momentum_buffers(optimizer: optim.Optimizer, *_: object) -> None:
-    """Momentum buffers of 0 for parameters at their first gradient: equal to torch's own start.
+    """Initialise the momentum buffers of parameters with a first gradient to 0, which torch is equal to.
 
-    torch's fused SGD (seen in 2.15) fails with a TypeError when some parameters have a buffer and
-    others, just unfrozen, have none; and where the gradient scaler skips the very first step, it keeps
-    uninitialised memory as buffers.
+    The fused SGD of torch 2.15 raises a TypeError when some parameters have a buffer and others, just
+    unfrozen, have none; and when the gradient scaler skips the very first step, its buffers are
+    uninitialised memory.
     """
     for group in optimizer.param_groups:
         for p in group["params"]:

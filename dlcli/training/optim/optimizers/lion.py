@@ -1,4 +1,4 @@
-"""Lion, which torch does not have: the update is the sign of a momentum."""
+"""Lion, an optimizer whose update is the sign of the momentum. torch does not have it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def lion(groups: Groups, lr: float, *, betas: tuple[float, float] | None) -> tor
 
 
 class Lion(torch.optim.Optimizer):
-    """Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675.
+    """Lion: Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675.
 
-    Every weight moves by exactly the learning rate, so it needs a rate 3 to 10 times lower than AdamW's
-    and a weight decay as much higher (section 5 of the paper). Weight decay is decoupled. One state per
-    parameter, ``momentum`` of its shape and dtype: half of what AdamW keeps.
+    Every weight changes by exactly the learning rate, so it needs a rate 3 to 10 times lower than
+    AdamW, and a weight decay higher by the same factor (section 5 of the paper). Weight decay is
+    decoupled. The state is one ``momentum`` per parameter, of its shape and dtype: half of AdamW's.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Lion(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

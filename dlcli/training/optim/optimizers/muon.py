@@ -14,18 +14,18 @@ from dlcli.training.optim.depth import below
 from dlcli.training.optim.optimizers.base import Groups, has_fused_kernels, register_optimizer
 
 _NEWTON_SCHULZ_STEPS = 5
-# Coefficients of the odd polynomial: steepest at 0 among those that keep singular values near 1.
+# Coefficients of the odd polynomial: the steepest at 0 that keeps singular values near 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-_ADAMW_RMS = 0.2  # of an AdamW update
+_ADAMW_RMS = 0.2  # typical RMS of an AdamW update
 _MATRIX_LAYERS = (nn.Linear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 def hidden_weights(module: nn.Module, head: str) -> set[str]:
-    """Names of the parameters that Muon is meant for.
+    """Names of the parameters that Muon updates.
 
-    They are the weights of linear layers, convolutions, attention and recurrent layers that are not in
-    the head. A parameter that a module of any other class owns (class token, positions, embedding) may
-    be no map from vectors to vectors, so it is not among them.
+    These are the weights of linear, convolution, attention and recurrent layers outside of the head.
+    Parameters of modules of any other class (class token, positions, embedding) are excluded: they need
+    not be linear maps.
     """
     names = set()
     for path, sub in module.named_modules():
@@ -45,26 +45,25 @@ class Muon(torch.optim.Optimizer):
     """Muon for groups with ``muon: True``, AdamW for the others, at the same learning rate and decay.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024: the update is the
-    Nesterov momentum with all singular values brought near 1. Its length is scaled to the RMS of an
-    AdamW update, 0.2 sqrt(max(rows, columns)), so AdamW's rates and decays can be used (Liu et al.,
-    "Muon is Scalable for LLM Training", arXiv:2502.16982, section 2.2). A kernel (O, I, ...) counts as
-    the matrix (O, I * ...); stacked maps (query, key and value; the gates of an LSTM) count as one
-    matrix.
+    Nesterov momentum, orthogonalised. It is scaled by 0.2 sqrt(max(rows, columns)) to the RMS of an
+    AdamW update, so that learning rates and weight decays of AdamW apply (Liu et al., "Muon is Scalable
+    for LLM Training", arXiv:2502.16982, section 2.2). A kernel (O, I, ...) is treated as the matrix
+    (O, I * ...); stacked weights (query, key and value; the gates of an LSTM) as one matrix.
 
-    Equal to `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` on CUDA. That one takes matrices
-    only and computes in bfloat16 on every device, which is an illegal instruction on some virtual
-    machines' CPUs; here it is float32 off CUDA.
+    Equal to `torch.optim.Muon` with ``adjust_lr_fn="match_rms_adamw"`` on CUDA. torch's takes only
+    matrices and computes in bfloat16 on every device, which is an illegal instruction on the CPUs of
+    some virtual machines; this one computes in float32 on devices other than CUDA.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float, fused: bool) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "muon": False})
         rest = [group for group in self.param_groups if not group["muon"]]
-        # It shares groups and states, so that the state dict of this object holds everything.
+        # It shares groups and states, so that the state dict of this object contains everything.
         self._adamw = torch.optim.AdamW(rest, fused=fused) if rest else None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -92,9 +91,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix (M, N) with its singular values near 1, between about 0.7 and 1.2, in its own dtype.
+    """Bring the singular values of a matrix (M, N) near 1, to about 0.7 to 1.2; the dtype stays.
 
-    Five Newton-Schulz steps: a polynomial of odd powers acts on the singular values alone.
+    By five Newton-Schulz steps: an odd polynomial of a matrix acts on its singular values only.
     """
     a, b, c = _QUINTIC
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)

@@ -1,7 +1,7 @@
-"""How a learning rate schedule registers, and what it is computed from.
+"""The registry of learning rate schedules, and the arguments of a schedule.
 
-A schedule is a pure function of the step, so that resuming needs no scheduler state. Only plateau
-depends on what happened: its factor so far is one of the counters of the run.
+A schedule is a pure function of the step, so resuming needs no scheduler state. Only plateau depends on
+earlier metrics: its factor is part of the progress of a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dlcli.registry import Registry
 class SchedulePoint:
     """A step of a run: ``step`` from 0 to ``total``; ``plateau`` is the product of the drops so far.
 
-    ``warmup`` is the share of the run in which the rate rises, ``warmup_steps`` the whole steps of it.
+    ``warmup`` is the share of the run in which the rate rises.
     """
 
     step: int
@@ -27,11 +27,12 @@ class SchedulePoint:
 
     @property
     def warmup_steps(self) -> int:
+        """The number of warm-up steps."""
         return round(self.warmup * self.total)
 
     @property
     def length(self) -> int:
-        """Steps after the warm-up, at least 1."""
+        """The number of steps after the warm-up, at least 1."""
         return max(self.total - self.warmup_steps, 1)
 
     @property
@@ -41,7 +42,7 @@ class SchedulePoint:
 
     @property
     def progress(self) -> float:
-        """The share of the steps after the warm-up that are past, in [0, 1]."""
+        """The position between the end of the warm-up and the end of the run, in [0, 1]."""
         return self.past / self.length
 
 
@@ -71,16 +72,16 @@ SCHEDULES: Registry[ScheduleEntry] = Registry("schedule", "dlcli.training.optim.
 def register_schedule(
     name: str, *, warmup: float | None = None, describe: Description | None = None
 ) -> Callable[[Schedule], Schedule]:
-    """Decorator: make a function the schedule that ``--scheduler NAME`` means.
+    """Decorator: register a function as ``--scheduler NAME``.
 
     The function takes a `SchedulePoint` and keyword-only settings, and returns the share of the peak
     rate (0 to 1). A setting with the name of a field of `dlcli.config.OptimConfig` (``lr_min``) gets
     its value; any other is set by ``--set optim.args.SETTING=value``. ``name`` must be a string
     literal.
 
-    A linear warm-up is multiplied onto it, unless ``warmup`` is given: the default share of the run
-    over which the schedule itself rises. ``describe`` gives the unit and the words of the plan's line,
-    by default what the rate falls to.
+    The share is multiplied by a linear warm-up, unless ``warmup`` is given: the default share of the run
+    over which the schedule itself rises. ``describe`` returns the unit and the description for the
+    summary of a run; by default the final rate.
     """
 
     def add(function: Schedule) -> Schedule:

@@ -1,4 +1,4 @@
-"""Schedules that change the rate at every step, from the peak after the warm-up down to the lowest."""
+"""Schedules that change the rate at every step, from the peak after the warm-up down to ``lr_min``."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ def constant(point: SchedulePoint) -> float:
 
 @register_schedule("linear")
 def linear(point: SchedulePoint, *, lr_min: float) -> float:
-    """Down in a straight line to ``lr_min``."""
+    """Linear decay to ``lr_min``."""
     return _above(lr_min, 1 - point.progress)
 
 
 @register_schedule("polynomial")
 def polynomial(point: SchedulePoint, *, lr_min: float, power: float) -> float:
-    """The share of the steps that is left, to the power of ``power``."""
+    """Polynomial decay to ``lr_min``: the share of steps that remain, to the power of ``power``."""
     return _above(lr_min, math.pow(1 - point.progress, power))
 
 
 @register_schedule("exponential")
 def exponential(point: SchedulePoint, *, lr_min: float, gamma: float | None) -> float:
-    """The same ratio at each step, ``gamma`` over the run, and never below ``lr_min``."""
+    """Exponential decay by ``gamma`` over the run, not below ``lr_min``."""
     return max(math.pow(gamma or _EXPONENTIAL_END, point.progress), lr_min)
 
 
 @register_schedule("cosine")
 def cosine(point: SchedulePoint, *, lr_min: float) -> float:
-    """Half a cosine."""
+    """Cosine decay to ``lr_min``."""
     return _above(lr_min, _half_cosine(point.past, point.length))
 
 
 def describe_restarts(
     end: SchedulePoint, *, lr_min: float, cycles: int, cycle_growth: float
 ) -> tuple[str, str]:
-    """The number of cycles and their lengths."""
+    """Describe the number of cycles and their lengths."""
     bounds = _cycle_bounds(end.length, cycles, cycle_growth)
     lengths = ", ".join(f"{b - a:,}" for a, b in itertools.pairwise(bounds))
     floor = f"{100 * lr_min:g} %"
@@ -54,9 +54,9 @@ def describe_restarts(
 
 @register_schedule("cosine-restarts", describe=describe_restarts)
 def cosine_restarts(point: SchedulePoint, *, lr_min: float, cycles: int, cycle_growth: float) -> float:
-    """Half cosines of whole steps, each ``cycle_growth`` times as long as the one before.
+    """Cosine decay with warm restarts; each cycle is ``cycle_growth`` times as long as the one before.
 
-    Loshchilov and Hutter, arXiv:1608.03983.
+    Loshchilov and Hutter, arXiv:1608.03983. Cycles are rounded to whole steps.
     """
     bounds = _cycle_bounds(point.length, cycles, cycle_growth)
     after = min(bisect.bisect_right(bounds, point.past), len(bounds) - 1)
@@ -66,7 +66,7 @@ def cosine_restarts(point: SchedulePoint, *, lr_min: float, cycles: int, cycle_g
 
 @register_schedule("onecycle", warmup=0.3)
 def onecycle(point: SchedulePoint, *, lr_min: float) -> float:
-    """Cosine rise from 1/25 of the peak, then cosine fall to 4e-6 of it (or ``lr_min``, if it is not 0).
+    """Cosine rise from 1/25 of the peak, then cosine decay to 4e-6 of it (or to ``lr_min`` if not 0).
 
     Smith and Topin, arXiv:1708.07120; equal to torch's OneCycleLR without momentum cycling.
     """
@@ -92,10 +92,10 @@ def _cosine(start: float, end: float, share: float) -> float:
 
 
 def _cycle_bounds(length: int, cycles: int, growth: float) -> list[int]:
-    """Where the cycles begin, and where the last one ends, in whole steps from 0 to ``length``.
+    """The first step of each cycle and the end of the last one, from 0 to ``length``.
 
-    A cycle of no steps is left out.
+    Cycles without steps are omitted.
     """
-    # Geometric sums, divided by their largest power so that none is too large for a float.
+    # Geometric sums, divided by the largest power to avoid overflow.
     sums = list(itertools.accumulate((growth ** (i - cycles) for i in range(cycles)), initial=0.0))
     return sorted({round(length * (part / sums[-1])) for part in sums})

@@ -1,4 +1,4 @@
-"""Schedules that multiply the rate by ``gamma`` now and then; the product is ``lr_min`` at least."""
+"""Schedules that multiply the rate by ``gamma`` at certain steps; the product is at least ``lr_min``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_GAMMA = 0.1
 def describe_step(
     end: SchedulePoint, *, gamma: float | None, lr_min: float, decay_every: float
 ) -> tuple[str, str]:
-    """How often the rate drops."""
+    """Describe how often the rate drops."""
     every = decay_every
     when = f"every {every:g} epochs" if every >= 1 else f"every {_share_steps(every, end):,} steps"
     when = when.replace("every 1 epochs", "every epoch").replace("every 1 steps", "every step")
@@ -22,9 +22,10 @@ def describe_step(
 
 @register_schedule("step", describe=describe_step)
 def step(point: SchedulePoint, *, gamma: float | None, lr_min: float, decay_every: float) -> float:
-    """A drop every ``decay_every``: below 1 a share of the run, rounded to steps, else whole epochs.
+    """Step decay: a drop every ``decay_every``, a share of the run (below 1) or a number of epochs.
 
-    Drops are counted from the start of the run, but none happens in the warm-up.
+    Shares are rounded to whole steps. Drops are counted from the start of the run, but not applied
+    during the warm-up.
     """
     started = point.step >= point.warmup_steps
     return _dropped(_step_drops(point.step, point, decay_every) if started else 0, gamma, lr_min)
@@ -33,7 +34,7 @@ def step(point: SchedulePoint, *, gamma: float | None, lr_min: float, decay_ever
 def describe_multistep(
     end: SchedulePoint, *, gamma: float | None, lr_min: float, milestones: tuple[float, ...]
 ) -> tuple[str, str]:
-    """After which steps or epochs the rate drops."""
+    """Describe the steps or epochs at which the rate drops."""
     names = [f"epoch {m:g}" if m >= 1 else f"step {_share_steps(m, end):,}" for m in sorted(milestones)]
     when = f"after {' and '.join(names)}"
     drops = _multistep_drops(end.total - 1, end, milestones)
@@ -52,7 +53,7 @@ def multistep(
 def describe_plateau(
     end: SchedulePoint, *, gamma: float | None, lr_min: float, plateau_patience: int
 ) -> tuple[str, str]:
-    """After how many epochs the rate drops."""
+    """Describe after how many epochs without improvement the rate drops."""
     epochs = plateau_patience + 1
     when = "after each epoch" if epochs == 1 else f"after {epochs} epochs in a row"
     text = f"times {gamma or DEFAULT_GAMMA:g} {when} without a better metric"
@@ -72,7 +73,7 @@ def _dropped(drops: int, gamma: float | None, lr_min: float) -> float:
 def _describe_drops(
     when: str, points: Sequence[float], drops: int, gamma: float | None, lr_min: float
 ) -> tuple[str, str]:
-    """The unit and the words; ``drops`` are those of the whole run."""
+    """The unit and the description; ``drops`` is the number in the whole run."""
     unit = "per epoch" if all(value >= 1 for value in points) else "per step"
     never = "" if drops else ", which is never in this run"
     return unit, f"times {gamma or DEFAULT_GAMMA:g} {when}{never}{_floor(lr_min)}"
@@ -91,10 +92,10 @@ def _multistep_drops(step: int, point: SchedulePoint, milestones: Sequence[float
 
 
 def _steps(value: float, point: SchedulePoint) -> int:
-    """A share of the run or a number of epochs, in steps."""
+    """Convert a share of the run, or a number of epochs, to steps."""
     return round(value) * point.steps_per_epoch if value >= 1 else _share_steps(value, point)
 
 
 def _share_steps(value: float, point: SchedulePoint) -> int:
-    """A share of the run in steps, at least one."""
+    """Convert a share of the run to steps, at least one."""
     return max(1, round(value * point.total))
