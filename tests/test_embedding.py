@@ -106,7 +106,7 @@ def test_sets_known_by_name_can_be_embedded() -> None:
 def test_numbers_cannot_be_embedded(tmp_path: Path) -> None:
     path = tmp_path / "n.csv"
     path.write_text("x,y\n" + "\n".join(f"{i},{i * 1.37:.2f}" for i in range(50)) + "\n")
-    with pytest.raises(DlcliError, match="different in each of 50 rows"):
+    with pytest.raises(DlcliError, match="has 50 distinct values in 50 rows"):
         opened(path)
     with pytest.raises(UsageError, match="--task embedding needs samples of one class each"):
         open_source(DataConfig(data="diabetes", task="embedding"), seed=0)

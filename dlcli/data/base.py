@@ -1,4 +1,4 @@
-"""The types of data sets, samples and readers. NumPy only: ONNX paths import no torch.
+"""Types of data sets, samples and readers. NumPy only: prediction with ONNX imports no torch.
 
 N is the number of samples in a split, n in a batch.
 """
@@ -23,8 +23,8 @@ Pixels = npt.NDArray[np.uint8]  # (n, H, W, C) in a batch, (H, W, C) for one ima
 Labels = npt.NDArray[np.int64]  # (n,)
 Indices = npt.NDArray[np.int64]  # (n,) into a split
 Floats = npt.NDArray[np.float64]  # of any shape
-# int64 (n,) of a class; uint8 (n, labels) of several; float64 (n, targets) or (n, horizon, targets)
-# of numbers, in the data's own units; int64 (n, T) of token ids, padded.
+# Class indices int64 (n,); labels 0 or 1 uint8 (n, labels); numbers float64 (n, targets) or
+# (n, horizon, targets) in the data's own units; padded token ids int64 (n, T).
 Targets = npt.NDArray[Any]
 # The tensors of `TaskSpec.input.signature`, in its order, except that an image is still uint8 pixels
 # (n, H, W, C): it is normalised on the device.
@@ -81,8 +81,8 @@ class Stacked(Items):
         out = np.empty((len(where), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
         start = 0
         for array in arrays:
-            here = (where >= start) & (where < start + len(array))
-            out[here] = array[where[here] - start]
+            inside = (where >= start) & (where < start + len(array))
+            out[inside] = array[where[inside] - start]
             start += len(array)
         return cls(out)
 
@@ -91,9 +91,9 @@ class Stacked(Items):
 class Samples:
     """One split of a data set, listed but not encoded.
 
-    ``ids`` are stable names of the samples (a path below the root, or ``train/17``); ``targets`` are as
-    above, class indices being into the source's class names. ``groups`` (a patient, a user)
-    stay in one split together; None where there are none.
+    ``ids`` are stable names of the samples (a path relative to the root, or ``train/17``); ``targets``
+    are `Targets`, where class indices refer to the class names of the source. The samples of a group (a
+    patient, a user) stay in one split; ``groups`` is None without groups.
     """
 
     ids: tuple[str, ...]
@@ -118,9 +118,9 @@ class Samples:
 class DataSource:
     """A data set before encoding: its task, and its splits as listed.
 
-    ``kind`` is the name of its `DataKind`. ``given`` says which splits the source itself brought; the
-    others were made by dlcli. ``native`` is (C, H, W) of images that share one size known without
-    decoding, else (C, 0, 0). ``notices`` are about what was listed (empty class folders and the like).
+    ``kind`` is the name of its `DataKind`. ``given`` are the splits of the source itself; the others
+    were held out by dlcli. ``native`` is (C, H, W) of images of one size known without decoding, else
+    (C, 0, 0). ``notices`` are messages of the listing (empty class folders, for instance).
     """
 
     name: str  # short, for run names: "digits", "imgs"
@@ -139,12 +139,11 @@ class DataSource:
 
 
 class Reader(ABC):
-    """One split as inputs of a model, in batches of any indices.
+    """Reads the inputs of a model for any samples of a split.
 
-    ``bad`` maps the id of each unreadable sample to the reason, as they are found. ``lengths`` are the
-    samples' sizes (N,) where they vary: batches are then made of samples of about one length.
-    ``notices`` are about what the encoder met that training did not hold (unknown words, texts that were
-    truncated).
+    ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
+    ``lengths`` are the lengths of the samples (N,) where they vary: batches then group samples of
+    similar length. ``notices`` are messages of the encoder (unknown words, truncated texts).
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -160,8 +159,8 @@ class Reader(ABC):
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """The inputs of the readable samples among ``indices``, and their indices.
 
-        Order and repetitions are kept. Arrays that vary in length are padded to the longest of the
-        batch. The arrays are the caller's own copy.
+        Order and repetitions are kept. Arrays of varying length are padded to the longest of the batch.
+        The arrays are copies.
         """
 
     def targets(self, indices: Indices) -> Targets:
@@ -169,17 +168,17 @@ class Reader(ABC):
         return self.samples.targets[indices]
 
     def by_length(self) -> Indices:
-        """The indices of the split, the shortest samples first where lengths vary, else in order."""
+        """The indices of the split, sorted by length where lengths vary, else in order."""
         if self.lengths is not None:
             return np.argsort(self.lengths, kind="stable").astype(np.int64)
         return np.arange(len(self), dtype=np.int64)
 
     def array(self) -> Inputs | None:
-        """The inputs of the whole split, where they are in memory, unpadded and none is bad."""
+        """The inputs of the whole split if they are in memory, unpadded and all readable; else None."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most readers hold nothing
-        """Give back threads and the like; a later read starts them again."""
+        """Release threads and other resources; a later read acquires them again."""
 
 
 class ArrayReader(Reader):

@@ -28,10 +28,9 @@ Facts = tuple[tuple[str, str], ...]  # (name, value) pairs
 class DataListing:
     """The samples of a data set on disk: ``splits`` are train, val and test as given, or one "all".
 
-    ``native`` is (C, H, W) of images, or (C, 0, 0) where sizes differ. ``name`` is the data set's own
-    where one was recognised. ``options`` are settings that were detected (the target column, for one);
-    reading with them gives the same listing again. ``own_splits`` are those that the kind itself made
-    (by time), not the data.
+    ``native`` is (C, H, W) of images, or (C, 0, 0) where sizes differ. ``name`` is that of a recognised
+    named set. ``options`` are detected settings (such as the target column); reading with them gives the
+    same listing. ``own_splits`` are the splits that the kind itself created (by time).
     """
 
     splits: dict[str, Samples]
@@ -66,7 +65,7 @@ class ModelNeeds:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Threads and bytes of cache that a reader may use; what it does with an unreadable sample."""
+    """Options of a reader: threads, size of the cache, and "skip" or "fail" for unreadable samples."""
 
     workers: int | None = None
     cache_bytes: int = 0
@@ -75,7 +74,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Description:
-    """An input in words: facts, and titled tables of facts."""
+    """A description of an input: (name, value) pairs, and titled tables of them."""
 
     facts: Facts = ()
     tables: tuple[tuple[str, Facts], ...] = ()
@@ -91,7 +90,7 @@ class Fit(Protocol):
 
 
 class Noise(Protocol[SpecT_contra]):
-    """Draw random inputs of the form that the reader gives."""
+    """Draw random inputs of the form of the reader's."""
 
     def __call__(
         self, spec: SpecT_contra, count: int, length: int | None, rng: np.random.Generator
@@ -106,25 +105,25 @@ class DataKind(Generic[SpecT]):
     Reading:
 
     - ``recognises(path, config)``: whether a file or folder is of this kind, by names, a few first
-      rows, and settings that only this kind has. Kinds are tried by ``order``, the lowest first.
+      rows, and settings that only this kind has. Kinds are tried in ascending ``order``.
     - ``read(path, config, other)`` lists the samples. With ``other`` they are for a trained model, so
-      one class is enough and a missing train split is no error.
+      one class is enough and a missing train split is not an error.
     - ``fit`` fits the encoders; ``reader`` encodes a split.
-    - ``inputs(arguments, task)``: the samples that `predict` was given, without targets (an empty
-      array); their ids are what the user recognises them by. ``inputs_by_task``: whether they depend
-      on the task (on the columns that a model reads, for one). ``why_missing(id)``: why an argument
-      has no sample, if that is known without opening it.
+    - ``inputs(arguments, task)``: the samples of the arguments of `predict`, without targets (an empty
+      array); ids are for the user. ``inputs_by_task``: whether they depend on the task (such as on the
+      columns that a model reads). ``why_missing(id)``: the reason why an argument has no sample, if
+      known without opening it.
 
     Models:
 
     - ``reference_input(needs)``: an input of typical size, to build a model without data;
       ``reference_words`` describe it.
-    - ``noise``: random inputs of the form that the reader gives.
-    - ``to_model(inputs, spec)``: from the reader's arrays to the model's input.
-    - ``default_batch_size(spec)``: of evaluation and prediction, where it is not given.
+    - ``noise``: random inputs of the form of the reader's.
+    - ``to_model(inputs, spec)``: converts the reader's arrays to the model's inputs.
+    - ``default_batch_size(spec)``: that of evaluation and prediction.
 
-    Words: ``describe(spec)``; ``size_words``, a format of the shape of a sample. ``own_settings``: keys
-    of settings that mean something for this kind and not for all.
+    Descriptions: ``describe(spec)``; ``size_words``, a format string of the shape of a sample.
+    ``own_settings``: keys of settings that apply to this kind and not to all.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Typed messages of whatever lists, reads or encodes data.
+"""Typed messages of code that lists, reads or encodes data.
 
-A command shows the message; `dlcli data` reports code and level, too, and looks at no wording.
+Commands show the message; `dlcli data` also reports code and level, which do not depend on the wording.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Level = Literal["error", "warning", "note"]
 class Notice:
     """One message for the user.
 
-    ``code`` is short and stable, for scripts. "reading", the default, is what was assumed or decided;
-    "left-out" is what was not used. A kind of data may have codes of its own.
+    ``code`` is short and stable, for scripts. "reading", the default, is about an assumption or a
+    decision; "left-out" about unused data. A kind of data may define further codes.
     """
 
     message: str

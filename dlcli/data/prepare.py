@@ -1,4 +1,4 @@
-"""From a batch of host arrays to the inputs of a model file, by name; and random inputs.
+"""Convert a batch of a reader to the inputs of a model file by name; draw random inputs.
 
 NumPy only: the torch counterpart of `prepare` is `dlcli.zoo.forward.model_inputs`.
 """
@@ -16,7 +16,7 @@ from dlcli.task import TaskSpec
 
 
 def prepare(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of ``task.input.signature`` by name, from the arrays of a reader."""
+    """Convert the arrays of a reader to the tensors of ``task.input.signature``, by name."""
     arrays = kind_of(task).to_model(inputs, task.input)
     return {
         tensor.name: np.asarray(array, dtype=tensor.dtype)
@@ -25,7 +25,7 @@ def prepare(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]:
 
 
 def random_inputs(task: TaskSpec, count: int, *, length: int | None = None, seed: int = 0) -> Inputs:
-    """``count`` random samples of the form that the task's reader gives.
+    """Draw ``count`` random samples of the form of the task's reader.
 
     ``length`` is that of the longest sequence where lengths vary (default: up to 32 steps).
     """
@@ -33,7 +33,7 @@ def random_inputs(task: TaskSpec, count: int, *, length: int | None = None, seed
 
 
 def trim(inputs: Inputs, task: TaskSpec) -> Inputs:
-    """A batch without the padding after its longest sequence."""
+    """Remove the padding after the longest sequence of a batch."""
     names = [tensor.name for tensor in task.input.signature]
     if "lengths" not in names:
         return inputs

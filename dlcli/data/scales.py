@@ -1,4 +1,4 @@
-"""The task of a source, with the scales of numeric targets fitted on the training split."""
+"""The task of a source, with mean and std of numeric targets fitted on the training split."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dlcli.task import InputSpec, TargetNumber, TaskSpec
 
 
 def make_task(source: DataSource, spec: InputSpec, model: ModelConfig) -> TaskSpec:
-    """The task of a source whose samples have a target each, with the input that was fitted on it."""
+    """Build the task of a source with one target per sample, for a fitted input."""
     return TaskSpec(
         kind=source.task,
         input=spec,

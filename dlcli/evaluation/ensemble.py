@@ -24,7 +24,7 @@ from dlcli.task import TaskSpec
 # Why the outputs of two such models have no mean.
 _NO_MEAN = {
     "seq2seq": "each token depends on those that the same model generated before",
-    "embedding": "each model has its own embedding space, so a mean of their vectors means nothing",
+    "embedding": "each model has its own embedding space, so a mean of vectors is meaningless",
 }
 
 
@@ -54,9 +54,9 @@ class Ensemble:
             self._inputs.append(slices[same[0] if same else -1])
 
     def reader(self, make: Callable[[TaskSpec], Reader]) -> Reader:
-        """A reader of the inputs of all members; ``make`` gives the reader of one task.
+        """Build a reader of the inputs of all members; ``make`` builds the reader of one task.
 
-        The first one made is that of `task`, whose targets count. Raises: DlcliError when the readers
+        Targets are those of the first reader, which is of `task`. Raises: DlcliError when the readers
         list different samples.
         """
         readers = [make(member.card.task) for member in self._distinct]
@@ -92,7 +92,7 @@ def check_members(named: Sequence[tuple[str, TaskSpec]]) -> None:
     first, task = named[0]
     if len(named) > 1 and task.kind in _NO_MEAN:
         raise UsageError(
-            f"models that do {task.kind} cannot be averaged: {_NO_MEAN[task.kind]}",
+            f"models for {task.kind} cannot be averaged: {_NO_MEAN[task.kind]}",
             hint="give one model",
         )
     for name, other in named[1:]:
@@ -116,16 +116,16 @@ def check_members(named: Sequence[tuple[str, TaskSpec]]) -> None:
             raise _different(first, name, how)
 
 
-def member_row(artifact: Artifact, own: Counts, whole: Counts, task: TaskSpec) -> MemberRow:
-    """Compare a member (``own``) with the ensemble (``whole``), counted on the same samples."""
-    metric, metrics = whole.scored, own.metrics()
+def member_row(artifact: Artifact, own: Counts, ensemble: Counts, task: TaskSpec) -> MemberRow:
+    """Compare a member (``own``) with the ``ensemble``, counted on the same samples."""
+    metric, metrics = ensemble.scored, own.metrics()
     # Windows of a forecast overlap by up to the horizon.
     block = max(1, task.horizon)
-    low, high = difference_interval(whole.scores(), own.scores(), rooted=whole.rooted, block=block)
+    low, high = difference_interval(ensemble.scores(), own.scores(), rooted=ensemble.rooted, block=block)
     better = None
     if low > 0 or high < 0:
         better = (low > 0) == (direction(metric) > 0)
-    difference = whole.metrics()[metric] - metrics[metric]
+    difference = ensemble.metrics()[metric] - metrics[metric]
     return MemberRow(str(artifact.path), metrics, metric, difference, low, high, better)
 
 
@@ -165,7 +165,7 @@ class _JoinedReader(Reader):
         self.lengths = readers[0].lengths
         for reader, name in zip(readers, names, strict=True):
             if reader.samples.ids != self.samples.ids:
-                raise DlcliError(f"{name} finds other samples there than {names[0]}")
+                raise DlcliError(f"{name} and {names[0]} read different samples of this data")
             self.bad |= reader.bad
             reader.bad = self.bad  # one dictionary: each also skips what the others cannot read
             self.notices += [notice.prefixed(name) for notice in reader.notices]
@@ -181,28 +181,28 @@ class _JoinedReader(Reader):
         return tuple(inputs), readable
 
     def targets(self, indices: Indices) -> Targets:
-        """Those of the first reader."""
+        """The targets of the first reader."""
         return self._readers[0].targets(indices)
 
     def close(self) -> None:
-        """Of all readers."""
+        """Close all readers."""
         for reader in self._readers:
             reader.close()
 
 
-def _alignment(task: TaskSpec, wanted: TaskSpec) -> Callable[[Outputs], Outputs]:
-    """The function from outputs (B, ..., K) of ``task`` to the class order or scales of ``wanted``."""
+def _alignment(task: TaskSpec, reference: TaskSpec) -> Callable[[Outputs], Outputs]:
+    """A function that maps outputs (B, ..., K) of ``task`` to the classes or scales of ``reference``."""
     if task.class_names:
-        if task.class_names == wanted.class_names:
+        if task.class_names == reference.class_names:
             return lambda outputs: outputs
-        order = [task.class_names.index(name) for name in wanted.class_names]
+        order = [task.class_names.index(name) for name in reference.class_names]
         return lambda outputs: outputs[..., order]
-    if task.targets == wanted.targets:
+    if task.targets == reference.targets:
         return lambda outputs: outputs
     names = [target.name for target in task.targets]
-    order = [names.index(target.name) for target in wanted.targets]
+    order = [names.index(target.name) for target in reference.targets]
     mean, std = np.array([(task.targets[i].mean, task.targets[i].std) for i in order]).T
-    new_mean, new_std = np.array([(target.mean, target.std) for target in wanted.targets]).T
+    new_mean, new_std = np.array([(target.mean, target.std) for target in reference.targets]).T
 
     def rescaled(outputs: Outputs) -> Outputs:
         values = outputs[..., order].astype(np.float64) * std + mean
@@ -215,10 +215,10 @@ def _alignment(task: TaskSpec, wanted: TaskSpec) -> Callable[[Outputs], Outputs]
 def _mean_labels(outputs: Sequence[Outputs]) -> Outputs:
     """Logits of the mean probabilities of each label, (B, K); NaN where an output is not finite."""
     wide = np.stack(outputs).astype(np.float64)
-    # log sigmoid(x) is -log(1 + exp(-x)). Averaging p and 1 - p apart keeps precision near 1.
-    yes, no = (np.exp(-np.logaddexp(0.0, sign * wide)).mean(axis=0) for sign in (-1, 1))
+    # log sigmoid(x) is -log(1 + exp(-x)). Averaging p and q = 1 - p separately keeps precision near 1.
+    p, q = (np.exp(-np.logaddexp(0.0, sign * wide)).mean(axis=0) for sign in (-1, 1))
     tiny = np.finfo(np.float64).tiny
-    logits = np.log(np.maximum(yes, tiny)) - np.log(np.maximum(no, tiny))
+    logits = np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny))
     out: Outputs = np.where(np.isfinite(wide).all(axis=0), logits, np.nan).astype(np.float32)
     return out
 

@@ -1,4 +1,4 @@
-"""The samples an artifact is evaluated on: those of its run, or of the data that the user names."""
+"""The data to evaluate an artifact on: that of its run, or given by the user."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _choose(source: DataSource, config: EvalConfig) -> str:
         if config.split not in source.splits:
             raise UsageError(
                 f"--split {config.split}: {source.origin} has no such split",
-                hint="it has " + ", ".join(source.splits),
+                hint="splits: " + ", ".join(source.splits),
             )
         return config.split
     return next(name for name in ("test", "val", "all", "train") if name in source.splits)

@@ -129,7 +129,7 @@ def _share(
     emit: Emit,
     world: Processes | None,
 ) -> Counts | DlcliError:
-    """The counts of this process, or its error: the other processes wait for it in any case."""
+    """The counts of this process, or its error, which is gathered like counts: others wait for it."""
     counts = make_counts(task)
     try:
         for inputs, indices in batches(

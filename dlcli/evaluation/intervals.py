@@ -15,8 +15,8 @@ Floats = npt.NDArray[np.float64]
 
 Z = 1.959963984540054  # 97.5 % quantile of the standard normal
 RESAMPLES = 2000
-# Independent blocks: with fewer no interval is given, and of more blocks are joined. 10,000 block means
-# give their std to a percent; more would only cost time.
+# Limits of the number of blocks: with fewer there is no interval; beyond the maximum, blocks are longer.
+# The std of 10,000 block means is accurate to a percent.
 MIN_BLOCKS = 5
 MAX_BLOCKS = 10_000
 
@@ -100,11 +100,11 @@ def paired_bootstrap(
 
 
 def _block_means(values: Floats, block: int) -> Floats:
-    """Means of ``block`` neighbours from every start (N,), circular."""
+    """Means of ``block`` consecutive values from every start (N,), circular."""
     if block == 1:
         return values
-    around = np.concatenate([[0.0], values, values[: block - 1]]).cumsum()
-    means: Floats = (around[block:] - around[:-block]) / block
+    sums = np.concatenate([[0.0], values, values[: block - 1]]).cumsum()
+    means: Floats = (sums[block:] - sums[:-block]) / block
     return means
 
 

@@ -58,14 +58,14 @@ class RunSummary:
 
 
 def summaries(root: Path) -> list[RunSummary]:
-    """Every run below ``root``, oldest first, after the folders whose run.json is missing.
+    """Summarise the runs in ``root``, oldest first, after folders of runs without run.json.
 
-    Raises: DlcliError when ``root`` is no folder; one that does not exist is empty.
+    Empty if ``root`` does not exist. Raises: DlcliError when ``root`` is not a folder.
     """
     if not root.exists():
         return []
     if not root.is_dir():
-        raise DlcliError(f"{root} is a file, not a folder of runs", hint="say --runs-dir FOLDER")
+        raise DlcliError(f"{root} is a file, not a folder of runs", hint="give --runs-dir FOLDER")
     folders = [RunFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
     without_record = [run for run in folders if not run.record.is_file() and _was_a_run(run)]
     return [summarise(run) for run in (*without_record, *list_runs(root))]
@@ -139,8 +139,8 @@ def differences(runs: Sequence[RunFolder]) -> tuple[dict[str, list[Any]], dict[s
     """The settings that differ between runs, by dotted key; and the problems of each run.
 
     Values are in the order of the runs; None where a run does not have the setting. The fingerprint of
-    the data and versions count as settings. A single run is compared with the defaults: the second
-    value is theirs.
+    the data and versions count as settings. A single run is compared with the defaults, as the second
+    value.
     """
     problems: dict[str, str] = {}
     default = flatten(TrainConfig().model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Initial weights of a model: a published file, a file of the user's, or random.
+"""Initial weights of a model: a published file, a file of the user, or random.
 
 Files are read without unpickling code: safetensors, or ``torch.load(weights_only=True)``.
 """
@@ -26,17 +26,17 @@ StateDict = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """Names of the tensors that `load_matching` loaded, left as initialised, and did not use."""
+    """Names of the tensors that `load_matching` loaded, left at their initial values, and ignored."""
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
     unused: tuple[str, ...]
 
     def sentence(self) -> str:
-        """How many tensors fit, and which do not, for the user."""
+        """A summary for the user: how many tensors fit, and which do not."""
         text = f"{len(self.loaded)} of {len(self.loaded) + len(self.fresh)} tensors fit"
         if self.fresh:
-            text += f"; {_some(self.fresh)} start fresh"
+            text += f"; {_some(self.fresh)} keep their initial values"
         if self.unused:
             text += f"; not used: {_some(self.unused)}"
         return text
@@ -47,9 +47,9 @@ def _some(names: Sequence[str]) -> str:
 
 
 def published(weights: Weights, *, offline: bool) -> StateDict:
-    """The published state dict, from torch's own cache or the network.
+    """Load the published state dict, from torch's cache or the network.
 
-    Raises: DlcliError within three seconds when it is not cached and cannot be fetched.
+    Raises: DlcliError within three seconds when it is not cached and cannot be downloaded.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     if not cached.is_file():
@@ -66,10 +66,10 @@ def published(weights: Weights, *, offline: bool) -> StateDict:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors of a .safetensors or .pth file, by name.
+    """Read the tensors of a .safetensors or .pth file, by name.
 
-    Checkpoints that wrap them in ``state_dict`` or ``model`` are opened, and a ``module.`` prefix of
-    DataParallel is taken off. Raises: DlcliError when the file is missing, damaged or holds code.
+    Checkpoints that nest them in ``state_dict`` or ``model`` are unwrapped, and the ``module.`` prefix
+    of DataParallel is removed. Raises: DlcliError when the file is missing, damaged or contains code.
     """
     if not path.is_file():
         raise DlcliError(f"--weights {path} does not exist")
@@ -83,32 +83,32 @@ def read_state_dict(path: Path) -> StateDict:
 def adapt(
     module: nn.Module, state: StateDict, *, old: TaskSpec, new: TaskSpec, head: str
 ) -> tuple[StateDict, list[str]]:
-    """The tensors of a model for ``old`` as far as they mean the same for ``new``; and sentences.
+    """Adapt the state dict of a model for the task ``old`` to the task ``new``; returns notes, too.
 
-    A row of an embedding belongs to a token: rows go to the same token's place in the new vocabulary,
-    and tokens that are new keep their fresh rows. A head of other classes or targets is left out.
-    Raises: DlcliError for tables of other columns, whose weights mean nothing here.
+    Rows of token embeddings are moved to the index of the same token in the new vocabulary; new tokens
+    keep their initial rows. The head is omitted if classes or targets differ. Raises: DlcliError for
+    tables of other columns.
     """
     notes: list[str] = []
     if old.class_names != new.class_names or old.targets != new.targets:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
-        notes.append("its classes or targets are others, so the head starts fresh")
+        notes.append("its classes or targets differ, so the head keeps its initial weights")
     if isinstance(old.input, TabularInput) and isinstance(new.input, TabularInput):
         one, other = _columns(old.input), _columns(new.input)
         if one != other:
             raise DlcliError(
-                "--weights: its columns are not those of the data, so its weights mean nothing here",
+                "--weights: the columns of its model differ from those of the data",
                 hint=f"it reads {', '.join(name for name, _ in one)[:200]}",
             )
     one_text, other_text = old.input, new.input
     if isinstance(one_text, TextInput) and isinstance(other_text, TextInput) and one_text != other_text:
         state, known = _by_token(module, state, one_text.vocabulary, other_text.vocabulary)
-        notes.append(f"its vocabulary knows {known:,} of the {other_text.vocab_size:,} tokens here")
+        notes.append(f"its vocabulary has {known:,} of the {other_text.vocab_size:,} tokens of the data")
     return state, notes
 
 
 def _columns(spec: TabularInput) -> list[tuple[str, tuple[str, ...]]]:
-    """Name, and words in the order of their codes, of each column."""
+    """The name of each column, and its categories in the order of their codes."""
     numbers: list[tuple[str, tuple[str, ...]]] = [(column.name, ()) for column in spec.numbers]
     return numbers + [(column.name, column.values) for column in spec.categories]
 
@@ -116,42 +116,42 @@ def _columns(spec: TabularInput) -> list[tuple[str, tuple[str, ...]]]:
 def _by_token(
     module: nn.Module, state: StateDict, old: tuple[str, ...], new: tuple[str, ...]
 ) -> tuple[StateDict, int]:
-    """Embeddings with their rows moved to the new vocabulary; how many tokens were known."""
-    place = {token: row for row, token in enumerate(old)}
-    pairs = [(row, place[token]) for row, token in enumerate(new) if token in place]
-    to, come = (torch.tensor(rows, dtype=torch.int64) for rows in zip(*pairs, strict=True))
+    """Move the rows of token embeddings to a new vocabulary; returns the number of known tokens, too."""
+    old_rows = {token: row for row, token in enumerate(old)}
+    pairs = [(row, old_rows[token]) for row, token in enumerate(new) if token in old_rows]
+    target, source = (torch.tensor(rows, dtype=torch.int64) for rows in zip(*pairs, strict=True))
     own, moved = module.state_dict(), dict(state)
     for name, tensor in state.items():
         fits = name in own and tensor.ndim == 2 and tensor.shape[1:] == own[name].shape[1:]
         if fits and len(tensor) == len(old) and len(own[name]) == len(new):
-            moved[name] = own[name].clone().index_copy_(0, to, tensor[come])
+            moved[name] = own[name].clone().index_copy_(0, target, tensor[source])
     return moved, len(pairs)
 
 
 def load_matching(module: nn.Module, state: StateDict, *, source: object) -> LoadedWeights:
-    """Load every tensor whose name and shape fit; the rest of the module keeps its fresh weights.
+    """Load every tensor whose name and shape match; the others keep their initial values.
 
-    Raises: DlcliError when less than half of the module's tensors outside its head would be taken:
-    then the file belongs to another model.
+    Raises: DlcliError when less than half of the module's tensors match: then the file is of another
+    model.
     """
     own = module.state_dict()
     state = _fit_positions(own, state)
-    taken = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    if len(taken) < len(own) / 2:
+    matching = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if len(matching) < len(own) / 2:
         raise DlcliError(
-            f"{source} does not fit: only {len(taken)} of the model's {len(own)} tensors are in it",
+            f"{source} does not fit: only {len(matching)} of the model's {len(own)} tensors are in it",
             hint="is it a file of another model? --model must be the one it was trained with",
         )
-    load_tensors(module, taken, strict=False)
+    load_tensors(module, matching, strict=False)
     return LoadedWeights(
-        loaded=tuple(taken),
-        fresh=tuple(k for k in own if k not in taken),
-        unused=tuple(k for k in state if k not in taken),
+        loaded=tuple(matching),
+        fresh=tuple(k for k in own if k not in matching),
+        unused=tuple(k for k in state if k not in matching),
     )
 
 
 def pretrained_or_reason(entry: ModelEntry, *, offline: bool) -> StateDict | str:
-    """The published weights, or the sentence that says why there are none."""
+    """The published weights, or a message why they are not available."""
     if entry.weights is None:
         return f"{entry.name} has no published weights"
     try:
@@ -167,7 +167,7 @@ def _read_safetensors(path: Path) -> StateDict:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as exc:
-        raise DlcliError(f"{path} is damaged or no safetensors file: {exc}") from exc
+        raise DlcliError(f"{path} is damaged or not a safetensors file: {exc}") from exc
 
 
 def _read_pth(path: Path) -> StateDict:
@@ -175,26 +175,26 @@ def _read_pth(path: Path) -> StateDict:
 
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as exc:  # a parser of foreign bytes: damage shows as anything, IndexError to OSError
+    except Exception as exc:  # damaged files raise anything from IndexError to OSError
         if isinstance(exc, pickle.UnpicklingError) and "GLOBAL" in str(exc):
             raise DlcliError(
-                f"{path} holds more than tensors, and loading that could run code",
+                f"{path} contains more than tensors, and loading it could run code",
                 hint="save its state dict: torch.save(model.state_dict(), FILE)",
             ) from exc
         first = first_line(exc)
-        raise DlcliError(f"{path} is damaged or no PyTorch file: {type(exc).__name__} {first}") from exc
+        raise DlcliError(
+            f"{path} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
+        ) from exc
     for key in ("state_dict", "model_state_dict", "model", "model_state", "module"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
-        raise DlcliError(f"{path} holds no state dict", hint="torch.save(model.state_dict(), FILE)")
+        raise DlcliError(f"{path} has no state dict", hint="torch.save(model.state_dict(), FILE)")
     return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
 
 
 def _fit_positions(own: StateDict, state: StateDict) -> StateDict:
-    """Resample a ViT's position embedding (1, 1 + h*w, D) bicubically to another input size.
+    """Interpolate the position embedding (1, 1 + h*w, D) of a ViT bicubically to another input size.
 
     Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929, section 3.2.
     """

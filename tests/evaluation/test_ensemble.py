@@ -215,7 +215,7 @@ def test_writers_and_embeddings_stand_alone() -> None:
     vectors = TaskSpec(kind="embedding", input=TABLE, class_names=("a", "b"), embedding_size=4)
     for task in (pairs, vectors):
         check_members([("one", task)])
-        with pytest.raises(UsageError, match=f"models that do {task.kind} cannot be averaged") as caught:
+        with pytest.raises(UsageError, match=f"models for {task.kind} cannot be averaged") as caught:
             check_members([("one", task), ("two", task)])
         assert caught.value.hint == "give one model"
 
@@ -289,7 +289,7 @@ def test_members_with_the_same_encoders_share_what_was_read() -> None:
 
 def test_readers_of_other_samples_are_refused() -> None:
     both = Ensemble([Says("1", CLASSES, by_x), Says("2", OTHER, by_z)])
-    with pytest.raises(DlcliError, match="2 finds other samples there than 1"):
+    with pytest.raises(DlcliError, match="2 and 1 read different samples"):
         both.reader(lambda task: Columns(samples(41 if task == CLASSES else 40), task))
 
 

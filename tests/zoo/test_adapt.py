@@ -1,4 +1,4 @@
-"""Weights of another model of dlcli: what means the same is taken, and what does not is said."""
+"""Weights of another model of dlcli: what means the same is taken, and what does not is notes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def test_rows_of_an_embedding_follow_their_tokens() -> None:
     before, after = (build_model(ModelSpec(name="linear"), task) for task in (old, new))
     state = {name: tensor.clone() for name, tensor in before.state_dict().items()}
     head = find_model("linear", "text").head(after)
-    adapted, said = adapt(after, state, old=old, new=new, head=head)
+    adapted, notes = adapt(after, state, old=old, new=new, head=head)
     (name,) = [n for n, t in state.items() if t.ndim == 2 and len(t) == 7]
     rows = adapted[name]
     assert torch.equal(rows[5], state[name][6])  # snow
     assert torch.equal(rows[6], state[name][4])  # sun
     assert torch.equal(rows[4], after.state_dict()[name][4])  # wind is new
-    assert said == ["its vocabulary knows 6 of the 7 tokens here"]
+    assert notes == ["its vocabulary has 6 of the 7 tokens of the data"]
     assert any(key.startswith(head) for key in adapted)
 
 
@@ -36,10 +36,10 @@ def test_a_head_of_other_classes_starts_fresh() -> None:
     old, new = text("sun rain", "ab"), text("sun rain", "ba")
     module = build_model(ModelSpec(name="linear"), new)
     head = find_model("linear", "text").head(module)
-    adapted, said = adapt(module, dict(module.state_dict()), old=old, new=new, head=head)
+    adapted, notes = adapt(module, dict(module.state_dict()), old=old, new=new, head=head)
     assert adapted
     assert not any(key.startswith(head) for key in adapted)
-    assert "head starts fresh" in said[0]
+    assert "head keeps its initial weights" in notes[0]
 
 
 def test_other_columns_are_refused() -> None:
@@ -48,5 +48,5 @@ def test_other_columns_are_refused() -> None:
         return TaskSpec(input=TabularInput(numbers=numbers), class_names=("a", "b"))
 
     module = build_model(ModelSpec(name="mlp"), table("x", "y"))
-    with pytest.raises(DlcliError, match="its columns are not those of the data"):
+    with pytest.raises(DlcliError, match="the columns of its model differ"):
         adapt(module, {}, old=table("y", "x"), new=table("x", "y"), head="head")

@@ -18,10 +18,10 @@ from dlcli.task import ImageInput, SeriesInput, TabularInput, TaskSpec
 
 # The season is estimated on this many training windows and targets, evenly spaced.
 SEASON_WINDOWS, SEASON_TARGETS = 256, 16
-# Least prominence of the autocorrelation at a season's lag; of lags with at least this share of the
-# largest prominence the shortest counts, since multiples of a season are prominent too.
+# Minimum prominence of the autocorrelation at the lag of a season; and the share of the largest
+# prominence from which on the shortest lag is chosen, since multiples of a season are prominent too.
 SEASON_PROMINENCE, SEASON_TIE = 0.1, 0.85
-# Largest raw input that serves as an embedding; larger images are averaged to fewer pixels.
+# Maximum size of a raw input as an embedding; larger images are downsampled by averaging.
 RAW_NUMBERS = 1024
 
 

@@ -124,15 +124,15 @@ def embed_preprocessing(model: ModelProto, task: TaskSpec) -> None:
         assert isinstance(spec, TabularInput)
         _table(nodes, spec, inner.name)
     types = {"uint8": TensorProto.UINT8, "float64": TensorProto.DOUBLE, "string": TensorProto.STRING}
-    wanted = []
+    graph_inputs = []
     for name, kind, dims in raw_inputs(task):
         value = helper.make_tensor_value_info(name, types[kind], list(dims))
         value.type.tensor_type.shape.dim[0].CopyFrom(batch)
-        wanted.append(value)
+        graph_inputs.append(value)
     if CROP in nodes.constants:  # an initializer that is an input too need not be given
-        wanted.append(helper.make_tensor_value_info(CROP, TensorProto.DOUBLE, []))
+        graph_inputs.append(helper.make_tensor_value_info(CROP, TensorProto.DOUBLE, []))
     del model.graph.input[:]
-    model.graph.input.extend(wanted)
+    model.graph.input.extend(graph_inputs)
     model.graph.initializer.extend(constant(name, value) for name, value in nodes.constants.items())
     rest = list(model.graph.node)
     del model.graph.node[:]
