@@ -120,7 +120,7 @@ def test_several_devices_share_the_batch(capsys: pytest.CaptureFixture[str]) -> 
     ("args", "message"),
     [
         (("--monitor", "beauty"), "--monitor 'beauty' is not a metric of classification"),
-        (("--freeze", "nothing*"), "'nothing*' is no layer"),
+        (("--freeze", "nothing*"), "'nothing*' matches no trainable layer"),
         (("--devices", "x"), "--devices 'x'"),
     ],
 )
