@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny
 import torch
 from torch import nn
 from torch.nn import functional
@@ -19,10 +20,7 @@ from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import (
     SPECIAL_TOKENS,
-    CategoryColumn,
     ImageInput,
-    NumberColumn,
-    PairsInput,
     SeriesInput,
     TabularInput,
     TargetNumber,
@@ -31,62 +29,38 @@ from dlcli.task import (
 )
 from dlcli.zoo.base import build_model, find_model
 
-CLASSES = tuple("abcde")
-
 
 def text(vocabulary: int = 20, longest: int = 24) -> TextInput:
-    words = tuple(f"w{i}" for i in range(vocabulary - len(SPECIAL_TOKENS)))
-    return TextInput(vocabulary=SPECIAL_TOKENS + words, max_length=longest)
+    return tiny.text([f"w{i}" for i in range(vocabulary - len(SPECIAL_TOKENS))], longest)
 
 
 def series(length: int = 20, channels: int = 3, varies: bool = False) -> SeriesInput:
-    return SeriesInput(
-        channels=tuple(f"c{i}" for i in range(channels)),
-        mean=tuple(float(i) for i in range(channels)),
-        std=tuple(i + 1.0 for i in range(channels)),
-        length=length,
-        varies=varies,
-    )
+    """The channels have scales of their own."""
+    scales = {"mean": tuple(map(float, range(channels))), "std": tuple(i + 1.0 for i in range(channels))}
+    return tiny.series([f"c{i}" for i in range(channels)], length, varies=varies, **scales)
 
 
 def table(numbers: int = 3, categories: int = 2) -> TabularInput:
-    return TabularInput(
-        numbers=tuple(NumberColumn(name=f"n{i}", indicator=i == 0) for i in range(numbers)),
-        categories=tuple(
-            CategoryColumn(name=f"k{i}", values=("x", "y", "z")) for i in range(categories)
-        ),
-    )
+    values = {f"k{i}": "xyz" for i in range(categories)}
+    return tiny.table([f"n{i}" for i in range(numbers)], values, indicators=("n0",))
 
 
 def image(side: int = 16, channels: int = 3) -> ImageInput:
-    return ImageInput(
-        channels=1 if channels == 1 else 3,
-        height=side,
-        width=side,
-        resize_size=side,
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-    )
+    return tiny.image(side, channels)
 
 
 def forecast(targets: tuple[str, ...] = ("c0", "c2"), horizon: int = 6, **spec: Any) -> TaskSpec:
     """The targets have scales of their own, other than their channels'."""
-    return TaskSpec(
-        kind="forecast",
-        input=series(**spec),
-        targets=tuple(TargetNumber(name=name, mean=0.5, std=2.0) for name in targets),
-        horizon=horizon,
-    )
+    numbers = [TargetNumber(name=name, mean=0.5, std=2.0) for name in targets]
+    return tiny.make_task(series(**spec), "forecast", targets=numbers, horizon=horizon)
 
 
 def classes(spec: Any) -> TaskSpec:
-    return TaskSpec(input=spec, class_names=CLASSES)
+    return tiny.make_task(spec, classes="abcde")
 
 
 def pairs(vocabulary: int = 20) -> TaskSpec:
-    return TaskSpec(
-        kind="seq2seq", input=PairsInput(source=text(vocabulary), target=text(vocabulary - 5))
-    )
+    return tiny.make_task(tiny.pairs(text(vocabulary), text(vocabulary - 5)))
 
 
 def make(name: str, task: TaskSpec, **args: Any) -> nn.Module:

@@ -1,24 +1,21 @@
-"""A small task of every kind."""
+"""A task of every kind whose names and scales are worth showing."""
 
 from __future__ import annotations
 
+import tiny
+
 from dlcli.task import (
-    SPECIAL_TOKENS,
     CategoryColumn,
-    ImageInput,
     NumberColumn,
     PairsInput,
     SeriesInput,
     TabularInput,
     TargetNumber,
     TaskSpec,
-    TextInput,
 )
 
-IMAGE = ImageInput(
-    channels=3, height=8, width=8, resize_size=8, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
-)
-TEXT = TextInput(vocabulary=(*SPECIAL_TOKENS, "cat", "dog", "."), max_length=40, column="question")
+IMAGE = tiny.image()
+TEXT = tiny.text(("cat", "dog", "."), 40, column="question")
 TABLE = TabularInput(
     numbers=(
         NumberColumn(name="income", mean=3.87, std=1.9, fill=3.5, log=True, indicator=True),

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import tiny
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dlcli.card import ModelSpec
 from dlcli.data.prepare import random_inputs
-from dlcli.task import SPECIAL_TOKENS, ImageInput, SeriesInput, TaskSpec, TextInput
+from dlcli.task import TaskSpec
 from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import model_inputs
 
-IMAGE = ImageInput(channels=3, height=32, width=32, resize_size=32, mean=(0.5,) * 3, std=(0.25,) * 3)
-SERIES = SeriesInput(channels=("a", "b"), length=20, varies=True, mean=(0.0, 0.0), std=(1.0, 1.0))
-TEXT = TextInput(max_length=20, vocabulary=(*SPECIAL_TOKENS, *"abcdefgh"))
+IMAGE = tiny.image(32)
+SERIES = tiny.series("ab", 20, varies=True)
+TEXT = tiny.text("abcdefgh", 20)
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "cnn": (IMAGE, {}),
     "mlp": (IMAGE, {}),
@@ -31,18 +31,11 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
 def make(name: str) -> tuple[TaskSpec, ModelSpec, nn.Module]:
     """A task, the model's spec and the model, in eval mode."""
     spec, args = MODELS[name]
-    task = TaskSpec(kind="classification", input=spec, class_names=("x", "y", "z"))
+    task = tiny.make_task(spec, classes="xyz")
     model = ModelSpec(name=name.rpartition(" ")[2], args=args)
     torch.manual_seed(0)
     module = build_model(model, task).eval()
-    for part in module.modules():
-        if isinstance(part, _BatchNorm):
-            assert part.running_mean is not None
-            assert part.running_var is not None
-            part.running_mean.normal_(0, 0.3)
-            part.running_var.uniform_(0.5, 2.0)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, std=0.2)
+    tiny.randomize_batchnorm(module)
     return task, model, module
 
 

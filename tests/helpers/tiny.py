@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,18 @@ def text(words: Iterable[object] = range(20), max_length: int = 10, **fields: An
 
 
 def table(
-    numbers: Iterable[str] = ("a", "b"), categories: Mapping[str, Iterable[object]] | None = None
+    numbers: Iterable[str] = ("a", "b"),
+    categories: Mapping[str, Iterable[object]] | None = None,
+    *,
+    indicators: Collection[str] = (),
 ) -> TabularInput:
-    """Columns of numbers, and of categories with their values (default: one, "c" of x, y and z)."""
+    """Columns of numbers, and of categories with their values (default: one, "c" of x, y and z).
+
+    The numbers in ``indicators`` have an indicator of missing values.
+    """
     values = {"c": "xyz"} if categories is None else categories
     return TabularInput(
-        numbers=tuple(NumberColumn(name=name) for name in numbers),
+        numbers=tuple(NumberColumn(name=name, indicator=name in indicators) for name in numbers),
         categories=tuple(
             CategoryColumn(name=name, values=tuple(map(str, each))) for name, each in values.items()
         ),
