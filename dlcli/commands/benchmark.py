@@ -30,11 +30,11 @@ def command(
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", help="Also write the figures there, a line for each row and batch size."),
+        typer.Option("--csv", help="Also write the results as CSV, a line for each row and batch size."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", help="PNG to draw (default: plots/benchmark.png of their run)."),
+        typer.Option("--plot", help="PNG file of the plot (default: plots/benchmark.png of the run)."),
     ] = None,
     trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
@@ -43,10 +43,9 @@ def command(
 ) -> None:
     """Time model files side by side: latency, throughput, memory, size, accuracy.
 
-    Each file is loaded in a process of its own, and they are timed in turns. Timed is the model's
-    call on tensors that lie ready: decoding and normalising are left out, for all alike. The others
-    are compared with the first file. When one fails, the rest is measured all the same and the exit
-    code is 1.
+    Each file is loaded in its own process, and the timings are interleaved. Only the forward pass on
+    prepared tensors is timed, without decoding and normalization. All files are compared with the
+    first. If one fails, the others are still measured and the exit code is 1.
     """
     config = settings.resolve()
     paths = _paths(artifacts, runs_dir)
@@ -65,7 +64,7 @@ def command(
         print_json({"command": "benchmark", "artifact": str(paths[0]), **result.to_dict(), **files})
     else:
         print_benchmark(result, files)
-    if csv is not None:  # a file that cannot be written costs no figure: they are printed by now
+    if csv is not None:  # after printing, so that a failed write loses no results
         write_csv(csv, result)
     if plot is not None:
         save_benchmark(plot, result)
@@ -78,7 +77,7 @@ def command(
 
 
 def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
-    """The files; each once. One that does not exist stays in the list: its row has the error."""
+    """Return the files, each once. A missing one stays in the list: its row has the error."""
     from dlcli.benchmark.run import artifacts_of
 
     if not named:
@@ -94,7 +93,7 @@ def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
 
 
 def _draw(result: BenchmarkResult, emit: Emit) -> Path | None:
-    """The picture in the run that all files lie in, where they do."""
+    """Plot into the run folder that holds all files, if one does."""
     from dlcli.events import Warned
     from dlcli.ui.plots.benchmark import save_benchmark
 
@@ -104,6 +103,6 @@ def _draw(result: BenchmarkResult, emit: Emit) -> Path | None:
         return None
     try:
         return save_benchmark(run.plots / "benchmark.png", result)
-    except DlcliError as exc:  # a run that may only be read can still be measured
+    except DlcliError as exc:  # a read-only run can still be measured
         emit(Warned(f"no plot: {exc.message}"))
         return None

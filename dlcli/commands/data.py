@@ -12,6 +12,7 @@ from dlcli.commands.options import Json, Quiet, Settings, takes_config
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.settings import merge, validate
+from dlcli.wording import plural
 
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource
@@ -37,29 +38,29 @@ def command(
         bool,
         typer.Option(
             "--show-augment",
-            help="Draw some images as the model will see them (--augment, or standard); no check.",
+            help="Plot augmented images as the model sees them (--augment, or standard); no checks.",
         ),
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Read every photo, also of more than 20,000.")
+        bool, typer.Option("--all", help="Decode all images, even more than 20,000.")
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for the plots (default: ./dlcli-data-NAME)."),
     ] = None,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Draw nothing.")] = False,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="Do not write plots.")] = False,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Inspect a data set: what it holds and what is wrong with it.
+    """Inspect a data set: statistics and problems.
 
     Counts, balance, sizes, missing values, token lengths; unreadable files,
-    copies, leaks between splits, classes that a split lacks, columns that are
-    of no use or tell the target, gaps in time. The data is read, never
-    written. Errors among the findings end with exit code 1.
+    duplicates, leaks between splits, classes missing in a split, constant or
+    leaking columns, gaps in time. The data is only read. The exit code is 1
+    if there are errors.
     """
     if show_augment and no_plots:
-        raise UsageError("--show-augment draws a picture, and --no-plots forbids it")
+        raise UsageError("--show-augment writes a plot, and --no-plots forbids it")
     flags = {"data": {"data": path}}
     config = validate(TrainConfig, merge(settings.overrides, flags))
 
@@ -118,9 +119,9 @@ def _check(
     from dlcli.ui.data import print_report, reading_progress
     from dlcli.ui.json_output import print_json
 
-    with reading_progress("photos", quiet or as_json) as watch:
-        most = None if every else CheckOptions(config).max_decoded
-        report = check_data(source, CheckOptions(config, most, watch), needs)
+    with reading_progress("images", quiet or as_json) as progress:
+        max_decoded = None if every else CheckOptions(config).max_decoded
+        report = check_data(source, CheckOptions(config, max_decoded, progress), needs)
     plots: list[Path] = []
     if folder is not None:
         from dlcli.ui.plots.data import save_charts
@@ -130,15 +131,15 @@ def _check(
         print_json({"command": "data", **report.to_dict(), "plots": [str(plot) for plot in plots]})
     else:
         print_report(report, plots)
-    _fail(report)
+    _raise_errors(report)
 
 
-def _fail(report: DataReport) -> None:
+def _raise_errors(report: DataReport) -> None:
     errors = [finding for finding in report.findings if finding.level == "error"]
     if errors:
         codes = ", ".join(dict.fromkeys(finding.code for finding in errors))
-        many = f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
-        raise DlcliError(f"{report.name}: {many} in the data ({codes})", hint=errors[0].hint)
+        count = plural(len(errors), "error")
+        raise DlcliError(f"{report.name}: {count} in the data ({codes})", hint=errors[0].hint)
 
 
 def _show_augment(
@@ -188,7 +189,7 @@ def _show_augment(
 
 
 def _of_model(config: TrainConfig, source: DataSource) -> tuple[ModelNeeds | None, dict[str, Any]]:
-    """What ``--model`` asks of the data, and its recipe."""
+    """Return what ``--model`` requires of the data, and its recipe."""
     if config.model.name is None:
         return None, {}
     from dataclasses import replace
@@ -201,13 +202,13 @@ def _of_model(config: TrainConfig, source: DataSource) -> tuple[ModelNeeds | Non
 
 
 def _folder(source: DataSource, output: Path | None) -> Path | None:
-    """Where plots go; None, with a word on it, where the default would lie in the data.
+    """Return the folder of the plots; None, with a message, if the default would be in the data.
 
     Raises: UsageError when ``output`` does.
     """
     from dlcli.ui.console import stderr
 
-    folder = (output or Path(f"dlcli-data-{_plain(source.name)}")).expanduser()
+    folder = (output or Path(f"dlcli-data-{_safe_name(source.name)}")).expanduser()
     roots = [Path(root) for root in (source.origin, source.data_dir) if root and os.path.isdir(root)]
     where = Path(os.path.realpath(folder))
     inside = next((root for root in roots if where.is_relative_to(os.path.realpath(root))), None)
@@ -215,13 +216,13 @@ def _folder(source: DataSource, output: Path | None) -> Path | None:
         return folder
     if output is not None:
         raise UsageError(
-            f"--output {output} lies in the data: nothing is ever written there",
-            hint="name a folder outside it, or say --no-plots",
+            f"--output {output} is in the data folder, where dlcli never writes",
+            hint="give a folder outside of it, or --no-plots",
         )
-    stderr().print("no plots: the folder here is the data's own; --output FOLDER names another")
+    stderr().print("no plots: the current folder is in the data; give another with --output FOLDER")
     return None
 
 
-def _plain(name: str) -> str:
-    """A name for a folder."""
+def _safe_name(name: str) -> str:
+    """Return a name with other characters than letters, digits and -_. replaced."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip(".") or "data"

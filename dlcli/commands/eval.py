@@ -26,8 +26,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[ARTIFACT]...",
-            help="A model file, a run folder or a run's name (default: the newest run); of several the "
-            "mean prediction is measured, and each alone.",
+            help="A model file, a run folder or a run's name (default: the newest run). Several are "
+            "evaluated as an ensemble (mean prediction), and each alone.",
         ),
     ] = None,
     minimum: Annotated[
@@ -43,10 +43,10 @@ def command(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on a split, next to simple baselines.
+    """Evaluate a model on a split, next to simple baselines.
 
-    On the data it was trained on: the test split where there is one, else val. --data measures it
-    on other data, with classes matched by name. What a baseline reaches is printed next to it.
+    By default on the data that it was trained on: the test split where there is one, else val. --data
+    evaluates it on other data, with classes matched by name.
     """
     config = settings.resolve()
     bounds = [_parse_bound(text) for text in minimum or []]
@@ -72,7 +72,7 @@ def command(
         for message in warnings:
             emit(Warned(message))
         result = evaluate_ensemble(ensemble, data, config, emit=emit)
-        # A run's plots are of its own model.
+        # A run has plots of its own model alone.
         plots = _save_plots(paths[0], result, emit) if len(paths) == 1 else []
     note = data.note + ("; mean over each image and its mirror image" if config.tta == "flip" else "")
     missed = [_missed(bound, result.metrics) for bound in bounds]
@@ -101,7 +101,7 @@ def command(
 
 
 def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
-    """The plots of an artifact that lies in its run, there."""
+    """Save the plots of an artifact that is in a run folder, and return their paths."""
     from dlcli.events import Warned
     from dlcli.ui.plots.run import save_result
 
@@ -110,33 +110,29 @@ def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
         return []
     try:
         return save_result(run.plots, result)
-    except DlcliError as exc:  # a run that may only be read can still be measured
+    except DlcliError as exc:  # a read-only run can still be evaluated
         emit(Warned(f"no plot: {exc.message}"))
         return []
 
 
 def _print_members(result: EvalResult) -> None:
-    """Each model of an ensemble alone, by number, and whether the mean is really better."""
-    import math
-
+    """Print each model of an ensemble alone, and whether the mean prediction is better."""
     from dlcli.ui.console import stdout
     from dlcli.ui.sections import Row, Section, print_sections
-    from dlcli.ui.tables import print_comparison
+    from dlcli.ui.tables import interval, print_comparison, verdict
     from dlcli.ui.text import figure, signed
 
     metric = result.members[0].metric
-    verdicts = {True: "better", False: "worse", None: "no difference beyond chance"}
     names, rows = [], []
     for number, row in enumerate(result.members, 1):
-        bounded = math.isfinite(row.low) and math.isfinite(row.high)
         names.append(Row(str(number), row.artifact))
         rows.append(
             [
                 str(number),
                 figure(row.metrics[metric]),
                 signed(row.difference),
-                f"{signed(row.low)} to {signed(row.high)}" if bounded else "unknown",
-                verdicts[row.better] if bounded else "too few samples to tell",
+                interval(row),
+                verdict(row),
             ]
         )
     stdout().print()
@@ -154,20 +150,22 @@ def _parse_bound(text: str) -> tuple[str, float]:
 
     name, _, value = text.partition("=")
     if name not in directions():
-        raise UsageError(f"--min {text!r}: {name!r} is no metric", hint=nearest(name, directions()))
+        raise UsageError(f"--min {text!r}: {name!r} is not a metric", hint=nearest(name, directions()))
     try:
         return name, float(value)
     except ValueError:
-        raise UsageError(f"--min {text!r}: {value!r} is no number", hint="--min accuracy=0.9") from None
+        raise UsageError(
+            f"--min {text!r}: {value!r} is not a number", hint="--min accuracy=0.9"
+        ) from None
 
 
 def _missed(bound: tuple[str, float], metrics: dict[str, float]) -> str | None:
-    """The sentence for a missed bound; a metric that falls is bounded from above."""
+    """Return a message for a missed bound, else None; errors are bounded from above."""
     from dlcli.evaluation.metrics import direction
 
     name, value = bound
     if name not in metrics:
-        return f"--min {name}={value:g}: {name} is not measured here; there is {', '.join(metrics)}"
+        return f"--min {name}={value:g}: {name} is not measured here; available: {', '.join(metrics)}"
     if (metrics[name] - value) * direction(name) >= 0:
         return None
     side = "below" if direction(name) > 0 else "above"

@@ -27,12 +27,12 @@ def command(
         str | None,
         typer.Option(
             "--format",
-            help="Formats to write, with commas: onnx, torchscript, pt2, aoti, state-dict, openvino, "
-            "executorch.",
+            help="Formats to write, comma-separated: onnx, torchscript, pt2, aoti, state-dict, "
+            "openvino, executorch.",
         ),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every installed format that the options fit.")
+        bool, typer.Option("--all", help="All installed formats that support the options.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -61,9 +61,8 @@ def command(
     """Write a model for deployment and check that its outputs are the same.
 
     Each file is opened again and compared with the model on real validation samples, at batch sizes 1,
-    7 and 32 and, where lengths vary, at two of them. One that differs too much is named .failed, and the
-    exit code is 3. Then model and file are measured: size, accuracy, latency, before and after. Where
-    no data can be reached the comparison is on noise, and the file says so.
+    7 and 32. One that differs too much is named .failed, and the exit code is 3. Then model and file
+    are measured: size, accuracy, latency. Without data the comparison is on noise, and the file says so.
     """
     config = settings.resolve()
     path = find_artifact(artifact, runs_dir)
@@ -77,7 +76,7 @@ def command(
     names = [*parse_names(formats), *(["onnx"] if onnx else [])]
     entries = _formats(list(dict.fromkeys(names)), config.export if every else None)
     if output is not None and len(entries) > 1:
-        raise UsageError(f"--output names one file, but {len(entries)} formats were asked for")
+        raise UsageError(f"--output names one file, but {len(entries)} formats are given")
     source = _source(path)
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
     some = any(entry.example is not None for entry in entries)
@@ -101,11 +100,11 @@ def command(
         print_export(results[0], companions.get(results[0].output, []))
     elif len(results) > 1:
         print_exports(results)
-    _leave(results)
+    _raise_failures(results)
 
 
 def _source(path: Path) -> ModelFile:
-    """The model to export. Raises: DlcliError for a file that is damaged, or is an export already."""
+    """Open the model to export. Raises: DlcliError if it is damaged, or is an export already."""
     from dlcli.formats.base import recognize
 
     file = recognize(path)
@@ -118,7 +117,7 @@ def _source(path: Path) -> ModelFile:
 
 
 def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
-    """The formats asked for; ``every`` adds all that can be written so.
+    """Return the requested formats; ``every`` adds all that can be written with these options.
 
     Raises: UsageError for none, and for one that cannot be written.
     """
@@ -129,14 +128,14 @@ def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
     if every is not None:
         entries += [entry for entry in installed_writers(every) if entry not in entries]
     if not entries:
-        raise UsageError("no format was named", hint="dlcli export --onnx")
+        raise UsageError("no format is given", hint="dlcli export --onnx")
     return entries
 
 
 def _report(
     path: Path, results: list[ExportResult | ExportFailure], companions: dict[Path, list[Path]]
 ) -> dict[str, Any]:
-    """One object; the fields of the first format stand at its top too."""
+    """Return the JSON object; the fields of the first format are at its top level too."""
     rows = []
     for one in results:
         row = one.to_dict()
@@ -145,8 +144,8 @@ def _report(
     return {"command": "export", "artifact": str(path), **rows[0], "exports": rows}
 
 
-def _leave(results: list[ExportResult | ExportFailure]) -> None:
-    """Raise what the exit code is to say: a format that failed, else a bound that was missed."""
+def _raise_failures(results: list[ExportResult | ExportFailure]) -> None:
+    """Raise the error of the formats that failed, else of a parity bound that was missed."""
     from dlcli.deploy.export import ExportFailure
 
     failed = [one for one in results if isinstance(one, ExportFailure)]

@@ -1,4 +1,4 @@
-"""`dlcli info`: the machine's health, or an artifact's card."""
+"""``dlcli info``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dlcli.runs.folder import DEFAULT_ROOT
 _Artifact = Annotated[
     str | None,
     typer.Argument(
-        help="A model file, a run folder or a run's name. Left out: this machine.",
+        help="A model file, a run folder or a run's name (default: this machine).",
         show_default=False,
     ),
 ]
@@ -23,12 +23,12 @@ _Require = Annotated[
     typer.Option(
         "--require",
         metavar="DEVICE",
-        help="Leave with exit code 3 unless this device works: cpu, cuda, cuda:1, mps or xpu.",
+        help="Exit with 3 unless this device works: cpu, cuda, cuda:1, mps or xpu.",
         show_default=False,
     ),
 ]
 _Timeout = Annotated[
-    float, typer.Option("--timeout", min=1, help="Seconds that trying the libraries may take.")
+    float, typer.Option("--timeout", min=1, help="Time limit of the library tests, in seconds.")
 ]
 
 
@@ -40,14 +40,14 @@ def command(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what this machine can do, or what a model file holds.
+    """Show this machine's devices and libraries, or the card of a model file.
 
-    Without an argument: versions, hardware, and a real computation on every device. It works, and
+    Without an argument: versions, hardware, and a test computation on every device. It also works, and
     says what is wrong, when torch or torchvision is broken.
     """
     if artifact is not None:
         if require:
-            raise UsageError("--require asks about this machine, not about a model file")
+            raise UsageError("--require is for this machine, not for a model file")
         _show_artifact(artifact, runs_dir, as_json=as_json)
     else:
         _show_machine(require or [], timeout, as_json=as_json, quiet=quiet)
@@ -66,7 +66,7 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
     if quiet or as_json or not console.on_terminal(err):
         machine = inspect_machine(timeout_s=timeout_s)
     else:
-        with err.status("trying torch, the devices and ONNX Runtime (some seconds)"):
+        with err.status("testing torch, the devices and ONNX Runtime (a few seconds)"):
             machine = inspect_machine(timeout_s=timeout_s)
     reasons = {device: machine.missing(device) for device in require}
     required = [{"device": d, "ok": r is None, "reason": r} for d, r in reasons.items()]

@@ -18,10 +18,8 @@ def command(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Show this model, layer by layer.")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", help="Show it as it would be for this data.")
-    ] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="For this kind of data alone.")] = None,
+    data: Annotated[str | None, typer.Option("--data", "-d", help="Build it for this data.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only for this kind of data.")] = None,
     json_output: Json = False,
 ) -> None:
     """List the models, or show one: layers, output shapes, parameters and multiply-adds."""

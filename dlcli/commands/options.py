@@ -1,4 +1,4 @@
-"""Turn settings into command-line options, so that each is declared once, in `dlcli.config`."""
+"""Command-line options from settings, so that each is declared once, in `dlcli.config`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ HelpAll = Annotated[
 
 @dataclass(frozen=True)
 class Settings(Generic[ConfigT]):
-    """The settings that the user gave, in layers; `resolve` adds defaults and the recipe."""
+    """The user's settings, in layers; `resolve` adds defaults and the recipe."""
 
     config: type[ConfigT]
     file: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Settings(Generic[ConfigT]):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The layers that the user gave, merged."""
+        """Return the user's layers, merged."""
         return merge(self.file, self.sets, self.flags)
 
     def resolve(self, recipe: dict[str, Any] | None = None) -> ConfigT:
@@ -70,7 +70,7 @@ class Settings(Generic[ConfigT]):
         return validate(self.config, merge(recipe or {}, self.overrides))
 
     def origins(self, recipe: dict[str, Any]) -> dict[str, str]:
-        """Where each setting's value comes from, by dotted key, strongest layer first.
+        """Return where each setting's value comes from, by dotted key.
 
         The flag that was typed (its long name), "--set", "--config FILE", "recipe" or "default".
         """
@@ -166,7 +166,7 @@ def takes_config(
 
 
 def _find(layer: Mapping[str, Any], key: str) -> Any:
-    """What a layer has under a dotted key, or `_NOTHING`."""
+    """Return the value of a dotted key in a layer, or `_NOTHING`."""
     value: Any = layer
     for part in key.split("."):
         value = value.get(part, _NOTHING) if isinstance(value, Mapping) else _NOTHING
@@ -174,7 +174,7 @@ def _find(layer: Mapping[str, Any], key: str) -> Any:
 
 
 def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.Parameter, str]]:
-    """Parameter name to (option, dotted key) of every field with flags; ``hide`` the advanced ones."""
+    """Return (option, dotted key) of each field with flags, by parameter; ``hide`` advanced ones."""
     options: dict[str, tuple[inspect.Parameter, str]] = {}
     panels = {
         name: f"{inspect.getdoc(sub.annotation)} ({name})"
@@ -201,7 +201,7 @@ def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.
 
 
 def _choices(kind: Any) -> tuple[str | None, str]:
-    """The metavar of an option and what its help adds: choices that a narrow column cuts go there."""
+    """Return an option's metavar and a suffix of its help, for choices too long for the metavar."""
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     names = [str(name) for literal in literals for name in get_args(literal)]
     if len("|".join(names)) <= LONGEST_METAVAR:
@@ -216,9 +216,9 @@ def _is_hidden(parameter: inspect.Parameter) -> bool:
 
 
 def _typed(annotation: Any, metadata: Collection[Any]) -> Any:
-    """What the command line reads: text where a setting is a number or a word (typer has no unions).
+    """Return the type for typer: str for unions of numbers and words, which typer lacks.
 
-    A name of something registered becomes a choice among the names.
+    A registered name becomes a choice among the names.
     """
     kinds = get_args(annotation)
     for part in (*metadata, *(m for kind in kinds for m in get_args(kind)[1:])):

@@ -30,9 +30,9 @@ def command(
         list[str],
         typer.Argument(
             metavar="[ARTIFACT]... INPUT...",
-            help="Files, folders, quoted globs; - reads texts from stdin. A model file, run folder or "
-            "run's name in front is the model to use (default: the newest run's); several predict with "
-            "their mean.",
+            help="Files, folders, quoted globs; - reads texts from stdin. Leading model files, run "
+            "folders or names of runs are the model to use (default: the newest run's); several are an "
+            "ensemble (mean prediction).",
         ),
     ],
     output_format: Annotated[
@@ -47,7 +47,7 @@ def command(
         typer.Option(
             "--artifact",
             "-a",
-            help="The model to use, or several by repeating it; then every argument is an input.",
+            help="The model to use; may be repeated. All arguments are then inputs.",
         ),
     ] = None,
     trust: Trust = False,
@@ -57,7 +57,7 @@ def command(
 ) -> None:
     """Predict with a trained model: labels, numbers, forecasts, translations.
 
-    Inputs that cannot be read are named, the rest go on, and the exit code is 1 at the end.
+    Inputs that cannot be read are reported and skipped; the exit code is then 1.
     """
     config = settings.resolve()
     chosen = _output_format(output_format, output, json_output)
@@ -79,19 +79,19 @@ def command(
     check_members([(str(path), task) for path, task in zip(paths, tasks, strict=True)])
     task = tasks[0]
     kind = kind_of(task)
-    samples = kind.inputs(arguments, task)  # before the weights: a wrong name fails at once
+    samples = kind.inputs(arguments, task)  # before loading weights: a wrong name fails at once
     total = len(samples)
     if not total:
-        raise DlcliError(f"{', '.join(arguments[:5])} holds nothing to predict")
+        raise DlcliError(f"{', '.join(arguments[:5])} has no inputs to predict")
     models = [open_artifact(file, device=config.device, trust=trust) for file in files]
     ensemble = Ensemble(models, tta=config.tta)
 
-    def read_as(wanted: TaskSpec) -> Reader:
-        # Tables and series are read by the columns that a model wants; images and texts are the same
-        # for all, and what stdin holds can be read only once.
-        same = wanted.input == task.input or not kind.inputs_by_task
-        listed = samples if same else kind.inputs(arguments, wanted)
-        return kind.reader(listed, wanted, ReadOptions(workers=config.workers))
+    def read_as(member: TaskSpec) -> Reader:
+        # Tables and series are read by the columns of each model; images and texts are the same for
+        # all, and stdin can be read only once.
+        same = member.input == task.input or not kind.inputs_by_task
+        listed = samples if same else kind.inputs(arguments, member)
+        return kind.reader(listed, member, ReadOptions(workers=config.workers))
 
     reader = ensemble.reader(read_as)
 
@@ -110,7 +110,7 @@ def command(
         top_k=classes,
         failed=[],
     )
-    # A table on the same screen would be torn by a live view.
+    # A live view would interleave with a table on the same screen.
     silent = quiet or json_output or (chosen == "table" and output is None)
     with progress_sink(silent, json_output) as emit:
         for notice in reader.notices:
@@ -137,7 +137,7 @@ def command(
         with destination(output) as stream:
             WRITERS[chosen](rows(), stream, head)
     if output is not None:
-        _say_written(output, chosen, head, as_json=json_output, quiet=quiet)
+        _report_output(output, chosen, head, as_json=json_output, quiet=quiet)
     if head.failed:
         raise DlcliError(
             f"{len(head.failed)} of {total} inputs could not be read",
@@ -145,8 +145,8 @@ def command(
         )
 
 
-def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet: bool) -> None:
-    """What is in the file: a line on stderr, which is no part of the result, or JSON on stdout."""
+def _report_output(output: Path, chosen: str, head: Head, *, as_json: bool, quiet: bool) -> None:
+    """Report the written file: a line on stderr, or JSON on stdout."""
     from dlcli.ui.console import stderr
     from dlcli.ui.json_output import print_json
     from dlcli.wording import plural, printable
@@ -161,7 +161,7 @@ def _say_written(output: Path, chosen: str, head: Head, *, as_json: bool, quiet:
 
 
 def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[list[str], list[str]]:
-    """The artifacts in front, if any, and the inputs. Raises: UsageError for no inputs."""
+    """Split leading artifacts from inputs. Raises: UsageError for no inputs."""
     first = next((i for i, text in enumerate(inputs) if not _is_artifact(text, runs_dir)), len(inputs))
     named, rest = inputs[:first], inputs[first:]
     if not rest:
@@ -174,13 +174,13 @@ def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[list[str], list
 
 
 def _is_artifact(text: str, runs_dir: Path) -> bool:
-    """Whether it is a model file (by content or name), a run folder, or a run's name and no path."""
+    """Return whether a text is a model file (by content or suffix), a run folder, or a run's name."""
     from dlcli.formats.base import FORMATS, sniff_format
 
     path = Path(text)
     if path.suffix in {entry.suffix for _, entry in FORMATS.entries()}:
-        return True  # damaged or missing, it is still meant: another model must not stand in for it
-    # os.path: what is too long for a file's name, as a text may be, is simply no file there.
+        return True  # even if damaged or missing: no other model may replace it
+    # os.path returns False for names that are too long, as a text may be.
     if os.path.isfile(path):
         try:
             sniff_format(path)
@@ -193,7 +193,7 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
 
 
 def _output_format(requested: OutputFormat | None, output: Path | None, as_json: bool) -> str:
-    """The format that is meant. Raises: UsageError for a table in a file.
+    """Return the output format. Raises: UsageError for a table in a file.
 
     ``--json`` alone means JSON on stdout; with ``--output`` it describes the file.
     """

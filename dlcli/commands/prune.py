@@ -37,10 +37,10 @@ def command(
 ) -> None:
     """Remove weights or whole channels, fine-tune, and measure what that costs.
 
-    The result is a run of its own. With --method channel the network itself gets smaller and faster;
-    the other methods put zeros in, which makes the file smaller. With --max-drop and no --amount, the
-    largest amount that keeps the bound is searched. A bound that is missed: exit code 3, and the model
-    is kept.
+    The result is a run of its own. --method channel removes channels, which makes the model smaller and
+    faster; the other methods set weights to zero, which makes the file smaller. With --max-drop and no
+    --amount, the largest amount within the bound is searched. If the bound is missed, the exit code is
+    3, and the model is kept.
     """
     config = settings.resolve()
 
@@ -81,6 +81,6 @@ def _plot(result: PruneResult, emit: Emit) -> list[Path]:
 
     try:
         return [save_pruning(RunFolder(result.run).plots / "pruning.png", result)]
-    except DlcliError as exc:  # a picture that fails costs a warning, not the result
+    except DlcliError as exc:  # a failed plot is a warning
         emit(Warned(f"no plot: {exc.message}"))
         return []

@@ -36,10 +36,10 @@ def command(
 ) -> None:
     """Make a model smaller and faster with integer weights, and measure what that costs.
 
-    The file is opened again and held against the float model on real validation samples. --method auto
-    takes what suits the model: dynamic for MLP, LSTM and Transformer, static for conv nets. With
-    --max-drop it goes on until a candidate keeps the bound: layers in float, other methods,
-    quantization-aware training. A bound that none keeps: exit code 3, and the best file is kept.
+    The file is reloaded and compared with the float model on validation samples. --method auto chooses
+    by model: dynamic for MLPs, LSTMs and Transformers, static for CNNs. With --max-drop, candidates are
+    tried until one keeps the bound: layers in float, other methods, quantization-aware training. If
+    none does, the exit code is 3, and the best file is kept.
     """
     config = settings.resolve()
     typed = merge(settings.sets, settings.flags)
@@ -88,6 +88,6 @@ def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:
         return []
     try:
         return [save_sensitivity(plots_folder(result.source) / "sensitivity.png", result)]
-    except DlcliError as exc:  # a picture that fails costs a warning, not the result
+    except DlcliError as exc:  # a failed plot is a warning
         emit(Warned(f"no plot: {exc.message}"))
         return []

@@ -16,19 +16,19 @@ from dlcli.runs.folder import DEFAULT_ROOT, find_run
 def command(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Compare these runs: names or folders, or last."),
+        typer.Argument(metavar="[RUN]...", help="Runs to compare: names, folders or last."),
     ] = None,
     sort: Annotated[
         str | None,
-        typer.Option("--sort", metavar="METRIC", help="Best first, by this validation metric."),
+        typer.Option("--sort", metavar="METRIC", help="Sort by this validation metric, best first."),
     ] = None,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
 ) -> None:
     """List the runs with their best metrics, or compare some of them.
 
-    With names: the settings in which these runs differ, and their metrics side by side. One name
-    shows which of its settings are not the default.
+    With several names: the settings that differ, and the metrics side by side. With one name: its
+    settings that are not the default.
     """
     if runs:
         if sort is not None:
@@ -52,8 +52,8 @@ def _list(root: Path, sort: str | None, as_json: bool) -> None:
     elif runs:
         print_runs(runs, sort=sort)
     else:
-        stdout().print(f"there is no run in {root}{os.sep}", soft_wrap=True)
-        stdout().print("train one: dlcli train --model cnn --data digits", soft_wrap=True)
+        stdout().print(f"no runs in {root}{os.sep}", soft_wrap=True)
+        stdout().print("start one: dlcli train --model cnn --data digits", soft_wrap=True)
 
 
 def _compare(names: list[str], root: Path, as_json: bool) -> None:

@@ -30,7 +30,7 @@ class ExportConfig(Frozen):
         "--embed-preprocessing",
     )
     softmax: bool = setting(False, "Output probabilities instead of logits.", "--softmax")
-    simplify: bool = setting(False, "Fold constants and fuse nodes of the ONNX graph.", "--simplify")
+    simplify: bool = setting(False, "Fold constants, fuse nodes.", "--simplify", advanced=True)
     tolerance: float | None = setting(
         None,
         "Largest difference of an output, relative to the largest output (default: 0.001; 0.02 with "

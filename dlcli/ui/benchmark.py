@@ -1,4 +1,4 @@
-"""A benchmark as tables, as wide as the screen is, and as CSV."""
+"""The screen of `dlcli benchmark`, fitted to its width, and the results as CSV."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ FIELDS = (
 
 
 def names_of(rows: Sequence[BenchmarkRow]) -> list[str]:
-    """What tells the rows apart: the file, with its folder where several have it, and how it ran."""
+    """Return names of the rows: file (with its folder if they differ), backend and precision."""
     folders = {row.path.resolve().parent for row in rows}
     names = []
     for row in rows:
         path = row.path.resolve()
         name = path.name if len(folders) == 1 else f"{path.parent.name}/{path.name}"
-        ways = [row.backend] if row.backend not in ("", "eager") else []
-        ways += [row.amp] if row.amp != "none" else []
-        names.append(printable(", ".join([name, *ways])))
+        variants = [row.backend] if row.backend not in ("", "eager") else []
+        variants += [row.amp] if row.amp != "none" else []
+        names.append(printable(", ".join([name, *variants])))
     return names
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A heading and what stands below it for each row."""
+    """A heading and the cells below it, one per row."""
 
     name: str
     cells: list[str]
@@ -60,7 +60,7 @@ class _Column:
 
 
 def print_benchmark(result: BenchmarkResult, files: Mapping[str, Path | None]) -> None:
-    """Print how it was measured, what each row costs, and its speed at each batch size."""
+    """Print how it was measured, each row's size and accuracy, and its speed at each batch size."""
     rows = result.rows
     print_key_values("benchmark", [*_facts(result), *((n, str(p)) for n, p in files.items() if p)])
     digits = len(str(len(rows)))
@@ -83,14 +83,14 @@ def print_benchmark(result: BenchmarkResult, files: Mapping[str, Path | None]) -
 
 
 def _facts(result: BenchmarkResult) -> list[tuple[str, str]]:
-    """How the figures came about, and what the headings mean."""
+    """Return how the results were measured, and what the headings mean."""
     rows = result.rows
     devices = dict.fromkeys(row.timing.device for row in rows if row.timing and row.timing.device)
-    what = "real samples" if result.inputs == "real" else "noise"
-    each = f"{result.seconds:g} s a row and batch size, in {result.rounds} rounds of turns"
+    inputs = "real samples" if result.inputs == "real" else "random noise"
+    each = f"{result.seconds:g} s per row and batch size, in {result.rounds} interleaved rounds"
     facts = [
         ("device", ", ".join(devices) or MISSING),
-        ("timed", f"the model's call on prepared tensors of {what}; {each}"),
+        ("timed", f"the forward pass on prepared tensors of {inputs}; {each}"),
     ]
     counts: dict[int, list[str]] = {}
     for number, row in enumerate(rows, 1):
@@ -103,25 +103,25 @@ def _facts(result: BenchmarkResult) -> list[tuple[str, str]]:
         ]
         facts.append(("measured on", f"{', '.join(on)} of {result.split}"))
     if any(row.agreement is not None for row in rows[1:]):
-        facts.append(("agreement", "as row 1"))
+        facts.append(("agreement", "share of samples with the prediction of row 1"))
     if len(rows) > 1:
         facts.append(("faster", "times as fast as row 1: median, and range over the rounds"))
     if any(row.front for row in rows):
         first = f"latency at batch {result.batch_sizes[0]}"
-        facts.append(("best for", f"no other row does as well for less {first}, or less size"))
+        facts.append(("best for", f"no other row is as good with less {first} (or size)"))
     return facts
 
 
 def _print_parts(title: str, labels: list[str], columns: list[_Column], width: int) -> None:
-    """One table, or several below each other where the screen is too narrow: nothing is cut."""
+    """Print one table, or several below each other on a narrow screen: nothing is truncated."""
     columns = [column for column in columns if not column.empty]
     room = width - 2 - max(map(len, labels))
     while columns:
-        taken, used = 0, 0
-        while taken < len(columns) and (taken == 0 or used + columns[taken].width + GAP <= room):
-            used += columns[taken].width + GAP
-            taken += 1
-        part, columns = columns[:taken], columns[taken:]
+        shown, used = 0, 0
+        while shown < len(columns) and (shown == 0 or used + columns[shown].width + GAP <= room):
+            used += columns[shown].width + GAP
+            shown += 1
+        part, columns = columns[:shown], columns[shown:]
         stdout().print()
         table = [[label, *(c.cells[i] for c in part)] for i, label in enumerate(labels)]
         print_comparison(title, ["", *(column.name for column in part)], table)
@@ -161,12 +161,12 @@ def _speeds(rows: Sequence[BenchmarkRow], batch: int) -> list[_Column]:
 
 
 def _ms(value: float) -> str:
-    """Three digits: 0.0123, 1.23, 123."""
+    """Format with three digits: 0.0123, 1.23, 123."""
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _count(value: int | None) -> str:
-    """A large number for people: 11.2 M, 592 M, 1.81 G."""
+    """Format a large number: 11.2 M, 592 M, 1.81 G."""
     if not value:
         return MISSING
     for unit, divisor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -175,13 +175,13 @@ def _count(value: int | None) -> str:
     return str(value)
 
 
-def _known(row: BenchmarkRow, name: str, spell: Callable[[float], str]) -> str:
+def _known(row: BenchmarkRow, name: str, format_value: Callable[[float], str]) -> str:
     value = float("nan") if row.timing is None else float(getattr(row.timing, name))
-    return spell(value) if math.isfinite(value) else MISSING
+    return format_value(value) if math.isfinite(value) else MISSING
 
 
 def write_csv(path: Path, result: BenchmarkResult) -> None:
-    """A line for each row and batch size; a row without any speed has one line with its error.
+    """Write a line for each row and batch size; a row without timings has one line with its error.
 
     Raises: DlcliError when it cannot be written.
     """

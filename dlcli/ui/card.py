@@ -1,4 +1,4 @@
-"""The screen of `dlcli info ARTIFACT`: what a model file says about itself."""
+"""The screen of `dlcli info ARTIFACT`: a model file and its card."""
 
 from __future__ import annotations
 
@@ -57,37 +57,37 @@ def print_card(
 def _model(card: Card) -> list[Row]:
     rows = [Row("task", _task(card.task)), Row("parameters", wording.count(card.params))]
     if card.model.args:
-        cut = transforms.find_record(card.transforms, transforms.CHANNELS) is not None
-        rows.append(Row("before pruning" if cut else "arguments", _arguments(card.model.args)))
+        pruned = transforms.find_record(card.transforms, transforms.CHANNELS) is not None
+        rows.append(Row("before pruning" if pruned else "arguments", _arguments(card.model.args)))
     for number, record in enumerate(card.transforms):
         rows.append(Row("" if number else "changes", in_words(record)))
     return rows
 
 
 def _tensors(card: Card) -> tuple[list[Tensor], Tensor]:
-    """What the file takes and gives: of its sizes, raw or readable, where its records say so."""
+    """Return the file's input tensors and its output tensor, as its transform records change them."""
     from dlcli.formats import static_shape as fixed
     from dlcli.formats.onnx import embed as onnx_embed
     from dlcli.formats.readable_outputs import has_readable_outputs
 
     task, sizes = card.task, fixed.sizes_of(card) or {}
-    taken: list[Tensor] = [parts_of(tensor) for tensor in task.input.signature]
+    inputs: list[Tensor] = [parts_of(tensor) for tensor in task.input.signature]
     if onnx_embed.takes_raw_inputs(card):
-        taken = list(onnx_embed.raw_inputs(task))
+        inputs = list(onnx_embed.raw_inputs(task))
     name, dtype, dims = parts_of(task.output)
     if has_readable_outputs(card) and task.kind != "embedding":
         name = "values" if task.targets else "probabilities"
-    entries = [*taken, (name, dtype, dims)]
-    *taken, given = [(n, t, tuple(sizes.get(str(d), d) for d in dims)) for n, t, dims in entries]
-    return taken, given
+    entries = [*inputs, (name, dtype, dims)]
+    *inputs, output = [(n, t, tuple(sizes.get(str(d), d) for d in dims)) for n, t, dims in entries]
+    return inputs, output
 
 
 def _code(*, runs_code: bool, known: bool) -> str:
     if not runs_code:
-        return "runs no code of the file's"
+        return "runs no code from the file"
     if known:
-        return "can run code; your dlcli wrote this file, so it opens without asking"
-    return "can run code, and your dlcli did not write this file: --trust opens it"
+        return "can run code; your dlcli wrote this file, so --trust is not needed"
+    return "can run code, and your dlcli did not write this file: needs --trust"
 
 
 def _task(task: TaskSpec) -> str:
@@ -97,10 +97,10 @@ def _task(task: TaskSpec) -> str:
     if task.kind == "regression":
         return f"regression, {wording.plural(len(task.targets), 'target')}"
     if task.kind == "seq2seq":
-        return "seq2seq, a text from a text"
+        return "seq2seq, text to text"
     if task.kind == "embedding":
         classes = wording.plural(task.num_classes, "class")
-        return f"embedding, {task.embedding_size} numbers, learnt from {classes}"
+        return f"embedding, {task.embedding_size} dimensions, trained on {classes}"
     noun = "label" if task.kind == "multilabel" else "class"
     return f"{task.kind}, {wording.plural(task.num_classes, noun)}"
 
@@ -125,7 +125,7 @@ def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:
 
 
 def _metrics(metrics: dict[str, dict[str, float]]) -> list[Row]:
-    """A row a metric, a column a split."""
+    """Return a row per metric, with a column per split."""
     if not metrics:
         return []
     splits = list(metrics)

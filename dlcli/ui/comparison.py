@@ -1,4 +1,4 @@
-"""Before and after, as a table and a verdict in words."""
+"""A model before and after a change, as a table and a verdict in words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def print_change(
     comparison: Comparison, title: str, verdict: Sequence[str], rows: Sequence[tuple[str, str]] = ()
 ) -> None:
-    """The two models side by side, then the verdict; ``rows`` are further facts above."""
+    """Print the facts (``rows`` first), the verdict, and both models side by side."""
     delta = comparison.delta
     facts = [*rows, ("file", comparison.after.artifact)]
     if comparison.split != "random":

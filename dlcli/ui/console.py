@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Where there is no terminal to ask: tables in files and pipes are not cut, and still fit a wide screen.
+# The width in files and pipes: wide enough for tables, and still readable on a wide screen.
 PIPED_WIDTH = 140
 
 
 def stdout() -> Console:
     """The console for results."""
-    return _console(False, **_surroundings(sys.stdout.isatty()))
+    return _console(False, **_environment(sys.stdout.isatty()))
 
 
 def stderr() -> Console:
     """The console for progress and messages; always the same one while a live view is open."""
-    return _console(True, **_surroundings(sys.stderr.isatty()))
+    return _console(True, **_environment(sys.stderr.isatty()))
 
 
 def on_terminal(console: Console) -> bool:
-    """Whether the console can redraw lines: a real terminal, and not one that calls itself dumb.
+    """Return whether the console can redraw lines: a terminal, and not a dumb one.
 
-    FORCE_COLOR asks for colours in a pipe; it does not make the pipe a screen.
+    FORCE_COLOR asks for colours in a pipe, not for redrawing.
     """
     return console.file.isatty() and not console.is_dumb_terminal
 
 
-def _surroundings(is_terminal: bool) -> dict[str, str | bool]:
+def _environment(is_terminal: bool) -> dict[str, str | bool]:
     env = os.environ.get
     return {
         "is_terminal": is_terminal,
@@ -48,7 +48,7 @@ def _surroundings(is_terminal: bool) -> dict[str, str | bool]:
 
 @cache
 def _console(err: bool, *, is_terminal: bool, columns: str, no_color: bool, hints: str) -> Console:
-    """One console for each stream and surroundings; rich looks up ``sys.stdout`` at every print.
+    """Return the console of a stream and environment; rich looks up ``sys.stdout`` at every print.
 
     ``hints`` is only a part of the key: rich reads those variables itself.
     """

@@ -25,20 +25,20 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
 
 @contextmanager
 def reading_progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how many of ``what`` were read: a bar on a terminal, else a line now and then."""
+    """Show on stderr how many of ``what`` were read: a progress bar on a terminal, else lines."""
     screen = consoles.stderr()
     if quiet:
         yield lambda done, total: None
     elif not consoles.on_terminal(screen):
         printed_at = time.monotonic()
 
-        def say(done: int, total: int) -> None:
+        def print_line(done: int, total: int) -> None:
             nonlocal printed_at
             if time.monotonic() - printed_at >= EVERY_S:
                 printed_at = time.monotonic()
                 screen.print(f"read  {done}/{total} {what}", soft_wrap=True)
 
-        yield say
+        yield print_line
     else:
         from rich.progress import (
             BarColumn,
@@ -60,7 +60,7 @@ def reading_progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], No
 
 
 def print_report(report: DataReport, plots: Sequence[Path]) -> None:
-    """Print the facts, the tables, the findings with the worst last, and where the plots are."""
+    """Print facts, tables, findings (the worst last) and the paths of plots."""
     rows = [
         Row("data", report.origin),
         Row("kind", f"{report.kind}, {report.task}"),
@@ -77,14 +77,14 @@ def print_report(report: DataReport, plots: Sequence[Path]) -> None:
 
 
 def print_plots(plots: Sequence[Path]) -> None:
-    """Print where the pictures are."""
+    """Print the paths of plots."""
     if plots:
         consoles.stdout().print()
         print_sections([Section("plots", [Row("", str(plot)) for plot in plots])])
 
 
 def print_augmented(name: str, sentence: str, shape: Sequence[int], picture: Path) -> None:
-    """Print what is done to images (C, H, W), and where the picture is."""
+    """Print the augmentation of images of ``shape`` (C, H, W), and the path of the plot."""
     size = " x ".join(str(side) for side in shape)
     rows = [Row("images", f"{size} (channels, height, width)"), Row("", sentence)]
     print_sections([Section(name, rows)])
@@ -114,7 +114,7 @@ def _samples(report: DataReport) -> str:
 
 
 def _print_findings(report: DataReport) -> None:
-    """The findings, each with its examples and the way out."""
+    """Print the findings, each with examples and a hint."""
     rows: list[Row] = []
     for finding in report.findings:
         rows += _finding_rows(finding)
@@ -133,7 +133,7 @@ def _finding_rows(finding: Finding) -> list[Row]:
 
 
 def _print_table(table: Table) -> None:
-    """As many of the table's columns as there is room for, from the left."""
+    """Print as many of the table's columns as fit, from the left."""
     from rich.text import Text
 
     console = consoles.stdout()
@@ -149,7 +149,7 @@ def _print_table(table: Table) -> None:
     ]
     widths = [max([len(head), *(len(row[k]) for row in cells)]) for k, head in enumerate(table.columns)]
     room, shown = console.width - 2, 0
-    wraps = not numeric[-1] and len(widths) > 1  # a last column of words may be cut
+    wraps = not numeric[-1] and len(widths) > 1  # a last column of text may be truncated
     for k, width in enumerate(widths):
         last = k == len(widths) - 1
         if room < (min(width, 20) if last and wraps else width):
@@ -166,7 +166,7 @@ def _print_table(table: Table) -> None:
         console.print(whole, soft_wrap=True)
     if shown < len(widths):
         left = ", ".join(table.columns[shown:])
-        console.print(Text(f"  a wider screen shows {left} too", "dim"), soft_wrap=True)
+        console.print(Text(f"  not shown on this width: {left}", "dim"), soft_wrap=True)
 
 
 def _cell(cell: Cell) -> str:

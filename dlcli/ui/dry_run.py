@@ -1,4 +1,4 @@
-"""The screen of ``dlcli train --dry-run``: the plan, memory, the schedule, time, and whose settings."""
+"""The screen of ``dlcli train --dry-run``: plan, memory, schedule, time, and origins of settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VALUE_WIDTH = 40
 
 
 def show_plan(plan: Plan, origins: Mapping[str, str], *, quiet: bool, as_json: bool) -> None:
-    """Try a plan out and print what a run would be. ``origins`` says where each setting comes from.
+    """Try out a plan and print it. ``origins`` says where each setting comes from.
 
     Raises: UsageError, DlcliError as the run would.
     """
@@ -43,7 +43,7 @@ def show_plan(plan: Plan, origins: Mapping[str, str], *, quiet: bool, as_json: b
 
 
 def _settings(plan: Plan, result: DryRun, origins: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """Each setting's value and origin; "auto" after the origin of what was searched."""
+    """Return each setting's value and origin, with "auto" after the origin of a searched value."""
     requested = flat(plan.config)
     return {
         key: (value, f"{origins[key]} auto" if requested[key] == "auto" != value else origins[key])
@@ -52,7 +52,7 @@ def _settings(plan: Plan, result: DryRun, origins: Mapping[str, str]) -> dict[st
 
 
 def _facts(result: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
-    """Everything, JSON-ready."""
+    """Return everything, JSON-ready."""
     event, plan, time = result.started, result.plan, result.time
     memory = asdict(result.memory)
     micro = memory.pop("micro")
@@ -133,20 +133,20 @@ def _print(result: DryRun, settings: Mapping[str, tuple[Any, str]]) -> None:
 
 
 def _print_settings(settings: Mapping[str, tuple[Any, str]]) -> None:
-    """The settings that are not the general defaults, with their origins in one column."""
+    """Print the settings that are not the general defaults, with their origins in one column."""
     shown = {
         key: (_value(value), source) for key, (value, source) in settings.items() if source != "default"
     }
     width = max((len(value) for value, _ in shown.values()), default=0)
-    title = f"settings by recipe, file and flag ({len(settings) - len(shown)} more are defaults: --json)"
+    title = f"settings that are not the default ({len(settings) - len(shown)} more: --json)"
     rows = [Row(key, f"{value.ljust(width)}  {source}") for key, (value, source) in shown.items()]
     consoles.stdout().print()
     print_sections([Section(title, rows)])
 
 
 def _memory_title(result: DryRun) -> str:
-    layers = ", once all layers train" if result.unfreeze_steps else ""
-    return f"memory of one step on one device, counted in a trial{layers}"
+    layers = ", with all layers unfrozen" if result.unfreeze_steps else ""
+    return f"memory of a training step on one device, from a trial step{layers}"
 
 
 def _memory_rows(result: DryRun) -> list[Row]:
@@ -161,9 +161,9 @@ def _memory_rows(result: DryRun) -> list[Row]:
     }
     nonzero = {name: size for name, size in parts.items() if size}
     width = max(len(_bytes(size)) for size in (*nonzero.values(), memory.total))
-    notes = {"activations": f"  kept for the backward pass of {wording.plural(memory.micro, 'sample')}"}
+    notes = {"activations": f"  saved for the backward pass of {wording.plural(memory.micro, 'sample')}"}
     rows = [Row(name, _bytes(size).rjust(width) + notes.get(name, "")) for name, size in nonzero.items()]
-    rows.append(Row("together", f"{_bytes(memory.total).rjust(width)}  and what layers need in passing"))
+    rows.append(Row("total", f"{_bytes(memory.total).rjust(width)}  plus temporary buffers of layers"))
     if result.peak is not None:
         rows.append(Row("measured peak", _bytes(result.peak).rjust(width)))
     return rows
@@ -172,19 +172,19 @@ def _memory_rows(result: DryRun) -> list[Row]:
 def _time_rows(result: DryRun) -> list[Row]:
     time, event = result.time, result.started
     rows = [
-        Row("a step", _timed(time)),
+        Row("step", _timed(time)),
         Row("training", f"{_short(time.training)} for {wording.plural(event.total_steps, 'step')}"),
         Row("evaluation", f"{_short(time.evaluation)}, after each epoch and at the end"),
     ]
     if time.limit is not None and time.total == time.limit:
-        rows.append(Row("together", f"{_short(time.total)}, where --max-time ends it"))
+        rows.append(Row("total", f"{_short(time.total)}, limited by --max-time"))
     else:
-        rows.append(Row("together", _short(time.total)))
+        rows.append(Row("total", _short(time.total)))
     config = result.plan.config.fit
     if config.compile != "none":
         rows.append(Row("", f"timed without --compile {config.compile}"))
     if event.world_size > 1:
-        rows.append(Row("", "timed with one process alone: sharing gradients comes on top"))
+        rows.append(Row("", "timed in one process: the all-reduce of gradients comes on top"))
     return rows
 
 
@@ -205,17 +205,17 @@ def _print_schedule(result: DryRun) -> None:
     )
     console = consoles.stdout()
     if event.scheduler == "plateau":
-        console.print("  its drops depend on the metric", soft_wrap=True)
+        console.print("  reductions depend on the metric", soft_wrap=True)
     if result.unfreeze_steps:
         steps = ", ".join(wording.count(step) for step in result.unfreeze_steps)
-        console.print(f"  more layers train from step {steps} on", soft_wrap=True)
+        console.print(f"  layers are unfrozen at step {steps}", soft_wrap=True)
 
 
 def _print_sweep(sweep: LrSweep) -> None:
-    """The smoothed losses by rate; those far above the start, where the sweep ends, are cut off."""
+    """Plot the smoothed losses by rate; the divergent end of the sweep is clipped."""
     most = 1.2 * max(sweep.smoothed[:10])
     _print_chart(
-        f"loss by learning rate, --lr auto took {sweep.suggestion:g}",
+        f"loss by learning rate; --lr auto chose {sweep.suggestion:g}",
         [(math.log10(r), min(loss, most)) for r, loss in zip(sweep.rates, sweep.smoothed, strict=True)],
         label=lambda loss: f"{loss:.3g}",
         x_label=lambda power: f"{10**power:.1e}",
@@ -250,7 +250,7 @@ def _print_chart(
 
 
 def _value(value: Any) -> str:
-    """A setting as the command line would have it."""
+    """Return a setting's value as on the command line."""
     shown = (
         ",".join(map(str, value))
         if isinstance(value, Sequence) and not isinstance(value, str)

@@ -1,4 +1,4 @@
-"""The screen of `dlcli export`: how equal the outputs are, the model before and the file after."""
+"""The screen of `dlcli export`: parity of the outputs, and the model before and after."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
-    """One file: parity in a line, its verdict, and the table of before and after."""
+    """Print one file: parity, verdict, and the table of before and after."""
     from dlcli.deploy.verdicts import verdict
 
     title = f"export to {result.format}"
@@ -40,49 +40,49 @@ def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
 
 
 def print_exports(results: Sequence[ExportResult | ExportFailure]) -> None:
-    """Several formats side by side, and what each is worth in words."""
+    """Print several formats side by side, each with its verdict."""
     from dlcli.deploy.export import ExportResult
     from dlcli.deploy.verdicts import verdict
 
     columns = ["format", "size", "largest difference", "agreement"]
     facts, rows = [], []
-    for one in results:
-        if not isinstance(one, ExportResult):
-            facts.append((one.format, f"FAILED: {one.error.message}"))
-            rows.append([one.format, "", "", ""])
+    for result in results:
+        if not isinstance(result, ExportResult):
+            facts.append((result.format, f"FAILED: {result.error.message}"))
+            rows.append([result.format, "", "", ""])
             continue
-        batches = [] if one.parity is None else one.parity.batches
+        batches = [] if result.parity is None else result.parity.batches
         same = [batch.agreement for batch in batches if batch.agreement is not None]
         rows.append(
             [
-                one.format,
-                size(one.output_bytes),
+                result.format,
+                size(result.output_bytes),
                 f"{max(b.max_abs_diff for b in batches):.2g}" if batches else "",
                 f"{min(same):.2%}" if same else "",
             ]
         )
-        difference = [f"{one.output}"]
-        if one.parity is None:
+        difference = [f"{result.output}"]
+        if result.parity is None:
             difference.append("not compared (--no-verify)")
-        elif not one.ok:
-            difference.append("DIFFERS: " + "; ".join(one.parity.missed))
-        elif one.change is not None:
-            difference += verdict(one.change, expect_smaller=False)
-        facts += [(one.format if i == 0 else "", text) for i, text in enumerate(difference)]
+        elif not result.ok:
+            difference.append("DIFFERS: " + "; ".join(result.parity.missed))
+        elif result.change is not None:
+            difference += verdict(result.change, expect_smaller=False)
+        facts += [(result.format if i == 0 else "", text) for i, text in enumerate(difference)]
     print_key_values("exports", facts)
     stdout().print()
     print_comparison("side by side", columns, rows)
 
 
 def _parity(parity: Parity) -> list[tuple[str, str]]:
-    """The largest difference and the smallest agreement, of all batches."""
+    """Return the largest difference and the smallest agreement of all batches."""
     worst = max(parity.batches, key=lambda batch: batch.max_abs_diff)
     difference = f"{worst.max_abs_diff:.2g} at {_at(worst)}"
     sizes = ", ".join(str(n) for n in dict.fromkeys(b.batch_size for b in parity.batches))
     lengths = " and two lengths" if any(b.steps == "longer" for b in parity.batches) else ""
-    where = "noise" if parity.data == "random" else parity.data
+    source = "random noise" if parity.data == "random" else parity.data
     rows = [
-        ("compared", f"{parity.samples:,} samples of {where}, at batch {sizes}{lengths}"),
+        ("compared", f"{parity.samples:,} samples of {source}, at batch {sizes}{lengths}"),
         ("difference", f"at most {difference}"),
     ]
     agreements = [b.agreement for b in parity.batches if b.agreement is not None]
@@ -94,7 +94,7 @@ def _parity(parity: Parity) -> list[tuple[str, str]]:
         rows.append(
             (
                 "raw inputs",
-                f"{parity.raw.samples:,} samples by the file's own preprocessing: {same}"
+                f"{parity.raw.samples:,} samples through the file's own preprocessing: {same}"
                 f"difference at most {parity.raw.max_abs_diff:.2g}",
             )
         )

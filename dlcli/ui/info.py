@@ -1,4 +1,4 @@
-"""The screen of `dlcli info`: what the machine has and whether it works."""
+"""The screen of `dlcli info`: hardware, libraries, and whether they work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TESTED = ("torch", "torchvision", "onnxruntime")
 
 
 def print_machine(machine: Machine) -> None:
-    """Print the report on stdout: facts, what was tried, what is wrong, and the verdict."""
+    """Print the report on stdout: facts, test results, problems and the verdict."""
     print_sections(
         [
             Section(f"dlcli {machine.dlcli}", _system(machine)),
@@ -94,7 +94,7 @@ def _tested(libraries: list[tuple[str, dict[str, Any], list[Any]]]) -> list[Row]
     for name, library, facts in libraries:
         words = [library["version"] or "not installed", *(fact for fact in facts if fact)]
         if library["error"] == NOT_TRIED:
-            rows.append(Row(name, ", ".join([*words, "not tried"])))
+            rows.append(Row(name, ", ".join([*words, "not tested"])))
             continue
         rows.append(Row(name, ", ".join(words), library["ok"]))
         if library["error"]:
@@ -149,6 +149,6 @@ def _problems(machine: Machine) -> list[Row]:
 
 
 def _cudnn(number: int) -> str:
-    """cuDNN's version as its makers write it: 92600 is 9.26.0 (8902 was 8.9.2 before version 9)."""
+    """Format cuDNN's version number: 92600 is 9.26.0 (8902 was 8.9.2 before version 9)."""
     base = 10_000 if number >= 90_000 else 1_000
     return f"{number // base}.{number % base // 100}.{number % 100}"

@@ -20,25 +20,25 @@ Tensor = tuple[str, str, tuple[int | str, ...]]  # name, type, dimensions
 
 
 def input_sections(
-    task: TaskSpec, taken: Sequence[Tensor] | None = None, given: Tensor | None = None
+    task: TaskSpec, inputs: Sequence[Tensor] | None = None, output: Tensor | None = None
 ) -> list[Section]:
-    """The input of a task: the preprocessing of raw data, and the tensors that come of it.
+    """Return sections on a task's input: preprocessing and tensors; and on its output.
 
-    ``taken`` and ``given`` are a file's own tensors, where they differ from the task's.
+    ``inputs`` and ``output`` are a file's own tensors, where they differ from the task's.
     """
     from dlcli.data.kinds import kind_of
 
     description = kind_of(task).describe(task.input)
-    tensors = ", ".join(map(_tensor, taken or [parts_of(tensor) for tensor in task.input.signature]))
+    tensors = ", ".join(map(_tensor, inputs or [parts_of(tensor) for tensor in task.input.signature]))
     facts = [Row(name, value) for name, value in description.facts]
     rows = [Row("kind", task.input.kind), *facts, Row("tensors", tensors)]
-    tables = [Section(title, _some(rows)) for title, rows in description.tables]
-    output = Row("tensor", _tensor(given or parts_of(task.output)))
-    return [Section("Input", rows), *tables, Section("Output", [output])]
+    tables = [Section(title, _first_rows(rows)) for title, rows in description.tables]
+    output_row = Row("tensor", _tensor(output or parts_of(task.output)))
+    return [Section("Input", rows), *tables, Section("Output", [output_row])]
 
 
 def parts_of(tensor: TensorSpec) -> Tensor:
-    """Its name, type and dimensions."""
+    """Return its name, dtype and dimensions."""
     return tensor.name, tensor.dtype, tensor.dims
 
 
@@ -47,8 +47,8 @@ def _tensor(tensor: Tensor) -> str:
     return f"{name} {dtype} ({', '.join(map(str, dims))})"
 
 
-def _some(facts: Facts) -> list[Row]:
-    """A row each, up to `MOST_ROWS`; then how many more there are."""
+def _first_rows(facts: Facts) -> list[Row]:
+    """Return a row each, at most `MOST_ROWS`, then how many more there are."""
     rows = [Row(text.key(name), value) for name, value in facts[:MOST_ROWS]]
     more = len(facts) - MOST_ROWS
     return rows + ([Row("", f"and {wording.count(more)} more")] if more > 0 else [])

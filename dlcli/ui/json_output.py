@@ -1,4 +1,4 @@
-"""Results for programs: one JSON object on stdout."""
+"""Output of ``--json``: one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def print_json(obj: Mapping[str, Any]) -> None:
 
 
 def to_json(obj: Mapping[str, Any]) -> str:
-    """One line of strict JSON in ASCII, so that no locale and no odd file name can break it."""
+    """Return one line of strict JSON in ASCII, independent of locale and file names."""
     return json.dumps(finite(obj), allow_nan=False, default=_path)
 
 
 def finite(value: Any) -> Any:
-    """``value`` with None for every number that JSON cannot hold, at any depth."""
+    """Return ``value`` with None for NaN and infinities, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

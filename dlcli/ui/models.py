@@ -20,7 +20,7 @@ def print_models(
     families: Mapping[str, Sequence[str]],
     sentences: Mapping[str, str],
 ) -> None:
-    """The models by kind of data, with parameters on typical sizes; then other libraries' names."""
+    """Print the models by kind of data, with parameters at typical sizes; then those of libraries."""
     sections = []
     for kind in dict.fromkeys(str(row["kind"]) for row in rows):
         own = [row for row in rows if row["kind"] == kind]
@@ -39,7 +39,7 @@ def print_models(
 
 
 def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Summary) -> None:
-    """One model: what it takes and gives, its arguments and recipe, its layers."""
+    """Print one model: inputs, output, arguments, recipe and layers."""
     inputs = "; ".join(f"{name} {dtype} ({_dims(dims)})" for name, dtype, dims in facts["input"])
     rows = [
         Row(
@@ -64,14 +64,14 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
         [
             Section(str(facts["name"]), rows),
             Section("Arguments (--set model.args.NAME=VALUE)", arguments),
-            Section("Recipe: settings over the general defaults", settings),
+            Section("Recipe: the model's own defaults of settings", settings),
         ]
     )
     table = [
         [layer.path, layer.type, _dims(layer.output_shape), wording.count(layer.params)]
         for layer in summary.layers
     ]
-    print_comparison("layers", ["layer", "type", "output of one sample", "parameters"], table)
+    print_comparison("layers", ["layer", "type", "output shape", "parameters"], table)
 
 
 def _dims(dims: Sequence[Any]) -> str:

@@ -1,7 +1,6 @@
-"""Predictions for people: a line each, printed as soon as it is there.
+"""Predictions as a table, streamed: each line is printed as soon as it is predicted.
 
-The widths of the columns come from what is known before the first prediction, the task and the names of
-the inputs, so nothing waits for later rows.
+The widths of the columns come from the task and the names of the inputs, so no line waits for others.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _Line = Callable[[Mapping[str, Any]], str]
 
 
 def print_predictions(rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs: Sequence[str]) -> None:
-    """Print rows as `Prediction` has them, any number of them, under one head.
+    """Print rows of `Prediction` under one header.
 
-    ``inputs`` are the names that will come.
+    ``inputs`` are the names of all inputs.
     """
     console = consoles.stdout()
     make = {
@@ -49,7 +48,7 @@ def print_predictions(rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs:
 
 
 def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """Whole names first; what room is left is for the classes after the first."""
+    """Name, first class and probability; the remaining width is for the next classes."""
     room, score = console.width, len("probability")
     label = _widest(["label", *map(printable, task.class_names)])
     label = min(label, max(room // 3, MIN_LABEL))
@@ -62,12 +61,12 @@ def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
         others = [f"{printable(i['label'])} {i['probability']:.4f}" for i in row["top_k"][1:]]
         return GAP.join([*first, score_of, _whole_items(others, rest)]).rstrip()
 
-    heads = [_left("input", name), _left("label", label), "probability", "then"]
+    heads = [_left("input", name), _left("label", label), "probability", "next classes"]
     return GAP.join(heads)[:room].rstrip(), line
 
 
 def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """The predicted labels, the most probable first; "-" where there is none."""
+    """Predicted labels, the most probable first; "-" for none."""
     name = min(name, max(console.width // 2, MIN_NAME))
     rest = console.width - name - len(GAP)
 
@@ -80,7 +79,7 @@ def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
 
 
 def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """A column a target, as many as there is room for."""
+    """One column per target, as many as fit."""
     names = [key(target.name) for target in task.targets]
     widths = [max(VALUE_WIDTH, _widest([target])) for target in names]
     step = max(len("step"), len(str(task.horizon))) if task.kind == "forecast" else 0
@@ -90,7 +89,7 @@ def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
     shown = 0
     for width in widths:
         left -= len(GAP) + width
-        # Where not all fit, the head's end says how many more there are.
+        # If not all fit, the header ends with how many more there are.
         if left < (0 if shown == len(widths) - 1 else len(GAP) + len("and 99 more")):
             break
         shown += 1
@@ -109,7 +108,7 @@ def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
 
 
 def _vectors(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """The first numbers, as many as there is room for."""
+    """The first dimensions, as many as fit."""
     width, total = len("-0.1234"), task.embedding_size
     name = min(name, max(console.width // 2, MIN_NAME))
     room = console.width - name - len(GAP)
@@ -120,7 +119,7 @@ def _vectors(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
         numbers = " ".join(f"{value:{width}.4f}" for value in row["embedding"][:shown])
         return f"{_left(row['input'], name)}{GAP}{numbers}{rest}"
 
-    head = f"embedding, {shown} of {total} numbers" if rest else "embedding"
+    head = f"embedding, {shown} of {total} dimensions" if rest else "embedding"
     return f"{_left('input', name)}{GAP}{head}"[: console.width].rstrip(), line
 
 
@@ -140,7 +139,7 @@ def _texts(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
 
 
 def _widest(texts: Sequence[str]) -> int:
-    """Columns of the screen; the head ``input`` is among the names."""
+    """Return the largest width in columns, of the names and the header ``input``."""
     from rich.cells import cell_len
 
     return max(len("input"), *(cell_len(text) for text in texts)) if texts else len("input")
@@ -160,7 +159,7 @@ def _right(text: str, width: int) -> str:
 
 
 def _whole_items(items: Sequence[str], room: int) -> str:
-    """As many items as fit, with commas between them."""
+    """Join as many items as fit with commas."""
     from rich.cells import cell_len
 
     line = ""

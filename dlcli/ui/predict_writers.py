@@ -1,4 +1,4 @@
-"""Predictions as a table, CSV, JSON or JSON lines, written as they come."""
+"""Streaming writers of predictions: table, CSV, JSON, JSON lines."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Head:
-    """What is known before the first row, and ``failed``, which fills meanwhile.
+    """What is known before the first row, and ``failed``, which grows while rows are written.
 
-    ``facts`` are the first keys of the JSON object; ``inputs`` are the names that will come. ``top_k``
-    is the number of classes a row has.
+    ``facts`` are the first keys of the JSON object; ``inputs`` are the names of all inputs. ``top_k``
+    is the number of classes per row.
     """
 
     facts: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Head:
 
 @contextmanager
 def destination(path: Path | None) -> Iterator[IO[str]]:
-    """stdout, or a file that appears when the block has ended well."""
+    """Yield stdout, or a file that appears when the block succeeds."""
     # A file's name may hold bytes that are no UTF-8; they are written as they are.
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -54,12 +54,12 @@ def destination(path: Path | None) -> Iterator[IO[str]]:
 
 
 def write_table(rows: Iterable[Row], file: IO[str], head: Head) -> None:
-    """Aligned columns for people, on stdout."""
+    """Print aligned columns on stdout."""
     print_predictions(rows, head.task, head.inputs)
 
 
 def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
-    """A header, then a line a row. The columns depend on the task alone.
+    """Write a header and a line per row. The columns depend on the task alone.
 
     ``label_2, probability_2`` ... are the classes after the first; ``probability_NAME`` and
     ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ... are the
@@ -92,7 +92,7 @@ def _columns(head: Head) -> list[str]:
 
 
 def _cells(row: Row) -> list[Any]:
-    """The cells of `_columns`; a float32 has no more than the digits written here."""
+    """Return the cells of `_columns`, with all digits of a float32."""
     cells: list[Any] = [row["input"]]
     if "top_k" in row:
         for item in row["top_k"]:
@@ -112,15 +112,15 @@ def _cells(row: Row) -> list[Any]:
 
 
 def write_jsonl(rows: Iterable[Row], file: IO[str], head: Head) -> None:
-    """One object a line."""
+    """Write one object per line."""
     for row in rows:
         file.write(to_json(row) + "\n")
 
 
 def write_json(rows: Iterable[Row], file: IO[str], head: Head) -> None:
-    """One object: the facts of ``head``, ``predictions``, and ``failed``.
+    """Write one object: the facts of ``head``, ``predictions``, and ``failed``.
 
-    It is written row by row, so any number of rows takes bounded memory.
+    It is written row by row, in bounded memory.
     """
     start = to_json({"schema": SCHEMA, **head.facts})
     file.write(start[:-1] + ', "predictions": [')

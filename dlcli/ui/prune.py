@@ -1,4 +1,4 @@
-"""A pruned model for people: before and after, what is left of each layer, and a picture of it."""
+"""The screen of `dlcli prune`: before and after, what is left of each layer, and its plot."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def print_pruning(result: PruneResult) -> None:
     if len(result.candidates) > 1:
         stdout().print()
         _print_attempts(result)
-    shown, hidden = _cut([layer for layer in result.layers if layer.kept < layer.of])
+    shown, hidden = _first_and_last([layer for layer in result.layers if layer.kept < layer.of])
     rest = [layer for layer in result.layers if layer.kept == layer.of]
     masked = bool(result.zeros[1]) and result.macs[0] == result.macs[1]
     table = [
@@ -45,13 +45,13 @@ def print_pruning(result: PruneResult) -> None:
     ]
     if hidden:
         table.insert(len(shown) // 2, [f"({hidden} more)", "", "", ""])
-    if rest:  # they keep their outputs, but what they read may have become less
+    if rest:  # their outputs are all kept, but their inputs may be fewer
         macs = sum(layer.macs_before for layer in rest), sum(layer.macs_after for layer in rest)
         weights = sum(layer.params_before for layer in rest), sum(layer.params_after for layer in rest)
-        table.append([f"({len(rest)} whole)", "", _pair(*macs), _pair(*weights)])
+        table.append([f"({len(rest)} unpruned)", "", _pair(*macs), _pair(*weights)])
     sides = result.comparison.before, result.comparison.after
     params = _pair(sides[0].params, sides[1].params)
-    table.append(["the model", "", _pair(*result.macs), params])
+    table.append(["total", "", _pair(*result.macs), params])
     stdout().print()
     what = "weights" if masked else "channels"
     title = f"{plural(len(result.layers) - len(rest), 'layer')} with fewer {what}"
@@ -59,13 +59,13 @@ def print_pruning(result: PruneResult) -> None:
 
 
 def save_pruning(path: Path, result: PruneResult) -> Path:
-    """Draw the share that each layer keeps; returns ``path``. Raises: DlcliError when it cannot."""
+    """Plot the share that each layer keeps; returns ``path``. Raises: DlcliError if it cannot write."""
     from dlcli.ui.plots.canvas import BLUE, GREY, add_grid, new_figure, save_figure
 
     layers = list(result.layers)
     height = min(2.0 + 0.22 * len(layers), 40.0)
     fig, panels = new_figure(9.0, height, columns=(1, 1))
-    places = range(len(layers))
+    rows = range(len(layers))
     names = [printable(shorten(layer.name, NAME_WIDTH)) for layer in layers]
     masked = result.macs[0] == result.macs[1]
     series = (
@@ -73,11 +73,11 @@ def save_pruning(path: Path, result: PruneResult) -> Path:
         _second(layers, masked),
     )
     for number, (axes, (title, shares)) in enumerate(zip(panels, series, strict=True)):
-        axes.barh(list(places), [1.0] * len(layers), color="#E5E5E5", height=0.72, zorder=1)
-        axes.barh(list(places), shares, color=BLUE, height=0.72, zorder=2)
+        axes.barh(list(rows), [1.0] * len(layers), color="#E5E5E5", height=0.72, zorder=1)
+        axes.barh(list(rows), shares, color=BLUE, height=0.72, zorder=2)
         axes.set_xlim(0, 1)
         axes.set_ylim(len(layers) - 0.4, -0.6)
-        axes.set_yticks(list(places), names if not number else [""] * len(layers))
+        axes.set_yticks(list(rows), names if not number else [""] * len(layers))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         add_grid(axes)
         axes.grid(False, axis="y")
@@ -90,7 +90,7 @@ def save_pruning(path: Path, result: PruneResult) -> Path:
 
 
 def _second(layers: Sequence[LayerChange], masked: bool) -> tuple[str, list[float]]:
-    if masked:  # where the values that are left lie
+    if masked:  # how the remaining weights are distributed
         total = max(sum(layer.kept for layer in layers), 1)
         return f"share of all {total:,} weights left", [layer.kept / total for layer in layers]
     return "multiply-adds left", [layer.macs_after / max(layer.macs_before, 1) for layer in layers]
@@ -122,12 +122,12 @@ def _print_attempts(result: PruneResult) -> None:
         ]
         for candidate in result.candidates
     ]
-    columns = ["taken out", delta.metric, "better by", "parameters", "size", "bound", "run"]
+    columns = ["pruned", delta.metric, "change", "parameters", "size", "bound", "run"]
     print_comparison("attempts", columns, rows)
 
 
-def _cut(layers: Sequence[LayerChange]) -> tuple[list[LayerChange], int]:
-    """The layers that are shown, and how many are not."""
+def _first_and_last(layers: Sequence[LayerChange]) -> tuple[list[LayerChange], int]:
+    """Return the layers that are shown, and how many are not."""
     if len(layers) <= MAX_LAYERS:
         return list(layers), 0
     half = MAX_LAYERS // 2

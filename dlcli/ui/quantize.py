@@ -1,4 +1,4 @@
-"""A quantized model for people: before and after, the candidates, and which layers suffer."""
+"""The screen of `dlcli quantize`: before and after, candidates, and sensitivity by layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BACKENDS = {"onnxruntime": "ONNX Runtime", "torch": "torch"}
 
 
 def print_quantized(result: QuantizeResult, plots: Sequence[Path] = ()) -> None:
-    """Print the result, the candidates where there were several, and the ranking of layers."""
+    """Print the result, the candidates where there were several, and the sensitivity of layers."""
     from dlcli.ui.tables import print_comparison
 
     chosen = result.chosen
@@ -31,7 +31,7 @@ def print_quantized(result: QuantizeResult, plots: Sequence[Path] = ()) -> None:
     if chosen.run is not None:
         rows.append(("run", str(chosen.run.path)))
     if chosen.unsuited:
-        rows.append(("in float", f"{_some(chosen.unsuited)} (nothing to gain there)"))
+        rows.append(("in float", f"{_some(chosen.unsuited)} (no gain from int8)"))
     if in_float_by_choice := [name for name in chosen.layers_in_float if name not in chosen.unsuited]:
         rows.append(("" if chosen.unsuited else "in float", _some(in_float_by_choice)))
     rows += [(f"no {method}", why) for method, why in result.refused.items()]
@@ -46,17 +46,17 @@ def print_quantized(result: QuantizeResult, plots: Sequence[Path] = ()) -> None:
         stdout().print()
         shown = result.sensitivity[:MAX_LAYERS]
         more = len(result.sensitivity) - len(shown)
-        title = "each layer alone: change of the outputs over their std"
+        title = "sensitivity: change of the outputs by each layer alone, relative to their std"
         table = [
             [shorten(one.name, NAME_WIDTH), f"{one.error:.3g}", _share(one.agreement)] for one in shown
         ]
         print_comparison(title, ["", "change", "agreement"], table)
         if more:
-            stdout().print(f"  and {plural(more, 'layer')} that change less")
+            stdout().print(f"  and {plural(more, 'layer')} with smaller changes")
 
 
 def save_sensitivity(path: Path, result: QuantizeResult) -> Path:
-    """Draw what each layer alone changes, worst first; returns ``path``. Raises: DlcliError."""
+    """Plot the sensitivity of each layer, worst first; returns ``path``. Raises: DlcliError."""
     from dlcli.ui.plots.canvas import BLUE, ORANGE, add_grid, new_figure, save_figure
 
     ranked = result.sensitivity

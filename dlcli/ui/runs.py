@@ -1,4 +1,4 @@
-"""The screens of `dlcli runs`: runs side by side, and how some of them differ."""
+"""The screens of `dlcli runs`: the list of runs, and the differences between some of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dlcli.evaluation.run_summaries import RunSummary
 
 GAP = 2
-NARROWEST = 12  # characters of a cell that is cut
+NARROWEST = 12  # characters of a shortened cell
 FEWEST = 3  # columns: the run, its status, its best metric
 
 
@@ -36,7 +36,7 @@ class Column:
 
 
 def print_runs(runs: Sequence[RunSummary], *, sort: str | None = None) -> None:
-    """Print a line a run, and what is wrong with those that cannot be read."""
+    """Print a line per run, and the problems of those that cannot be read."""
     from rich.text import Text
 
     console = consoles.stdout()
@@ -51,7 +51,7 @@ def print_runs(runs: Sequence[RunSummary], *, sort: str | None = None) -> None:
 
 
 def print_problems(problems: Mapping[str, str], *, before: bool) -> None:
-    """Print what could not be read, by name; ``before`` says that something stands above it."""
+    """Print what could not be read, by name; ``before``: start with a blank line, after other output."""
     if problems:
         if before:
             consoles.stdout().print()
@@ -62,7 +62,7 @@ def print_problems(problems: Mapping[str, str], *, before: bool) -> None:
 def print_differences(
     runs: Sequence[RunSummary], rows: Mapping[str, Sequence[Any]], *, last: str | None = None
 ) -> None:
-    """Print the settings that differ and the metrics, a column a run.
+    """Print the settings that differ and the metrics, with a column per run.
 
     ``last`` heads one more column of ``rows``, which has no metrics: the defaults.
     """
@@ -72,7 +72,7 @@ def print_differences(
         table = {key: [_value(value) for value in values] for key, values in rows.items()}
         _print_table(title, [*names, *([last] if last else [])], table)
     else:
-        line_text = "all are the defaults" if last else "they are the same in all of them"
+        line_text = "all have their defaults" if last else "the same in all of them"
         print_sections([Section("settings", [Row("", line_text)])])
     consoles.stdout().print()
     metrics = dict.fromkeys(name for run in runs for name in run.metrics)
@@ -81,7 +81,7 @@ def print_differences(
 
 
 def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Print rows by name. Long cells are cut in the middle; runs that do not fit follow below."""
+    """Print rows by name. Long cells are shortened; runs that do not fit follow below."""
     from rich.text import Text
 
     console = consoles.stdout()
@@ -104,7 +104,7 @@ def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[s
 
 
 def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
-    """The columns that fit: first models and data are cut, then columns go, names are cut last."""
+    """Return the columns that fit: shorten models and data, then drop columns, last shorten names."""
     shown = list(columns)
     while (over := sum(column.width + GAP for column in shown) - GAP - width) > 0:
         cut = {c.title: max(c.width - NARROWEST, 0) for c in shown if c.title in ("model", "data")}
@@ -117,7 +117,7 @@ def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
 
 
 def _narrowed(column: Column, over: int, cut: Mapping[str, int]) -> Column:
-    """A column cut by its share of what is too much; ``cut`` is by how much columns may shrink."""
+    """Return a column shortened by its share of the excess; ``cut``: how much columns may shrink."""
     if not cut.get(column.title):
         return column
     width = max(column.width - math.ceil(over * cut[column.title] / sum(cut.values())), 1)
@@ -196,7 +196,7 @@ def _size(size_bytes: int | None) -> str:
 
 
 def _when(started_at: str) -> str:
-    """An instant in the reader's own time zone, to the minute."""
+    """Format a time in the local time zone, to the minute."""
     try:
         return datetime.fromisoformat(started_at).astimezone().strftime("%Y-%m-%d %H:%M")
     except ValueError:

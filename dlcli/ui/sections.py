@@ -1,7 +1,7 @@
-"""Facts under headings: keys in one column through all sections, long values wrapped next to them.
+"""Sections of keys and values: keys aligned across all sections, long values wrapped.
 
-Laid out by hand and not by a rich table, which fills every line with blanks up to its width; those
-are in the way when the output goes to a file or into a bug report.
+Not a rich table, which pads every line with blanks up to its width; those are a nuisance in files
+and bug reports.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _MARK_WIDTH = len("failed")
 
 @dataclass(frozen=True)
 class Row:
-    """A key (empty: it goes on with the row above), a value, and how a test of it went.
+    """A key (empty: continues the row above), a value, and the result of a test.
 
-    ``ok`` is shown as a word, and colour only helps; None shows nothing. ``style`` is rich's.
+    ``ok`` is shown as a word, not by colour alone; None shows nothing. ``style`` is rich's.
     """
 
     key: str
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its rows. Where one row has a mark, all values stand right of the marks."""
+    """A heading and its rows. If one row has a mark, all values are right of the marks."""
 
     title: str
     rows: Sequence[Row]
@@ -60,14 +60,14 @@ def _print_row(row: Row, key_width: int, marks: bool) -> None:
     from rich.text import Text
 
     console = consoles.stdout()
-    lead = Text(" " * _INDENT)
+    prefix = Text(" " * _INDENT)
     if key_width:
-        lead.append(row.key, "dim").append(" " * (key_width - len(row.key) + _GAP))
+        prefix.append(row.key, "dim").append(" " * (key_width - len(row.key) + _GAP))
     if marks:
         word, style = _MARKS[row.ok]
-        lead.append(word, style).append(" " * (_MARK_WIDTH - len(word) + _GAP))
+        prefix.append(word, style).append(" " * (_MARK_WIDTH - len(word) + _GAP))
     value = Text(printable(row.value), row.style)
-    width = max(20, console.width - lead.cell_len)
+    width = max(20, console.width - prefix.cell_len)
     for number, line in enumerate(value.wrap(console, width, overflow="fold") or [value]):
         line.rstrip()
-        console.print((lead if number == 0 else Text(" " * lead.cell_len)) + line, soft_wrap=True)
+        console.print((prefix if number == 0 else Text(" " * prefix.cell_len)) + line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Results for people, on stdout: what was measured, facts, before and after."""
+"""Tables of results on stdout: evaluations, facts, comparisons."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dlcli.evaluation.metrics import BaselineRow, ClassRow, EvalResult, TargetRow
+    from dlcli.evaluation.metrics.base import MemberRow
 
 MAX_CLASSES = 30  # longer lists show the worst ones
 WORST = 20
 CONFUSIONS = 5
 BAD_SAMPLES = 5
 
-# First what people look for, then the rest in the order of the result.
+# The most important metrics first, then the rest in the order of the result.
 _ORDER = {
     "classification": ("accuracy", "top5_accuracy", "loss", "balanced_accuracy", "f1_macro"),
     "multilabel": ("f1_macro", "accuracy", "loss"),
@@ -34,21 +35,21 @@ _ORDER = {
     "seq2seq": ("loss", "accuracy", "bleu"),
     "embedding": ("recall_at_1", "loss"),
 }
-# What a metric's name does not say.
+# Explanations of metrics beyond their names.
 _MEANING = {
     "classification": "",
-    "multilabel": "accuracy counts the samples of which every label is right",
+    "multilabel": "accuracy: samples with all labels right (subset accuracy)",
     "regression": "mae, rmse and mse are in the data's own units, loss is on scaled values",
     "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; smape is in percent",
-    "seq2seq": "accuracy is of single tokens, each after the true ones before it",
-    "embedding": "recall_at_1 counts samples whose nearest other one in the split is of their class; "
-    "the only one of its class is left out",
+    "seq2seq": "accuracy is of tokens, with teacher forcing",
+    "embedding": "recall_at_1: share of samples whose nearest neighbour in the split has their class; "
+    "classes with one sample are left out",
 }
-_VERDICTS = {True: "better", False: "worse", None: "no difference beyond chance"}
+_VERDICTS = {True: "better", False: "worse", None: "not significant"}
 
 
 def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
-    """Print the metrics, what fits the task after them, the baselines and the samples left out.
+    """Print the metrics, details by task, the baselines and the samples left out.
 
     Metrics carry the names that ``--min`` and ``--json`` use. ``note`` says why this split.
     """
@@ -101,7 +102,6 @@ def print_key_values(title: str, rows: list[tuple[str, str]]) -> None:
 
 def print_comparison(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table whose first column names the rows: before and after, formats side by side."""
-    from rich.padding import Padding
     from rich.text import Text
 
     table = _table()
@@ -114,9 +114,8 @@ def print_comparison(title: str, columns: Sequence[str], rows: Sequence[Sequence
         )
     for row in rows:
         table.add_row(*(printable(value) for value in row))
-    console = consoles.stdout()
-    console.print(Text(printable(title), "bold"))
-    console.print(Padding.indent(table, 2))
+    consoles.stdout().print(Text(printable(title), "bold"))
+    _print_trimmed(table)
 
 
 def _samples(result: EvalResult) -> str:
@@ -129,7 +128,7 @@ def _print_classes(result: EvalResult) -> None:
     noun = "label" if result.task == "multilabel" else "class"
     title = wording.plural(len(rows), noun)
     if len(rows) > MAX_CLASSES:
-        # A class that neither occurs nor is predicted has no F1 to be bad at.
+        # A class that neither occurs nor is predicted has no F1.
         seen = [row for row in rows if row.samples or row.predicted]
         rows = sorted(seen, key=lambda row: row.f1)[:WORST]
         title += f", the {len(rows)} with the lowest F1"
@@ -150,11 +149,11 @@ def _print_classes(result: EvalResult) -> None:
 
 
 def _print_targets(result: EvalResult) -> None:
-    """A row a target, in its own units; of very many, those that are predicted worst."""
+    """Print a row per target, in its own units; of many, those with the lowest r2."""
     rows: Sequence[TargetRow] = result.per_target
     title = f"{wording.plural(len(rows), 'target')}, in the data's own units"
     if len(rows) > MAX_CLASSES:
-        # NaN, of a single sample, is no score to be bad at.
+        # The r2 of a single sample is NaN: last.
         rows = sorted(rows, key=lambda row: math.inf if math.isnan(row.r2) else row.r2)[:WORST]
         title += f", the {len(rows)} with the lowest r2"
     table = _table()
@@ -167,7 +166,7 @@ def _print_targets(result: EvalResult) -> None:
 
 
 def _print_baselines(result: EvalResult) -> None:
-    """Print what simple baselines reach on the same samples, and whether the model is really better."""
+    """Print baselines on the same samples, and whether the model is significantly better."""
     for metric in dict.fromkeys(row.metric for row in result.baselines):
         rows = [row for row in result.baselines if row.metric == metric]
         table = _table()
@@ -180,8 +179,8 @@ def _print_baselines(result: EvalResult) -> None:
                 printable(row.name),
                 figure(row.value),
                 text.signed(row.difference),
-                f"{text.signed(row.low)} to {text.signed(row.high)}" if _bounded(row) else "unknown",
-                _VERDICTS[row.better] if _bounded(row) else "not clear from so few samples",
+                interval(row),
+                verdict(row),
             )
         own = f" {figure(result.metrics[metric])}" if metric in result.metrics else ""
         _print_table(f"baselines by {metric} (difference: the model's{own} minus theirs)", table)
@@ -192,23 +191,44 @@ def _print_baselines(result: EvalResult) -> None:
         print_sections([Section("how the baselines predict", explained)])
 
 
-def _bounded(row: BaselineRow) -> bool:
+def interval(row: BaselineRow | MemberRow) -> str:
+    """Format the 95 % interval of a difference."""
+    return f"{text.signed(row.low)} to {text.signed(row.high)}" if _bounded(row) else "unknown"
+
+
+def verdict(row: BaselineRow | MemberRow) -> str:
+    """Say whether a difference is significant."""
+    return _VERDICTS[row.better] if _bounded(row) else "too few samples"
+
+
+def _bounded(row: BaselineRow | MemberRow) -> bool:
     return math.isfinite(row.low) and math.isfinite(row.high)
 
 
 def _print_table(title: str, table: Table) -> None:
-    """A table under its title, a blank line before it."""
-    from rich.padding import Padding
+    """Print a blank line, a title and a table."""
     from rich.text import Text
 
     console = consoles.stdout()
     console.print()
     console.print(Text(printable(title), "bold"))
-    console.print(Padding.indent(table, 2))
+    _print_trimmed(table)
+
+
+def _print_trimmed(table: Table) -> None:
+    """Print a table, indented, without the blanks that rich adds at the end of lines."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = consoles.stdout()
+    for segments in console.render_lines(Padding.indent(table, 2), pad=False):
+        line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
+        line.rstrip()
+        console.print(line, soft_wrap=True)
 
 
 def _confusions(result: EvalResult) -> list[tuple[int, int, str, str]]:
-    """The most frequent (count, samples of the true class, true name, predicted name)."""
+    """Return the most frequent (count, samples of the true class, true name, predicted name)."""
     wrong = (
         (n, t, p) for t, line in enumerate(result.confusion) for p, n in enumerate(line) if n and t != p
     )
@@ -218,7 +238,7 @@ def _confusions(result: EvalResult) -> list[tuple[int, int, str, str]]:
 
 
 def _table() -> Table:
-    """A table without lines or markup, two columns of blanks between its columns."""
+    """Return a table without lines or markup, with two blanks between columns."""
     from rich.table import Table
 
     return Table(

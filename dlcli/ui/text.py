@@ -1,4 +1,4 @@
-"""Numbers and names as people read them, spelled alike in the live view, the lines and the tables."""
+"""Formatting of numbers and names, shared by the live view, the plain lines and the tables."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SHORT_NAMES = {
 
 
 def key(name: str) -> str:
-    """A name of the user's where the keys of facts stand: printable, and not wider than they."""
+    """Return a user's name as the key of a fact: printable, at most 24 characters."""
     return shorten(printable(name), 24)
 
 
 def figure(value: float) -> str:
-    """A loss or a score: four decimals; fewer where it is large, an exponent where none would be left.
+    """Format a loss or a score: four decimals; fewer for large values, an exponent for tiny ones.
 
     Errors in the data's own units may be of any size: ``0.1234``, ``123.4``, ``51234``, ``3.1e-05``.
     """
@@ -42,12 +42,12 @@ def figure(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference of two figures: ``+0.0123``, ``-0.4000``."""
+    """Format a difference: ``+0.0123``, ``-0.4000``."""
     return figure(value) if math.isnan(value) else f"{'-' if value < 0 else '+'}{figure(abs(value))}"
 
 
 def duration(seconds: float) -> str:
-    """``3.4s``, ``34s``, ``3m05s``, ``2h05m``, ``1d03h``; ``?`` for what is not known."""
+    """``3.4s``, ``34s``, ``3m05s``, ``2h05m``, ``1d03h``; ``?`` when unknown."""
     if not math.isfinite(seconds) or seconds < 0:
         return "?"
     if seconds < 9.95:
@@ -63,7 +63,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(per_second: float) -> str:
-    """Samples a second: whole numbers from 100 on, no separators, so that scripts can read them."""
+    """Format samples per second: integers from 100 on, no separators, so that scripts can parse them."""
     if not math.isfinite(per_second):
         return "?"
     return f"{per_second:.0f}" if per_second >= 99.95 else f"{per_second:.1f}"

@@ -1,4 +1,4 @@
-"""Transform records of a card in words: what was done to a model, one function a kind."""
+"""Transform records of a card in words, one function per kind."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dlcli import wording
 if TYPE_CHECKING:
     from dlcli.card import TransformRecord
 
-_MOST_LETTERS = 160  # of a record that has no words of its own
+_MAX_CHARACTERS = 160  # of a record without a function
 _METHODS = {
-    "dynamic": "int8 weights, activations rounded as they come (dynamic)",
+    "dynamic": "int8 weights, activations quantized at run time (dynamic)",
     "static": "int8 weights and activations (static, calibrated)",
-    "qat": "int8 weights and activations, trained for it (QAT)",
-    "weight-only": "weights alone",
+    "qat": "int8 weights and activations (QAT)",
+    "weight-only": "weights only",
 }
 _MASKS = {
     "l1": "the smallest weights of each layer",
@@ -28,7 +28,7 @@ _MASKS = {
 
 
 def in_words(record: TransformRecord) -> str:
-    """A record as a line for people; kinds without words of their own show their arguments."""
+    """Return a record as a line of text; kinds without a function show their arguments."""
     describe = _WORDS.get(record.kind)
     return describe(record.args) if describe else f"{record.kind} {_arguments(record.args)}".strip()
 
@@ -57,11 +57,11 @@ def _quantize(args: Mapping[str, Any]) -> str:
 
 
 def _groups(args: Mapping[str, Any]) -> str:
-    return f"quantized: weights alone, stored as integers{_bits(args)}"
+    return f"quantized: weights only, stored as integers{_bits(args)}"
 
 
 def _bits(args: Mapping[str, Any]) -> str:
-    """Of what size, where the record says it."""
+    """Return the bits per weight, if the record has them."""
     if "bits" not in args:
         return ""
     return f", int{args['bits']}" + (
@@ -71,7 +71,7 @@ def _bits(args: Mapping[str, Any]) -> str:
 
 def _static(args: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{name} {size}" for name, size in args.items())
-    return f"static shapes: {sizes}; inputs are padded and cut to them"
+    return f"static shapes: {sizes}; inputs are padded and truncated to them"
 
 
 def _aoti(args: Mapping[str, Any]) -> str:
@@ -92,7 +92,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"{wording.plural(len(args.get('pairs', ())), 'batch norm')} folded into the layers before"
     ),
     "fake-quant": lambda args: (
-        f"trains as if {wording.plural(len(args.get('layers', ())), 'layer')} had int8 weights (QAT)"
+        f"fake quantization of {wording.plural(len(args.get('layers', ())), 'layer')} (QAT)"
     ),
     "torchscript": lambda args: "traced" if args.get("by") == "trace" else "compiled from its code",
     "probabilities": lambda args: "readable outputs: probabilities, or the data's own units",
@@ -111,11 +111,11 @@ def _share(value: float) -> str:
 
 def _arguments(args: Mapping[str, Any]) -> str:
     return wording.shorten(
-        ", ".join(f"{name}={_value(value)}" for name, value in args.items()), _MOST_LETTERS
+        ", ".join(f"{name}={_value(value)}" for name, value in args.items()), _MAX_CHARACTERS
     )
 
 
 def _value(value: Any) -> str:
-    """Long lists and mappings by their number of entries."""
+    """Format a value; long lists and mappings by their number of entries."""
     many = isinstance(value, (list, tuple, dict)) and len(value) > 4
     return f"({wording.plural(len(value), 'entry')})" if many else str(value)

@@ -125,7 +125,7 @@ def test_nothing_is_written_into_the_data(
     root = photo_folder(per_class=6)
     before = sorted(root.rglob("*"))
     _, err = run(capsys, str(root), "--output", str(root / "plots"), code=2)
-    assert "lies in the data" in err
+    assert "is in the data folder" in err
     (here / "work" / "link").symlink_to(root)
     run(capsys, str(root), "--output", "link/plots", code=2)
     monkeypatch.chdir(root)

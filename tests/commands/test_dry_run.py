@@ -45,10 +45,10 @@ def test_the_screen_says_what_the_run_will_be(capsys: pytest.CaptureFixture[str]
     assert "train 1,439, val 179, test 179" in words
     assert "3 epochs x 15 = 45, batch 100 = 2 micro-batches x 50" in words
     assert "multiply-adds a sample" in words
-    for row in ("weights", "gradients", "state of adamw", "averages", "activations", "together"):
+    for row in ("weights", "gradients", "state of adamw", "averages", "activations", "total"):
         assert f"  {row} " in out
     assert "median of 3" in words
-    assert "more layers train from step 23 on" in words  # half of 45
+    assert "layers are unfrozen at step 23" in words  # half of 45
     assert "fit.ema 0.9 --ema" in words
     assert max(map(len, out.splitlines())) <= 80
 
@@ -103,7 +103,7 @@ def test_auto_is_looked_for_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_sweep_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     out, _ = run(capsys, "--lr", "auto")
-    assert "loss by learning rate, --lr auto took" in out
+    assert "loss by learning rate; --lr auto chose" in out
     assert out.count("lr auto: ") == 1
 
 

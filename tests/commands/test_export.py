@@ -169,7 +169,7 @@ def test_bad_requests_are_refused_before_anything_is_written(
 ) -> None:
     before = sorted(run.iterdir())
     for args, message in [
-        ([], "no format was named"),
+        ([], "no format is given"),
         (["--format", "onx"], "onx is not an export format"),
         (["--format", "onnx,pt2", "--output", "x.onnx"], "--output names one file"),
         (["--onnx", "--batch-size", "4"], "--batch-size"),

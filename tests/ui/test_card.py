@@ -48,7 +48,7 @@ def shown(task: TaskSpec, capsys: pytest.CaptureFixture[str], width: int) -> str
         ("forecast", ["task forecast, the next 3 steps of 2 targets", "length 96 steps", "channels 2",
                       "HUFL mean 7.4, std 5.6", "values float32 (batch, 96, 2)",
                       "numbers float32 (batch, 3, 2)"]),
-        ("embedding", ["task embedding, 40 numbers, learnt from 2 classes",
+        ("embedding", ["task embedding, 40 dimensions, trained on 2 classes",
                        "vectors float32 (batch, 40)"]),
         ("seq2seq", ["task seq2seq", "Source tokens", "Target tokens", "prefix int64"]),
     ],

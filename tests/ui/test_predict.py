@@ -64,7 +64,7 @@ def show(task: str, rows: list[Row] | None = None) -> None:
 @pytest.mark.parametrize(
     ("task", "head", "first"),
     [
-        ("classification", "input label probability then", "q:1 who 0.7500 where 0.2000"),
+        ("classification", "input label probability next classes", "q:1 who 0.7500 where 0.2000"),
         ("multilabel", "input labels, each with its probability", "a.jpg [b]dog 0.8750, cat 0.7500"),
         ("regression", "input price", "row 1 206856"),
         ("regressions", "input price age", "row 1 206856 31.25"),
@@ -121,7 +121,7 @@ def test_an_embedding_shows_the_numbers_there_is_room_for(
     assert shown == (["0.2500", "-0.1250"] * 20)[: len(shown)]
     assert line.endswith(" ...")
     assert len(line) > width - 12
-    assert head.split() == ["input", "embedding,", str(len(shown)), "of", "40", "numbers"]
+    assert head.split() == ["input", "embedding,", str(len(shown)), "of", "40", "dimensions"]
 
 
 def test_nothing_waits_for_a_later_row(width: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from dlcli.ui.transforms import in_words
         ("quantize", {"method": "static", "backend": "onnxruntime"},
          "quantized: int8 weights and activations (static, calibrated)"),
         ("quantize", {"method": "weight-only", "bits": 4, "group_size": 64, "float": ["head"]},
-         "quantized: weights alone, int4 in groups of 64, 1 layer left in float"),
+         "quantized: weights only, int4 in groups of 64, 1 layer left in float"),
         ("static", {"batch": 3, "length": 40}, "static shapes: batch 3, length 40"),
         ("aoti", {"device": "cpu", "system": "linux", "machine": "arm64", "vectors": "X", "torch": "2"},
          "compiled for cpu, linux arm64 X by torch 2"),

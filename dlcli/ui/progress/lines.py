@@ -1,4 +1,4 @@
-"""What a run's events say, as cells of a line: shared by the live view and the plain lines."""
+"""Cells of a progress line from a run's events, shared by the live view and the plain lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RANKS = {
 class Cell:
     """One value of a line. A narrow screen drops the cell of the highest ``rank`` first.
 
-    ``name`` heads its column or stands before it; empty where the value speaks for itself.
+    ``name`` is the column's heading or prefix; empty for a value that needs none.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Cell:
 
 
 def plan(event: RunStarted) -> list[tuple[str, str]]:
-    """The plan of a run as (word, sentence) rows."""
+    """Return the plan of a run as (key, sentence) rows."""
     trainable = (
         f", {wording.count(event.trainable_params)} trainable"
         if event.trainable_params != event.params
@@ -70,9 +70,9 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
 
 
 def epoch_cells(event: EpochDone) -> list[Cell]:
-    """A finished epoch; `improved` is told by a last cell that says ``best``."""
+    """Return the cells of a finished epoch; the last one is ``best`` if it improved."""
     cells = [
-        _part("epoch", event.epoch, event.epochs, rank=0),
+        _fraction("epoch", event.epoch, event.epochs, rank=0),
         _metric("loss", event.loss, rank=4),
         *_accuracy(event.accuracy, rank=4),
     ]
@@ -90,10 +90,10 @@ def epoch_cells(event: EpochDone) -> list[Cell]:
 
 
 def step_cells(event: StepDone) -> list[Cell]:
-    """A moment within an epoch."""
+    """Return the cells of a step within an epoch."""
     cells = [
-        _part("step", event.step, event.total_steps, rank=0),
-        _part("epoch", event.epoch, event.epochs, rank=3),
+        _fraction("step", event.step, event.total_steps, rank=0),
+        _fraction("epoch", event.epoch, event.epochs, rank=3),
         _metric("loss", event.loss, rank=1),
         *_accuracy(event.accuracy, rank=1),
         Cell("lr", f"{event.lr:.2e}", 8, rank=5),
@@ -106,11 +106,11 @@ def step_cells(event: StepDone) -> list[Cell]:
 
 
 def finished(event: RunFinished) -> str:
-    """One sentence on a run's end."""
+    """Return one sentence on a run's end."""
     early = {
         "patience": "stopped early",
         "steps": "--max-steps reached",
-        "time": "--max-time is over",
+        "time": "--max-time reached",
     }.get(event.reason, "stopped early" if event.stopped_early else "done")
     return wording.one_line(
         f"{early}: {wording.plural(event.epochs_done, 'epoch')}, {wording.plural(event.step, 'step')}"
@@ -120,7 +120,7 @@ def finished(event: RunFinished) -> str:
 
 
 def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[Cell]:
-    """The cells that a line of ``width`` holds, gaps counted; the least important ones go first."""
+    """Return the cells that fit ``width``; the least important ones are dropped first."""
     shown = list(cells)
     while len(shown) > 1 and sum(map(cost, shown)) + len(GAP) * (len(shown) - 1) > width:
         last = max(range(len(shown)), key=lambda i: (shown[i].rank, i))
@@ -128,7 +128,7 @@ def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[
     return shown
 
 
-def _part(name: str, number: int, total: int, *, rank: int) -> Cell:
+def _fraction(name: str, number: int, total: int, *, rank: int) -> Cell:
     digits = len(str(total))
     return Cell(name, f"{number}/{total}", 2 * digits + 1, rank)
 
@@ -146,13 +146,13 @@ def _task(event: RunStarted) -> str:
 
 
 def _shape(event: RunStarted) -> str:
-    """The size of one sample, and what its dimensions are where numbers alone do not say it."""
+    """Return the shape of one sample, in the words of its kind of data."""
     size = " x ".join(str(n) for n in event.input_shape)
     return KINDS.get(event.kind).size_words.format(size)
 
 
 def _accuracy(value: float | None, *, rank: int) -> list[Cell]:
-    """The training accuracy, where the task has one."""
+    """Return the training accuracy, if the task has one."""
     return [] if value is None else [_metric("acc", value, rank=rank)]
 
 

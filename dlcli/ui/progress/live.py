@@ -1,8 +1,8 @@
-"""Progress on a terminal: finished epochs scroll up, two bars stay below them and are redrawn.
+"""Progress on a terminal: finished epochs scroll up, above two progress bars.
 
-Everything that is measured while drawing is the width of the screen, so a resized window is right again
-at the next refresh. The bars are drawn by rich's thread at `REFRESH_HZ`, and only from whole events:
-assigning one is atomic, so no lock is shared with training.
+The width is read at every refresh, so a resized window is right again at the next one. The bars are
+drawn by rich's thread at `REFRESH_HZ` from immutable events: assigning one is atomic, so training
+needs no lock.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 REFRESH_HZ = 4
 INDENT = " "
-CLOCKED_WIDTH = 60  # of the screen; narrower ones show no clocks, or no bar would be left
-CLOCK_WIDTH = 16  # "12m34s, 1h02m left" fits nearly always: the bars do not jump when a digit comes
+CLOCKED_WIDTH = 60  # of the screen; narrower ones show no times, to leave room for the bars
+CLOCK_WIDTH = 16  # so that the bars do not change width with the digits of "12m34s, 1h02m left"
 
 
 @dataclass(frozen=True)
 class _At:
-    """An event and the moment it came, so that the clocks run on between events."""
+    """An event and its time of arrival, so that the times advance between events."""
 
     event: StepDone
     at: float
 
 
 class LiveView:
-    """The sink of a terminal. `close` must be called: it gives the terminal back as it was."""
+    """The sink of a terminal. `close` must be called: it restores the terminal."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -89,7 +89,7 @@ class LiveView:
             self._console.print(INDENT + finished(event), style="bold")
 
     def close(self) -> None:
-        """Take the bars away and show the cursor again; a later event opens them anew."""
+        """Remove the bars and show the cursor again; a later event reopens them."""
         if self._live is not None:
             live, self._live = self._live, None
             live.stop()
@@ -118,7 +118,7 @@ class LiveView:
                 console=self._console,
                 refresh_per_second=REFRESH_HZ,
                 transient=True,
-                # Results in a pipe must stay there: rich would lead them to this console.
+                # Results in a pipe must stay there: rich would redirect them to this console.
                 redirect_stdout=sys.stdout.isatty(),
             )
             self._live.start()
@@ -178,7 +178,7 @@ class LiveView:
         return line
 
     def _print_epoch(self, event: EpochDone) -> None:
-        """A line of the table of epochs, under its heads where these are new or have changed."""
+        """Print a line of the table of epochs, with its header when the columns change."""
         from rich.text import Text
 
         room = self._console.width - len(INDENT)
@@ -223,7 +223,7 @@ def _panel(event: RunStarted) -> RenderableType:
 
 
 def _grid(width: int) -> Table:
-    """Label, bar, position, share, clock; the bar takes the room that the others leave."""
+    """Return a table of label, bar, position, percentage, time; the bar takes the remaining width."""
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 1), expand=True)

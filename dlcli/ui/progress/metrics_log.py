@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of JSON an event, the memory of a run."""
+"""metrics.jsonl: the log of a run, one line of JSON per event."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def open_metrics_log(run: RunFolder, emit: Emit) -> AbstractContextManager[Emit]
 
 
 class MetricsLog:
-    """A sink that appends every event but progress and live ones, flushed a line at a time.
+    """A sink that appends every event except progress and live ones, flushed after each line.
 
-    The file is opened at the first event, so that `truncate_events` may run before. A power cut can
-    tear the last line; whoever reads the file leaves a torn line out.
+    The file is opened at the first event, so that `truncate_events` may run before. A power failure
+    can leave an incomplete last line, which readers skip.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class MetricsLog:
 
 
 def truncate_events(path: Path, step: int) -> None:
-    """Forget what happened after ``step``, as a run does that goes on from the state of that step.
+    """Remove the events after ``step``, for a run that resumes from the state of that step.
 
     Events with a step are kept up to ``step``; those without one are kept while they come before the
     first event that is dropped. Kept lines stay byte for byte; the file is replaced as a whole.
@@ -79,7 +79,7 @@ def truncate_events(path: Path, step: int) -> None:
 
 
 def _open_at_line_start(path: Path) -> BinaryIO:
-    """Open for appending; a torn last line is ended first, lest the next event be glued to it."""
+    """Open for appending, after ending an incomplete last line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+b")
     if file.seek(0, 2) > 0:

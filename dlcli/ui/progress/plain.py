@@ -27,7 +27,7 @@ EVERY_S = 15.0
 
 
 def warn(console: Console, event: Warned) -> None:
-    """Print a warning: wrapped between words on a screen, elsewhere one line that tools find whole."""
+    """Print a warning: wrapped on a terminal, else one line, so that tools can grep it."""
     line = f"warning: {wording.one_line(event.message)}"
     console.print(line, style="yellow", soft_wrap=not on_terminal(console))
 
@@ -49,7 +49,7 @@ class WarningsOnly:
 
 
 class PlainLines:
-    """One line an epoch, and one every ``every_s`` seconds within a long epoch or evaluation."""
+    """One line per epoch, and one every ``every_s`` seconds within a long epoch or evaluation."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class PlainLines:
             self._print(f"{word:<10}{value}", None)
 
     def _cells(self, cells: Sequence[Cell], style: str | None = None) -> None:
-        # The room is the width of a terminal or of COLUMNS; a pipe has PIPED_WIDTH.
+        # The width is that of the terminal or COLUMNS; a pipe has PIPED_WIDTH.
         shown = fit(cells, self._console.width, lambda cell: len(_named(cell)))
         self._print(GAP.join(_named(cell) for cell in shown).rstrip(), style)
 

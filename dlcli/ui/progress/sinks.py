@@ -1,4 +1,4 @@
-"""Which progress a command shows: a live view, plain lines, or warnings alone. All of it on stderr."""
+"""Choose how progress is shown on stderr: live view, plain lines, or warnings alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dlcli.ui import console
 
 @contextmanager
 def progress_sink(quiet: bool, as_json: bool) -> Iterator[Emit]:
-    """A sink for the length of the block; the terminal is as it was when the block ends, however."""
+    """Yield a sink; the terminal is restored however the block ends."""
     screen = console.stderr()
     if quiet or as_json:
         from dlcli.ui.progress.plain import WarningsOnly

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-FLUSH_S = 10  # what a killed run may lose of its curves
+FLUSH_S = 10  # seconds of curves that a killed run may lose
 GRAPH_SAMPLES = 2  # a graph does not change with the batch
 COLUMNS = 8  # of the grid of pictures
 CAPTION_WIDTH = 18
 WRONG = "#c00000"
 
-# What tells runs apart. Where they run, and how they are watched and saved, does not.
+# Settings that affect the result, not where a run is trained or how it is logged and saved.
 _HPARAM_GROUPS = {"model", "loss", "optim", "augment"}
 _HPARAMS = {
     "data.data", "data.balance", "data.window", "data.horizon", "data.tokenizer", "fit.epochs",
@@ -78,7 +78,7 @@ class TensorBoard:
         self._logged_step = -1
 
     def __call__(self, event: Event) -> None:
-        """Write what the event says; kinds that have no place here are passed over."""
+        """Write an event; kinds without a place in TensorBoard are ignored."""
         try:
             if isinstance(event, RunStarted):
                 self._start(event)
@@ -99,7 +99,7 @@ class TensorBoard:
             raise cannot_write(self.folder, exc) from exc
 
     def close(self) -> None:
-        """Write what is left and close the file; a later event opens another."""
+        """Flush and close the file; a later event opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -162,7 +162,7 @@ class TensorBoard:
             return
         self._drawn = True
         try:
-            with _untouched(event.module), redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            with _eval_mode(event.module), redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 # torch prints what fails, warns of every shape that a graph fixes, and calls tracing
                 # deprecated (2.15), but its own add_graph knows no other way.
                 warnings.filterwarnings("ignore", category=TracerWarning)
@@ -196,9 +196,9 @@ class TensorBoard:
 
 
 def hyperparameters(event: RunStarted) -> dict[str, bool | int | float | str]:
-    """The settings that tell runs apart, by dotted key, as TensorBoard takes them: no None, no lists.
+    """Return the hyperparameters by dotted key, as TensorBoard accepts them: no None, no lists.
 
-    What the settings left open ("auto") is as the run resolved it.
+    "auto" is replaced by the value that the run resolved it to.
     """
     known = {
         **event.settings,
@@ -221,7 +221,7 @@ def hyperparameters(event: RunStarted) -> dict[str, bool | int | float | str]:
 
 
 def draw_examples(images: Any, true: Sequence[str], predicted: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """A grid of pictures under their classes; a wrong one has a red frame and its prediction.
+    """Draw a grid of images titled by class; a wrong one has a red frame and its prediction.
 
     ``images`` are uint8 (n, H, W, C), C 1 or 3. Returns RGB pixels, uint8 (height, width, 3).
     """
@@ -279,10 +279,10 @@ def _add_histogram(writer: Any, tag: str, counts: Any, edges: Any, step: int) ->
 
 
 @contextmanager
-def _untouched(module: nn.Module) -> Iterator[None]:
-    """The module in eval mode, without gradients; its modes and every generator are as before after.
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Set eval mode, without gradients; modes and random generators are restored afterwards.
 
-    In eval mode no statistics move. add_graph itself would put all parts into one mode, so that a
+    In eval mode no statistics are updated. add_graph itself would put all parts into one mode, so that a
     frozen batch norm would train again.
     """
     import torch
@@ -301,7 +301,7 @@ def _untouched(module: nn.Module) -> Iterator[None]:
 
 
 def check_installed() -> None:
-    """Say that the package is missing before there is a run. Raises: DlcliError."""
+    """Check that tensorboard is installed. Raises: DlcliError."""
     _writer_class()
 
 
