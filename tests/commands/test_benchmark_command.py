@@ -89,8 +89,8 @@ def test_a_run_is_measured_whole_though_some_rows_fail(
     ("args", "code", "said"),
     [
         (("--backends", "eagre"), 2, "eager, channels-last"),
-        (("--batch-sizes", "0"), 2, "at least one sample"),
-        (("--batch-sizes", "x"), 2, "no list of numbers"),
+        (("--batch-sizes", "0"), 2, "a batch size is at least 1"),
+        (("--batch-sizes", "x"), 2, "is not a list of numbers"),
         (("--split", "val", "--data", "nowhere"), 1, "nowhere"),
     ],
 )

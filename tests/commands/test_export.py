@@ -138,7 +138,7 @@ def test_an_example_that_none_of_the_formats_has_is_refused(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = failed(capsys, "export", "--format", "pt2,torchscript", "--with-example", code=2)
-    assert "there is no program for" in said
+    assert "there is no example for" in said
 
 
 def test_one_format_that_fails_is_reported_and_the_others_are_written(
@@ -213,7 +213,7 @@ def test_help_names_every_option(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(["export", "--help"]) == 0
+    assert main(["export", "--help-all"]) == 0
     said = capsys.readouterr().out
     for flag in ("--opset", "--dynamic", "--static", "--batch-size", "--half", "--embed-preprocessing",
                  "--softmax", "--simplify", "--all", "--sidecar", "--with-example", "--trust", "--data",

@@ -311,9 +311,9 @@ def test_the_largest_amount_that_keeps_a_bound_is_searched(trained: RunFolder, t
     result = run_prune(trained.best, tmp_path, requested, seen.append)
     assert 2 <= len(result.candidates) <= 3
     assert result.missed is None
-    good = [c.target.value for c in result.candidates if c.kept_bound]
+    good = [c.target.value for c in result.candidates if c.within_bound]
     assert result.target.value == max(good)
-    above = [c.target.value for c in result.candidates if not c.kept_bound]
+    above = [c.target.value for c in result.candidates if not c.within_bound]
     assert all(amount > result.target.value for amount in above)
     assert [row["run"] for row in result.to_dict()["attempts"] if row["run"]] == [str(result.run)]
     assert [path.name for path in tmp_path.iterdir()] == [result.run.name]
