@@ -272,4 +272,4 @@ def test_train_eval_predict_export(
     assert main(["eval"]) == 0
     assert "recall_at_1" in capsys.readouterr().out
     assert main(["info", exported["output"]]) == 0
-    assert "embedding, 5 numbers" in capsys.readouterr().out
+    assert "embedding, 5 dimensions" in capsys.readouterr().out
