@@ -166,4 +166,4 @@ def test_info_says_it_and_runs_nothing(
     assert told() == {"runs_code": True, "trusted": False}
     assert not own.path.with_name("net.ran").exists()
     assert main(["info", str(own.path)]) == 0
-    assert "--trust opens it" in " ".join(capsys.readouterr().out.split())
+    assert "needs --trust" in " ".join(capsys.readouterr().out.split())
