@@ -91,32 +91,34 @@ class Registry(Generic[T]):
                 yield entry
 
 
-def declared_names(package: str, decorator: str) -> tuple[str, ...]:
+def declared_names(package: str, decorator: str, keyword: str | None = None) -> tuple[str, ...]:
     """Return the names that modules of a package pass to a decorator, sorted; nothing is imported.
 
     ``@register_loss("focal", ...)`` anywhere in ``dlcli/training/losses`` declares the loss ``focal``:
-    the first argument, which must be a string literal.
+    the first argument, which must be a string literal. With a ``keyword``, only those that give it.
     """
     folders = tuple(importlib.import_module(package).__path__)
-    return _declared_in(folders, decorator)
+    return _declared_in(folders, decorator, keyword)
 
 
 @cache
-def _declared_in(folders: tuple[str, ...], decorator: str) -> tuple[str, ...]:
+def _declared_in(folders: tuple[str, ...], decorator: str, keyword: str | None) -> tuple[str, ...]:
     names: set[str] = set()
     for folder in folders:
         for path in sorted(Path(folder).rglob("*.py")):
             source = path.read_text(encoding="utf-8")
             if decorator in source:
-                names.update(_first_arguments(ast.parse(source, str(path)), decorator))
+                names.update(_first_arguments(ast.parse(source, str(path)), decorator, keyword))
     return tuple(sorted(names))
 
 
-def _first_arguments(tree: ast.Module, decorator: str) -> Iterator[str]:
-    """Yield the first argument of every use of a decorator at the top level of a module."""
+def _first_arguments(tree: ast.Module, decorator: str, keyword: str | None) -> Iterator[str]:
+    """Yield the first argument of the uses of a decorator at the top level of a module."""
     for node in tree.body:
         for call in getattr(node, "decorator_list", ()):
             match call:
-                case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(first)), *_]):
-                    if name == decorator:
+                case ast.Call(
+                    func=ast.Name(id=name), args=[ast.Constant(value=str(first)), *_], keywords=given
+                ):
+                    if name == decorator and (keyword is None or keyword in {k.arg for k in given}):
                         yield first

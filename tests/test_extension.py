@@ -114,6 +114,16 @@ def rounded(graph, layers, *, digits: int = 1):
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return model
 '''
+TRAINING_METHOD = '''
+from dlcli.compress.quantize.base import register_quantize_method
+from dlcli.compress.quantize.qat import simulate_int8
+
+
+@register_quantize_method("qat-first", "onnxruntime", trains_for="static", tag="int8-first")
+def first_layers(module, example, layers, batches, *, count: int = 1):
+    """Simulated int8 in the first layers."""
+    return simulate_int8(module, example, sorted(layers)[:count], batches, target="x86")
+'''
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +140,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "compress/masks/a_new_method.py": MASK_METHOD,
         "compress/channels/importance/a_new_importance.py": IMPORTANCE,
         "compress/quantize/a_new_method.py": QUANTIZE_METHOD,
+        "compress/quantize/a_training_method.py": TRAINING_METHOD,
     }.items():
         (folder / "dlcli" / path).write_text(source, encoding="utf-8")
     rng = np.random.default_rng(0)
@@ -260,3 +271,19 @@ def test_a_new_quantization_method_writes_its_file(copy: Path, trained: str) -> 
     wrong = run(copy, *command, "--backend", "torch")
     assert wrong.returncode == 2
     assert "--backend onnxruntime" in wrong.stderr
+
+
+def test_a_new_method_of_quantization_aware_training_is_a_run_of_its_own(
+    copy: Path, trained: str
+) -> None:
+    command = ("quantize", trained, "--method", "qat-first", "--no-latency", "--json", "--epochs", "1")
+    done = run(copy, *command, "--set", "quantize.args.count=2")
+    assert done.returncode == 0, done.stderr
+    path = Path(json.loads(done.stdout)["output"])
+    assert path.name == "best.int8-first.onnx"
+    assert path.parent.name.endswith("-qat-first")
+    records = json.loads(run(copy, "info", path, "--json").stdout)["card"]["transforms"]
+    record = next(r for r in records if r["kind"] == "quantize")
+    assert record["args"]["method"] == "qat-first"
+    layers = next(r for r in records if r["kind"] == "fake-quant")["args"]["layers"]
+    assert len(layers) == 2

@@ -12,6 +12,7 @@ from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Tru
 from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import QuantizeSettings
 from dlcli.errors import BoundMissed, DlcliError, UsageError
+from dlcli.registry import declared_names
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.settings import check_applies, merge, option_name
 
@@ -69,13 +70,14 @@ def command(
 def _check_training(config: QuantizeSettings, typed: Mapping[str, Any]) -> None:
     """Refuse fine-tuning settings where nothing is trained. Raises: UsageError."""
     method = config.quantize.method
-    if method == "qat" or (method == "auto" and config.quantize.max_drop is not None):
+    trained = declared_names("dlcli.compress.quantize", "register_quantize_method", "trains_for")
+    if method in trained or (method == "auto" and config.quantize.max_drop is not None):
         return
     for name in typed.get("finetune", {}):
         raise UsageError(
             f"{option_name(QuantizeSettings, f'finetune.{name}')} is for training, which only "
-            "--method qat does",
-            hint="--method qat; or --method auto with --max-drop, which tries it last",
+            f"--method {' and '.join(trained)} does",
+            hint=f"--method {trained[0]}; or --method auto with --max-drop, which tries it last",
         )
 
 

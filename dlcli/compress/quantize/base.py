@@ -26,7 +26,7 @@ class QuantizeMethod:
     function: Callable[..., Any]
     layers: Callable[..., list[OnnxLayer]] | None
     calibrate: Callable[..., Any] | None
-    trains: bool
+    trains_for: str | None
     tag: str
     sensitive_in_float: bool
     matmul_only: bool
@@ -38,6 +38,11 @@ class QuantizeMethod:
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """The functions whose keyword-only parameters are the settings of the method."""
         return tuple(f for f in (self.function, self.calibrate, self.layers) if f is not None)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the model is fine-tuned with the quantization simulated, in a run of its own."""
+        return self.trains_for is not None
 
     @property
     def calibrates(self) -> bool:
@@ -55,7 +60,7 @@ def register_quantize_method(
     *,
     layers: Callable[..., list[OnnxLayer]] | None = None,
     calibrate: Callable[..., Any] | None = None,
-    trains: bool = False,
+    trains_for: str | None = None,
     tag: str = "",
     sensitive_in_float: bool = False,
     matmul_only: bool = False,
@@ -76,8 +81,10 @@ def register_quantize_method(
         layers: returns the layers of a graph that the method makes smaller or faster (default: all).
             Raises: DlcliError where it does not suit the model.
         calibrate: returns ranges of activations from a graph and batches of calibration data.
-        trains: the function prepares a module for quantization-aware training; see
-            `dlcli.deploy.quantize.qat`.
+        trains_for: the method for whose file a model is trained: this one is quantization-aware
+            training. Its function takes a module in eval mode, example inputs, the names of the layers
+            to quantize and batches of calibration data, lets the module simulate the quantization, in
+            place, and returns the new records of structures (`dlcli.zoo.structures`).
         tag: of file names, in which "{bits}" is the setting (default: the name).
         sensitive_in_float: the most sensitive layers may stay in float to keep a bound.
         matmul_only: ONNX Runtime supports matrix products and embeddings only; the default for a model
@@ -94,7 +101,7 @@ def register_quantize_method(
             function,
             layers,
             calibrate,
-            trains,
+            trains_for,
             tag or name,
             sensitive_in_float,
             matmul_only,

@@ -18,7 +18,7 @@ from dlcli.compress.quantize.static import Target, static_layers
     "qat",
     "onnxruntime",
     layers=static_layers,
-    trains=True,
+    trains_for="static",
     tag="int8-qat",
     auto_order=8,
     why_only=NO_INT8_IN_TORCH,

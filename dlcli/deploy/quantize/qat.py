@@ -18,8 +18,8 @@ from torch import nn
 from dlcli import transforms
 from dlcli.card import TransformRecord
 from dlcli.compress.layer_names import match_layers
+from dlcli.compress.quantize.base import QuantizeMethod
 from dlcli.compress.quantize.fake_quant_sites import quantizable_layers
-from dlcli.compress.quantize.qat import simulate_int8
 from dlcli.config import ExportConfig, QuantizeSettings, parse_names
 from dlcli.data.prepare import random_inputs
 from dlcli.deploy.quantize.calibration import CalibrationData
@@ -30,6 +30,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint
 from dlcli.formats.onnx.format import write_onnx
+from dlcli.keyword_settings import keywords
 from dlcli.provenance import provenance_record
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import read_run_of
@@ -37,7 +38,6 @@ from dlcli.training.finetune import FinetuneDefaults, Finetuner, finetune_plan, 
 from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import load_tensors, model_inputs
 
-FILE = "best.int8-qat.onnx"
 # The int8 model starts from what the float model has learned: few epochs at a low learning rate, with
 # its outputs as the only targets. At a tenth of the run's learning rate instead of a fiftieth, resnet18
 # on 3,000 photos moved away from them.
@@ -54,14 +54,19 @@ class QatResult:
 
 
 def qat(
-    source: Artifact, settings: QuantizeSettings, finetuner: Finetuner, folder: Path, emit: Emit = ignore
+    source: Artifact,
+    method: QuantizeMethod,
+    settings: QuantizeSettings,
+    finetuner: Finetuner,
+    path: Path,
+    emit: Emit = ignore,
 ) -> QatResult:
-    """Fine-tune ``source`` with simulated int8 in a run of its own, and write the int8 file.
+    """Fine-tune ``source`` as a method that trains simulates it, and write the int8 file to ``path``.
 
     Raises: DlcliError where no layer can be quantized or the training data cannot be reached,
     Interrupted after a signal.
     """
-    module, records = prepare(source, settings)
+    module, records = prepare(source, method, settings)
     own = read_run_of(source.path)
     plan = finetune_plan(
         source,
@@ -75,14 +80,13 @@ def qat(
     layers = len(records[-1].args["layers"])
     emit(Noted(f"fine-tuning with {layers} layers in simulated int8"))
     name = source.path.stem if own is None else own.name
-    result = finetuner(plan, f"{name}-qat")
-    path = folder / FILE
-    write_int8(open_checkpoint(recognize(result.run.best), Runtime("cpu")), path)
+    result = finetuner(plan, f"{name}-{method.name}")
+    write_int8(open_checkpoint(recognize(result.run.best), Runtime("cpu")), method, path)
     return QatResult(path, result.run)
 
 
 def prepare(
-    source: Artifact, settings: QuantizeSettings
+    source: Artifact, method: QuantizeMethod, settings: QuantizeSettings
 ) -> tuple[nn.Module, tuple[TransformRecord, ...]]:
     """Return the model before fine-tuning, folded, with calibrated fake quantizers, and its new records.
 
@@ -104,17 +108,18 @@ def prepare(
         raise UsageError(f"--skip {settings.quantize.skip} leaves no layer to quantize")
     arrays = random_inputs(task, 2, length=_EXAMPLE_LENGTH)
     example = model_inputs([torch.from_numpy(array) for array in arrays], task)
-    target = settings.quantize.target or cpu_target()
-    records = simulate_int8(
-        module, example, layers, _calibration_batches(source, settings), target=target
-    )
+    config = settings.quantize.model_copy(update={"target": settings.quantize.target or cpu_target()})
+    batches = _calibration_batches(source, settings)
+    records = method.function(module, example, layers, batches, **keywords(method.function, config))
     return module, records
 
 
-def write_int8(finetuned: Artifact, path: Path) -> None:
+def write_int8(finetuned: Artifact, method: QuantizeMethod, path: Path) -> None:
     """Write the int8 model that an artifact simulates as ONNX, with a record of it in the card."""
     card = finetuned.card
-    record = TransformRecord(kind=transforms.QUANTIZE, args={"method": "qat", "backend": "onnxruntime"})
+    record = TransformRecord(
+        kind=transforms.QUANTIZE, args={"method": method.name, "backend": method.backend}
+    )
     records = (*card.transforms, record, provenance_record(finetuned.path))
     card = card.model_copy(update={"transforms": records})
     write_onnx(finetuned.with_card(card), path, ExportConfig())

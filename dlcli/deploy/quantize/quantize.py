@@ -14,7 +14,13 @@ from pathlib import Path
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
-from dlcli.compress.quantize.base import Backend, backends_of, in_auto_order, method_of
+from dlcli.compress.quantize.base import (
+    Backend,
+    QuantizeMethod,
+    backends_of,
+    in_auto_order,
+    method_of,
+)
 from dlcli.compress.quantize.onnx_graph import PRODUCTS
 from dlcli.config import Bound, QuantizeSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
@@ -198,7 +204,7 @@ class _QuantizeJob:
         """Yield candidates of a method, with more and more of the sensitive layers in float."""
         entry = method_of(method, backend)
         if entry.trains:
-            yield self._train(folder)
+            yield self._train(entry, folder)
             return
         layers = self.builder.layers(method, backend)
         if self.auto and backend == "onnxruntime":
@@ -222,15 +228,16 @@ class _QuantizeJob:
         file = self.builder.build(method, backend, layers, self._file_name(method, backend))
         return self._evaluated(method, backend, file, layers)
 
-    def _train(self, folder: Path) -> QuantizeCandidate:
+    def _train(self, method: QuantizeMethod, folder: Path) -> QuantizeCandidate:
         from dlcli.deploy.quantize.qat import qat
 
-        qat_folder = folder / "qat"
-        qat_folder.mkdir()
-        result = qat(self.source, self.settings, self.finetuner, qat_folder, self.emit)
+        own_folder = folder / method.name
+        own_folder.mkdir()
+        path = own_folder / self._file_name(method.name, method.backend)
+        result = qat(self.source, method, self.settings, self.finetuner, path, self.emit)
         record = transforms.find_record(read_card(result.path).transforms, transforms.FAKE_QUANT)
         layers = [] if record is None else [name for name, _ in record.args["layers"]]
-        return self._evaluated("qat", "onnxruntime", result.path, layers, result.run)
+        return self._evaluated(method.name, method.backend, result.path, layers, result.run)
 
     def _evaluated(
         self,
@@ -257,8 +264,8 @@ class _QuantizeJob:
         )
 
     def _measure_sensitivity(self, method: str, backend: Backend) -> list[LayerSensitivity]:
-        """Measure the layers of a method; those of QAT by the static scheme that it trains for."""
-        scheme = "static" if method == "qat" else method
+        """Measure the layers of a method; those of one that trains by the method it trains for."""
+        scheme = method_of(method, backend).trains_for or method
         file_name = self._file_name(scheme, backend)
         self.sensitivity = layer_sensitivity(
             self.source,

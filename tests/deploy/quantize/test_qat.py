@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dlcli.card import Card, ModelSpec
+from dlcli.compress.quantize.base import method_of
 from dlcli.config import EvalConfig, QuantizeSettings, TrainConfig
 from dlcli.deploy.quantize.qat import QatResult, prepare, qat
 from dlcli.errors import DlcliError, UsageError
@@ -34,6 +35,7 @@ from dlcli.training.sync_batchnorm import RunningStatistics
 from dlcli.zoo.base import build_model
 from dlcli.zoo.structures.fake_quant import FakeQuantizer
 
+METHOD = method_of("qat", "onnxruntime")
 FLOAT = {
     "data": {"data": "digits"},
     "model": {"name": "cnn", "args": {"widths": [8, 32], "hidden": 128, "dropout": 0.2}},
@@ -69,7 +71,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 @pytest.fixture(scope="module")
 def tuned(source: Artifact, tmp_path_factory: pytest.TempPathFactory) -> QatResult:
     folder = tmp_path_factory.mktemp("qat")
-    return qat(source, settings(), finetuner(folder), folder)
+    return qat(source, METHOD, settings(), finetuner(folder), folder / "q.onnx")
 
 
 def test_the_file_computes_what_the_run_simulates(source: Artifact, tuned: QatResult) -> None:
@@ -98,7 +100,7 @@ def test_the_cards_say_what_was_done(source: Artifact, tuned: QatResult) -> None
 
 def test_the_source_is_not_changed(source: Artifact) -> None:
     state = {name: tensor.clone() for name, tensor in source.module().state_dict().items()}
-    prepare(source, settings())
+    prepare(source, METHOD, settings())
     after = source.module().state_dict()
     assert state.keys() == after.keys()
     assert all(torch.equal(state[name], after[name]) for name in state)
@@ -123,7 +125,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(
             raise Killed
 
     with pytest.raises(Killed):
-        qat(source, settings(), finetuner(tmp_path, kill), tmp_path)
+        qat(source, METHOD, settings(), finetuner(tmp_path, kill), tmp_path / "q.onnx")
     run = RunFolder(tmp_path / "digits-qat")
     state, _ = load_newest(run.state)
     plan = read_plan(read_run(run), fresh=state is None)
@@ -136,12 +138,12 @@ def test_a_killed_run_goes_on_with_the_same_bits(
 
 
 def test_layers_can_be_left_in_float(source: Artifact) -> None:
-    _, records = prepare(source, settings(quantize={"skip": "head"}))
+    _, records = prepare(source, METHOD, settings(quantize={"skip": "head"}))
     assert [path for path, _ in records[-1].args["layers"]] == ["features.4"]
     with pytest.raises(UsageError, match="leaves no layer"):
-        prepare(source, settings(quantize={"skip": "*"}))
+        prepare(source, METHOD, settings(quantize={"skip": "*"}))
     with pytest.raises(UsageError, match="no layer has that name"):
-        prepare(source, settings(quantize={"skip": "fc"}))
+        prepare(source, METHOD, settings(quantize={"skip": "fc"}))
 
 
 def test_recurrent_models_are_refused(tmp_path: Path) -> None:
@@ -155,7 +157,7 @@ def test_recurrent_models_are_refused(tmp_path: Path) -> None:
         torch.device("cpu"),
     )
     with pytest.raises(DlcliError, match="not support LSTM"):
-        qat(lstm, settings(), finetuner(tmp_path), tmp_path)
+        qat(lstm, METHOD, settings(), finetuner(tmp_path), tmp_path / "q.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
