@@ -44,7 +44,7 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("status", [200, 302, 405, 501])
-def test_an_answer_is_enough(status: int, server: str) -> None:
+def test_any_response_is_enough(status: int, server: str) -> None:
     require(f"{server}/{status}", what="the thing")
 
 
@@ -89,11 +89,11 @@ def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert network.TIMEOUT_S < 3
 
 
-def test_the_proxy_of_the_environment_is_asked(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_of_the_environment_is_used(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", server)
     require("http://example.invalid/200", what="it")  # a host that only a proxy could know
 
 
-def test_only_the_web_is_asked() -> None:
+def test_only_web_addresses_are_requested() -> None:
     with pytest.raises(ValueError, match="not an http URL"):
         require("file:///etc/passwd", what="it")

@@ -50,7 +50,7 @@ def test_one_new_file_is_a_new_model() -> None:
     assert "image/cnn" in MODELS.names()
 
 
-def test_what_is_registered_answers_to_its_own_name() -> None:
+def test_what_is_registered_has_its_own_name() -> None:
     for registry in (KINDS, FORMATS):
         assert registry.names()
         for name, entry in registry.entries():

@@ -49,7 +49,7 @@ def test_a_child_dies_with_its_parent() -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSEGV") or os.name == "nt", reason="signals have other names")
-def test_exits_are_told_in_words() -> None:
+def test_exits_are_reported_in_words() -> None:
     assert describe_exit(3) == "exit code 3"
     assert describe_exit(-signal.SIGSEGV) == "SIGSEGV (segmentation fault)"
     assert describe_exit(-250) == "signal 250"

@@ -119,7 +119,7 @@ def opened(run: Path) -> Artifact:
     return open_artifact(run / "best.safetensors", device="cpu", threads=1)
 
 
-def test_the_timed_call_gives_the_answers_of_predict(run: Path) -> None:
+def test_the_timed_call_gives_the_outputs_of_predict(run: Path) -> None:
     inputs = random_inputs(read_card(run / "best.onnx").task, 7)
     for name in ("best.safetensors", "best.onnx"):
         artifact = open_artifact(run / name, device="cpu", threads=1)
@@ -138,7 +138,7 @@ def test_a_backend_that_cannot_be_is_refused_with_the_reason(run: Path) -> None:
         make_runner(lambda: onnx, backend="compile", device="cpu", amp="none")
 
 
-def test_a_layout_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layout_changes_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     train = ("train", "--model", "cnn", "--data", "digits", "--epochs", "1", "--device", "cpu", "-q")
     assert main([*train, "--name", "cnn"]) == 0
@@ -154,7 +154,7 @@ def test_a_layout_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_compiled_model_gives_the_same_answers(run: Path) -> None:
+def test_a_compiled_model_gives_the_same_outputs(run: Path) -> None:
     inputs = random_inputs(read_card(run / "best.safetensors").task, 6)
     runner = make_runner(lambda: opened(run), backend="compile", device="cpu", amp="none")
     assert runner.prepare(inputs).run() > 0
@@ -165,7 +165,7 @@ def test_a_compiled_model_gives_the_same_answers(run: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("backend", ["eager", "compile", "cuda-graph"])
 @pytest.mark.parametrize("amp", ["none", "fp16", "bf16"])
-def test_cuda_backends_answer_alike_and_are_timed_on_the_device(
+def test_cuda_backends_predict_alike_and_are_timed_on_the_device(
     run: Path, backend: str, amp: str
 ) -> None:
     inputs = random_inputs(read_card(run / "best.safetensors").task, 32)

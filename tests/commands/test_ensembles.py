@@ -146,7 +146,7 @@ def test_eval_measures_the_mean_and_each_alone(here: Path, capsys: pytest.Captur
     assert any(row[:2] == ["2", f"{alone[1]['metrics']['accuracy']:.4f}"] for row in rows)
 
 
-def test_samples_that_another_run_was_trained_on_are_told(
+def test_samples_that_another_run_was_trained_on_are_reported(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Seeds divide the photos in other ways, so the second model has learnt some of the first's test."""

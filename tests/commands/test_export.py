@@ -64,7 +64,7 @@ EXPORT = ("export", "--onnx", "--no-latency")
 
 
 @pytest.mark.parametrize("raw", [[], ["--embed-preprocessing"]])
-def test_the_example_answers_as_predict_does(
+def test_the_example_predicts_as_predict_does(
     run: Path, trained: Path, raw: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = call(capsys, *EXPORT, *raw, "--with-example", "--sidecar")
@@ -107,7 +107,7 @@ def test_raw_samples_are_tried_in_a_static_file_too(
     assert told["parity"]["raw"]["samples"] == told["parity"]["samples"]
 
 
-def test_an_older_export_is_told_of(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_older_export_is_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(capsys, "export", "--format", "plain-safetensors", "--no-verify")
     (written,) = [file for file in run.glob("best.*") if file.name != "best.safetensors"]
     from dlcli.formats.base import open_artifact
@@ -192,7 +192,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "houses.csv"
 
 
-def test_the_example_of_a_table_answers_as_predict_does(
+def test_the_example_of_a_table_predicts_as_predict_does(
     rows: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path]
 ) -> None:
     call(capsys, "train", "--model", "mlp", "--data", str(rows), "--epochs", "1", "--device", "cpu")

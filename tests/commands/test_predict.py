@@ -199,7 +199,7 @@ def test_memory_is_bounded_by_the_batch(here: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["gone.onnx", "empty.onnx", "runs/r/bets.safetensors"])
-def test_no_other_model_answers_for_one_that_is_missing_or_damaged(
+def test_no_other_model_replaces_one_that_is_missing_or_damaged(
     here: Path, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     (here / "empty.onnx").touch()

@@ -143,7 +143,7 @@ def test_an_unknown_metric_is_refused_with_the_nearest(
     assert "there is no run 'b'" in capsys.readouterr().err
 
 
-def test_damaged_runs_are_named_and_counted_beside_the_others(
+def test_damaged_runs_are_named_and_counted_next_to_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(tmp_path, "good", [0.5])
@@ -273,7 +273,7 @@ def test_a_comparison_outlives_a_damaged_run(tmp_path: Path, capsys: pytest.Capt
     assert "0.6000" in out
 
 
-def test_runs_of_one_name_in_two_folders_are_told_apart(
+def test_runs_of_one_name_in_two_folders_are_distinguished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [str(make(tmp_path / root, "a", [0.5]).path) for root in ("x", "y")]

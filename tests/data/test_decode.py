@@ -228,7 +228,7 @@ def test_an_animation_is_its_first_frame(tmp_path: Path) -> None:
     assert (decode(tmp_path / "a.gif", spec()) == (255, 0, 0)).all()
 
 
-def test_grayscale_is_told_from_the_header(tmp_path: Path) -> None:
+def test_grayscale_is_recognized_from_the_header(tmp_path: Path) -> None:
     pixels = smooth()
     assert is_grayscale(as_png(pixels[..., 0], tmp_path / "a.png")) is True
     assert is_grayscale(as_png(pixels[..., 0].astype(np.uint16), tmp_path / "b.png")) is True

@@ -255,7 +255,7 @@ def test_splits_without_train_two_vals_and_splits_without_classes(photo_folder: 
     )
 
 
-def test_folders_beside_train_are_named(photo_folder: Make) -> None:
+def test_folders_next_to_train_are_named(photo_folder: Make) -> None:
     root = photo_folder(splits=("train", "val"))
     photo(root / "annotations" / "1.jpg")
     assert messages(opened(root).notices) == ["next to train, these folders are not used: annotations"]

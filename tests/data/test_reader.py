@@ -48,7 +48,7 @@ def raw(n: int = 20, size: int = 16, channels: int = 3) -> Samples:
 
 @pytest.mark.parametrize("cache_bytes", [0, 10**9])
 @pytest.mark.parametrize("workers", [1, 3, None])
-def test_pixels_come_in_the_order_asked_for(
+def test_pixels_come_in_the_order_requested(
     photo_folder: Make, cache_bytes: int, workers: int | None
 ) -> None:
     samples = photos(photo_folder())

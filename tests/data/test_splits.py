@@ -135,7 +135,7 @@ def test_written_splits_come_back_whatever_the_new_seed(pixels: bool, seed: int,
         assert np.array_equal(values(part), values(old.splits[name]))
 
 
-def test_lost_and_new_samples_are_told(tmp_path: Path) -> None:
+def test_lost_and_new_samples_are_reported(tmp_path: Path) -> None:
     old = source([9, 8])
     write_splits(tmp_path / "splits.json", old)
     back, said = apply_splits(tmp_path / "splits.json", source([10, 7], mark="b"))
@@ -146,7 +146,7 @@ def test_lost_and_new_samples_are_told(tmp_path: Path) -> None:
     assert ids(back) == kept
 
 
-def test_changed_contents_are_told(tmp_path: Path) -> None:
+def test_changed_contents_are_reported(tmp_path: Path) -> None:
     write_splits(tmp_path / "splits.json", source([9, 8]))
     _, said = apply_splits(tmp_path / "splits.json", source([9, 8], mark="b"))
     assert said == ["/data has changed since the run: same samples, other contents"]

@@ -101,7 +101,7 @@ def test_what_nobody_checked_says_so_itself(model: Path, verify: bool, reason: s
     assert (result.parity is None) == (not verify)
 
 
-def test_a_changed_source_makes_its_export_stale(model: Path) -> None:
+def test_a_changed_source_makes_its_export_outdated(model: Path) -> None:
     target = model.with_name("b.safetensors")
     exporting.export(model, target, copying(), SETTINGS, verify=False)
     card = open_artifact(target).card

@@ -202,7 +202,7 @@ def test_the_mean_of_the_training_rows_is_in_the_units_of_the_data() -> None:
     assert row.better is True  # lower is better
 
 
-def test_a_model_that_answers_nan_is_not_called_better() -> None:
+def test_a_model_that_outputs_nan_is_not_called_better() -> None:
     task = TaskSpec(kind="regression", input=TABLE, targets=(TargetNumber(name="y"),))
     train, test = (reader((np.zeros((20, 3)),), np.ones((20, 1)) * k) for k in (1.0, 2.0))
     (row,) = compare_with_baselines(task, train, test, counted(task, test, np.full((20, 1), np.nan)))

@@ -166,7 +166,7 @@ def test_padding_and_start_are_never_written() -> None:
         assert not {PAD, START} & set(found.ids)
 
 
-def test_the_step_of_a_model_is_its_last_answer() -> None:
+def test_the_step_of_a_model_is_its_last_output() -> None:
     def answer(source, lengths, prefix):  # type: ignore[no-untyped-def]
         return np.arange(prefix.size * V, dtype=np.float32).reshape(*prefix.shape, V)
 

@@ -135,7 +135,7 @@ def test_one_model_is_itself_to_the_bit_and_twice_the_same_model_is_too(task: Ta
         assert np.allclose(twice, answers, atol=1e-5)
 
 
-def test_an_answer_that_is_not_finite_is_not_hidden() -> None:
+def test_an_output_that_is_not_finite_is_not_hidden() -> None:
     for task in (CLASSES, LABELS, NUMBERS):
         one, two = np.zeros((2, 3, task.num_outputs))
         one[1] = np.inf
@@ -335,7 +335,7 @@ def test_each_member_is_measured_alone_in_the_same_pass(monkeypatch: pytest.Monk
     assert evaluate(both.predict, reader, CLASSES, split="test").metrics == result.metrics
 
 
-def test_one_model_has_no_members_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_model_has_no_other_members(monkeypatch: pytest.MonkeyPatch) -> None:
     result = evaluate_ensemble(
         Ensemble([Says("1", CLASSES, by_x)]), data_of(samples(), monkeypatch), EvalConfig()
     )

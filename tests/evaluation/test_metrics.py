@@ -113,7 +113,7 @@ def test_a_tie_at_the_fifth_place_goes_to_the_class_that_predict_lists() -> None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_an_answer_without_a_largest_logit_is_wrong_and_seen(bad: float) -> None:
+def test_an_output_without_a_largest_logit_is_wrong_and_seen(bad: float) -> None:
     logits, targets = sample(5, 30, 8)
     targets[:3] = logits[:3].argmax(1)
     logits[0] = math.nan

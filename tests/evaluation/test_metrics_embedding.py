@@ -74,7 +74,7 @@ def test_length_does_not_matter() -> None:
     assert counted(scaled, TARGETS).metrics() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_sample_that_is_alone_in_its_class_is_found_but_not_asked() -> None:
+def test_a_sample_that_is_alone_in_its_class_is_a_neighbour_but_no_query() -> None:
     counts = counted([[1, 0], [0.9, 0.1], [0, 1], [0.5, 0.5], [0.4, 0.6]], [0, 0, 1, 2, 2])
     assert len(counts.scores()) == 4
     assert counts.samples == 5
@@ -106,7 +106,7 @@ def test_without_a_pair_there_is_no_figure(targets: list[int]) -> None:
     assert len(counts.scores()) == 0
 
 
-def test_an_answer_that_is_no_number_is_wrong_and_disturbs_no_other() -> None:
+def test_an_output_that_is_no_number_is_wrong_and_disturbs_no_other() -> None:
     broken = VECTORS.copy()
     broken[3, 2] = np.nan
     broken[4, 1] = np.inf

@@ -150,7 +150,7 @@ def test_counts_of_other_tasks_are_not_merged() -> None:
         make_counts(LABELS).merge(make_counts(renamed))
 
 
-def test_the_spread_of_a_target_far_from_its_scale_is_exact() -> None:
+def test_the_std_of_a_target_far_from_its_scale_is_exact() -> None:
     """Squares about a mean a million deviations away: a plain sum of squares would lose them."""
     rng = np.random.default_rng(4)
     outputs, _, inputs = windows(rng, 40)
@@ -183,7 +183,7 @@ def test_the_names_are_those_reported_and_scores_belong_to_one_of_them(
 
 @EACH
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_an_answer_that_is_not_finite_is_seen(
+def test_an_output_that_is_not_finite_is_seen(
     task: TaskSpec, make: Callable[[np.random.Generator, int], Sample], bad: float
 ) -> None:
     sample = make(np.random.default_rng(2), 10)
@@ -279,7 +279,7 @@ def test_r2_of_constant_targets_is_that_of_scikit_learn() -> None:
     assert (missed["r2"], hit["r2"]) == (0.0, 1.0)
 
 
-def test_points_are_spread_over_all_samples_and_finite() -> None:
+def test_points_cover_all_samples_and_are_finite() -> None:
     n = 3 * MAX_POINTS
     task = TaskSpec(kind="regression", input=TABLE, targets=(PRICE,))
     outputs = np.linspace(-1, 1, n)[:, None].astype(np.float32)

@@ -88,7 +88,7 @@ def test_a_missing_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "x.aoti.pt2").exists()
 
 
-def test_recurrent_nets_become_loops_of_any_length(tmp_path: Path) -> None:
+def test_recurrent_networks_become_loops_of_any_length(tmp_path: Path) -> None:
     """Unrolled, a package would read past the end of a shorter sequence."""
     for name in ("lstm", "gru"):
         module, card, sizes = module_to_export(artifact(tmp_path, name), ExportConfig())

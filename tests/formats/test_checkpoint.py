@@ -31,7 +31,7 @@ def model_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_card_and_answers_survive(model_file: Path) -> None:
+def test_card_and_outputs_survive(model_file: Path) -> None:
     assert read_card(model_file) == CARD
     artifact = open_artifact(model_file, device="cpu")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
@@ -42,7 +42,7 @@ def test_card_and_answers_survive(model_file: Path) -> None:
     assert np.allclose(whole, alone, atol=1e-5)
 
 
-def test_the_format_is_told_by_content_not_by_name(model_file: Path, tmp_path: Path) -> None:
+def test_the_format_is_recognized_by_content_not_by_name(model_file: Path, tmp_path: Path) -> None:
     other = tmp_path / "model.onnx"
     other.write_bytes(model_file.read_bytes())
     assert sniff_format(other).name == "safetensors"

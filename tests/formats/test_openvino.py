@@ -30,7 +30,7 @@ def written(before: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_static_file_answers_any_batch(before: Artifact, tmp_path: Path) -> None:
+def test_a_static_file_accepts_any_batch(before: Artifact, tmp_path: Path) -> None:
     write_openvino(before, tmp_path / "x.xml", ExportConfig(dynamic=False, batch_size=3, softmax=True))
     after = open_artifact(tmp_path / "x.xml", device="cpu")
     assert [record.kind for record in after.card.transforms] == ["static", "probabilities"]
@@ -51,7 +51,7 @@ def test_its_tensors_are_read_and_not_mapped(written: Path, tmp_path: Path) -> N
     del opened
 
 
-def test_its_tensors_must_be_beside_it(written: Path, tmp_path: Path) -> None:
+def test_its_tensors_must_be_next_to_it(written: Path, tmp_path: Path) -> None:
     path = copied(written, tmp_path)
     open_artifact(path, device="cpu")
     tensors = path.with_suffix(".bin")

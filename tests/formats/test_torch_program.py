@@ -61,7 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 @pytest.mark.parametrize(("form", "name"), STATIC)
-def test_a_static_file_answers_any_batch(form: str, name: str, tmp_path: Path) -> None:
+def test_a_static_file_accepts_any_batch(form: str, name: str, tmp_path: Path) -> None:
     before = artifact(tmp_path, name)
     after = export(before, form, tmp_path, dynamic=False, batch_size=3)
     assert largest_difference(before, after) <= 1e-6

@@ -143,7 +143,7 @@ def test_a_torchvision_for_another_torch_is_explained(fakes: Path) -> None:
     assert problem.hint.startswith("python -m pip install")
 
 
-def test_a_cpu_torch_beside_a_cuda_torchvision_is_explained(fakes: Path) -> None:
+def test_a_cpu_torch_with_a_cuda_torchvision_is_explained(fakes: Path) -> None:
     make_package(fakes, "torch", version="2.15.0", file_version="2.15.0+cpu", says="cuda = None")
     make_package(fakes, "torchvision", version="0.29.0+cu132", requires=("torch==2.15.0",))
     problem = installed.explain_torchvision("cannot be imported: RuntimeError")

@@ -31,7 +31,7 @@ def other_process(run: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_the_first_is_named(tmp_path: Path) -> None:
     with (
         other_process(tmp_path, 60) as first,
         pytest.raises(
@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_there_is_an_error_with_its_name(tmp_path: Path) ->
         pass
 
 
-def test_whether_a_run_is_held_is_told_without_touching_its_folder(tmp_path: Path) -> None:
+def test_whether_a_run_is_held_is_reported_without_touching_its_folder(tmp_path: Path) -> None:
     assert not is_locked(tmp_path)
     assert not is_locked(tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []

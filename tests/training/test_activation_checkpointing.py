@@ -207,7 +207,7 @@ def torchvision_net(name: str) -> nn.Module:
         pytest.param("shufflenet_v2_x0_5", 16, marks=pytest.mark.slow),
     ],
 )
-def test_nets_of_torchvision_train_as_without(name: str, blocks: int) -> None:
+def test_models_of_torchvision_train_as_without(name: str, blocks: int) -> None:
     said = check_same(lambda: torchvision_net(name), IMAGES, "auto")
     assert f" {blocks} segments of {blocks} blocks" in said
 
@@ -356,7 +356,7 @@ def test_none_changes_nothing() -> None:
     assert all("forward" not in part.__dict__ for part in net.modules())
 
 
-def test_more_segments_than_blocks_are_said_to_be_fewer() -> None:
+def test_more_segments_than_blocks_become_fewer_with_a_note() -> None:
     said = checkpoint_segments(blocks_net(), "9")
     assert said == "gradient checkpointing: 4 segments of 4 blocks in the model; 9 were requested"
 
@@ -368,7 +368,7 @@ def test_bytes_are_those_that_a_backward_pass_needs() -> None:
     assert saved_bytes(lambda: (x.exp() * x).sum()) == 2 * 10 * 4 * 4  # exp's result counts once
 
 
-def test_the_saving_is_said_and_leaves_no_trace() -> None:
+def test_the_saving_is_stated_and_leaves_no_trace() -> None:
     net = blocks_net().train()
     checkpoint_segments(net, "auto")
     before = {k: v.clone() for k, v in net.state_dict().items()}

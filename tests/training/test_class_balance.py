@@ -149,7 +149,7 @@ def test_no_class_at_all_has_samples() -> None:
     st.integers(0, 5),
     st.integers(0, 5),
 )
-def test_an_epoch_of_groups_holds_every_sample_once_beside_one_of_its_class(
+def test_an_epoch_of_groups_pairs_every_sample_once_with_one_of_its_class(
     sizes: list[int], seed: int, epoch: int
 ) -> None:
     targets = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
@@ -192,7 +192,7 @@ def test_groups_of_a_balanced_draw_hold_each_class_equally_often() -> None:
     assert (drawn[1:] == drawn[:-1]).mean() > 0.6
 
 
-def test_embeddings_are_told_of_their_groups_and_of_lone_samples() -> None:
+def test_embeddings_are_warned_of_their_groups_and_of_lone_samples() -> None:
     plan = balance_plan("none", EMBED, np.array([0, 0, 0, 1, 1, 2]))
     assert plan.sentence == (
         "batches: groups of up to 4 samples of a class; 1 class has one training sample, which has "

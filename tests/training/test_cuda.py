@@ -55,7 +55,7 @@ def test_it_learns_in_every_precision(tmp_path: Path, amp: str) -> None:
     assert seen[-1].memory_mib > 0
 
 
-def test_the_artifact_answers_alike_on_both_devices(tmp_path: Path) -> None:
+def test_the_artifact_predicts_alike_on_both_devices(tmp_path: Path) -> None:
     best = train(tmp_path).run.best
     pixels = np.random.default_rng(0).integers(0, 256, (33, 8, 8, 1), dtype=np.uint8)
     cpu, cuda = open_artifact(best, device="cpu"), open_artifact(best, device="cuda")

@@ -164,7 +164,7 @@ def test_mixed_targets_are_taken() -> None:
     assert torch.isfinite(total)
 
 
-def test_answers_of_another_shape_are_a_defect() -> None:
+def test_outputs_of_another_shape_are_a_defect() -> None:
     outputs, targets, taught = drawn(NUMBERS)
     config = LossConfig()
     with pytest.raises(AssertionError):
@@ -213,7 +213,7 @@ def test_a_teacher_of_the_same_task_says_what_its_artifact_says(
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
 
 
-def test_answers_can_be_kept_for_a_backward_pass_and_dropout_is_off(tmp_path: Path) -> None:
+def test_outputs_can_be_kept_for_a_backward_pass_and_dropout_is_off(tmp_path: Path) -> None:
     task = TaskSpec(input=image(8), class_names=("a", "b"))
     teacher = open_teacher(saved(tmp_path / "t.safetensors", task, "cnn", dropout=0.9), task, CPU)
     pixels = torch.randint(0, 256, (4, 8, 8, 3), dtype=torch.uint8)

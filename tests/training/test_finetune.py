@@ -61,7 +61,7 @@ def test_masks_of_weights_that_are_not_there_are_refused() -> None:
         make_masks(nn.Sequential(nn.Linear(2, 2)), [record])
 
 
-def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_asked(
+def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_requested(
     trained: RunFolder, tmp_path: Path
 ) -> None:
     source = open_artifact(trained.best, device="cpu")
@@ -120,7 +120,7 @@ def test_a_schedule_passes_over_zeros_that_are_there(trained: RunFolder, tmp_pat
     assert second.zeros[0] == pytest.approx(0.9 * second.zeros[1], abs=3)
 
 
-def test_an_average_that_is_asked_for_later_holds_the_zeros_too(
+def test_an_average_that_is_requested_later_holds_the_zeros_too(
     trained: RunFolder, tmp_path: Path
 ) -> None:
     result = pruning.prune(

@@ -127,7 +127,7 @@ def test_a_mixed_target_gives_the_mixed_loss() -> None:
         torch.testing.assert_close(mixed, torch.stack(apart).sum())
 
 
-def test_untrained_answers_cost_the_logarithm_of_the_classes() -> None:
+def test_untrained_outputs_cost_the_logarithm_of_the_classes() -> None:
     total, count = make_loss(task("classification"), SMOOTH)(torch.zeros(7, K), torch.arange(7) % K)
     assert float(total / count) == pytest.approx(math.log(K))
 

@@ -90,7 +90,7 @@ def test_nothing_is_cut_at_any_width(
     assert out.count("\nmodels") == (2 if width == 80 else 1)
 
 
-def test_files_of_several_runs_are_told_apart() -> None:
+def test_files_of_several_runs_are_distinguished() -> None:
     rows = [BenchmarkRow(Path(f"runs/{run}/best.onnx"), "onnx", "", "none", 1) for run in "ab"]
     assert names_of(rows) == ["a/best.onnx", "b/best.onnx"]
     assert names_of([row("best.onnx", 1, 1), row("best.safetensors", 1, 1, backend="compile")]) == [

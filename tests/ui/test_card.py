@@ -53,7 +53,7 @@ def shown(task: TaskSpec, capsys: pytest.CaptureFixture[str], width: int) -> str
         ("seq2seq", ["task seq2seq", "Source tokens", "Target tokens", "prefix int64"]),
     ],
 )  # fmt: skip
-def test_inputs_and_answers_are_described(
+def test_inputs_and_outputs_are_described(
     width: int, capsys: pytest.CaptureFixture[str], task: str, said: list[str]
 ) -> None:
     out = shown(TASKS[task], capsys, width)

@@ -88,7 +88,7 @@ def test_no_label_above_a_half_is_a_dash(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.splitlines()[-1].split() == ["b.jpg", "-"]
 
 
-def test_long_texts_are_wrapped_beside_their_input(
+def test_long_texts_are_wrapped_next_to_their_input(
     width: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show("seq2seq")
@@ -141,7 +141,7 @@ def test_nothing_waits_for_a_later_row(width: int, capsys: pytest.CaptureFixture
     assert len({line.index("0.7500") for line in lines[1:]}) == 1
 
 
-def test_a_narrow_screen_keeps_the_first_answer_whole(
+def test_a_narrow_screen_keeps_the_first_prediction_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")

@@ -200,7 +200,7 @@ def test_seq2seq_shows_its_scores_alone(width: int, capsys: pytest.CaptureFixtur
     assert "target" not in out
 
 
-def test_an_embedding_shows_what_was_found(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_embedding_shows_its_neighbours(width: int, capsys: pytest.CaptureFixture[str]) -> None:
     print_eval(EvalResult("val", 200, {"loss": 0.3, "recall_at_1": 0.875}, task="embedding"), "x", None)
     out = capsys.readouterr().out
     check_fits(out, width)

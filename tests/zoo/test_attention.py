@@ -72,7 +72,7 @@ def test_gradients_equal_torch() -> None:
     torch.testing.assert_close(found, theirs.in_proj_weight.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_first_weights_spread_like_torch_s() -> None:
+def test_initial_weights_have_the_std_of_torch_s() -> None:
     torch.manual_seed(0)
     theirs = nn.MultiheadAttention(256, 4).in_proj_weight.detach().std()
     assert float(Attention(256, 4).query.weight.detach().std()) == pytest.approx(float(theirs), rel=0.02)
@@ -101,7 +101,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 
 @pytest.mark.parametrize("how", ["sinusoidal", "learned"])
-def test_positions_are_told_apart_and_do_not_depend_on_the_length(how: str) -> None:
+def test_positions_are_distinguished_and_do_not_depend_on_the_length(how: str) -> None:
     positions = Positions(how, DIM, 50)  # type: ignore[arg-type]
     added = positions(torch.zeros(1, 50, DIM))[0]
     distances = torch.cdist(added, added) + torch.eye(50)

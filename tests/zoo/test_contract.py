@@ -150,7 +150,7 @@ def test_contract(kind: str, name: str, task_kind: TaskKind, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("kind", "name"), MODELS)
-def test_an_embedding_has_the_tensors_of_a_plain_answer(kind: str, name: str) -> None:
+def test_an_embedding_has_the_tensors_of_a_plain_output(kind: str, name: str) -> None:
     _, module = make(kind, name, task_of(kind, "embedding"))
     five = task_of(kind, "classification").model_copy(update={"class_names": tuple("abcde")})
     _, plain = make(kind, name, five)
@@ -216,7 +216,7 @@ def test_training_one_batch_is_learned_by_heart(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), VARYING)
 @pytest.mark.parametrize("pooling", get_args(StepPoolName))
-def test_more_padding_changes_no_answer(kind: str, name: str, pooling: StepPoolName) -> None:
+def test_more_padding_changes_no_output(kind: str, name: str, pooling: StepPoolName) -> None:
     task = task_of(kind, "classification")
     _, module = make(kind, name, task, pooling=pooling)
     module.eval()
@@ -229,7 +229,7 @@ def test_more_padding_changes_no_answer(kind: str, name: str, pooling: StepPoolN
 
 
 @pytest.mark.parametrize(("kind", "name"), VARYING)
-def test_an_answer_depends_on_the_true_steps(kind: str, name: str) -> None:
+def test_an_output_depends_on_the_true_steps(kind: str, name: str) -> None:
     task = task_of(kind, "classification")
     _, module = make(kind, name, task, pooling="mean")
     module.eval()
@@ -346,7 +346,7 @@ def parameters(name: str, task: TaskSpec) -> int:
     return sum(p.numel() for p in build_model(ModelSpec(name=name), task).parameters())
 
 
-def test_the_nets_have_the_parameters_they_are_known_for() -> None:
+def test_the_models_have_the_parameters_they_are_known_for() -> None:
     assert parameters("cnn", image_task(1, 28)) == 98_666
     assert parameters("cnn-vgg", image_task(1, 28)) == 1_148_618
     assert parameters("cnn-vgg", image_task(3, 32)) < 1_500_000

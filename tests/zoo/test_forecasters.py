@@ -157,7 +157,7 @@ def test_linear_classifies_series(varies: bool) -> None:
     check_learns(module, task, lr=3e-2, steps=60)
 
 
-def test_padding_changes_no_answer() -> None:
+def test_padding_changes_no_output() -> None:
     task = classes(series(varies=True))
     values, lengths = tensors(task, random_inputs(task, 5, length=9))
     module = make("linear", task)

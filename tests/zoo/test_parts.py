@@ -158,7 +158,7 @@ def test_a_convolution_over_steps_ignores_how_far_it_was_padded(wide: bool) -> N
     assert not b[:, :, a.shape[2] :].any()
 
 
-def test_tokens_are_lost_in_training_only_and_at_the_rate_asked_for() -> None:
+def test_tokens_are_lost_in_training_only_and_at_the_rate_requested() -> None:
     torch.manual_seed(0)
     embedding = TokenEmbedding(9, 16, dropout=0.0, token_dropout=0.25)
     tokens = torch.full((40, 50), 5)
@@ -181,7 +181,7 @@ def test_first_weights_keep_the_size_of_a_signal(name: ActivationName) -> None:
 
 
 @pytest.mark.parametrize("width", [8, 128, 100_000])
-def test_a_head_starts_with_answers_of_a_tenth(width: int) -> None:
+def test_a_head_starts_with_outputs_of_a_tenth(width: int) -> None:
     torch.manual_seed(0)
     head = nn.Linear(width, 50)
     init_head(head)

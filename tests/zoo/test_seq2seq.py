@@ -39,7 +39,7 @@ def test_it_learns_a_batch_with_every_parameter(args: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("args", ARGS, ids=IDS)
-def test_later_tokens_of_a_prefix_do_not_reach_earlier_answers(args: dict[str, Any]) -> None:
+def test_later_tokens_of_a_prefix_do_not_reach_earlier_outputs(args: dict[str, Any]) -> None:
     module = make("seq2seq", TASK, **SMALL, **args)
     source, lengths, _ = batch()
     prefix = torch.randint(4, 15, (4, 8))
@@ -55,7 +55,7 @@ def test_later_tokens_of_a_prefix_do_not_reach_earlier_answers(args: dict[str, A
 
 
 @pytest.mark.parametrize("args", ARGS, ids=IDS)
-def test_padding_changes_no_answer(args: dict[str, Any]) -> None:
+def test_padding_changes_no_output(args: dict[str, Any]) -> None:
     module = make("seq2seq", TASK, **SMALL, **args)
     source, lengths, prefix = batch()
     more = torch.cat([source, torch.full((4, 6), 7)], dim=1)  # whatever lies behind the lengths
@@ -65,7 +65,7 @@ def test_padding_changes_no_answer(args: dict[str, Any]) -> None:
     torch.testing.assert_close(padded[:, : prefix.shape[1]], out, rtol=1e-4, atol=1e-5)
 
 
-def test_every_source_token_reaches_the_answer() -> None:
+def test_every_source_token_reaches_the_output() -> None:
     module = make("seq2seq", TASK, **SMALL)
     source = torch.tensor([[5, 6, 7, 8]])
     lengths, prefix = torch.tensor([4]), torch.tensor([[START]])

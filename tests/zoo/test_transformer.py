@@ -76,7 +76,7 @@ def test_arguments_change_neither_learning_nor_padding(task: TaskSpec, args: dic
 
 
 @pytest.mark.parametrize("task", PADDED.values(), ids=PADDED.keys())
-def test_a_sample_answers_the_same_alone_as_in_a_batch(task: TaskSpec) -> None:
+def test_a_sample_predicts_the_same_alone_as_in_a_batch(task: TaskSpec) -> None:
     module = make("transformer", task, **SMALL)
     inputs = tensors(task, random_inputs(task, 5, length=14))
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_a_sample_answers_the_same_alone_as_in_a_batch(task: TaskSpec) -> None:
             torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
 
 
-def test_what_lies_behind_a_series_is_not_read() -> None:
+def test_what_follows_a_series_is_not_read() -> None:
     task = PADDED["varying"]
     module = make("transformer", task, **SMALL)
     values, lengths = tensors(task, random_inputs(task, 5, length=14))

@@ -269,7 +269,7 @@ def pruned_net(task: TaskSpec, run: Any, **parts: nn.Module) -> tuple[nn.Module,
 
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (1, True), (2, False), (2, True)])
-def test_torchs_own_recurrent_nets_lose_units_of_every_layer(
+def test_torchs_own_recurrent_networks_lose_units_of_every_layer(
     cell: type[nn.LSTM], layers: int, bidirectional: bool
 ) -> None:
     def run(net: Any, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

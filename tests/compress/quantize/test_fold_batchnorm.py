@@ -15,7 +15,7 @@ from dlcli.zoo.base import build_model
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "text transformer"])
-def test_answers_stay_and_every_norm_is_gone(name: str) -> None:
+def test_outputs_stay_and_every_norm_is_gone(name: str) -> None:
     task, spec, module = make(name)
     inputs = batch(task, 5, seed=1)
     with torch.no_grad():

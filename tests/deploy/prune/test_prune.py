@@ -361,7 +361,7 @@ def test_a_search_of_which_every_attempt_diverges_says_so(trained: RunFolder, tm
         )
 
 
-def test_what_was_remarked_of_an_exported_file_is_not_said_of_its_pruned_model(
+def test_annotations_of_an_exported_file_are_not_those_of_its_pruned_model(
     trained: RunFolder, tmp_path: Path
 ) -> None:
     source = tmp_path / "net.pth"

@@ -134,7 +134,7 @@ def copied(run: RunFolder, root: Path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(run.path, root / run.name)))
 
 
-def test_a_conv_net_gets_static_int8_beside_it(runs: Runs, tmp_path: Path) -> None:
+def test_a_conv_net_gets_a_static_int8_file_next_to_it(runs: Runs, tmp_path: Path) -> None:
     run = copied(runs("cnn"), tmp_path)
     before = contents(run.path)
     result = run_quantize(run.best, settings())

@@ -255,7 +255,7 @@ def test_the_file_does_not_name_the_machine_it_was_made_on(files: Files) -> None
         assert trace not in content, trace
 
 
-def test_tensors_too_large_for_the_file_lie_beside_it_under_its_name(
+def test_tensors_too_large_for_the_file_lie_next_to_it_under_its_name(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlcli.formats.onnx.file.PROTOBUF_LIMIT", 0)
@@ -354,7 +354,7 @@ def test_files_of_older_versions_have_no_digest_and_open(files: Files, tmp_path:
     assert np.array_equal(same, open_artifact(files.onnx, device="cpu").predict((x,)))
 
 
-def test_tensors_beside_the_file_are_in_its_digest(files: Files, tmp_path: Path) -> None:
+def test_tensors_next_to_the_file_are_in_its_digest(files: Files, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_file, "PROTOBUF_LIMIT", 0)

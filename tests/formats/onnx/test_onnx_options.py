@@ -151,7 +151,7 @@ def test_what_no_graph_can_do_is_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
-def test_readable_answers_are_still_the_models_to_dlcli(tmp_path: Path, kind: str) -> None:
+def test_readable_outputs_are_still_the_models_to_dlcli(tmp_path: Path, kind: str) -> None:
     names = tuple("abcdefg")
     targets = tuple(TargetNumber(name=name, mean=3.0, std=20.0) for name in names)
     said: dict[str, Any] = {"targets": targets} if kind == "regression" else {"class_names": names}
@@ -231,7 +231,7 @@ def test_half_is_half_as_large_and_takes_float32(small: tuple[Card, nn.Module], 
     assert 0 < np.abs(file.predict(inputs) - reference).max() < 5e-3
 
 
-def test_simplifying_leaves_fewer_nodes_and_the_answers() -> None:
+def test_simplifying_leaves_fewer_nodes_and_the_outputs() -> None:
     task = image_task("bilinear", "squash", SIDE)
     model = as_it_is(task)
     one = onnx_steps.constant("one", np.ones(1, np.float32))
@@ -245,7 +245,7 @@ def test_simplifying_leaves_fewer_nodes_and_the_answers() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_a_static_file_answers_any_batch(
+def test_a_static_file_accepts_any_batch(
     small: tuple[Card, nn.Module], tmp_path: Path, batch: int
 ) -> None:
     card, module = small
@@ -261,7 +261,7 @@ def test_a_static_file_answers_any_batch(
         assert np.allclose(file.predict(inputs), source.predict(inputs), atol=1e-5)
 
 
-def test_a_static_text_file_answers_any_length(tmp_path: Path) -> None:
+def test_a_static_text_file_accepts_any_length(tmp_path: Path) -> None:
     text = TextInput(vocabulary=("<pad>", "<unk>", "<s>", "</s>", *"abcdef"), max_length=11)
     task = TaskSpec(input=text, class_names=("a", "b"))
     card = Card(model=ModelSpec(name="cnn", args={"dim": 4}), task=task)
@@ -293,7 +293,7 @@ class Recurrent(nn.Module):
         return z.sum(0) + last[0].sum(1, keepdim=True) + (h.sum((0, 2)) + c.sum((0, 2)))[:, None]
 
 
-def test_recurrent_nets_become_operators_in_any_order_and_at_any_size(tmp_path: Path) -> None:
+def test_recurrent_networks_become_operators_in_any_order_and_at_any_size(tmp_path: Path) -> None:
     import onnxruntime
 
     from dlcli.formats.onnx.recurrent import has_torch_only_rnn, with_onnx_rnns

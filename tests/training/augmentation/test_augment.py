@@ -172,7 +172,7 @@ def test_rotations_keep_lengths_on_images_that_are_no_squares() -> None:
     assert np.allclose(matrix[:, :, 2], 0)
 
 
-def test_crops_lie_inside_and_keep_the_area_asked_for() -> None:
+def test_crops_lie_inside_and_keep_the_area_requested() -> None:
     matrix = ParameterSampler(Policy(crop_scale=0.5), image(20, 20), 4000, 0).epoch(0).matrix
     assert matrix is not None
     width, height = np.abs(matrix[:, 0, 0]), np.abs(matrix[:, 1, 1])
@@ -332,7 +332,7 @@ def test_settings_fill_the_gaps_of_a_level() -> None:
     "settings",
     [{}, {"level": "none"}, {"randaugment_ops": 3}, {"level": "light", "flip": 0, "translate": 0}],
 )
-def test_nothing_asked_for_is_nothing(settings: dict[str, Any]) -> None:
+def test_no_augmentation_changes_nothing(settings: dict[str, Any]) -> None:
     made = make_augment(AugmentConfig(**settings), task(image()), samples=3, seed=0, device=CPU)
     assert made is None
 

@@ -274,7 +274,7 @@ def test_a_real_search_ends_with_a_power_of_two() -> None:
     assert found in (8, 16, 32, 64, 128)
 
 
-def test_memory_that_is_not_there_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_not_there_is_not_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan(fit={"batch_size": "auto"})
     sizes = {
         size: batch_size._try_size(made, made.source.splits["train"], size, 2**40) for size in (8, 16)

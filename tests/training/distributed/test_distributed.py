@@ -300,7 +300,7 @@ def test_a_process_that_hangs_is_named(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_defect_in_a_process_is_told_with_its_last_line(here: Path) -> None:
+def test_a_defect_in_a_process_is_reported_with_its_last_line(here: Path) -> None:
     faulty = net(rank=1, step=3, wish="defect")
     _, err = train(*faulty, "--devices", "2", "--max-restarts", "0", "--name", "a", code=70)
     assert "KeyError: 'nothing there'" in err

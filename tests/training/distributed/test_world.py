@@ -170,7 +170,7 @@ def test_one_process_alone_needs_no_group() -> None:
     assert ALONE.device("cpu") == torch.device("cpu")
 
 
-def test_who_does_not_answer_is_named_with_its_last_step() -> None:
+def test_a_rank_that_does_not_respond_is_named_with_its_last_step() -> None:
     store = HashStore()
     heartbeats = [Heartbeat(store, rank, 3) for rank in range(3)]
     starts = [threading.Thread(target=heartbeat.start) for heartbeat in heartbeats]
@@ -368,7 +368,7 @@ def test_what_is_learnt_identifies_a_launch_and_its_machines_do_not() -> None:
     assert launch_id(changed) != launch_id(base)
 
 
-def test_a_failure_is_told_from_the_one_before(tmp_path: Path) -> None:
+def test_a_failure_is_distinguished_from_the_one_before(tmp_path: Path) -> None:
     before = failures.failure_digest(tmp_path)
     assert before == ""
     assert failures.failure_since(tmp_path, before) is None

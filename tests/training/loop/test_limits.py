@@ -121,7 +121,7 @@ def test_time_that_is_up_between_two_epochs_ends_the_run_there(
     assert resume(result.run, max_time="9h").fit.progress.step == 15
 
 
-def test_states_are_saved_at_the_steps_that_were_asked_for(tmp_path: Path) -> None:
+def test_states_are_saved_at_the_steps_that_were_requested(tmp_path: Path) -> None:
     saved: list[int] = []
 
     def emit(event: Event) -> None:
@@ -218,7 +218,7 @@ def test_a_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     assert not same(best, other)
 
 
-def test_the_mean_of_the_last_epochs_is_compared_and_told(tmp_path: Path) -> None:
+def test_the_mean_of_the_last_epochs_is_compared_and_reported(tmp_path: Path) -> None:
     seen: list[Event] = []
     result = train(tmp_path, seen.append, fit={"swa": 0.5}, optim={"scheduler": "constant"})
     notes = [event.message for event in seen if isinstance(event, Noted) and "mean of" in event.message]

@@ -77,7 +77,7 @@ def test_a_path_names_what_is_inside() -> None:
 
 
 @pytest.mark.parametrize("unfreeze", ["layer2@50%,layer1@75%", "layer1 @ 0.75, layer2@0.5"])
-def test_layers_thaw_one_after_the_other(unfreeze: str) -> None:
+def test_layers_unfreeze_one_after_the_other(unfreeze: str) -> None:
     assert frozen("backbone", unfreeze, 0.0) == {"fc"}
     assert frozen("backbone", unfreeze, 0.499) == {"fc"}
     assert frozen("backbone", unfreeze, 0.5) == {"fc", "layer2"}
@@ -85,7 +85,7 @@ def test_layers_thaw_one_after_the_other(unfreeze: str) -> None:
     assert frozen("backbone", unfreeze, 1.0) == {"fc", "layer2", "layer1"}
 
 
-def test_what_is_to_thaw_is_frozen_without_being_told() -> None:
+def test_what_is_to_unfreeze_is_frozen_without_asking() -> None:
     assert frozen("none", "layer2@50%") == ALL - {"layer2"}
     assert frozen("none", "layer2@50%", 0.5) == ALL
     assert frozen("conv1", "layer2@50%") == ALL - {"layer2", "conv1"}
@@ -176,7 +176,7 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> No
 
 
 @pytest.mark.parametrize("name", ["adamw", "adagrad", "nadam", "lion", "muon", "nesterov"])
-def test_frozen_weights_keep_every_bit_and_thaw_afresh(name: str) -> None:
+def test_frozen_weights_keep_every_bit_and_unfreeze_afresh(name: str) -> None:
     module = net()
     freezing = parse_freezing(module, "conv1,bn1,layer1", "conv1@50%", head="fc")
     freezing.apply(module, 0.0)
@@ -217,7 +217,7 @@ def test_the_others_train_as_if_the_frozen_ones_were_not_in_the_optimizer() -> N
         assert all(torch.equal(value, without[name][key]) for key, value in entry.items())
 
 
-def test_thawing_leaves_the_state_of_the_others_alone() -> None:
+def test_unfreezing_leaves_the_state_of_the_others_alone() -> None:
     module = net()
     freezing = parse_freezing(module, "none", "conv1@50%", head="fc")
     freezing.apply(module, 0.0)

@@ -239,7 +239,7 @@ SPOKEN = [
 
 
 @pytest.mark.parametrize(("settings", "said"), SPOKEN)
-def test_the_schedule_is_said_in_a_line(settings: dict[str, Any], said: str) -> None:
+def test_the_schedule_is_stated_in_a_line(settings: dict[str, Any], said: str) -> None:
     assert describe(OptimConfig(**settings), 1000, 100) == said
 
 

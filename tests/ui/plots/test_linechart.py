@@ -22,7 +22,7 @@ def draw(
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("width", [20, 41, 80, 140])
-def test_no_line_is_wider_than_asked(width: int, ascii_only: bool) -> None:
+def test_no_line_is_wider_than_requested(width: int, ascii_only: bool) -> None:
     lines = draw([(i, i % 7) for i in range(100)], width=width, ascii_only=ascii_only, marks=[3, 99])
     assert max(map(len, lines)) <= width
     assert all(line.isascii() for line in lines) == ascii_only

@@ -126,7 +126,7 @@ def test_a_run_that_starts_again_forgets_what_it_wrote(tmp_path: Path) -> None:
     assert points(tmp_path, "train/loss") == [(1, 2.0)]
 
 
-def test_the_settings_stand_beside_the_best_metrics(tmp_path: Path) -> None:
+def test_the_settings_stand_next_to_the_best_metrics(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
     with TensorBoard(tmp_path) as board:
@@ -249,7 +249,7 @@ def red(picture: np.ndarray[Any, Any]) -> int:
     return int(((rgb[..., 0] > 120) & (rgb[..., 1] < 80) & (rgb[..., 2] < 80)).sum())
 
 
-def test_wrong_answers_are_marked() -> None:
+def test_wrong_predictions_are_marked() -> None:
     images = np.zeros((10, 6, 9, 1), np.uint8)
     names = ("cost in $ and $", "<b>[red]x[/]", "a\nb", "很", *"cdefgh")
     right = draw_examples(images, names, names)
