@@ -31,6 +31,9 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         "Target column, or several, comma-separated (default: the only labelled column, or the last).",
         "--target",
     )
+    label_separators: str | None = setting(
+        None, "Characters between the labels of a cell (default: | and ;, or a comma, by the cells)."
+    )
     text: str | None = setting(None, "Text column (default: detected).")
     drop: tuple[str, ...] = setting((), "Columns to ignore.")
     split_column: str | None = setting(
@@ -82,8 +85,16 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     def meaning(self) -> dict[str, Any]:
         """Return the settings that define the samples and targets, where they are not the default."""
         names = (
-            *("kind", "task", "target", "text", "drop", "split_column", "group_column"),
-            *("time_column", "window", "horizon", "time_splits", "val_fraction", "test_fraction"),
+            *("kind", "task", "target", "label_separators", "text", "drop", "split_column"),
+            *(
+                "group_column",
+                "time_column",
+                "window",
+                "horizon",
+                "time_splits",
+                "val_fraction",
+                "test_fraction",
+            ),
         )
         default = type(self)()
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,10 +115,14 @@ def match_classes(
     Returns the samples, without those of other classes (in multi-label data: with other labels), and
     the names of these classes.
     """
-    if tuple(names) == source.class_names or not source.class_names:
+    has_classes = bool(source.class_names) or source.task == "multilabel"
+    if tuple(names) == source.class_names or not has_classes:
         return samples, []
-    index = {name: i for i, name in enumerate(names)}
-    new = np.array([index.get(name, -1) for name in source.class_names], dtype=np.int64)
+    # An accented letter has two spellings in Unicode; they name one class.
+    index = {unicodedata.normalize("NFC", name): i for i, name in enumerate(names)}
+    new = np.array(
+        [index.get(unicodedata.normalize("NFC", name), -1) for name in source.class_names], np.int64
+    )
     if source.task == "multilabel":
         has = samples.targets.astype(bool)
         keep = ~has[:, new < 0].any(axis=1)

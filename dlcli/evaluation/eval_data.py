@@ -80,8 +80,7 @@ def _is_own(card: Card, source: DataSource) -> bool:
 def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str], bool]:
     """The data, warnings about it, and whether the artifact was trained on it."""
     if config.data is not None:
-        options = {} if card.data is None else card.data.options
-        opened = _config(config.data, config.data_dir, config, options)
+        opened = _config(config.data, config.data_dir, config, _options(card))
         source = open_other(opened, card.task)
         if config.split not in ("auto", *source.splits):
             recorded = recorded_splits(card, run_of(artifact), source, opened)
@@ -90,12 +89,21 @@ def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource,
         return source, [], _is_own(card, source)
     if card.data is None:
         raise DlcliError(f"{artifact} does not say what it was trained on", hint="give --data FOLDER")
-    opened = _config(card.data.data, config.data_dir or card.data.data_dir, config, card.data.options)
+    opened = _config(card.data.data, config.data_dir or card.data.data_dir, config, _options(card))
     run = run_of(artifact)
     if run is not None and run.splits.is_file():
         return (*apply_splits(run.splits, open_undivided(opened)), True)
     # The artifact is outside its run folder: only the splits that the data itself has are known.
     return open_other(opened, card.task), [], True
+
+
+def _options(card: Card) -> Mapping[str, Any]:
+    """The options that the training data was read with.
+
+    Cards of texts before 0.2 leave the task out; without it other cells could suggest another task.
+    """
+    options = {} if card.data is None else card.data.options
+    return {"task": card.task.kind, **options} if card.task.input.kind == "text" else options
 
 
 def _config(

@@ -259,6 +259,34 @@ def test_rows_without_a_target_are_left_out_and_counted(tmp_path):
     assert any("2 rows of t.csv left out" in warning for warning in messages(listing.notices))
 
 
+def test_cells_of_labels_and_columns_of_zero_and_one_are_the_same_data(tmp_path):
+    sets = [["red"], [], ["red", "old"], ["old"], [], ["big"], ["red"], ["big", "old"]] * 3
+    cells = [f"{i * 0.7:.2f},{'|'.join(labels)}" for i, labels in enumerate(sets)]
+    names = ("big", "old", "red")
+    ones = [
+        f"{i * 0.7:.2f}," + ",".join(str(int(name in labels)) for name in names)
+        for i, labels in enumerate(sets)
+    ]
+    one = read(save(tmp_path / "cells.csv", ["a,tags", *cells]))
+    other = read(save(tmp_path / "columns.csv", ["a,big,old,red", *ones]), target="big,old,red")
+    assert one.task == other.task == "multilabel"
+    assert one.class_names == other.class_names == names
+    np.testing.assert_array_equal(one.splits["all"].targets, other.splits["all"].targets)
+    assert len(one.splits["all"]) == len(sets)
+    assert not [notice for notice in one.notices if notice.level == "warning"]
+    assert one.options == {"target": "tags", "task": "multilabel"}
+
+
+def test_columns_of_zero_and_one_before_the_target_are_named(tmp_path):
+    lines = [f"{i * 0.7:.2f},{i % 2},{i % 3 % 2},{int(i % 4 > 2)}" for i in range(24)]
+    listing = read(save(tmp_path / "t.csv", ["a,red,big,old", *lines]))
+    assert listing.task == "classification"
+    (notice,) = [text for text in messages(listing.notices) if "before it" in text]
+    assert "'red', 'big'" in notice
+    assert "--target red,big,old" in notice
+    assert not any("before it" in t for t in messages(read(tmp_path / "t.csv", target="old").notices))
+
+
 def test_a_missing_target_names_the_nearest(tmp_path):
     with pytest.raises(DlcliError, match="no column 'prise'") as caught:
         read(mixed(tmp_path), target="prise")

@@ -59,12 +59,12 @@ def test_cells_of_several_labels():
     assert "--task classification" in target.notices[0].message
     targets, rows = encode(one("cat|dog", None, " bird "), target, where="t.csv")
     assert targets.dtype == np.uint8
-    assert targets.tolist() == [[0, 1, 1], [1, 0, 0]]
-    assert rows.tolist() == [True, False, True]
+    assert targets.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert rows.tolist() == [True, True, True]
 
 
 def test_a_separator_in_few_cells_is_part_of_a_class():
-    assert infer_target(one("a|b", "a", "b", "a"), None).task == "classification"
+    assert infer_target(one("a|b", "c", "d", "c"), None).task == "classification"
 
 
 def test_several_columns_of_zero_and_one_are_labels():
@@ -134,3 +134,100 @@ def test_targets_that_cannot_be_learned(columns, asked, error, says):
 def test_one_class_is_enough_for_a_model_that_exists():
     assert infer_target(one("a", "a"), "classification", min_values=1).class_names == ("a",)
     assert infer_target(one(2.5), "regression", min_values=1).task == "regression"
+
+
+def test_labels_are_recognised_where_few_cells_hold_several():
+    target = infer_target(one("red", "blue", "red|blue", None, "red", "blue"), None)
+    assert (target.task, target.class_names) == ("multilabel", ("blue", "red"))
+    said = [notice.message for notice in target.notices]
+    assert "'red|blue'" in said[0]
+    assert "--task classification" in said[0]
+    assert "1 of 6 cells of 'y' are empty" in said[1]
+    targets, rows = encode(one("red", None, "red|blue"), target, where="t.csv")
+    assert targets.tolist() == [[0, 1], [0, 0], [1, 1]]
+    assert rows.all()
+
+
+def test_parts_that_are_no_cells_of_their_own_are_part_of_a_class():
+    target = infer_target(one("salt;sea", "salt;lake", "sweet", "sweet", "brackish", "sweet"), None)
+    assert target.task == "classification"
+    assert "'salt;sea' is one class; --task multilabel" in target.notices[0].message
+
+
+def test_commas_separate_labels_where_their_parts_are_cells_too():
+    cells = one("red, blue", "red", "blue", "blue,red", "")
+    target = infer_target(cells, None)
+    assert (target.task, target.class_names) == ("multilabel", ("blue", "red"))
+    assert target.options == {"label_separators": ","}
+    assert infer_target(one("Doe, Jane", "Roe, Ann", "Doe, Jane"), None).task == "classification"
+    # Other data is read with the separators of training, whatever its own cells show.
+    other = infer_target(one("red,blue"), "multilabel", min_values=1, separators=",")
+    assert other.class_names == ("blue", "red")
+
+
+def test_separators_of_the_user():
+    target = infer_target(one("a b", "a", "b c", "c"), None, separators=" ")
+    assert (target.task, target.class_names) == ("multilabel", ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series("y", [["a", "b"], [], None, ["c"]]),
+        pl.Series("y", ['["a", "b"]', "[]", None, '["c"]']),
+        pl.Series("y", ["['a', 'b']", "[]", "", "['c']"]),
+    ],
+)
+def test_cells_that_are_lists_are_labels(column):
+    target = infer_target({"y": column}, None)
+    assert (target.task, target.class_names) == ("multilabel", ("a", "b", "c"))
+    targets, _ = encode({"y": column}, target, where="t.jsonl")
+    assert targets.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_lists_of_numbers_and_lists_as_classes():
+    column = {"y": pl.Series("y", [[0, 3], [3], [0, 3], [3]])}
+    assert infer_target(column, None).class_names == ("0", "3")
+    assert infer_target(column, "classification").class_names == ("0|3", "3")
+
+
+def test_objects_are_no_labels():
+    with pytest.raises(DlcliError, match="'y' holds objects") as e:
+        infer_target({"y": pl.Series("y", [{"a": 1}, {"a": 0}])}, None)
+    assert "list" in e.value.hint
+
+
+def test_one_requested_column_of_zero_and_one_is_one_label():
+    target = infer_target(one(0, 1, 1, name="toxic"), "multilabel")
+    assert (target.class_names, target.options) == (("toxic",), {"label_separators": ""})
+    assert encode(one(1, 0, name="toxic"), target, where="t")[0].tolist() == [[1], [0]]
+    other = infer_target(one(0, 0, name="toxic"), "multilabel", min_values=1, separators="")
+    assert encode(one(0, 0, name="toxic"), other, where="t")[0].tolist() == [[0], [0]]
+
+
+def test_columns_of_true_and_false_are_labels():
+    columns = {"a": pl.Series(["True", "False", None]), "b": pl.Series(["no", "yes", "no"])}
+    target = infer_target(columns, None)
+    assert (target.task, target.class_names) == ("multilabel", ("a", "b"))
+    targets, rows = encode(columns, target, where="t.csv")
+    assert targets.tolist() == [[1, 0], [0, 1]]
+    assert rows.tolist() == [True, True, False]
+
+
+def test_data_without_any_label_is_valid_for_a_trained_model():
+    target = infer_target(one(None, None), "multilabel", min_values=1)
+    assert target.class_names == ()
+    assert encode(one(None, None), target, where="t.csv")[0].shape == (2, 0)
+
+
+def test_classes_that_differ_in_case_alone_are_named():
+    target = infer_target(one("Ham", " ham ", "ham", "spam", "very  good", "very good"), None)
+    assert target.class_names == ("Ham", "ham", "spam", "very  good", "very good")
+    (notice,) = target.notices
+    assert "differ in case or spaces alone stay apart: 'Ham' and 'ham'" in notice.message
+
+
+def test_two_unicode_forms_of_a_letter_are_one_class():
+    target = infer_target(one("caf\u00e9", "cafe\u0301", "tea"), None)
+    assert target.class_names == ("caf\u00e9", "tea")
+    assert encode(one("cafe\u0301", "tea"), target, where="t")[0].tolist() == [0, 1]

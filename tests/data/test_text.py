@@ -87,7 +87,7 @@ def test_the_same_table_in_every_format(tmp_path: Path, suffix: str) -> None:
         ("animal", "tool"),
     )
     assert texts_of(source) == {str(i): row for i, row in enumerate(rows())}
-    assert source.options == {"text": "text", "target": "label"}
+    assert source.options == {"text": "text", "target": "label", "task": "classification"}
     assert source.given == frozenset()
 
 
@@ -177,14 +177,14 @@ def test_the_text_and_the_target_are_found_among_several_columns(tmp_path: Path)
     lines = [f"{i},{label},{text},{i * 7 % 5}" for i, (text, label) in enumerate(rows())]
     path = table(tmp_path / "x.csv", "id,class,review,votes", lines)
     source = opened(path)
-    assert source.options == {"text": "review", "target": "class"}
+    assert source.options == {"text": "review", "target": "class", "task": "classification"}
     assert any("not used: 'id', 'votes'" in message for message in messages(source.notices))
     assert opened(path, target="votes").class_names == tuple("01234")
     assert opened(path, target="votes", task="regression").target_names == ("votes",)
     wide = table(tmp_path / "y.csv", "id,a,name,b", lines)
     kind = find_kind(wide, DataConfig())
     assert kind is None or kind.name != "text"
-    assert opened(wide, kind="text", target="a").options == {"text": "name", "target": "a"}
+    assert opened(wide, kind="text", target="a").options["text"] == "name"
 
 
 def test_missing_columns_name_the_nearest(tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
     target = infer_target(
-        {name: base[1][name] for name in names}, config.task, min_values=1 if other else 2
+        {name: base[1][name] for name in names},
+        config.task,
+        min_values=1 if other else 2,
+        separators=config.label_separators,
     )
     notices += target.notices
     for split, (file, frame) in frames.items():
@@ -107,7 +110,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         class_names=target.class_names,
         target_names=target.target_names if target.task == "regression" else (),
         native=(channels_of(all_paths), 0, 0),
-        options={"target": ",".join(names), "task": target.task},
+        options={"target": ",".join(names), "task": target.task, **target.options},
         notices=tuple(notices),
         name=path.stem,
     )

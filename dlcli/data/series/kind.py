@@ -108,6 +108,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         task=target.task,
         class_names=target.class_names,
         target_names=target.target_names,
+        options=target.options,
         notices=tuple(notices),
         name=_data_name(path),
     )
@@ -199,7 +200,9 @@ def _infer_target(
     columns = {column.name: column for column in frame.iter_columns()}
     task = config.task or (first.task if len(columns) == 1 else None)
     try:
-        return infer_target(columns, task, min_values=1 if other else 2)
+        return infer_target(
+            columns, task, min_values=1 if other else 2, separators=config.label_separators
+        )
     except DlcliError as exc:
         if isinstance(exc, UsageError):
             raise

@@ -20,13 +20,14 @@ from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
 from dlcli.data.tables.description import describe
 from dlcli.data.tables.frames import TABLE_SUFFIXES, is_table, need_column, read_frame, split_by_column
 from dlcli.data.tables.inputs import table_inputs
+from dlcli.data.tables.label_cells import binary_run
 from dlcli.data.tables.rows import TableRows, cast_to_training
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.tables.targets import InferredTarget, encode, infer_target
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TabularInput, TaskSpec
-from dlcli.wording import plural
+from dlcli.wording import plural, quoted
 
 if TYPE_CHECKING:
     import polars
@@ -78,7 +79,10 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     notices += about_splits
     first = parts[0]
     target = infer_target(
-        {name: first.frame[name] for name in names}, config.task, min_values=1 if other else 2
+        {name: first.frame[name] for name in names},
+        config.task,
+        min_values=1 if other else 2,
+        separators=config.label_separators,
     )
     features = _feature_names(first.frame, names, config, files[first.file], other)
     notices += target.notices
@@ -95,7 +99,7 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         task=target.task,
         class_names=target.class_names,
         target_names=target.target_names if target.task == "regression" else (),
-        options={"target": ",".join(names), "task": target.task},
+        options={"target": ",".join(names), "task": target.task, **target.options},
         notices=tuple(notices),
     )
 
@@ -151,7 +155,19 @@ def _target_names(
         )
     named = [name for common in _TARGET_COLUMN_NAMES for name in names if name.lower() == common]
     target, why = (named[0], "by its name") if named else (names[-1], "as the last column")
-    return [target], [Notice(f"{target!r} is the target, {why}; --target selects another")]
+    notices = [Notice(f"{target!r} is the target, {why}; --target selects another")]
+    run = [] if named else binary_run(frame, names)
+    if len(run) > 1:
+        notices.append(Notice(_about_other_labels(run)))
+    return [target], notices
+
+
+def _about_other_labels(run: list[str]) -> str:
+    """Return a message about the columns of 0 and 1 before a target of 0 and 1."""
+    before = [quoted(name) for name in run[:-1]]
+    shown = ", ".join(before) if len(before) <= 6 else f"{before[0]} to {before[-1]} ({len(before)})"
+    message = f"{shown} before it hold 0 and 1 too and are inputs"
+    return f"{message}; --target {','.join(run)} trains all {len(run)} as labels (multi-label)"
 
 
 def _drop_without_target(

@@ -16,8 +16,8 @@ from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, f
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
-from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.frames import is_table
+from dlcli.data.tables.label_cells import words_of
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.targets import encode, infer_target
 from dlcli.data.text.description import describe
@@ -133,9 +133,10 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
     parts = listing.splits
     if other:
         cells = _concat_targets([part.targets for part in parts.values()])
-        target = infer_target(cells, config.task, min_values=1)
+        target = infer_target(cells, config.task, min_values=1, separators=config.label_separators)
     else:
-        target = infer_target(parts.get("train", next(iter(parts.values()))).targets, config.task)
+        train = parts.get("train", next(iter(parts.values()))).targets
+        target = infer_target(train, config.task, separators=config.label_separators)
     notices = [*listing.notices, *target.notices]
     splits: dict[str, Samples] = {}
     for split, part in parts.items():
@@ -172,7 +173,7 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
         task=target.task,
         class_names=target.class_names,
         target_names=target.target_names,
-        options=dict(listing.options),
+        options={**listing.options, "task": target.task, **target.options},
         notices=tuple(notices),
     )
 
@@ -185,7 +186,7 @@ def _concat_targets(parts: Sequence[Mapping[str, polars.Series]]) -> dict[str, p
     for name in parts[0]:
         columns = [part[name] for part in parts]
         same = len({str(column.dtype) for column in columns}) == 1
-        out[name] = pl.concat(columns if same else [as_strings(column) for column in columns])
+        out[name] = pl.concat(columns if same else [words_of(column) for column in columns])
     return out
 
 
