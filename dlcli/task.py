@@ -70,7 +70,8 @@ class ImageInput(InputSpec):
     """How an image becomes a tensor: resized uint8 pixels (H, W, C), then (x/255 - mean)/std.
 
     ``resize`` "crop": resize the shorter side to ``resize_size``, then center crop; "squash": resize
-    both sides.
+    both sides. ``value_range``: lowest and highest value of training files of more than 8 bits; such a
+    file is scaled from these to 0 to 255. None: there were none.
     """
 
     kind: Literal["image"] = "image"
@@ -82,9 +83,12 @@ class ImageInput(InputSpec):
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    value_range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _check_channels(self) -> ImageInput:
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError("value_range must be the lowest and the highest value")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise ValueError("mean and std need one number per channel")
         if any(s <= 0 for s in self.std):

@@ -17,11 +17,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dlcli.data.base import DataSource, Indices, Labels, Listed, Pixels, Samples, Stacked
 from dlcli.data.images.decode import decode
-from dlcli.data.images.formats import PILLOW_FORMATS
+from dlcli.data.images.opening import open_image, orientation
 from dlcli.datacheck.base import (
     CHECKS,
     CheckOptions,
@@ -36,11 +35,11 @@ from dlcli.errors import BadSample
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.wording import plural
 
-_ORIENTATION = 0x0112
 _BLOCK = 256  # photos in the queue of the threads
 _MAX_ASPECT = 4.0  # beyond it a centre crop shows a small part only
 _MODES = {
     "1": "black and white", "L": "grey", "LA": "grey with transparency", "P": "palette",
+    "I;16": "grey, 16 bits", "I": "grey, 32 bits", "F": "grey, floats",
     "RGB": "colour", "RGBA": "colour with transparency", "CMYK": "CMYK",
 }  # fmt: skip
 
@@ -101,17 +100,14 @@ def inspect_photo(path: Path, spec: ImageInput) -> PhotoFacts:
         pixels = decode(path, spec)
     except BadSample as exc:
         return PhotoFacts(content=content, error=exc.message)
-    with Image.open(io.BytesIO(raw), formats=PILLOW_FORMATS) as image:
+    with open_image(io.BytesIO(raw)) as image:
         size, mode, kind = image.size, image.mode, image.format or ""
-        try:
-            orientation = int(image.getexif().get(_ORIENTATION, 1))
-        except (OSError, SyntaxError, ValueError, TypeError):  # damaged EXIF data, readable pixels
-            orientation = 1
+        turned = orientation(image)
     return PhotoFacts(
-        size=(size[1], size[0]) if orientation in range(5, 9) else size,
+        size=(size[1], size[0]) if turned in range(5, 9) else size,
         mode=mode,
         format=kind,
-        rotated=orientation in range(2, 9),
+        rotated=turned in range(2, 9),
         blank=bool(pixels.min() == pixels.max()),
         content=content,
     )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dlcli.config import ExportConfig
 from dlcli.data.base import Listed, Samples, Stacked
-from dlcli.data.images.decode import whole_image
+from dlcli.data.images.decode import whole_values
 from dlcli.data.tables.cells import as_numbers, as_strings
 from dlcli.data.tables.rows import TableRows
 from dlcli.deploy.parity import Parity, check_raw_parity
@@ -52,7 +52,7 @@ def raw_feeds(samples: Samples, task: TaskSpec, rows: int | None) -> Iterator[tu
     """
     if isinstance(task.input, ImageInput):
         for image in _images(samples):
-            pixels = whole_image(image, task.input)
+            pixels = whole_values(image, task.input)
             yield {IMAGE: np.repeat(pixels[None], rows or 1, axis=0)}, 1
         return
     assert isinstance(task.input, TabularInput)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from dlcli.data.images.decode import _set_warnings, decode, is_grayscale, normalize
+from dlcli.data.images.decode import decode, is_grayscale, normalize, whole_image
+from dlcli.data.images.opening import _set_warnings
 from dlcli.errors import BadSample
 from dlcli.task import ImageInput
 
@@ -313,6 +315,32 @@ def test_a_bomb_is_refused_even_where_pillow_does_not_care(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     reason = refusal(claim(tmp_path / "a.png", 9_500))
     assert reason.startswith("its header claims 9500 x 9500 pixels")
+
+
+def write_large_jpeg(path: Path, side: int, **options: Any) -> Path:
+    """A JPEG of one colour, of more pixels than Pillow opens."""
+    Image.new("L", (side, side), 128).save(path, quality=20, **options)
+    return path
+
+
+def test_a_photo_beyond_the_limit_is_decoded_at_a_reduced_scale(tmp_path: Path) -> None:
+    path = write_large_jpeg(tmp_path / "a.jpg", 9_500)
+    assert path.stat().st_size < 3_000_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        pixels = decode(path, spec())
+    assert (pixels == 128).all()
+    assert is_grayscale(path) is True
+    assert whole_image(path, spec()).shape == (4750, 4750, 3)
+
+
+def test_the_limit_of_a_jpeg_is_memory(tmp_path: Path) -> None:
+    path = write_large_jpeg(tmp_path / "a.jpg", 64, progressive=True)
+    content = path.read_bytes()
+    at = content.index(b"\xff\xc2") + 5  # height and width in the frame's header
+    path.write_bytes(content[:at] + struct.pack(">HH", 65_000, 65_000) + content[at + 4 :])
+    reason = refusal(path)
+    assert reason.startswith("its 65000 x 65000 pixels take 8121 MiB to decode, more than the 768 MiB")
 
 
 def test_a_damaged_exif_is_no_reason_to_refuse_a_photo(tmp_path: Path) -> None:

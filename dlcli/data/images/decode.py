@@ -1,33 +1,26 @@
 """Decode an image file or raw array to the pixels of a model, the same for training, eval and predict.
 
 In this order: read the header and refuse oversized images; decode a JPEG at a reduced scale where at
-least twice the target size remains; apply the EXIF orientation; reduce 16 bits to 8 by the high byte;
+least twice the target size remains; apply the EXIF orientation; scale values of more than 8 bits to 8;
 composite transparency over white; convert to grey or RGB; crop and scale in one antialiased resize. Of
 an animation the first frame is used. Files are only read.
 """
 
 from __future__ import annotations
 
-import functools
-import stat
-import struct
-import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from dlcli.data.base import Pixels
-from dlcli.data.images.formats import PILLOW_FORMATS
+from dlcli.data.images.deep_values import ValueRange, Values, is_deep, to_8_bits, unscale, values_of
+from dlcli.data.images.opening import open_image, opened, orientation, reduce, upright
 from dlcli.errors import BadSample
 from dlcli.task import ImageInput
-
-MAX_PIXELS = (
-    89_478_485  # larger images are refused; the threshold of Pillow's decompression bomb warning
-)
 
 _HEADERS_CHECKED = 16
 
@@ -37,24 +30,7 @@ _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# EXIF orientation to the transposition that undoes it.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION = 0x0112
 _MAY_BE_TRANSPARENT = ("P", "PA", "LA", "RGBA", "RGBa")
-# Exceptions of Pillow and its decoders for damaged files.
-_DAMAGED = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError),
-    *(OverflowError, NotImplementedError, RuntimeError, struct.error, zlib.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
 
 
 def decode(image: Path | Pixels, spec: ImageInput) -> Pixels:
@@ -77,11 +53,55 @@ def whole_image(image: Path | Pixels, spec: ImageInput) -> Pixels:
     Raises: BadSample as `decode`.
     """
     if isinstance(image, Path):
-        opened = _open(image, None, spec.channels)
+        whole = _open(image, spec, spec.channels, whole=True)
     else:
-        opened = _from_array(image[:, :, None] if image.ndim == 2 else image, spec.channels)
-    out: Pixels = np.array(opened, dtype=np.uint8).reshape(opened.height, opened.width, spec.channels)
+        whole = _from_array(image[:, :, None] if image.ndim == 2 else image, spec.channels)
+    out: Pixels = np.array(whole, dtype=np.uint8).reshape(whole.height, whole.width, spec.channels)
     return out
+
+
+def whole_values(image: Path | Pixels, spec: ImageInput) -> npt.NDArray[Any]:
+    """As `whole_image`; with a fitted range of values float32 (H, W, C), from which the range is scaled.
+
+    Grey files of more than 8 bits are as they are stored, all others what scales to their 8 bits.
+    """
+    pixels = whole_image(image, spec)
+    if spec.value_range is None:
+        return pixels
+    if isinstance(image, Path) and (values := read_values(image)) is not None and values.ndim == 2:
+        return np.repeat(values[:, :, None].astype(np.float32), spec.channels, axis=2)
+    return unscale(pixels, spec.value_range)
+
+
+def read_values(path: Path) -> Values | None:
+    """The values (H, W) or (H, W, 3) of a file of more than 8 bits, upright; None for other files.
+
+    None also for a file that cannot be read.
+    """
+    try:
+        with opened(path) as file, open_image(file) as image:
+            reduce(image, None)
+            values = _deep_values(image, file, (0, 1))
+            if values is None:
+                return None
+            turned = orientation(image)
+    except BadSample:
+        return None
+    if turned == 1:
+        return values
+    if values.ndim == 2:
+        return np.asarray(upright(Image.fromarray(values), turned))
+    planes = [Image.fromarray(plane) for plane in np.moveaxis(values, 2, 0)]
+    return np.stack([np.asarray(upright(plane, turned)) for plane in planes], axis=2)
+
+
+def is_deep_file(path: Path) -> bool:
+    """Whether a file has more than 8 bits a channel, by its header; False when it cannot be read."""
+    try:
+        with opened(path) as file, open_image(file) as image:
+            return is_deep(image)
+    except BadSample:
+        return False
 
 
 def normalize(pixels: Pixels, spec: ImageInput) -> npt.NDArray[np.float32]:
@@ -115,11 +135,10 @@ def resize(image: Image.Image, spec: ImageInput) -> Pixels:
 
 def is_grayscale(path: Path) -> bool | None:
     """Whether a file is grayscale by its header; None when the header cannot be read."""
-    _set_warnings()
     try:
-        with path.open("rb") as file, Image.open(file, formats=PILLOW_FORMATS) as image:
+        with opened(path) as file, open_image(file) as image:
             return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
-    except _DAMAGED:
+    except BadSample:
         return None
 
 
@@ -136,93 +155,46 @@ def keeps_size(spec: ImageInput) -> bool:
     return spec.resize == "squash" or spec.resize_size == min(spec.height, spec.width)
 
 
-def _open(path: Path, spec: ImageInput | None, channels: int) -> Image.Image:
-    """Decode a file to mode "L" or "RGB", upright; with ``spec`` possibly at a reduced JPEG scale."""
-    _set_warnings()
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-            raise BadSample("it is not a regular file")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise BadSample("the file is empty (0 bytes)")
-            file.seek(0)
-            with Image.open(file, formats=PILLOW_FORMATS) as image:
-                _refuse_bomb(image)
-                if spec is not None:
-                    _draft(image, spec)
-                image.load()
-                return _to_mode(_upright(image), channels)
-    except _DAMAGED as exc:
-        raise BadSample(_reason(exc)) from exc
+def _open(path: Path, spec: ImageInput, channels: int, *, whole: bool = False) -> Image.Image:
+    """Decode a file to mode "L" or "RGB", upright; a JPEG possibly at a reduced scale."""
+    with opened(path) as file, open_image(file) as image:
+        reduce(image, None if whole else spec)
+        deep = _deep_values(image, file, spec.value_range)
+        image.load()
+        turned = orientation(image)
+        eight_bits = image if deep is None else _from_values(image, deep, spec.value_range)
+        return _to_mode(upright(eight_bits, turned), channels)
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise BadSample(
-            f"its header claims {width} x {height} pixels, more than the {MAX_PIXELS} allowed"
-        )
-    if width < 1 or height < 1:
-        raise BadSample(f"its header claims {width} x {height} pixels")
+def _deep_values(image: Image.Image, file: BinaryIO, value_range: ValueRange | None) -> Values | None:
+    """The values of an image of more than 8 bits; None for others, and colours without a range.
 
-
-def _draft(image: Image.Image, spec: ImageInput) -> None:
-    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, at least twice the target size.
-
-    This is much faster for large photos; the antialiased resize does the rest.
+    Of these Pillow itself gives the high bytes.
     """
-    if image.format not in ("JPEG", "MPO"):
-        return
-    transposed = _orientation(image) >= 5
-    width, height = (image.height, image.width) if transposed else image.size
-    if spec.resize == "crop":
-        scale = min(width, height) / (2 * spec.resize_size)
-        size = (int(width / scale), int(height / scale)) if scale > 1 else (width, height)
-    else:
-        size = (2 * spec.width, 2 * spec.height)
-    image.draft(None, (size[1], size[0]) if transposed else size)
+    if not is_deep(image) or (value_range is None and len(image.getbands()) > 1):
+        return None
+
+    def reopen() -> Image.Image:
+        file.seek(0)
+        return open_image(file)
+
+    return values_of(image, reopen)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGED:  # damaged metadata is no reason to refuse the image
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation. Call it after `load`, where Pillow itself transposes TIFFs."""
-    method = _UPRIGHT.get(_orientation(image))
-    return image if method is None else image.transpose(method)
+def _from_values(image: Image.Image, values: Values, value_range: ValueRange | None) -> Image.Image:
+    """Scale the values of an image to 8 bits; its transparency stays."""
+    out = Image.fromarray(to_8_bits(values, value_range))
+    if "A" in image.getbands():
+        out.putalpha(image.getchannel("A"))
+    return out
 
 
 def _to_mode(image: Image.Image, channels: int) -> Image.Image:
     """Convert to mode "L" for one channel, "RGB" for three."""
-    image = _to_8_bits(image)
     if image.mode in _MAY_BE_TRANSPARENT or "transparency" in image.info:
         image = _over_white(image)
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Convert 16 bits to 8 by the high byte (Pillow's conversion saturates), and floats in [0, 1]."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        low, high = int(values.min()), int(values.max())
-        if low < 0 or high > 65535:
-            raise BadSample(f"its integer pixels are from {low} to {high}; only 8 and 16 bits are read")
-        return Image.fromarray((values >> 8).astype(np.uint8))
-    if image.mode == "F":
-        floats = np.asarray(image)
-        if not (np.isfinite(floats).all() and floats.min() >= 0 and floats.max() <= 1):
-            raise BadSample(
-                f"its float pixels are from {floats.min():g} to {floats.max():g}; only 0 to 1 is "
-                "supported (save it with 8 or 16 bits)"
-            )
-        return Image.fromarray(np.rint(floats * 255).astype(np.uint8))
-    return image
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -239,23 +211,3 @@ def _from_array(pixels: Pixels, channels: int) -> Image.Image:
         raise BadSample(f"an image has 1 or 3 channels, this array has {pixels.shape[2]}")
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
     return image.convert("L" if channels == 1 else "RGB")
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, UnidentifiedImageError):
-        return "it is not an image of a known format"
-    if isinstance(exc, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"its header claims more than the {MAX_PIXELS} pixels allowed"
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return f"damaged: {exc or type(exc).__name__}"
-
-
-@functools.cache
-def _set_warnings() -> None:
-    """Silence Pillow's warnings about unusual files; decompression bombs are errors.
-
-    Once for the whole process: `warnings.catch_warnings` is not thread-safe.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)

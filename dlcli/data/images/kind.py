@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dlcli.config import DataConfig, ModelConfig, TrainConfig
-from dlcli.data.base import DataSource, Pixels, Reader, Samples, Stacked
-from dlcli.data.images.decode import normalize
+from dlcli.data.base import DataSource, Listed, Pixels, Reader, Samples, Stacked
+from dlcli.data.images.decode import is_deep_file, normalize, read_values
+from dlcli.data.images.deep_values import fit_range
 from dlcli.data.images.description import describe
 from dlcli.data.images.folder import read_folder, read_other_folder
 from dlcli.data.images.formats import is_image
@@ -70,9 +71,15 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """Fit the task of a source: the input of the model, and the scales of numeric targets."""
-    spec = image_input(source, config.model, needs)
-    return make_task(source, spec, config.model), []
+    """Fit the input of the model with the range of values of more than 8 bits, and scales of targets."""
+    spec, notices = image_input(source, config.model, needs), []
+    items = source.splits["train"].items
+    fitted = fit_range(items.values, is_deep_file, read_values) if isinstance(items, Listed) else None
+    if fitted is not None:
+        value_range, message = fitted
+        spec = spec.model_copy(update={"value_range": value_range})
+        notices.append(Notice(message, "value-range"))
+    return make_task(source, spec, config.model), notices
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:

@@ -1,10 +1,11 @@
 """Preprocessing inside an ONNX graph: raw pixels, or raw columns of a table, as its inputs.
 
 Images: ``image`` uint8 (batch, height, width, C), upright, RGB or grey, of any size, one size a batch.
-It is resampled as Pillow does (`dlcli.data.images.decode`), axis by axis with rounding in between, each
-axis a product with a matrix of the filter's weights, which the graph computes from the sizes. B samples,
-h and w the model's height and width, H and W the image's. (Pillow 13 takes the axes of very tall images
-the other way round, which moves some pixels by a level or two.)
+Where the training files have more than 8 bits it is float32: their values, which the graph scales by
+the range in the card. It is resampled as Pillow does (`dlcli.data.images.decode`), axis by axis with
+rounding in between, each axis a product with a matrix of the filter's weights, which the graph computes
+from the sizes. B samples, h and w the model's height and width, H and W the image's. (Pillow 13 takes
+the axes of very tall images the other way round, which moves some pixels by a level or two.)
 
 Tables: ``numeric`` float64 (batch, columns), NaN where missing, and ``words`` string (batch, columns),
 "" where missing; each is there if the model reads such columns, in the order of the card.
@@ -21,6 +22,7 @@ from dlcli import transforms
 from dlcli.card import Card
 from dlcli.data.base import Inputs
 from dlcli.data.images.decode import keeps_size
+from dlcli.data.images.deep_values import scale_factors, unscale
 from dlcli.data.tables.cells import MAX_FINITE
 from dlcli.errors import UsageError
 from dlcli.formats.onnx.postprocess import constant
@@ -70,7 +72,8 @@ def raw_inputs(task: TaskSpec) -> list[tuple[str, str, tuple[int | str, ...]]]:
     """Name, type and dimensions of what such a file takes; a dimension that varies has a name."""
     spec = task.input
     if isinstance(spec, ImageInput):
-        return [(IMAGE, "uint8", ("batch", "height", "width", spec.channels))]
+        kind = "uint8" if spec.value_range is None else "float32"
+        return [(IMAGE, kind, ("batch", "height", "width", spec.channels))]
     assert isinstance(spec, TabularInput)
     inputs: list[tuple[str, str, tuple[int | str, ...]]] = []
     if spec.numbers:
@@ -87,7 +90,10 @@ def to_raw_inputs(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]
     """
     spec = task.input
     if isinstance(spec, ImageInput):
-        feeds: dict[str, npt.NDArray[Any]] = {IMAGE: inputs[0]}
+        deep = spec.value_range
+        feeds: dict[str, npt.NDArray[Any]] = {
+            IMAGE: inputs[0] if deep is None else unscale(inputs[0], deep)
+        }
         return feeds if keeps_size(spec) else {**feeds, CROP: np.array(0.0)}
     assert isinstance(spec, TabularInput)
     columns = inputs[0].astype(np.float64)
@@ -123,7 +129,10 @@ def embed_preprocessing(model: ModelProto, task: TaskSpec) -> None:
     else:
         assert isinstance(spec, TabularInput)
         _table(nodes, spec, inner.name)
-    types = {"uint8": TensorProto.UINT8, "float64": TensorProto.DOUBLE, "string": TensorProto.STRING}
+    types = {
+        **{"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT},
+        **{"float64": TensorProto.DOUBLE, "string": TensorProto.STRING},
+    }
     graph_inputs = []
     for name, kind, dims in raw_inputs(task):
         value = helper.make_tensor_value_info(name, types[kind], list(dims))
@@ -167,6 +176,10 @@ class _Nodes:
 def _image(nodes: _Nodes, spec: ImageInput, into: str) -> None:
     """``image`` to normalised pixels (B, C, h, w)."""
     x = nodes("Cast", nodes("Transpose", IMAGE, perm=[0, 3, 1, 2]), to=_float())
+    if spec.value_range is not None:
+        low, factor = scale_factors(spec.value_range)
+        x = nodes("Mul", nodes("Sub", x, nodes.value(low, np.float32)), nodes.value(factor, np.float32))
+        x = _rounded(nodes, x)
     shape = nodes("Cast", nodes("Shape", IMAGE), to=_double())
     height, width = (nodes("Gather", shape, nodes.value(axis, np.int64)) for axis in (1, 2))
     cut = {}

@@ -29,11 +29,20 @@ batch = session.get_inputs()[0].shape[0]  # a number where the file takes batche
 '''
 _OPENED = '''
 
+def eight_bits(values):
+    """16 bits or floats scaled by the range of the training files; without one by the high byte."""
+    if spec.get("value_range") is None:
+        return (values >> 8).astype(np.uint8)
+    low, high = map(np.float32, spec["value_range"])
+    scaled = (values.astype(np.float32) - low) * np.float32(255 / (high - low))
+    return np.floor(scaled + np.float32(0.5)).clip(0, 255).astype(np.uint8)
+
+
 def opened(path):
     """The image upright, transparent parts white, grey or RGB."""
     image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I"):  # 16 bits keep their high byte
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode[0] in "IF":  # more than 8 bits
+        image = Image.fromarray(eight_bits(np.asarray(image)))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -57,6 +66,9 @@ _RAW_PIXELS = """
 
 def inputs(path):
     pixels = np.asarray(opened(path))
+    if spec.get("value_range"):  # the graph takes the values of the files
+        low, high = spec["value_range"]
+        pixels = pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
     return {"image": pixels.reshape(1, *pixels.shape[:2], spec["channels"])}
 """
 _CELLS = """

@@ -18,6 +18,7 @@ from torch import nn
 from dlcli.card import Card, ModelSpec, TransformRecord
 from dlcli.config import ExportConfig
 from dlcli.data.images.decode import normalize, resize
+from dlcli.data.images.deep_values import scale
 from dlcli.data.prepare import random_inputs
 from dlcli.data.tables.columns import encode_columns
 from dlcli.errors import UsageError
@@ -99,6 +100,20 @@ def test_what_a_reader_gives_passes_unchanged(tmp_path: Path, kind: str, size: i
     (pixels,) = random_inputs(task, 5)
     answers = embedded(task, tmp_path).predict((pixels,))
     assert np.allclose(answers, normalize(pixels, task.input).reshape(5, -1), atol=1e-6)
+
+
+def test_values_of_more_than_8_bits_are_scaled_in_the_graph(tmp_path: Path) -> None:
+    task = image_task("bilinear", "squash", 8)
+    assert isinstance(task.input, ImageInput)
+    spec = task.input.model_copy(update={"value_range": (-100.0, 4095.0)})
+    task = task.model_copy(update={"input": spec})
+    file = embedded(task, tmp_path)
+    (pixels,) = random_inputs(task, 5)
+    assert np.allclose(file.predict((pixels,)), normalize(pixels, spec).reshape(5, -1), atol=1e-6)
+    values = RNG.integers(-200, 5000, (SIDE, SIDE, 3)).astype(np.float32)
+    found = file.run_feeds({onnx_embed.IMAGE: values[None]})
+    wanted = normalize(scale(values, (-100, 4095))[None], spec)
+    assert np.allclose(found.reshape(3, SIDE, SIDE), wanted[0], atol=1e-6)
 
 
 TABLE = TabularInput(
