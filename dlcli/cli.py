@@ -75,7 +75,6 @@ def _load(name: str) -> Any:
 
 app = typer.Typer(
     cls=LazyGroup,
-    no_args_is_help=True,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -105,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     # --debug works in any position: after a failure people append it.
     debug = "--debug" in args or os.environ.get("DLCLI_DEBUG") == "1"
-    args = [arg for arg in args if arg != "--debug"]
+    # Without a word there is nothing to do but to say what there is.
+    args = [arg for arg in args if arg != "--debug"] or ["--help"]
     try:
         result = app(args, prog_name="dlcli", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
         return _report(exc.message, exc.hint, exc.exit_code)
     except Exception as exc:
         if hasattr(exc, "format_message") and hasattr(exc, "exit_code"):  # a usage error of typer's
-            return _usage(exc)
+            return _usage(exc, args)
         if debug:
             raise
         message = os_error_message(exc)
@@ -137,9 +137,11 @@ def main(argv: list[str] | None = None) -> int:
         )
 
 
-def _usage(exc: Any) -> int:
+def _usage(exc: Any, args: list[str]) -> int:
+    """Report a usage error of typer's, whose context is missing where a value is missing."""
     context = getattr(exc, "ctx", None)
-    path = context.command_path if context is not None else "dlcli"
+    command = next((arg for arg in args if arg in summaries()), "")
+    path = context.command_path if context is not None else f"dlcli {command}".rstrip()
     message = exc.format_message().replace("Value error, ", "")
     return _report(message, f"see {path} --help", int(exc.exit_code))
 

@@ -53,6 +53,19 @@ def test_usage_errors_exit_with_2(args: list[str], message: str, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("args", [[], ["--debug"]])
+def test_without_a_command_it_is_the_help(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(args) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert all(name in shown.out for name in cli.summaries())
+
+
+def test_a_missing_value_points_to_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--model"]) == 2
+    assert "hint: see dlcli train --help" in capsys.readouterr().err
+
+
 def test_nothing_to_evaluate_exits_with_1(tmp_path: Path) -> None:
     for args in (["eval"], ["eval", "nowhere.safetensors"], ["train", "--resume", "last"]):
         done = run(*args, cwd=tmp_path)
