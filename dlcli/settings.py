@@ -6,13 +6,13 @@ given on the command line. Unknown keys are refused with the nearest known one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dlcli.errors import UsageError, nearest
@@ -48,6 +48,21 @@ def setting(
         "on_resume": on_resume,
     }
     return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+def parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator for a setting of text with a syntax of its own, or None.
+
+    ``parse`` raises UsageError for other text: a mistake is an error where settings are read, which is
+    before torch is imported. The setting stays the text.
+    """
+
+    def check(text: str | None) -> str | None:
+        if text is not None:
+            parse(text)
+        return text
+
+    return AfterValidator(check)
 
 
 def option_name(config: type[BaseModel], key: str) -> str:

@@ -66,6 +66,61 @@ def test_a_missing_value_points_to_the_help_of_its_command(capsys: pytest.Captur
     assert "hint: see dlcli train --help" in capsys.readouterr().err
 
 
+TABLE = ["--model", "mlp", "--data", "t.csv"]
+
+
+MISTAKES = [
+    ["train"],
+    ["train", "--model", "cnn"],
+    ["train", "--model", "cmm", "--data", "digits"],
+    ["train", "--model", "cnn", "--data", "nowhere"],
+    ["train", *TABLE, "--target", "z"],
+    ["train", *TABLE, "--lr", "fast"],
+    ["train", *TABLE, "--epochs", "0"],
+    ["train", *TABLE, "--set", "optim.learning_rate=1"],
+    ["train", *TABLE, "--device", "gpu"],
+    ["train", *TABLE, "--devices", "0"],
+    ["train", *TABLE, "--nnodes", "x"],
+    ["train", *TABLE, "--max-time", "long"],
+    ["train", *TABLE, "--checkpoint-every", "often"],
+    ["train", *TABLE, "--freeze", ","],
+    ["train", *TABLE, "--unfreeze", "a@x"],
+    ["train", *TABLE, "--dry-run", "--target", "z"],
+    ["train", "--resume", "last", "--lr", "fast"],
+    ["models", "cmm"],
+    ["models", "cnn", "--data", "nowhere"],
+    ["data", "t.csv", "--model", "cmm"],
+    ["eval", "--device", "gpu"],
+    ["quantize", "--max-drop", "little"],
+    ["quantize", "--epochs", "3"],
+    ["prune"],
+    ["prune", "--amount", "0.5", "--target-params", "0.5"],
+    ["prune", "--amount", "0.5", "--epochs", "0", "--lr", "1"],
+    ["prune", "--amount", "0.5", "--max-drop", "little"],
+    ["export", "--onnx", "--max-drop", "little"],
+    ["benchmark", "--batch-sizes", "0"],
+]
+
+
+def test_mistakes_are_errors_before_torch_is_imported(tmp_path: Path) -> None:
+    """Torch takes 2 to 10 seconds, which is long for a typing error. All in one process, to be quick."""
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(20)))
+    code = (
+        "import json, sys\n"
+        "from dlcli.cli import main\n"
+        "for args in json.loads(sys.argv[1]):\n"
+        "    code, heavy = main(args), 'torch' in sys.modules\n"
+        "    print(json.dumps([args, code, heavy]))\n"
+        "    assert not heavy and code in (1, 2), args\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(MISTAKES)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == len(MISTAKES)
+    assert done.stderr.count("error: ") == len(MISTAKES)
+
+
 def test_nothing_to_evaluate_exits_with_1(tmp_path: Path) -> None:
     for args in (["eval"], ["eval", "nowhere.safetensors"], ["train", "--resume", "last"]):
         done = run(*args, cwd=tmp_path)

@@ -63,6 +63,10 @@ def command(
         raise UsageError("--show-augment writes a plot, and --no-plots forbids it")
     flags = {"data": {"data": path}}
     config = validate(TrainConfig, merge(settings.overrides, flags))
+    if config.model.name is not None:
+        from dlcli.zoo.names import check_spelling
+
+        check_spelling(config.model.name)
 
     from dlcli.data.sources import open_source
     from dlcli.datacheck.checking import opening_failed

@@ -53,19 +53,21 @@ def command(
     named: Sequence[str | None] = artifacts or [None]
     paths = [find_artifact(text, runs_dir) for text in named]
 
-    from dlcli.evaluation.ensemble import Ensemble, seen_in_training
+    from dlcli.evaluation.ensemble import Ensemble, check_members, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
     from dlcli.evaluation.evaluate import evaluate_ensemble
     from dlcli.events import Warned
-    from dlcli.formats.base import open_artifact
+    from dlcli.formats.base import open_artifact, recognize
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.tables import print_eval
 
+    files = [recognize(path) for path in paths]
+    check_members([(str(file.path), file.card.task) for file in files])
+    data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
     with progress_sink(quiet, json_output) as emit:
-        models = [open_artifact(path, device=config.device, trust=trust) for path in paths]
+        models = [open_artifact(file, device=config.device, trust=trust) for file in files]
         ensemble = Ensemble(models, tta=config.tta)
-        data = eval_data(models[0].card, paths[0], config)
         warnings = list(data.warnings)
         if config.data is None:
             warnings += seen_in_training(models, data.reader.samples.ids)

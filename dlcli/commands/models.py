@@ -67,6 +67,15 @@ def _list(kind: str | None, as_json: bool) -> None:
 
 
 def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
+    from dlcli.zoo.names import check_spelling
+
+    check_spelling(name)
+    flags = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
+    source = None
+    if data is not None:
+        from dlcli.training.request import open_requested
+
+        source = open_requested(validate(TrainConfig, flags))
     from dlcli.card import ModelSpec
     from dlcli.ui.json_output import print_json
     from dlcli.ui.models import print_model
@@ -78,8 +87,7 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
     if data is not None:
         from dlcli.training.planning import make_plan
 
-        flags = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
-        plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, flags)))
+        plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, flags)), source)
         task, spec = plan.task, plan.model
     else:
         entry = find_model(name, kind or own_kinds(name)[0])

@@ -10,6 +10,7 @@ import typer
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import PruneSettings
+from dlcli.config.prune import check_pruning
 from dlcli.errors import BoundMissed, DlcliError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 
@@ -43,6 +44,8 @@ def command(
     3, and the model is kept.
     """
     config = settings.resolve()
+    check_pruning(config)
+    path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.prune.options import targets_of
     from dlcli.deploy.prune.prune import prune
@@ -51,7 +54,6 @@ def command(
     from dlcli.ui.prune import print_pruning
 
     targets_of(config)  # refuses settings that do not go together
-    path = find_artifact(artifact, runs_dir)
     with progress_sink(quiet, json_output) as emit:
         result = prune(
             path,

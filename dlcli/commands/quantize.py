@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import QuantizeSettings
-from dlcli.errors import BoundMissed, DlcliError, UsageError
-from dlcli.registry import declared_names
+from dlcli.config.quantize import check_quantizing
+from dlcli.errors import BoundMissed, DlcliError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
-from dlcli.settings import check_applies, merge, option_name
+from dlcli.settings import check_applies, merge
 
 if TYPE_CHECKING:
     from dlcli.deploy.quantize.result import QuantizeResult
@@ -45,7 +44,7 @@ def command(
     config = settings.resolve()
     typed = merge(settings.sets, settings.flags)
     check_applies(config, typed)
-    _check_training(config, typed)
+    check_quantizing(config, typed)
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.quantize.quantize import quantize
@@ -63,22 +62,8 @@ def command(
     else:
         print_quantized(result, plots)
     if result.missed is not None:
-        other = "" if config.quantize.method == "auto" else "; --method auto goes on with other methods"
+        other = "" if config.quantize.method == "auto" else "; --method auto tries other methods too"
         raise BoundMissed(result.missed, hint=f"the file is kept: {result.output}{other}")
-
-
-def _check_training(config: QuantizeSettings, typed: Mapping[str, Any]) -> None:
-    """Refuse fine-tuning settings where nothing is trained. Raises: UsageError."""
-    method = config.quantize.method
-    trained = declared_names("dlcli.compress.quantize", "register_quantize_method", "trains_for")
-    if method in trained or (method == "auto" and config.quantize.max_drop is not None):
-        return
-    for name in typed.get("finetune", {}):
-        raise UsageError(
-            f"{option_name(QuantizeSettings, f'finetune.{name}')} is for training, which only "
-            f"--method {' and '.join(trained)} does",
-            hint=f"--method {trained[0]}; or --method auto with --max-drop, which tries it last",
-        )
 
 
 def _plot(result: QuantizeResult, emit: Emit) -> list[Path]:

@@ -48,6 +48,7 @@ def command(
             raise UsageError("--name is for new runs; --resume already names one")
         if dry_run:
             raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
+        settings.resolve()
         run = find_run(resume, runs_dir)
         resume_run(run, settings, force=force, quiet=quiet, as_json=json_output)
     elif force:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from dlcli.config.shared import EvaluationData, Timing
-from dlcli.settings import setting
+from dlcli.config.shared import EvaluationData, Timing, parse_sizes
+from dlcli.settings import parsed_by, setting
 
 
 class BenchConfig(Timing, EvaluationData):
@@ -15,7 +15,9 @@ class BenchConfig(Timing, EvaluationData):
         None, "Other data to measure accuracy on (default: each model's own).", "--data", "-d"
     )
     accuracy: bool = setting(True, "Measure accuracy too.", "--accuracy/--no-accuracy")
-    batch_sizes: str = setting("1,8,32", "Batch sizes to time, comma-separated.", "--batch-sizes", "-b")
+    batch_sizes: Annotated[str, parsed_by(parse_sizes)] = setting(
+        "1,8,32", "Batch sizes to time, comma-separated.", "--batch-sizes", "-b"
+    )
     backends: str = setting(
         "eager",
         "Ways to run a torch model, comma-separated: eager, channels-last, contiguous, compile, "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dlcli.config.bounds import NUMBERS_AS_TEXT
+from typing import Annotated
+
+from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
 from dlcli.config.measure import MeasureConfig
-from dlcli.settings import setting
+from dlcli.settings import parsed_by, setting
 from dlcli.task import Frozen
 
 
@@ -47,7 +49,7 @@ class ExportConfig(Frozen):
         le=1,
         advanced=True,
     )
-    max_drop: str | None = setting(
+    max_drop: Annotated[str | None, parsed_by(parse_bound)] = setting(
         None,
         "Largest drop of the metric, absolute (0.01) or relative (1%) (default: 0.005 for accuracy and "
         "other scores, 0.5% for errors).",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
 from dlcli.config.optim import Optimizer, Scheduler
 from dlcli.config.shared import TrainingDevice
-from dlcli.settings import setting
+from dlcli.errors import UsageError
+from dlcli.settings import setting, typed_flag
 
 
 class FinetuneConfig(TrainingDevice):
@@ -44,3 +50,20 @@ class FinetuneConfig(TrainingDevice):
     max_steps: int | None = setting(
         None, "Stop after this many optimizer steps.", "--max-steps", ge=1, advanced=True
     )
+
+
+def refuse_finetuning(
+    settings: type[BaseModel],
+    values: Mapping[str, Any],
+    reason: str,
+    *,
+    hint: str | None = None,
+    used: tuple[str, ...] = (),
+) -> None:
+    """Refuse settings of ``finetune`` where nothing is trained, but for the ``used`` ones.
+
+    ``reason`` continues a sentence that begins with the option. Raises: UsageError.
+    """
+    for name, value in values.items():
+        if name not in used:
+            raise UsageError(f"{typed_flag(settings, f'finetune.{name}', value)} {reason}", hint=hint)

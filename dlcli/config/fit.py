@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dlcli.config.durations import CheckpointEvery, parse_time
 from dlcli.config.shared import TrainingDevice
-from dlcli.settings import RegisteredName, setting
+from dlcli.settings import RegisteredName, parsed_by, setting
 
 SinkName = Annotated[str, RegisteredName("sink", "dlcli.ui.progress", "register_sink")]
 
@@ -35,7 +36,7 @@ class FitConfig(TrainingDevice):
         advanced=True,
         on_resume="allowed",
     )
-    max_time: str | None = setting(
+    max_time: Annotated[str | None, parsed_by(parse_time)] = setting(
         None, "Stop after this time: 90s, 30min, 2h.", "--max-time", advanced=True, on_resume="allowed"
     )
     overfit_batches: int | None = setting(
@@ -96,7 +97,7 @@ class FitConfig(TrainingDevice):
         ge=1,
         on_resume="allowed",
     )
-    checkpoint_every: str = setting(
+    checkpoint_every: Annotated[str, parsed_by(CheckpointEvery.parse)] = setting(
         "1ep,5min",
         "Interval between checkpoints of the training state: N steps, Nmin or Nep.",
         "--checkpoint-every",

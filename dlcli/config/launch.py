@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dlcli.settings import setting
+from typing import Annotated
+
+from dlcli.config.devices import parse_devices, parse_machines
+from dlcli.settings import parsed_by, setting
 from dlcli.task import Frozen
 
 
 class LaunchConfig(Frozen):
     """Several devices"""
 
-    devices: str = setting(
+    devices: Annotated[str, parsed_by(parse_devices)] = setting(
         "1", "Devices: a number, indices (0,1), or auto (all).", "--devices", on_resume="allowed"
     )
-    nnodes: str = setting(
+    nnodes: Annotated[str, parsed_by(parse_machines)] = setting(
         "1",
         "Number of nodes, or MIN:MAX; run the command on each.",
         "--nnodes",

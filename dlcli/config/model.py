@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from dlcli.settings import setting
+from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze
+from dlcli.settings import parsed_by, setting
 from dlcli.task import Frozen, Interpolation
 
 
@@ -33,13 +34,13 @@ class ModelConfig(Frozen):
     weights: str | None = setting(
         None, "Initial weights: a dlcli artifact, .pth or .safetensors.", "--weights"
     )
-    freeze: str = setting(
+    freeze: Annotated[str, parsed_by(parse_freeze)] = setting(
         "none",
         "Layers to freeze: backbone (all but the head), or names, comma-separated: layer1,conv*.",
         "--freeze",
         on_resume="forced",
     )
-    unfreeze: str | None = setting(
+    unfreeze: Annotated[str | None, parsed_by(parse_unfreeze)] = setting(
         None,
         "When to unfreeze frozen layers, as a share of the run: 'layer4@50%,layer3@75%'.",
         "--unfreeze",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from dlcli.config.bounds import NUMBERS_AS_TEXT
-from dlcli.config.finetune import FinetuneConfig
+from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
+from dlcli.config.finetune import FinetuneConfig, refuse_finetuning
 from dlcli.config.measure import MeasureConfig
-from dlcli.settings import RegisteredName, setting
+from dlcli.errors import UsageError
+from dlcli.settings import RegisteredName, check_applies, parsed_by, setting
 from dlcli.task import Frozen
 
 # Removing channels is a pipeline of its own; the registered methods set weights to zero.
@@ -100,7 +101,7 @@ class PruneConfig(Frozen):
     store: Literal["auto", "dense", "sparse"] = setting(
         "auto", "Storage of zeros; auto: sparse where that is smaller.", "--store", advanced=True
     )
-    max_drop: str | None = setting(
+    max_drop: Annotated[str | None, parsed_by(parse_bound)] = setting(
         None,
         "Largest drop of the metric, absolute (0.01) or relative (1%). Without --amount: search for the "
         "largest amount within this bound.",
@@ -115,3 +116,40 @@ class PruneSettings(Frozen):
     prune: PruneConfig = PruneConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     measure: MeasureConfig = MeasureConfig()
+
+
+# Settings of fine-tuning that also apply with --epochs 0; the seed is of random masks.
+_USED_WITHOUT_TRAINING = ("epochs", "device", "seed")
+
+
+def check_pruning(settings: PruneSettings) -> None:
+    """Refuse settings that do not go together, as far as they tell it alone. Raises: UsageError."""
+    config = settings.prune
+    requested = {
+        "--amount": config.amount,
+        "--target-params": config.target_params,
+        "--target-macs": config.target_macs,
+    }
+    given = [flag for flag, value in requested.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", hint="give one of them")
+    check_applies(settings)
+    if settings.finetune.epochs == 0:
+        refuse_finetuning(
+            PruneSettings,
+            settings.finetune.model_dump(exclude_defaults=True),
+            "is for fine-tuning, which --epochs 0 turns off",
+            used=_USED_WITHOUT_TRAINING,
+        )
+    # Another method may have an amount of its own, as 2:4 sparsity has.
+    if config.method == "channel" and not given and config.max_drop is None:
+        raise nothing_to_prune()
+
+
+def nothing_to_prune() -> UsageError:
+    """Return the error where no amount and no bound is given."""
+    return UsageError(
+        "nothing says how much to prune",
+        hint="--amount 0.5, --target-params 0.25 (or --target-macs), or --max-drop 0.01: then the "
+        "largest amount within that bound is searched",
+    )

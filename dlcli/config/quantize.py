@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from dlcli.config.bounds import NUMBERS_AS_TEXT
-from dlcli.config.finetune import FinetuneConfig
+from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
+from dlcli.config.finetune import FinetuneConfig, refuse_finetuning
 from dlcli.config.measure import MeasureConfig
-from dlcli.settings import RegisteredName, setting
+from dlcli.registry import declared_names
+from dlcli.settings import RegisteredName, parsed_by, setting
 from dlcli.task import Frozen
 
 QuantizeMethodName = Annotated[
@@ -66,7 +68,7 @@ class QuantizeConfig(Frozen):
     skip: str | None = setting(
         None, "Layers to keep in float: names or patterns, comma-separated: fc,layer4*.", "--skip"
     )
-    max_drop: str | None = setting(
+    max_drop: Annotated[str | None, parsed_by(parse_bound)] = setting(
         None, "Largest drop of the metric, absolute (0.01) or relative (1%).", "--max-drop"
     )
     report: Literal["none", "sensitivity"] = setting(
@@ -81,3 +83,19 @@ class QuantizeSettings(Frozen):
     quantize: QuantizeConfig = QuantizeConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     measure: MeasureConfig = MeasureConfig()
+
+
+def check_quantizing(settings: QuantizeSettings, typed: Mapping[str, Any]) -> None:
+    """Refuse settings of fine-tuning where nothing is trained. Raises: UsageError.
+
+    ``typed`` is what the user gave, nested.
+    """
+    method = settings.quantize.method
+    trained = declared_names("dlcli.compress.quantize", "register_quantize_method", "trains_for")
+    if method not in trained and (method != "auto" or settings.quantize.max_drop is None):
+        refuse_finetuning(
+            QuantizeSettings,
+            typed.get("finetune", {}),
+            f"is for training, which only --method {' and '.join(trained)} does",
+            hint=f"--method {trained[0]}; or --method auto with --max-drop, which tries it last",
+        )

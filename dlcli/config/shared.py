@@ -5,10 +5,11 @@ pydantic orders fields from the last base to the first, so the base with the fir
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from dlcli.config.devices import parse_device
 from dlcli.errors import UsageError
-from dlcli.settings import setting
+from dlcli.settings import parsed_by, setting
 from dlcli.task import Frozen
 
 Split = Literal["auto", "train", "val", "test", "all"]
@@ -72,7 +73,7 @@ class BadSamples(Frozen):
 class Device(Frozen):
     """Device"""
 
-    device: str = setting(
+    device: Annotated[str, parsed_by(parse_device)] = setting(
         "auto", "auto, cpu, cuda, cuda:1, mps or xpu.", "--device", on_resume="allowed"
     )
 
@@ -107,7 +108,7 @@ class Inference(Device, DecodingThreads):
 class Timing(Frozen):
     """Latency measurement"""
 
-    batch_sizes: str = setting(
+    batch_sizes: Annotated[str, parsed_by(parse_sizes)] = setting(
         "1,32", "Batch sizes to time, comma-separated.", "--batch-sizes", advanced=True
     )
     rounds: int = setting(5, "Rounds in which the models are timed in turn.", ge=2)

@@ -14,7 +14,7 @@ from typing import Any
 
 from dlcli import transforms
 from dlcli.card import Card, TransformRecord
-from dlcli.config import ExportConfig, ExportSettings, parse_bound
+from dlcli.config import ExportConfig, ExportSettings
 from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.parity import Parity, check_parity
@@ -172,7 +172,6 @@ def export_all(
     """
     for entry, _ in targets:
         check_options(entry, settings.export)
-    parse_bound(settings.export.max_drop)
     if len(targets) == 1:  # of several, the others are written
         require_extra(targets[0][0])
     artifact = open_artifact(source, device="cpu", trust=trust)

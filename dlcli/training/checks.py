@@ -7,7 +7,6 @@ from dlcli.errors import UsageError, nearest
 from dlcli.evaluation.metrics import metric_names
 from dlcli.training.augmentation.augment import make_augment
 from dlcli.training.class_balance import balance_plan
-from dlcli.training.loop.timing import CheckpointEvery, parse_time
 from dlcli.training.losses.make import check_loss
 from dlcli.training.optim.make import check_optim
 from dlcli.training.plan import Plan
@@ -18,8 +17,6 @@ from dlcli.zoo.device import resolve_device
 def check_plan(plan: Plan) -> None:
     """Check settings that do not fit together or would fail late. Raises: UsageError, DlcliError."""
     config = plan.config
-    CheckpointEvery.parse(config.fit.checkpoint_every)
-    parse_time(config.fit.max_time)
     _check_monitor(plan)
     if plan.user_config is not None:  # an existing run was checked when it began
         check_optim(config.optim, plan.user_config.optim)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from dlcli.card import ModelSpec, TransformRecord
 from dlcli.config import ModelConfig, TrainConfig
+from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
 from dlcli.data.notices import messages
 from dlcli.data.sources import open_source
@@ -24,25 +25,25 @@ from dlcli.runs.saved import SavedRun
 from dlcli.settings import fields_of, merge, validate
 from dlcli.task import TaskSpec
 from dlcli.training.plan import Plan
+from dlcli.training.request import open_requested
 from dlcli.zoo.base import ModelEntry, check_name, find_model
 from dlcli.zoo.weights import StateDict, pretrained_or_reason, read_state_dict
 
 
-def make_plan(resolve: Callable[[dict[str, Any]], TrainConfig]) -> Plan:
+def make_plan(
+    resolve: Callable[[dict[str, Any]], TrainConfig], source: DataSource | None = None
+) -> Plan:
     """The plan of a new run; ``resolve(recipe)`` gives the settings over a model's recipe.
+
+    ``source`` is what `open_requested` listed for these settings; by default it is listed here.
 
     Raises: UsageError when the model or the data is not named or does not fit; DlcliError from the
     data, and when ``--pretrained`` is set and the weights are not available.
     """
     user_config = resolve({})
-    if user_config.model.name is None:
-        raise UsageError("--model is missing", hint="dlcli train --model cnn --data digits")
-    if user_config.data.data is None:
-        raise UsageError(
-            "--data is missing", hint=f"dlcli train --model {user_config.model.name} --data FOLDER"
-        )
+    source = source or open_requested(user_config)
+    assert user_config.model.name is not None  # `open_requested` requires it
     check_name(user_config.model.name)
-    source = open_source(user_config.data, seed=user_config.fit.seed)
     if any(
         "\ud800" <= letter <= "\udfff" for letter in source.origin
     ):  # surrogates of os.fsdecode, which JSON cannot hold

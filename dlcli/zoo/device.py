@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import re
 import sys
 from functools import cache
 
 import torch
 
-from dlcli.errors import DlcliError, UsageError
+from dlcli.config.devices import parse_device
+from dlcli.errors import DlcliError
 
 
 def resolve_device(name: str) -> torch.device:
@@ -20,10 +20,7 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return next((torch.device(kind) for kind in ("cuda", "xpu", "mps") if _count(kind)), _CPU)
-    match = re.fullmatch(r"(cpu|cuda|xpu|mps)(?::(\d+))?", name)
-    if match is None:
-        raise UsageError(f"--device {name!r} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps")
-    kind, index = match[1], int(match[2] or 0)
+    kind, index = parse_device(name)
     if kind != "cpu" and index >= _count(kind):
         raise DlcliError(
             f"--device {name}: this machine has {_count(kind)} {kind} devices that torch can use",

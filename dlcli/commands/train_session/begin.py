@@ -16,6 +16,7 @@ from dlcli.runs.folder import RunFolder, safe_name
 from dlcli.runs.saved import read_run
 
 if TYPE_CHECKING:
+    from dlcli.data.base import DataSource
     from dlcli.training.prepare import PreparedRun
 
 
@@ -24,9 +25,10 @@ def begin_run(
 ) -> None:
     """Create a run below ``root`` and train it. Raises: DlcliError, Interrupted."""
     from dlcli.training.distributed.external_launcher import external_group
-    from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
+    from dlcli.training.request import check_request, open_requested
 
     config = settings.resolve()
+    check_request(config)
     create = partial(create_prepared_run, settings, name=name, quiet=quiet, as_json=as_json)
     group = external_group()
     if group is not None:
@@ -39,18 +41,24 @@ def begin_run(
             as_json=as_json,
         )
         return
+    # Mistakes in the settings and the data are errors before torch is imported, which takes seconds.
+    source = open_requested(config)
+    from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
+
     # Checked here, so that settings that cannot be launched leave no folder.
     check_machines(config.launch, name)
     local_ranks(config.launch, config.fit.device)
     if machine_range(config.launch) == (1, 1):
-        run, prepared = create(root)
+        run, prepared = create(root, source=source)
         train_run(read_run(run), quiet=quiet, as_json=as_json, prepared=prepared)
         return
 
     from dlcli.training.distributed.shared_folder import create_or_join_run, launch_id
 
     assert name is not None  # `check_machines` requires it
-    run, created = create_or_join_run(root, name, launch_id(config), lambda folder: create(folder)[0])
+    run, created = create_or_join_run(
+        root, name, launch_id(config), lambda folder: create(folder, source=source)[0]
+    )
     saved = read_run(run)
     if not created and saved.record.get("status") == "finished":
         report_finished(run, saved.record, as_json=as_json)
@@ -60,17 +68,29 @@ def begin_run(
 
 def show_dry_run(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
     """Show the plan of a run with these settings. Raises: DlcliError."""
+    from dlcli.training.request import open_requested
+
+    source = open_requested(settings.resolve())
     from dlcli.training.planning import make_plan
     from dlcli.ui.dry_run import show_plan
 
-    plan = make_plan(settings.resolve)
+    plan = make_plan(settings.resolve, source)
     show_plan(plan, settings.origins(plan.recipe), quiet=quiet, as_json=as_json)
 
 
 def create_prepared_run(
-    settings: Settings[TrainConfig], root: Path, *, name: str | None, quiet: bool, as_json: bool
+    settings: Settings[TrainConfig],
+    root: Path,
+    *,
+    name: str | None,
+    quiet: bool,
+    as_json: bool,
+    source: DataSource | None = None,
 ) -> tuple[RunFolder, PreparedRun]:
-    """Plan and prepare a run, with "auto" resolved, and create its folder below ``root``."""
+    """Plan and prepare a run, with "auto" resolved, and create its folder below ``root``.
+
+    ``source`` is its data, where that is listed already.
+    """
     from dlcli.events import Warned
     from dlcli.training.autotune.resolve import resolve_auto
     from dlcli.training.planning import make_plan
@@ -81,7 +101,7 @@ def create_prepared_run(
     from dlcli.ui.progress.tensorboard import check_installed
 
     with progress_sink(quiet, as_json) as show:
-        plan = make_plan(settings.resolve)
+        plan = make_plan(settings.resolve, source)
         if plan.config.fit.tensorboard:
             check_installed()
         prepared = prepare_run(resolve_auto(plan, show))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dlcli.config.durations import parse_time
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.training.autotune.memory import MemoryEstimate, estimate_memory
@@ -18,7 +19,6 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches, optimizer_step
-from dlcli.training.loop.timing import parse_time
 from dlcli.training.optim.schedule import lr_factor
 from dlcli.training.plan import Plan
 from dlcli.training.run_events import run_started

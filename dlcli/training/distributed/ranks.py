@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from dlcli.config import LaunchConfig
+from dlcli.config.devices import parse_devices, parse_machines
 from dlcli.errors import UsageError
-from dlcli.training.distributed.world import device_indices
 from dlcli.zoo.device import resolve_device
 
 
@@ -31,14 +31,9 @@ def local_ranks(launch: LaunchConfig, device: str) -> LocalRanks:
     Raises: UsageError when it is malformed, or more than there is; DlcliError from the device.
     """
     text = launch.devices.strip()
-    if not re.fullmatch(r"auto|[1-9][0-9]*|[0-9]+(,[0-9]+)+|[0-9]+,", text):
-        raise UsageError(
-            f"--devices {text!r} is neither a number, a list of devices nor auto",
-            hint="--devices 2 for two of them, --devices 0,1 for those two, --devices auto for all",
-        )
+    indices = parse_devices(text)
     kind = resolve_device(device).type
     available = torch.accelerator.device_count() if kind not in ("cpu", "mps") else 0
-    indices = device_indices(text)
     if kind == "cpu" and text == "auto":
         return LocalRanks(1, notice="--devices auto is one process on a CPU, which uses all cores")
     count = len(indices) or (max(1, available) if text == "auto" else int(text))
@@ -66,13 +61,7 @@ def local_ranks(launch: LaunchConfig, device: str) -> LocalRanks:
 
 def machine_range(launch: LaunchConfig) -> tuple[int, int]:
     """The minimum and the maximum number of machines. Raises: UsageError."""
-    match = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", launch.nnodes.strip())
-    minimum, maximum = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-    if minimum > maximum:
-        raise UsageError(
-            f"--nnodes {launch.nnodes!r} is neither a number such as 2 nor a range such as 1:4"
-        )
-    return minimum, maximum
+    return parse_machines(launch.nnodes)
 
 
 def needs_launcher(launch: LaunchConfig, ranks: LocalRanks) -> bool:

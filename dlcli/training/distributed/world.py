@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from dlcli.config import LaunchConfig
+from dlcli.config.devices import parse_devices
 from dlcli.errors import DlcliError, UsageError
 from dlcli.training.distributed.heartbeat import Heartbeat
 from dlcli.wording import first_line
@@ -196,7 +197,7 @@ def join(launch: LaunchConfig, device: str) -> World:
     env = {key: int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = World(
-        env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], local_size, device_indices(launch.devices)
+        env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], local_size, parse_devices(launch.devices)
     )
     kind = resolve_device(device).type
     if kind == "mps":
@@ -230,11 +231,6 @@ def join(launch: LaunchConfig, device: str) -> World:
             "network cards GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the one to use",
         ) from exc
     return replace(world, group=GroupHandles(cast(dist.ProcessGroup, host), heartbeat, launch.timeout_s))
-
-
-def device_indices(devices: str) -> tuple[int, ...]:
-    """The device indices in "0,1"; empty for a count or "auto"."""
-    return tuple(int(part) for part in devices.split(",") if part.strip()) if "," in devices else ()
 
 
 def is_peer_loss(exc: BaseException) -> bool:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze
 from dlcli.errors import UsageError, nearest
 from dlcli.training.optim.depth import below
 
@@ -64,17 +65,14 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     parameters = dict(module.named_parameters())
     trainable = [name for name, p in parameters.items() if p.requires_grad]
     starts: dict[str, float] = {}
-    if freeze.strip() != "none":
-        for pattern in _items(freeze, "model.freeze"):
-            names = _matching(pattern, trainable, head=head, setting="model.freeze")
-            starts |= dict.fromkeys(names, math.inf)
-    unfreezing = []
+    for pattern in parse_freeze(freeze):
+        names = _matching(pattern, trainable, head=head, setting="model.freeze")
+        starts |= dict.fromkeys(names, math.inf)
     unfrozen: dict[str, float] = {}
-    for item in _items(unfreeze, "model.unfreeze") if unfreeze is not None else []:
-        pattern, share = _at(item)
+    unfreezing = [] if unfreeze is None else parse_unfreeze(unfreeze)
+    for pattern, share in unfreezing:
         for name in _matching(pattern, trainable, head=head, setting="model.unfreeze"):
             unfrozen[name] = min(share, unfrozen.get(name, math.inf))
-        unfreezing.append((share, pattern))
     starts |= unfrozen
     if trainable and not any(starts.get(name, 0.0) <= 0 for name in trainable):
         raise UsageError(
@@ -85,35 +83,10 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     frozen = {name for name, share in starts.items() if share > 0}
     sentences = [_frozen(module, frozen)] if frozen else []
     sentences += [
-        f"{pattern} trains from {100 * share:g} % of the run on" for share, pattern in sorted(unfreezing)
+        f"{pattern} trains from {100 * share:g} % of the run on"
+        for pattern, share in sorted(unfreezing, key=lambda item: item[::-1])
     ]
     return Freezing(starts, frozenset(never), tuple(sentences))
-
-
-def _items(text: str, setting: str) -> list[str]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise UsageError(
-            f"{setting} = {text!r} has an empty name",
-            hint="separate names with commas: layer1,layer2",
-        )
-    return items
-
-
-def _at(item: str) -> tuple[str, float]:
-    """Parse ``layer4@50%`` into the pattern and the share."""
-    pattern, _, text = (part.strip() for part in item.partition("@"))
-    number, unit = text.removesuffix("%"), 100.0 if text.endswith("%") else 1.0
-    try:
-        share = float(number) / unit
-    except ValueError:
-        share = math.nan
-    if not pattern or not 0 <= share < 1:
-        raise UsageError(
-            f"model.unfreeze = {item!r} is not NAME@SHARE with 0 % <= SHARE < 100 %",
-            hint="--unfreeze 'layer4@50%,layer3@75%'",
-        )
-    return pattern, share
 
 
 def _matching(pattern: str, names: list[str], *, head: str, setting: str) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
+from dlcli.config.durations import parse_time
 from dlcli.errors import UsageError
 from dlcli.events import CheckpointSaved, EpochDone, Event, Noted, RunStarted, StepDone, ignore
 from dlcli.formats.checkpoint import card_of, read_tensors
@@ -26,7 +27,6 @@ from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop import epoch_end as epochs
 from dlcli.training.loop.state import load_newest
-from dlcli.training.loop.timing import parse_time
 from dlcli.training.planning import make_plan, read_plan
 from dlcli.training.prepare import prepare_run
 

@@ -1,0 +1,48 @@
+"""Names of models, known without importing torch: read from the sources of zoo and torchvision."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+from dlcli.errors import UsageError, nearest
+from dlcli.trust import names_code
+
+_OTHER_LIBRARIES = ("timm:",)  # which only their library can list
+_TEXT = re.compile(r'"([\w.-]+)"')
+_OWN = re.compile(r'\b(?:_register\(|name=)"([\w.-]+)"')
+_TORCHVISION = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+
+
+def check_spelling(name: str) -> None:
+    """Refuse a name that no model can have, in a fraction of the time that importing torch takes.
+
+    `dlcli.zoo.base.check_name` decides; this refuses nothing that it knows. Raises: UsageError naming
+    the nearest names.
+    """
+    own = _sources(Path(__file__).parent)
+    if name in _TEXT.findall(own) or names_code(name) or name.startswith(_OTHER_LIBRARIES):
+        return
+    others = torchvision_names()
+    if others and name not in others:
+        known = (*_OWN.findall(own), *others)
+        raise UsageError(f"unknown model {name!r}", hint=f"{nearest(name, known)}; see dlcli models")
+
+
+@cache
+def torchvision_names() -> frozenset[str]:
+    """Return the classifiers of the installed torchvision; none where its sources cannot be read.
+
+    They are the functions under ``@register_model()`` in the modules of ``torchvision.models``.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    return frozenset(
+        name for folder in folders for name in _TORCHVISION.findall(_sources(Path(folder) / "models"))
+    )
+
+
+def _sources(folder: Path) -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py")))
