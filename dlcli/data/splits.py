@@ -140,6 +140,15 @@ def match_classes(
     return samples, [source.class_names[i] for i in np.flatnonzero(unknown)]
 
 
+def _indices(names: Sequence[str]) -> dict[str, int]:
+    """The index of each class by its composed name: a run may have recorded another form."""
+    return {_composed(name): i for i, name in enumerate(names)}
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
 def _strata(samples: Samples) -> Iterator[dict[str, list[int]]]:
     """The strata to divide: each maps an id or group to the indices of its samples."""
     if samples.groups is not None:

@@ -21,6 +21,8 @@ import numpy as np
 from dlcli.data.base import DataSource, Indices, Labels, Listed, Pixels, Samples, Stacked
 from dlcli.data.images.decode import decode
 from dlcli.data.images.opening import open_image, orientation
+from dlcli.data.images.synthetic import reference_input
+from dlcli.data.kinds import ModelNeeds
 from dlcli.datacheck.base import (
     CHECKS,
     CheckOptions,
@@ -64,7 +66,8 @@ def check_images(source: DataSource, task: TaskSpec | None, options: CheckOption
         _check_arrays(source, result)
         return result
     result.noun = "photo"
-    spec = task.input if task is not None else None
+    # Without a task, such as with a class of unreadable photos: as a model of any size reads them.
+    spec = reference_input(ModelNeeds()) if task is None else task.input
     assert isinstance(spec, ImageInput)
     chosen = _choose(source, options.max_decoded, options.config.fit.seed)
     total = sum(map(len, source.splits.values()))

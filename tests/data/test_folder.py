@@ -12,7 +12,7 @@ from PIL import Image
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource
-from dlcli.data.images.folder import natural
+from dlcli.data.class_folders import natural
 from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError, UsageError

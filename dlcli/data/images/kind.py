@@ -6,20 +6,20 @@ Shapes: pixels uint8 (N, H, W, C).
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
 from dlcli.config import DataConfig, ModelConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Pixels, Reader, Samples, Stacked
+from dlcli.data.class_folders import has_samples
 from dlcli.data.images.decode import is_deep_file, normalize, read_values
 from dlcli.data.images.deep_values import fit_range
 from dlcli.data.images.description import describe
-from dlcli.data.images.folder import read_folder, read_other_folder
-from dlcli.data.images.formats import is_image
+from dlcli.data.images.folder import PHOTOS, read_folder, read_other_folder
 from dlcli.data.images.inputs import image_inputs, why_no_image
 from dlcli.data.images.manifest import is_manifest, read_manifest
+from dlcli.data.images.readable import check_readable_classes
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
@@ -31,22 +31,13 @@ from dlcli.task import ImageInput, TaskSpec
 # The channel statistics of ImageNet, for photos, whose own are unknown before decoding.
 _PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)
-_MAX_ENTRIES = 2_000  # entries of a folder that are searched for images
 
 
 def recognises(path: Path, config: DataConfig) -> bool:
     """Whether it is a folder with images at some depth, or a table with a column of image files."""
     if not path.is_dir():
         return is_manifest(path, config)
-    seen = 0
-    for here, folders, files in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if any(is_image(name) and not name.startswith(".") for name in files):
-            return True
-        seen += len(files) + len(folders)
-        if seen > _MAX_ENTRIES or len(Path(here).relative_to(path).parts) > 4:
-            return False
-    return False
+    return has_samples(path, PHOTOS, loose=True)
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
@@ -71,7 +62,10 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
 
 
 def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[TaskSpec, list[Notice]]:
-    """Fit the input of the model with the range of values of more than 8 bits, and scales of targets."""
+    """Fit the input of the model with the range of values of more than 8 bits, and scales of targets.
+
+    Raises: DlcliError when no image of a class can be read.
+    """
     spec, notices = image_input(source, config.model, needs), []
     items = source.splits["train"].items
     fitted = fit_range(items.values, is_deep_file, read_values) if isinstance(items, Listed) else None
@@ -79,6 +73,7 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
         value_range, message = fitted
         spec = spec.model_copy(update={"value_range": value_range})
         notices.append(Notice(message, "value-range"))
+    notices += check_readable_classes(source, spec)
     return make_task(source, spec, config.model), notices
 
 

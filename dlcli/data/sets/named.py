@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,12 @@ def file_listing(
 
 
 def valid_unicode(name: str) -> str:
-    """Return a file name as valid Unicode; undecodable bytes become ``\\udc..`` escapes."""
+    """Return a file name as valid Unicode; bytes that are no UTF-8 become ``\\udc..`` escapes.
+
+    The same in every locale: in one without UTF-8, Python holds the bytes of an accent as surrogates.
+    """
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8") and not name.isascii():
+        name = os.fsencode(name).decode("utf-8", "surrogateescape")
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.images.folder import natural
+from dlcli.data.class_folders import natural
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.data.tables.frames import looks_like_text

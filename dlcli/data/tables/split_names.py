@@ -13,7 +13,7 @@ SPLIT_NAMES = {
     **{"val": "val", "valid": "val", "validation": "val", "dev": "val"},
     **{"test": "test", "testing": "test"},
 }
-_SPLIT_WORD = re.compile(
+SPLIT_WORD = re.compile(
     rf"(?:^|[._\- ])({'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=$|[._\- ])", re.I
 )
 # The suffix of shards: train-00000-of-00001.
@@ -106,7 +106,7 @@ def _name_parts(file: Path, suffixes: Collection[str]) -> tuple[str, str | None,
     if suffix is None:
         return _OTHER_SUFFIX
     stem = _SHARD_SUFFIX.sub("", file.name[: len(file.name) - len(suffix)])
-    words = list(_SPLIT_WORD.finditer(stem))
+    words = list(SPLIT_WORD.finditer(stem))
     if not words:
         return stem, None, suffix
     word = words[-1]

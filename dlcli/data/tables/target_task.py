@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dlcli.data.images.folder import natural
+from dlcli.data.class_folders import natural
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.data.tables.label_cells import (

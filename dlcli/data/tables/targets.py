@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Targets
-from dlcli.data.images.folder import natural
+from dlcli.data.class_folders import natural
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.data.tables.label_cells import (

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlcli.data.images.folder import natural
+from dlcli.data.class_folders import SampleType, files_below, has_samples, list_classes, natural
 from dlcli.data.notices import Notice
-from dlcli.data.sets.named import valid_unicode
 from dlcli.data.tables.charset import decode_text
-from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError
 from dlcli.wording import plural
 
+LAYOUTS = (
+    "a table with a text and a label column, folders CLASS/*.txt or train/CLASS/*.txt, "
+    "or a file with a label and a text per line"
+)
 PLAIN_SUFFIXES = (".txt", ".text", ".all", ".data", ".lines")
 TEXT_SUFFIXES = (".txt", ".text")
 _HEAD_BYTES = 1 << 18
@@ -99,43 +100,26 @@ def is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) is not None
 
 
-def list_text_files(root: Path) -> dict[str, list[TextFile]] | None:
-    """List the text files of a folder by split ("all" without splits); None when there are none.
+def list_text_files(root: Path) -> tuple[dict[str, list[TextFile]], list[Notice]]:
+    """List the text files of CLASS or SPLIT/CLASS folders by split, in natural order, and notices.
 
-    The layout is CLASS/**/*.txt or SPLIT/CLASS/**/*.txt. Hidden names are skipped, links to folders are
-    not followed.
+    See `dlcli.data.class_folders`.
     """
-    if not root.is_dir():
-        return None
-    subfolders = _subfolders(root)
-    split_folders: dict[str, Path] = {}
-    for folder in subfolders:
-        split = SPLIT_NAMES.get(folder.name.lower())
-        if split is not None and _subfolders(folder):
-            if split in split_folders:
-                raise DlcliError(
-                    f"{root} has two folders for {split}: {split_folders[split].name} and {folder.name}",
-                    hint="remove one of them",
-                )
-            split_folders[split] = folder
-    is_divided = "train" in split_folders or len(split_folders) == len(subfolders)
-    splits = split_folders if is_divided else {"all": root}
-    files_by_split = {split: list(_class_files(root, folder)) for split, folder in splits.items()}
-    return {split: files for split, files in files_by_split.items() if files} or None
+    listing = list_classes(root, TEXTS)
+    files_by_split = {
+        split: [
+            TextFile(file.id, label, file.path)
+            for label, files in classes.items()
+            for file in sorted(files, key=lambda file: natural(file.path.as_posix()))
+        ]
+        for split, classes in listing.splits.items()
+    }
+    return {split: files for split, files in files_by_split.items() if files}, listing.notices
 
 
-def has_text_files(root: Path, limit: int = 2_000) -> bool:
-    """Return whether subfolders have ``.txt`` files, among the first ``limit`` entries."""
-    entries = 0
-    for here, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        depth = len(Path(here).relative_to(root).parts)
-        if depth and any(_is_text_file(name) for name in files):
-            return True
-        entries += len(folders) + len(files)
-        if entries > limit or depth > 4:
-            return False
-    return False
+def has_text_files(root: Path) -> bool:
+    """Return whether subfolders have text files."""
+    return has_samples(root, TEXTS, loose=False)
 
 
 def file_digests(paths: Sequence[Path]) -> list[bytes]:
@@ -167,30 +151,22 @@ def split_lines(text: str) -> list[str]:
     return lines[:-1] if lines and not lines[-1] else lines
 
 
-def _is_text_file(name: str) -> bool:
-    return name.lower().endswith(TEXT_SUFFIXES) and not name.startswith(".")
-
-
-def _subfolders(parent: Path) -> list[Path]:
-    try:
-        folders = [p for p in parent.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
-    except OSError as exc:
-        raise DlcliError(f"cannot list {parent}: {exc.strerror}") from exc
-    return sorted(folders, key=lambda path: natural(path.name))
-
-
-def _class_files(root: Path, folder: Path) -> Iterator[TextFile]:
-    for label in _subfolders(folder):
-        for path in text_files_below(label):
-            yield TextFile(
-                valid_unicode(path.relative_to(root).as_posix()), valid_unicode(label.name), path
-            )
-
-
 def text_files_below(folder: Path) -> list[Path]:
     """Return the text files at any depth, in natural order, without hidden names."""
-    paths = []
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [Path(here) / name for name in files if _is_text_file(name)]
-    return sorted(paths, key=lambda path: natural(path.as_posix()))
+    return files_below(folder, TEXTS)
+
+
+def _is_text_file(name: str) -> bool:
+    return name.lower().endswith(TEXT_SUFFIXES)
+
+
+def _has_text_content(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError:
+        return False
+    return bool(start) and b"\0" not in start
+
+
+TEXTS = SampleType("text", _is_text_file, _has_text_content, LAYOUTS)

@@ -22,6 +22,7 @@ from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.targets import encode, infer_target
 from dlcli.data.text.description import describe
 from dlcli.data.text.files import (
+    LAYOUTS,
     PLAIN_SUFFIXES,
     file_digests,
     first_lines,
@@ -31,7 +32,6 @@ from dlcli.data.text.files import (
 )
 from dlcli.data.text.inputs import predict_texts
 from dlcli.data.text.listing import (
-    LAYOUTS,
     TextListing,
     is_text_table,
     read_folders,

@@ -11,6 +11,7 @@ from dlcli.data.notices import Notice
 from dlcli.data.tables.frames import looks_like_text, need_column
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.text.files import (
+    LAYOUTS,
     PLAIN_SUFFIXES,
     is_number,
     list_text_files,
@@ -25,10 +26,6 @@ from dlcli.wording import quoted_list
 if TYPE_CHECKING:
     import polars
 
-LAYOUTS = (
-    "a table with a text and a label column, folders CLASS/*.txt or train/CLASS/*.txt, "
-    "or a file with a label and a text per line"
-)
 _TARGET_COLUMN_NAMES = ("label", "labels", "category", "class", "target")
 _ROW_ID_NAMES = ("id", "idx", "index", "uid", "uuid", "row")
 _MAX_OTHER_COLUMNS = 2  # a table with more columns than the text and these is tabular data
@@ -126,10 +123,10 @@ def read_folders(path: Path) -> TextListing:
     """Read the text files of CLASS or SPLIT/CLASS folders."""
     import polars as pl
 
-    splits = list_text_files(path)
-    if splits is None:
+    splits, listing_notices = list_text_files(path)
+    if not splits:
         raise DlcliError(f"{path} has no texts in class folders", hint=LAYOUTS)
-    listing = TextListing()
+    listing = TextListing(notices=listing_notices)
     notices: list[Notice] = []
     for split, files in splits.items():
         contents = [read_text(file.path) for file in files]
