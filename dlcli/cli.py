@@ -7,7 +7,8 @@ import inspect
 import os
 import re
 import sys
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
+from dlcli.files import user_path
 
 # --help lists these first, in this order; other commands follow by name.
 ORDER = (
@@ -68,9 +70,22 @@ def _load(name: str) -> Any:
     paragraphs = inspect.getdoc(module.command) or ""
     flowing = "\n\n".join(" ".join(text.split()) for text in paragraphs.split("\n\n"))
     single.command(name, help=flowing, context_settings={"help_option_names": ["--help", "-h"]})(
-        module.command
+        _with_home(module.command)
     )
     return typer.main.get_command(single)
+
+
+def _with_home(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with ``~`` expanded in every option that is a path.
+
+    A shell leaves it where it is quoted, or follows an equals sign.
+    """
+
+    @wraps(command)
+    def expanded(**values: Any) -> None:
+        command(**{k: Path(user_path(v)) if isinstance(v, Path) else v for k, v in values.items()})
+
+    return expanded
 
 
 app = typer.Typer(

@@ -21,6 +21,11 @@ from dlcli.errors import DlcliError
 TMP_PREFIX = ".tmp-"
 
 
+def user_path(path: str | Path) -> str:
+    """Return a path as the user gave it, with ``~`` expanded; without a home it stays."""
+    return os.path.expanduser(path)
+
+
 def fsync_path(path: Path) -> None:
     """Flush a file or a folder to disk; folders on Windows, which cannot be opened, are skipped."""
     if os.name == "nt" and path.is_dir():

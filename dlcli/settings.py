@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dlcli.errors import UsageError, nearest
+from dlcli.files import user_path
 from dlcli.registry import declared_names
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -63,6 +64,10 @@ def parsed_by(parse: Callable[[str], object]) -> AfterValidator:
         return text
 
     return AfterValidator(check)
+
+
+# A setting that holds a path, or a name where it may be either.
+PathText = Annotated[str | None, AfterValidator(lambda text: None if text is None else user_path(text))]
 
 
 def option_name(config: type[BaseModel], key: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import BenchConfig
 from dlcli.errors import DlcliError
+from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, find_run, newest_run, run_of
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
     if not named:
         return artifacts_of(newest_run(runs_dir))
     paths: list[Path] = []
-    for text in named:
+    for text in map(user_path, named):
         path = Path(text)
         if path.is_file() or (path.suffix and not path.is_dir() and not (runs_dir / text).is_dir()):
             paths.append(path)

@@ -12,6 +12,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import PredictConfig
 from dlcli.errors import DlcliError, UsageError
+from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
     """Return whether a text is a model file (by content or suffix), a run folder, or a run's name."""
     from dlcli.formats.base import FORMATS, sniff_format
 
-    path = Path(text)
+    path = Path(user_path(text))
     if path.suffix in {entry.suffix for _, entry in FORMATS.entries()}:
         return True  # even if damaged or missing: no other model may replace it
     # os.path returns False for names that are too long, as a text may be.

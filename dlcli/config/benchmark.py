@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from dlcli.config.shared import EvaluationData, Timing, parse_sizes
-from dlcli.settings import parsed_by, setting
+from dlcli.settings import PathText, parsed_by, setting
 
 
 class BenchConfig(Timing, EvaluationData):
     """Benchmark"""
 
-    data: str | None = setting(
+    data: PathText = setting(
         None, "Other data to measure accuracy on (default: each model's own).", "--data", "-d"
     )
     accuracy: bool = setting(True, "Measure accuracy too.", "--accuracy/--no-accuracy")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from dlcli.config.shared import BadSamples, DataFolder, DecodingThreads, Offline
-from dlcli.settings import setting
+from dlcli.settings import PathText, setting
 from dlcli.task import TaskKind
 
 
 class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     """Data"""
 
-    data: str | None = setting(
+    data: PathText = setting(
         None,
         "Folder, file or name of a data set (digits, mnist, ...).",
         "--data",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from dlcli.settings import RegisteredName, setting
+from dlcli.settings import PathText, RegisteredName, setting
 from dlcli.task import Frozen
 
 # A registered function: a new file in the package is a new name.
@@ -21,7 +21,7 @@ class LossConfig(Frozen):
     focal_gamma: float = setting(2.0, "Focal loss: focusing parameter gamma.", ge=0)
     huber_delta: float = setting(1.0, "Huber delta / smooth L1 beta, in scaled units.", gt=0)
     margin: float = setting(0.2, "Triplet margin.", gt=0)
-    teacher: str | None = setting(
+    teacher: PathText = setting(
         None, "Knowledge distillation: artifact of the teacher.", "--teacher", advanced=True
     )
     distill_alpha: float = setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze
-from dlcli.settings import parsed_by, setting
+from dlcli.settings import PathText, parsed_by, setting
 from dlcli.task import Frozen, Interpolation
 
 
@@ -31,7 +31,7 @@ class ModelConfig(Frozen):
         "Start from ImageNet weights (default: if available).",
         "--pretrained/--no-pretrained",
     )
-    weights: str | None = setting(
+    weights: PathText = setting(
         None, "Initial weights: a dlcli artifact, .pth or .safetensors.", "--weights"
     )
     freeze: Annotated[str, parsed_by(parse_freeze)] = setting(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from dlcli.config.devices import parse_device
 from dlcli.errors import UsageError
-from dlcli.settings import parsed_by, setting
+from dlcli.settings import PathText, parsed_by, setting
 from dlcli.task import Frozen
 
 Split = Literal["auto", "train", "val", "test", "all"]
@@ -30,7 +30,7 @@ def parse_sizes(text: str, flag: str = "--batch-sizes") -> tuple[int, ...]:
 class DataFolder(Frozen):
     """Where named data sets are stored"""
 
-    data_dir: str | None = setting(
+    data_dir: PathText = setting(
         None, "Folder that holds a named data set.", "--data-dir", advanced=True, on_resume="allowed"
     )
 
@@ -87,7 +87,7 @@ class TrainingDevice(Device):
 class EvaluationData(Offline, DecodingThreads, DataFolder):
     """The samples that a trained model is measured on"""
 
-    data: str | None = setting(
+    data: PathText = setting(
         None, "Other data to evaluate on (default: the training data's).", "--data", "-d"
     )
     split: Split = setting("auto", "Split; auto: test if there is one, else val.", "--split")

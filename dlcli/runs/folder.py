@@ -17,7 +17,7 @@ from typing import Any
 
 from dlcli import __version__
 from dlcli.errors import DlcliError, nearest
-from dlcli.files import read_json, write_json
+from dlcli.files import read_json, user_path, write_json
 
 DEFAULT_ROOT = Path("runs")
 
@@ -90,14 +90,18 @@ class RunFolder:
         self.write_record({**self.read_record(), **values})
 
 
-def started_now() -> dict[str, Any]:
-    """Command line, folder and time of the start, for run.json."""
+def started_now(root: Path) -> dict[str, Any]:
+    """Command line, folder, time and number of a run below ``root`` that starts now, for run.json.
+
+    Numbers rise from run to run, also where the clock was put back.
+    """
     # Names of files need not be UTF-8, but JSON is.
     argv, cwd = (
         [text.encode("utf-8", "backslashreplace").decode() for text in texts]
         for texts in (sys.argv, [os.getcwd()])
     )
-    return {"argv": argv, "cwd": cwd[0], "started_at": datetime.now(UTC).isoformat()}
+    now, number = datetime.now(UTC).isoformat(), 1 + max(map(_number, list_runs(root)), default=0)
+    return {"argv": argv, "cwd": cwd[0], "started_at": now, "number": number}
 
 
 def versions() -> dict[str, str]:
@@ -135,17 +139,28 @@ def create_run(root: Path, name: str) -> RunFolder:
 
 
 def list_runs(root: Path) -> list[RunFolder]:
-    """The runs below ``root``, oldest first; those with a damaged record come first of all."""
-    runs: list[tuple[str, RunFolder]] = []
-    if root.is_dir():
-        for path in root.iterdir():
-            run = RunFolder(path)
-            if run.record.is_file():
-                started_at = ""
-                with suppress(DlcliError):
-                    started_at = str(run.read_record().get("started_at", ""))
-                runs.append((started_at, run))
-    return [run for _, run in sorted(runs, key=lambda pair: (pair[0], pair[1].name))]
+    """The runs below ``root``, oldest first; those with a damaged record come first of all.
+
+    They are in the order of their numbers, of which older versions wrote none: there the time counts.
+    """
+    folders = map(RunFolder, root.iterdir() if root.is_dir() else ())
+    return sorted((run for run in folders if run.record.is_file()), key=_age)
+
+
+def _age(run: RunFolder) -> tuple[int, str, str]:
+    """Number, time of the start and name."""
+    started_at = ""
+    with suppress(DlcliError):
+        started_at = str(run.read_record().get("started_at", ""))
+    return _number(run), started_at, run.name
+
+
+def _number(run: RunFolder) -> int:
+    """The number in a run's record; 0 where there is none."""
+    with suppress(DlcliError):
+        number = run.read_record().get("number")
+        return number if isinstance(number, int) else 0
+    return 0
 
 
 def newest_run(root: Path) -> RunFolder:
@@ -163,6 +178,7 @@ def find_run(text: str, root: Path) -> RunFolder:
     """Find the run that ``text`` names: "last", a run's name or a path. Raises: DlcliError."""
     if text == "last":
         return newest_run(root)
+    text = user_path(text)
     for path in (root / text, Path(text)):
         if RunFolder(path).record.is_file():
             # "." and ".." have no name, by which a hint could name the run.
@@ -180,6 +196,7 @@ def find_artifact(text: str | None, root: Path) -> Path:
     Raises: DlcliError when it does not exist or the run has no model yet.
     """
     if text is not None:
+        text = user_path(text)
         path = Path(text)
         if path.is_file():
             return path

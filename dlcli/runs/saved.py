@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,16 @@ class SavedRun:
         """Return the run with nested settings merged into its own. Raises: UsageError."""
         if not values:
             return self
-        return replace(self, config=validate(TrainConfig, merge(self.config.model_dump(), values)))
+        config = validate(TrainConfig, merge(self.config.model_dump(), values))
+        own, given = self.stored.data.data, config.data.data
+        if own and given and self._absolute(own) == os.path.abspath(given):
+            data = config.data.model_copy(update={"data": own})  # the same place, spelled differently
+            config = config.model_copy(update={"data": data})
+        return replace(self, config=config)
+
+    def _absolute(self, path: str) -> str:
+        """Return a path of the settings: older versions wrote it relative to the folder of the start."""
+        return os.path.normpath(os.path.join(str(self.record.get("cwd", "")), path))
 
     def write_settings(self) -> None:
         """Write ``config`` to config.yaml, and the version that its keys are of to run.json.

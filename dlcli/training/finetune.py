@@ -25,6 +25,7 @@ from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge, validate
 from dlcli.training.plan import Plan
+from dlcli.training.recorded_paths import with_recorded_paths
 from dlcli.training.run import TrainResult
 
 # Fine-tunes a plan in a new run of this name. `commands` passes one that shows and logs the run.
@@ -66,7 +67,7 @@ def finetune_plan(
     DlcliError when the training data is not available.
     """
     card = source.card
-    own = _from_card(card, source.path) if run is None else run.config
+    own = _from_card(card, source.path) if run is None else with_recorded_paths(run)
     data = _data(own, measure)
     config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, finetune, defaults)))
     config = config.model_copy(update={"data": data, "launch": LaunchConfig()})

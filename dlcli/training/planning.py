@@ -14,7 +14,6 @@ from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
 from dlcli.data.notices import messages
-from dlcli.data.sources import open_source
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
@@ -25,6 +24,7 @@ from dlcli.runs.saved import SavedRun
 from dlcli.settings import fields_of, merge, validate
 from dlcli.task import TaskSpec
 from dlcli.training.plan import Plan
+from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
 from dlcli.training.request import open_requested
 from dlcli.zoo.base import ModelEntry, check_name, find_model
 from dlcli.zoo.weights import StateDict, pretrained_or_reason, read_state_dict
@@ -63,7 +63,7 @@ def make_plan(
     initial, weights_from, initial_task = _initial_weights(entry, user_config, warnings)
     published = entry.weights if weights_from not in ("scratch", user_config.model.weights) else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
-    config = _with_teacher_path(resolve(recipe))
+    config = with_absolute_paths(_with_teacher_path(resolve(recipe)), source, entry.name)
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
@@ -119,7 +119,8 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
                 hint=f"give a number, or start a new run from this one's weights: --weights {run.best}",
             )
     _check_teacher(saved)
-    source = open_source(config.data, seed=config.fit.seed)
+    config = with_recorded_paths(saved)
+    source = open_recorded(saved, config)
     source, changed = apply_splits(run.splits, source)
     if changed:
         raise DlcliError(

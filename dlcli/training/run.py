@@ -57,7 +57,7 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
     write_splits(run.splits, plan.source)
     run.write_record(
         {
-            **started_now(),
+            **started_now(run.path.parent),
             "status": "running",
             "seed": plan.config.fit.seed,
             "versions": versions(),

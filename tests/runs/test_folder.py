@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.runs.folder import create_run, find_artifact, find_run, newest_run, resume_command, run_of
+from dlcli.runs.folder import (
+    create_run,
+    find_artifact,
+    find_run,
+    list_runs,
+    newest_run,
+    resume_command,
+    run_of,
+    started_now,
+)
 
 
 def make(root: Path, name: str, started_at: str, *, model: bool = True) -> Path:
@@ -38,6 +47,29 @@ def test_the_newest_run_is_the_one_started_last(tmp_path: Path) -> None:
     run = run_of(early / "best.onnx")
     assert run is not None
     assert run.path == early
+
+
+def test_the_order_of_runs_does_not_follow_a_clock_that_went_back(tmp_path: Path) -> None:
+    """Runs of versions that wrote no number come before, in the order of their times."""
+    make(tmp_path, "b", "2027-01-02")
+    make(tmp_path, "a", "2027-01-01")
+    for name in ("z", "y"):
+        started = started_now(tmp_path)
+        create_run(tmp_path, name).write_record(
+            {**started, "started_at": f"2026-01-0{'zy'.index(name)}"}
+        )
+    later = started_now(tmp_path)
+    create_run(tmp_path, "x").write_record({**later, "started_at": "2020-01-01"})
+    assert [run.name for run in list_runs(tmp_path)] == ["a", "b", "z", "y", "x"]
+    assert newest_run(tmp_path).name == "x"
+
+
+def test_a_home_in_a_name_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    run = make(tmp_path, "a", "2026-01-01")
+    assert find_run("~/a", tmp_path / "elsewhere").path == run
+    assert find_artifact("~/a/best.safetensors", tmp_path) == run / "best.safetensors"
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ class PruneJob:
         )
         run.write_record(
             {
-                **started_now(),
+                **started_now(self.runs_dir),
                 "status": "running",
                 "seed": self._seed,
                 "versions": versions(),
