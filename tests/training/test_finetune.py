@@ -101,7 +101,6 @@ def test_what_the_last_step_cannot_do_is_refused_before_any_training(
     for settings, said in (
         (asked("channel", amount=0.5, skip="nosuch", **steps), "no layer has that name"),
         (asked("channel", target_params=0.001, **steps), "cannot be reached"),
-        (asked("l1", amount=0.5, measure={"batch_sizes": "1,x"}), "--batch-sizes"),
     ):
         with pytest.raises(UsageError, match=said):
             pruning.prune(trained.best, settings, name=None, runs_dir=tmp_path, finetuner=never)
