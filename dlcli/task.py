@@ -143,9 +143,12 @@ class TextInput(InputSpec):
 
 
 class NumberColumn(Frozen):
-    """A numeric column: ``fill`` where missing, then sign(x) log(1+|x|) if ``log``, then (x - mean)/std.
+    """A number: ``fill`` where missing, then sign(x) log(1+|x|) if ``log``, then (x - mean)/std.
 
-    With ``indicator`` there is one more feature, 1 where the value is missing.
+    With ``indicator`` there is one more feature, 1 where the value is missing. ``format`` is how the
+    cells are written, such as "1.234,5" or "%d/%m/%Y"; None for typed files and in older cards.
+    With a ``period``, x becomes sin(2 pi (x / period + phase)) of the times of ``column``.
+    ``minimum`` and ``maximum`` are those of the training rows.
     """
 
     name: str
@@ -154,6 +157,17 @@ class NumberColumn(Frozen):
     fill: float = 0.0
     log: bool = False
     indicator: bool = False
+    format: str | None = None
+    column: str | None = None
+    period: float = Field(default=0.0, ge=0)
+    phase: float = 0.0
+    minimum: float | None = None
+    maximum: float | None = None
+
+    @property
+    def source(self) -> str:
+        """The column of the table that the feature is read from."""
+        return self.column or self.name
 
 
 class CategoryColumn(Frozen):

@@ -36,6 +36,16 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     )
     text: str | None = setting(None, "Text column (default: detected).")
     drop: tuple[str, ...] = setting((), "Columns to ignore.")
+    keep: tuple[str, ...] = setting((), "Columns to use although they look like row numbers or names.")
+    header: bool | None = setting(
+        None,
+        "Whether the first line of a CSV names the columns (default: detected).",
+        "--header/--no-header",
+        advanced=True,
+    )
+    formats: dict[str, str] = setting(
+        {}, "How a column's numbers or times are written: '1.234,5', '%d/%m/%Y' (default: detected)."
+    )
     split_column: str | None = setting(
         None, "Column that assigns rows to train, val and test.", "--split-column", advanced=True
     )
@@ -85,16 +95,9 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     def meaning(self) -> dict[str, Any]:
         """Return the settings that define the samples and targets, where they are not the default."""
         names = (
-            *("kind", "task", "target", "label_separators", "text", "drop", "split_column"),
-            *(
-                "group_column",
-                "time_column",
-                "window",
-                "horizon",
-                "time_splits",
-                "val_fraction",
-                "test_fraction",
-            ),
+            *("kind", "task", "target", "label_separators", "text", "drop", "keep", "header"),
+            *("split_column", "group_column", "time_column", "window", "horizon", "time_splits"),
+            *("val_fraction", "test_fraction"),
         )
         default = type(self)()
         return {n: getattr(self, n) for n in names if getattr(self, n) != getattr(default, n)}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+UNLIKE_TRAINING = "unlike-training"  # the code of notices on cells that training did not have
 Level = Literal["error", "warning", "note"]
 
 
@@ -32,6 +33,15 @@ class Notice:
 def left_out(message: str) -> Notice:
     """Return the warning that some of the data is not used."""
     return Notice(message, "left-out", "warning")
+
+
+def for_split(notices: Iterable[Notice], split: str) -> list[Notice]:
+    """Return what a reader reports of a split, prefixed with its name.
+
+    Training is not unlike itself: its rare words and missing cells are reported where it is fitted.
+    """
+    unlike = [n for n in notices if split != "train" or n.code != UNLIKE_TRAINING]
+    return [notice.prefixed(split) for notice in unlike]
 
 
 def messages(notices: Iterable[Notice]) -> list[str]:

@@ -22,10 +22,11 @@ from dlcli.task import TaskSpec
 _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
 # Settings for files of the user's own; registered sets are read in their own way.
 _READING = (
-    *("target", "label_separators", "text", "drop", "split_column", "group_column"),
+    *("target", "label_separators", "text", "drop", "header", "formats", "split_column"),
+    "group_column",
     *("time_column", "window", "horizon", "time_splits"),
 )
-_SET_ONLY = ("label_separators", "text", "drop", "time_splits")  # settings without a flag
+_SET_ONLY = ("label_separators", "text", "drop", "formats", "time_splits")  # settings without a flag
 
 
 def open_source(config: DataConfig, *, seed: int) -> DataSource:
@@ -167,7 +168,7 @@ def _refuse_settings(config: DataConfig, listing: DataListing, kind: str, name: 
         own["task"] = "embedding"
     for key in ("kind", "task", *_READING):
         value = getattr(config, key)
-        if value and value != own.get(key):
+        if value not in (None, (), {}) and value != own.get(key):
             flag = f"data.{key}" if key in _SET_ONLY else _flag(key)
             raise UsageError(
                 f"{flag} {value}: the data set {name} is {kind} data for {listing.task} and is read in "

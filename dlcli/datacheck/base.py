@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource, Samples, SplitName
 from dlcli.data.kinds import KINDS, ReadOptions
-from dlcli.data.notices import Level, Notice
+from dlcli.data.notices import Level, Notice, for_split
 from dlcli.registry import Registry
 from dlcli.task import TaskSpec
 
@@ -216,7 +216,7 @@ def reader_notices(source: DataSource, task: TaskSpec) -> list[Notice]:
     kind, notices = KINDS.get(source.kind), []
     for split, samples in source.splits.items():
         reader = kind.reader(samples, task, ReadOptions())
-        notices += [notice.prefixed(split) for notice in reader.notices]
+        notices += for_split(reader.notices, split)
         reader.close()
     return notices
 

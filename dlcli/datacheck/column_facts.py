@@ -11,6 +11,7 @@ import numpy as np
 
 from dlcli.data.base import Floats
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
+from dlcli.data.tables.unused import is_number
 from dlcli.datacheck.base import Cell, CheckResult, Table, percent
 from dlcli.datacheck.targets import piled_ends
 from dlcli.wording import one_line, plural, shorten
@@ -54,11 +55,6 @@ def describe(frame: polars.DataFrame, result: CheckResult) -> None:
         examples = [f"{name} {value:.10g}: {percent(n, total)}" for name, value, n, total in piled]
         message = "values pile up at the end of a column: were they clipped there?"
         result.report("note", "piled-values", message, examples=examples)
-
-
-def is_number(column: polars.Series) -> bool:
-    """Whether the encoder reads the column as numbers; times are seconds."""
-    return column.dtype.is_numeric() or column.dtype.is_temporal()
 
 
 def _finite(column: polars.Series) -> Floats:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from dlcli.data.base import DataSource, Floats, Samples
 from dlcli.data.notices import Level
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
-from dlcli.data.tables.columns import column_names
-from dlcli.data.tables.frames import looks_like_text
+from dlcli.data.tables.columns import MIN_COUNT, column_names
+from dlcli.data.tables.relations import column_sums
 from dlcli.data.tables.rows import TableRows
+from dlcli.data.tables.unused import ROW_NUMBERS, is_number, rare_words, reason_to_drop
 from dlcli.datacheck.base import (
     CHECKS,
     Bars,
@@ -25,7 +26,7 @@ from dlcli.datacheck.base import (
     percent,
     reader_notices,
 )
-from dlcli.datacheck.column_facts import describe, is_number
+from dlcli.datacheck.column_facts import describe
 from dlcli.datacheck.leaks import LEAK_SCORE, leak_score
 from dlcli.task import TabularInput, TaskSpec
 from dlcli.wording import plural
@@ -62,6 +63,11 @@ def check_tabular(source: DataSource, task: TaskSpec | None, options: CheckOptio
     _check_missing(frames, result)
     _check_unused(frames["train"], used, result)
     _check_equal_columns(frame, result)
+    sums = column_sums(frame)
+    if sums:
+        message = f"{plural(len(sums), 'column')} that {'is a sum' if len(sums) == 1 else 'are sums'} "
+        message += "or differences of others"
+        result.report("note", "sum-column", message, examples=sums, hint="they add no information")
     _check_leaks(source, frames, result)
     result.contents = _contents(frames)
     return result
@@ -104,29 +110,32 @@ def _check_missing(frames: dict[str, polars.DataFrame], result: CheckResult) -> 
         result.report("note", "missing-unseen", message, examples=only_held_out, hint=hint)
 
 
+_CODES = {
+    "without any value": "empty-column",
+    "with the same value in every row": "constant-column",
+    "of text (--kind text encodes them)": "text-column",
+}
+
+
 def _check_unused(train: polars.DataFrame, used: set[str] | None, result: CheckResult) -> None:
-    """Report columns that the encoder does not use, by reason, and those nearly all distinct."""
+    """Report columns that the encoder does not use, by its reasons, and those nearly all distinct."""
     import polars as pl
 
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[str, list[str]] = {}
     nearly_distinct = []
     for column in train.iter_columns():
         cells = column.drop_nulls()
-        distinct = cells.n_unique()
         if used is not None and column.name in used:
-            if column.dtype == pl.String and distinct > 0.5 * max(len(cells), 40):
+            distinct = cells.n_unique() if column.dtype == pl.String else 0
+            if distinct > 0.5 * max(len(cells), 40):
                 nearly_distinct.append(f"{column.name} {distinct:,}")
             continue
-        if not len(cells):
-            code_and_reason = ("empty-column", "without any value in train")
-        elif distinct == 1:
-            code_and_reason = ("constant-column", "with one value in every row of train")
-        elif looks_like_text(column):
-            code_and_reason = ("text-column", "of running text; --kind text reads them")
-        else:
-            code_and_reason = ("identifier-column", "that only name or number the rows")
-        groups.setdefault(code_and_reason, []).append(column.name)
-    for (code, reason), names in groups.items():
+        reason = reason_to_drop(column)
+        if reason is None and used is None:
+            continue
+        groups.setdefault(reason or _other_reason(column), []).append(column.name)
+    for reason, names in groups.items():
+        code = _CODES.get(reason, "identifier-column")
         level: Level = "warning" if code in ("empty-column", "constant-column") else "note"
         message = f"{plural(len(names), 'column')} {reason}"
         result.report(level, code, message, examples=names, hint="dlcli leaves them out")
@@ -136,6 +145,10 @@ def _check_unused(train: polars.DataFrame, used: set[str] | None, result: CheckR
         )
         hint = "most words of other rows will be unknown; --set data.drop=[NAME] leaves a column out"
         result.report("warning", "identifier-like", message, examples=nearly_distinct, hint=hint)
+
+
+def _other_reason(column: polars.Series) -> str:
+    return ROW_NUMBERS if is_number(column) else rare_words(column, MIN_COUNT)
 
 
 def _check_equal_columns(frame: polars.DataFrame, result: CheckResult) -> None:

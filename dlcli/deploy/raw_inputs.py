@@ -76,7 +76,10 @@ def _cells(samples: Samples, spec: TabularInput) -> Feeds:
     assert isinstance(samples.items, TableRows)
     frame, feeds = samples.items.frame, {}
     if spec.numbers:
-        columns = [as_numbers(frame[c.name])[0].fill_null(float("nan")).to_numpy() for c in spec.numbers]
+        columns = [
+            as_numbers(frame[c.source], c.format)[0].fill_null(float("nan")).to_numpy()
+            for c in spec.numbers
+        ]
         feeds[NUMBERS] = np.stack(columns, axis=1).astype(np.float64)
     if spec.categories:
         words = [as_strings(frame[c.name]).fill_null("").to_list() for c in spec.categories]

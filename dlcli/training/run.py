@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dlcli.data.base import Reader
+from dlcli.data.notices import for_split
 from dlcli.data.splits import write_splits
 from dlcli.errors import DlcliError
 from dlcli.evaluation.evaluate import evaluate
@@ -135,8 +136,8 @@ def _train(
     for message in warnings:
         emit(Warned(message))
     for split, reader in readers.items():
-        for notice in reader.notices:
-            emit(Warned(notice.prefixed(split).message))
+        for notice in for_split(reader.notices, split):
+            emit(Warned(notice.message))
     emit(run_started(plan, run, built, progress, device))
     if config.tensorboard and world.main:
         emit(ModelReady(job.model.module, _example(job)))

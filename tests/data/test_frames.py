@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from dlcli.data.notices import messages
-from dlcli.data.tables.charset import decode_text
 from dlcli.data.tables.frames import (
     TABLE_SUFFIXES,
     is_table,
@@ -20,6 +19,7 @@ from dlcli.data.tables.frames import (
 )
 from dlcli.data.tables.split_names import split_files
 from dlcli.errors import DlcliError
+from dlcli.notation.charset import decode_text
 
 
 def read(tmp_path: Path, content: str | bytes, name: str = "t.csv", **options: object):
@@ -71,13 +71,17 @@ def test_one_word_among_many_numbers_is_missing_and_counted(tmp_path):
     frame, notes = read(tmp_path, f"a\n{rows}oops\n")
     assert frame["a"].dtype == pl.Int64
     assert frame["a"].null_count() == 1
-    assert notes == ["t.csv: 1 of 61 cells of column 'a' are not numbers and count as missing: 'oops'"]
+    assert notes == [
+        "t.csv: 1 of 61 cells of column 'a' are not numbers and count as missing: 'oops' (row 60)"
+    ]
 
 
 def test_words_among_few_numbers_keep_the_column_one_of_words(tmp_path):
     frame, notes = read(tmp_path, "a\n1\n2\nx\n")
     assert frame["a"].to_list() == ["1", "2", "x"]
-    assert notes == []
+    assert notes == [
+        "t.csv: 'a' is read as words: 1 of 3 cells are not numbers like the others: 'x' (row 2)"
+    ]
 
 
 def test_what_means_missing_among_numbers(tmp_path):

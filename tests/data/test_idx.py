@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlcli.data.sets.idx import looks_like_idx, read_idx
 from dlcli.errors import DlcliError
+from dlcli.notation.idx import looks_like_idx, read_idx
 
 
 def idx(values: np.ndarray, code: int = 8) -> bytes:

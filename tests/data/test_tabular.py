@@ -411,7 +411,7 @@ def test_predict_counts_what_it_cannot_read(tmp_path):
     path = save(tmp_path / "new.csv", ["size,colour,ok", "big,red,True", "1,pink,True"])
     reader = TABULAR.reader(TABULAR.inputs([str(path)], task), task, ReadOptions())
     assert np.isfinite(reader.array()[0]).all()
-    assert "1 cell of 'size' not a number, count as missing" in messages(reader.notices)
+    assert "1 cell of 'size' not a number, count as missing: 'big' (row 0)" in messages(reader.notices)
     assert any("'pink'" in note for note in messages(reader.notices))
 
 

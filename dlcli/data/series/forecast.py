@@ -109,6 +109,8 @@ def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
         for split, where in starts.items()
     }
     options: dict[str, Any] = {"window": window, "horizon": horizon}
+    if config.formats:
+        options["formats"] = config.formats
     if len(sizes) == 1 and config.time_splits is None and not other:
         # In rows, so that a file that has grown keeps the splits that a model was trained on.
         ends = [0, *bounds]
@@ -205,7 +207,7 @@ def _concat_files(
 
     frames, notices = {}, []
     for split, file in files.items():
-        frames[split], more = read_frame(file)
+        frames[split], more = read_frame(file, header=config.header, formats=config.formats)
         notices += more
     first = next(iter(frames.values()))
     if len(frames) > 1 and config.time_splits is not None:

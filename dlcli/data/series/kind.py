@@ -288,6 +288,7 @@ KINDS.register("series")(
         size_words="{} (steps, channels)",
         own_settings=(
             *("data.max_length", "data.time_column", "data.window", "data.horizon", "data.time_splits"),
+            *("data.header", "data.formats"),
         ),
         order=40,
     )

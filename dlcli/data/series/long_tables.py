@@ -16,6 +16,7 @@ from dlcli.data.base import Floats
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.cells import as_numbers
 from dlcli.data.tables.frames import need_column
+from dlcli.data.tables.unused import has_header_gaps, is_counter
 from dlcli.errors import DlcliError
 from dlcli.wording import quoted, quoted_list
 
@@ -231,7 +232,8 @@ def _channels(
 ) -> tuple[dict[str, polars.Series], list[Notice]]:
     """Return the numeric columns, and notices about the others."""
     columns: dict[str, polars.Series] = {}
-    not_numeric, empty = [], []
+    not_numeric, empty, counters = [], [], []
+    unnamed = has_header_gaps(frame.columns)
     for column in frame.iter_columns():
         if column.name == time or column.name in config.drop:
             continue
@@ -239,10 +241,13 @@ def _channels(
             empty.append(column.name)
         elif not _numeric(column):
             not_numeric.append(column.name)
+        elif is_counter(column, unnamed=unnamed) and column.name not in (config.target or "").split(","):
+            counters.append(column.name)
         else:
             columns[column.name] = as_numbers(column)[0]
     notices = []
-    for names, why in ((not_numeric, "not numeric"), (empty, "empty")):
+    reasons = ((not_numeric, "not numeric"), (empty, "empty"), (counters, "they number the rows"))
+    for names, why in reasons:
         if names:
             notices.append(left_out(f"{path}: left out, because {why}: {quoted_list(names)}"))
     if not columns:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.notices import Notice
-from dlcli.data.tables.charset import decode_text
 from dlcli.errors import DlcliError
+from dlcli.notation.charset import decode_text
 from dlcli.task import TaskKind
 from dlcli.wording import quoted
 

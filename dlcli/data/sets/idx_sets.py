@@ -15,9 +15,9 @@ import numpy as np
 from dlcli.data.kinds import DataListing
 from dlcli.data.sets.builtin import DIGITS
 from dlcli.data.sets.download import torchvision_datasets
-from dlcli.data.sets.idx import looks_like_idx, read_idx
 from dlcli.data.sets.named import DATASETS, NamedSet, array_listing
 from dlcli.errors import DlcliError
+from dlcli.notation.idx import looks_like_idx, read_idx
 
 _FASHION_CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),

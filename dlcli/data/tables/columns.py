@@ -5,16 +5,28 @@ N rows; F numeric features (numbers, then missing indicators), K columns of cate
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.class_folders import natural
-from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
-from dlcli.data.tables.frames import looks_like_text
+from dlcli.data.notices import UNLIKE_TRAINING, Notice
+from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings, example_cells, missing_cells
+from dlcli.data.tables.unused import (
+    ROW_NUMBERS,
+    about_dropped,
+    about_sorted,
+    has_header_gaps,
+    is_number,
+    numbers_rows,
+    rare_words,
+    reason_to_drop,
+)
 from dlcli.errors import DlcliError
+from dlcli.notation.numbers import PLAIN
 from dlcli.task import CategoryColumn, NumberColumn, TabularInput
 from dlcli.wording import plural, quoted, quoted_list
 
@@ -24,45 +36,56 @@ if TYPE_CHECKING:
 # log(1 + x) is applied to non-negative columns above this skewness, if it reduces it below this ratio
 # (which it does not for values far below 1).
 _MIN_SKEWNESS, _MAX_SKEWNESS_RATIO = 2.0, 0.75
-# In a column of more than _MANY_WORDS distinct values, those less frequent than _MIN_COUNT are unknown.
-_MANY_WORDS, _MIN_COUNT, _MAX_WORDS = 100, 5, 1000
-# A column of distinct values in at least this many rows is an identifier.
-_MIN_IDENTIFIER_ROWS = 20
+# In a column of more than _MANY_WORDS distinct values, those less frequent than MIN_COUNT are unknown.
+_MANY_WORDS, MIN_COUNT, _MAX_WORDS = 100, 5, 1000
 _MAX_WORD_LENGTH = 200
+# Cycles of times, in seconds; the year is the Gregorian mean. Fewer phases than these are none.
+_CYCLE_NAMES = {86_400.0: "time of day", 604_800.0: "day of the week", 31_556_952.0: "time of year"}
+_MIN_PHASES = 3
 
 
 def fit_columns(
-    frame: polars.DataFrame, rows: npt.NDArray[np.int64]
+    frame: polars.DataFrame,
+    rows: npt.NDArray[np.int64],
+    *,
+    formats: Mapping[str, str] | None = None,
+    keep: Collection[str] = (),
 ) -> tuple[TabularInput, list[Notice]]:
     """Fit the encoders on the training rows; also return notices of dropped columns and assumptions.
 
-    ``rows`` (N,) are the row numbers in the file: a column equal to them is dropped. Raises: DlcliError
-    when no usable column remains.
+    ``rows`` (N,) are the row numbers in the file: a column that numbers them is dropped, unless it is in
+    ``keep``. ``formats`` are those of the cells. Raises: DlcliError when no usable column remains.
     """
     dropped: dict[str, list[str]] = {}
     row_numbers = []
     numbers: list[NumberColumn] = []
     categories: list[CategoryColumn] = []
     notices: list[Notice] = []
+    known = formats or {}
+    unnamed = has_header_gaps(frame.columns)
     for column in frame.iter_columns():
-        reason = _reason_to_drop(column)
+        wanted = column.name in keep
+        reason = reason_to_drop(column, wanted=wanted)
         if reason:
             dropped.setdefault(reason, []).append(column.name)
-        elif _is_number(column):
-            if _is_row_number(column, rows):
+        elif is_number(column):
+            if not wanted and numbers_rows(column, rows, unnamed=unnamed):
                 row_numbers.append(column)
             else:
-                numbers.append(_fit_number(column, notices))
+                numbers += _fit_numbers(column, known.get(column.name), notices)
         else:
             category = _fit_category(column, notices)
             if category.values:
                 categories.append(category)
             else:
-                dropped.setdefault("of nearly all distinct values", []).append(column.name)
+                dropped.setdefault(rare_words(column, MIN_COUNT), []).append(column.name)
     if not numbers and not categories:  # the row number may be the only input, of a curve
-        numbers = [_fit_number(column, notices) for column in row_numbers]
+        numbers = [n for c in row_numbers for n in _fit_numbers(c, known.get(c.name), notices)]
     elif row_numbers:
-        dropped["of row numbers"] = [column.name for column in row_numbers]
+        dropped[ROW_NUMBERS] = [column.name for column in row_numbers]
+    notices += about_dropped(frame, [c.name for c in row_numbers], dropped)
+    used = {column.source for column in numbers} - {column.name for column in row_numbers}
+    notices += about_sorted([c for c in frame.iter_columns() if c.name in used], keep)
     unused = [
         f"left out {'columns' if len(names) > 1 else 'the column'} {reason}: {quoted_list(names)}"
         for reason, names in dropped.items()
@@ -95,93 +118,80 @@ def encode_columns(
     out = np.zeros((frame.height, *spec.shape), dtype=np.float32)
     notices: list[Notice] = []
     indicator = len(spec.numbers)
+    columns = {column.name: column for column in frame.iter_columns()}
     for i, number in enumerate(spec.numbers):
-        values, missing, more = _finite_values(frame[number.name])
-        notices += more
-        values = np.where(missing, number.fill, values)
-        if number.log:
-            values = _signed_log1p(values)
+        values, missing, more = _finite_values(columns[number.source], number.format)
+        if not number.period:
+            notices += [*more, *_far_values(values, missing, number)]
+        values = transform(np.where(missing, number.fill, values), number)
         out[:, i] = (values - number.mean) / number.std
         if number.indicator:
             out[:, indicator] = missing
             indicator += 1
-        elif missing.any() and frame.height:
+        elif missing.any() and frame.height and not number.period:
             count = plural(int(missing.sum()), "cell")
             message = f"{count} of {number.name!r} missing, unlike in training: "
-            notices.append(Notice(f"{message}replaced by {number.fill:g}"))
+            notices.append(Notice(f"{message}replaced by {number.fill:g}", UNLIKE_TRAINING))
     for j, category in enumerate(spec.categories):
-        words = as_strings(frame[category.name])
-        code = {word: i + 1 for i, word in enumerate(category.values)}
+        words = as_strings(columns[category.name])
+        # Names in cards of older versions may have accents as characters of their own.
+        code = {unicodedata.normalize("NFC", word): i + 1 for i, word in enumerate(category.values)}
         codes = words.replace_strict(code, default=0).fill_null(0).to_numpy()
         unseen = words.filter((codes == 0) & words.is_not_null().to_numpy())
         if len(unseen):
             shown = unseen.unique(maintain_order=True).head(3).to_list()
             message = f"{plural(len(unseen), 'cell')} of {category.name!r} with an unknown value: "
-            notices.append(Notice(message + ", ".join(quoted(word) for word in shown)))
+            shown_words = ", ".join(quoted(word) for word in shown)
+            notices.append(Notice(message + shown_words, UNLIKE_TRAINING))
         out[:, spec.features + j] = codes
     return out, notices
 
 
 def column_names(spec: TabularInput) -> list[str]:
     """Return the names of the columns that a model reads."""
-    return [*(column.name for column in spec.numbers), *(column.name for column in spec.categories)]
+    numbers = (column.source for column in spec.numbers)
+    return list(dict.fromkeys([*numbers, *(column.name for column in spec.categories)]))
 
 
-def _is_number(column: polars.Series) -> bool:
-    return column.dtype.is_numeric() or column.dtype.is_temporal()
+def transform(values: npt.NDArray[np.float64], column: NumberColumn) -> npt.NDArray[np.float64]:
+    """Return values (N,) without missing ones as the model's scale is fitted on: logs, or sines."""
+    if column.period:
+        return np.sin(2 * np.pi * (values / column.period + column.phase))
+    return _signed_log1p(values) if column.log else values
 
 
-def _reason_to_drop(column: polars.Series) -> str | None:
-    """Return why a column is not usable, or None."""
-    import polars as pl
-
-    cells = column.drop_nulls()
-    if not len(cells):
-        return "without any value"
-    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object):
-        return "of lists or objects"
-    if looks_like_text(column):
-        return "of text (--kind text encodes them)"
-    distinct = cells.n_unique()
-    if distinct == 1 and len(cells) == len(column):
-        return "with the same value in every row"
-    if distinct == len(cells) >= _MIN_IDENTIFIER_ROWS and (
-        column.dtype == pl.String or (column.dtype.is_integer() and _is_id_name(column.name))
-    ):
-        return "with a different value in every row"
-    return None
-
-
-def _is_id_name(name: str) -> bool:
-    lower = name.lower()
-    return (
-        lower in ("id", "uid", "uuid", "index", "key")
-        or lower.endswith(("_id", " id", "-id"))
-        or (name.endswith(("Id", "ID")) and len(name) > 2)
-    )
-
-
-def _is_row_number(column: polars.Series, rows: npt.NDArray[np.int64]) -> bool:
-    """Return whether integers are a linear function of the row number."""
-    if not column.dtype.is_integer() or column.null_count() or len(column) < 3:
-        return False
-    values = column.to_numpy().astype(np.float64)
-    step = (values[1] - values[0]) / (rows[1] - rows[0])
-    return step != 0 and bool((values == values[0] + step * (rows - rows[0])).all())
+def _far_values(
+    values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_], column: NumberColumn
+) -> list[Notice]:
+    """Return a notice of values that are outside the range of training by more than its width."""
+    if column.minimum is None or column.maximum is None or not len(values):
+        return []
+    low, high = transform(np.array([column.minimum, column.maximum]), column)
+    width = (high - low) or abs(high) or 1.0
+    scaled = transform(np.where(missing, column.fill, values), column)
+    far = ~missing & ((scaled < low - width) | (scaled > high + width))
+    if not far.any():
+        return []
+    shown = ", ".join(f"{value:g}" for value in np.unique(values[far])[-3:].tolist())
+    span = f"{column.minimum:g} to {column.maximum:g}"
+    message = f"{plural(int(far.sum()), 'cell')} of {column.name!r} far outside the values of training"
+    return [Notice(f"{message} ({span}): {shown}", "far-value", "warning")]
 
 
 def _finite_values(
-    column: polars.Series,
+    column: polars.Series, form: str | None
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[Notice]]:
     """Return numbers (N,), a mask of missing and infinite ones (N,), and notices."""
-    series, invalid = as_numbers(column)
+    series, invalid = as_numbers(column, form)
     values = series.fill_null(float("nan")).to_numpy()
     infinite = int((np.abs(values) >= MAX_FINITE).sum())
     notices = []
     if invalid:
-        notices.append(
-            Notice(f"{plural(invalid, 'cell')} of {column.name!r} not a number, count as missing")
-        )
+        what = "a number" if form in (None, PLAIN) else f"of the format {form}"
+        cells = as_strings(column)
+        shown = example_cells(cells, series.is_null() & ~missing_cells(cells))
+        message = f"{plural(invalid, 'cell')} of {column.name!r} not {what}, count as missing"
+        notices.append(Notice(f"{message}: {shown}" if shown else message))
     if infinite:
         notices.append(
             Notice(f"{plural(infinite, 'cell')} of {column.name!r} infinite, count as missing")
@@ -189,30 +199,72 @@ def _finite_values(
     return values, ~(np.abs(values) < MAX_FINITE), notices  # also true for NaN
 
 
-def _fit_number(column: polars.Series, notices: list[Notice]) -> NumberColumn:
-    values, missing, more = _finite_values(column)
+def _fit_numbers(column: polars.Series, form: str | None, notices: list[Notice]) -> list[NumberColumn]:
+    """Return the features of a column: its numbers, and of times the cycles that they span."""
+    import polars as pl
+
+    values, missing, more = _finite_values(column, form)
     notices += more
-    if column.dtype.is_temporal():
-        notices.append(Notice(f"{column.name!r} is a time, encoded in seconds"))
+    number = _fit_number(column.name, values, missing, log=not column.dtype.is_temporal())
+    number = number.model_copy(update={"format": form})
+    if not column.dtype.is_temporal():
+        return [number]
+    cycles = [] if column.dtype in (pl.Duration, pl.Time) else _fit_cycles(number, values, missing)
+    names = list(dict.fromkeys(_CYCLE_NAMES[cycle.period] for cycle in cycles))
+    also = f", with sine and cosine of {' and '.join(names)}" if names else ""
+    notices.append(Notice(f"{column.name!r} is a time, encoded in seconds{also}"))
+    return [number, *cycles]
+
+
+def _fit_number(
+    name: str, values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_], *, log: bool
+) -> NumberColumn:
     valid = values[~missing]
     fill = float(np.median(valid)) if len(valid) else 0.0
-    filled = np.where(missing, fill, values)
-    log = bool(valid.size and valid.min() >= 0 and _skewness(valid) > _MIN_SKEWNESS)
-    log = log and not column.dtype.is_temporal()
+    log = bool(log and valid.size and valid.min() >= 0 and _skewness(valid) > _MIN_SKEWNESS)
     log = log and abs(_skewness(_signed_log1p(valid))) < _MAX_SKEWNESS_RATIO * _skewness(valid)
-    if log:
-        filled = _signed_log1p(filled)
-    mean, std = float(filled.mean()), float(filled.std())
-    # The std of a column that is constant except for missing cells may be a rounding error.
-    constant = std <= 1e-12 * float(np.abs(filled).max())
-    return NumberColumn(
-        name=column.name,
-        mean=mean,
-        std=1.0 if constant else std,
+    column = NumberColumn(
+        name=name,
         fill=fill,
         log=log,
         indicator=bool(missing.any()),
+        minimum=float(valid.min()) if len(valid) else None,
+        maximum=float(valid.max()) if len(valid) else None,
     )
+    return _scaled(column, values, missing)
+
+
+def _scaled(
+    column: NumberColumn, values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_]
+) -> NumberColumn:
+    """Return a column with mean and std of the values (N,) as `transform` gives them."""
+    filled = transform(np.where(missing, column.fill, values), column)
+    mean, std = float(filled.mean()), float(filled.std())
+    # The std of a column that is constant except for missing cells may be a rounding error.
+    constant = std <= 1e-12 * float(np.abs(filled).max())
+    return column.model_copy(update={"mean": mean, "std": 1.0 if constant else std})
+
+
+def _fit_cycles(
+    time: NumberColumn, values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_]
+) -> list[NumberColumn]:
+    """Return sine and cosine of the cycles that times (N,) in seconds cover at least once."""
+    cycles = []
+    valid = values[~missing]
+    for period, name in _CYCLE_NAMES.items():
+        if np.ptp(valid) < period or len(np.unique(valid % period)) < _MIN_PHASES:
+            continue
+        for phase, function in ((0.0, "sin"), (0.25, "cos")):
+            cycle = NumberColumn(
+                name=f"{time.name} ({name}, {function})",
+                fill=time.fill,
+                format=time.format,
+                column=time.name,
+                period=period,
+                phase=phase,
+            )
+            cycles.append(_scaled(cycle, values, missing))
+    return cycles
 
 
 def _signed_log1p(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -244,12 +296,12 @@ def _fit_category(column: polars.Series, notices: list[Notice]) -> CategoryColum
             )
         )
     if counts.height > _MANY_WORDS:
-        vocabulary = vocabulary.filter(pl.col("count") >= _MIN_COUNT).head(_MAX_WORDS)
+        vocabulary = vocabulary.filter(pl.col("count") >= MIN_COUNT).head(_MAX_WORDS)
         if vocabulary.height and vocabulary.height < counts.height:
             notices.append(
                 Notice(
                     f"{column.name!r} has {counts.height} distinct values; the {vocabulary.height} most "
-                    f"frequent ({_MIN_COUNT} times or more) are encoded, others are unknown"
+                    f"frequent ({MIN_COUNT} times or more) are encoded, others are unknown"
                 )
             )
     values = sorted(vocabulary["word"].to_list(), key=lambda word: (natural(word), word))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dlcli import wording
 from dlcli.data.kinds import Description
+from dlcli.notation.numbers import PLAIN
 from dlcli.task import CategoryColumn, NumberColumn, TabularInput
 
 _MAX_LISTED_VALUES = 12
@@ -27,11 +28,14 @@ def describe(spec: TabularInput) -> Description:
 
 
 def _number(column: NumberColumn) -> str:
+    if column.period:
+        return f"sine of the times of {wording.printable(column.source)}"
     text = f"mean {wording.number(column.mean)}, std {wording.number(column.std)}"
     if column.log:
         text += " after sign(x) log(1 + |x|)"
     text += f"; missing becomes {wording.number(column.fill)}"
-    return text + (", with an indicator" if column.indicator else "")
+    text += ", with an indicator" if column.indicator else ""
+    return text + (f"; written {column.format}" if column.format not in (None, PLAIN) else "")
 
 
 def _category(column: CategoryColumn) -> str:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import functools
 import gzip
+import sys
+import unicodedata
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice
-from dlcli.data.tables.cells import infer_type
-from dlcli.data.tables.charset import decode_text
+from dlcli.data.tables.infer import TypedFrame, infer_types
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError, nearest
+from dlcli.notation.charset import decode_text
 from dlcli.wording import first_line, plural, quoted, shorten
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ TABLE_SUFFIXES = (
     *(".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet"),
     *(".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz"),
 )
+STDIN = "-"
 _HEAD_BYTES = 2**18
 
 
@@ -39,18 +42,36 @@ def is_table(path: Path) -> bool:
 
 
 def read_frame(
-    path: Path, *, header: bool | None = None, as_text: Collection[str] = ()
+    path: Path,
+    *,
+    header: bool | None = None,
+    as_text: Collection[str] = (),
+    formats: Mapping[str, str] | None = None,
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """Read all rows with typed columns; also return notices.
+    """Read all rows with typed columns; also return notices. See `read_typed`."""
+    typed = read_typed(path, header=header, as_text=as_text, formats=formats)
+    return typed.frame, typed.notices
+
+
+def read_typed(
+    path: Path,
+    *,
+    header: bool | None = None,
+    as_text: Collection[str] = (),
+    only: Collection[str] | None = None,
+    formats: Mapping[str, str] | None = None,
+) -> TypedFrame:
+    """Read all rows with typed columns, and the formats of the numbers and times in them.
 
     Strings are stripped; missing values are null, never NaN. ``header``: whether the first line of a
-    CSV names the columns (default: unless it has numbers with a decimal point). The columns ``as_text``
-    stay strings. Raises: DlcliError when the file cannot be read, is not a table or has no rows.
+    CSV names the columns (default: detected, see `layout.has_header`). The columns ``as_text``
+    stay strings, and with ``only`` all others than these; ``formats`` are known ones. The path "-" is
+    standard input. Raises: DlcliError when the file cannot be read, is not a table or has no rows.
     """
-    frame, notices = _read(path, rows=None, header=header, as_text=as_text)
-    if not frame.height:
-        raise DlcliError(f"{path} has {'a header but ' if frame.width else ''}no rows")
-    return frame, notices
+    typed = _read(path, rows=None, header=header, as_text=as_text, only=only, formats=formats)
+    if not typed.frame.height:
+        raise DlcliError(f"{path} has {'a header but ' if typed.frame.width else ''}no rows")
+    return typed
 
 
 def read_head(path: Path, rows: int = 200) -> polars.DataFrame | None:
@@ -108,41 +129,79 @@ def split_by_column(
 @functools.lru_cache(maxsize=64)
 def _head(path: str, mtime_ns: int, size: int, rows: int) -> polars.DataFrame | None:
     try:
-        frame, _ = _read(Path(path), rows=rows, header=None, as_text=())
+        frame = _read(Path(path), rows=rows, header=None).frame
     except DlcliError:
         return None
     return frame if frame.height else None
 
 
 def _read(
-    path: Path, *, rows: int | None, header: bool | None, as_text: Collection[str]
-) -> tuple[polars.DataFrame, list[Notice]]:
+    path: Path,
+    *,
+    rows: int | None,
+    header: bool | None,
+    as_text: Collection[str] = (),
+    only: Collection[str] | None = None,
+    formats: Mapping[str, str] | None = None,
+) -> TypedFrame:
     import polars as pl
 
     name = path.name.lower().removesuffix(".gz")
     notices: list[Notice] = []
+    separator = ","
     try:
         if name.endswith(".parquet"):
-            frame = pl.read_parquet(path, n_rows=rows)
+            frame = _nfc_columns(pl.read_parquet(path, n_rows=rows))
         else:
-            raw = _read_bytes(path, None if rows is None else _HEAD_BYTES)
+            raw = (
+                stdin_bytes()
+                if is_stdin(path)
+                else _read_bytes(path, None if rows is None else _HEAD_BYTES)
+            )
             text, notices = _decode(raw, path)
-            if name.endswith((".jsonl", ".ndjson")):
-                frame = _parse_json_lines(text, path, rows)
+            if name.endswith((".jsonl", ".ndjson")) or (is_stdin(path) and text.lstrip()[:1] == "{"):
+                frame = _nfc_columns(_parse_json_lines(text, path, rows))
             else:
                 tabs = name.endswith((".tsv", ".tab"))
-                frame, more = read_separated(text, path, tabs=tabs, rows=rows, header=header)
+                frame, separator, more = read_separated(text, path, tabs=tabs, rows=rows, header=header)
                 notices += more
     except pl.exceptions.PolarsError as exc:
         raise DlcliError(f"cannot read {path}: {shorten(first_line(exc), 160)}") from exc
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
-    columns = []
-    for column in frame.iter_columns():
-        column, notice = infer_type(column, keep_text=column.name in as_text)
-        columns.append(column)
-        notices += [notice.prefixed(path.name)] if notice else []
-    return pl.DataFrame(columns), notices
+    typed = infer_types(
+        frame,
+        as_text=as_text,
+        only=only,
+        formats=formats,
+        semicolon=separator == ";",
+        guess=rows is not None,
+    )
+    typed.notices = [*notices, *(notice.prefixed(path.name) for notice in typed.notices)]
+    return typed
+
+
+def is_stdin(path: Path) -> bool:
+    """Return whether a path means standard input."""
+    return str(path) in (STDIN, "/dev/stdin")
+
+
+@functools.lru_cache(maxsize=1)
+def stdin_bytes() -> bytes:
+    """Read standard input, once for all models of an ensemble."""
+    return sys.stdin.buffer.read()
+
+
+def _nfc_columns(frame: polars.DataFrame) -> polars.DataFrame:
+    """Write letters with accents as single characters (Unicode NFC), so that equal words are equal."""
+    import polars as pl
+
+    strings = [c.name for c in frame.iter_columns() if c.dtype == pl.String and not _is_ascii(c)]
+    return frame.with_columns(pl.col(strings).str.normalize("NFC")) if strings else frame
+
+
+def _is_ascii(column: polars.Series) -> bool:
+    return not column.str.contains(r"[^\x00-\x7f]").any()
 
 
 def _read_bytes(path: Path, limit: int | None) -> bytes:
@@ -168,6 +227,8 @@ def _decode(raw: bytes, path: Path) -> tuple[str, list[Notice]]:
         raise DlcliError(
             f"{path} is not a text file: it has zero bytes", hint="is it another kind of file?"
         )
+    # Accents as single characters, so that equal words are equal whoever typed them.
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
     if "\n" not in text and "\r" in text:
         text = text.replace("\r", "\n")
     if encoding == "UTF-8":

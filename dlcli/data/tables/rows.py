@@ -5,8 +5,8 @@ The types of a file are inferred from its own cells, so other files are cast to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dlcli.data.base import Indices, Items
@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TableRows(Items):
-    """Rows of a table, without the target columns."""
+    """Rows of a table, without the target columns.
+
+    ``formats`` are those that its numbers and times were read by; ``notices`` are for whoever encodes
+    the rows.
+    """
 
     frame: polars.DataFrame
+    formats: Mapping[str, str] = field(default_factory=dict)
+    notices: tuple[Notice, ...] = ()
 
     def __len__(self) -> int:
         return self.frame.height
@@ -36,7 +42,8 @@ class TableRows(Items):
             if len(parts) > 1
             else parts[0].frame
         )
-        return cls(frame[where])
+        notices = tuple(dict.fromkeys(notice for part in parts for notice in part.notices))
+        return cls(frame[where], parts[0].formats, notices)
 
 
 def booleans_as_strings(column: polars.Series) -> polars.Series:
@@ -47,9 +54,12 @@ def booleans_as_strings(column: polars.Series) -> polars.Series:
 
 
 def cast_to_training(
-    column: polars.Series, train_column: polars.Series, *, where: str
+    column: polars.Series, train_column: polars.Series, *, where: str, form: str | None = None
 ) -> tuple[polars.Series, list[Notice]]:
-    """Cast a column to the type of the training column; notices count cells that become missing."""
+    """Cast a column to the type of the training column; notices count cells that become missing.
+
+    ``form`` is the format of the training column, for a column of strings.
+    """
     import polars as pl
 
     column, train_column = booleans_as_strings(column), booleans_as_strings(train_column)
@@ -61,7 +71,7 @@ def cast_to_training(
         return column, []
     if train_column.dtype == pl.String:
         return as_strings(column), []
-    numbers, invalid = as_numbers(column)
+    numbers, invalid = as_numbers(column, form)
     notices = []
     if invalid:
         notices.append(
@@ -69,4 +79,7 @@ def cast_to_training(
         )
     if train_column.dtype.is_numeric():
         return numbers, notices
-    return (numbers * 1e6).cast(pl.Int64).cast(pl.Datetime("us")), notices
+    if train_column.dtype == pl.Time:
+        return (numbers * 1e9).cast(pl.Int64).cast(pl.Time), notices
+    kind = pl.Duration("us") if train_column.dtype == pl.Duration else pl.Datetime("us")
+    return (numbers * 1e6).cast(pl.Int64).cast(kind), notices

@@ -1,4 +1,4 @@
-"""Parse CSV and TSV: separator, quotes, header."""
+"""Parse the cells of CSV and TSV, quotes and uneven rows included."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice, left_out
+from dlcli.data.tables.infer import by_column, stack
 from dlcli.errors import DlcliError
+from dlcli.notation.layout import QUOTE_START, QUOTED_FIELD, Layout, find_layout, has_header
 from dlcli.wording import plural, quoted_list
 
 if TYPE_CHECKING:
     import polars
 
 _HEAD_CHARS = 2**20
-# A quoted field begins after a separator; the lookbehind follows the quote because that is faster.
-_QUOTE_START = r'"(?:(?<=[,;\t|\n]")|(?<=\A"))'
-_QUOTED_FIELD = re.compile(_QUOTE_START + r'(?:[^"]|"")*"')
-_OPEN_QUOTE = re.compile(_QUOTE_START)
+DUPLICATE_COLUMN = "duplicate-column"  # the code of its notice
+_OPEN_QUOTE = re.compile(QUOTE_START)
 
 
 def read_separated(
     text: str, path: Path, *, tabs: bool, rows: int | None, header: bool | None
-) -> tuple[polars.DataFrame, list[Notice]]:
-    """Parse cells as strings ("" where missing) under unique column names; also return notices.
+) -> tuple[polars.DataFrame, str, list[Notice]]:
+    """Parse cells as strings, null or "" where missing, under unique column names.
+
+    Also returns the separator, and notices.
 
     ``rows``: at most this many, of a text that may end anywhere. ``header``: as of `read_frame`. Raises:
     DlcliError for invalid quotes.
@@ -31,64 +33,78 @@ def read_separated(
     import polars as pl
 
     if not text.strip():
-        return pl.DataFrame(), []
+        return pl.DataFrame(), ",", []
     notices: list[Notice] = []
-    first = _first_record(text)
-    separator = "\t" if tabs else _find_separator(first)
+    layout = find_layout(text, tabs=tabs)
+    separator = layout.separator
     if not tabs and separator != ",":
         shown = "tabs" if separator == "\t" else repr(separator)
-        notices.append(Notice(f"{path.name}: columns are separated by {shown}"))
-    cells, about_rows = _parse_cells(text, separator, path, tabs=tabs, rows=rows)
-    notices += [notice.prefixed(path.name) for notice in about_rows]
+        notices.append(Notice(f"columns are separated by {shown}"))
+    if layout.skipped:
+        message = f"{plural(layout.skipped, 'line')} above the header skipped"
+        notices.append(Notice(message))
+    if layout.short_header:
+        message = "the rows have one field more than the header; the first is read as a row name"
+        notices.append(Notice(message))
+    cells, about_rows = _parse_cells(layout, path, tabs=tabs, rows=rows)
+    notices += about_rows
     names = [name.strip() if name is not None else "" for name in cells.row(0)]
+    body = cells.slice(1)
     if header is None:
-        header = not _is_data_row(names)
-        if not header:
-            message = "the first line has numbers, so the columns have no names"
-            notices.append(Notice(message).prefixed(path.name))
-        elif all(name.isdecimal() for name in names):
-            message = "the first line, all integers, is read as the header"
-            notices.append(Notice(message).prefixed(path.name))
-    if not header:
-        names = [""] * len(names)
-    names, about_names = _unique_names(names)
+        header = has_header(names, body)
+        notices += _about_header(names, header)
+    cells = body if header else cells
+    names, about_names = _unique_names(names if header else [""] * len(names))
     if header:
-        notices += [notice.prefixed(path.name) for notice in about_names]
-    cells = cells.slice(1 if header else 0)
+        notices += about_names
     cells.columns = names
-    empty = cells.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
+    cells, about_blank = _drop_empty(cells)
+    return cells, separator, [notice.prefixed(path.name) for notice in [*notices, *about_blank]]
+
+
+def _about_header(names: list[str], header: bool) -> list[Notice]:
+    """Return a notice where it is not obvious whether the first line is a header."""
+    if header:
+        if all(name.isdecimal() for name in names):
+            return [Notice("the first line, all integers, is read as the header")]
+        return []
+    why = "has numbers"
+    if not any(re.search(r"\d", name) for name in names):
+        why = "holds values of the rows below"
+    message = f"the first line {why}, so the columns have no names; --header reads it as the header"
+    return [Notice(message)]
+
+
+def _drop_empty(cells: polars.DataFrame) -> tuple[polars.DataFrame, list[Notice]]:
+    """Drop empty rows, and an empty last column without a name: separators at the ends of lines."""
+    import polars as pl
+
+    if not cells.height:
+        return cells, []
+    notices = []
+    filled = by_column(stack(cells.get_columns()).str.contains(r"\S"), cells.width)
+    empty = pl.Series(~filled.any(axis=0))
     if empty.any():
         # Blank lines after the last row are common.
         last = int((~empty).arg_true().max() or 0) if not empty.all() else -1  # type: ignore[arg-type]
         if inner := int(empty[: last + 1].sum()):
-            notices.append(Notice(f"{path.name}: {plural(inner, 'empty row')} skipped"))
+            notices.append(Notice(f"{plural(inner, 'empty row')} skipped"))
         cells = cells.filter(~empty)
-    if separator == ";":
-        cells, decimal = _convert_decimal_commas(cells)
-        notices += [decimal.prefixed(path.name)] if decimal else []
+    last_name = cells.columns[-1]
+    if cells.width > 1 and last_name == f"column_{cells.width}" and not filled[-1].any():
+        cells = _without_last(cells)
     return cells, notices
 
 
 def _complete_records(text: str) -> str:
     """Return ``text`` before the record with an unclosed quoted field, or "" if there is none."""
-    masked = _QUOTED_FIELD.sub(lambda match: "x" * len(match[0]), text)
+    masked = QUOTED_FIELD.sub(lambda match: "x" * len(match[0]), text)
     opened = _OPEN_QUOTE.search(masked)
     return "" if opened is None else text[: masked.rfind("\n", 0, opened.start()) + 1]
 
 
-def _first_record(text: str) -> str:
-    """Return the first line that is not blank, without its quoted fields."""
-    bare = _QUOTED_FIELD.sub("", text[:_HEAD_CHARS])
-    return next((line for line in bare.split("\n") if line.strip()), "")
-
-
-def _find_separator(first: str) -> str:
-    counts = {separator: first.count(separator) for separator in ",;\t|"}
-    return max(counts, key=lambda separator: counts[separator])  # a comma if none of them occurs
-
-
 def _parse_cells(
-    text: str, separator: str, path: Path, *, tabs: bool, rows: int | None
+    layout: Layout, path: Path, *, tabs: bool, rows: int | None
 ) -> tuple[polars.DataFrame, list[Notice]]:
     """Parse all cells as strings, the header as row 0; also return notices of rows of another width.
 
@@ -97,13 +113,16 @@ def _parse_cells(
     """
     import polars as pl
 
-    text = text.lstrip("\r\n")
+    text, separator = layout.text, layout.separator
+    if layout.short_header:  # its first field is that of the names of the rows
+        text = separator + text
     try:
         frame = _parse(text, separator, quote='"', rows=rows)
     except pl.exceptions.PolarsError as exc:
         closed = "" if rows is None else _complete_records(text)
         if closed.count("\n") > 1:  # the header and a row, of the beginning of a file
-            return _parse_cells(closed, separator, path, tabs=tabs, rows=rows)
+            closed_layout = Layout(closed, separator)
+            return _parse_cells(closed_layout, path, tabs=tabs, rows=rows)
         plain = _parse_unquoted(text, separator, rows)
         if plain is None:
             raise DlcliError(
@@ -120,10 +139,10 @@ def _parse_cells(
 
 
 def _parse(text: str, separator: str, *, quote: str | None, rows: int | None) -> polars.DataFrame:
-    """Parse all cells as strings, "" where missing. The last column has the surplus of longer rows."""
+    """Parse all cells as strings, null where missing. The last column has the surplus of longer rows."""
     import polars as pl
 
-    head = _QUOTED_FIELD.sub("", text[:_HEAD_CHARS]) if quote else text
+    head = QUOTED_FIELD.sub("", text[:_HEAD_CHARS]) if quote else text
     width = head.split("\n", 1)[0].count(separator) + 1
     # An artificial header with a spare column, so that polars neither renames nor infers anything.
     names = separator.join(f"c{i}" for i in range(width + 1))
@@ -134,7 +153,7 @@ def _parse(text: str, separator: str, *, quote: str | None, rows: int | None) ->
         infer_schema=False,
         truncate_ragged_lines=True,
         n_rows=None if rows is None else rows + 1,
-    ).with_columns(pl.all().fill_null(""))
+    )
 
 
 def _parse_unquoted(text: str, separator: str, rows: int | None) -> polars.DataFrame | None:
@@ -143,30 +162,32 @@ def _parse_unquoted(text: str, separator: str, rows: int | None) -> polars.DataF
     if len({line.count(separator) for line in lines}) > 1:
         return None
     frame = _parse(text, separator, quote=None, rows=rows)
-    return frame.drop(frame.columns[-1])
+    return _without_last(frame)
 
 
 def _has_multiline_cells(frame: polars.DataFrame) -> bool:
+    return bool(stack(frame.get_columns()).str.contains("\n", literal=True).any())
+
+
+def _without_last(frame: polars.DataFrame) -> polars.DataFrame:
     import polars as pl
 
-    return bool(frame.select(pl.any_horizontal(pl.all().str.contains("\n", literal=True).any())).item())
+    return pl.DataFrame(frame.get_columns()[:-1])
 
 
 def _drop_spare_column(
     frame: polars.DataFrame, text: str, separator: str
 ) -> tuple[polars.DataFrame, list[Notice]]:
     """Drop the spare column; also return notices of rows longer or shorter than the first."""
-    spare = frame[frame.columns[-1]]
-    frame = frame.drop(frame.columns[-1])
+    spare = frame[frame.columns[-1]].fill_null("")
+    frame = _without_last(frame)
     notices = []
     longer = int((spare != "").sum())
     if longer:
         message = f"{longer} row{'s have' if longer > 1 else ' has'} more than {frame.width} fields; "
         notices.append(left_out(f"{message}the additional fields are ignored"))
-    if frame.width > 1 and bool((frame[frame.columns[-1]] == "").any()):
-        lines = [
-            line for line in _QUOTED_FIELD.sub("", text).split("\n")[: frame.height] if line.strip()
-        ]
+    if frame.width > 1 and bool((frame[frame.columns[-1]].fill_null("") == "").any()):
+        lines = [line for line in QUOTED_FIELD.sub("", text).split("\n")[: frame.height] if line.strip()]
         shorter = sum(line.count(separator) < frame.width - 1 for line in lines)
         if shorter:
             message = (
@@ -176,22 +197,15 @@ def _drop_spare_column(
     return frame, notices
 
 
-def _is_data_row(names: list[str]) -> bool:
-    """Return whether a first line is data: it has a decimal number, or repeated integers only."""
-    if any(re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)", name) for name in names):
-        return True
-    return all(re.fullmatch(r"[+-]?\d+", name) for name in names) and len(set(names)) < len(names)
-
-
 def _unique_names(names: list[str]) -> tuple[list[str], list[Notice]]:
     """Make column names unique and not empty; also return notices of changed names."""
     notices: list[Notice] = []
     out: list[str] = []
-    originals = set(names)
+    originals, taken = set(names), set[str]()
     unnamed, renamed = [], []
     for i, name in enumerate(names):
         new, count = name or f"column_{i + 1}", 2
-        while new in out or (new != name and new in originals):
+        while new in taken or (new != name and new in originals):
             new = f"{name or f'column_{i + 1}'}_{count}"
             count += 1
         if not name:
@@ -199,26 +213,11 @@ def _unique_names(names: list[str]) -> tuple[list[str], list[Notice]]:
         elif new != name:
             renamed.append(new)
         out.append(new)
+        taken.add(new)
     if unnamed:
         message = f"{plural(len(unnamed), 'column')} without a name"
         notices.append(Notice(f"{message}: {quoted_list(unnamed)}"))
     if renamed:
-        notices.append(Notice(f"duplicate column names were changed: {quoted_list(renamed)}"))
+        message = f"duplicate column names were changed: {quoted_list(renamed)}"
+        notices.append(Notice(message, DUPLICATE_COLUMN))
     return out, notices
-
-
-def _convert_decimal_commas(cells: polars.DataFrame) -> tuple[polars.DataFrame, Notice | None]:
-    """Convert decimal commas (3,5) to points in a table separated by semicolons."""
-    import polars as pl
-
-    number = r"^\s*[+-]?\d+(,\d+)?\s*$"
-    with_comma = [
-        column.name
-        for column in cells.iter_columns()
-        if column.str.contains(",", literal=True).any()
-        and bool((column.str.contains(number) | (column.str.strip_chars() == "")).all())
-    ]
-    if not with_comma:
-        return cells, None
-    cells = cells.with_columns(pl.col(with_comma).str.replace(",", ".", literal=True))
-    return cells, Notice(f"a comma is the decimal point in {quoted_list(with_comma)}")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from dlcli.data.class_folders import SampleType, files_below, has_samples, list_classes, natural
 from dlcli.data.notices import Notice
-from dlcli.data.tables.charset import decode_text
 from dlcli.errors import DlcliError
+from dlcli.notation.charset import decode_text
 from dlcli.wording import plural
 
 LAYOUTS = (

@@ -80,7 +80,9 @@ def read_tables(path: Path, config: DataConfig, choose: ChooseColumns) -> TextTa
     files = split_files(path, TABLE_SUFFIXES) or {"all": path}
     base = files.get("train", next(iter(files.values())))
     head = read_head(base)
-    header = None if head is None else has_header(head)
+    header = config.header
+    if header is None and head is not None:
+        header = has_header(head)
     text_columns = [config.text] if config.text else []
     frames = {base: read_texts(base, header=header, columns=text_columns)}
     columns, texts, notices = choose(frames[base][0], base)

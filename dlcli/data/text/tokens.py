@@ -27,7 +27,7 @@ TokenIds = npt.NDArray[np.int64]  # (T,)
 # The settings that `fit_text` reads.
 TEXT_SETTINGS = (
     *("data.text", "data.tokenizer", "data.vocab_size", "data.min_count"),
-    *("data.lowercase", "data.max_length"),
+    *("data.lowercase", "data.max_length", "data.header"),
 )
 # The default of max_length: this quantile of the lengths of the training texts, within these limits.
 LENGTH_QUANTILE = 0.99

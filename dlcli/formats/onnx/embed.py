@@ -104,6 +104,9 @@ def to_raw_inputs(inputs: Inputs, task: TaskSpec) -> dict[str, npt.NDArray[Any]]
         for i, column in enumerate(spec.numbers):
             raw = values[:, i] * column.std + column.mean
             values[:, i] = np.sign(raw) * np.expm1(np.abs(raw)) if column.log else raw
+            if column.period:  # a time of that phase
+                turns = np.arcsin(np.clip(raw, -1, 1)) / (2 * np.pi)
+                values[:, i] = (turns - column.phase) * column.period
             if column.indicator:
                 values[columns[:, indicator] > 0.5, i] = np.nan
                 indicator += 1
@@ -290,6 +293,13 @@ def _numbers(nodes: _Nodes, spec: TabularInput) -> list[str]:
         size = nodes("Log", nodes("Add", nodes("Abs", x), nodes.value(1.0)))
         logged = nodes("Mul", nodes("Sign", x), size)
         x = nodes("Where", nodes.value([column.log for column in columns], np.bool_), logged, x)
+    if any(column.period for column in columns):
+        turns = nodes("Div", x, nodes.value([column.period or 1.0 for column in columns]))
+        turns = nodes("Add", turns, nodes.value([column.phase for column in columns]))
+        # The fraction of a turn, since float32 kernels lose those of many.
+        turns = nodes("Sub", turns, nodes("Floor", turns))
+        sine = nodes("Sin", nodes("Mul", turns, nodes.value(2 * np.pi)))
+        x = nodes("Where", nodes.value([column.period > 0 for column in columns], np.bool_), sine, x)
     x = nodes("Sub", x, nodes.value([column.mean for column in columns]))
     x = nodes("Div", x, nodes.value([column.std for column in columns]))
     parts = [nodes("Cast", x, to=_float())]

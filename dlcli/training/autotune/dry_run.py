@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from dlcli.config.durations import parse_time
+from dlcli.data.notices import for_split
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.training.autotune.memory import MemoryEstimate, estimate_memory
@@ -184,7 +185,7 @@ def _first_step(share: float, total: int) -> int:
 
 def _reader_notices(trial: TrialJob) -> list[str]:
     return [
-        notice.prefixed(split).message
+        notice.message
         for split, reader in trial.readers.items()
-        for notice in reader.notices
+        for notice in for_split(reader.notices, split)
     ]

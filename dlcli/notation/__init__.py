@@ -1,0 +1,1 @@
+"""How numbers, times, characters, tables and arrays are written in files."""
