@@ -9,11 +9,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.data.contents import Keys, array_key, value_keys
 from dlcli.data.notices import Notice
 from dlcli.task import TaskKind
 
@@ -32,7 +34,12 @@ Inputs = tuple[npt.NDArray[Any], ...]
 
 
 class Items(ABC):
-    """The raw content of samples, before any encoder."""
+    """The raw content of samples, before any encoder.
+
+    ``equal_by_chance``: equal items need not be copies, as the rows of a table of few columns.
+    """
+
+    equal_by_chance: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -45,6 +52,11 @@ class Items(ABC):
     def take(self, indices: Indices) -> Any:
         """The items at ``indices``, in that order."""
         return self.gather([self], indices)
+
+    @classmethod
+    def contents(cls, parts: Sequence[Any]) -> list[Keys] | None:
+        """Keys of the items of each part, equal for exact copies; None where that is not cheap."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,15 @@ class Listed(Items):
             [value for part in parts for value in part.values] if len(parts) > 1 else parts[0].values
         )
         return cls(tuple(joined[i] for i in where.tolist()))
+
+    @classmethod
+    def contents(cls, parts: Sequence[Listed]) -> list[Keys] | None:
+        """As `Items.contents`; files by their bytes."""
+        keys = value_keys([value for part in parts for value in part.values])
+        if keys is None:
+            return None
+        rest = iter(keys)
+        return [list(islice(rest, len(part))) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,11 @@ class Stacked(Items):
             out[inside] = array[where[inside] - start]
             start += len(array)
         return cls(out)
+
+    @classmethod
+    def contents(cls, parts: Sequence[Stacked]) -> list[Keys] | None:
+        """As `Items.contents`."""
+        return [[array_key(row) for row in part.values] for part in parts]
 
 
 @dataclass(frozen=True)

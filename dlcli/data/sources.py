@@ -11,6 +11,7 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
+from dlcli.data.copies import leak_notices
 from dlcli.data.kinds import KINDS, DataKind, DataListing, find_kind
 from dlcli.data.notices import Notice
 from dlcli.data.sets.download import load_named_set
@@ -60,7 +61,7 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     source = replace(source, splits=ordered)
     if source.task == "embedding":
         _need_pairs(source)
-    return replace(source, notices=(*source.notices, *_thin_classes(source)))
+    return replace(source, notices=(*source.notices, *_thin_classes(source), *leak_notices(source)))
 
 
 def open_undivided(config: DataConfig) -> DataSource:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import DataSource, Samples, Targets
+from dlcli.data.copies import copy_units
 from dlcli.errors import DlcliError
 from dlcli.files import read_json, write_json
 
@@ -25,16 +26,18 @@ def hold_out(
     """Divide ``samples`` into "train" and one split for each fraction above 0.
 
     Stratified where each sample has one class. Samples of one group stay together; groups are not
-    stratified. The split of a sample depends on the seed and its own id (or group) only, not on the
-    order of the listing. Every class keeps a training sample; a class of three or more gives
-    at least one to each other split. With ``least`` 2 a class of six or more gives at least two to each,
-    and a smaller one none: retrieval needs two samples of a class. Raises: DlcliError when not even
+    stratified. Exact copies stay together, unless a class has too few others (`copy_units`). The split
+    of a sample depends on the seed and its own id (or group) only, not on the order of the listing.
+    Every class keeps a training sample; a class of three or more gives at least one to each other split.
+    With ``least`` 2 a class of six or more gives at least two to each, and a smaller one none: retrieval
+    needs two samples of a class. Raises: DlcliError when not even
     one sample can be spared.
     """
     positive = {name: share for name, share in fractions.items() if share > 0}
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in positive}}
-    for stratum in _strata(samples):
-        members = sorted(stratum, key=lambda unit: (_draw(seed, unit), unit))
+    for stratum in _strata(samples, least):
+        drawn = sorted(stratum, key=lambda unit: (_draw(seed, unit), unit))
+        members = drawn if samples.groups is not None else _small_first(drawn, stratum)
         start = 0
         for name, count in _counts(len(members), positive, least).items():
             chosen[name] += [i for unit in members[start : start + count] for i in stratum[unit]]
@@ -149,8 +152,12 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _strata(samples: Samples) -> Iterator[dict[str, list[int]]]:
-    """The strata to divide: each maps an id or group to the indices of its samples."""
+def _strata(samples: Samples, least: int) -> Iterator[dict[str, list[int]]]:
+    """The strata to divide: each maps an id or group to the indices of its samples.
+
+    Copies are one unit, in the stratum of the first by id; in a stratum of too few units to divide,
+    each sample is one.
+    """
     if samples.groups is not None:
         by_group: dict[str, list[int]] = {}
         for index, group in enumerate(samples.groups):
@@ -158,8 +165,23 @@ def _strata(samples: Samples) -> Iterator[dict[str, list[int]]]:
         yield by_group
         return
     labels = samples.targets if _one_class(samples) else np.zeros(len(samples), dtype=np.int64)
-    for label in np.unique(labels):
-        yield {samples.ids[i]: [i] for i in np.flatnonzero(labels == label).tolist()}
+    units: dict[str, list[int]] = {}
+    for index, unit in enumerate(copy_units(samples)):
+        units.setdefault(unit, []).append(index)
+    strata: dict[int, dict[str, list[int]]] = {label: {} for label in np.unique(labels).tolist()}
+    for unit, indices in units.items():
+        first = next(i for i in indices if samples.ids[i] == unit)
+        strata[int(labels[first])][unit] = indices
+    for stratum in strata.values():
+        if len(stratum) < 3 * least:
+            stratum = {samples.ids[i]: [i] for indices in stratum.values() for i in indices}
+        yield stratum
+
+
+def _small_first(drawn: list[str], stratum: Mapping[str, Sequence[int]]) -> list[str]:
+    """The units as drawn, but one of over half of the samples last: it belongs in train."""
+    total = sum(map(len, stratum.values()))
+    return sorted(drawn, key=lambda unit: 2 * len(stratum[unit]) > total)
 
 
 def _one_class(samples: Samples) -> bool:

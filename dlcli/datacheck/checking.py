@@ -17,7 +17,7 @@ from dlcli.task import TaskSpec
 
 # Codes of notices on what the checks report themselves, with examples.
 _CHECKED = frozenset(
-    {"cut-series", "cut-texts", "empty-text", "missing-class", "unused-column", "vocabulary"}
+    {"cut-series", "cut-texts", "empty-text", "leak", "missing-class", "unused-column", "vocabulary"}
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable
 from itertools import combinations
 
 from dlcli.data.base import DataSource
+from dlcli.data.copies import CHANCE_SHARE, LEAK_SHARE
 from dlcli.data.notices import Level
 from dlcli.datacheck.base import EXAMPLES, CheckResult, Finding, target_text
 from dlcli.wording import plural
@@ -20,10 +21,11 @@ _REMOVE = "remove the copies from the data, or its metrics are too good"
 def find_duplicates(source: DataSource, result: CheckResult) -> None:
     """Add the findings on equal contents to ``result``.
 
-    The same content in two splits is an error where both splits were given and one of them is test,
-    or the targets differ: the test metrics would partly measure memorization. It is a warning between
-    train and val, where dlcli made one of the splits, and where equal samples may be a coincidence
-    (``result.chance``). Copies inside a split are warnings; by coincidence, notes.
+    The same content in two splits is an error where both splits were given and one of them is test, or
+    the targets differ, for at least 1 % of the held-out split: its metrics would partly measure
+    memorization. It is an error too where half of val is in train, and else a warning, also where dlcli
+    made one of the splits, and where equal samples may be a coincidence (``result.chance``). Copies
+    inside a split are warnings; by coincidence, notes.
     """
     for split in result.contents:
         result.findings += _duplicates(source, split, _positions(result, [split]), result)
@@ -121,7 +123,9 @@ def _leak(
         _equal_ids(source, [seen[key][0], held_out[key][0]], result, targets=key in conflicting)
         for key in worst_first[:EXAMPLES]
     )
-    is_error = given and not result.chance and (split == "test" or bool(conflicting))
+    share = count / len(source.splits[split])
+    is_severe = share >= LEAK_SHARE and (split == "test" or bool(conflicting))
+    is_error = given and not result.chance and (is_severe or share >= CHANCE_SHARE)
     level: Level = "error" if is_error else "warning"
     return [Finding(level, "leak", message, examples, _REMOVE_FROM_ONE_SPLIT if given else _REMOVE)]
 

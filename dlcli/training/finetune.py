@@ -16,7 +16,7 @@ from torch import nn
 from dlcli.card import Card, TransformRecord
 from dlcli.config import DataConfig, FinetuneConfig, LaunchConfig, LossConfig, MeasureConfig, TrainConfig
 from dlcli.data.base import DataSource
-from dlcli.data.sources import open_other, open_source
+from dlcli.data.sources import open_other, open_source, open_undivided
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError
 from dlcli.evaluation.eval_data import recorded_splits
@@ -157,7 +157,7 @@ def _source(
     card: Card, run: RunFolder | None, config: TrainConfig, measure: MeasureConfig
 ) -> tuple[DataSource, list[str]]:
     if run is not None and measure.data is None:
-        source, changed = apply_splits(run.splits, open_source(config.data, seed=config.fit.seed))
+        source, changed = apply_splits(run.splits, open_undivided(config.data))
         return source, changed
     other = open_other(config.data, card.task)
     moved = recorded_splits(card, run, other, config.data)

@@ -8,7 +8,7 @@ from pathlib import Path
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.sets.named import find_name
-from dlcli.data.sources import open_source
+from dlcli.data.sources import open_undivided
 from dlcli.errors import DlcliError
 from dlcli.runs.folder import resume_command
 from dlcli.runs.saved import SavedRun
@@ -56,7 +56,7 @@ def with_recorded_paths(saved: SavedRun) -> TrainConfig:
 def open_recorded(saved: SavedRun, config: TrainConfig) -> DataSource:
     """The data of a saved run. Raises: DlcliError, with the way out where it is not there any more."""
     try:
-        return open_source(config.data, seed=config.fit.seed)
+        return open_undivided(config.data)
     except DlcliError as exc:
         data = config.data.data
         if data is None or find_name(data) is not None or Path(data).exists():

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcli.data.base import DataSource, Listed, Samples, Stacked
+from dlcli.data.copies import copy_units
 from dlcli.data.splits import apply_splits, hold_out, write_splits
+from dlcli.data.tables.rows import TableRows
 from dlcli.errors import DlcliError
 
 COUNTS = st.lists(st.integers(1, 60), min_size=2, max_size=6)
@@ -187,3 +190,66 @@ def test_moved_data_is_an_error_and_so_is_a_damaged_file(tmp_path: Path) -> None
     path.write_text(json.dumps({**record, "schema": 9}))
     with pytest.raises(DlcliError, match="schema 9"):
         apply_splits(path, other)
+
+
+def texts(counts: dict[str, int], labels: list[int] | None = None) -> Samples:
+    """Texts, each so many times."""
+    values = tuple(text for text, count in counts.items() for _ in range(count))
+    targets = np.array(labels if labels is not None else [0] * len(values), dtype=np.int64)
+    return Samples(tuple(f"{i:04}" for i in range(len(values))), targets, Listed(values))
+
+
+@given(st.lists(st.integers(1, 4), min_size=10, max_size=60), st.integers(0, 1000))
+def test_copies_stay_together(counts: list[int], seed: int) -> None:
+    samples = texts({f"text {i}": count for i, count in enumerate(counts)})
+    splits = hold_out(samples, {"val": 0.2, "test": 0.2}, seed=seed)
+    where = [{values(part)[i] for i in range(len(part))} for part in splits.values()]
+    assert not where[0] & where[1] | where[0] & where[2] | where[1] & where[2]
+    assert sorted(id_ for part in splits.values() for id_ in part.ids) == sorted(samples.ids)
+    assert all(len(part) for part in splits.values())
+
+
+def test_copies_of_two_classes_stay_together_too() -> None:
+    samples = texts({f"text {i}": 2 for i in range(40)}, labels=[0, 1] * 40)
+    for seed in range(5):
+        splits = hold_out(samples, {"val": 0.25}, seed=seed)
+        assert not set(values(splits["train"])) & set(values(splits["val"]))
+        assert len(splits["val"]) == 20
+
+
+def test_a_text_that_is_most_of_the_data_stays_in_train() -> None:
+    samples = texts({"ok": 60, **{f"text {i}": 1 for i in range(40)}})
+    for seed in range(20):
+        splits = hold_out(samples, {"val": 0.1, "test": 0.1}, seed=seed)
+        assert "ok" not in values(splits["val"]) + values(splits["test"])
+        assert len(splits["val"]) == 4
+
+
+def test_a_class_of_copies_alone_is_divided_nevertheless() -> None:
+    assert len(hold_out(texts({"same": 20}), {"val": 0.2}, seed=0)["val"]) == 4
+
+
+def test_copies_of_photos_are_found_by_their_bytes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(30):
+        content = b"same head" * 2000 + rng.bytes(10 + i % 3) + b"same tail" * 2000
+        for copy in range(1 + i % 2):
+            paths.append(tmp_path / f"{i}-{copy}.png")
+            paths[-1].write_bytes(content)
+    samples = Samples(
+        tuple(p.name for p in paths), np.zeros(len(paths), dtype=np.int64), Listed(tuple(paths))
+    )
+    assert copy_units(samples) == [f"{p.name.split('-')[0]}-0.png" for p in paths]
+    (tmp_path / "1-1.png").unlink()
+    (tmp_path / "3-1.png").write_bytes(b"")
+    units = dict(zip(samples.ids, copy_units(samples), strict=True))
+    assert (units["1-1.png"], units["3-1.png"]) == ("1-1.png", "3-1.png")
+
+
+def test_rows_equal_by_chance_are_units_of_their_own() -> None:
+    rows = TableRows(pl.DataFrame({"a": [i % 3 for i in range(30)]}))
+    few = Samples(tuple(map(str, range(30))), np.zeros(30, dtype=np.int64), rows)
+    assert copy_units(few) == list(few.ids)
+    rows = TableRows(pl.DataFrame({"a": [i % 28 for i in range(30)]}))
+    assert copy_units(replace(few, items=rows))[-2:] == ["0", "1"]

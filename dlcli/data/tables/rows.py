@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dlcli.data.base import Indices, Items
+from dlcli.data.contents import Keys
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import as_numbers, as_strings
 
@@ -25,6 +26,7 @@ class TableRows(Items):
     the rows.
     """
 
+    equal_by_chance: ClassVar[bool] = True
     frame: polars.DataFrame
     formats: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[Notice, ...] = ()
@@ -44,6 +46,17 @@ class TableRows(Items):
         )
         notices = tuple(dict.fromkeys(notice for part in parts for notice in part.notices))
         return cls(frame[where], parts[0].formats, notices)
+
+    @classmethod
+    def contents(cls, parts: Sequence[TableRows]) -> list[Keys] | None:
+        """As `Items.contents`; None for parts whose columns differ, and for columns of objects."""
+        import polars as pl
+
+        frames = [part.frame for part in parts]
+        schemas = [frame.schema for frame in frames]
+        if any(schema != schemas[0] for schema in schemas) or pl.Object in schemas[0].dtypes():
+            return None
+        return [frame.hash_rows().to_list() if frame.width else [] for frame in frames]
 
 
 def booleans_as_strings(column: polars.Series) -> polars.Series:
