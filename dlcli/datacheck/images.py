@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from dlcli.data.base import DataSource, Indices, Labels, Listed, Pixels, Samples, Stacked
-from dlcli.data.images.decode import decode
-from dlcli.data.images.opening import open_image, orientation
 from dlcli.data.images.synthetic import reference_input
 from dlcli.data.kinds import ModelNeeds
 from dlcli.datacheck.base import (
@@ -34,6 +32,8 @@ from dlcli.datacheck.base import (
     percent,
 )
 from dlcli.errors import BadSample
+from dlcli.pixels.decode import decode
+from dlcli.pixels.opening import open_image, orientation
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.wording import plural
 

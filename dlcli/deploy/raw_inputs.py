@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from dlcli.config import ExportConfig
 from dlcli.data.base import Listed, Samples, Stacked
-from dlcli.data.images.decode import whole_values
 from dlcli.data.tables.cells import as_numbers, as_strings
 from dlcli.data.tables.rows import TableRows
 from dlcli.deploy.parity import Parity, check_raw_parity
@@ -20,6 +19,7 @@ from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.formats.base import Artifact
 from dlcli.formats.onnx.embed import IMAGE, NUMBERS, WORDS, takes_raw_inputs
 from dlcli.formats.onnx.format import OnnxArtifact
+from dlcli.pixels.decode import whole_values
 from dlcli.task import ImageInput, TabularInput, TaskSpec
 
 Feeds = dict[str, npt.NDArray[Any]]

@@ -51,7 +51,7 @@ def input_tensor(pixels: torch.Tensor, spec: ImageInput) -> torch.Tensor:
 
     With more than one channel the result keeps the channels-last strides of the pixels, which
     convolutions on CPU and tensor cores read faster. The same formula in NumPy is
-    `dlcli.data.images.decode.normalize`.
+    `dlcli.pixels.decode.normalize`.
     """
     mean, std = _statistics(spec, pixels.device)
     return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)

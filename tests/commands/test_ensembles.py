@@ -123,7 +123,7 @@ def test_eval_measures_the_mean_and_each_alone(here: Path, capsys: pytest.Captur
         assert row["difference"] == out["metrics"]["accuracy"] - one["metrics"]["accuracy"]
     members = [open_artifact(Path(path), device="cpu") for path in out["artifacts"]]
     # By hand, from the pixels on.
-    from dlcli.data.images.decode import decode
+    from dlcli.pixels.decode import decode
 
     losses = []
     for true, name in enumerate(("blue", "green", "red")):

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from dlcli.data.images.decode import decode, is_grayscale, normalize, whole_image
-from dlcli.data.images.opening import _set_warnings
 from dlcli.errors import BadSample
+from dlcli.pixels.decode import decode, is_grayscale, normalize, whole_image
+from dlcli.pixels.opening import _set_warnings
 from dlcli.task import ImageInput
 
 

@@ -13,11 +13,11 @@ from tiny import image
 
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import Listed
-from dlcli.data.images.decode import decode, is_deep_file, read_values, whole_image, whole_values
-from dlcli.data.images.deep_values import fit_range, scale, unscale
 from dlcli.data.images.kind import fit
 from dlcli.data.kinds import ModelNeeds
 from dlcli.data.sources import open_source
+from dlcli.pixels.decode import decode, is_deep_file, read_values, whole_image, whole_values
+from dlcli.pixels.deep_values import fit_range, scale, unscale
 from dlcli.task import ImageInput
 
 RNG = np.random.default_rng(0)

@@ -12,10 +12,10 @@ import pytest
 from dlcli.config import DataConfig
 from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images import reader as reader_module
-from dlcli.data.images.decode import decode
 from dlcli.data.images.reader import PixelReader, cache_budget
 from dlcli.data.sources import open_source
 from dlcli.errors import DlcliError
+from dlcli.pixels.decode import decode
 from dlcli.task import ImageInput
 
 SPEC = ImageInput(channels=3, height=16, width=16, resize_size=16, mean=(0, 0, 0), std=(1, 1, 1))

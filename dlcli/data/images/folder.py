@@ -16,11 +16,11 @@ from dlcli.data.class_folders import (
     natural,
     some,
 )
-from dlcli.data.images.decode import channels_of
-from dlcli.data.images.formats import has_image_content, is_image
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
 from dlcli.errors import DlcliError
+from dlcli.pixels.decode import channels_of
+from dlcli.pixels.formats import has_image_content, is_image
 from dlcli.wording import plural
 
 LAYOUTS = (

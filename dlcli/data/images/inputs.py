@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dlcli.data.base import Listed, Samples
-from dlcli.data.images.formats import is_image
 from dlcli.errors import DlcliError
+from dlcli.pixels.formats import is_image
 
 
 def image_inputs(arguments: Sequence[str]) -> Samples:

@@ -13,8 +13,6 @@ import numpy as np
 from dlcli.config import DataConfig, ModelConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Pixels, Reader, Samples, Stacked
 from dlcli.data.class_folders import has_samples
-from dlcli.data.images.decode import is_deep_file, normalize, read_values
-from dlcli.data.images.deep_values import fit_range
 from dlcli.data.images.description import describe
 from dlcli.data.images.folder import PHOTOS, read_folder, read_other_folder
 from dlcli.data.images.inputs import image_inputs, why_no_image
@@ -26,6 +24,8 @@ from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptio
 from dlcli.data.notices import Notice
 from dlcli.data.scales import make_task
 from dlcli.errors import UsageError
+from dlcli.pixels.decode import is_deep_file, normalize, read_values
+from dlcli.pixels.deep_values import fit_range
 from dlcli.task import ImageInput, TaskSpec
 
 # The channel statistics of ImageNet, for photos, whose own are unknown before decoding.

@@ -15,8 +15,6 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import Listed, Samples, fingerprint
-from dlcli.data.images.decode import channels_of
-from dlcli.data.images.formats import is_image
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import valid_unicode
@@ -25,6 +23,8 @@ from dlcli.data.tables.frames import is_table, need_column, read_frame, read_hea
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.targets import encode, infer_target
 from dlcli.errors import DlcliError
+from dlcli.pixels.decode import channels_of
+from dlcli.pixels.formats import is_image
 
 if TYPE_CHECKING:
     import polars

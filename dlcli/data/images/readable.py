@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dlcli.data.base import DataSource, Listed
 from dlcli.data.class_folders import some
-from dlcli.data.images.decode import decode
 from dlcli.data.notices import Notice
 from dlcli.errors import BadSample, DlcliError
+from dlcli.pixels.decode import decode
 from dlcli.task import ImageInput
 
 _THREADS = 4

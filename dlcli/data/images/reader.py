@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Listed, Pixels, Reader, Samples, Stacked
-from dlcli.data.images.decode import decode, keeps_size
 from dlcli.errors import BadSample, DlcliError
+from dlcli.pixels.decode import decode, keeps_size
 from dlcli.task import ImageInput
 
 # Raw arrays up to this size are resized immediately for `array`.

@@ -2,7 +2,7 @@
 
 Images: ``image`` uint8 (batch, height, width, C), upright, RGB or grey, of any size, one size a batch.
 Where the training files have more than 8 bits it is float32: their values, which the graph scales by
-the range in the card. It is resampled as Pillow does (`dlcli.data.images.decode`), axis by axis with
+the range in the card. It is resampled as Pillow does (`dlcli.pixels.decode`), axis by axis with
 rounding in between, each axis a product with a matrix of the filter's weights, which the graph computes
 from the sizes. B samples, h and w the model's height and width, H and W the image's. (Pillow 13 takes
 the axes of very tall images the other way round, which moves some pixels by a level or two.)
@@ -21,11 +21,11 @@ import numpy.typing as npt
 from dlcli import transforms
 from dlcli.card import Card
 from dlcli.data.base import Inputs
-from dlcli.data.images.decode import keeps_size
-from dlcli.data.images.deep_values import scale_factors, unscale
 from dlcli.data.tables.cells import MAX_FINITE
 from dlcli.errors import UsageError
 from dlcli.formats.onnx.postprocess import constant
+from dlcli.pixels.decode import keeps_size
+from dlcli.pixels.deep_values import scale_factors, unscale
 from dlcli.task import ImageInput, Interpolation, TabularInput, TaskSpec
 
 if TYPE_CHECKING:

@@ -17,8 +17,6 @@ from torch import nn
 
 from dlcli.card import Card, ModelSpec, TransformRecord
 from dlcli.config import ExportConfig
-from dlcli.data.images.decode import normalize, resize
-from dlcli.data.images.deep_values import scale
 from dlcli.data.prepare import random_inputs
 from dlcli.data.tables.columns import encode_columns
 from dlcli.errors import UsageError
@@ -30,6 +28,8 @@ from dlcli.formats.onnx import postprocess as onnx_steps
 from dlcli.formats.onnx.export import export_graph
 from dlcli.formats.onnx.format import OnnxArtifact, write_onnx
 from dlcli.formats.readable_outputs import to_probabilities, with_readable_outputs
+from dlcli.pixels.decode import normalize, resize
+from dlcli.pixels.deep_values import scale
 from dlcli.task import (
     CategoryColumn,
     ImageInput,

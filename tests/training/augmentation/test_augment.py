@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dlcli.config import AugmentConfig
-from dlcli.data.images.decode import normalize
 from dlcli.errors import UsageError
+from dlcli.pixels.decode import normalize
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TargetNumber, TaskSpec
 from dlcli.training.augmentation import ops
 from dlcli.training.augmentation.augment import LEVELS, Augment, make_augment, preview

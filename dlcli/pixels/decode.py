@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dlcli.data.base import Pixels
-from dlcli.data.images.deep_values import ValueRange, Values, is_deep, to_8_bits, unscale, values_of
-from dlcli.data.images.opening import open_image, opened, orientation, reduce, upright
 from dlcli.errors import BadSample
+from dlcli.pixels.deep_values import ValueRange, Values, is_deep, to_8_bits, unscale, values_of
+from dlcli.pixels.opening import open_image, opened, orientation, reduce, upright
 from dlcli.task import ImageInput
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, C), or (H, W) of one channel
 
 _HEADERS_CHECKED = 16
 

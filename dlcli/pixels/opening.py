@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from dlcli.data.images.formats import PILLOW_FORMATS
 from dlcli.errors import BadSample
+from dlcli.pixels.formats import PILLOW_FORMATS
 from dlcli.task import ImageInput
 
 # Larger images are refused, unless a reduced scale makes them smaller; the threshold of Pillow's
