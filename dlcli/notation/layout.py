@@ -74,32 +74,30 @@ def has_header(names: list[str], body: polars.DataFrame) -> bool:
 
     It is a row if it has a decimal number or repeated integers only, or if some of its cells come again
     below in their own column and the others could: no word above numbers. A header that is repeated
-    whole was copied with the rows.
+    whole was copied with the rows, so rows that equal it show nothing.
     """
     if any(_FRACTION.fullmatch(name) for name in names):
         return False
     if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
         return len(set(names)) == len(names)
-    rows = body.head(_SAMPLE_ROWS)
-    if len(set(filter(None, names))) < 2 or rows.height < 2:
+    rows = [tuple((cell or "").strip() for cell in row) for row in body.head(_SAMPLE_ROWS).rows()]
+    rows = [row for row in rows if row != tuple(names)]
+    if len(set(filter(None, names))) < 2 or len(rows) < 2:
         return True
-    again = 0
-    for name, column in zip(names, rows.iter_columns(), strict=True):
-        cells = [cell for cell in column.str.strip_chars().to_list() if cell]
+    again = False
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        cells = [cell for cell in column if cell]
         if not name or not cells:
             continue
+        if _DATE.match(name) and all(_DATE.match(cell) for cell in cells):
+            return False
         numeric = sum(_NUMBER.fullmatch(cell) is not None for cell in cells) >= _NUMERIC_SHARE * len(
             cells
         )
-        if _DATE.match(name) and all(_DATE.match(cell) for cell in cells):
-            return False
         if numeric and not _NUMBER.fullmatch(name) and name.lower() not in MISSING_SPELLINGS:
             return True
-        again += name in cells
-    if not again:
-        return True
-    copies = [tuple((cell or "").strip() for cell in row) == tuple(names) for row in rows.rows()]
-    return any(copies)
+        again = again or name in cells
+    return not again
 
 
 def _usual(counts: list[int]) -> int:

@@ -183,10 +183,13 @@ def test_bad_requests_are_refused_before_anything_is_written(
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rng = np.random.default_rng(0)
-    lines = ["rooms,age,place,price"]
+    lines = ["rooms,age,built,area,place,price"]
     for i in range(60):
         age = "" if i % 9 == 0 else str(rng.integers(1, 60))
-        lines.append(f"{rng.integers(1, 9)},{age},{('sea', 'hill')[i % 2]},{1000 * (i % 2) + i}.5")
+        built = f"{rng.integers(1, 29)}/{rng.integers(1, 13):02}/{2000 + i % 7}"
+        area = f'"{rng.integers(1, 9)}.{rng.integers(100, 999)},{rng.integers(1, 9)}"'
+        place = ("sea", "hill")[i % 2]
+        lines.append(f"{rng.integers(1, 9)},{age},{built},{area},{place},{1000 * (i % 2) + i}.5")
     (tmp_path / "houses.csv").write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "houses.csv"

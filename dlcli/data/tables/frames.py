@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import gzip
+import re
 import sys
 import unicodedata
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ TABLE_SUFFIXES = (
     *(".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz"),
 )
 STDIN = "-"
+_DEFAULT_NAME = re.compile(r"column_\d+")
 _HEAD_BYTES = 2**18
 
 
@@ -60,18 +62,31 @@ def read_typed(
     as_text: Collection[str] = (),
     only: Collection[str] | None = None,
     formats: Mapping[str, str] | None = None,
+    names: Collection[str] = (),
 ) -> TypedFrame:
     """Read all rows with typed columns, and the formats of the numbers and times in them.
 
     Strings are stripped; missing values are null, never NaN. ``header``: whether the first line of a
     CSV names the columns (default: detected, see `layout.has_header`). The columns ``as_text``
-    stay strings, and with ``only`` all others than these; ``formats`` are known ones. The path "-" is
-    standard input. Raises: DlcliError when the file cannot be read, is not a table or has no rows.
+    stay strings, and with ``only`` all others than these; ``formats`` are known ones. If none
+    of ``names`` is there and they are those of a table without a header, it is read as one. The path
+    "-" is standard input. Raises: DlcliError when the file cannot be read, is no table or has no rows.
     """
     typed = _read(path, rows=None, header=header, as_text=as_text, only=only, formats=formats)
+    if (
+        header is None
+        and names
+        and has_default_names([n for n in names if n not in typed.frame.columns])
+    ):
+        typed = _read(path, rows=None, header=False, as_text=as_text, only=only, formats=formats)
     if not typed.frame.height:
         raise DlcliError(f"{path} has {'a header but ' if typed.frame.width else ''}no rows")
     return typed
+
+
+def has_default_names(names: Sequence[str]) -> bool:
+    """Return whether all columns have the names of a table without a header."""
+    return bool(names) and all(_DEFAULT_NAME.fullmatch(name) for name in names)
 
 
 def read_head(path: Path, rows: int = 200) -> polars.DataFrame | None:

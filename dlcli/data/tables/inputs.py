@@ -22,7 +22,6 @@ from dlcli.data.tables.frames import (
     need_column,
     read_typed,
 )
-from dlcli.data.tables.listing import has_default_names
 from dlcli.data.tables.rows import TableRows, booleans_as_strings
 from dlcli.data.tables.separated import DUPLICATE_COLUMN
 from dlcli.errors import DlcliError
@@ -71,11 +70,8 @@ def _read(name: str, spec: TabularInput, columns: list[str]) -> tuple[polars.Dat
     path = Path(name)
     # The encoder reads them by the formats of training and counts the cells that do not fit.
     as_text = {n.source for n in spec.numbers if n.format} | {c.name for c in spec.categories}
-    typed = read_typed(path, as_text=as_text)
+    typed = read_typed(path, as_text=as_text, names=columns)
     known = set(typed.frame.columns)
-    if has_default_names([column for column in columns if column not in known]):
-        typed = read_typed(path, as_text=as_text, header=False)
-        known = set(typed.frame.columns)
     for column in columns:
         if column not in known:
             need_column(typed.frame, column, what="the model was trained on it", path=name)

@@ -5,7 +5,6 @@ The first file, that of training, decides how numbers and times are written; the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,13 @@ from dlcli.data.base import Indices, Samples, fingerprint
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.cells import as_strings, known_format
-from dlcli.data.tables.frames import TABLE_SUFFIXES, need_column, read_typed, split_by_column
+from dlcli.data.tables.frames import (
+    TABLE_SUFFIXES,
+    has_default_names,
+    need_column,
+    read_typed,
+    split_by_column,
+)
 from dlcli.data.tables.infer import TypedFrame
 from dlcli.data.tables.label_cells import binary_run
 from dlcli.data.tables.rows import TableRows, cast_to_training
@@ -33,7 +38,6 @@ if TYPE_CHECKING:
 
 # Names of target columns by priority; without one of them the last column is the target.
 _TARGET_COLUMN_NAMES = ("target", "label", "class", "labels", "y")
-_DEFAULT_NAME = re.compile(r"column_\d+")
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
@@ -89,11 +93,6 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     )
 
 
-def has_default_names(names: Sequence[str]) -> bool:
-    """Return whether all columns have the names of a table without a header."""
-    return bool(names) and all(_DEFAULT_NAME.fullmatch(name) for name in names)
-
-
 @dataclass(frozen=True)
 class _TableSplit:
     """One split; ``rows`` (n,) are its row numbers in ``file``."""
@@ -116,11 +115,14 @@ def _read_files(files: dict[str, Path], config: DataConfig, other: bool) -> dict
     for split, file in files.items():
         only: list[str] | None = [] if typed else known if other and config.target else None
         as_text = known if config.label_separators else ()
-        one = read_typed(file, header=header, only=only, as_text=as_text, formats=config.formats)
-        missing = [name.strip() for name in targets if name.strip() not in one.frame.columns]
-        if header is None and other and has_default_names(missing):
-            header = False
-            one = read_typed(file, header=header, only=only, as_text=as_text, formats=config.formats)
+        one = read_typed(
+            file,
+            header=header,
+            only=only,
+            as_text=as_text,
+            formats=config.formats,
+            names=known[1:] if other else (),
+        )
         if header is None and has_default_names(one.frame.columns):
             header = False
         typed[split] = one

@@ -17,7 +17,7 @@ _START = '''"""{title}: python predict_onnx.py {what} ...
 Written by dlcli export. It needs numpy, {needs}onnxruntime, and {file} next to it.
 """
 import {imports}json, sys
-from pathlib import Path
+{times}from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -71,19 +71,42 @@ def inputs(path):
         pixels = pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)
     return {"image": pixels.reshape(1, *pixels.shape[:2], spec["channels"])}
 """
-_CELLS = """
+_CELLS = r"""
 
-def number(cell):
+def number(cell, form):
+    '''A cell as a number, by the format of its column; times are seconds, NaN is missing.'''
+    cell = " ".join(cell.split()).replace("\u2212", "-")
     try:
-        return float(cell)
+        if re.search("%[A-Za-z#]", form):
+            return seconds(cell, form)
+        group, decimal = re.search(r"1(\D?)234(\D)5", form).groups()
+        digits = re.sub(r"[^\d,.'eE+-]", "", cell.replace(group, "")).replace(decimal, ".")
+        return -float(digits) if cell.startswith("(") or cell.endswith("-") else float(digits)
     except ValueError:
-        return np.nan  # missing
+        return np.nan
+
+
+def seconds(cell, form):
+    '''The time since 1970, or since midnight where the format has no date.'''
+    form = form.replace("%.f", ".%f" if re.search(r":\d+\.", cell) else "").replace("%#z", "%z")
+    cell = re.sub(r"^(\d{4}-\d+-\d+)T", r"\1 ", cell)
+    if "%q" in form:
+        quarter = int(re.search(r"(?:Q|^)([1-4])(?!\d)", cell)[1])
+        cell, form = re.search(r"\d{4}", cell)[0] + f"-{3 * quarter - 2}", "%Y-%m"
+    try:
+        time = datetime.strptime(cell, form)
+    except ValueError:
+        time = datetime.strptime(cell, form.replace("%B", "%b"))
+    if "%y" not in form.lower():
+        return (time - datetime(1900, 1, 1)).total_seconds()
+    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def inputs(row):
     feeds = {}
     if spec["numbers"]:
-        feeds["numeric"] = np.array([[number(row[c["name"]]) for c in spec["numbers"]]])
+        cells = [number(row[c["column"] or c["name"]], c["format"] or "1234.5") for c in spec["numbers"]]
+        feeds["numeric"] = np.array([cells])
     if spec["categories"]:
         feeds["words"] = np.array([[row[c["name"]].strip() for c in spec["categories"]]], object)
     return feeds
@@ -106,7 +129,9 @@ for path in sys.argv[1:]:
 
 for path in sys.argv[1:]:
     with open(path, newline="", encoding="utf-8") as file:
-        for i, row in enumerate(csv.DictReader(file)):
+        delimiter = max(",;\\t|", key=file.readline().count)
+        file.seek(0)
+        for i, row in enumerate(csv.DictReader(file, delimiter=delimiter)):
             print(json.dumps({"input": f"{path}:{i}", **ask(inputs(row))}))
 """,
 }
@@ -145,7 +170,8 @@ def example(path: Path, card: Card) -> str:
         what="IMAGE" if image else "TABLE.csv",
         needs="pillow and " if image else "",
         file=path.name,
-        imports="" if image else "csv, ",
+        imports="" if image else "csv, re, ",
+        times="" if image else "from datetime import datetime, timezone\n",
         pillow="from PIL import Image, ImageOps\n" if image else "",
     )
     body = (_OPENED + (_RAW_PIXELS if embedded else _PIXELS)) if image else _CELLS
