@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,15 +23,23 @@ def command(
         str | None,
         typer.Option("--sort", metavar="METRIC", help="Sort by this validation metric, best first."),
     ] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the runs that are named, after asking.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
 ) -> None:
-    """List the runs with their best metrics, or compare some of them.
+    """List the runs with their best metrics, compare some of them, or delete them.
 
     With several names: the settings that differ, and the metrics side by side. With one name: its
-    settings that are not the default.
+    settings that are not the default. With --delete: the named runs are deleted.
     """
-    if runs:
+    if yes and not delete:
+        raise UsageError("--yes is for --delete", hint="leave it out")
+    if delete:
+        _delete(runs or [], runs_dir, yes=yes, as_json=json_output)
+    elif runs:
         if sort is not None:
             raise UsageError("--sort is for the list of all runs", hint="leave out the names")
         _compare(runs, runs_dir, json_output)
@@ -54,6 +63,34 @@ def _list(root: Path, sort: str | None, as_json: bool) -> None:
     else:
         stdout().print(f"no runs in {root}{os.sep}", soft_wrap=True)
         stdout().print("start one: dlcli train --model cnn --data digits", soft_wrap=True)
+
+
+def _delete(names: list[str], root: Path, *, yes: bool, as_json: bool) -> None:
+    """Delete runs, all or, where one cannot be deleted or the user says no, none."""
+    from dlcli.runs.deletion import check_deletable, delete_run, size_of
+    from dlcli.ui.console import stdout
+    from dlcli.ui.json_output import print_json
+    from dlcli.wording import plural, printable, size
+
+    if not names:
+        raise UsageError("--delete needs the names of runs", hint="dlcli runs --delete NAME")
+    chosen = list({run.path.absolute(): run for run in (find_run(n, root) for n in names)}.values())
+    for run in chosen:
+        check_deletable(run)
+    if not yes:
+        if as_json or not sys.stdin.isatty():
+            raise UsageError("--delete asks, and nobody can answer here", hint="add --yes")
+        for run in chosen:
+            files, size_bytes = size_of(run)
+            facts = f"{plural(files, 'file')}, {size(size_bytes)}"
+            typer.echo(f"{printable(str(run.path))}: {facts}", err=True)
+        typer.confirm(f"delete {plural(len(chosen), 'run')} for good?", abort=True, err=True)
+    for run in chosen:
+        delete_run(run)
+        if not as_json:
+            stdout().print(f"deleted {printable(str(run.path))}", soft_wrap=True)
+    if as_json:
+        print_json({"command": "runs", "deleted": [str(run.path) for run in chosen]})
 
 
 def _compare(names: list[str], root: Path, as_json: bool) -> None:

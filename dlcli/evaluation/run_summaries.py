@@ -15,6 +15,7 @@ from typing import Any
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.evaluation.metrics import default_monitor, directions
+from dlcli.files import read_json, write_json
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, list_runs, read_events
 from dlcli.runs.locks import is_locked
@@ -29,7 +30,8 @@ class RunSummary:
     """One run. Unknown values are None, "" or NaN; ``problems`` say why.
 
     ``best`` is the value of ``monitor`` in epoch ``best_epoch``; ``metrics`` are all validation metrics
-    of that epoch, whose model best.safetensors is, of ``best_bytes``. ``elapsed_s`` is time spent on
+    of that epoch, whose model best.safetensors is, of ``best_bytes``. ``test`` are the metrics of that
+    model on the test split, if it was evaluated there. ``elapsed_s`` is time spent on
     training. ``status`` is one of `STATUSES` or "unknown"; "stopped" is a run whose record says
     "running" while no process holds its lock: it was killed.
     """
@@ -50,6 +52,7 @@ class RunSummary:
     elapsed_s: float = math.nan
     started_at: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -114,8 +117,30 @@ def summarise(run: RunFolder) -> RunSummary:
         best_bytes=_size(run.best),
         started_at=str(record.get("started_at", "")),
         problems=tuple(problems),
+        test=_test_metrics(run, _mapping(progress["metrics"])),
         **progress,
     )
+
+
+def record_test(run: RunFolder, validation: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+    """Record what a run's best model reaches on the test split, for `summarise`.
+
+    ``validation`` are its metrics on val, by which it is known that the model is still the same. Raises:
+    DlcliError when it cannot be written.
+    """
+    write_json(run.test, {"val": dict(validation), "test": dict(metrics)})
+
+
+def _test_metrics(run: RunFolder, validation: Mapping[str, float]) -> dict[str, float]:
+    """The recorded metrics on the test split; none where they are of another model, or damaged."""
+    if not run.test.is_file():
+        return {}
+    try:
+        content = _mapping(read_json(run.test))
+    except DlcliError:  # it is written again by the next `eval`
+        return {}
+    same = {k: _number(v) for k, v in _mapping(content.get("val")).items()} == dict(validation)
+    return {k: _number(v) for k, v in _mapping(content.get("test")).items()} if same else {}
 
 
 def sort_by(runs: Sequence[RunSummary], metric: str) -> list[RunSummary]:

@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def test(self) -> Path:
+        """The metrics of the best model on the test split, written by `eval`."""
+        return self.path / "test.json"
+
+    @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
 

@@ -122,9 +122,10 @@ def _print_parts(title: str, labels: list[str], columns: list[_Column], width: i
             used += columns[shown].width + GAP
             shown += 1
         part, columns = columns[:shown], columns[shown:]
+        part_title, title = title, f"{title.removesuffix(', continued')}, continued"
         stdout().print()
         table = [[label, *(c.cells[i] for c in part)] for i, label in enumerate(labels)]
-        print_comparison(title, ["", *(column.name for column in part)], table)
+        print_comparison(part_title, ["", *(column.name for column in part)], table)
 
 
 def _costs(rows: Sequence[BenchmarkRow]) -> list[_Column]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
+from dlcli.ui.narrow import print_list
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 30  # of a table; a longer one shows its beginning and its end
 FIRST, LAST = 15, 5
 NAME_WIDTH = 32
+NARROW = 60  # columns of a screen: below it, tables that do not fit are lists
 EVERY_S = 15.0  # between lines of progress where nothing can be redrawn
 _STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
 
@@ -156,6 +158,9 @@ def _print_table(table: Table) -> None:
             break
         room, shown = room - width - 2, k + 1
     console.print(Text(wording.printable(title), "bold"))
+    if shown < len(widths) and console.width < NARROW:
+        print_list(table.columns, cells)
+        return
     for line, style in ((list(table.columns), "dim"), *((row, "") for row in cells)):
         parts = [
             value.rjust(width) if right else value.ljust(width)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
+from dlcli.ui import console as consoles
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.tables import print_comparison
 
@@ -71,6 +72,7 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
         [layer.path, layer.type, _dims(layer.output_shape), wording.count(layer.params)]
         for layer in summary.layers
     ]
+    consoles.stdout().print()
     print_comparison("layers", ["layer", "type", "output shape", "parameters"], table)
 
 

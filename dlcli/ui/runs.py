@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
@@ -42,10 +43,15 @@ def print_runs(runs: Sequence[RunSummary], *, sort: str | None = None) -> None:
     console = consoles.stdout()
     whole = [run for run in runs if not run.problems]
     if whole:
-        columns = fit_columns(_columns(whole, sort), console.width)
+        every = _columns(whole, sort)
+        columns = fit_columns(every, console.width)
         console.print(Text(_line([column.title for column in columns], columns), "dim"), soft_wrap=True)
         for cells in zip(*(column.cells for column in columns), strict=True):
             console.print(_line(cells, columns), soft_wrap=True)
+        shown = {column.title for column in columns}
+        if left := [column.title for column in every if column.title not in shown]:
+            note = f"not shown on this width: {', '.join(left)} (--json has all)"
+            console.print(Text(note, "dim"))
     damaged = {run.name: "; ".join(run.problems) for run in runs if run.problems}
     print_problems(damaged, before=bool(whole))
 
@@ -77,6 +83,8 @@ def print_differences(
     consoles.stdout().print()
     metrics = dict.fromkeys(name for run in runs for name in run.metrics)
     scores = {name: [_figure(run.metrics.get(name, math.nan)) for run in runs] for name in metrics}
+    tests = dict.fromkeys(name for run in runs for name in run.test)
+    scores |= {f"test {n}": [_figure(run.test.get(n, math.nan)) for run in runs] for n in tests}
     _print_table("validation metrics of the best epoch", names, {**scores, **_facts(runs)})
 
 
@@ -131,16 +139,17 @@ def _columns(runs: Sequence[RunSummary], sort: str | None) -> list[Column]:
         sorted_by = [Column(text.SHORT_NAMES.get(sort, sort), values, 1, right=True)]
     return [
         Column("run", [wording.printable(run.name) for run in runs], 0),
-        Column("status", [run.status for run in runs], 2),
+        Column("status", [run.status for run in runs], 3),
         *sorted_by,
         Column("best", [_best(run) for run in runs], 1),
-        Column("best epoch", [_epochs(run) for run in runs], 4, right=True),
-        Column("time", [text.duration(run.elapsed_s) for run in runs], 5, right=True),
-        Column("model", [wording.printable(run.model) or "-" for run in runs], 3),
-        Column("data", [wording.printable(run.data) or "-" for run in runs], 6),
-        Column("parameters", [_count(run.params) for run in runs], 7, right=True),
-        Column("size", [_size(run.best_bytes) for run in runs], 9, right=True),
-        Column("started", [_when(run.started_at) for run in runs], 8),
+        Column("test", [_test(run) for run in runs], 2),
+        Column("best epoch", [_epochs(run) for run in runs], 5, right=True),
+        Column("time", [text.duration(run.elapsed_s) for run in runs], 6, right=True),
+        Column("model", [wording.printable(run.model) or "-" for run in runs], 4),
+        Column("data", [_data(run) for run in runs], 7),
+        Column("parameters", [_count(run.params) for run in runs], 8, right=True),
+        Column("size", [_size(run.best_bytes) for run in runs], 10, right=True),
+        Column("started", [_when(run.started_at) for run in runs], 9),
     ]
 
 
@@ -173,6 +182,16 @@ def _best(run: RunSummary) -> str:
     if run.best_epoch is None and math.isnan(run.best):
         return "-"
     return f"{text.SHORT_NAMES.get(run.monitor, run.monitor)} {text.figure(run.best)}"
+
+
+def _test(run: RunSummary) -> str:
+    """The metric that selected the best epoch, on the test split: after `eval`."""
+    return _figure(run.test.get(run.monitor, math.nan))
+
+
+def _data(run: RunSummary) -> str:
+    """The base name of the data, which tells runs apart: paths of one project begin alike."""
+    return wording.printable(PurePath(run.data).name or run.data) or "-"
 
 
 def _epochs(run: RunSummary) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
+from dlcli.ui.narrow import least_width, print_list, texts_of
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.text import figure
 from dlcli.wording import printable
@@ -216,11 +217,20 @@ def _print_table(title: str, table: Table) -> None:
 
 
 def _print_trimmed(table: Table) -> None:
-    """Print a table, indented, without the blanks that rich adds at the end of lines."""
+    """Print a table, indented, without the blanks that rich adds at the end of lines.
+
+    On a screen that is too narrow for it, it is a list: a row's name, and below it all that was in its
+    columns. No figure is cut.
+    """
     from rich.padding import Padding
     from rich.text import Text
 
     console = consoles.stdout()
+    heads, rows = texts_of(table)
+    folding = [not column.no_wrap for column in table.columns]
+    if least_width(heads, rows, folding) > console.width - 2:
+        print_list(heads, rows)
+        return
     for segments in console.render_lines(Padding.indent(table, 2), pad=False):
         line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
         line.rstrip()

@@ -1,0 +1,52 @@
+"""Delete runs that are asked to be deleted, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from dlcli.errors import DlcliError
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.locks import run_lock
+
+_DOOMED = ".deleting-"  # before the name, so that a run is never there in part
+
+
+def size_of(run: RunFolder) -> tuple[int, int]:
+    """Return the number of files in a run's folder and their size in bytes; links count as files."""
+    files = [Path(folder, name) for folder, _, names in os.walk(run.path) for name in names]
+    return len(files), sum(path.lstat().st_size for path in files)
+
+
+def check_deletable(run: RunFolder) -> None:
+    """Raises: DlcliError where the folder is not only a run's, or a process writes to it."""
+    path = run.path
+    if path.is_symlink():
+        raise DlcliError(
+            f"{path} is a link, and dlcli deletes no run that a link leads to",
+            hint=f"delete the link itself, or name the folder: {path.resolve()}",
+        )
+    if "started_at" not in run.read_record():
+        raise DlcliError(f"{run.record} is not the record of a run that dlcli started")
+    if inner := next((p for p in path.rglob("run.json") if p != run.record), None):
+        raise DlcliError(f"{path} holds another run, {inner.parent}", hint="delete that one first")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise DlcliError(f"the current folder is in {path}", hint="go to another folder first")
+    with run_lock(path, grace_s=0):
+        pass
+
+
+def delete_run(run: RunFolder) -> None:
+    """Delete a run's folder; links in it are removed, what they lead to stays.
+
+    Raises: DlcliError as `check_deletable`, and when it cannot be deleted.
+    """
+    check_deletable(run)
+    doomed = run.path.with_name(f"{_DOOMED}{run.name}")
+    try:
+        with run_lock(run.path, grace_s=0):
+            run.path.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError as exc:
+        raise DlcliError(f"cannot delete {exc.filename or run.path}: {exc.strerror or exc}") from exc

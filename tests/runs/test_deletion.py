@@ -1,0 +1,108 @@
+"""`dlcli runs --delete`: what it deletes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dlcli.cli import main
+from dlcli.runs.folder import RunFolder, create_run
+from dlcli.runs.locks import run_lock
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        run = create_run(tmp_path / "runs", name)
+        run.write_record({"started_at": "2026-01-01"})
+        run.best.write_bytes(b"x")
+    return tmp_path / "runs"
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_a_named_run_is_deleted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "--delete", "a", "--yes"]) == 0
+    assert capsys.readouterr().out == f"deleted {Path('runs/a')}\n"
+    assert names(root) == ["b"]
+    assert main(["runs", "--delete", "b", "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["deleted"] == [str(Path("runs/b"))]
+
+
+def test_without_yes_and_a_terminal_nothing_is_deleted(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", "--delete", "a"]) == 2
+    assert "hint: add --yes" in capsys.readouterr().err
+    assert main(["runs", "--delete", "--yes"]) == 2
+    assert main(["runs", "a", "--yes"]) == 2
+    assert names(root) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("reply", "left"), [("y", ["b"]), ("n", ["a", "b"]), ("", ["a", "b"])])
+def test_on_a_terminal_it_asks(
+    reply: str, left: list[str], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda *args, **options: _confirm(reply))
+    assert main(["runs", "--delete", "a"]) == (0 if reply == "y" else 130)
+    assert names(root) == left
+
+
+def _confirm(reply: str) -> bool:
+    import typer
+
+    if reply != "y":
+        raise typer.Abort
+    return True
+
+
+def test_a_run_that_is_written_to_is_refused_and_all_stay(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lock of another process: this one's own is reentrant."""
+    import fcntl
+
+    fd = os.open(root / "b" / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        assert main(["runs", "--delete", "a", "b", "--yes"]) == 1
+    finally:
+        os.close(fd)
+    assert "run b is being written by" in capsys.readouterr().err
+    assert names(root) == ["a", "b"]
+    with run_lock(root / "b"):
+        pass
+
+
+def test_links_are_never_followed(root: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("mine")
+    (root / "a" / "plots").symlink_to(outside)
+    (root / "a" / "keep").symlink_to(outside / "keep")
+    (root / "c").symlink_to(root / "b")
+    assert main(["runs", "--delete", "c", "--yes"]) == 1  # a link to a run
+    assert main(["runs", "--delete", "a", "--yes"]) == 0
+    assert names(root) == ["b", "c"]
+    assert (outside / "keep").read_text() == "mine"
+    assert RunFolder(root / "b").best.is_file()
+
+
+def test_a_folder_that_is_more_than_a_run_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "run.json").write_text('{"started_at": "2026"}')
+    assert main(["runs", "--delete", str(root), "--yes"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    (root / "a" / "run.json").write_text("{}")
+    assert main(["runs", "--delete", "a", "--yes"]) == 1
+    monkeypatch.chdir(root / "b")
+    assert main(["runs", "--delete", ".", "--yes"]) == 1
+    assert names(root) == ["a", "b", "run.json"]
