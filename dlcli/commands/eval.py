@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,13 @@ from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact, run_of
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.eval_data import EvalData
     from dlcli.evaluation.metrics import EvalResult
     from dlcli.events import Emit
+    from dlcli.formats.base import Artifact
+
+# Prints a result with a note, or as JSON, and returns what bounds it misses.
+Report = Callable[[str, list[tuple[str, float]], bool], list[str]]
 
 
 @takes_config(EvalConfig)
@@ -27,7 +32,7 @@ def command(
         typer.Argument(
             metavar="[ARTIFACT]...",
             help="A model file, a run folder or a run's name (default: the newest run). Several are "
-            "evaluated as an ensemble (mean prediction), and each alone.",
+            "compared on the same samples; with --ensemble their mean prediction is evaluated.",
         ),
     ] = None,
     minimum: Annotated[
@@ -38,68 +43,136 @@ def command(
             help="Exit with 3 when the metric is worse; may be repeated.",
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="CSV file of --worst (default: worst.csv of the run)."),
+    ] = None,
     trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate a model on a split, next to simple baselines.
+    """Evaluate a model on a split, next to simple baselines, or compare several.
 
     By default on the data that it was trained on: the test split where there is one, else val. --data
     evaluates it on other data, with classes matched by name.
     """
     config = settings.resolve()
     bounds = [_parse_bound(text) for text in minimum or []]
+    compared = len(artifacts or []) > 1 and not config.ensemble
+    _check(config, artifacts or [], output)
     named: Sequence[str | None] = artifacts or [None]
     paths = [find_artifact(text, runs_dir) for text in named]
 
-    from dlcli.evaluation.ensemble import Ensemble, check_members, seen_in_training
+    from dlcli.evaluation.ensemble import check_members, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
-    from dlcli.evaluation.evaluate import evaluate_ensemble
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact, recognize
-    from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
-    from dlcli.ui.tables import print_eval
 
     files = [recognize(path) for path in paths]
-    check_members([(str(file.path), file.card.task) for file in files])
+    check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
     data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
     with progress_sink(quiet, json_output) as emit:
         models = [open_artifact(file, device=config.device, trust=trust) for file in files]
-        ensemble = Ensemble(models, tta=config.tta)
         warnings = list(data.warnings)
         if config.data is None:
             warnings += seen_in_training(models, data.reader.samples.ids)
         for message in warnings:
             emit(Warned(message))
-        result = evaluate_ensemble(ensemble, data, config, emit=emit)
-        # A run has plots of its own model alone.
-        plots = _save_plots(paths[0], result, emit) if len(paths) == 1 else []
-    note = data.note + ("; mean over each image and its mirror image" if config.tta == "flip" else "")
-    missed = [_missed(bound, result.metrics) for bound in bounds]
-    if json_output:
-        alone = {"artifact": str(paths[0])} if len(paths) == 1 else {}
-        print_json(
-            {
-                "command": "eval",
-                **alone,
-                "artifacts": [str(path) for path in paths],
-                "note": note,
-                **result.to_dict(),
-                "class_names": list(ensemble.task.class_names),
-                "plots": [str(plot) for plot in plots],
-                "missed": [text for text in missed if text],
-            }
-        )
-    else:
-        several = f"the mean prediction of {len(paths)} models"
-        print_eval(result, str(paths[0]) if len(paths) == 1 else several, note)
+        measure = _compare if compared else _evaluate
+        report = measure(models, data, config, emit=emit, output=output)
+    mirrored = "; mean over each image and its mirror image" if config.tta == "flip" else ""
+    missed = report(data.note + mirrored, bounds, json_output)
+    if missed:
+        raise BoundMissed(missed[0])
+
+
+def _check(config: EvalConfig, artifacts: Sequence[str], output: Path | None) -> None:
+    """Raises: UsageError for options that have no effect together."""
+    if config.ensemble and len(artifacts) < 2:
+        raise UsageError("--ensemble averages several models", hint="dlcli eval A B --ensemble")
+    if config.worst is None and output is not None:
+        raise UsageError("--output is for the samples of --worst", hint=f"--worst 20 --output {output}")
+    if len(artifacts) > 1 and not config.ensemble:
+        for flag, given in (("--worst", config.worst is not None), ("--baselines", config.baselines)):
+            if given:
+                raise UsageError(
+                    f"{flag} is for one model or an ensemble, and {len(artifacts)} models are compared",
+                    hint="name one of them, or add --ensemble",
+                )
+
+
+def _compare(
+    models: Sequence[Artifact], data: EvalData, config: EvalConfig, *, emit: Emit, output: Path | None
+) -> Report:
+    """Compare the models."""
+    from dlcli.evaluation.comparing import compare_models
+    from dlcli.ui.compared import print_model_comparison
+    from dlcli.ui.json_output import print_json
+
+    result = compare_models(models, data, config, emit=emit)
+
+    def report(note: str, bounds: list[tuple[str, float]], as_json: bool) -> list[str]:
+        missed = [
+            f"{row.artifact}: {text}"
+            for row in result.models
+            for bound in bounds
+            if (text := _missed(bound, row.metrics))
+        ]
+        if as_json:
+            print_json({**_facts(models, note), **result.to_dict(), "missed": missed})
+        else:
+            print_model_comparison(result, note)
+        return missed
+
+    return report
+
+
+def _evaluate(
+    models: Sequence[Artifact], data: EvalData, config: EvalConfig, *, emit: Emit, output: Path | None
+) -> Report:
+    """Evaluate one model or an ensemble; write plots and the worst samples."""
+    from dlcli.evaluation.ensemble import Ensemble
+    from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
+    from dlcli.ui.compared import print_members, print_worst
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.tables import print_eval
+
+    result = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, emit=emit)
+    # A run has plots and figures of its own model alone.
+    plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
+    if len(models) == 1 and config.data is None and config.tta == "none":
+        _record_test(models[0], result, emit)
+    worst = _write_worst(models[0].path if len(models) == 1 else None, result, output, emit)
+
+    def report(note: str, bounds: list[tuple[str, float]], as_json: bool) -> list[str]:
+        missed = [text for bound in bounds if (text := _missed(bound, result.metrics))]
+        files = {"plots": [str(plot) for plot in plots], "worst_csv": worst and str(worst)}
+        if as_json:
+            print_json({**_facts(models, note), **result.to_dict(), **files, "missed": missed})
+            return missed
+        mean = f"the mean prediction of {len(models)} models"
+        print_eval(result, str(models[0].path) if len(models) == 1 else mean, note)
         if result.members:
-            _print_members(result)
-    for text in missed:
-        if text:
-            raise BoundMissed(text)
+            print_members(result)
+        if result.worst:
+            print_worst(result.worst, worst)
+        return missed
+
+    return report
+
+
+def _facts(models: Sequence[Artifact], note: str) -> dict[str, Any]:
+    """The first keys of the JSON object."""
+    alone = {"artifact": str(models[0].path)} if len(models) == 1 else {}
+    return {
+        "command": "eval",
+        **alone,
+        "artifacts": [str(model.path) for model in models],
+        "note": note,
+        "class_names": list(models[0].card.task.class_names),
+    }
 
 
 def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
@@ -117,34 +190,37 @@ def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
         return []
 
 
-def _print_members(result: EvalResult) -> None:
-    """Print each model of an ensemble alone, and whether the mean prediction is better."""
-    from dlcli.ui.console import stdout
-    from dlcli.ui.sections import Row, Section, print_sections
-    from dlcli.ui.tables import interval, print_comparison, verdict
-    from dlcli.ui.text import figure, signed
+def _record_test(model: Artifact, result: EvalResult, emit: Emit) -> None:
+    """Record what the best model of a run reaches on its test split, which `dlcli runs` lists."""
+    from dlcli.evaluation.run_summaries import record_test
+    from dlcli.events import Warned
 
-    metric = result.members[0].metric
-    names, rows = [], []
-    for number, row in enumerate(result.members, 1):
-        names.append(Row(str(number), row.artifact))
-        rows.append(
-            [
-                str(number),
-                figure(row.metrics[metric]),
-                signed(row.difference),
-                interval(row),
-                verdict(row),
-            ]
-        )
-    stdout().print()
-    print_sections([Section("the models", names)])
-    stdout().print()
-    print_comparison(
-        f"each alone (difference: the mean prediction's {figure(result.metrics[metric])} minus its own)",
-        ["model", metric, "difference", "95 % interval", "the mean prediction is"],
-        rows,
-    )
+    run = run_of(model.path)
+    if run is None or model.path != run.best or result.split != "test":
+        return
+    try:
+        record_test(run, model.card.metrics.get("val", {}), result.metrics)
+    except DlcliError as exc:
+        emit(Warned(f"not recorded in the run: {exc.message}"))
+
+
+def _write_worst(path: Path | None, result: EvalResult, output: Path | None, emit: Emit) -> Path | None:
+    """Write the worst samples to ``output``, else into the run of the model at ``path``."""
+    from dlcli.events import Warned
+    from dlcli.ui.compared import write_worst
+
+    if not result.worst:
+        return None
+    if output is not None:
+        return write_worst(output, result.worst)
+    run = None if path is None else run_of(path)
+    if run is None:
+        return None
+    try:
+        return write_worst(run.path / "worst.csv", result.worst)
+    except DlcliError as exc:  # a read-only run can still be evaluated
+        emit(Warned(f"not written: {exc.message}"))
+        return None
 
 
 def _parse_bound(text: str) -> tuple[str, float]:

@@ -13,6 +13,13 @@ class EvalConfig(BadSamples, Inference, EvaluationData):
         False, "Fit strong baselines too: TF-IDF, linear, boosted trees, 1-NN.", "--baselines"
     )
 
+    worst: int | None = setting(
+        None, "List this many samples with the largest loss, and write them as CSV.", "--worst", ge=1
+    )
+    ensemble: bool = setting(
+        False, "Average the predictions of several models, instead of comparing them.", "--ensemble"
+    )
+
 
 class PredictConfig(Inference):
     """Prediction"""

@@ -37,8 +37,8 @@ def _accuracy(comparison: Comparison) -> str:
         return f"{change}; its confidence interval is not known"
     if delta.low > 0 or delta.high < 0:
         better = (delta.difference > 0) == (direction(delta.metric) > 0)
-        return f"{change}: {'better' if better else 'WORSE'}, beyond chance"
-    return f"{change}: no difference beyond chance"
+        return f"{change}: significantly {'better' if better else 'WORSE'}"
+    return f"{change}: not significant"
 
 
 def _speed(batch_size: str, ratio: Ratio) -> str:
@@ -52,4 +52,4 @@ def _speed(batch_size: str, ratio: Ratio) -> str:
         return f"{ratio.median:.2f} times faster {at}"
     if ratio.high < 1:
         return f"SLOWER {at}: {ratio.median:.2f} of the speed"
-    return f"no difference in speed {at} beyond chance"
+    return f"no significant difference in speed {at}"

@@ -35,9 +35,16 @@ class Ensemble:
     and `predict` takes these inputs. Members with equal encoders share their inputs.
     """
 
-    def __init__(self, members: Sequence[Artifact], *, tta: Literal["none", "flip"] = "none") -> None:
-        check_members([(str(member.path), member.card.task) for member in members])
+    def __init__(
+        self,
+        members: Sequence[Artifact],
+        *,
+        tta: Literal["none", "flip"] = "none",
+        averaged: bool = True,
+    ) -> None:
+        check_members([(str(m.path), m.card.task) for m in members], averaged=averaged)
         self.members = tuple(members)
+        self.averaged = averaged
         self.task = members[0].card.task
         self._predict = [with_tta(m.predict, m.card.task, tta) for m in members]
         self._aligned = [_alignment(m.card.task, self.task) for m in members]
@@ -87,10 +94,13 @@ class Ensemble:
         return self.mean(self.outputs(inputs))
 
 
-def check_members(named: Sequence[tuple[str, TaskSpec]]) -> None:
-    """Refuse models, by name and task, that cannot be averaged. Raises: UsageError naming why."""
+def check_members(named: Sequence[tuple[str, TaskSpec]], *, averaged: bool = True) -> None:
+    """Refuse models, by name and task, that do different tasks or, if ``averaged``, have no mean.
+
+    Raises: UsageError naming why.
+    """
     first, task = named[0]
-    if len(named) > 1 and task.kind in _NO_MEAN:
+    if averaged and len(named) > 1 and task.kind in _NO_MEAN:
         raise UsageError(
             f"models for {task.kind} cannot be averaged: {_NO_MEAN[task.kind]}",
             hint="give one model",
@@ -117,16 +127,23 @@ def check_members(named: Sequence[tuple[str, TaskSpec]]) -> None:
 
 
 def member_row(artifact: Artifact, own: Counts, ensemble: Counts, task: TaskSpec) -> MemberRow:
-    """Compare a member (``own``) with the ``ensemble``, counted on the same samples."""
-    metric, metrics = ensemble.scored, own.metrics()
+    """Compare the ``ensemble`` with a member (``own``), counted on the same samples."""
+    return compare_counts(str(artifact.path), ensemble, own, task, shown=own)
+
+
+def compare_counts(
+    name: str, counts: Counts, other: Counts, task: TaskSpec, *, shown: Counts
+) -> MemberRow:
+    """The difference of ``counts`` minus ``other`` on the same samples, and the metrics of ``shown``."""
+    metric = counts.scored
     # Windows of a forecast overlap by up to the horizon.
     block = max(1, task.horizon)
-    low, high = difference_interval(ensemble.scores(), own.scores(), rooted=ensemble.rooted, block=block)
+    low, high = difference_interval(counts.scores(), other.scores(), rooted=counts.rooted, block=block)
     better = None
     if low > 0 or high < 0:
         better = (low > 0) == (direction(metric) > 0)
-    difference = ensemble.metrics()[metric] - metrics[metric]
-    return MemberRow(str(artifact.path), metrics, metric, difference, low, high, better)
+    difference = counts.metrics()[metric] - other.metrics()[metric]
+    return MemberRow(name, shown.metrics(), metric, difference, low, high, better)
 
 
 def seen_in_training(members: Sequence[Artifact], ids: Sequence[str]) -> list[str]:
@@ -148,7 +165,7 @@ def seen_in_training(members: Sequence[Artifact], ids: Sequence[str]) -> list[st
         if seen:
             messages.append(
                 f"{member.path} was trained on {seen:,} of these {len(ids):,} samples, since its run "
-                "split the data in another way: its metrics and those of the ensemble are too good"
+                "split the data in another way: its metrics are too good"
             )
     return messages
 
@@ -226,5 +243,5 @@ def _mean_labels(outputs: Sequence[Outputs]) -> Outputs:
 def _different(first: str, second: str, how: str) -> UsageError:
     return UsageError(
         f"{first} and {second} do different tasks: {how}",
-        hint="average models of one task with the same classes or targets",
+        hint="give models of one task with the same classes or targets",
     )

@@ -7,21 +7,16 @@ number of processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TypeVar
 
-from dlcli.config import EvalConfig
 from dlcli.data.base import Indices, Inputs, Reader
-from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.errors import DlcliError
-from dlcli.evaluation.baselines.compare import compare_with_baselines
-from dlcli.evaluation.ensemble import Ensemble, member_row
-from dlcli.evaluation.eval_data import EvalData
+from dlcli.evaluation.ensemble import Ensemble
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
 from dlcli.evaluation.processes import Processes
-from dlcli.evaluation.translation import bleu, check_beams
-from dlcli.events import Emit, EvalProgress, Warned, ignore
+from dlcli.events import Emit, EvalProgress, ignore
 from dlcli.formats.base import Outputs
 from dlcli.task import PairsInput, TaskSpec
 
@@ -61,46 +56,6 @@ def count(
     """The counts that `evaluate` computes metrics from. Scores are in the order of the ranks."""
     part = _share(predict, reader, task, split=split, batch_size=batch_size, emit=emit, world=world)
     return _agreed(part, reader, split, world, lambda counts: counts)
-
-
-def evaluate_ensemble(
-    ensemble: Ensemble, data: EvalData, config: EvalConfig, *, emit: Emit = ignore
-) -> EvalResult:
-    """`evaluate` for an ensemble of artifacts, with baselines; several are also evaluated one by one."""
-    task, several = ensemble.task, len(ensemble.members) > 1
-    check_beams(task, config.beams)
-    options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
-
-    def reader_for(member: TaskSpec) -> Reader:
-        if member.input == task.input:
-            return data.reader
-        return kind_of(member).reader(data.reader.samples, member, options)
-
-    reader = ensemble.reader(reader_for)
-    for notice in reader.notices:
-        emit(Warned(notice.message))
-    counts = make_counts(task)
-    alone = [make_counts(task) for _ in ensemble.members if several]
-    size = config.batch_size or batch_size_of(ensemble)
-    for inputs, indices in batches(reader, size, data.split, emit):
-        outputs, targets = ensemble.outputs(inputs), reader.targets(indices)
-        counts.update(ensemble.mean(outputs), targets, inputs)
-        for own, output in zip(alone, outputs, strict=several):
-            own.update(output, targets, inputs)
-    _refuse_none(counts, reader, data.split)
-    members = tuple(
-        member_row(artifact, own, counts, task)
-        for artifact, own in zip(ensemble.members, alone, strict=several)
-    )
-    result = replace(counts.result(data.split, reader.bad), members=members)
-    if task.kind == "seq2seq":
-        score = bleu(ensemble.predict, reader, task, split=data.split, beams=config.beams, emit=emit)
-        result = replace(result, metrics={**result.metrics, "bleu": score})
-    if data.train is None:
-        return result
-    # The reader of the first member: baselines need no other encoding. Its `bad` is that of all.
-    rows = compare_with_baselines(task, data.train(), data.reader, counts, fitted=config.baselines)
-    return replace(result, baselines=rows)
 
 
 def default_batch_size(task: TaskSpec) -> int:
@@ -180,11 +135,12 @@ def _merged(parts: list[Counts | DlcliError], reader: Reader, split: str) -> Cou
         counts.append(part)
     for other in counts[1:]:
         counts[0].merge(other)
-    _refuse_none(counts[0], reader, split)
+    check_counted(counts[0], reader, split)
     return counts[0]
 
 
-def _refuse_none(counts: Counts, reader: Reader, split: str) -> None:
+def check_counted(counts: Counts, reader: Reader, split: str) -> None:
+    """Raises: DlcliError where no sample of the split could be read."""
     if not counts.samples:
         first = next((f"; {name}: {reason}" for name, reason in reader.bad.items()), "")
         raise DlcliError(f"none of the {len(reader)} samples of the {split} split can be read{first}")

@@ -57,7 +57,7 @@ def predict(
     where 1 is greedy.
     """
     check_beams(task, beams)
-    predict_rows = _row_function(model, task, top_k, beams)
+    predict_rows = row_function(model, task, top_k, beams)
     names = reader.samples.ids
     try:
         for indices, inputs, readable in prefetch(
@@ -88,7 +88,7 @@ def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
     return kind_of(task).why_missing(name) or reader.bad.get(name) or "it cannot be read"
 
 
-def _row_function(
+def row_function(
     model: Predict, task: TaskSpec, top_k: int, beams: int
 ) -> Callable[[Inputs], list[Rows]]:
     """The function from the inputs of a batch to the rows of each sample, without ``input``."""

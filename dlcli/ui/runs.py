@@ -51,7 +51,9 @@ def print_runs(runs: Sequence[RunSummary], *, sort: str | None = None) -> None:
         shown = {column.title for column in columns}
         if left := [column.title for column in every if column.title not in shown]:
             note = f"not shown on this width: {', '.join(left)} (--json has all)"
-            console.print(Text(note, "dim"))
+            for line in Text(note, "dim").wrap(console, console.width):
+                line.rstrip()
+                console.print(line, soft_wrap=True)
     damaged = {run.name: "; ".join(run.problems) for run in runs if run.problems}
     print_problems(damaged, before=bool(whole))
 
@@ -142,7 +144,7 @@ def _columns(runs: Sequence[RunSummary], sort: str | None) -> list[Column]:
         Column("status", [run.status for run in runs], 3),
         *sorted_by,
         Column("best", [_best(run) for run in runs], 1),
-        Column("test", [_test(run) for run in runs], 2),
+        *([Column("test", [_test(run) for run in runs], 2)] if any(run.test for run in runs) else []),
         Column("best epoch", [_epochs(run) for run in runs], 5, right=True),
         Column("time", [text.duration(run.elapsed_s) for run in runs], 6, right=True),
         Column("model", [wording.printable(run.model) or "-" for run in runs], 4),

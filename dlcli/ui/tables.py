@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dlcli.evaluation.metrics import BaselineRow, ClassRow, EvalResult, TargetRow
     from dlcli.evaluation.metrics.base import MemberRow
+    from dlcli.task import TaskKind
 
 MAX_CLASSES = 30  # longer lists show the worst ones
 WORST = 20
@@ -61,8 +62,7 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
         rows.append(
             Row("not finite", f"{wording.plural(result.non_finite, 'output')} with NaN or infinity")
         )
-    order = _ORDER[result.task]
-    names = sorted(result.metrics, key=lambda n: order.index(n) if n in order else len(order))
+    names = metric_order(result.task, result.metrics)
     scores = [Row(name, figure(result.metrics[name])) for name in names]
     meaning = [Row("", _MEANING[result.task])] if _MEANING[result.task] else []
     print_sections([Section("evaluation", rows), Section("metrics", [*scores, *meaning])])
@@ -72,6 +72,12 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
         _print_targets(result)
     _print_baselines(result)
     _print_rest(result)
+
+
+def metric_order(task: TaskKind, names: Iterable[str]) -> list[str]:
+    """The names of metrics, the most important ones first."""
+    order = _ORDER[task]
+    return sorted(names, key=lambda n: order.index(n) if n in order else len(order))
 
 
 def _print_rest(result: EvalResult) -> None:

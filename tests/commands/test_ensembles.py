@@ -109,7 +109,7 @@ def test_what_one_model_cannot_read_fails(here: Path, capsys: pytest.CaptureFixt
 
 
 def test_eval_measures_the_mean_and_each_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = out_of(capsys, "eval", "one", "two", "--data", "photos")
+    out, _ = out_of(capsys, "eval", "one", "two", "--ensemble", "--data", "photos")
     assert "artifact" not in out
     assert out["artifacts"] == ["runs/one/best.safetensors", "runs/two/best.safetensors"]
     assert out["samples"] == 18
@@ -138,12 +138,109 @@ def test_eval_measures_the_mean_and_each_alone(here: Path, capsys: pytest.Captur
                 shares.append(share[order])
             losses.append(-np.log(np.mean(shares, axis=0)[true]))
     assert out["metrics"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    main(["eval", "one", "two", "--data", "photos", "--quiet"])
+    main(["eval", "one", "two", "--ensemble", "--data", "photos", "--quiet"])
     screen = capsys.readouterr().out
     assert "the mean prediction of 2 models" in screen
     rows = [line.split() for line in screen.splitlines()]
     assert ["1", "runs/one/best.safetensors"] in rows
     assert any(row[:2] == ["2", f"{alone[1]['metrics']['accuracy']:.4f}"] for row in rows)
+
+
+def test_eval_compares_models_on_the_same_samples(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = out_of(capsys, "eval", "one", "two", "--data", "photos")
+    assert out["samples"] == 18
+    assert list(out["bad_samples"]) == ["red/broken.jpg"]
+    alone = [out_of(capsys, "eval", name, "--data", "photos")[0] for name in ("one", "two")]
+    assert [row["artifact"] for row in out["models"]] == out["artifacts"]
+    assert [row["metrics"] for row in out["models"]] == [one["metrics"] for one in alone]
+    first, second = out["models"]
+    assert (first["difference"], first["better"]) == (0.0, None)
+    difference = alone[1]["metrics"]["accuracy"] - alone[0]["metrics"]["accuracy"]
+    assert second["difference"] == difference
+    assert second["low"] <= difference <= second["high"]
+    swapped, _ = out_of(capsys, "eval", "two", "one", "--data", "photos")
+    assert swapped["models"][1]["difference"] == -difference
+    assert (swapped["models"][1]["low"], swapped["models"][1]["high"]) == pytest.approx(
+        (-second["high"], -second["low"]), abs=0.02
+    )
+    main(["eval", "one", "two", "--data", "photos", "--quiet"])
+    screen = capsys.readouterr().out
+    assert "models compared on the same samples" in screen
+    assert "difference in accuracy from model 1" in screen
+
+
+def test_a_model_beside_itself_does_not_differ(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = out_of(capsys, "eval", "one", "one", "--data", "photos")
+    row = out["models"][1]
+    assert (row["difference"], row["better"]) == (0.0, None)
+    assert row["low"] <= 0 <= row["high"]  # 18 samples without a difference prove none
+
+
+def test_bounds_are_of_each_model_that_is_compared(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound = ["--min", "loss=1e-9"]
+    out, _ = out_of(capsys, "eval", "one", "two", "--data", "photos", *bound, code=3)
+    assert [text.split(":")[0] for text in out["missed"]] == out["artifacts"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["one", "--ensemble"], "--ensemble averages several models"),
+        (["one", "two", "--worst", "3"], "--worst is for one model or an ensemble"),
+        (["one", "two", "--baselines"], "--baselines is for one model or an ensemble"),
+        (["one", "--output", "w.csv"], "--output is for the samples of --worst"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    _, err = out_of(capsys, "eval", *args, "--data", "photos", code=2)
+    assert message in err
+
+
+def test_the_worst_samples_are_listed_and_written(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = out_of(capsys, "eval", "one", "--data", "photos", "--worst", "4")
+    rows = out["worst"]
+    losses = [row["loss"] for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    assert out["worst_csv"] == "runs/one/worst.csv"
+    whole, _ = out_of(capsys, "eval", "one", "--data", "photos", "--worst", "99", "-o", "w.csv")
+    assert len(whole["worst"]) == 18
+    mean = sum(row["loss"] for row in whole["worst"]) / 18
+    assert mean == pytest.approx(whole["metrics"]["loss"], rel=1e-6)
+    assert whole["worst"][:4] == rows
+    lines = Path("w.csv").read_text().splitlines()
+    assert lines[0] == "input,loss,target,prediction,probability"
+    assert len(lines) == 19
+    for row in rows:
+        assert row["input"].split("/")[0] == row["target"]
+        said, _ = out_of(capsys, "predict", "-a", "one", f"photos/{row['input']}")
+        top = said["predictions"][0]
+        assert (row["prediction"], row["probability"]) == (
+            top["label"],
+            pytest.approx(top["probability"], abs=1e-6),
+        )
+    main(["eval", "one", "--data", "photos", "--worst", "2", "--quiet"])
+    assert "worst 2 samples: the largest loss first" in capsys.readouterr().out
+
+
+def test_runs_list_what_eval_measured_on_test(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other data and other files of a run say nothing about its best model's test split."""
+    out_of(capsys, "eval", "one", "--data", "photos")
+    assert out_of(capsys, "runs")[0]["runs"][0]["test"] == {}
+    measured, _ = out_of(capsys, "eval", "one")
+    runs = {run["name"]: run for run in out_of(capsys, "runs")[0]["runs"]}
+    assert runs["one"]["test"] == measured["metrics"]
+    assert runs["two"]["test"] == {}
+    record = json.loads(Path("runs/one/test.json").read_text())
+    Path("runs/one/test.json").write_text(json.dumps({**record, "val": {"accuracy": 0.123}}))
+    assert out_of(capsys, "runs")[0]["runs"][0]["test"] == {}  # of a model that is not there any more
 
 
 def test_samples_that_another_run_was_trained_on_are_reported(
@@ -153,7 +250,7 @@ def test_samples_that_another_run_was_trained_on_are_reported(
     test = set(json.loads(Path("runs/one/splits.json").read_text())["splits"]["test"])
     learnt = set(json.loads(Path("runs/two/splits.json").read_text())["splits"]["train"])
     assert test & learnt, "the fixture's seeds agree by chance"
-    out, err = out_of(capsys, "eval", "one", "two")
+    out, err = out_of(capsys, "eval", "one", "two", "--ensemble")
     assert out["split"] == "test"
     said = f"runs/two/best.safetensors was trained on {len(test & learnt)} of these {len(test)} samples"
     assert said in " ".join(err.split())
@@ -174,14 +271,16 @@ def test_only_models_were_given(here: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_mirrored_views_are_for_every_member(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = out_of(capsys, "eval", "one", "two", "--data", "photos", "--tta", "flip")
+    out, _ = out_of(capsys, "eval", "one", "two", "--ensemble", "--data", "photos", "--tta", "flip")
     assert "mirror image" in out["note"]
     alone, _ = out_of(capsys, "eval", "two", "--data", "photos", "--tta", "flip")
     assert out["members"][1]["metrics"] == alone["metrics"]
 
 
 def test_bounds_are_of_the_mean(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = out_of(capsys, "eval", "one", "two", "--data", "photos", "--min", "loss=1e-9", code=3)
+    out, _ = out_of(
+        capsys, "eval", "one", "two", "--ensemble", "--data", "photos", "--min", "loss=1e-9", code=3
+    )
     assert "loss is" in out["missed"][0]
 
 
@@ -218,7 +317,7 @@ def test_an_onnx_file_and_a_torch_model_are_one_ensemble(
         mean = {item["label"]: item["probability"] for item in row["top_k"]}
         assert mean == pytest.approx({c: (shares[0][c] + shares[1][c]) / 2 for c in mean}, abs=1e-6)
     assert shares[0] != pytest.approx(shares[1], abs=0.01)
-    measured, _ = out_of(capsys, "eval", *models, "--data", "photos")
+    measured, _ = out_of(capsys, "eval", *models, "--ensemble", "--data", "photos")
     assert [row["artifact"] for row in measured["members"]] == models
 
 
@@ -240,7 +339,7 @@ def test_tables_are_read_by_the_columns_of_each_model(
     for row, *others in zip(out["predictions"], *alone, strict=True):
         assert row["value"] == pytest.approx(sum(one["value"] for one in others) / 2, rel=1e-5)
     assert "b.safetensors: " in err  # w was not seen in training, by this model
-    measured, _ = out_of(capsys, "eval", *models, "--data", "t.csv")
+    measured, _ = out_of(capsys, "eval", *models, "--ensemble", "--data", "t.csv")
     means, true = [row["value"] for row in out["predictions"]], [90, 80, 10, 50]
     assert measured["metrics"]["mae"] == pytest.approx(np.abs(np.subtract(means, true)).mean(), rel=1e-5)
 

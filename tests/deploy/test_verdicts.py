@@ -25,7 +25,7 @@ def test_without_an_interval_no_difference_is_claimed() -> None:
     [
         ((6.9, 6.0, 3774.0), "speed at batch 1 NOT KNOWN: 6.00 to 3774.00 times as fast"),
         ((6.9, 6.0, 9.0), "6.90 times faster at batch 1"),
-        ((1.1, 0.9, 1.4), "no difference in speed at batch 1 beyond chance"),
+        ((1.1, 0.9, 1.4), "no significant difference in speed at batch 1"),
         ((0.5, 0.4, 0.7), "SLOWER at batch 1: 0.50 of the speed"),
     ],
 )

@@ -15,7 +15,8 @@ from dlcli.data.images.reader import PixelReader
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.ensemble import Ensemble, check_members
 from dlcli.evaluation.eval_data import EvalData
-from dlcli.evaluation.evaluate import evaluate, evaluate_ensemble
+from dlcli.evaluation.evaluate import evaluate
+from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
 from dlcli.evaluation.metrics import softmax
 from dlcli.evaluation.tta import with_tta
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs
@@ -294,7 +295,7 @@ def test_readers_of_other_samples_are_refused() -> None:
 
 
 def data_of(listed: Samples, monkeypatch: pytest.MonkeyPatch) -> EvalData:
-    from dlcli.evaluation import evaluate as module
+    from dlcli.evaluation import evaluate_artifacts as module
 
     class Kind:
         @staticmethod

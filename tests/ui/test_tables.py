@@ -50,14 +50,16 @@ def test_a_screen_of_40_columns_has_every_name_and_every_digit(
     monkeypatch.setenv("COLUMNS", "40")
     measured = result(["shirt", "ankle boot"], np.array([[7, 2], [1, 5]]))
     print_eval(measured, "best", None)
-    print_comparison("models", ["", "before", "after"], [["latency, batch 1", "0.154 ms", "18.8 ms"]])
+    print_comparison(
+        "models", ["", "before", "after"], [["throughput, batch 32", "12,345/s", "123,456/s"]]
+    )
     out = capsys.readouterr().out
     check_fits(out, 40)
     assert "…" not in out
     for row in measured.per_class:
         assert f"  {row.name}\n" in out
         assert f"recall {row.recall:.4f}" in out
-    assert "  latency, batch 1\n    before 0.154 ms, after 18.8 ms\n" in out
+    assert "  throughput, batch 32\n    before 12,345/s, after 123,456/s\n" in out
 
 
 def test_eval_shows_every_figure(width: int, capsys: pytest.CaptureFixture[str]) -> None:

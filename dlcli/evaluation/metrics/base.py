@@ -84,10 +84,11 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class MemberRow:
-    """The metrics of one model of an ensemble, on the same samples.
+    """The metrics of one of several models, on the same samples.
 
-    ``difference`` is the ensemble's ``metric`` minus this model's; ``low``, ``high`` and ``better``
-    (of the ensemble) are as in `BaselineRow`.
+    ``difference`` is of ``metric``: the ensemble's minus this model's, or, of models that are compared,
+    this model's minus the first's; ``low``, ``high`` and ``better`` (of the minuend) are as in
+    `BaselineRow`.
     """
 
     artifact: str
@@ -100,6 +101,20 @@ class MemberRow:
 
 
 @dataclass(frozen=True)
+class WorstRow:
+    """A sample with a large loss: its target and the prediction as text.
+
+    ``probability`` is that of the predicted class; None for other tasks.
+    """
+
+    input: str
+    loss: float
+    target: str
+    prediction: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """The metrics of a model on a split; ``confusion[t][p]`` counts targets t predicted as p.
 
@@ -107,7 +122,7 @@ class EvalResult:
     units, for a forecast at the last step of the horizon; pairs that are not finite are left out.
     ``non_finite`` is the number of samples with NaN or infinity in the output: they count as
     misclassified, and sums over them are not finite either. ``members`` are the models of an ensemble;
-    empty for a single model.
+    empty for a single model. ``worst`` are the samples with the largest loss, if they were requested.
     """
 
     split: str
@@ -120,6 +135,7 @@ class EvalResult:
     points: tuple[tuple[float, float], ...] = ()
     baselines: tuple[BaselineRow, ...] = ()
     members: tuple[MemberRow, ...] = ()
+    worst: tuple[WorstRow, ...] = ()
     bad_samples: dict[str, str] = field(default_factory=dict)
     non_finite: int = 0
 

@@ -1,0 +1,89 @@
+"""Evaluation of artifacts on their data: one, an ensemble, or the members of one. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dlcli.config import EvalConfig
+from dlcli.data.base import Reader
+from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.evaluation.baselines.compare import compare_with_baselines
+from dlcli.evaluation.ensemble import Ensemble, member_row
+from dlcli.evaluation.eval_data import EvalData
+from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
+from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
+from dlcli.evaluation.translation import bleu, check_beams
+from dlcli.evaluation.worst import SampleLosses, check_worst, worst_rows
+from dlcli.events import Emit, Warned, ignore
+from dlcli.task import TaskSpec
+
+
+def evaluate_ensemble(
+    ensemble: Ensemble, data: EvalData, config: EvalConfig, *, emit: Emit = ignore
+) -> EvalResult:
+    """`evaluate` for an ensemble of artifacts, with baselines; several are also evaluated one by one."""
+    task, several = ensemble.task, len(ensemble.members) > 1
+    if config.worst is not None:
+        check_worst(task)
+    losses = SampleLosses(task)
+    reader, alone, counts = count_members(ensemble, data, config, losses, emit=emit)
+    check_counted(counts, reader, data.split)
+    members = tuple(
+        member_row(artifact, own, counts, task)
+        for artifact, own in zip(ensemble.members, alone, strict=True)
+        if several
+    )
+    result = replace(counts.result(data.split, reader.bad), members=members)
+    if task.kind == "seq2seq":
+        score = bleu(ensemble.predict, reader, task, split=data.split, beams=config.beams, emit=emit)
+        result = replace(result, metrics={**result.metrics, "bleu": score})
+    if config.worst is not None:
+        worst = worst_rows(ensemble, reader, losses, counts, config.worst, beams=config.beams)
+        result = replace(result, worst=worst)
+    if data.train is None:
+        return result
+    # The reader of the first member: baselines need no other encoding. Its `bad` is that of all.
+    rows = compare_with_baselines(task, data.train(), data.reader, counts, fitted=config.baselines)
+    return replace(result, baselines=rows)
+
+
+def count_members(
+    ensemble: Ensemble,
+    data: EvalData,
+    config: EvalConfig,
+    losses: SampleLosses | None = None,
+    *,
+    emit: Emit = ignore,
+) -> tuple[Reader, list[Counts], Counts]:
+    """Count the outputs of each member and, where they have one, of their mean.
+
+    Returns the reader, the counts of the members, and those of the mean: of a single member its own,
+    and without samples where the members are not averaged. The ``losses`` are of the mean.
+    """
+    task = ensemble.task
+    check_beams(task, config.beams)
+    options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
+
+    def reader_for(member: TaskSpec) -> Reader:
+        if member.input == task.input:
+            return data.reader
+        return kind_of(member).reader(data.reader.samples, member, options)
+
+    reader = ensemble.reader(reader_for)
+    for notice in reader.notices:
+        emit(Warned(notice.message))
+    alone = [make_counts(task) for _ in ensemble.members]
+    mean = alone[0] if len(alone) == 1 else make_counts(task)
+    size = config.batch_size or batch_size_of(ensemble)
+    for inputs, indices in batches(reader, size, data.split, emit):
+        outputs, targets = ensemble.outputs(inputs), reader.targets(indices)
+        for own, output in zip(alone, outputs, strict=True):
+            own.update(output, targets, inputs)
+        if not ensemble.averaged:
+            continue
+        combined = ensemble.mean(outputs)
+        if mean is not alone[0]:
+            mean.update(combined, targets, inputs)
+        if losses is not None:
+            losses.update(combined, targets, indices)
+    return reader, alone, mean
