@@ -169,7 +169,7 @@ def test_trailing_nan_in_all_channels_of_an_array_is_padding(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"data": np.zeros((2, 3))}, "no array X"),
+        ({"values": np.zeros((2, 3))}, "no array X"),
         ({"X": np.zeros(3)}, r"shape \(3,\)"),
         ({"X": np.zeros((2, 0, 1))}, r"shape \(2, 0, 1\)"),
         ({"X": np.array([["a", "b"]])}, "not numbers"),

@@ -6,6 +6,7 @@ Shapes: pixels uint8 (N, H, W, C).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from dlcli.config import DataConfig, ModelConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Pixels, Reader, Samples, Stacked
 from dlcli.data.class_folders import has_samples
+from dlcli.data.images.arrays import array_inputs, is_image_arrays, read_arrays
 from dlcli.data.images.description import describe
 from dlcli.data.images.folder import PHOTOS, read_folder, read_other_folder
 from dlcli.data.images.inputs import image_inputs, why_no_image
@@ -23,6 +25,7 @@ from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice
 from dlcli.data.scales import make_task
+from dlcli.data.series.array_files import ARRAY_SUFFIXES
 from dlcli.errors import UsageError
 from dlcli.pixels.decode import is_deep_file, normalize, read_values
 from dlcli.pixels.deep_values import fit_range
@@ -36,12 +39,14 @@ _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)
 def recognises(path: Path, config: DataConfig) -> bool:
     """Whether it is a folder with images at some depth, or a table with a column of image files."""
     if not path.is_dir():
-        return is_manifest(path, config)
-    return has_samples(path, PHOTOS, loose=True)
+        return is_image_arrays(path, config) or is_manifest(path, config)
+    return has_samples(path, PHOTOS, loose=True) or is_image_arrays(path, config)
 
 
 def read(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """List the photos of a folder, or of a table of image files."""
+    """List the photos of a folder, or of a table of image files, or the images of NumPy files."""
+    if is_image_arrays(path, config):
+        return read_arrays(path, config, other)
     if not path.is_dir():
         return read_manifest(path, config, other)
     if other:
@@ -158,6 +163,13 @@ def _statistics(source: DataSource, channels: int) -> tuple[tuple[float, ...], t
     return tuple(mean * repeat), tuple(std * repeat)
 
 
+def _inputs(arguments: Sequence[str]) -> Samples:
+    """The images of the arguments of `predict`: NumPy files alone, or files, folders and globs."""
+    if arguments and all(argument.lower().endswith(ARRAY_SUFFIXES) for argument in arguments):
+        return array_inputs(arguments)
+    return image_inputs(arguments)
+
+
 def default_batch_size(spec: ImageInput) -> int:
     """The number of images with the pixels of 64 photos of 224x224, at most 256.
 
@@ -173,7 +185,7 @@ KINDS.register("image")(
         read=read,
         fit=fit,
         reader=make_reader,
-        inputs=lambda arguments, task: image_inputs(arguments),
+        inputs=lambda arguments, task: _inputs(arguments),
         inputs_by_task=False,
         why_missing=why_no_image,
         reference_input=reference_input,

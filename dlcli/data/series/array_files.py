@@ -6,9 +6,6 @@ Legend: N series, T steps, C channels. X is (N, T, C), or (N, T) of one channel;
 
 from __future__ import annotations
 
-import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +17,7 @@ from dlcli.data.notices import Notice
 from dlcli.data.series.ts_files import SeriesFile, Values, padding_notice
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.errors import DlcliError
+from dlcli.notation.arrays import labels_file, load, load_one, names_by_split
 
 if TYPE_CHECKING:
     import polars
@@ -33,35 +31,50 @@ def read_npz(path: Path) -> dict[str, SeriesFile]:
 
     Raises: DlcliError when it cannot be read, has no X, or shapes do not match.
     """
-    arrays = _load(path)
-    keys = {key.lower(): key for key in arrays}
-    splits: dict[str, SeriesFile] = {}
-    for lower, key in keys.items():
-        split = _split_from_key(lower)
-        if split is None:
-            continue
-        if split in splits:
-            raise DlcliError(f"{path} has several arrays for {split}: {', '.join(arrays)}")
-        label = keys.get("y" + lower[1:])
-        splits[split] = check_arrays(
-            arrays[key], None if label is None else arrays[label], f"{path}: {key}"
-        )
+    return {
+        split: check_arrays(samples, labels, where)
+        for split, (samples, labels, where) in read_archive(path).items()
+    }
+
+
+def read_archive(path: Path) -> dict[str, tuple[Any, Any, str]]:
+    """Samples, labels (None without) and where they are, by split or "all".
+
+    Raises: DlcliError when the file cannot be read or has no samples.
+    """
+    arrays = load(path)
+    try:
+        splits = names_by_split(arrays, SPLIT_NAMES)
+    except ValueError as exc:
+        raise DlcliError(f"{path} has several arrays of one split: {exc}") from exc
     if not splits:
         raise DlcliError(
-            f"{path} has no array X",
+            f"{path} has no array X" + (f", only {', '.join(arrays)}" if arrays else ""),
             hint="name the arrays X and y, or X_train, y_train, X_test, y_test",
         )
     if len(splits) > 1 and "all" in splits:
         raise DlcliError(f"{path} has X and also X of a split", hint="keep one of them")
-    return splits
+    return {
+        split: (
+            arrays[names.samples],
+            None if names.labels is None else arrays[names.labels],
+            f"{path}: {names.samples}",
+        )
+        for split, names in splits.items()
+    }
 
 
 def read_npy(path: Path) -> SeriesFile:
     """Read the series of X.npy, and the labels of a y.npy next to it."""
-    other = _find_labels_file(path)
+    return check_arrays(*read_pair(path))
+
+
+def read_pair(path: Path) -> tuple[Any, Any, str]:
+    """The array of X.npy, that of a y.npy next to it (None without), and where they are."""
+    other = labels_file(path)
     if other is None:
-        return check_arrays(_load_npy(path), None, str(path))
-    return check_arrays(_load_npy(path), _load_npy(other), f"{path} and {other.name}")
+        return load_one(path), None, str(path)
+    return load_one(path), load_one(other), f"{path} and {other.name}"
 
 
 def check_arrays(array: Any, labels: Any, where: str) -> SeriesFile:
@@ -82,7 +95,7 @@ def check_arrays(array: Any, labels: Any, where: str) -> SeriesFile:
         _, steps, channels = values.shape
         message = f"{where}: {channels} channels of {steps} steps each; "
         notices.append(Notice(f"{message}if it should be the reverse, swap the last two axes"))
-    columns = None if labels is None else _label_columns(labels, len(values), where)
+    columns = None if labels is None else label_columns(labels, len(values), where)
     present: npt.NDArray[np.bool_] = np.logical_not(np.isnan(values).all(axis=2))  # (N, T)
     lengths = np.where(present.any(axis=1), values.shape[1] - present[:, ::-1].argmax(axis=1), 0)
     shorter = int((lengths < values.shape[1]).sum())
@@ -93,24 +106,7 @@ def check_arrays(array: Any, labels: Any, where: str) -> SeriesFile:
     return SeriesFile(trimmed, columns, notices=tuple(notices))
 
 
-def _split_from_key(key: str) -> str | None:
-    """Return the split in an array's name ("all" for X), or None."""
-    if key == "x":
-        return "all"
-    named = re.fullmatch(r"x[_.\-]?([a-z]+)", key)
-    return None if named is None else SPLIT_NAMES.get(named[1])
-
-
-def _find_labels_file(path: Path) -> Path | None:
-    """Return y_train.npy for X_train.npy, or None."""
-    if path.name[:1] not in ("X", "x"):
-        return None
-    same_case = "y" if path.name[0] == "x" else "Y"
-    names = [letter + path.name[1:] for letter in dict.fromkeys(("y", same_case, "Y"))]
-    return next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
-
-
-def _label_columns(labels: npt.NDArray[Any], count: int, where: str) -> Mapping[str, polars.Series]:
+def label_columns(labels: npt.NDArray[Any], count: int, where: str) -> Mapping[str, polars.Series]:
     """Return labels (N,) or (N, targets) as columns."""
     import polars as pl
 
@@ -118,7 +114,7 @@ def _label_columns(labels: npt.NDArray[Any], count: int, where: str) -> Mapping[
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or len(labels) != count or labels.dtype.kind not in "fiubUS":
         raise DlcliError(
-            f"{where}: y has shape {labels.shape} and type {labels.dtype} for {count} series",
+            f"{where}: y has shape {labels.shape} and type {labels.dtype} for {count} samples",
             hint="y is (N,), classes or numbers, or (N, targets)",
         )
     if labels.dtype.kind == "S":
@@ -131,34 +127,3 @@ def _label_columns(labels: npt.NDArray[Any], count: int, where: str) -> Mapping[
     if labels.ndim == 1:
         return {"y": column("y", labels)}
     return {f"y{i}": column(f"y{i}", labels[:, i]) for i in range(labels.shape[1])}
-
-
-def _load_npy(path: Path) -> Any:
-    arrays = _load(path)
-    if set(arrays) != {path.name}:
-        raise DlcliError(f"{path} is an archive of arrays", hint="rename it to .npz")
-    return arrays[path.name]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Load the array of an `.npy`, or those of an `.npz` whose names begin with x or y.
-
-    Raises: DlcliError when the file is damaged or holds Python objects.
-    """
-    try:
-        # The file is opened here because np.load leaves a damaged archive open.
-        with path.open("rb") as file:
-            if file.read(2) == b"PK":
-                file.seek(0)
-                with np.load(file, allow_pickle=False) as archive:
-                    return {key: archive[key] for key in archive.files if key[:1].lower() in ("x", "y")}
-        # Memory-mapped, so that a damaged header with a huge shape fails before allocation.
-        return {path.name: np.load(path, allow_pickle=False, mmap_mode="r")}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, MemoryError) as exc:
-        if any(word in str(exc) for word in ("pickle", "Object arrays", "Python objects")):
-            raise DlcliError(
-                f"{path} holds Python objects or is not a NumPy file; it is not unpickled",
-                hint="save plain numbers: np.savez(file, X=X.astype('float32'), y=y)",
-            ) from exc
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise DlcliError(f"cannot read {path}: {reason}") from exc
