@@ -11,6 +11,7 @@ import numpy as np
 
 from dlcli.data.base import Floats
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
+from dlcli.data.tables.matrix import plain_values
 from dlcli.data.tables.unused import is_number
 from dlcli.datacheck.base import Cell, CheckResult, Table, percent
 from dlcli.datacheck.targets import piled_ends
@@ -28,12 +29,13 @@ def describe(frame: polars.DataFrame, result: CheckResult) -> None:
     numbers: list[tuple[Cell, ...]] = []
     words: list[tuple[Cell, ...]] = []
     piled = []
+    plain = plain_values([column for column in frame.iter_columns() if column.dtype.is_numeric()])
     for column in frame.iter_columns():
         missing, different = column.null_count(), column.drop_nulls().n_unique()
         if column.dtype.is_temporal():
             times.append((column.name, missing, different, str(column.min()), str(column.max())))
         elif is_number(column):
-            values = _finite(column)
+            values = _finite(column, plain)
             statistics: tuple[Cell, ...] = (None,) * 5
             if len(values):
                 computed = (values.min(), np.median(values), values.max(), values.mean(), values.std())
@@ -57,8 +59,11 @@ def describe(frame: polars.DataFrame, result: CheckResult) -> None:
         result.report("note", "piled-values", message, examples=examples)
 
 
-def _finite(column: polars.Series) -> Floats:
-    values: Floats = as_numbers(column)[0].drop_nulls().to_numpy()
+def _finite(column: polars.Series, plain: dict[str, Floats]) -> Floats:
+    if column.name in plain:
+        values = plain[column.name]
+        return values[np.abs(values) < MAX_FINITE]
+    values = as_numbers(column)[0].drop_nulls().to_numpy()
     return values[np.abs(values) < MAX_FINITE]
 
 

@@ -15,6 +15,7 @@ from dlcli.data.base import DataSource, Floats, Samples
 from dlcli.data.notices import Level
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings
 from dlcli.data.tables.columns import MIN_COUNT, column_names
+from dlcli.data.tables.matrix import plain_values
 from dlcli.data.tables.relations import column_sums
 from dlcli.data.tables.rows import TableRows
 from dlcli.data.tables.unused import ROW_NUMBERS, is_number, rare_words, reason_to_drop
@@ -155,11 +156,16 @@ def _check_equal_columns(frame: polars.DataFrame, result: CheckResult) -> None:
     """Report columns that are equal in every row."""
     names: dict[Hashable, str] = {}
     equal = []
+    plain = plain_values([column for column in frame.iter_columns() if column.dtype.is_numeric()])
     for column in frame.iter_columns():
         if column.n_unique() < 2:
             continue
-        values = as_numbers(column)[0] if is_number(column) else as_strings(column)
-        key = tuple(values.hash(seed=seed).sum() for seed in (1, 2))
+        key: Hashable
+        if column.name in plain:
+            key = hash((plain[column.name] + 0.0).tobytes())  # 0.0 and -0.0 are equal
+        else:
+            values = as_numbers(column)[0] if is_number(column) else as_strings(column)
+            key = tuple(values.hash(seed=seed).sum() for seed in (1, 2))
         # Sums of hashes do not depend on the order, so columns of equal sums are compared.
         if key in names and _equal(frame[names[key]], column):
             equal.append(f"{names[key]} = {column.name}")
@@ -190,10 +196,14 @@ def _check_leaks(source: DataSource, frames: dict[str, polars.DataFrame], result
     if sum(sizes) < _MIN_LEAK_ROWS or len(source.splits["train"]) < 2 * _MIN_LEAK_ROWS:
         return
     targets = {s: samples.targets.reshape(len(samples), -1) for s, samples in source.splits.items()}
+    plain = {split: _plain_numbers(frame) for split, frame in frames.items()}
     copies: list[str] = []
     leaking: list[str] = []
     for name in frames["train"].columns:
-        columns = _codes({split: frame[name] for split, frame in frames.items()})
+        if all(name in values for values in plain.values()):
+            columns = {split: values[name] for split, values in plain.items()}
+        else:
+            columns = _codes({split: frame[name] for split, frame in frames.items()})
         held_out_column = np.concatenate([columns[split] for split in held_out])
         for k in range(targets["train"].shape[1]):
             train_targets = targets["train"][:, k]
@@ -229,6 +239,12 @@ def _is_copy(column: Floats, targets: npt.NDArray[np.generic], task: str) -> boo
         pairs = len(np.unique(np.stack([column, targets.astype(np.float64)], axis=1), axis=0))
         return pairs == len(np.unique(column)) == len(np.unique(targets))
     return float(np.corrcoef(column, targets.astype(np.float64))[0, 1] ** 2) > 1 - 1e-9
+
+
+def _plain_numbers(frame: polars.DataFrame) -> dict[str, Floats]:
+    """Return the values of the columns of numbers, NaN where missing or infinite."""
+    values = plain_values([column for column in frame.iter_columns() if column.dtype.is_numeric()])
+    return {name: np.where(np.abs(v) < MAX_FINITE, v, np.nan) for name, v in values.items()}
 
 
 def _codes(columns: dict[str, polars.Series]) -> dict[str, Floats]:

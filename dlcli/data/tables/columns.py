@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dlcli.data.class_folders import natural
 from dlcli.data.notices import UNLIKE_TRAINING, Notice
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers, as_strings, example_cells, missing_cells
+from dlcli.data.tables.matrix import plain_values
 from dlcli.data.tables.unused import (
     ROW_NUMBERS,
     about_dropped,
@@ -63,6 +64,7 @@ def fit_columns(
     notices: list[Notice] = []
     known = formats or {}
     unnamed = has_header_gaps(frame.columns)
+    plain = plain_values([column for column in frame.iter_columns() if is_number(column)])
     for column in frame.iter_columns():
         wanted = column.name in keep
         reason = reason_to_drop(column, wanted=wanted)
@@ -72,7 +74,7 @@ def fit_columns(
             if not wanted and numbers_rows(column, rows, unnamed=unnamed):
                 row_numbers.append(column)
             else:
-                numbers += _fit_numbers(column, known.get(column.name), notices)
+                numbers += _fit_numbers(column, known.get(column.name), plain, notices)
         else:
             category = _fit_category(column, notices)
             if category.values:
@@ -80,7 +82,7 @@ def fit_columns(
             else:
                 dropped.setdefault(rare_words(column, MIN_COUNT), []).append(column.name)
     if not numbers and not categories:  # the row number may be the only input, of a curve
-        numbers = [n for c in row_numbers for n in _fit_numbers(c, known.get(c.name), notices)]
+        numbers = [n for c in row_numbers for n in _fit_numbers(c, known.get(c.name), plain, notices)]
     elif row_numbers:
         dropped[ROW_NUMBERS] = [column.name for column in row_numbers]
     notices += about_dropped(frame, [c.name for c in row_numbers], dropped)
@@ -119,8 +121,10 @@ def encode_columns(
     notices: list[Notice] = []
     indicator = len(spec.numbers)
     columns = {column.name: column for column in frame.iter_columns()}
+    formats = {number.source: number.format for number in spec.numbers}
+    plain = plain_values([columns[name] for name in formats], formats)
     for i, number in enumerate(spec.numbers):
-        values, missing, more = _finite_values(columns[number.source], number.format)
+        values, missing, more = _finite_values(columns[number.source], number.format, plain)
         if not number.period:
             notices += [*more, *_far_values(values, missing, number)]
         values = transform(np.where(missing, number.fill, values), number)
@@ -179,11 +183,18 @@ def _far_values(
 
 
 def _finite_values(
-    column: polars.Series, form: str | None
+    column: polars.Series, form: str | None, plain: Mapping[str, npt.NDArray[np.float64]]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[Notice]]:
-    """Return numbers (N,), a mask of missing and infinite ones (N,), and notices."""
-    series, invalid = as_numbers(column, form)
-    values = series.fill_null(float("nan")).to_numpy()
+    """Return numbers (N,), a mask of missing and infinite ones (N,), and notices.
+
+    ``plain`` holds the values of columns that are already numbers.
+    """
+    invalid = 0
+    if column.name in plain:
+        values = plain[column.name]
+    else:
+        series, invalid = as_numbers(column, form)
+        values = series.fill_null(float("nan")).to_numpy()
     infinite = int((np.abs(values) >= MAX_FINITE).sum())
     notices = []
     if invalid:
@@ -199,11 +210,16 @@ def _finite_values(
     return values, ~(np.abs(values) < MAX_FINITE), notices  # also true for NaN
 
 
-def _fit_numbers(column: polars.Series, form: str | None, notices: list[Notice]) -> list[NumberColumn]:
+def _fit_numbers(
+    column: polars.Series,
+    form: str | None,
+    plain: Mapping[str, npt.NDArray[np.float64]],
+    notices: list[Notice],
+) -> list[NumberColumn]:
     """Return the features of a column: its numbers, and of times the cycles that they span."""
     import polars as pl
 
-    values, missing, more = _finite_values(column, form)
+    values, missing, more = _finite_values(column, form, plain)
     notices += more
     number = _fit_number(column.name, values, missing, log=not column.dtype.is_temporal())
     number = number.model_copy(update={"format": form})

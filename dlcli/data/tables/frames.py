@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,18 +73,15 @@ def read_typed(
     "-" is standard input. Raises: DlcliError when the file cannot be read, is no table or has no rows.
     """
     typed = _read(path, rows=None, header=header, as_text=as_text, only=only, formats=formats)
-    if (
-        header is None
-        and names
-        and has_default_names([n for n in names if n not in typed.frame.columns])
-    ):
+    missing = set(names) - set(typed.frame.columns)
+    if header is None and has_default_names(missing):
         typed = _read(path, rows=None, header=False, as_text=as_text, only=only, formats=formats)
     if not typed.frame.height:
         raise DlcliError(f"{path} has {'a header but ' if typed.frame.width else ''}no rows")
     return typed
 
 
-def has_default_names(names: Sequence[str]) -> bool:
+def has_default_names(names: Collection[str]) -> bool:
     """Return whether all columns have the names of a table without a header."""
     return bool(names) and all(_DEFAULT_NAME.fullmatch(name) for name in names)
 

@@ -149,7 +149,7 @@ def by_column(mask: polars.Series, columns: int) -> npt.NDArray[np.bool_]:
     return array.reshape(columns, -1)
 
 
-def _any_in(mask: polars.Series, columns: int) -> npt.NDArray[np.bool_]:
+def any_in(mask: polars.Series, columns: int) -> npt.NDArray[np.bool_]:
     """Return whether a mask of a stack is true anywhere in each column (columns,)."""
     return np.asarray(by_column(mask, columns).any(axis=1))
 
@@ -172,12 +172,12 @@ def _plain_numbers(texts: dict[str, polars.Series]) -> dict[str, polars.Series]:
         if spelled:
             cells = cells.set(missing_cells(cells), None)
         floats = cells.cast(pl.Float64, strict=False)
-        codes = _any_in(cells.str.contains(_CODE), len(names))
-        words = _any_in(floats.is_null() & cells.is_not_null(), len(names))
+        codes = any_in(cells.str.contains(_CODE), len(names))
+        words = any_in(floats.is_null() & cells.is_not_null(), len(names))
         floats = floats.fill_nan(None)
         integers = cells.cast(pl.Int64, strict=False)
-        fractions = _any_in(integers.is_null() & floats.is_not_null(), len(names))
-        valid = _any_in(floats.is_not_null(), len(names))
+        fractions = any_in(integers.is_null() & floats.is_not_null(), len(names))
+        valid = any_in(floats.is_not_null(), len(names))
         as_float, as_integer = unstack(floats, names), unstack(integers, names)
         for i in np.flatnonzero(valid & ~words & ~codes).tolist():
             numbers[names[i]] = (as_float if fractions[i] else as_integer)[names[i]]
@@ -306,7 +306,7 @@ def _pointed_columns(
         return []
     cells = stack([texts[name] for name in names])
     other = cells.str.contains(r"^[+-]?[1-9]\d{0,2}(\.\d{3})?$|^0$").not_()
-    likely = [names[i] for i in np.flatnonzero(~_any_in(other, len(names))).tolist()]
+    likely = [names[i] for i in np.flatnonzero(~any_in(other, len(names))).tolist()]
     return [n for n in likely if points_are_thousands(texts[n].drop_nulls(), decimal=decimal)]
 
 

@@ -88,6 +88,8 @@ def _find_terms(columns: dict[str, Floats], values: Floats) -> dict[str, int]:
 def _numeric(frame: polars.DataFrame) -> dict[str, Floats]:
     """Return the numeric columns (N,) with few missing cells, NaN where missing or infinite."""
     columns: dict[str, Floats] = {}
+    if sum(column.dtype.is_numeric() for column in frame.iter_columns()) > _MAX_COLUMNS:
+        return {}
     for column in frame.iter_columns():
         if not is_number(column) or column.dtype.is_temporal():
             continue
@@ -95,8 +97,6 @@ def _numeric(frame: polars.DataFrame) -> dict[str, Floats]:
         values = np.where(np.abs(values) < MAX_FINITE, values, np.nan)
         if np.isnan(values).mean() <= _MAX_MISSING:
             columns[column.name] = values
-        if len(columns) > _MAX_COLUMNS:
-            return {}
     return columns
 
 
