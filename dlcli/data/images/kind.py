@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from dlcli.data.images.arrays import array_inputs, is_image_arrays, read_arrays
 from dlcli.data.images.description import describe
 from dlcli.data.images.folder import PHOTOS, read_folder, read_other_folder
 from dlcli.data.images.inputs import image_inputs, why_no_image
-from dlcli.data.images.manifest import is_manifest, read_manifest
+from dlcli.data.images.manifest import find_manifest, is_manifest, read_manifest
 from dlcli.data.images.readable import check_readable_classes
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
@@ -26,7 +27,7 @@ from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptio
 from dlcli.data.notices import Notice
 from dlcli.data.scales import make_task
 from dlcli.data.series.array_files import ARRAY_SUFFIXES
-from dlcli.errors import UsageError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.pixels.decode import is_deep_file, normalize, read_values
 from dlcli.pixels.deep_values import fit_range
 from dlcli.task import ImageInput, TaskSpec
@@ -49,6 +50,19 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         return read_arrays(path, config, other)
     if not path.is_dir():
         return read_manifest(path, config, other)
+    try:
+        return _read_class_folders(path, config, other)
+    except DlcliError:
+        manifest = find_manifest(path, config)
+        if manifest is None:
+            raise
+    listing = read_manifest(manifest, config, other)
+    notice = Notice(f"the labels are those of {manifest.name}")
+    return replace(listing, notices=(*listing.notices, notice), name=path.name)
+
+
+def _read_class_folders(path: Path, config: DataConfig, other: bool) -> DataListing:
+    """List the photos of class folders. Raises: UsageError for settings that they have no use for."""
     if other:
         return read_other_folder(path)
     for key in ("target", "split_column", "group_column"):

@@ -15,9 +15,11 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import Listed, Samples, fingerprint
+from dlcli.data.images.manifest_paths import find_locator
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import valid_unicode
+from dlcli.data.split_folders import split_of
 from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.frames import is_table, need_column, read_frame, read_head, split_by_column
 from dlcli.data.tables.split_names import split_files
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _MIN_IMAGE_SHARE = 0.9  # of the cells of a column of image files
+_IDS_CHECKED = 20  # cells of a column that may hold names without extension
+_MAX_ID_COLUMN = 3  # such a column is among the first
 
 
 def is_manifest(path: Path, config: DataConfig) -> bool:
@@ -38,7 +42,17 @@ def is_manifest(path: Path, config: DataConfig) -> bool:
     if not path.is_file() or not is_table(path):
         return False
     head = read_head(path)
-    return head is not None and _path_column(head) is not None
+    return head is not None and _path_column(head, path) is not None
+
+
+def find_manifest(folder: Path, config: DataConfig) -> Path | None:
+    """The only table of image files in a folder, or its training table; None for none or several."""
+    named = [path for path in sorted(folder.iterdir()) if "submission" not in path.name.lower()]
+    tables = [path for path in named if not path.name.startswith(".") and is_manifest(path, config)]
+    if len(tables) == 1:
+        return tables[0]
+    train = [path for path in tables if split_of(path.stem) == "train"]
+    return train[0] if len(train) == 1 else None
 
 
 def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
@@ -46,26 +60,13 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
 
     Raises: DlcliError when a column is missing or a held-out class is not in train.
     """
-    files = split_files(path, _SUFFIXES) or {"all": path}
     notices: list[Notice] = []
     splits: dict[str, Samples] = {}
     parts: list[bytes] = []
     all_paths: list[Path] = []
-    frames: dict[str, tuple[Path, polars.DataFrame]] = {}
-    for split, file in files.items():
-        frame, read_notices = read_frame(file)
-        notices += read_notices
-        column = config.split_column
-        if other and column is not None and column not in frame.columns:
-            notices.append(Notice(f"there is no split column {column!r} here, so none is used"))
-            column = None
-        if split == "all" and column is not None:
-            for name, where in split_by_column(frame, column, path=file).items():
-                frames[name] = (file, frame[where])
-        else:
-            frames[split] = (file, frame)
+    frames = _read_frames(path, config, other, notices)
     first = next(iter(frames.values()))[1]
-    images = _path_column(first)
+    images = _path_column(first, path)
     if images is None:
         raise DlcliError(
             f"{path} has no column of image files", hint="add a column path with one file per row"
@@ -83,7 +84,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         for name in names:
             need_column(frame, name, what="the target", path=file)
         targets, rows = encode({n: frame[n] for n in names}, target, where=f"{file} ({split})")
-        names_in_rows = [str(value) for value in frame[images].to_list()]
+        names_in_rows = ["" if value is None else str(value) for value in frame[images].to_list()]
         named = [names_in_rows[i] for i in np.flatnonzero(rows)]
         if not named:
             continue
@@ -91,7 +92,10 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
             notices.append(
                 left_out(f"{file}: {len(names_in_rows) - len(named)} rows without a target left out")
             )
-        paths = tuple(file.parent / name for name in named)
+        locator, _ = find_locator(named, file.parent, split)
+        if locator.folder != file.parent:
+            notices.append(Notice(f"{file.name}: its images are in {locator.folder.name}"))
+        paths = tuple(map(locator.path, named))
         all_paths += paths
         ids = _unique(valid_unicode(name) for name in named)
         groups = None
@@ -116,8 +120,31 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     )
 
 
-def _path_column(frame: polars.DataFrame) -> str | None:
-    """The first column whose cells are names of image files, or None."""
+def _read_frames(
+    path: Path, config: DataConfig, other: bool, notices: list[Notice]
+) -> dict[str, tuple[Path, polars.DataFrame]]:
+    """The file and rows of each split; notices of reading are added to ``notices``."""
+    frames: dict[str, tuple[Path, polars.DataFrame]] = {}
+    for split, file in (split_files(path, _SUFFIXES) or {"all": path}).items():
+        frame, read_notices = read_frame(file)
+        notices += read_notices
+        column = config.split_column
+        if other and column is not None and column not in frame.columns:
+            notices.append(Notice(f"there is no split column {column!r} here, so none is used"))
+            column = None
+        if split == "all" and column is not None:
+            for name, where in split_by_column(frame, column, path=file).items():
+                frames[name] = (file, frame[where])
+        else:
+            frames[split] = (file, frame)
+    return frames
+
+
+def _path_column(frame: polars.DataFrame, path: Path) -> str | None:
+    """The first column whose cells are names of image files, or None.
+
+    Else the first whose cells, all different, name images next to the table without their extension.
+    """
     import polars
 
     for name in frame.columns:
@@ -125,6 +152,14 @@ def _path_column(frame: polars.DataFrame) -> str | None:
             continue
         cells = [cell for cell in frame[name].to_list() if cell]
         if cells and sum(is_image(cell) for cell in cells) >= _MIN_IMAGE_SHARE * len(cells):
+            return name
+    for name in frame.columns[:_MAX_ID_COLUMN]:
+        if frame[name].dtype != polars.String and not frame[name].dtype.is_integer():
+            continue
+        ids = [str(cell) for cell in frame[name].head(_IDS_CHECKED).to_list() if cell is not None]
+        if len(ids) < 2 or len(set(ids)) < len(ids):
+            continue
+        if find_locator(ids, path.parent, split_of(path.stem) or "all")[1] >= _MIN_IMAGE_SHARE:
             return name
     return None
 
