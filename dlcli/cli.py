@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
 from dlcli.files import user_path
+from dlcli.synonyms import key_for
 
 # --help lists these first, in this order; other commands follow by name.
 ORDER = (
@@ -158,7 +159,18 @@ def _usage(exc: Any, args: list[str]) -> int:
     command = next((arg for arg in args if arg in summaries()), "")
     path = context.command_path if context is not None else f"dlcli {command}".rstrip()
     message = exc.format_message().replace("Value error, ", "")
-    return _report(message, f"see {path} --help", int(exc.exit_code))
+    meant = _meant_option(getattr(exc, "option_name", None), context)
+    hint = f"did you mean {meant}? See {path} --help" if meant else f"see {path} --help"
+    return _report(message, hint, int(exc.exit_code))
+
+
+def _meant_option(typed: str | None, context: Any) -> str | None:
+    """Return the option that other programs call by the name that was typed."""
+    if typed is None or context is None:
+        return None
+    options = {param.name: param.opts[0] for param in context.command.params}
+    key = key_for(typed.lstrip("-"), (name.replace("_", ".", 1) for name in options))
+    return None if key is None else str(options[key.replace(".", "_", 1)])
 
 
 def _report(message: str, hint: str | None, code: int) -> int:

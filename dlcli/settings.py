@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from dlcli.errors import UsageError, nearest
 from dlcli.files import user_path
 from dlcli.registry import declared_names
+from dlcli.synonyms import key_for
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -241,7 +242,8 @@ def _usage_error(config: type[BaseModel], exc: ValidationError) -> UsageError:
     if first["type"] == "extra_forbidden":
         leaf = key.rsplit(".", 1)[-1]
         same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
-        hint = f"did you mean {same_leaf[0]!r}?" if same_leaf else nearest(key, known)
+        meant = same_leaf[0] if same_leaf else key_for(leaf, known)
+        hint = f"did you mean {meant!r}?" if meant else nearest(key, known)
         return UsageError(f"unknown setting {key!r}", hint=hint)
     field = known.get(key)
     flags = field.json_schema_extra["flags"] if field is not None else []

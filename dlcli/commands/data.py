@@ -46,9 +46,11 @@ def command(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the plots (default: ./dlcli-data-NAME)."),
+        typer.Option("--plots", "--output", "-o", metavar="DIR", help="Write plots into this folder."),
     ] = None,
-    no_plots: Annotated[bool, typer.Option("--no-plots", help="Do not write plots.")] = False,
+    no_plots: Annotated[
+        bool, typer.Option("--no-plots", hidden=True, help="Write no plots, as without --plots.")
+    ] = False,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -59,8 +61,9 @@ def command(
     leaking columns, gaps in time. The data is only read. The exit code is 1
     if there are errors.
     """
-    if show_augment and no_plots:
-        raise UsageError("--show-augment writes a plot, and --no-plots forbids it")
+    if no_plots and (show_augment or output is not None):
+        flag = "--show-augment" if show_augment else "--plots"
+        raise UsageError(f"{flag} writes a plot, and --no-plots forbids it")
     flags = {"data": {"data": path}}
     config = validate(TrainConfig, merge(settings.overrides, flags))
     if config.model.name is not None:
@@ -99,7 +102,7 @@ def command(
     if source.kind != "image" and (config.model.img_size or config.augment.level):
         flag = "--img-size" if config.model.img_size else "--augment"
         raise UsageError(f"{flag} is for images, and this is {source.kind} data", hint="leave it out")
-    folder = None if no_plots else _folder(source, output)
+    folder = _folder(source, output) if show_augment or output is not None else None
     needs, recipe = _of_model(config, source)
     config = validate(TrainConfig, merge(recipe, settings.overrides, flags))
     if show_augment:
@@ -156,8 +159,7 @@ def _show_augment(
     from dlcli.ui.json_output import print_json
     from dlcli.ui.plots.augmentations import AugmentRow, captions, save_augment_grid
 
-    if folder is None:
-        raise UsageError("--show-augment needs a folder outside the data", hint="--output FOLDER")
+    assert folder is not None  # --show-augment has one
     if config.augment.level is None:
         level = config.augment.model_copy(update={"level": "standard"})
         config = config.model_copy(update={"augment": level})
@@ -205,26 +207,21 @@ def _of_model(config: TrainConfig, source: DataSource) -> tuple[ModelNeeds | Non
     return replace(entry.needs, name=entry.name), entry.recipe_for(source.task)
 
 
-def _folder(source: DataSource, output: Path | None) -> Path | None:
-    """Return the folder of the plots; None, with a message, if the default would be in the data.
+def _folder(source: DataSource, output: Path | None) -> Path:
+    """Return the folder of the plots, by default one named after the data.
 
-    Raises: UsageError when ``output`` does.
+    Raises: UsageError when it is in the data.
     """
-    from dlcli.ui.console import stderr
-
-    folder = (output or Path(f"dlcli-data-{_safe_name(source.name)}")).expanduser()
+    folder = output or Path(f"dlcli-data-{_safe_name(source.name)}")
     roots = [Path(root) for root in (source.origin, source.data_dir) if root and os.path.isdir(root)]
     where = Path(os.path.realpath(folder))
-    inside = next((root for root in roots if where.is_relative_to(os.path.realpath(root))), None)
-    if inside is None:
-        return folder
-    if output is not None:
+    if any(where.is_relative_to(os.path.realpath(root)) for root in roots):
+        what = "the current folder" if output is None else f"--plots {output}"
         raise UsageError(
-            f"--output {output} is in the data folder, where dlcli never writes",
-            hint="give a folder outside of it, or --no-plots",
+            f"{what} is in the data folder, where dlcli never writes",
+            hint="--plots DIR, outside of it",
         )
-    stderr().print("no plots: the current folder is in the data; give another with --output FOLDER")
-    return None
+    return folder
 
 
 def _safe_name(name: str) -> str:

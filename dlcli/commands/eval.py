@@ -184,7 +184,7 @@ def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
     if run is None:
         return []
     try:
-        return save_result(run.plots, result)
+        return save_result(run.plots, result, run.name)
     except DlcliError as exc:  # a read-only run can still be evaluated
         emit(Warned(f"no plot: {exc.message}"))
         return []

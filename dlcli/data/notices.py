@@ -25,6 +25,11 @@ class Notice:
     code: str = "reading"
     level: Level = "note"
 
+    @property
+    def is_decision(self) -> bool:
+        """Whether it only says how data was read, which is normal: a note in `train`, no warning."""
+        return self.code == "reading" and self.level == "note"
+
     def prefixed(self, name: str) -> Notice:
         """Return the same notice about ``name``: a file, a split, a model."""
         return replace(self, message=f"{name}: {self.message}")

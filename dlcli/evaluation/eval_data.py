@@ -51,11 +51,13 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
         return kind_of(card.task).reader(source.splits[split], card.task, options)
 
     old = outdated(artifact, card)
+    # How the model's own data is read was said when it was trained.
+    notices = [n for n in source.notices if config.data is not None or not n.is_decision]
     return EvalData(
         reader=read(name),
         split=name,
         note=_note(source, name, own=own),
-        warnings=(*messages(source.notices), *warnings, *([old] if old else [])),
+        warnings=(*messages(notices), *warnings, *([old] if old else [])),
         train=(lambda: read("train")) if own and "train" in source.splits else None,
     )
 

@@ -71,7 +71,8 @@ def count_members(
 
     reader = ensemble.reader(reader_for)
     for notice in reader.notices:
-        emit(Warned(notice.message))
+        if config.data is not None or not notice.is_decision:
+            emit(Warned(notice.message))
     alone = [make_counts(task) for _ in ensemble.members]
     mean = alone[0] if len(alone) == 1 else make_counts(task)
     size = config.batch_size or batch_size_of(ensemble)

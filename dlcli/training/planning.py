@@ -59,7 +59,8 @@ def make_plan(
             hint="dlcli models lists what each model does; --task sets the task",
         )
     _check_kind_settings(user_config, kind)
-    warnings = messages(source.notices)
+    warnings = messages(notice for notice in source.notices if not notice.is_decision)
+    decisions = messages(notice for notice in source.notices if notice.is_decision)
     initial, weights_from, initial_task = _initial_weights(entry, user_config, warnings)
     published = entry.weights if weights_from not in ("scratch", user_config.model.weights) else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
@@ -80,7 +81,7 @@ def make_plan(
         recipe=recipe,
         user_config=user_config,
         warnings=tuple(warnings),
-        notes=tuple(messages(notices)),
+        notes=tuple(dict.fromkeys([*decisions, *messages(notices)])),
     )
 
 

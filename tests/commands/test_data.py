@@ -43,13 +43,14 @@ def as_json(capsys: pytest.CaptureFixture[str], *args: str, code: int = 0) -> di
 
 
 def test_json_holds_the_report_and_the_plots(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = as_json(capsys, "../data/houses.csv")
+    assert as_json(capsys, "../data/houses.csv")["plots"] == []
+    assert list(Path().iterdir()) == []  # nothing that was not asked for
+    found = as_json(capsys, "../data/houses.csv", "--plots", "p")
+    assert found["plots"]
     assert {"schema", "command", "kind", "task", "splits", "findings", "plots"} <= set(found)
     assert (found["command"], found["kind"], found["task"]) == ("data", "tabular", "regression")
     assert sum(split["samples"] for split in found["splits"].values()) == 90
-    assert [Path(plot).parent.name for plot in found["plots"]] == ["dlcli-data-houses"] * len(
-        found["plots"]
-    )
+    assert [Path(plot).parent.name for plot in found["plots"]] == ["p"] * len(found["plots"])
     for plot in found["plots"]:
         with Image.open(plot) as picture:
             assert min(picture.size) > 100
@@ -130,8 +131,9 @@ def test_nothing_is_written_into_the_data(
     run(capsys, str(root), "--output", "link/plots", code=2)
     monkeypatch.chdir(root)
     out, err = run(capsys, ".")
-    assert "no plots" in err
     assert "plots\n" not in out
+    _, err = run(capsys, ".", "--show-augment", code=2)
+    assert "the current folder is in the data folder" in err
     assert sorted(root.rglob("*")) == before
 
 
@@ -156,7 +158,9 @@ def test_show_augment_is_for_images(here: Path, capsys: pytest.CaptureFixture[st
     assert "for images" in err
     _, err = run(capsys, "../data/houses.csv", "--img-size", "32", code=2)
     assert "--img-size is for images" in err
-    run(capsys, "../data/houses.csv", "--show-augment", "--no-plots", code=2)
+    for flag in ("--show-augment", "--plots=p"):
+        _, err = run(capsys, "../data/houses.csv", flag, "--no-plots", code=2)
+        assert "writes a plot, and --no-plots forbids it" in err
 
 
 def test_a_table_is_looked_at_without_torch(here: Path) -> None:

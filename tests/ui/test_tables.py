@@ -50,16 +50,17 @@ def test_a_screen_of_40_columns_has_every_name_and_every_digit(
     monkeypatch.setenv("COLUMNS", "40")
     measured = result(["shirt", "ankle boot"], np.array([[7, 2], [1, 5]]))
     print_eval(measured, "best", None)
-    print_comparison(
-        "models", ["", "before", "after"], [["throughput, batch 32", "12,345/s", "123,456/s"]]
-    )
+    cells = ["throughput", "12,345/s", "123,456/s", "10.0 x as fast (9 to 11)"]
+    print_comparison("models", ["", "before", "after", "change"], [cells])
     out = capsys.readouterr().out
     check_fits(out, 40)
     assert "…" not in out
     for row in measured.per_class:
         assert f"  {row.name}\n" in out
         assert f"recall {row.recall:.4f}" in out
-    assert "  throughput, batch 32\n    before 12,345/s, after 123,456/s\n" in out
+    assert (
+        "  throughput\n    before 12,345/s, after 123,456/s\n    change 10.0 x as fast (9 to 11)\n"
+    ) in out
 
 
 def test_eval_shows_every_figure(width: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
         *([("note", "a test: these are the training samples")] if overfit else []),
         ("model", str(run.best)),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
-        ("next", _next_commands(run)),
+        *(("next" if not i else "", command) for i, command in enumerate(_next_commands(run))),
     ]
     print_key_values(f"run {run.name}", rows)
 
@@ -106,7 +106,7 @@ def draw_plots(result: TrainResult, emit: Emit) -> list[Path]:
     plots: list[Path] = []
     draws: list[Callable[[], list[Path]]] = [
         lambda: [save_curves(run.plots / "curves.png", run.metrics)],
-        lambda: save_result(run.plots, validation),
+        lambda: save_result(run.plots, validation, run.name),
     ]
     for draw in draws:
         try:
@@ -116,11 +116,11 @@ def draw_plots(result: TrainResult, emit: Emit) -> list[Path]:
     return plots
 
 
-def _next_commands(run: RunFolder) -> str:
+def _next_commands(run: RunFolder) -> list[str]:
     """Commands for the run's model, which name the run unless it is their default."""
     root = run.path.parent
     name = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {as_typed(run.path)}"
-    return f"dlcli eval{name}   dlcli predict{name} FILE   dlcli export{name} --onnx"
+    return [f"dlcli eval{name}", f"dlcli predict{name} FILE", f"dlcli export{name} --onnx"]
 
 
 def _scores(result: TrainResult) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.files import atomic_file
+from dlcli.wording import printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+RUN_WIDTH = 60  # of the name of a run
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 
 
@@ -40,6 +42,13 @@ def save_figure(fig: Figure, path: Path) -> Path:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         fig.savefig(tmp, format="png", bbox_inches="tight", pad_inches=0.12)
     return path
+
+
+def add_run_name(fig: Figure, run: str, text: str = "") -> None:
+    """Title a figure with the name of its run, where that is known, and a text."""
+    parts = [shorten(printable(run), RUN_WIDTH)] if run else []
+    if title := ": ".join([*parts, *([text] if text else [])]):
+        fig.suptitle(title, fontsize=12).set_parse_math(False)
 
 
 def add_grid(axes: Axes) -> None:

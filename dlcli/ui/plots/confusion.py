@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlcli.ui.plots.canvas import new_figure, save_figure
+from dlcli.ui.plots.canvas import add_run_name, new_figure, save_figure
 from dlcli.ui.text import figure
 from dlcli.wording import plural, printable, shorten
 
@@ -23,7 +23,7 @@ COUNTED_CLASSES = 20  # up to here the cells hold their counts
 LABEL_PT = 7.5  # the least room of a class's label; where cells are smaller, some go without
 
 
-def save_confusion(path: Path, result: EvalResult) -> Path:
+def save_confusion(path: Path, result: EvalResult, run: str = "") -> Path:
     """Draw the confusion matrix, each row as shares of its true class; returns ``path``.
 
     Raises: DlcliError when the picture cannot be written.
@@ -59,6 +59,7 @@ def save_confusion(path: Path, result: EvalResult) -> Path:
     accuracy = figure(result.metrics["accuracy"])
     title = f"confusion on {printable(result.split)}\n"
     axes.set_title(f"{title}accuracy {accuracy}, {plural(result.samples, 'sample')}", fontsize=11)
+    add_run_name(fig, run)
     return save_figure(fig, path)
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import DlcliError
 from dlcli.runs.folder import read_events
-from dlcli.ui.plots.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
+from dlcli.ui.plots.canvas import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    add_grid,
+    add_run_name,
+    log_axis,
+    new_figure,
+    save_figure,
+)
 from dlcli.ui.plots.confusion import save_confusion
 from dlcli.ui.text import figure
 from dlcli.wording import plural, printable, shorten
@@ -52,23 +62,25 @@ def save_curves(path: Path, metrics_jsonl: Path) -> Path:
         value = best["val"].get(monitor)
         shown = "nan" if value is None else figure(value)
         text = f"best epoch: {best['epoch']} of {epochs[-1]['epoch']}, val {printable(monitor)} {shown}"
-        fig.suptitle(text, fontsize=12)
+        add_run_name(fig, metrics_jsonl.parent.name, text)
     return save_figure(fig, path)
 
 
-def save_result(folder: Path, result: EvalResult) -> list[Path]:
+def save_result(folder: Path, result: EvalResult, run: str = "") -> list[Path]:
     """Draw into ``folder`` what fits the task of a result; returns the files, which may be none.
+
+    ``run`` is the name of the run, for the titles.
 
     Raises: DlcliError when a picture cannot be written.
     """
     if result.task == "classification" and result.confusion:
-        return [save_confusion(folder / "confusion.png", result)]
+        return [save_confusion(folder / "confusion.png", result, run)]
     if result.task in ("regression", "forecast") and result.points:
-        return [save_scatter(folder / "scatter.png", result)]
+        return [save_scatter(folder / "scatter.png", result, run)]
     return []
 
 
-def save_scatter(path: Path, result: EvalResult) -> Path:
+def save_scatter(path: Path, result: EvalResult, run: str = "") -> Path:
     """Draw the predicted against the true values of the first target; returns ``path``.
 
     Of a forecast they are those of the last step of the horizon. On the line they are equal. Raises:
@@ -91,6 +103,7 @@ def save_scatter(path: Path, result: EvalResult) -> Path:
     add_grid(axes)
     title = axes.set_title(_scatter_title(result, len(points)), fontsize=11)
     title.set_parse_math(False)  # a name with dollar signs is no formula
+    add_run_name(fig, run)
     return save_figure(fig, path)
 
 
