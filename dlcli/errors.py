@@ -8,7 +8,9 @@ code 70).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 EXIT_DEFECT = 70
 
@@ -50,6 +52,20 @@ class Diverged(DlcliError):
 
 class BadSample(DlcliError):
     """A sample that cannot be read; the caller skips and counts it, or fails."""
+
+
+@contextmanager
+def naming(origin: str) -> Iterator[None]:
+    """Put the data's path before the message of an error that does not name it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except DlcliError as exc:
+        if Path(origin).name not in exc.message:
+            exc.message = f"{origin}: {exc.message}"
+            exc.args = (exc.message,)
+        raise
 
 
 def os_error_message(exc: BaseException) -> str | None:

@@ -17,7 +17,7 @@ from dlcli.data.notices import Notice
 from dlcli.data.sets.download import load_named_set
 from dlcli.data.sets.named import DATASETS, find_name
 from dlcli.data.splits import hold_out, match_classes
-from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.errors import DlcliError, UsageError, naming, nearest
 from dlcli.task import TaskSpec
 
 _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
@@ -216,7 +216,8 @@ def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[Da
             if is_archive
             else f"--kind {'|'.join(KINDS.names())} says what it is",
         )
-    return kind.read(path, config, other), kind.name
+    with naming(str(path)):
+        return kind.read(path, config, other), kind.name
 
 
 def _source(

@@ -14,7 +14,7 @@ from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_undivided
 from dlcli.data.splits import apply_splits
-from dlcli.errors import DlcliError, UsageError
+from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.provenance import outdated
 from dlcli.runs.folder import RunFolder, run_of
 from dlcli.settings import validate
@@ -48,7 +48,8 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
     options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
 
     def read(split: str) -> Reader:
-        return kind_of(card.task).reader(source.splits[split], card.task, options)
+        with naming(source.origin):
+            return kind_of(card.task).reader(source.splits[split], card.task, options)
 
     old = outdated(artifact, card)
     # How the model's own data is read was said when it was trained.

@@ -15,7 +15,7 @@ from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
 from dlcli.data.notices import messages
 from dlcli.data.splits import apply_splits
-from dlcli.errors import DlcliError, UsageError
+from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.formats.encodings.base import decode
@@ -68,7 +68,8 @@ def make_plan(
     needs = replace(entry.needs, name=entry.name)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
-    task, notices = kind.fit(source, config, needs)
+    with naming(source.origin):
+        task, notices = kind.fit(source, config, needs)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
     return Plan(
         config=config,

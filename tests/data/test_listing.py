@@ -15,6 +15,7 @@ from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import for_split, messages
+from dlcli.data.sources import open_source
 from dlcli.data.tables.columns import encode_columns, fit_columns
 from dlcli.data.tables.frames import stdin_bytes
 from dlcli.data.tables.relations import column_sums, target_relations
@@ -299,3 +300,20 @@ def test_training_is_not_unlike_itself():
     _, notices = encode_columns(frame, spec)
     assert for_split(notices, "train") == []
     assert "val: 150 cells of 'c' with an unknown value" in for_split(notices, "val")[0].message
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["x,y", "1,a", "2,a"], "one value"),
+        (["x,y", "1,", "2,"], "is empty in every row"),
+        (["x,y", *[f"{i},w{i}" for i in range(30)]], "no classes"),
+        (["y"], "rows"),
+        (["x,y", '1,"a', "2,b,c"], "quoted field"),
+    ],
+)
+def test_errors_of_a_data_set_name_its_file(tmp_path, rows, says):
+    path = save(tmp_path / "named.csv", rows)
+    with pytest.raises(DlcliError, match=says) as caught:
+        open_source(DataConfig(data=str(path)), seed=0)
+    assert "named.csv" in caught.value.message
