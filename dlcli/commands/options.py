@@ -221,6 +221,8 @@ def _typed(annotation: Any, metadata: Collection[Any]) -> Any:
     A registered name becomes a choice among the names.
     """
     kinds = get_args(annotation)
+    if any(get_origin(kind) is dict for kind in kinds):
+        return str | None  # a file of the mapping
     for part in (*metadata, *(m for kind in kinds for m in get_args(kind)[1:])):
         if isinstance(part, RegisteredName):
             choices = Literal[part.names()]  # type: ignore[valid-type]

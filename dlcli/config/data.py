@@ -34,6 +34,13 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     label_separators: str | None = setting(
         None, "Characters between the labels of a cell (default: | and ;, or a comma, by the cells)."
     )
+    class_names: str | dict[str, str] | None = setting(
+        None,
+        "File of class names for people, kept in the card: old and new names (JSON, YAML or lines), or "
+        "a list in class order.",
+        "--class-names",
+        advanced=True,
+    )
     text: str | None = setting(None, "Text column (default: detected).")
     drop: tuple[str, ...] = setting((), "Columns to ignore.")
     keep: tuple[str, ...] = setting((), "Columns to use although they look like row numbers or names.")

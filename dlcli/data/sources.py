@@ -11,6 +11,7 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
+from dlcli.data.class_names import rename_classes
 from dlcli.data.copies import leak_notices
 from dlcli.data.kinds import KINDS, DataKind, DataListing, find_kind
 from dlcli.data.notices import Notice
@@ -116,7 +117,7 @@ def _find(config: DataConfig, *, other: bool) -> DataSource:
 
     Raises: UsageError for an embedding where there are no classes.
     """
-    source = _listed(config, other=other)
+    source = rename_classes(_listed(config, other=other), config.class_names)
     if config.task != "embedding":
         return source
     if source.task != "classification":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
@@ -16,7 +17,11 @@ from dlcli.runs.saved import SavedRun
 
 def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> TrainConfig:
     """Make the paths of data, weights and a user's model absolute: a run may be resumed elsewhere."""
-    data = {"data": source.origin, "data_dir": source.data_dir or config.data.data_dir}
+    data: dict[str, Any] = {
+        "data": source.origin,
+        "data_dir": source.data_dir or config.data.data_dir,
+        "class_names": source.options.get("class_names"),
+    }
     named = {"name": model}
     if config.model.weights is not None:
         named["weights"] = os.path.abspath(config.model.weights)
