@@ -19,7 +19,7 @@ _DATES = (
     *("%m/%d/%y", "%d-%m-%Y", "%m-%d-%Y", "%d-%m-%y", "%m-%d-%y", "%d %B %Y", "%d %B %y", "%d. %B %Y"),
     *("%d-%B-%Y", "%d-%B-%y", "%B %d, %Y", "%B %d %Y", "%Y-%B-%d", "%Y %B %d"),
 )
-_CLOCKS = ("%H:%M", "%H:%M:%S%.f", "%I:%M %p", "%I:%M:%S %p")
+_CLOCKS = ("%H:%M", "%H:%M:%S%.f", "%I:%M %p", "%I:%M:%S %p", "%H.%M.%S")
 _MONTHS = (
     *("%Y-%m", "%Y/%m", "%m/%Y", "%m.%Y", "%B %Y", "%B-%Y", "%B-%y", "%Y %B", "%Y-%B", "%YM%m"),
     *("%YQ%q", "%Y Q%q", "%Y-Q%q", "Q%q %Y", "Q%q-%Y", "%q. Quartal %Y"),
@@ -27,7 +27,7 @@ _MONTHS = (
 _ZONED = tuple(f"%Y-%m-%d {clock}%#z" for clock in ("%H:%M", "%H:%M:%S%.f"))
 _FORMATS = (
     *_DATES,
-    *(f"{date} {clock}" for date in _DATES for clock in _CLOCKS),
+    *(f"{date} {clock}" for date in _DATES for clock in _CLOCKS if ":" in clock),
     *(*_ZONED, "%B %d %H:%M:%S %Y", *_MONTHS, *_CLOCKS),
 )
 _DIRECTIVES = {
@@ -177,6 +177,7 @@ def _parse(words: polars.Series, form: str) -> polars.Series:
 def _parse_clock(words: polars.Series, form: str) -> polars.Series:
     import polars as pl
 
+    words = words.str.replace_all(".", ":", literal=True) if form == "%H.%M.%S" else words
     groups = [words.str.extract(rf"^(?:[\d.]+:){{{i}}}([\d.]+)").cast(pl.Float64) for i in range(3)]
     hours, minutes, rest = groups[0], groups[1], groups[2].fill_null(0.0)
     if "%p" in form:

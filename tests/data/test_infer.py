@@ -11,7 +11,7 @@ import pytest
 
 from dlcli.data.notices import messages
 from dlcli.data.tables.cells import as_numbers
-from dlcli.data.tables.frames import read_typed
+from dlcli.data.tables.frames import read_frame, read_head, read_typed
 from dlcli.notation.numbers import NumberFormat
 from dlcli.notation.times import find_times, parse_times
 
@@ -173,6 +173,23 @@ def test_times_of_day_and_durations_are_seconds(tmp_path):
     assert as_numbers(values)[0].to_list() == [1, 9998, 108000]
     assert as_numbers(pl.Series(["12:00 AM", "1:30 pm"]), "%I:%M %p")[0].to_list() == [0, 48600]
     assert as_numbers(pl.Series(["02:46:38"]), form)[0].to_list() == [9998]
+
+
+@pytest.mark.parametrize("clock", ["%H:%M:%S", "%H.%M.%S", "%I:%M %p"])
+def test_a_date_and_a_time_of_day_in_two_columns_are_one_time(tmp_path, clock):
+    start = datetime(2004, 3, 10, 18)
+    times = [start + timedelta(hours=i) for i in range(60)]
+    path = tmp_path / "t.csv"
+    rows = [f"{t:%d/%m/%Y};{t.strftime(clock)};{i},5;;" for i, t in enumerate(times)]
+    path.write_text("\n".join(["Date;Time;CO;;", *rows]))
+    frame, notices = read_frame(path)
+    assert frame.columns == ["Date", "CO"]
+    assert frame["Date"].to_list() == times
+    assert any("are read together" in note for note in messages(notices))
+    assert read_head(path).columns == ["Date", "CO"]
+    assert read_typed(path).frame.columns == ["Date", "Time", "CO"]
+    path.write_text(path.read_text().replace("Time", "lap"))
+    assert read_frame(path)[0].columns == ["Date", "lap", "CO"]
 
 
 def test_accents_in_two_unicode_forms_are_one_word(tmp_path):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice
+from dlcli.data.tables.clocks import join_clock
 from dlcli.data.tables.infer import TypedFrame, infer_types
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
@@ -50,9 +51,13 @@ def read_frame(
     as_text: Collection[str] = (),
     formats: Mapping[str, str] | None = None,
 ) -> tuple[polars.DataFrame, list[Notice]]:
-    """Read all rows with typed columns; also return notices. See `read_typed`."""
+    """Read all rows with typed columns; also return notices. See `read_typed`.
+
+    A date and a time of day in two columns become one column of times, with the name of the date's.
+    """
     typed = read_typed(path, header=header, as_text=as_text, formats=formats)
-    return typed.frame, typed.notices
+    frame, joined = join_clock(typed.frame)
+    return frame, typed.notices + ([joined.prefixed(path.name)] if joined else [])
 
 
 def read_typed(
@@ -144,7 +149,7 @@ def _head(path: str, mtime_ns: int, size: int, rows: int) -> polars.DataFrame | 
         frame = _read(Path(path), rows=rows, header=None).frame
     except DlcliError:
         return None
-    return frame if frame.height else None
+    return join_clock(frame)[0] if frame.height else None
 
 
 def _read(

@@ -76,7 +76,7 @@ def _about_header(names: list[str], header: bool) -> list[Notice]:
 
 
 def _drop_empty(cells: polars.DataFrame) -> tuple[polars.DataFrame, list[Notice]]:
-    """Drop empty rows, and an empty last column without a name: separators at the ends of lines."""
+    """Drop empty rows, and empty last columns without a name: separators at the ends of lines."""
     import polars as pl
 
     if not cells.height:
@@ -90,8 +90,8 @@ def _drop_empty(cells: polars.DataFrame) -> tuple[polars.DataFrame, list[Notice]
         if inner := int(empty[: last + 1].sum()):
             notices.append(Notice(f"{plural(inner, 'empty row')} skipped"))
         cells = cells.filter(~empty)
-    last_name = cells.columns[-1]
-    if cells.width > 1 and last_name == f"column_{cells.width}" and not filled[-1].any():
+    used = [bool(column.any()) for column in filled]
+    while cells.width > 1 and cells.columns[-1] == f"column_{cells.width}" and not used[cells.width - 1]:
         cells = _without_last(cells)
     return cells, notices
 
