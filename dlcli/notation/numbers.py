@@ -44,6 +44,7 @@ _UNITS = (
     *("USD", "EUR", "GBP", "CHF", "JPY", "CNY", "INR", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "BRL"),
     *("kr", "zł", "Kč", "Ft", "°C", "°F", "°"),
 )
+_LETTERS = r"[A-Za-zµ²³/°]{1,6}"
 _UNIT = "|".join(re.escape(unit) for unit in _UNITS)
 # Points or commas that may be separators of thousands: before groups of three digits.
 _GROUPS = {sign: rf"^[+-]?(?:[1-9]\d{{0,2}}(?:{re.escape(sign)}\d{{3}})+|\d{{1,3}})$" for sign in ".,"}
@@ -61,12 +62,12 @@ class NumberFormat:
     @classmethod
     def of(cls, example: str) -> NumberFormat | None:
         """Return the format of a text such as "1.234,5 €", or None if it describes none."""
-        unit = re.search(_UNIT, example)
-        digits = example.replace(unit[0], "") if unit else example
-        match = re.fullmatch(r"1([,.' ]?)234([.,])5", digits.strip())
-        if match is None or match[1] == match[2]:
+        match = re.fullmatch(
+            rf"({_UNIT})?\s*1([,.' ]?)234([.,])5\s*({_UNIT}|{_LETTERS})?", example.strip()
+        )
+        if match is None or match[2] == match[3]:
             return None
-        return cls(decimal=match[2], thousands=match[1], unit=unit[0] if unit else "")
+        return cls(decimal=match[3], thousands=match[2], unit=match[1] or match[4] or "")
 
     def __str__(self) -> str:
         digits = f"1{self.thousands}234{self.decimal}5"
@@ -153,7 +154,13 @@ def candidate_formats(cells: polars.Series) -> tuple[list[NumberFormat], int]:
     )
     if len(units) == 1:
         unit = units[0]
-        cells = _without_unit(cells, unit)
+    else:  # one that all cells have, such as kg
+        letters = cells.str.extract(rf"^[+-]?\d[\d.,' ]*?\s?({_LETTERS})$")
+        if not letters.null_count() and letters.n_unique() == 1 and len(letters) > 1:
+            unit = letters[0]
+    cells = _without_unit(cells, unit) if unit else cells
+    if _are_codes(cells):
+        return [], 0
     present = {sign for sign in ",.' " if cells.str.contains(sign, literal=True).any()}
     best: list[NumberFormat] = []
     most = 0
@@ -213,6 +220,12 @@ def shows_decimal(cells: polars.Series, form: NumberFormat) -> bool:
     if form.thousands:
         return bool(len(cells))
     return bool(len(cells)) and not cells.str.contains(_GROUPS[form.decimal]).all()
+
+
+def _are_codes(cells: polars.Series) -> bool:
+    """Return whether all cells are as long and have several spaces, as numbers of telephones."""
+    spaces = cells.str.count_matches(" ", literal=True)
+    return bool((spaces > 1).all()) and cells.str.len_chars().n_unique() == 1 and len(cells) > 1
 
 
 def _without_unit(cells: polars.Series, unit: str) -> polars.Series:

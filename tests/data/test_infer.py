@@ -98,6 +98,28 @@ def test_percent_of_some_cells_alone_is_two_conventions(tmp_path):
     assert "'0.47' (row 2)" in notes[0]
 
 
+def test_commas_are_no_decimal_points_among_columns_of_points(tmp_path):
+    cells, other = ["1,4", "2,5", "1,5", "3,6"], ["0.25", "1.5", "0.75", "2.5"]
+    values, _, notes = column(tmp_path, cells, other=other)
+    assert values.to_list() == cells  # labels, say
+    assert any("decimal points in no other column" in note for note in notes)
+    assert column(tmp_path, cells)[0].to_list() == [1.4, 2.5, 1.5, 3.6]
+    assert column(tmp_path, cells, separator=";", other=other)[0].to_list() == [1.4, 2.5, 1.5, 3.6]
+
+
+def test_a_unit_that_all_cells_have_is_none_of_some(tmp_path):
+    values, form, _ = column(tmp_path, ["82 kg", "69.5 kg", "NA"])
+    assert values.to_list() == [82, 69.5, None]
+    assert form == "1234.5kg"
+    assert NumberFormat.of(form).parse(pl.Series(["7 kg", "7 lb"])).to_list() == [7, None]
+    assert column(tmp_path, ["82 kg", "69.5 lb", "3 kg"])[0].dtype == pl.String
+
+
+def test_numbers_of_telephones_are_words(tmp_path):
+    assert column(tmp_path, ["555 237 682", "555 882 164"])[0].dtype == pl.String
+    assert column(tmp_path, ["1 237 682", "555 882 164"])[0].to_list() == [1237682, 555882164]
+
+
 def test_a_format_that_is_known_is_not_inferred_again():
     assert as_numbers(pl.Series(["1,708"]), "1,234.5")[0].to_list() == [1708]
     assert as_numbers(pl.Series(["1,708"]), "1234,5")[0].to_list() == [1.708]

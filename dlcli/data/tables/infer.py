@@ -202,10 +202,15 @@ def _infer_dressed(
         if not words.str.contains(_CODE).any() and words.str.contains(r"\d").any():
             cells = normalise(words.drop_nulls())
             dressed[name] = _Dressed(words, cells, *candidate_formats(cells))
-    decimal = _decimal_point(dressed, plain, texts)
+    decimal, points = _decimal_point(dressed, plain, texts)
     used: dict[str, list[str]] = {}
     for name, one in dressed.items():
         form = _accepted_format(one, typed, decimal=decimal, semicolon=semicolon)
+        if form == NumberFormat(",") and points and not semicolon:
+            message = f"{name!r} is read as words: commas are decimal points in no other column; "
+            message += f"--set data.formats={{{name}: '{form}'}} reads numbers"
+            typed.notices.append(Notice(message))
+            continue
         if form is not None:
             columns[name] = _whole(form.parse(one.words), name)
             typed.formats[name] = str(form)
@@ -248,24 +253,25 @@ def _infer_times(
 
 def _decimal_point(
     dressed: dict[str, _Dressed], plain: dict[str, polars.Series], texts: dict[str, polars.Series]
-) -> str | None:
-    """Return the decimal point of the columns that show one, None if there is none or they differ."""
+) -> tuple[str | None, bool]:
+    """Return the decimal point of the columns that show one, None if there is none or they differ.
+
+    Also whether plain columns show that it is a point.
+    """
     import polars as pl
 
-    if not dressed and all(not column.dtype.is_float() for column in plain.values()):
-        return None
     signs = set()
     for one in dressed.values():
         if one.candidates and not one.ambiguous and 2 * one.matched > len(one.cells):
             form = one.candidates[0]
             if shows_decimal(one.cells, form):
                 signs.add(form.decimal)
+    points = False
     if any(one.ambiguous for one in dressed.values()) or "," in signs:
-        for name, column in plain.items():
-            if column.dtype == pl.Float64 and shows_decimal(texts[name].drop_nulls(), NumberFormat()):
-                signs.add(".")
-                break
-    return signs.pop() if len(signs) == 1 else None
+        floats = [name for name, column in plain.items() if column.dtype == pl.Float64]
+        points = any(shows_decimal(texts[name].drop_nulls(), NumberFormat()) for name in floats)
+        signs |= {"."} if points else set()
+    return signs.pop() if len(signs) == 1 else None, points
 
 
 def _accepted_format(
