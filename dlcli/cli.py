@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import io
 import os
 import re
 import sys
@@ -115,8 +116,16 @@ def root(
     """
 
 
+def _escape_what_streams_lack() -> None:
+    """Let streams of an ASCII locale print every name: as escapes, where they lack a character."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code; with ``--debug``, errors are raised."""
+    _escape_what_streams_lack()
     args = list(sys.argv[1:] if argv is None else argv)
     # --debug works in any position: after a failure people append it.
     debug = "--debug" in args or os.environ.get("DLCLI_DEBUG") == "1"

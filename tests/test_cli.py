@@ -1,6 +1,7 @@
 """The command line's own contract: exit codes, error texts, the layers of settings."""
 
 import importlib
+import io
 import json
 import subprocess
 import sys
@@ -242,3 +243,18 @@ def test_a_summary_is_the_first_line_of_a_commands_docstring() -> None:
         module = importlib.import_module(f"dlcli.commands.{name}")
         assert (module.command.__doc__ or "").partition("\n")[0] == summary
         assert summary.endswith(".")
+
+
+def test_an_ascii_stream_shows_other_letters_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+
+    def command(args: object, **values: object) -> int:
+        print("café")
+        return 0
+
+    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["models"]) == 0
+    stream.flush()
+    assert raw.getvalue() == b"caf\\xe9\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +49,10 @@ def make_plan(
         "\ud800" <= letter <= "\udfff" for letter in source.origin
     ):  # surrogates of os.fsdecode, which JSON cannot hold
         raise DlcliError(
-            f"{source.origin!a} is not a UTF-8 name, so no run can record it",
-            hint="rename the folder, or give a link to it with a UTF-8 name",
+            f"{source.origin!a} is no UTF-8 name in this locale, so no run can record it",
+            hint="rename the folder, or give a link to it with a UTF-8 name"
+            if sys.getfilesystemencoding().lower() == "utf-8"
+            else "set a UTF-8 locale: LC_ALL=C.UTF-8",
         )
     kind = KINDS.get(source.kind)
     entry = find_model(user_config.model.name, kind.name)

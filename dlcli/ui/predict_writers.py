@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import sys
@@ -42,7 +43,9 @@ def destination(path: Path | None) -> Iterator[IO[str]]:
     # A file's name may hold bytes that are no UTF-8; they are written as they are.
     if path is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")
+            is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"
+            encoding = "utf-8" if is_ascii else sys.stdout.encoding
+            sys.stdout.reconfigure(encoding=encoding, errors="surrogateescape")
         yield sys.stdout
         sys.stdout.flush()
         return

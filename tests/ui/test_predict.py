@@ -14,7 +14,7 @@ from fake_tasks import PRICE, TABLE, TASKS
 
 from dlcli.task import TargetNumber, TaskSpec
 from dlcli.ui.predict import print_predictions
-from dlcli.ui.predict_writers import WRITERS, Head
+from dlcli.ui.predict_writers import WRITERS, Head, destination
 
 Row = dict[str, Any]
 
@@ -215,3 +215,11 @@ def test_a_table_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     head = Head({}, TASKS["regression"], ["row 1", "row 2"], top_k=0, failed=[])
     WRITERS["table"](iter(ROWS["regression"]), sys.stdout, head)
     assert capsys.readouterr().out.splitlines()[1].split() == ["row", "1", "206856"]
+
+
+def test_rows_on_an_ascii_stream_are_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with destination(None) as file:
+        file.write("café")
+    assert raw.getvalue().decode() == "café"
