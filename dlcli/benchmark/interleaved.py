@@ -197,7 +197,7 @@ class InterleavedTimer:
                 for slot in self._alive()[:: 1 if number % 2 == 0 else -1]:
                     self._time(slot, size, seconds / rounds)
                 done += 1
-                self._emit(EvalProgress("timing", done, total, unit="turns"))
+                self._emit(EvalProgress("timing", done, total, unit="rounds"))
         self._warn_if_busy()
         for slot in self._alive():
             self._measure_memory(slot)

@@ -26,7 +26,7 @@ def print_change(
         facts.append(
             (
                 "timed on",
-                f"{comparison.device}, interleaved: median call; median ratio (range)",
+                f"{comparison.device}, in interleaved rounds: median call; ratio: median and range",
             )
         )
     facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(verdict)]

@@ -61,8 +61,9 @@ def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
         others = [f"{printable(i['label'])} {i['probability']:.4f}" for i in row["top_k"][1:]]
         return GAP.join([*first, score_of, _whole_items(others, rest)]).rstrip()
 
-    heads = [_left("input", name), _left("label", label), "probability", "next classes"]
-    return GAP.join(heads)[:room].rstrip(), line
+    heads = [_left("input", name), _left("label", label), "probability"]
+    others = ["next classes"] if rest >= len("next classes") else []
+    return GAP.join([*heads, *others]).rstrip(), line
 
 
 def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:

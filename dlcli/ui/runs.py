@@ -86,8 +86,9 @@ def print_differences(
     metrics = dict.fromkeys(name for run in runs for name in run.metrics)
     scores = {name: [_figure(run.metrics.get(name, math.nan)) for run in runs] for name in metrics}
     tests = dict.fromkeys(name for run in runs for name in run.test)
+    title = "validation metrics of the best epoch" + (", and of its model on test" if tests else "")
     scores |= {f"test {n}": [_figure(run.test.get(n, math.nan)) for run in runs] for n in tests}
-    _print_table("validation metrics of the best epoch", names, {**scores, **_facts(runs)})
+    _print_table(title, names, {**scores, **_facts(runs)})
 
 
 def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:

@@ -90,7 +90,7 @@ def test_workers_are_timed_in_turns_and_every_other_round_in_reverse(tmp_path: P
     assert len(warned) == 1
     assert warned[0].startswith("the threads of slow keep")
     done = [e for e in seen if isinstance(e, EvalProgress) and e.split == "timing"]
-    assert (done[-1].done, done[-1].total, done[-1].unit) == (4, 4, "turns")
+    assert (done[-1].done, done[-1].total, done[-1].unit) == (4, 4, "rounds")
 
 
 @pytest.mark.usefixtures("fake")

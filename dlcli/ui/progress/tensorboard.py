@@ -61,7 +61,7 @@ def open_tensorboard(run: RunFolder, emit: Emit) -> AbstractContextManager[Emit]
 
 
 class TensorBoard:
-    """Write events below ``folder``; a run that goes on is given the same folder again.
+    """Write events below ``folder``; a resumed run is given the same folder again.
 
     ``emit`` gets a warning where a model's graph cannot be drawn. Raises: DlcliError when tensorboard
     is not installed; when called, where the disk is full or the folder is read-only.
