@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlcli import cli
 from dlcli.cli import main
+from dlcli.registry import declared_names
 
 README = Path(__file__).parent.parent / "README.md"
 MARK = re.compile(r"<!-- not run by a test: .+ -->")
@@ -71,6 +73,35 @@ def smaller(line: str) -> str:
     for words, small in SMALLER.items():
         line = re.sub(rf"{words}\b", small, line)
     return line
+
+
+def test_every_option_that_readme_names_is_one() -> None:
+    text = README.read_text(encoding="utf-8").partition("## Measured")[0]
+    known = {
+        part
+        for name in cli.summaries()
+        for parameter in cli._load(name).params
+        for part in (*parameter.opts, *parameter.secondary_opts)
+    }
+    named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text))
+    assert named <= known | {"--debug", "--help"}  # of dlcli itself
+    assert len(named) > 80
+
+
+@pytest.mark.parametrize(
+    ("package", "decorator"),
+    [
+        ("dlcli.training.losses", "register_loss"),
+        ("dlcli.training.optim.optimizers", "register_optimizer"),
+        ("dlcli.training.optim.schedules", "register_schedule"),
+        ("dlcli.compress.quantize", "register_quantize_method"),
+    ],
+)
+def test_readme_names_all_that_is_registered(package: str, decorator: str) -> None:
+    text = README.read_text(encoding="utf-8")
+    names = declared_names(package, decorator)
+    assert names
+    assert [n for n in names if not re.search(rf"(?<![\w-]){n}(?![\w-])", text)] == []
 
 
 def test_every_block_runs_or_says_why_not() -> None:
