@@ -31,9 +31,9 @@ def command(
         list[str],
         typer.Argument(
             metavar="[ARTIFACT]... INPUT...",
-            help="Files, folders, quoted globs; - reads texts from stdin. Leading model files, run "
-            "folders or names of runs are the model to use (default: the newest run's); several are an "
-            "ensemble (mean prediction).",
+            help="Files, folders, quoted globs; - reads texts or a table from stdin. Leading model "
+            "files, run folders or names of runs are the model to use (default: the newest run's); "
+            "several are an ensemble (mean prediction).",
         ),
     ],
     output_format: Annotated[
