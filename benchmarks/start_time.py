@@ -1,4 +1,4 @@
-"""How long ``dlcli --help`` takes beside a bare typer and rich program's ``--help``. Bar: at most 2x.
+"""How long ``dlcli`` and ``dlcli --help`` take beside a bare typer and rich program's ``--help``. Bar: at most 2x.
 
 python benchmarks/start_time.py [--rounds 15]
 """
@@ -50,6 +50,7 @@ def main() -> None:
         bare.write_text(BARE)
         runs = {
             "bare": lambda: seconds([sys.executable, str(bare), "--help"]),
+            "dlcli": lambda: seconds([sys.executable, "-m", "dlcli"]),
             "dlcli --help": lambda: seconds([sys.executable, "-m", "dlcli", "--help"]),
             "dlcli train --help": lambda: seconds([sys.executable, "-m", "dlcli", "train", "--help"]),
         }
