@@ -1,4 +1,4 @@
-"""How long ``dlcli`` and ``dlcli --help`` take beside a bare typer and rich program's ``--help``. Bar: at most 2x.
+"""How long ``dlcli`` and ``dlcli --help`` take beside a bare typer and rich program's. Bar: 2x.
 
 python benchmarks/start_time.py [--rounds 15]
 """

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from dlcli.card import ModelSpec, TransformRecord
 from dlcli.config import ModelConfig, TrainConfig
 from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
+from dlcli.data.kinds import KINDS
 from dlcli.data.notices import messages
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError, naming
@@ -22,7 +22,7 @@ from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.formats.encodings.base import decode
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.runs.saved import SavedRun
-from dlcli.settings import fields_of, merge, validate
+from dlcli.settings import merge, validate
 from dlcli.task import TaskSpec
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
@@ -61,7 +61,6 @@ def make_plan(
             f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
             hint="dlcli models lists what each model does; --task sets the task",
         )
-    _check_kind_settings(user_config, kind)
     warnings = messages(notice for notice in source.notices if not notice.is_decision)
     decisions = messages(notice for notice in source.notices if notice.is_decision)
     initial, weights_from, initial_task = _initial_weights(entry, user_config, warnings)
@@ -87,27 +86,6 @@ def make_plan(
         warnings=tuple(warnings),
         notes=tuple(dict.fromkeys([*decisions, *messages(notices)])),
     )
-
-
-def _check_kind_settings(config: TrainConfig, kind: DataKind[Any]) -> None:
-    """Raises: UsageError for settings of another kind of data."""
-    fields = fields_of(TrainConfig)
-    owners: dict[str, list[str]] = {}
-    for entry in kinds_in_order():
-        for key in entry.own_settings:
-            owners.setdefault(key, []).append(entry.name)
-    for key, names in owners.items():
-        group, name = key.split(".")
-        value = getattr(getattr(config, group), name)
-        # --no-pretrained is true of every kind.
-        unused = value == fields[key].default or (key == "model.pretrained" and not value)
-        if kind.name not in names and not unused:
-            flags = fields[key].json_schema_extra["flags"]
-            raise UsageError(
-                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(names)} data, "
-                f"and this is {kind.name}",
-                hint="leave it out, or give --kind",
-            )
 
 
 def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
+from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
 from dlcli.data.sources import open_source
-from dlcli.errors import UsageError
-from dlcli.zoo.names import check_spelling
+from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.evaluation.metrics import directions, metrics_of
+from dlcli.files import user_path
+from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
+from dlcli.settings import fields_of
+from dlcli.task import TaskKind
+from dlcli.trust import CODE_FILE
+from dlcli.zoo.names import check_kind, check_spelling
 
 
 def check_request(config: TrainConfig) -> None:
@@ -23,4 +33,51 @@ def check_request(config: TrainConfig) -> None:
 def open_requested(config: TrainConfig) -> DataSource:
     """Check the request and list its data. Raises: UsageError; DlcliError from the data."""
     check_request(config)
-    return open_source(config.data, seed=config.fit.seed)
+    _check_files(config)
+    source = open_source(config.data, seed=config.fit.seed)
+    check_kind(str(config.model.name), source.kind)
+    _check_monitor(config.fit.monitor, source.task)
+    _check_kind_settings(config, KINDS.get(source.kind))
+    return source
+
+
+def _check_monitor(name: str | None, task: TaskKind) -> None:
+    """Raises: UsageError for a metric of no task; which of them a task has is checked with the plan."""
+    if name is not None and name not in directions() and "_" not in name:
+        known = metrics_of(task)
+        raise UsageError(f"--monitor {name!r} is not a metric of {task}", hint=nearest(name, known))
+
+
+def _check_files(config: TrainConfig) -> None:
+    """Raises: DlcliError where a file that a setting names does not exist."""
+    weights = config.model.weights
+    if weights is not None and not Path(weights).exists():
+        raise DlcliError(f"--weights {weights} does not exist")
+    if config.loss.teacher is not None:
+        find_artifact(config.loss.teacher, DEFAULT_ROOT)
+    code = CODE_FILE.fullmatch(str(config.model.name))
+    if code is not None and not Path(user_path(code["path"])).exists():
+        raise DlcliError(
+            f"the model's code {code['path']} does not exist", hint="--model path/to/file.py:Class"
+        )
+
+
+def _check_kind_settings(config: TrainConfig, kind: DataKind[Any]) -> None:
+    """Raises: UsageError for settings of another kind of data."""
+    fields = fields_of(TrainConfig)
+    owners: dict[str, list[str]] = {}
+    for entry in kinds_in_order():
+        for key in entry.own_settings:
+            owners.setdefault(key, []).append(entry.name)
+    for key, names in owners.items():
+        group, name = key.split(".")
+        value = getattr(getattr(config, group), name)
+        # --no-pretrained is true of every kind.
+        unused = value == fields[key].default or (key == "model.pretrained" and not value)
+        if kind.name not in names and not unused:
+            flags = fields[key].json_schema_extra["flags"]
+            raise UsageError(
+                f"{flags[0].partition('/')[0] if flags else key} is for {' and '.join(names)} data, "
+                f"and this is {kind.name}",
+                hint="leave it out, or give --kind",
+            )

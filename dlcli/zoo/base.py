@@ -170,10 +170,3 @@ def _init_zero_head(module: nn.Module, head: str) -> None:
     for name, weight in module.named_parameters():
         if name.startswith(f"{head}.") and weight.ndim > 1 and not weight.is_meta and not weight.any():
             nn.init.xavier_uniform_(weight)
-
-
-def wrong_kind(name: str, kind: str) -> UsageError:
-    """The error of a family that has no model for a kind of input."""
-    return UsageError(
-        f"model {name} takes images, not {kind} data", hint="dlcli models lists the others"
-    )

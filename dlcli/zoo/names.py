@@ -31,6 +31,20 @@ def check_spelling(name: str) -> None:
         raise UsageError(f"unknown model {name!r}", hint=f"{nearest(name, known)}; see dlcli models")
 
 
+def check_kind(name: str, kind: str) -> None:
+    """Raises: UsageError for a model of torchvision with data of another kind than images."""
+    own = _TEXT.findall(_sources(Path(__file__).parent))
+    if kind != "image" and name not in own and name in torchvision_names():
+        raise wrong_kind(name, kind)
+
+
+def wrong_kind(name: str, kind: str) -> UsageError:
+    """Return the error of a family that has no model for a kind of input."""
+    return UsageError(
+        f"model {name} takes images, not {kind} data", hint="dlcli models lists the others"
+    )
+
+
 @cache
 def torchvision_names() -> frozenset[str]:
     """Return the classifiers of the installed torchvision; none where its sources cannot be read.

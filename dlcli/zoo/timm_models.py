@@ -16,7 +16,8 @@ from torch import nn
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import Frozen, ImageInput, Interpolation, TaskSpec
-from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights, wrong_kind
+from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights
+from dlcli.zoo.names import wrong_kind
 
 _PREFIX = "timm:"
 # Files that hold timm's own tensor names; those of other projects are renamed by code of timm's.

@@ -14,7 +14,8 @@ from torch import nn
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError
 from dlcli.task import Frozen, ImageInput, TaskSpec
-from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights, wrong_kind
+from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights
+from dlcli.zoo.names import wrong_kind
 
 # Settings of the torchvision constructors that dlcli fixes for the two Inceptions: their auxiliary
 # classifiers only served the original training, and their weights expect inputs in [-1, 1], to which

@@ -41,6 +41,7 @@ __all__ = [
     "directions",
     "make_counts",
     "metric_names",
+    "metrics_of",
     "softmax",
 ]
 
@@ -88,6 +89,11 @@ def _own_counts(task: TaskSpec) -> Counts:
 def default_monitor(task: TaskSpec) -> str:
     """The metric that selects the best epoch unless the user names one."""
     return _MONITORS[task.kind]
+
+
+def metrics_of(kind: TaskKind) -> tuple[str, ...]:
+    """Names of the metrics that a kind of task has whatever its data."""
+    return (*_NAMES[kind], *(entry.name for entry in registered_metrics(kind)))
 
 
 def metric_names(task: TaskSpec) -> tuple[str, ...]:
