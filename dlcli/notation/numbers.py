@@ -155,7 +155,7 @@ def candidate_formats(cells: polars.Series) -> tuple[list[NumberFormat], int]:
     if len(units) == 1:
         unit = units[0]
     else:  # one that all cells have, such as kg
-        letters = cells.str.extract(rf"^[+-]?\d[\d.,' ]*?\s?({_LETTERS})$")
+        letters = cells.str.extract(rf"^[+-]?\d(?:[\d.,' ]*\d)?\s?({_LETTERS})$")
         if not letters.null_count() and letters.n_unique() == 1 and len(letters) > 1:
             unit = letters[0]
     cells = _without_unit(cells, unit) if unit else cells

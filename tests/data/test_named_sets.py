@@ -449,7 +449,7 @@ def test_an_unsplit_photo_set_is_split(tmp_path: Path) -> None:
         for i in range(5):
             path = tmp_path / "eurosat" / "2750" / label / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8)).save(path)
+            Image.new("RGB", (8, 8), (40 * i, len(label), 0)).save(path)
     source = named("eurosat", tmp_path)
     assert source.class_names == ("Forest", "River")
     assert {name: len(part) for name, part in source.splits.items()} == {"train": 6, "val": 2, "test": 2}
