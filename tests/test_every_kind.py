@@ -70,7 +70,14 @@ def test_train_eval_predict_export(
     arguments = data.arguments(path)
     before = {p: p.read_bytes() for p in here.rglob("*") if p.is_file()}
     trained = call(capsys, "train", *flags(data, path))
-    evaluated = call(capsys, "eval")
+    worst = [] if data.task == "embedding" else ["--worst", "2"]
+    evaluated = call(capsys, "eval", *worst)
+    losses = [row["loss"] for row in evaluated["worst"]]
+    assert losses == sorted(losses, reverse=True)
+    assert not worst or (losses and all(row["target"] for row in evaluated["worst"]))
+    compared = call(capsys, "eval", trained["run"], trained["run"])
+    assert [row["difference"] for row in compared["models"]] == [0.0, 0.0]
+    assert compared["models"][0]["metrics"] == evaluated["metrics"]
     metric, key = RESULTS[data.task]
     assert evaluated["task"] == data.task
     assert metric in evaluated["metrics"]
