@@ -172,8 +172,11 @@ def _refuse_settings(config: DataConfig, listing: DataListing, kind: str, name: 
         value = getattr(config, key)
         if value not in (None, (), {}) and value != own.get(key):
             flag = f"data.{key}" if key in _SET_ONLY else _flag(key)
+            shown = f"{flag} {value}"
+            if isinstance(value, bool):
+                shown = flag if value else flag.replace("--", "--no-", 1)
             raise UsageError(
-                f"{flag} {value}: the data set {name} is {kind} data for {listing.task} and is read in "
+                f"{shown}: the data set {name} is {kind} data for {listing.task} and is read in "
                 "its own way",
                 hint="leave it out, or give the data as a file or folder of your own",
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.data.base import Floats
+from dlcli.data.base import Floats, Indices
 from dlcli.data.notices import Notice
 from dlcli.data.tables.cells import MAX_FINITE, as_numbers
 from dlcli.data.tables.unused import is_number
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import polars
 
 _MAX_COLUMNS, _MAX_ROWS = 200, 2000
+_MAX_SUMMED = 60  # columns that are each tried as a sum of the others
 _ROWS_PER_COLUMN = 3  # at least
 _MAX_MISSING = 0.2  # share of a column's cells
 _TOLERANCE = 1e-6  # relative to the variance of the sum
-_MAX_TERMS = 6
+_MAX_TERMS, _MAX_ELIMINATED = 6, 30
+_LEAST_SHARE = 1e-3  # of the sum's std, for a column that counts
 
 
 def target_relations(frame: polars.DataFrame, targets: Floats, names: Sequence[str]) -> list[Notice]:
@@ -40,8 +42,13 @@ def target_relations(frame: polars.DataFrame, targets: Floats, names: Sequence[s
 
 
 def column_sums(frame: polars.DataFrame) -> list[str]:
-    """Return the columns that are sums or differences of others, such as ``a = b + c``, each once."""
+    """Return the columns that are sums or differences of others, such as ``a = b + c``, each once.
+
+    None of tables with more numeric columns than can be tried in a second or two.
+    """
     columns = _numeric(frame)
+    if len(columns) > _MAX_SUMMED:
+        return []
     sums: dict[frozenset[str], str] = {}
     for name, values in columns.items():
         others = {other: v for other, v in columns.items() if other != name}
@@ -71,18 +78,35 @@ def _find_terms(columns: dict[str, Floats], values: Floats) -> dict[str, int]:
         return {}
     matrix, rows = matrix - matrix.mean(axis=0), rows - rows.mean()
     scale = matrix.std(axis=0)
-    varied = np.flatnonzero(scale > 0)
-    solution = np.linalg.lstsq(matrix[:, varied] / scale[varied], rows, rcond=None)[0] / scale[varied]
-    if np.square(matrix[:, varied] @ solution - rows).mean() > _TOLERANCE * rows.var():
+    chosen = np.flatnonzero(scale > 0)
+    solution = _solve(matrix, rows, scale, chosen)
+    if solution is None:
         return {}
-    # A column counts if it contributes more than rounding does.
-    parts = np.abs(solution) * scale[varied] > 1e-3 * rows.std()
-    chosen, signs = varied[parts], np.sign(solution[parts])
-    exact = np.abs(matrix[:, chosen] @ signs - rows).max(initial=0) <= 1e-3 * rows.std()
-    if len(chosen) > _MAX_TERMS or not exact:
+    shares = np.abs(solution) * scale[chosen] / rows.std()
+    chosen, shares = chosen[shares > _LEAST_SHARE], shares[shares > _LEAST_SHARE]
+    # Without the columns that are not needed: others may be sums too, and then many solutions are exact.
+    for column in chosen[np.argsort(shares)].tolist() if len(chosen) <= _MAX_ELIMINATED else ():
+        fewer = chosen[chosen != column]
+        if len(fewer) and _solve(matrix, rows, scale, fewer) is not None:
+            chosen = fewer
+    solution = _solve(matrix, rows, scale, chosen)
+    if solution is None or len(chosen) > _MAX_TERMS:
+        return {}
+    signs = np.sign(solution)
+    if np.abs(matrix[:, chosen] @ signs - rows).max(initial=0) > _LEAST_SHARE * rows.std():
         return {}
     names = list(columns)
     return {names[i]: int(sign) for i, sign in zip(chosen.tolist(), signs.tolist(), strict=True)}
+
+
+def _solve(matrix: Floats, rows: Floats, scale: Floats, chosen: Indices) -> Floats | None:
+    """Return the factors of the ``chosen`` columns whose sum equals ``rows`` (n,), None if none do."""
+    if not len(chosen):
+        return None
+    columns = matrix[:, chosen]
+    solution: Floats = np.linalg.lstsq(columns / scale[chosen], rows, rcond=None)[0] / scale[chosen]
+    residual = float(np.square(columns @ solution - rows).mean())
+    return solution if residual <= _TOLERANCE * rows.var() else None
 
 
 def _numeric(frame: polars.DataFrame) -> dict[str, Floats]:
