@@ -67,7 +67,10 @@ def _weights(config: TrainConfig) -> Iterator[str]:
 def _limits(config: TrainConfig) -> Iterator[str]:
     """What may end the run before its last epoch."""
     if config.fit.patience is not None:
-        yield f"stops after {config.fit.patience} epochs without a better metric"
+        yield (
+            f"stops after {config.fit.patience} epochs without a better metric, or an equal one with a "
+            "lower loss; epochs of the warm-up do not count"
+        )
     if config.fit.max_time is not None:
         independent = config.optim.scheduler in ("constant", "plateau")
         yield f"stops after {config.fit.max_time} of training in all" + (

@@ -210,7 +210,7 @@ def test_a_full_disk_while_saving_leaves_the_older_state_whole(
 
 
 def test_early_stopping_counts_epochs_without_a_better_metric(tmp_path: Path) -> None:
-    result = train(tmp_path, fit={"epochs": 9, "patience": 2}, optim={"lr": 1e-12})
+    result = train(tmp_path, fit={"epochs": 9, "patience": 2, "min_delta": 0.9})
     assert result.fit.progress.stopped_early
     assert result.fit.progress.epoch < 9
     assert result.fit.progress.epochs_without_improvement == 2

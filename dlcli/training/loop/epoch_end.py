@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from dlcli.errors import Diverged
+from dlcli.errors import Diverged, DlcliError
 from dlcli.evaluation.metrics import EvalResult, direction
-from dlcli.events import CheckpointSaved, Noted
+from dlcli.events import CheckpointSaved, Noted, Warned
+from dlcli.training.loop.best import Score, score_or_none
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches
+from dlcli.training.optim.schedule import warmup_steps
 from dlcli.training.weight_averaging import refresh_batch_norms
 from dlcli.zoo.forward import model_inputs
 
@@ -32,13 +34,18 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
         module.eval()
         result = job.validate(check_stop)
         improved, best = _save_if_best(job, progress, result)
-    progress.epochs_without_improvement = 0 if improved else progress.epochs_without_improvement + 1
+    warming_up = progress.step < warmup_steps(job.total_steps, job.optim)
+    if improved:
+        progress.epochs_without_improvement = 0
+    elif not warming_up:  # a rising rate makes validation worse for some epochs
+        progress.epochs_without_improvement += 1
     if is_whole_epoch(job, progress):
         progress.plateau = progress.plateau.after(
             result.metrics[job.monitor],
             direction=direction(job.monitor),
             config=job.optim,
             min_delta=job.config.min_delta,
+            counts=not warming_up,
         )
     return result, best
 
@@ -48,35 +55,39 @@ def is_whole_epoch(job: FitJob, progress: Progress) -> bool:
     return progress.batch == len(job.batches)
 
 
-def is_better(value: float, best: float | None, name: str, min_delta: float = 0.0) -> bool:
-    """Whether ``value`` beats ``best`` by more than ``min_delta`` in the metric's own direction.
-
-    The first value always does, and nothing is worse than NaN.
-    """
-    if best is None or math.isnan(best) > math.isnan(value):
-        return True
-    return (value - best) * direction(name) > min_delta
-
-
 def _save_if_best(job: FitJob, progress: Progress, result: EvalResult) -> tuple[bool, bool]:
-    """Save the model if it is among the best; returns (improved as patience counts, best so far)."""
-    value, loss = result.metrics[job.monitor], result.metrics["loss"]
-    improved = is_better(value, progress.patience_best, job.monitor, job.config.min_delta)
-    # On a few samples many epochs reach the same accuracy: the lowest loss decides between them.
-    # Patience waits for the metric alone.
-    best = is_better(value, progress.best, job.monitor) or (
-        value == progress.best and is_better(loss, progress.best_loss, "loss")
-    )
+    """Save the model if it is among the best; returns (improved as patience counts, best so far).
+
+    Raises: DlcliError when the metric is undefined on the validation split.
+    """
+    score, epoch = Score.of(result, job.monitor), progress.epoch + 1
+    if not score.finite:
+        _report_not_finite(job, progress, score, epoch)
+        return False, False
+    best = score.beats(score_or_none(progress.best, progress.best_loss), job.monitor)
+    former = score_or_none(progress.patience_best, progress.patience_loss)
+    improved = score.beats(former, job.monitor, job.config.min_delta)
     if improved:
-        progress.patience_best = value
-    epoch = progress.epoch + 1
+        progress.patience_best, progress.patience_loss = score.value, score.loss
     if best:
-        progress.best, progress.best_epoch, progress.best_loss = value, epoch, loss
+        progress.best, progress.best_epoch, progress.best_loss = score.value, epoch, score.loss
         path = job.files.save_model("best", result, epoch)
         job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
     if job.config.keep_best > 1:
-        _save_best_epochs(job, progress, result, (value, loss, epoch))
+        _save_best_epochs(job, progress, result, (score.value, score.loss, epoch))
     return improved, best
+
+
+def _report_not_finite(job: FitJob, progress: Progress, score: Score, epoch: int) -> None:
+    """Warn of a validation that is not finite. Raises: DlcliError where the metric is undefined."""
+    name, value = ("loss", score.loss) if not math.isfinite(score.loss) else (job.monitor, score.value)
+    if name != "loss" and not progress.best_epoch:
+        raise DlcliError(
+            f"val {name} is {value} after epoch {epoch}, so it cannot select the best epoch: it is not "
+            "defined on this val split",
+            hint="choose another metric, such as --monitor loss",
+        )
+    job.emit(Warned(f"val {name} is {value} after epoch {epoch}: this model is not kept"))
 
 
 def _save_best_epochs(
@@ -148,17 +159,17 @@ def finish_swa(job: FitJob, progress: Progress, check_stop: CheckStop) -> None:
         job.world.share_buffers(module)
         module.eval()
         result = job.validate(check_stop)
-        value = result.metrics[job.monitor]
+        score = Score.of(result, job.monitor)
         former = progress.best if progress.best is not None else math.nan
-        best = is_better(value, progress.best, job.monitor)
+        best = score.beats(score_or_none(progress.best, progress.best_loss), job.monitor)
         if best:
-            progress.best, progress.best_loss = value, result.metrics["loss"]
+            progress.best, progress.best_loss = score.value, score.loss
             progress.best_epoch = progress.epoch
             job.files.save_model("best", result, progress.epoch)
     verdict = "it is the best model now" if best else "it is not saved"
     job.emit(
         Noted(
-            f"the mean of the weights of {mean.n} epochs: val {job.monitor} {value:.4f}, the best "
+            f"the mean of the weights of {mean.n} epochs: val {job.monitor} {score.value:.4f}, the best "
             f"epoch's {former:.4f}; {verdict}"
         )
     )
@@ -176,21 +187,35 @@ def _train_inputs(job: FitJob) -> Iterator[tuple[torch.Tensor, ...]]:
 
 
 def check_weights(job: FitJob, progress: Progress) -> None:
-    """Raises: Diverged when a weight or a running statistic is not finite: no later step corrects it."""
+    """Raises: Diverged when a weight, a running statistic or an average of weights is not finite.
+
+    No later step corrects it.
+    """
     module = job.model.module
     statistics = (b for b in module.named_buffers() if b[0].endswith(("running_mean", "running_var")))
-    for name, tensor in (*module.named_parameters(), *statistics):
+    averages = (
+        (f"{name} in the average {kind}", tensor)
+        for kind, average in job.model.averages.items()
+        for name, tensor in average.tensors().items()
+        if tensor.is_floating_point()
+    )
+    for name, tensor in (*module.named_parameters(), *statistics, *averages):
         if not torch.isfinite(tensor).all():
             raise diverged(f"values of {name} are not finite", progress, job.files.run)
 
 
+def check_best(job: FitJob, progress: Progress) -> None:
+    """Raises: Diverged at the end of a run none of whose models has a finite validation."""
+    if progress.best is None or not math.isfinite(progress.best):
+        raise diverged("val loss was not finite after any epoch", progress, job.files.run)
+
+
 def diverged(reason: str, progress: Progress, run: str) -> Diverged:
     """The error of a run that has diverged."""
-    best = (
-        f"{run}{os.sep}best.safetensors is intact" if progress.best_epoch else "no model was saved yet"
-    )
+    saved = progress.best is not None and math.isfinite(progress.best)
+    best = f"{run}{os.sep}best.safetensors is intact" if saved else "no model was saved"
+    states = f", and so are the states in {run}{os.sep}state" if saved else ""
     return Diverged(
         f"{reason}, up to step {progress.step}: training has diverged",
-        hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {best}, and so are the states in "
-        f"{run}{os.sep}state",
+        hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {best}{states}",
     )

@@ -13,6 +13,7 @@ from dlcli.errors import DlcliError
 from dlcli.events import CheckpointSaved, EpochDone, RunFinished, StepDone
 from dlcli.training.loop.epoch_end import (
     advance,
+    check_best,
     check_weights,
     diverged,
     finish_swa,
@@ -100,6 +101,7 @@ class Trainer:
                     if progress.batch:  # 0 where the time was up before the epoch's first step
                         self._end_epoch(stats)
                 finish_swa(self.job, progress, self._check_stop)
+                check_best(self.job, progress)
                 if not progress.bad_streak:
                     self._save_state()
             except (_Stopped, StopRequested) as stop:

@@ -44,9 +44,9 @@ class Progress:
     are sums over the epoch so far and all processes. ``micro`` is the largest micro-batch that fits into
     memory, None where it never ran out. ``skipped`` counts the steps whose gradient was not finite,
     ``bad_streak`` the consecutive last ones. ``patience_best`` is the best metric that counts for
-    patience, ``epochs_without_improvement`` the epochs since. ``best_epochs`` are the epochs of
-    ``keep_best``, best first: (value, loss, epoch). ``reason`` is why a run ended before its last epoch:
-    "patience", "steps", "time" or "".
+    patience, ``patience_loss`` the loss of that epoch, ``epochs_without_improvement`` the epochs since.
+    ``best_epochs`` are the epochs of ``keep_best``, best first: (value, loss, epoch). ``reason`` is why
+    a run ended before its last epoch: "patience", "steps", "time" or "".
     """
 
     step: int = 0
@@ -60,6 +60,7 @@ class Progress:
     best_loss: float | None = None
     best_epoch: int = 0
     patience_best: float | None = None
+    patience_loss: float | None = None
     epochs_without_improvement: int = 0
     elapsed_s: float = 0.0
     finished: bool = False
@@ -88,6 +89,7 @@ class Progress:
         if values.pop("stopped_early", False):
             values["reason"] = "patience"
         values.setdefault("patience_best", values.get("best"))
+        values.setdefault("patience_loss", values.get("best_loss"))
         values["plateau"] = Plateau(**values.get("plateau", {}))
         values["best_epochs"] = [tuple(epoch) for epoch in values.get("best_epochs", [])]
         return cls(**values)

@@ -39,16 +39,27 @@ class Plateau:
     best: float | None = None
     stale: int = 0
 
-    def after(self, value: float, *, direction: int, config: OptimConfig, min_delta: float) -> Plateau:
+    def after(
+        self,
+        value: float,
+        *,
+        direction: int,
+        config: OptimConfig,
+        min_delta: float,
+        counts: bool = True,
+    ) -> Plateau:
         """The state after an epoch with the metric ``value``; ``direction`` is 1 if higher is better.
 
         As torch's ReduceLROnPlateau with an absolute threshold: the rate drops after more than
         ``plateau_patience`` epochs without an improvement of more than ``min_delta``, and the count is
-        reset. NaN is never an improvement.
+        reset. NaN is never an improvement. Without ``counts``, in the warm-up, no drop is
+        nearer after it.
         """
         best = -math.inf if self.best is None else self.best * direction
         if value * direction > best + min_delta:
             return replace(self, best=value, stale=0)
+        if not counts:
+            return self
         if self.stale < config.plateau_patience:
             return replace(self, stale=self.stale + 1)
         factor = max(self.factor * (config.gamma or DEFAULT_GAMMA), config.lr_min)
@@ -67,6 +78,11 @@ def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:
     steps = end.warmup_steps
     warmup = f"warm-up over {steps:,} of {total:,} steps, " if steps else ""
     return f"{config.scheduler}, {unit}: {warmup}{text}"
+
+
+def warmup_steps(total: int, config: OptimConfig) -> int:
+    """The steps of a run of ``total`` in which the rate rises."""
+    return _point(0, total, 1, config).warmup_steps
 
 
 def _point(

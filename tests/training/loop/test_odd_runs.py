@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,13 +15,9 @@ from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
 from dlcli.events import ignore
-from dlcli.formats.base import Runtime, recognize
-from dlcli.formats.checkpoint import card_of, open_checkpoint
 from dlcli.settings import merge, validate
-from dlcli.training import build_job as job_module
 from dlcli.training import run as training
 from dlcli.training.loop import fit as fit_module
-from dlcli.training.loop.epoch_end import is_better
 from dlcli.training.loop.interrupt import StopGuard
 from dlcli.training.loop.state import load_newest
 from dlcli.training.plan import Plan
@@ -70,26 +64,6 @@ def test_a_train_split_that_cannot_be_read_is_an_error(
         path.write_bytes(b"")
     with pytest.raises(DlcliError, match=r"no image of a, b in train can be read; .*0 bytes"):
         train(tmp_path / "runs", **photos(root, batch_size=2))
-
-
-def test_a_model_whose_loss_is_no_number_can_be_read_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = job_module.predict
-    nan = np.float32(np.nan)
-    monkeypatch.setattr(job_module, "predict", lambda *args: real(*args) * nan)
-    run = train(tmp_path).run
-    assert math.isnan(card_of(run.best).metrics["val"]["loss"])
-    open_checkpoint(recognize(run.best), Runtime("cpu"))
-
-
-@pytest.mark.parametrize(
-    ("value", "best", "expected"),
-    [(1.0, None, True), (1.0, math.nan, True), (math.nan, 1.0, False), (math.nan, math.nan, False),
-     (math.nan, None, True), (0.5, 1.0, True), (1.0, 1.0, False), (0.5, math.inf, True)],
-)  # fmt: skip
-def test_nothing_is_worse_than_nan(value: float, best: float | None, expected: bool) -> None:
-    assert is_better(value, best, "loss") is expected
 
 
 class LateSignal(StopGuard):

@@ -96,7 +96,7 @@ def test_what_changes_learning_is_refused_with_the_difference_unless_forced(
 def test_a_run_that_stopped_early_goes_on_with_more_patience(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*TINY, "-e", "9", "--patience", "1", "--lr", "1e-12", "--json"]) == 0
+    assert main([*TINY, "-e", "9", "--patience", "1", "--set", "fit.min_delta=0.9", "--json"]) == 0
     epochs = json.loads(capsys.readouterr().out)["epochs"]
     assert main(["train", "--resume", "a", "--epochs", "20"]) == 0
     out = capsys.readouterr().out
