@@ -1,20 +1,32 @@
-"""SHA-256 of the files that this user's dlcli wrote: they are opened without ``--trust``.
+"""What may run or be reached because a file says so: what this user's dlcli wrote or ran, or --trust.
 
-The list is a text file, a digest a line, in the user's state folder: ``$DLCLI_STATE``, else
-``$XDG_STATE_HOME/dlcli``, ``~/.local/state/dlcli``, or ``%LOCALAPPDATA%\\dlcli`` on Windows.
+The list of what is known is a text file, a SHA-256 a line, in the user's state folder: ``$DLCLI_STATE``,
+else ``$XDG_STATE_HOME/dlcli``, ``~/.local/state/dlcli``, or ``%LOCALAPPDATA%\\dlcli`` on Windows. A line
+is the digest of a file that dlcli wrote, or of a `key`: the code of a model with its arguments, the
+address of another machine.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
 
 MODELS_GROUP = "dlcli.models"  # entry points of packages that offer models
 CODE_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
+ALL = "*"  # in `allowing`: whatever a file names, as --trust says
+
+_allowed: list[str] = []  # names of models whose code may run, in this process
+_session: set[str] = set()  # keys that could not be written to the list
 
 
 def state_folder() -> Path:
@@ -38,16 +50,7 @@ def remember(path: Path) -> bool:
 
     Raises: OSError when ``path`` itself cannot be read.
     """
-    digest = sha256_file(path)
-    if digest in _known():
-        return True
-    try:
-        _list().parent.mkdir(parents=True, exist_ok=True)
-        with _list().open("a", encoding="ascii") as file:
-            file.write(f"{digest}\n")  # one small write: lines of concurrent processes do not mix
-    except OSError:
-        return False
-    return True
+    return _add(sha256_file(path))
 
 
 def is_known(path: Path) -> bool:
@@ -55,9 +58,91 @@ def is_known(path: Path) -> bool:
     return sha256_file(path) in _known()
 
 
+def key(kind: str, *parts: object) -> str:
+    """Return the line of the list for something that is no file, from JSON-ready parts."""
+    return hashlib.sha256(json.dumps([kind, *parts], sort_keys=True).encode()).hexdigest()
+
+
+def remember_key(entry: str) -> None:
+    """Add a key to the list; where that cannot be written, for this process alone."""
+    if not _add(entry):
+        _session.add(entry)
+
+
+def key_is_known(entry: str) -> bool:
+    """Return whether a key is on the list."""
+    return entry in _session or entry in _known()
+
+
+@contextmanager
+def allowing(*names: str | None) -> Iterator[None]:
+    """Context in which code of these models may run: their names were typed, or `ALL` for --trust."""
+    added = [full_name(name) for name in names if name is not None]
+    _allowed.extend(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            _allowed.remove(name)
+
+
+def trusts_all() -> bool:
+    """Return whether --trust was given to this command."""
+    return ALL in _allowed
+
+
 def names_code(model: str) -> bool:
     """Return whether building a card's model executes code of a file or of another package."""
     return CODE_FILE.fullmatch(model) is not None or model in _entry_point_models()
+
+
+def full_name(model: str) -> str:
+    """Return a model's name, with the absolute path where it names a file."""
+    match = CODE_FILE.fullmatch(model)
+    return model if match is None else f"{Path(match['path']).expanduser().resolve()}:{match['name']}"
+
+
+def code_key(model: str, args: Mapping[str, Any], source: bytes) -> str:
+    """Return the key of a model's code: its absolute name, its arguments, and what its file holds."""
+    return key("code", full_name(model), dict(args), hashlib.sha256(source).hexdigest())
+
+
+def check_code(model: str, args: Mapping[str, Any], source: bytes) -> str:
+    """Return the `code_key` of code that may run, for `remember_key` after it has run.
+
+    It may when its name was typed or trusted (`allowing`), or when this user's dlcli has run this very
+    code with these arguments. Raises: DlcliError otherwise.
+    """
+    entry = code_key(model, args, source)
+    if trusts_all() or full_name(model) in _allowed or key_is_known(entry):
+        return entry
+    raise DlcliError(
+        f"a file names the code of {model} to be run, and your dlcli has not run this code before, as "
+        "it is now and with these arguments",
+        hint="look at that code; if you trust it: the same command with --trust, once",
+    )
+
+
+def code_is_known(model: str, args: Mapping[str, Any]) -> bool:
+    """Return whether this user's dlcli has run the code of a model, as it is now; nothing is run."""
+    match = CODE_FILE.fullmatch(model)
+    try:
+        source = b"" if match is None else Path(match["path"]).read_bytes()
+    except OSError:  # building the model says what is missing
+        return True
+    return key_is_known(code_key(model, args, source))
+
+
+def _add(line: str) -> bool:
+    if line in _known():
+        return True
+    try:
+        _list().parent.mkdir(parents=True, exist_ok=True)
+        with _list().open("a", encoding="ascii") as file:
+            file.write(f"{line}\n")  # one small write: lines of concurrent processes do not mix
+    except OSError:
+        return False
+    return True
 
 
 def _list() -> Path:

@@ -51,7 +51,8 @@ def own(tmp_path: Path) -> Artifact:
     code = tmp_path / "net.py"
     code.write_text(CODE)
     spec = ModelSpec(name=f"{code}:Net")
-    save_model(tmp_path / "own.safetensors", build_model(spec, TASK), Card(model=spec, task=TASK))
+    with trust.allowing(spec.name):
+        save_model(tmp_path / "own.safetensors", build_model(spec, TASK), Card(model=spec, task=TASK))
     return open_artifact(tmp_path / "own.safetensors", device="cpu")
 
 

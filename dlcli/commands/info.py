@@ -96,7 +96,7 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
     path = find_artifact(artifact, runs_dir)
     file = recognize(path)
     card = file.card
-    known = file.runs_code and file.is_own
+    known = file.runs_code and file.is_own and file.code_is_known
     if not as_json:
         print_card(
             card,

@@ -9,6 +9,7 @@ import typer
 from dlcli.commands.options import Json
 from dlcli.config import TrainConfig
 from dlcli.settings import merge, validate
+from dlcli.trust import allowing
 
 if TYPE_CHECKING:
     from dlcli.task import TaskSpec
@@ -26,7 +27,8 @@ def command(
     if name is None:
         _list(kind, json_output)
     else:
-        _show(name, data, kind, json_output)
+        with allowing(name):
+            _show(name, data, kind, json_output)
 
 
 def _list(kind: str | None, as_json: bool) -> None:

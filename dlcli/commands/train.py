@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from dlcli.commands.options import Json, Quiet, RunsDir, Settings, takes_config
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.train_session.begin import begin_run, show_dry_run
+from dlcli.commands.train_session.granted import granting
 from dlcli.commands.train_session.resume import resume_run
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
@@ -34,6 +35,7 @@ def command(
             "--dry-run", help="Show the plan: data, model, memory, schedule, time; train nothing."
         ),
     ] = False,
+    trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -43,17 +45,18 @@ def command(
     The result is a run folder with the best model, the training state, metrics and plots. Ctrl-C
     saves and stops; --resume last resumes.
     """
-    if resume is not None:
-        if name is not None:
-            raise UsageError("--name is for new runs; --resume already names one")
-        if dry_run:
-            raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
-        settings.resolve()
-        run = find_run(resume, runs_dir)
-        resume_run(run, settings, force=force, quiet=quiet, as_json=json_output)
-    elif force:
+    if resume is None and force:
         raise UsageError("--force is for --resume")
-    elif dry_run:
-        show_dry_run(settings, quiet=quiet, as_json=json_output)
-    else:
-        begin_run(settings, name, runs_dir, quiet=quiet, as_json=json_output)
+    with granting(settings, trust=trust):
+        if resume is not None:
+            if name is not None:
+                raise UsageError("--name is for new runs; --resume already names one")
+            if dry_run:
+                raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
+            settings.resolve()
+            run = find_run(resume, runs_dir)
+            resume_run(run, settings, force=force, quiet=quiet, as_json=json_output)
+        elif dry_run:
+            show_dry_run(settings, quiet=quiet, as_json=json_output)
+        else:
+            begin_run(settings, name, runs_dir, quiet=quiet, as_json=json_output)

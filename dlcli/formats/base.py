@@ -22,7 +22,7 @@ from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
 from dlcli.registry import Registry
 from dlcli.runs.folder import as_typed
-from dlcli.trust import is_known, names_code, remember
+from dlcli.trust import allowing, code_is_known, is_known, names_code, remember, trusts_all
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +82,18 @@ class ModelFile:
     @property
     def runs_code(self) -> bool:
         """Whether opening it could run code of whoever wrote it."""
-        return self.format.runs_code or (self.format.trainable and names_code(self.card.model.name))
+        return self.format.runs_code or self._names_code
+
+    @property
+    def _names_code(self) -> bool:
+        """Whether opening it builds a model of a file's or another package's code."""
+        return self.format.trainable and names_code(self.card.model.name)
+
+    @property
+    def code_is_known(self) -> bool:
+        """Whether the code that its card names, if any, is what this user's dlcli has run."""
+        model = self.card.model
+        return not self._names_code or code_is_known(model.name, model.args)
 
     @property
     def is_own(self) -> bool:
@@ -247,18 +258,20 @@ def open_artifact(
     """Open a model file of any known format.
 
     One that could run code, its own or that of a ``file.py`` model, opens when this user's dlcli wrote
-    it or ``trust`` says so; what was trusted once is known from then on. Raises: DlcliError.
+    it and has run that code, or ``trust`` says so; what was trusted once is known from then on. Raises:
+    DlcliError.
     """
     file = recognize(source) if isinstance(source, Path) else source
     require_extra(file.format)
     strange = _strange_code(file)
-    if strange and not trust:
+    if strange and not (trust or trusts_all()):
         _ = file.card  # a file without one is of no use: that is the first thing to say
         raise DlcliError(
-            f"{file.path} was not written by your dlcli, and {strange}",
+            f"{file.path} {strange}",
             hint=f"if you trust its source: dlcli eval {as_typed(file.path)} --trust, once",
         )
-    artifact = file.format.open(file, Runtime(device, threads))
+    with allowing(file.card.model.name if strange else None):
+        artifact = file.format.open(file, Runtime(device, threads))
     if strange:
         file.remember()
     return artifact
@@ -274,9 +287,17 @@ def require_extra(entry: Format) -> None:
 
 
 def _strange_code(file: ModelFile) -> str:
-    """What code of somebody else's opening the file could run, in words; "" for none."""
-    if not file.runs_code or file.is_own:
+    """What code of somebody else's opening the file could run, as a predicate; "" for none."""
+    if not file.runs_code:
         return ""
+    if file.is_own:
+        if file.code_is_known:
+            return ""
+        return (
+            f"runs the code of {file.card.model.name} when it is loaded, and that code has changed "
+            "since your dlcli ran it, or is new to it"
+        )
     if file.format.runs_code:
-        return f"a {file.format.name} file can run code when it is loaded"
-    return f"loading it runs the code of {file.card.model.name}"
+        what = f"a {file.format.name} file can run code when it is loaded"
+        return f"was not written by your dlcli, and {what}"
+    return f"was not written by your dlcli, and loading it runs the code of {file.card.model.name}"

@@ -29,7 +29,8 @@ def print_card(
 ) -> None:
     """Print the card and the facts of its file on stdout.
 
-    ``runs_code`` is whether opening the file could run code, ``known`` whether this dlcli wrote it.
+    ``runs_code`` is whether opening the file could run code, ``known`` whether this user's dlcli wrote
+    it and has run the code that it names.
     """
     task = card.task
     print_sections(
@@ -87,7 +88,7 @@ def _code(*, runs_code: bool, known: bool) -> str:
         return "runs no code from the file"
     if known:
         return "can run code; your dlcli wrote this file, so --trust is not needed"
-    return "can run code, and your dlcli did not write this file: needs --trust"
+    return "can run code, and your dlcli did not write it or has not run that code: needs --trust"
 
 
 def _task(task: TaskSpec) -> str:

@@ -16,7 +16,8 @@ takes the tensors of ``task.input.signature`` in order and gives ``task.output``
 A package offers the same by an entry point of the group ``dlcli.models``, whose name is then the
 model's. Its head, for ``--freeze`` and ``--weights``, is the last linear layer, unless the module says
 otherwise in an attribute ``head_path``. The card holds the file's absolute path or the entry point's
-name, no code: loading such an artifact runs that code, and needs it.
+name, no code: loading such an artifact runs that code, and needs it. Whoever names it, the code runs
+only where `dlcli.trust.check_code` allows it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -36,7 +37,7 @@ from torch import nn
 
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.task import TaskKind, TaskSpec, TensorSpec
-from dlcli.trust import CODE_FILE, MODELS_GROUP, names_code
+from dlcli.trust import CODE_FILE, MODELS_GROUP, check_code, names_code, remember_key
 from dlcli.wording import first_line
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
 
@@ -73,14 +74,14 @@ def entry(name: str, kind: str) -> ModelEntry:
     """
     match = CODE_FILE.fullmatch(name)
     if match is None:
-        load, full = lambda: _offered()[name].load(), name
+        load, full = lambda args: _from_package(name, args), name
     else:
         path = Path(match["path"]).expanduser().resolve()
         full = f"{path}:{match['name']}"
         _check_file(path)
 
-        def load() -> Any:
-            return _from_file(path, match["name"])
+        def load(args: Mapping[str, Any]) -> tuple[Any, str]:
+            return _from_file(path, match["name"], args)
 
     return ModelEntry(
         name=full,
@@ -102,23 +103,35 @@ def _check_file(path: Path) -> None:
         raise DlcliError(f"the model's code {path} does not exist", hint=_NEEDS_CODE)
 
 
-def _from_file(path: Path, name: str) -> Any:
-    """The class or function of that name. Raises: DlcliError when the file fails or lacks it."""
+def _from_package(name: str, args: Mapping[str, Any]) -> tuple[Any, str]:
+    """What an entry point offers, and the key of its code. Raises: DlcliError where it may not run."""
+    key = check_code(name, args, b"")
+    with _foreign(f"{name} cannot be imported"):
+        return _offered()[name].load(), key
+
+
+def _from_file(path: Path, name: str, args: Mapping[str, Any]) -> tuple[Any, str]:
+    """The class or function of that name, and the key of its code.
+
+    Raises: DlcliError when the code may not run, when the file fails or lacks the name.
+    """
     _check_file(path)
+    source = path.read_bytes()
+    key = check_code(f"{path}:{name}", args, source)
     # Two files of one name must not be one module, and dataclasses look their module up.
     module_name = f"dlcli_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec is not None  # the name ends in .py
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     with _foreign(f"{path} cannot be run"), _importable(path.parent):
-        spec.loader.exec_module(module)
+        # These bytes were checked; the loader would read the file again, or a .pyc in its place.
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     build = getattr(module, name, None)
     if not callable(build):
         known = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
         raise UsageError(f"{path} has no class {name!r}", hint=nearest(name, known) if known else None)
-    return build
+    return build, key
 
 
 @contextmanager
@@ -143,14 +156,16 @@ def _foreign(what: str) -> Iterator[None]:
         raise DlcliError(f"{what}: {type(exc).__name__}: {first}", hint="--debug shows where") from exc
 
 
-def _build(full: str, load: Callable[[], Any], task: TaskSpec, args: AnyArgs) -> nn.Module:
-    with _foreign(f"{full} cannot be imported"):
-        make = load()
+def _build(
+    full: str, load: Callable[[Mapping[str, Any]], tuple[Any, str]], task: TaskSpec, args: AnyArgs
+) -> nn.Module:
+    make, key = load(args.model_dump(mode="json"))
     with _foreign(f"{full}(task, **model.args) failed"):
         module = make(task, **args.model_dump())
     if not isinstance(module, nn.Module):
         raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
     _try_out(full, module, task)
+    remember_key(key)
     return module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
+from dlcli.trust import ALL, allowing
 from dlcli.zoo import timm_models, user_models
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.layers import mean_steps
@@ -62,6 +64,12 @@ def image_task(side: int = 6, channels: int = 1) -> TaskSpec:
         height=side, width=side, resize_size=side, mean=(0.5,) * channels, std=(0.5,) * channels,
     )  # fmt: skip
     return TaskSpec(input=image, class_names=("a", "b", "c"))
+
+
+@pytest.fixture(autouse=True)
+def _trusted() -> Iterator[None]:
+    with allowing(ALL):
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.commands.options import Settings
+from dlcli.commands.train_session.granted import check_endpoint
 from dlcli.commands.train_session.join import check_launch_settings, find_or_create_run, join_group
 from dlcli.commands.train_session.report import report_finished
 from dlcli.commands.train_session.run import train_run
@@ -46,6 +47,7 @@ def begin_run(
     from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
 
     # Checked here, so that settings that cannot be launched leave no folder.
+    check_endpoint(config.launch)
     check_machines(config.launch, name)
     local_ranks(config.launch, config.fit.device)
     if machine_range(config.launch) == (1, 1):

@@ -6,12 +6,14 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from dlcli.commands.train_session.granted import check_endpoint
 from dlcli.commands.train_session.report import draw_plots, report_result
 from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder, resume_command
 from dlcli.runs.locks import run_lock
 from dlcli.runs.saved import SavedRun
 from dlcli.subprocesses import child_command
+from dlcli.trust import trusts_all
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
@@ -44,6 +46,7 @@ def train_run(
 
     run, config = saved.folder, saved.config
     launch = launch or config.launch
+    check_endpoint(launch)
     check_machines(launch, run.name)
     ranks = local_ranks(launch, config.fit.device)
     if ranks.notice:
@@ -60,7 +63,8 @@ def train_run(
         prepare_run(read_plan(saved, fresh=False))  # refuse bad changes before they are written
     with run_lock(run.path):
         saved.write_settings()  # the processes read them from the folder
-    flags = (*(["--quiet"] if quiet else []), *(["--json"] if as_json else []))
+    given = {"--quiet": quiet, "--json": as_json, "--trust": trusts_all()}
+    flags = [flag for flag, is_given in given.items() if is_given]
     try:
         command = child_command(_RANK_MODULE, str(run.path), *flags)
         launching.launch(run, launch, ranks, command, resume=resume_command(run))

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Train the run in ``argv[0]`` with the other ranks; ``--json`` and ``--quiet`` as for `train`."""
+    """Train the run in ``argv[0]`` with the other ranks; ``--json --quiet --trust`` as for `train`."""
     from dlcli.training.distributed.parent_death import bind_to_launcher
 
     bind_to_launcher(Path(argv[0]))
@@ -16,11 +16,13 @@ def main(argv: list[str]) -> NoReturn:
     from dlcli.runs.folder import RunFolder
     from dlcli.runs.saved import read_run
     from dlcli.training.distributed.worker import run_rank
+    from dlcli.trust import ALL, allowing
 
     saved = read_run(RunFolder(Path(argv[0])))
-    run_rank(
-        saved.folder,
-        saved.config.launch,
-        saved.config.fit.device,
-        lambda world: train_here(saved, world, quiet="--quiet" in argv, as_json="--json" in argv),
-    )
+    with allowing(ALL if "--trust" in argv else None):
+        run_rank(
+            saved.folder,
+            saved.config.launch,
+            saved.config.fit.device,
+            lambda world: train_here(saved, world, quiet="--quiet" in argv, as_json="--json" in argv),
+        )
