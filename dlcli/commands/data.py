@@ -44,9 +44,11 @@ def command(
     every: Annotated[
         bool, typer.Option("--all", help="Decode all images, even more than 20,000.")
     ] = False,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="DIR", help="Write plots into this folder.")
+    ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--plots", "--output", "-o", metavar="DIR", help="Write plots into this folder."),
+        Path | None, typer.Option("--output", "-o", hidden=True, help="Older name of --plots.")
     ] = None,
     no_plots: Annotated[
         bool, typer.Option("--no-plots", hidden=True, help="Write no plots, as without --plots.")
@@ -61,6 +63,9 @@ def command(
     leaking columns, gaps in time. The data is only read. The exit code is 1
     if there are errors.
     """
+    if plots is not None and output is not None:
+        raise UsageError("--output is the older name of --plots", hint="give --plots alone")
+    output = plots or output
     if no_plots and (show_augment or output is not None):
         flag = "--show-augment" if show_augment else "--plots"
         raise UsageError(f"{flag} writes a plot, and --no-plots forbids it")
