@@ -89,7 +89,10 @@ class NumberFormat:
         return cells.str.contains(self.pattern)
 
     def parse(self, cells: polars.Series) -> polars.Series:
-        """Convert stripped cells to Float64, null where a cell is not of this format."""
+        """Convert stripped cells to Float64, null where a cell is not of this format.
+
+        Where the format has no separator of thousands, the sign that is no decimal point may be one.
+        """
         import polars as pl
 
         if str(self) == PLAIN:
@@ -98,6 +101,10 @@ class NumberFormat:
                 return plain
         cells = normalise(cells)
         bare = _without_unit(cells, self.unit) if self.unit else cells
+        if not self.thousands:
+            sign = "," if self.decimal == "." else "."
+            grouped = NumberFormat(self.decimal, sign).matches(bare).fill_null(False)
+            bare = bare.zip_with(~grouped, bare.str.replace_all(sign, "", literal=True))
         sound = self.matches(bare)
         if self.unit in ("%", "‰"):  # 45 beside 45% may be 4500%
             sound &= cells.str.contains(self.unit, literal=True) | bare.str.contains(r"^0*[.,]?0*$")

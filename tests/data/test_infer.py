@@ -123,7 +123,8 @@ def test_numbers_of_telephones_are_words(tmp_path):
 def test_a_format_that_is_known_is_not_inferred_again():
     assert as_numbers(pl.Series(["1,708"]), "1,234.5")[0].to_list() == [1708]
     assert as_numbers(pl.Series(["1,708"]), "1234,5")[0].to_list() == [1.708]
-    assert as_numbers(pl.Series(["1,708", "NA"]), "1234.5")[1] == 1
+    assert as_numbers(pl.Series(["1,708", "1,7", "NA"]), "1234.5")[0].to_list() == [1708, None, None]
+    assert as_numbers(pl.Series(["1.708", "1.7", "NA"]), "1234,5")[0].to_list() == [1708, None, None]
 
 
 TIMES = [datetime(2020, 3, 25, 13, 5), datetime(2021, 11, 2, 0, 0), datetime(2020, 1, 3, 12, 30)]

@@ -80,7 +80,10 @@ def number(cell, form):
         if re.search("%[A-Za-z#]", form):
             return seconds(cell, form)
         group, decimal = re.search(r"1(\D?)234(\D)5", form).groups()
-        digits = re.sub(r"[^\d,.'eE+-]", "", cell.replace(group, "")).replace(decimal, ".")
+        other = "[.]" if decimal == "," else ","  # separates thousands, if anything
+        group = re.escape(group) if group else rf"(?<=\d){other}(?=\d{{3}}(\D|$))"
+        cell = re.sub(group, "", cell)
+        digits = re.sub(r"[^\d,.'eE+-]", "", cell).replace(decimal, ".")
         return -float(digits) if cell.startswith("(") or cell.endswith("-") else float(digits)
     except ValueError:
         return np.nan
