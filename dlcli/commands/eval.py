@@ -11,7 +11,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
-from dlcli.runs.folder import DEFAULT_ROOT, find_artifact, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, check_links, find_artifact, run_of
 
 if TYPE_CHECKING:
     from dlcli.evaluation.eval_data import EvalData
@@ -184,6 +184,7 @@ def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
     if run is None:
         return []
     try:
+        check_links(run.path)
         return save_result(run.plots, result, run.name)
     except DlcliError as exc:  # a read-only run can still be evaluated
         emit(Warned(f"no plot: {exc.message}"))

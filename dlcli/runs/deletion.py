@@ -33,7 +33,7 @@ def check_deletable(run: RunFolder) -> None:
         raise DlcliError(f"{path} holds another run, {inner.parent}", hint="delete that one first")
     if Path.cwd().is_relative_to(path.resolve()):
         raise DlcliError(f"the current folder is in {path}", hint="go to another folder first")
-    with run_lock(path, grace_s=0):
+    with run_lock(path, grace_s=0, links=True):
         pass
 
 
@@ -45,7 +45,7 @@ def delete_run(run: RunFolder) -> None:
     check_deletable(run)
     doomed = run.path.with_name(f"{_DOOMED}{run.name}")
     try:
-        with run_lock(run.path, grace_s=0):
+        with run_lock(run.path, grace_s=0, links=True):
             run.path.rename(doomed)
         shutil.rmtree(doomed)
     except OSError as exc:

@@ -95,6 +95,22 @@ class RunFolder:
         self.write_record({**self.read_record(), **values})
 
 
+def check_links(path: Path) -> None:
+    """Refuse a run folder parts of which are links to somewhere else: writing would go there.
+
+    Raises: DlcliError naming the link, OSError.
+    """
+    root = path.resolve()
+    for folder in (root, *(root / name for name in ("state", "plots", "epochs", "logs"))):
+        for entry in list(os.scandir(folder)) if folder.is_dir() else ():
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+                raise DlcliError(
+                    f"{path / Path(entry.path).relative_to(root)} is a link out of the run folder, to "
+                    f"{os.readlink(entry.path)}, and dlcli writes into no such place",
+                    hint="put the file or folder itself there, or remove the link",
+                )
+
+
 def started_now(root: Path) -> dict[str, Any]:
     """Command line, folder, time and number of a run below ``root`` that starts now, for run.json.
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from pathlib import Path
 
 from dlcli.errors import DlcliError
 from dlcli.files import cannot_write
+from dlcli.runs.folder import check_links
 
 NAME = "lock"
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)  # not on Windows
 _POLL_S = 0.1
 _held: set[Path] = set()  # by this process
 _NOT_SUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
@@ -27,25 +30,29 @@ class RunBusy(DlcliError):
 
 
 @contextmanager
-def run_lock(run_path: Path, *, grace_s: float = 3.0) -> Iterator[str | None]:
+def run_lock(run_path: Path, *, grace_s: float = 3.0, links: bool = False) -> Iterator[str | None]:
     """Context that holds the lock of a run folder.
 
     The lock is released when the process dies, however it dies. ``grace_s`` is how long to wait for a
     process that is ending. It is reentrant within a process. Yields a warning where the file system
-    supports no locks, else None.
+    supports no locks, else None. ``links`` admits parts that are links out of the run, for a caller that
+    follows none.
 
     Raises: RunBusy when another process holds it, on this machine or, on file systems that share
     locks, on another; DlcliError when the folder cannot be written.
     """
-    path = (run_path / NAME).resolve()
+    path = run_path.resolve() / NAME  # not what it is a link to
     if path in _held:
         yield None
         return
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not links:
+            check_links(run_path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
     except OSError as exc:
         raise cannot_write(path, exc) from exc
     try:
+        _check_own_file(fd, path)
         warning = _acquire(fd, path, grace_s)
         _write_holder(fd)
         _held.add(path)
@@ -63,11 +70,11 @@ def is_locked(run_path: Path) -> bool:
     True where that is unknown: the file system supports no locks, or the file is not readable. Processes
     of other machines count on file systems that share locks.
     """
-    path = (run_path / NAME).resolve()
+    path = run_path.resolve() / NAME
     if path in _held:
         return True
     try:
-        fd = os.open(path, _QUERY)
+        fd = os.open(path, _QUERY | _NO_FOLLOW | getattr(os, "O_NONBLOCK", 0))
     except OSError as exc:
         return not isinstance(exc, FileNotFoundError | NotADirectoryError)
     try:
@@ -107,6 +114,16 @@ def _acquire(fd: int, path: Path, grace_s: float) -> str | None:
                 hint="wait for it or stop it, then use --resume; or train another run with --name",
             )
         time.sleep(_POLL_S)
+
+
+def _check_own_file(fd: int, path: Path) -> None:
+    """Raises: DlcliError for a lock that is another file's name too, or no file: it is overwritten."""
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+        raise DlcliError(
+            f"{path} is no lock of dlcli's: it is no plain file, or a second name of another one",
+            hint="remove it",
+        )
 
 
 def _write_holder(fd: int) -> None:
