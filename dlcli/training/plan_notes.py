@@ -51,6 +51,11 @@ def _weights(config: TrainConfig) -> Iterator[str]:
         yield f"evaluated and saved: a moving average of the weights, decay {config.fit.ema:g}"
     if config.fit.swa is not None:
         yield f"stochastic weight averaging from {config.fit.swa:.0%} of the run on, once per epoch"
+    if config.fit.compile != "none":
+        yield (
+            f"torch.compile, mode {config.fit.compile}: the first step compiles the model, which may "
+            "take minutes, and so does the first one of another shape"
+        )
     if config.fit.deterministic:
         yield "deterministic: the same bits on the same device, driver and version of torch"
     if config.fit.keep_best > 1:

@@ -2,7 +2,8 @@
 
 ``--model path/to/net.py:Net`` runs the file and calls ``Net(task, **model.args)``: the `TaskSpec` is
 the only positional argument. ``Net`` is a class or a function; what it gives must be an nn.Module that
-takes the tensors of ``task.input.signature`` in order and gives ``task.output``::
+takes the tensors of ``task.input.signature`` in order and gives ``task.output``. A ``Net(num_classes,
+in_channels)`` gets the values of these names instead (`known_arguments`)::
 
     class Net(nn.Module):
         def __init__(self, task, hidden=64):
@@ -25,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +38,15 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.task import TaskKind, TaskSpec, TensorSpec
+from dlcli.task import (
+    ImageInput,
+    SeriesInput,
+    TabularInput,
+    TaskKind,
+    TaskSpec,
+    TensorSpec,
+    TextInput,
+)
 from dlcli.trust import CODE_FILE, MODELS_GROUP, check_code, names_code, remember_key
 from dlcli.wording import first_line
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
@@ -160,13 +170,81 @@ def _build(
     full: str, load: Callable[[Mapping[str, Any]], tuple[Any, str]], task: TaskSpec, args: AnyArgs
 ) -> nn.Module:
     make, key = load(args.model_dump(mode="json"))
-    with _foreign(f"{full}(task, **model.args) failed"):
-        module = make(task, **args.model_dump())
+    positional, named = _call(full, make, task, args.model_dump())
+    words = [*("task" for _ in positional), *(f"{name}={value!r}" for name, value in named.items())]
+    with _foreign(f"{full}({', '.join(words)}) failed"):
+        module = make(*positional, **named)
     if not isinstance(module, nn.Module):
         raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
     _try_out(full, module, task)
     remember_key(key)
     return module
+
+
+def known_arguments(task: TaskSpec) -> dict[str, int]:
+    """The values that a class may ask for by name, as tutorials call them.
+
+    ``input_size`` is that of the first layer: all pixels of an image, the columns of a row, the channels
+    of a series.
+    """
+    spec = task.input
+    outputs = ("num_outputs", "n_outputs", "out_features", "output_size", "output_dim")
+    values = dict.fromkeys(outputs, task.num_outputs)
+    if task.class_names:
+        values |= dict.fromkeys(("num_classes", "n_classes", "num_labels"), task.num_classes)
+    size: int | None = None
+    if isinstance(spec, ImageInput):
+        size = spec.channels * spec.height * spec.width
+        values |= dict.fromkeys(("in_channels", "channels", "num_channels"), spec.channels)
+        values |= dict.fromkeys(("img_size", "image_size"), spec.height)
+    elif isinstance(spec, TabularInput):
+        size = spec.shape[0]
+    elif isinstance(spec, SeriesInput):
+        size = len(spec.channels)
+        values |= dict.fromkeys(("in_channels", "channels", "num_channels"), size)
+        values |= dict.fromkeys(("seq_len", "sequence_length", "window"), spec.length)
+    elif isinstance(spec, TextInput):
+        values |= {"vocab_size": spec.vocab_size, "max_length": spec.max_length}
+    if size is not None:
+        values |= dict.fromkeys(("input_size", "in_features", "input_dim", "num_features"), size)
+    if task.horizon:
+        values["horizon"] = task.horizon
+    return values
+
+
+def _call(
+    full: str, make: Callable[..., Any], task: TaskSpec, given: dict[str, Any]
+) -> tuple[tuple[TaskSpec, ...], dict[str, Any]]:
+    """The arguments of the call: the task and ``given``, or values by name where the class wants them.
+
+    Raises: UsageError that lists what it can be called with, for other required parameters.
+    """
+    try:
+        parameters = list(inspect.signature(make).parameters.values())
+    except (TypeError, ValueError):  # written in C
+        return (task,), given
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = known_arguments(task)
+    takes_task = any(p.name == "task" for p in named) or any(
+        p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL) for p in parameters
+    )
+    first = named[0].name if named else ""
+    own_name = bool(first) and first not in known and first not in given
+    if takes_task or (own_name and len(_required(named)) == 1):
+        return (task,), given
+    values = {p.name: known[p.name] for p in named if p.name in known} | given
+    missing = [p.name for p in _required(named) if p.name not in values]
+    if missing:
+        offered = ", ".join(f"{key}={value}" for key, value in known.items())
+        raise UsageError(
+            f"{full} asks for {', '.join(missing)}; it is called with task, or by name with {offered}",
+            hint=f"name its parameters so, or give the value: --set model.args.{missing[0]}=VALUE",
+        )
+    return (), values
+
+
+def _required(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in parameters if p.default is p.empty]
 
 
 def _try_out(full: str, module: nn.Module, task: TaskSpec) -> None:

@@ -167,6 +167,55 @@ def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
     del sys.modules["neighbour_of_nets"]
 
 
+TUTORIAL = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels=3, width=4):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, width, 3)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+class Mlp(nn.Module):
+    def __init__(self, input_size, hidden_size, num_classes):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(input_size, hidden_size), nn.Linear(hidden_size, num_classes))
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(36, 3)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+"""
+
+
+def test_a_class_of_a_tutorial_gets_what_its_signature_names(tmp_path: Path) -> None:
+    path = tmp_path / "t.py"
+    path.write_text(TUTORIAL)
+    module = build(f"{path}:Net", width=7)
+    assert module.get_submodule("conv").weight.shape == (7, 1, 3, 3)
+    assert module.get_submodule("fc").weight.shape == (3, 7)
+    assert build(f"{path}:Net", image_task(channels=3)).get_submodule("conv").in_channels == 3
+    assert build(f"{path}:Mlp", hidden_size=5)(torch.zeros(2, 1, 6, 6)).shape == (2, 3)
+    assert build(f"{path}:Fixed")(torch.zeros(2, 1, 6, 6)).shape == (2, 3)
+
+
+def test_what_a_class_is_called_with_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.py"
+    path.write_text(TUTORIAL)
+    with pytest.raises(UsageError, match=r"asks for hidden_size; .*num_classes=3") as caught:
+        build(f"{path}:Mlp")
+    assert "--set model.args.hidden_size=VALUE" in (caught.value.hint or "")
+
+
 class Words(nn.Module):
     """What a package might offer for texts."""
 

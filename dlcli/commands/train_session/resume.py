@@ -11,7 +11,7 @@ from dlcli.commands.train_session.report import option_to_continue, report_finis
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
-from dlcli.runs.folder import RunFolder, as_typed, read_events
+from dlcli.runs.folder import RunFolder, as_typed, read_events, resume_command
 from dlcli.runs.saved import SavedRun, read_run
 from dlcli.settings import fields_of, flat, merge
 
@@ -29,6 +29,7 @@ def resume_run(
     group = external_group()
     record = run.read_record()
     if is_finished(record, settings.overrides):
+        _refuse_unused(with_changes(read_run(run), settings.overrides, force=force), record)
         if group is None or group.main:
             report_finished(run, record, as_json=as_json)
         return
@@ -61,7 +62,7 @@ def with_changes(saved: SavedRun, overrides: dict[str, Any], *, force: bool) -> 
     """
     changed = saved.with_changes(overrides)
     run, own, changes = saved.folder, flat(saved.stored), changed.changes
-    _check_epochs(run, changes.get("fit.epochs"))
+    _check_limits(run, changes)
     refused = {k: f"{k}: {own[k]} -> {new}" for k, new in changes.items() if _on_resume(k) != "allowed"}
     fixed = [line for key, line in refused.items() if _on_resume(key) == "fixed"]
     if fixed and force:
@@ -86,12 +87,34 @@ def _on_resume(key: str) -> str:
     return declared or ("fixed" if key.partition(".")[0] in _RECORDED_GROUPS else "forced")
 
 
-def _check_epochs(run: RunFolder, epochs: int | None) -> None:
-    """Raises: UsageError for fewer epochs than were trained: a typing error would end the run."""
-    events = read_events(run.metrics) if run.metrics.is_file() else []
-    trained = max((event["epoch"] for event in events if event["event"] == "EpochDone"), default=0)
-    if epochs is not None and epochs < trained:
+def _refuse_unused(saved: SavedRun, record: Mapping[str, Any]) -> None:
+    """Raises: UsageError for changed settings of a finished run, none of which trains it further."""
+    if saved.changes:
+        own = flat(saved.stored)
+        lines = "; ".join(f"{key}: {own[key]} -> {new}" for key, new in saved.changes.items())
+        option = option_to_continue(record).replace("_", "-")
         raise UsageError(
-            f"--epochs {epochs}: run {run.name} has trained {trained} epochs already",
+            f"run {saved.name} is finished, so these settings would change nothing: {lines}",
+            hint=f"leave them out; to train it further: {resume_command(saved.folder)} --{option} N",
+        )
+
+
+def _check_limits(run: RunFolder, changes: Mapping[str, Any]) -> None:
+    """Raises: UsageError for fewer epochs or steps than were trained, which would end the run."""
+    epochs, max_steps = changes.get("fit.epochs"), changes.get("fit.max_steps")
+    if epochs is None and max_steps is None:
+        return
+    events = read_events(run.metrics) if run.metrics.is_file() else []
+    steps = [e for e in events if e["event"] in ("StepDone", "EpochDone")]
+    begun = max((event["epoch"] for event in steps), default=0)
+    if epochs is not None and epochs < begun:
+        raise UsageError(
+            f"--epochs {epochs}: run {run.name} is in epoch {begun} already",
+            hint=f"give {begun} or more, or leave it out to resume as planned",
+        )
+    trained = max((event["step"] for event in steps), default=0)
+    if max_steps is not None and max_steps < trained:
+        raise UsageError(
+            f"--max-steps {max_steps}: run {run.name} has done {trained:,} steps already",
             hint=f"give {trained} or more, or leave it out to resume as planned",
         )

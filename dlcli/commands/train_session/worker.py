@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
     """Train the run in ``argv[0]`` with the other ranks; ``--json --quiet --trust`` as for `train`."""
     from dlcli.training.distributed.parent_death import bind_to_launcher
+    from dlcli.training.loop.interrupt import stop_signals
 
+    for signum in stop_signals():  # until training: nothing is there to be saved, nor to be said
+        signal.signal(signum, _leave)
     bind_to_launcher(Path(argv[0]))
 
     from dlcli.commands.train_session.run import train_here
@@ -26,3 +32,7 @@ def main(argv: list[str]) -> NoReturn:
             saved.config.fit.device,
             lambda world: train_here(saved, world, quiet="--quiet" in argv, as_json="--json" in argv),
         )
+
+
+def _leave(signum: int, frame: FrameType | None) -> NoReturn:
+    os._exit(128 + signum)

@@ -37,7 +37,7 @@ from dlcli.training.distributed.parent_death import (
     OLD_FAILURE,
 )
 from dlcli.training.distributed.ranks import LocalRanks, machine_range
-from dlcli.training.loop.interrupt import SIGNALS
+from dlcli.training.loop.interrupt import stop_signals
 from dlcli.wording import first_line
 
 
@@ -140,10 +140,8 @@ class _SignalRelay:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        for name in SIGNALS:
-            signum = getattr(signal, name, None)
-            if signum is not None:
-                self._before[signum] = signal.signal(signum, self._handle)
+        for signum in stop_signals():
+            self._before[signum] = signal.signal(signum, self._handle)
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
@@ -213,7 +211,7 @@ def _died(
     causes = {
         rank: failure
         for rank, failure in exc.failures.items()
-        if failure.exitcode not in (EXIT_PEER_LOST, -signal.SIGTERM)
+        if failure.exitcode not in (EXIT_PEER_LOST, -signal.SIGTERM, 128 + signal.SIGTERM)
     }
     if any(failure.exitcode == EXIT_BUSY for failure in causes.values()):
         return DlcliError(

@@ -7,6 +7,7 @@ whether to stop, to save or to log, so all of them do it at the same step.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 
 from dlcli.errors import DlcliError
@@ -25,11 +26,13 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import optimizer_step
+from dlcli.training.loop.step import StepOutput, optimizer_step
 from dlcli.training.loop.timing import Timing
 from dlcli.training.optim.make import set_lr
 from dlcli.training.optim.schedule import lr_factor
 from dlcli.zoo.device import peak_memory_mib
+
+_SLOW_STEP_S = 1.0  # a signal then waits for no more than a micro-batch
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Trainer:
         self.lr = self._learning_rate(max(progress.step - 1, 0))
         self.grad_norm = math.nan
         self.logged_step = progress.step
+        self.step_s, self.slow_steps = math.inf, True  # the first step's time is not known
+        self.stop_signum = 0
         job.batches.plan = job.batches.plan.limited(progress.micro)
         if job.model.masks is not None:
             job.model.masks.capture()
@@ -127,7 +132,7 @@ class Trainer:
             if self._unfreeze():
                 set_train_mode(job.model.module)
             if batch.is_usable(readable):
-                stats.add(optimizer_step(job, batch, total), len(batch))
+                stats.add(self._step(stats, batch, total), len(batch))
                 progress.micro = job.batches.plan.memory_limit
                 self._check_bad_streak(stats.known_bad_streak)
                 job.model.after_update()
@@ -135,6 +140,27 @@ class Trainer:
             progress.batch += 1
         self._log_step(stats)
         return stats
+
+    def _step(self, stats: EpochStats, batch: Batch, total: float) -> StepOutput:
+        """One optimizer step. Raises: _Stopped after a signal between two of its micro-batches."""
+        started = time.perf_counter()
+        check = self._check_stop_in_step if self.slow_steps else None
+        try:
+            output = optimizer_step(self.job, batch, total, check)
+        except StopRequested:
+            if self.progress.step > self.logged_step:
+                self._log_step(stats)
+            raise _Stopped(self.stop_signum) from None
+        self.step_s = time.perf_counter() - started
+        return output
+
+    def _check_stop_in_step(self) -> None:
+        """Raises: StopRequested when any process of the group has a signal; all must call it."""
+        signum = self.guard.signum or 0
+        signals, signums = self.job.world.sum(signum > 0, signum)
+        if signals:
+            self.stop_signum = round(signums / signals)
+            raise StopRequested
 
     def _synchronize_step(self, stats: EpochStats, batch: Batch) -> tuple[float, int]:
         """Agree with the other processes on what is due before the next step, and log, save or stop.
@@ -146,9 +172,11 @@ class Trainer:
         due = self.timing.due(progress.step) if world.main else (False, False, False)
         world.record_step(progress.step)
         signum = self.guard.signum or 0  # read once: a signal may arrive at any time
-        total, readable, signals, signums, log_due, save_due, time_due = world.sum(
-            batch.count, len(batch), signum > 0, signum, *due
+        total, readable, signals, signums, slow, log_due, save_due, time_due = world.sum(
+            batch.count, len(batch), signum > 0, signum, self.step_s > _SLOW_STEP_S, *due
         )
+        # Only then, as the processes of a group have to agree between any two micro-batches.
+        self.slow_steps = world.size == 1 or slow > 0
         trained = progress.step > self.logged_step  # since the last log, or since the resume
         if trained and (log_due or save_due or signals or time_due):
             self._log_step(stats)

@@ -1,13 +1,21 @@
-"""Signals: the first Ctrl-C or SIGTERM lets the run save and stop, the second ends it at once."""
+"""Signals: the first Ctrl-C, SIGTERM or SIGHUP lets the run save and stop, the second ends it."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
+
+
+def stop_signals() -> list[int]:
+    """The numbers of the signals that stop a run here; SIGHUP is none under nohup, which ignores it."""
+    present = [signum for name in SIGNALS if (signum := getattr(signal, name, None)) is not None]
+    hangup = getattr(signal, "SIGHUP", None)
+    return [s for s in present if s != hangup or signal.getsignal(s) is not signal.SIG_IGN]
 
 
 class StopRequested(Exception):
@@ -26,13 +34,13 @@ class StopGuard:
     def __init__(self) -> None:
         self.signum: int | None = None
         self._before: dict[int, Any] = {}
+        self._terminals: list[int] = []
 
     def __enter__(self) -> StopGuard:
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
-                signum = getattr(signal, name, None)
-                if signum is not None:
-                    self._before[signum] = signal.signal(signum, self._first)
+            self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+            for signum in stop_signals():
+                self._before[signum] = signal.signal(signum, self._first)
         return self
 
     def __exit__(
@@ -48,6 +56,8 @@ class StopGuard:
     def _first(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is None:
             self.signum = signum
+        if signum == getattr(signal, "SIGHUP", None):
+            _write_nowhere(self._terminals)
         if not self.patient:
             self._restore()
 
@@ -55,3 +65,11 @@ class StopGuard:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+
+
+def _write_nowhere(descriptors: list[int]) -> None:
+    """Redirect descriptors of a terminal that is gone: writing there would fail before the run saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -7,7 +7,9 @@ micro-batches by accumulation, over processes by the averaging of `World.wrap`.
 
 from __future__ import annotations
 
+import errno
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -16,10 +18,34 @@ from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.events import Warned
+from dlcli.training.loop.determinism import capture_rng, restore_rng
+from dlcli.training.loop.interrupt import StopRequested
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.objective import LossSums
 from dlcli.zoo.forward import model_inputs
+
+# What allocators say, in lower case: torch's on CPUs (Linux; Windows) and on devices, C++, mmap, oneDNN,
+# whose error has no words for it but fails to build or to run a kernel, and CUDA's libraries.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "failed to allocate",
+    "out of memory",
+    "out_of_memory",
+    "std::bad_alloc",
+    "bad allocation",
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "cusolver_status_alloc_failed",
+    "cusparse_status_alloc_failed",
+    "cufft_alloc_failed",
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +72,13 @@ class OutOfMemory(Exception):
         self.micro_batch = micro_batch
 
 
-def optimizer_step(job: FitJob, batch: Batch, total: float) -> StepOutput:
+def optimizer_step(
+    job: FitJob, batch: Batch, total: float, check_stop: Callable[[], None] | None = None
+) -> StepOutput:
     """Forward, backward and update for one batch; ``total`` is the loss's count over all processes.
+
+    ``check_stop`` is called between micro-batches and may raise StopRequested: then everything, the
+    generators included, is as before the step, which a resumed run repeats.
 
     When memory runs out, the micro-batches are halved (in ``job.batches.plan``) and the gradient is
     computed again; the batch stays the same. With a gradient that is not finite neither weights nor
@@ -56,18 +87,26 @@ def optimizer_step(job: FitJob, batch: Batch, total: float) -> StepOutput:
     """
     statistics = job.model.running_statistics
     statistics.save()
+    parts = len(micro_batches(job, batch))
+    generators = capture_rng() if check_stop is not None and parts > 1 else None
     while True:
         try:
-            sums = _gradient(job, batch, total)
+            sums = _gradient(job, batch, total, check_stop if generators is not None else None)
             break
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+        except StopRequested:
+            assert generators is not None
+            statistics.restore()
+            restore_rng(*generators)
+            job.optimizer.zero_grad(set_to_none=True)
+            raise
+        except (MemoryError, RuntimeError, OSError) as exc:
             if not is_out_of_memory(exc):
                 raise
             _halve_micro_batches(job, batch, exc)
         statistics.restore()  # no forward pass counts twice
     try:
         norm, updated = _update(job)
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as exc:
+    except (MemoryError, RuntimeError, OSError) as exc:
         if not is_out_of_memory(exc):
             raise
         # Some weights may be updated already, so this step cannot be repeated.
@@ -92,23 +131,31 @@ def micro_batches(job: FitJob, batch: Batch) -> list[Batch]:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Return whether memory ran out; the CPU's allocator raises a RuntimeError with a message."""
+    """Return whether memory ran out; most allocators raise a RuntimeError with their own words."""
     if isinstance(exc, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(exc, OSError):
+        return exc.errno == errno.ENOMEM
     return isinstance(exc, RuntimeError) and (
-        "can't allocate memory" in str(exc)
-        or "out of memory" in str(exc)
-        or "CUBLAS_STATUS_ALLOC_FAILED" in str(exc)
+        any(words in str(exc).lower() for words in _OUT_OF_MEMORY)
+        and "primitive descriptor" not in str(exc)  # oneDNN: an operation that it does not support
     )
 
 
-def _gradient(job: FitJob, batch: Batch, total: float) -> LossSums:
-    """Accumulate the gradient of a batch in the parameters; sums over this process's samples."""
+def _gradient(
+    job: FitJob, batch: Batch, total: float, check_stop: Callable[[], None] | None
+) -> LossSums:
+    """Accumulate the gradient of a batch in the parameters; sums over this process's samples.
+
+    Raises: StopRequested from ``check_stop``, between two micro-batches.
+    """
     job.optimizer.zero_grad(set_to_none=True)
     parts = micro_batches(job, batch)
     zero = torch.zeros((), device=job.device)
     loss, count, correct = zero, zero, zero.long()
     for number, part in enumerate(parts, 1):
+        if number > 1 and check_stop is not None:
+            check_stop()
         with job.world.no_sync(job.model.forward) if number < len(parts) else nullcontext():
             if not len(part):
                 _empty_backward(job, part)

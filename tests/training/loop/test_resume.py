@@ -85,7 +85,13 @@ def test_what_changes_learning_is_refused_with_the_difference_unless_forced(
     assert "fit.batch_size: 500 -> 100" in err
     assert "optim.lr: 0.001 -> 0.5" in err
     assert "fit.epochs" not in err
-    assert main(["train", "--resume", "a", "--lr", "1"]) == 0  # nothing is left to do
+    assert main(["train", "--resume", "a", "--batch-size", "100"]) == 2  # nothing is left to do
+    assert "fit.batch_size: 500 -> 100" in capsys.readouterr().err
+    assert main(["train", "--resume", "a", "--set", "fit.log_every=2"]) == 2
+    err = capsys.readouterr().err
+    assert "run a is finished, so these settings would change nothing: fit.log_every: 0.5 -> 2.0" in err
+    assert "dlcli train --resume a --epochs N" in err
+    assert main(["train", "--resume", "a"]) == 0
     assert "beyond epoch 1: dlcli train --resume a --epochs N" in capsys.readouterr().out
     assert main(["train", "--resume", "a", "-e", "2", "--lr", "0.5", "--force"]) == 0
     assert "schedule is recomputed" in capsys.readouterr().err
@@ -98,10 +104,10 @@ def test_a_run_that_stopped_early_goes_on_with_more_patience(
 ) -> None:
     assert main([*TINY, "-e", "9", "--patience", "1", "--set", "fit.min_delta=0.9", "--json"]) == 0
     epochs = json.loads(capsys.readouterr().out)["epochs"]
-    assert main(["train", "--resume", "a", "--epochs", "20"]) == 0
-    out = capsys.readouterr().out
-    assert "stopped early" in out
-    assert "--resume a --patience N" in out
+    assert main(["train", "--resume", "a", "--epochs", "20"]) == 2
+    assert "--resume a --patience N" in capsys.readouterr().err
+    assert main(["train", "--resume", "a"]) == 0
+    assert "stopped early" in capsys.readouterr().out
     assert main(["train", "--resume", "a", "--patience", "3", "--json"]) == 0
     more = json.loads(capsys.readouterr().out)
     assert more["epochs"] > epochs
