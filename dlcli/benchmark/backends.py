@@ -28,8 +28,8 @@ class TimedCall(ABC):
     """A call of a model on inputs that are ready on its device."""
 
     @abstractmethod
-    def run(self) -> float:
-        """Run it once; return the seconds until its result is ready."""
+    def run(self) -> tuple[float, float]:
+        """Run it once; return the seconds until its result is ready, and this process's CPU time."""
 
 
 class HostCall(TimedCall):
@@ -38,10 +38,11 @@ class HostCall(TimedCall):
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
 
-    def run(self) -> float:
-        t0 = time.perf_counter()
+    def run(self) -> tuple[float, float]:
+        cpu0, t0 = time.process_time(), time.perf_counter()
         self._call()
-        return time.perf_counter() - t0
+        wall_s = time.perf_counter() - t0
+        return wall_s, time.process_time() - cpu0
 
 
 class CudaCall(TimedCall):
@@ -54,12 +55,14 @@ class CudaCall(TimedCall):
         cuda: Any = torch.cuda  # its classes are not typed
         self._before, self._after = (cuda.Event(enable_timing=True) for _ in range(2))
 
-    def run(self) -> float:
+    def run(self) -> tuple[float, float]:
+        cpu0 = time.process_time()
         self._before.record(self._stream)
         self._call()
         self._after.record(self._stream)
         self._after.synchronize()
-        return float(self._before.elapsed_time(self._after)) / 1000
+        cpu_s = time.process_time() - cpu0
+        return float(self._before.elapsed_time(self._after)) / 1000, cpu_s
 
 
 class Runner:

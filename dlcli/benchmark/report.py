@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dlcli.benchmark.accuracy import EvalGroup
-from dlcli.benchmark.interleaved import Timing
+from dlcli.benchmark.slot import Timing
 from dlcli.benchmark.statistics import Ratio, paired_ratio, pareto_front
 from dlcli.evaluation.metrics import direction
 
@@ -67,10 +67,12 @@ class BenchmarkRow:
                     "p99_ms": speed.p99_ms,
                     "calls": speed.calls,
                     "rounds_ms": list(speed.rounds),
+                    "clock": speed.clock,
+                    "doubt": speed.doubt or None,
                 }
                 for size, speed in speeds.items()
             },
-            "speedup": {str(size): asdict(ratio) for size, ratio in self.speedup.items()},
+            "speedup": {str(size): ratio.to_dict() for size, ratio in self.speedup.items()},
             "front": list(self.front),
             "error": self.error,
             "failed": {}
@@ -83,7 +85,9 @@ class BenchmarkRow:
 class BenchmarkResult:
     """All rows, and how they were measured. ``split`` is empty when no metrics were measured.
 
-    ``busy_cores`` is how many cores other programs used at the time.
+    ``busy_cores`` is how many cores other programs used at the time, ``clock`` "wall", or "cpu" where
+    they left too few and the CPU time of one thread was taken. ``doubt`` is why the speeds say little,
+    empty where they are good.
     """
 
     rows: tuple[BenchmarkRow, ...]
@@ -94,6 +98,8 @@ class BenchmarkResult:
     split: str
     inputs: str  # "real" or "random"
     busy_cores: float = 0.0
+    clock: str = "wall"
+    doubt: str = ""
 
     @property
     def failed(self) -> list[BenchmarkRow]:
@@ -110,6 +116,8 @@ class BenchmarkResult:
             "split": self.split or None,
             "inputs": self.inputs,
             "busy_cores": self.busy_cores,
+            "clock": self.clock,
+            "doubt": self.doubt or None,
             "rows": [row.to_dict() for row in self.rows],
             "failed": len(self.failed),
         }
@@ -161,4 +169,4 @@ def _score(row: BenchmarkRow) -> float:
 
 def _latency(row: BenchmarkRow, batch_size: int) -> float:
     speed = None if row.timing is None else row.timing.speeds.get(batch_size)
-    return float("nan") if speed is None else speed.p50_ms
+    return float("nan") if speed is None or speed.doubt else speed.p50_ms

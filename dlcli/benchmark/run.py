@@ -9,8 +9,9 @@ from pathlib import Path
 
 from dlcli.benchmark.accuracy import EvalGroup, RowMetrics, eval_groups, evaluate_rows
 from dlcli.benchmark.backends import check_backend
-from dlcli.benchmark.interleaved import InterleavedTimer, RunSpec, Timing
+from dlcli.benchmark.interleaved import InterleavedTimer
 from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow, with_comparisons
+from dlcli.benchmark.slot import RunSpec, Timing
 from dlcli.card import Card
 from dlcli.config import BenchConfig, parse_names
 from dlcli.data.base import Inputs
@@ -60,25 +61,35 @@ def benchmark(
     groups = eval_groups([(n, rows[n].path, card) for n, card in cards.items()], config, emit)
     inputs = _inputs(groups, cards, max(sizes))
     jobs = [(_spec(rows[n], config, trust), inputs[n]) for n in cards]
-    with InterleavedTimer(jobs, sizes, threads=config.threads, emit=emit) as timer:
-        timer.run(seconds=config.seconds, rounds=config.rounds)
+    timer = InterleavedTimer(
+        jobs,
+        sizes,
+        seconds=config.seconds,
+        rounds=config.rounds,
+        threads=config.threads,
+        limit_s=config.time_limit,
+        emit=emit,
+    )
+    with timer:
+        timer.run()
         slots = {n: slot for slot, n in enumerate(cards)}
         timings = timer.timings()
         alive = {n: slot for n, slot in slots.items() if timings[slot].error is None}
         metrics = evaluate_rows(timer, groups, alive, emit)
         macs = _macs(timer, alive, cards, emit)
-        threads, busy_cores = timer.threads, timer.busy_cores
     for n, slot in slots.items():
         rows[n] = _measured(rows[n], timings[slot], metrics.get(n), macs.get(n))
     return BenchmarkResult(
         rows=tuple(with_comparisons(rows, groups, sizes)),
         batch_sizes=sizes,
-        threads=threads,
+        threads=timer.threads,
         seconds=config.seconds,
         rounds=config.rounds,
         split=", ".join(dict.fromkeys(group.data.split for group in groups)),
         inputs="real" if groups else "random",
-        busy_cores=round(statistics.median(busy_cores), 2),
+        busy_cores=round(statistics.median(timer.busy_cores or [0.0]), 2),
+        clock=timer.clock,
+        doubt=timer.doubt,
     )
 
 

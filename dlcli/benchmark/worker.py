@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlcli.benchmark.load import queue_wait_s
 from dlcli.errors import DlcliError
 from dlcli.subprocesses import die_with_parent
 from dlcli.wording import first_line
@@ -30,6 +31,7 @@ REWARM_S = 0.02  # untimed calls in each turn: another worker has used caches an
 # The threads of a pool spin for a while before they sleep. A worker replies once its own are idle:
 # together at less than a fifth of a core over 5 ms.
 _IDLE_INTERVAL_S, _IDLE_CORES, _SPIN_LIMIT_S = 0.005, 0.2, 1.0
+_FINE_CLOCK_S = 1e-5  # Windows counts CPU time in steps of 0.0156 s
 
 
 def main(argv: list[str]) -> None:
@@ -91,25 +93,36 @@ class Session:
         except Exception as exc:  # each runtime has its own types; the row of the file shows it
             return {"error": f"{type(exc).__name__}: {first_line(exc)}"}
 
-    def _warmup(self, batch_size: int) -> dict[str, Any]:
+    def _warmup(self, batch_size: int, limit_s: float) -> dict[str, Any]:
         call = self._call(batch_size)
-        _repeat(call, WARMUP_S, WARMUP_CALLS)
+        _repeat(call, WARMUP_S, WARMUP_CALLS, limit_s)
         _wait_until_idle()
         return {}
 
-    def _time(self, batch_size: int, seconds: float, min_calls: int) -> dict[str, Any]:
+    def _time(self, batch_size: int, seconds: float, min_calls: int, limit_s: float) -> dict[str, Any]:
         call = self._call(batch_size)
         gc.collect()
         gc.disable()
         try:
-            _repeat(call, REWARM_S, 1)
-            latencies = _repeat(call, seconds, min_calls)
+            _repeat(call, REWARM_S, 1, limit_s)
+            queued_s, t0 = queue_wait_s(), time.perf_counter()
+            pairs = _repeat(call, seconds, min_calls, limit_s)
+            turn_s = time.perf_counter() - t0
+            queued_after_s = queue_wait_s()
         finally:
             gc.enable()
-        waited_s = _wait_until_idle()
+        idle_after_s = _wait_until_idle()
+        cpu_s = _fine([cpu for _, cpu in pairs])
+        waited = None
+        if queued_s is not None and queued_after_s is not None:
+            waited = (queued_after_s - queued_s) / turn_s
+        elif self._job["threads"] == 1 and self._job["device"] == "cpu":
+            waited = max(0.0, 1 - sum(cpu_s) / sum(wall for wall, _ in pairs))
         return {
-            "ms": [round(1000 * s, 5) for s in latencies],
-            "spinning": waited_s >= _SPIN_LIMIT_S,
+            "ms": [round(1000 * wall, 5) for wall, _ in pairs],
+            "cpu_ms": [round(1000 * cpu, 5) for cpu in cpu_s],
+            "waited": waited,
+            "spinning": idle_after_s >= _SPIN_LIMIT_S,
         }
 
     def _memory(self) -> dict[str, Any]:
@@ -136,14 +149,28 @@ def _load(path: str) -> Inputs:
         return tuple(arrays[name] for name in arrays.files)
 
 
-def _repeat(call: TimedCall, seconds: float, min_calls: int) -> list[float]:
-    """Return the latencies of calls in s, at least ``seconds`` in total and ``min_calls`` of them."""
-    latencies: list[float] = []
-    total = 0.0
-    while total < seconds or len(latencies) < min_calls:
-        latencies.append(call.run())
-        total += latencies[-1]
-    return latencies
+def _repeat(
+    call: TimedCall, seconds: float, min_calls: int, limit_s: float
+) -> list[tuple[float, float]]:
+    """Return wall and CPU time of calls in s: at least ``seconds`` in total and ``min_calls`` of them.
+
+    After ``limit_s`` none is begun, beyond the first.
+    """
+    pairs: list[tuple[float, float]] = []
+    total, end = 0.0, time.perf_counter() + limit_s
+    while total < seconds or len(pairs) < min_calls:
+        pairs.append(call.run())
+        total += pairs[-1][0]
+        if time.perf_counter() > end:
+            break
+    return pairs
+
+
+def _fine(cpu_s: list[float]) -> list[float]:
+    """Return CPU times of single calls; their mean for each where the clock ticks too coarsely."""
+    if time.get_clock_info("process_time").resolution < _FINE_CLOCK_S:
+        return cpu_s
+    return [sum(cpu_s) / len(cpu_s)] * len(cpu_s)
 
 
 def _wait_until_idle() -> float:

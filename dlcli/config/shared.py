@@ -116,7 +116,20 @@ class Timing(Frozen):
         1.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0, advanced=True
     )
     threads: int | None = setting(
-        None, "CPU threads of a forward pass (default: one per core).", "--threads", ge=1, advanced=True
+        None,
+        "CPU threads of a forward pass (default: OMP_NUM_THREADS, else one per core, and one where "
+        "other programs use the cores).",
+        "--threads",
+        ge=1,
+        advanced=True,
+    )
+    time_limit: float | None = setting(
+        None,
+        "Most seconds for timing, starts of processes included (default: 60 a file, 600 where it is "
+        "compiled, and three times the timed calls).",
+        "--time-limit",
+        gt=0,
+        advanced=True,
     )
 
     @property

@@ -1,14 +1,16 @@
 """Before and after: metrics, size and latency of two model files, both read again from disk.
 
-Latency is measured in interleaved rounds (`dlcli.benchmark`), so that the ratio holds on a busy machine.
+Latency is measured in interleaved rounds (`dlcli.benchmark`), with a doubt where that says little.
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlcli.benchmark.interleaved import RunSpec, Timing, time_models
+from dlcli.benchmark.interleaved import InterleavedTimer, time_models
+from dlcli.benchmark.slot import RunSpec, Timing
 from dlcli.benchmark.statistics import Ratio, paired_ratio
 from dlcli.config import MeasureConfig
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
@@ -33,7 +35,9 @@ class MeasuredModel:
 class Comparison:
     """What `quantize`, `prune` and `export` print and give as JSON.
 
-    ``speedup`` is by batch size, empty when latency was not measured.
+    ``speedup`` is by batch size, empty when latency was not measured; ``untimed`` is why, where it was
+    asked for. ``clock`` is "cpu" where other programs had the cores and the CPU time of one thread was
+    taken; ``busy_cores`` are those that they used.
     """
 
     before: MeasuredModel
@@ -44,6 +48,9 @@ class Comparison:
     note: str
     speedup: dict[str, Ratio]
     device: str
+    clock: str = "wall"
+    busy_cores: float = 0.0
+    untimed: str = ""
 
     @property
     def size_ratio(self) -> float:
@@ -64,8 +71,11 @@ class Comparison:
             "samples": self.samples,
             "note": self.note,
             "size_ratio": self.size_ratio,
-            "speedup": {size: asdict(ratio) for size, ratio in self.speedup.items()},
+            "speedup": {size: ratio.to_dict() for size, ratio in self.speedup.items()},
             "device": self.device,
+            "clock": self.clock,
+            "busy_cores": self.busy_cores,
+            "untimed": self.untimed or None,
         }
 
 
@@ -76,32 +86,24 @@ def compare_files(
     config: MeasureConfig,
     *,
     delta: MetricDelta | None = None,
+    untimed: str = "",
     trust: bool = False,
     emit: Emit = ignore,
 ) -> Comparison:
     """Compare the file ``after`` with ``before``, the model that ``reference`` evaluated.
 
     ``delta`` is the evaluation of ``after``, where it was evaluated before. Latency is measured if
-    ``config.latency``.
+    ``config.latency``, unless ``untimed`` says why that would mean nothing.
     """
     if delta is None:
         delta = reference.evaluate(open_artifact(after, device="cpu", trust=trust))
-    timings: list[Timing] = []
-    if config.latency:
-        sizes = config.sizes
-        specs = [RunSpec(file.path, trust=trust) for file in (before, after)]
-        timings = time_models(
-            specs,
-            reference.inputs(max(sizes)),
-            sizes,
-            seconds=config.seconds,
-            rounds=config.rounds,
-            threads=config.threads,
-            emit=emit,
-        )
-        for timing in timings:
-            for error in [timing.error] if timing.error else timing.failed.values():
-                emit(Warned(f"{timing.spec.path} was not timed: {error}"))
+    timer, timings = None, []
+    if config.latency and not untimed:
+        timer = _time((before, after), reference, config, trust=trust, emit=emit)
+        timings = timer.timings()
+        untimed = "; ".join(_failures(timings))
+        if untimed:
+            emit(Warned(f"not timed: {untimed}"))
     models = [
         _measured(file, metrics, timings[i] if timings else None)
         for i, (file, metrics) in enumerate(((before, reference.metrics), (after, delta.metrics)))
@@ -115,7 +117,44 @@ def compare_files(
         note=reference.note,
         speedup=_speedups(timings),
         device=timings[0].device if timings else "",
+        clock=timer.clock if timer else "wall",
+        busy_cores=round(statistics.median(timer.busy_cores or [0.0]), 2) if timer else 0.0,
+        untimed=untimed if config.latency else "",
     )
+
+
+def _time(
+    files: tuple[ModelFile, ModelFile],
+    reference: ReferenceEvaluator,
+    config: MeasureConfig,
+    *,
+    trust: bool,
+    emit: Emit,
+) -> InterleavedTimer:
+    sizes = config.sizes
+    return time_models(
+        [RunSpec(file.path, trust=trust) for file in files],
+        reference.inputs(max(sizes)),
+        sizes,
+        seconds=config.seconds,
+        rounds=config.rounds,
+        threads=config.threads,
+        limit_s=config.time_limit,
+        emit=emit,
+    )
+
+
+def _failures(timings: list[Timing]) -> list[str]:
+    """Return what could not be timed, each with its reason."""
+    return [
+        f"{timing.spec.path}: {error}"
+        for timing in timings
+        for error in (
+            [timing.error]
+            if timing.error
+            else [f"batch {size}: {why}" for size, why in timing.failed.items()]
+        )
+    ]
 
 
 def _speedups(timings: list[Timing]) -> dict[str, Ratio]:

@@ -36,6 +36,7 @@ from dlcli.formats.export_options import check_options, unsupported_option
 from dlcli.formats.publish import publish
 from dlcli.provenance import provenance_record
 
+_NO_SPEED = "weights alone have no speed of their own, the program that loads them has"
 SAMPLES = 256  # of the parity check: enough to see one percent of other predictions
 
 
@@ -240,7 +241,13 @@ def _export_one(
     if reference is not None and good:
         # Both were opened above, so they are trusted even if that could not be remembered.
         change = compare_files(
-            artifact.file, published, reference, settings.measure, trust=True, emit=emit
+            artifact.file,
+            published,
+            reference,
+            settings.measure,
+            untimed=_NO_SPEED if entry.trainable else "",
+            trust=True,
+            emit=emit,
         )
     return ExportResult(
         source=artifact.path,

@@ -22,7 +22,11 @@ def verdict(comparison: Comparison, *, expect_smaller: bool = True) -> list[str]
         sentences.append(f"{1 / ratio:.1f} times smaller")
     elif expect_smaller or ratio > _LARGER:
         sentences.append(f"{'NOT SMALLER' if expect_smaller else 'larger'}: {ratio:.2f} of the size")
-    return sentences + [_speed(size, speedup) for size, speedup in comparison.speedup.items()]
+    cpu = comparison.clock == "cpu"
+    sentences += [_speed(size, ratio, cpu=cpu) for size, ratio in comparison.speedup.items()]
+    if comparison.untimed:
+        sentences.append(f"speed not known: {comparison.untimed}")
+    return sentences
 
 
 def _accuracy(comparison: Comparison) -> str:
@@ -41,15 +45,14 @@ def _accuracy(comparison: Comparison) -> str:
     return f"{change}: not significant"
 
 
-def _speed(batch_size: str, ratio: Ratio) -> str:
+def _speed(batch_size: str, ratio: Ratio, *, cpu: bool) -> str:
+    """Return the word that the whole range of the rounds supports."""
     at = f"at batch {batch_size}"
-    if not ratio.steady:
-        return (
-            f"speed {at} NOT KNOWN: {ratio.low:.2f} to {ratio.high:.2f} times as fast from round to "
-            "round, as when other programs run (--threads 1 and more --seconds are steadier)"
-        )
+    if not ratio.known:
+        return f"speed {at} NOT KNOWN: {ratio.doubt}"
+    clock = ", in CPU time of one thread" if cpu else ""
     if ratio.low > 1:
-        return f"{ratio.median:.2f} times faster {at}"
+        return f"{ratio.median:.2f} times faster {at}{clock}"
     if ratio.high < 1:
-        return f"SLOWER {at}: {ratio.median:.2f} of the speed"
-    return f"no significant difference in speed {at}"
+        return f"SLOWER {at}: {ratio.median:.2f} of the speed{clock}"
+    return f"no significant difference in speed {at}{clock}"

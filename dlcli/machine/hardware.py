@@ -56,9 +56,14 @@ def cpu() -> dict[str, Any]:
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
         "usable_cores": usable,
-        "quota_cores": _cpu_quota(_read("/sys/fs/cgroup/cpu.max")),
+        "quota_cores": cpu_quota(),
         "instruction_sets": [name for flag, name in _INSTRUCTION_SETS.items() if flag in flags],
     }
+
+
+def cpu_quota() -> float | None:
+    """CPU time that the container may use, in cores; None without a limit."""
+    return _cpu_quota(_read("/sys/fs/cgroup/cpu.max"))
 
 
 def memory() -> dict[str, Any]:

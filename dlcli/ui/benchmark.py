@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dlcli.files import atomic_file
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
-from dlcli.ui.text import figure, rate
+from dlcli.ui.text import figure, milliseconds, rate
 from dlcli.wording import memory, plural, printable, shorten, size
 
 if TYPE_CHECKING:
@@ -22,11 +22,12 @@ NARROW = 100  # columns of a screen
 NAME_WIDTH, SHORT_NAME = 36, 24
 GAP = 2  # between the columns of a table
 MISSING = "-"
+UNKNOWN = "not known"
 FIELDS = (
     "artifact", "format", "backend", "amp", "device", "threads", "size_bytes", "params", "macs",
     "metric", "value", "agreement", "samples", "startup_s", "peak_mib", "batch_size", "calls",
-    "p50_ms", "p95_ms", "p99_ms", "throughput", "speedup", "speedup_low", "speedup_high", "front",
-    "error",
+    "p50_ms", "p95_ms", "p99_ms", "throughput", "speedup", "speedup_low", "speedup_high", "clock",
+    "doubt", "front", "error",
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ def _facts(result: BenchmarkResult) -> list[tuple[str, str]]:
         ("device", ", ".join(devices) or MISSING),
         ("timed", f"the forward pass on prepared tensors of {inputs}; {each}"),
     ]
+    facts += _load_facts(result)
     counts: dict[int, list[str]] = {}
     for number, row in enumerate(rows, 1):
         if row.metrics:
@@ -110,6 +112,33 @@ def _facts(result: BenchmarkResult) -> list[tuple[str, str]]:
         first = f"latency at batch {result.batch_sizes[0]}"
         facts.append(("best for", f"no other row is as good with less {first} (or size)"))
     return facts
+
+
+def doubts_of(result: BenchmarkResult) -> list[str]:
+    """Return why some speeds or ratios are not known, each reason once."""
+    reasons = dict.fromkeys(
+        doubt
+        for row in result.rows
+        for doubt in (
+            *(speed.doubt for speed in (row.timing.speeds.values() if row.timing else ())),
+            *(ratio.doubt for ratio in row.speedup.values()),
+        )
+        if doubt
+    )
+    return list(reasons)
+
+
+def clock_note(result: BenchmarkResult) -> str:
+    """Return the sentence on the clock where other programs had the cores, else nothing."""
+    if result.clock != "cpu":
+        return ""
+    return f"CPU time of one thread: other programs used {result.busy_cores:.1f} cores"
+
+
+def _load_facts(result: BenchmarkResult) -> list[tuple[str, str]]:
+    note = clock_note(result)
+    facts = [("clock", f"{note}, so it is not the time on the clock")] if note else []
+    return facts + [("not known", doubt) for doubt in doubts_of(result)]
 
 
 def _print_parts(title: str, labels: list[str], columns: list[_Column], width: int) -> None:
@@ -154,16 +183,13 @@ def _speeds(rows: Sequence[BenchmarkRow], batch: int) -> list[_Column]:
         ratio = row.speedup.get(batch)
         faster = MISSING
         if number and ratio is not None:
-            faster = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-        percentiles = [_ms(x) for x in (speed.p50_ms, speed.p95_ms, speed.p99_ms)]
+            faster = (
+                f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})" if ratio.known else UNKNOWN
+            )
+        percentiles = [milliseconds(x) for x in (speed.p50_ms, speed.p95_ms, speed.p99_ms)]
         cells.append([*percentiles, rate(speed.throughput), faster])
     names = ("p50", "p95", "p99", "samples/s", "faster")
     return [_Column(name, [line[i] for line in cells]) for i, name in enumerate(names)]
-
-
-def _ms(value: float) -> str:
-    """Format with three digits: 0.0123, 1.23, 123."""
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _count(value: int | None) -> str:
@@ -211,6 +237,8 @@ def _lines(row: BenchmarkRow, threads: int) -> list[dict[str, object]]:
             "p95_ms": speed.p95_ms,
             "p99_ms": speed.p99_ms,
             "throughput": speed.throughput,
+            "clock": speed.clock,
+            "doubt": speed.doubt or (ratio.doubt if ratio is not None else ""),
         }
         if ratio is not None:
             line |= {"speedup": ratio.median, "speedup_low": ratio.low, "speedup_high": ratio.high}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dlcli import wording
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
-from dlcli.ui.text import figure, signed
+from dlcli.ui.text import figure, milliseconds, signed, speed
 
 if TYPE_CHECKING:
     from dlcli.deploy.compare import Comparison, MeasuredModel
@@ -27,6 +27,14 @@ def print_change(
             (
                 "timed on",
                 f"{comparison.device}, in interleaved rounds: median call; ratio: median and range",
+            )
+        )
+    if comparison.clock == "cpu":
+        facts.append(
+            (
+                "",
+                f"other programs used {comparison.busy_cores:.1f} cores: CPU time of one thread, "
+                "not the time on the clock",
             )
         )
     facts += [("verdict" if i == 0 else "", text) for i, text in enumerate(verdict)]
@@ -65,13 +73,11 @@ def _table(comparison: Comparison, metric: str) -> list[list[str]]:
     if delta.agreement is not None:
         rows.append(["agreement", "", f"{delta.agreement:.2%}", ""])
     for batch, ratio in comparison.speedup.items():
-        each = [f"{side.latency_ms[batch]:.3g} ms" for side in (before, after)]
+        each = [f"{milliseconds(side.latency_ms[batch])} ms" for side in (before, after)]
         rounds = f"{ratio.low:.2f} to {ratio.high:.2f}"
-        ratio_text = (
-            f"{ratio.median:.2f} x as fast ({rounds})" if ratio.steady else f"not steady ({rounds})"
-        )
+        ratio_text = f"{ratio.median:.2f} x as fast ({rounds})" if ratio.known else "not known"
         rows.append([f"latency, batch {batch}", *each, ratio_text])
-        each = [f"{side.throughput[batch]:,.0f}/s" for side in (before, after)]
+        each = [f"{speed(side.throughput[batch])}/s" for side in (before, after)]
         rows.append([f"throughput, batch {batch}", *each, ""])
     return rows
 

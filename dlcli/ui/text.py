@@ -62,8 +62,24 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
 
 
+def milliseconds(value: float) -> str:
+    """Format a latency with three digits: ``0.0123``, ``1.23``, ``123``, ``2570``; ``-`` for none."""
+    if not math.isfinite(value):
+        return "-"
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
+def speed(per_second: float) -> str:
+    """Format samples per second for people: ``12,345``, ``0.38``; never 0 for something that moves."""
+    if not math.isfinite(per_second):
+        return "-"
+    return f"{per_second:,.0f}" if per_second >= 99.95 else f"{per_second:.3g}"
+
+
 def rate(per_second: float) -> str:
     """Format samples per second: integers from 100 on, no separators, so that scripts can parse them."""
     if not math.isfinite(per_second):
         return "?"
-    return f"{per_second:.0f}" if per_second >= 99.95 else f"{per_second:.1f}"
+    if per_second >= 99.95:
+        return f"{per_second:.0f}"
+    return f"{per_second:.1f}" if per_second >= 0.95 or per_second == 0 else f"{per_second:.2g}"

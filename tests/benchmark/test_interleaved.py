@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlcli.benchmark import interleaved, process
-from dlcli.benchmark.interleaved import RunSpec, Timing, time_models
+from dlcli.benchmark.interleaved import InterleavedTimer, time_models
 from dlcli.benchmark.process import Worker
+from dlcli.benchmark.slot import RunSpec, Timing
 from dlcli.benchmark.statistics import paired_ratio, pareto_front, speed_of
 from dlcli.events import EvalProgress, Event, Warned
 
@@ -43,7 +44,14 @@ for line in sys.stdin:
         with open(os.path.join(folder, "turns.txt"), "a") as file:
             file.write(f"{kind}:{size} ")
         slow = 2 if kind == "slow" else 1
-        reply(ms=[1.0 * size * slow, 3.0 * size * slow, 2.0 * size * slow], spinning=kind == "slow")
+        ms = [1.0 * size * slow, 3.0 * size * slow, 2.0 * size * slow]
+        cpu_ms = [0.5 * x for x in ms]
+        waited = 0.6 if kind == "queued" and job["threads"] > 1 else 0.0
+        if kind == "endless":
+            time.sleep(min(5, request["limit_s"]))
+        if kind == "inverted" and size == 1:
+            ms = [100.0 * x for x in ms]
+        reply(ms=ms, cpu_ms=cpu_ms, waited=waited, spinning=kind == "slow")
     elif request["op"] == "memory":
         reply(peak_mib=12.5)
     else:
@@ -57,19 +65,31 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interleaved, "busy_cores", lambda: 0.1)
 
 
-def run(
-    folder: Path, *kinds: str, seen: list[Event] | None = None, timeout_s: float = 30.0
-) -> dict[str, Timing]:
-    timings = time_models(
+def timer_of(
+    folder: Path,
+    *kinds: str,
+    seen: list[Event] | None = None,
+    timeout_s: float = 30.0,
+    threads: int | None = 1,
+    limit_s: float | None = None,
+) -> InterleavedTimer:
+    return time_models(
         [RunSpec(folder / kind) for kind in kinds],
         (np.zeros((4, 2), dtype=np.float32),),
         (1, 4),
         rounds=2,
-        threads=1,
+        threads=threads,
         timeout_s=timeout_s,
+        limit_s=limit_s,
         emit=(lambda event: None) if seen is None else seen.append,
     )
-    return dict(zip(kinds, timings, strict=True))
+
+
+def run(
+    folder: Path, *kinds: str, seen: list[Event] | None = None, timeout_s: float = 30.0
+) -> dict[str, Timing]:
+    timer = timer_of(folder, *kinds, seen=seen, timeout_s=timeout_s)
+    return dict(zip(kinds, timer.timings(), strict=True))
 
 
 @pytest.mark.usefixtures("fake")
@@ -120,17 +140,102 @@ def test_a_worker_that_does_not_reply_is_killed(tmp_path: Path) -> None:
     assert timings["fast"].error is None
 
 
+def busy(monkeypatch: pytest.MonkeyPatch, used: float, cores: int) -> None:
+    monkeypatch.setattr(interleaved, "busy_cores", lambda: used)
+    monkeypatch.setattr(interleaved, "usable_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
 @pytest.mark.usefixtures("fake")
-def test_a_busy_machine_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interleaved, "busy_cores", lambda: 1.8)
-    monkeypatch.setattr(interleaved, "usable_cores", lambda: 2)
+def test_where_cores_are_taken_one_thread_is_timed_by_its_cpu_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(monkeypatch, 1.8, 2)
     seen: list[Event] = []
-    run(tmp_path, "fast", seen=seen)
-    assert any(isinstance(e, Warned) and "1.8 of the 2 cores" in e.message for e in seen)
-    monkeypatch.setattr(interleaved, "usable_cores", lambda: 8)
-    idle: list[Event] = []
-    run(tmp_path, "fast", seen=idle)
-    assert not [e for e in idle if isinstance(e, Warned)]
+    timer = timer_of(tmp_path, "fast", "slow", seen=seen, threads=None)
+    fast, slow = timer.timings()
+    assert (timer.threads, timer.clock, timer.doubt) == (1, "cpu", "")
+    assert (fast.speeds[1].p50_ms, fast.speeds[1].clock) == (1.0, "cpu")  # half of the wall time
+    assert paired_ratio(slow.speeds[1], fast.speeds[1]).known
+    warned = [e.message for e in seen if isinstance(e, Warned)]
+    assert any("1.8 of the 2 cores" in message and "CPU time" in message for message in warned)
+
+
+@pytest.mark.usefixtures("fake")
+def test_with_requested_threads_a_busy_machine_gives_no_verdict_though_the_rounds_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(monkeypatch, 1.8, 2)
+    fast, slow = timer_of(tmp_path, "fast", "slow", threads=2).timings()
+    ratio = paired_ratio(slow.speeds[1], fast.speeds[1])
+    assert ratio.low == ratio.high == 2.0
+    assert not ratio.known
+    assert "other programs used 1.8 of the 2 cores" in ratio.doubt
+
+
+@pytest.mark.usefixtures("fake")
+def test_waiting_for_cores_is_noticed_where_the_load_began_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(monkeypatch, 0.1, 2)
+    timer = timer_of(tmp_path, "queued", threads=None)
+    assert timer.threads == 1  # timed again
+    assert (tmp_path / "turns.txt").read_text().split().count("queued:1") == 4
+    assert timer.timings()[0].speeds[1].calls == 6
+    timer = timer_of(tmp_path, "queued", threads=2)
+    assert timer.doubt
+    assert timer.timings()[0].speeds[1].doubt == timer.doubt
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_idle_machine_uses_its_cores_and_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(monkeypatch, 0.2, 8)
+    seen: list[Event] = []
+    timer = timer_of(tmp_path, "fast", seen=seen, threads=None)
+    assert (timer.threads, timer.clock, timer.doubt) == (8, "wall", "")
+    assert not [e for e in seen if isinstance(e, Warned)]
+    busy(monkeypatch, 1.8, 8)  # a requested thread finds its core
+    assert timer_of(tmp_path, "fast", seen=seen, threads=1).clock == "wall"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
+    assert timer_of(tmp_path, "fast", threads=None).threads == 3
+    assert timer_of(tmp_path, "fast", threads=2).threads == 2
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_batch_that_takes_longer_than_a_larger_one_is_doubted(tmp_path: Path) -> None:
+    timings = run(tmp_path, "inverted", "fast")
+    assert timings["inverted"].speeds[1].doubt == "a batch of 1 took longer than one of 4"
+    assert not timings["inverted"].speeds[4].doubt
+    ratio = paired_ratio(timings["inverted"].speeds[1], timings["fast"].speeds[1])
+    assert not ratio.known
+
+
+@pytest.mark.usefixtures("fake")
+def test_timing_ends_within_its_limit_and_keeps_what_it_has(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    t0 = time.monotonic()
+    timer = timer_of(tmp_path, "fast", "endless", seen=seen, limit_s=6.0)
+    assert time.monotonic() - t0 < 12
+    assert timer.timings()[0].speeds[1].calls
+    t0 = time.monotonic()
+    (silent,) = timer_of(tmp_path, "silent", seen=seen, limit_s=2.0).timings()
+    assert time.monotonic() - t0 < 8
+    assert silent.error is not None
+    assert "the 2 s for timing were over (--time-limit)" in silent.error
+    assert any(isinstance(e, Warned) and "cut short after 2 s" in e.message for e in seen)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "doubt"),
+    [(([4.0],), "one round"), (([4.0], [4.0], [40.0]), "more than 5 times"), (([4.0], [5.0]), "")],
+)
+def test_a_ratio_carries_its_doubt(rounds: tuple[list[float], ...], doubt: str) -> None:
+    ratio = paired_ratio(speed_of(1, rounds), speed_of(1, [[1.0]] * 3))
+    assert doubt in ratio.doubt
+    assert ratio.known == (not doubt)
+    assert ratio.to_dict()["doubt"] == (ratio.doubt or None)
 
 
 @pytest.mark.usefixtures("fake")

@@ -150,14 +150,14 @@ def test_a_layout_changes_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             lambda: open_artifact(best, device="cpu"), backend=backend, device="cpu", amp="none"
         )
         assert np.allclose(runner.predict(inputs), wanted, atol=1e-5)
-        assert runner.prepare(inputs).run() > 0
+        assert runner.prepare(inputs).run()[0] > 0
 
 
 @pytest.mark.slow
 def test_a_compiled_model_gives_the_same_outputs(run: Path) -> None:
     inputs = random_inputs(read_card(run / "best.safetensors").task, 6)
     runner = make_runner(lambda: opened(run), backend="compile", device="cpu", amp="none")
-    assert runner.prepare(inputs).run() > 0
+    assert runner.prepare(inputs).run()[0] > 0
     assert np.allclose(runner.predict(inputs), opened(run).predict(inputs), atol=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_cuda_backends_predict_alike_and_are_timed_on_the_device(
 
     runner = make_runner(on_cuda, backend=backend, device="cuda", amp=amp)
     call = runner.prepare(inputs)
-    assert all(0 < call.run() < 10 for _ in range(5))
+    assert all(0 < call.run()[0] < 10 for _ in range(5))
     assert "cuda" in runner.device(1)
     assert runner.peak_mib() > 0
     wanted = opened(run).predict(inputs)

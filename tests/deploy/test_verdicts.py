@@ -20,19 +20,29 @@ def test_without_an_interval_no_difference_is_claimed() -> None:
     assert "no difference" not in sentence
 
 
-@pytest.mark.parametrize(
-    ("rounds", "sentence"),
-    [
-        ((6.9, 6.0, 3774.0), "speed at batch 1 NOT KNOWN: 6.00 to 3774.00 times as fast"),
-        ((6.9, 6.0, 9.0), "6.90 times faster at batch 1"),
-        ((1.1, 0.9, 1.4), "no significant difference in speed at batch 1"),
-        ((0.5, 0.4, 0.7), "SLOWER at batch 1: 0.50 of the speed"),
-    ],
-)
-def test_a_ratio_that_varies_between_rounds_gives_no_verdict(
-    rounds: tuple[float, float, float], sentence: str
-) -> None:
+def _comparison(ratio: Ratio, **facts: object) -> Comparison:
     model = MeasuredModel("best.safetensors", "torch", 10, 1, {}, {}, {"accuracy": 0.9})
     same = MetricDelta({"accuracy": 0.9}, "accuracy", 0.9, 0.0, -0.01, 0.01, 0.0, 1.0)
-    comparison = Comparison(model, model, same, "val", 100, "", {"1": Ratio(*rounds)}, "cpu")
-    assert verdict(comparison, expect_smaller=False)[1].startswith(sentence)
+    return Comparison(model, model, same, "val", 100, "", {"1": ratio}, "cpu", **facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sentence"),
+    [
+        (Ratio(6.9, 6.0, 9.0), "6.90 times faster at batch 1"),
+        (Ratio(1.37, 0.75, 2.19), "no significant difference in speed at batch 1"),
+        (Ratio(0.5, 0.4, 0.7), "SLOWER at batch 1: 0.50 of the speed"),
+        (Ratio(6.9, 6.0, 3774.0, "others ran"), "speed at batch 1 NOT KNOWN: others ran"),
+        (Ratio(6.9, 6.8, 7.0, "others ran"), "speed at batch 1 NOT KNOWN: others ran"),
+    ],
+)
+def test_the_word_on_speed_follows_from_the_interval_and_its_doubt(ratio: Ratio, sentence: str) -> None:
+    assert verdict(_comparison(ratio), expect_smaller=False)[1] == sentence
+
+
+def test_cpu_time_is_named_and_what_was_not_timed_too() -> None:
+    comparison = _comparison(Ratio(6.9, 6.0, 9.0), clock="cpu", untimed="batch 32: it is too large")
+    sentences = verdict(comparison, expect_smaller=False)
+    assert sentences[1] == "6.90 times faster at batch 1, in CPU time of one thread"
+    assert sentences[2] == "speed not known: batch 32: it is too large"
+    assert comparison.to_dict()["clock"] == "cpu"

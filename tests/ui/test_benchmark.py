@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from dlcli.benchmark.interleaved import RunSpec, Timing
 from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow
+from dlcli.benchmark.slot import RunSpec, Timing
 from dlcli.benchmark.statistics import Ratio, speed_of
 from dlcli.cli import main
 from dlcli.ui.benchmark import FIELDS, names_of, print_benchmark, write_csv
 from dlcli.ui.json_output import to_json
 from dlcli.ui.plots.benchmark import save_benchmark
+from dlcli.ui.text import milliseconds, speed
 
 
 def row(
@@ -88,6 +90,66 @@ def test_nothing_is_cut_at_any_width(
     for text in (*costs, "samples/s", "4.74 (4.43 to 5.09)", "failed", "x.csv", "372 samples of test"):
         assert text in out
     assert out.count("\nmodels") == (2 if width == 80 else 1)
+
+
+DOUBT = "other programs used 3.9 of the 2 cores"
+
+
+def doubtful(ratio: float = 7838.0) -> BenchmarkResult:
+    """What a busy machine gives: every figure has its doubt."""
+    rows = []
+    for entry in result().rows:
+        assert entry.timing is not None
+        speeds = {size: replace(speed, doubt=DOUBT) for size, speed in entry.timing.speeds.items()}
+        ratios = {size: Ratio(ratio, ratio, ratio, DOUBT) for size in speeds}
+        rows.append(replace(entry, timing=replace(entry.timing, speeds=speeds), speedup=ratios))
+    return replace(result(), rows=tuple(rows), busy_cores=3.9, doubt=DOUBT)
+
+
+def test_a_doubt_is_in_the_table_the_csv_the_json_and_the_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    print_benchmark(doubtful(), {})
+    out = capsys.readouterr().out
+    assert "7838" not in out
+    assert out.count(DOUBT) == 1
+    assert out.count("not known") == 1 + 2 * 2
+    write_csv(tmp_path / "out.csv", doubtful())
+    with (tmp_path / "out.csv").open(newline="") as file:
+        assert {line["doubt"] for line in csv.DictReader(file)} == {DOUBT}
+    data = json.loads(to_json(doubtful().to_dict()))
+    assert data["doubt"] == data["rows"][1]["speedup"]["1"]["doubt"] == DOUBT
+    assert data["rows"][1]["latency"]["1"]["doubt"] == DOUBT
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.suptitle", lambda self, text, **kwargs: drawn.append(text)
+    )
+    save_benchmark(tmp_path / "out.png", doubtful())
+    assert DOUBT in drawn[0]
+
+
+def test_cpu_time_is_named_as_such(capsys: pytest.CaptureFixture[str]) -> None:
+    print_benchmark(replace(result(), clock="cpu", busy_cores=1.9), {})
+    assert "CPU time of one thread: other programs used 1.9 cores" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("ms", "text", "per_second", "rate_text"),
+    [
+        (0.01234, "0.0123", 81000.4, "81,000"),
+        (2568.3, "2568", 0.389, "0.389"),
+        (999.7, "1000", 12.34, "12.3"),
+        (float("nan"), "-", 0.0004, "0.0004"),
+    ],
+)
+def test_latencies_and_rates_are_spelled_for_people(
+    ms: float, text: str, per_second: float, rate_text: str
+) -> None:
+    assert milliseconds(ms) == text
+    assert speed(per_second) == rate_text
 
 
 def test_files_of_several_runs_are_distinguished() -> None:

@@ -89,11 +89,13 @@ class PruneResult:
         speedup = self.comparison.speedup
         measured = ", ".join(
             f"{r.median:.2f} x at batch {size} ({r.low:.2f} to {r.high:.2f})"
+            if r.known
+            else f"not known at batch {size} ({r.doubt})"
             for size, r in speedup.items()
         )
         if not speedup:
             return "masks do not change speed: every multiplication is still done (not timed here)"
-        if all(ratio.low <= 1 <= ratio.high for ratio in speedup.values()):
+        if all(r.known and r.low <= 1 <= r.high for r in speedup.values()):
             return f"masks do not change speed on this device: {measured}"
         return f"masks do not change speed, every multiplication is still done; timed: {measured}"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlcli.ui.benchmark import names_of
+from dlcli.ui.benchmark import UNKNOWN, clock_note, doubts_of, names_of
 from dlcli.ui.plots.canvas import BLUE, GREEN, GREY, ORANGE, add_grid, log_axis, new_figure, save_figure
 from dlcli.wording import shorten
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow
+    from dlcli.benchmark.statistics import Ratio
 
 LABEL_WIDTH = 32
 COLOURS = (BLUE, ORANGE, GREEN, GREY)  # of batch sizes
@@ -44,7 +45,9 @@ def save_benchmark(path: Path, result: BenchmarkResult) -> Path:
         )
         _draw_front(axes[2], result.rows, "size", "size, MB", lambda r: r.size_bytes / 1e6)
     device = next((row.timing.device for row in result.rows if row.timing and row.timing.device), "")
-    fig.suptitle(f"benchmark on {device}" if device else "benchmark", fontsize=12)
+    title = f"benchmark on {device}" if device else "benchmark"
+    notes = [clock_note(result), *(f"{UNKNOWN}: {doubt}" for doubt in doubts_of(result))]
+    fig.suptitle("\n".join([title, *(note for note in notes if note)]), fontsize=12)
     return save_figure(fig, path)
 
 
@@ -56,7 +59,7 @@ def _draw_speed(axes: Axes, result: BenchmarkResult, sizes: Sequence[int]) -> No
     for number, batch in enumerate(sizes):
         at = [row + (number - (len(sizes) - 1) / 2) * thick for row in range(len(result.rows))]
         if against_first:
-            ratios = [row.speedup.get(batch) for row in result.rows]
+            ratios = [_known_ratio(row, batch) for row in result.rows]
             medians = [0.0 if ratio is None else ratio.median for ratio in ratios]
             below = [0.0 if ratio is None else ratio.median - ratio.low for ratio in ratios]
             above = [0.0 if ratio is None else ratio.high - ratio.median for ratio in ratios]
@@ -70,9 +73,10 @@ def _draw_speed(axes: Axes, result: BenchmarkResult, sizes: Sequence[int]) -> No
     for label in axes.get_yticklabels():
         label.set_parse_math(False)  # a name with dollar signs is no formula
     for at_row, row in enumerate(result.rows):
-        if row.timing is None or not row.timing.speeds:
+        word = _missing_word(row, sizes)
+        if word:
             axes.annotate(
-                "failed", (0, at_row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+                word, (0, at_row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
             )
     axes.invert_yaxis()
     if against_first:
@@ -152,9 +156,25 @@ def _number(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
 
 def _latency(row: BenchmarkRow, batch: int) -> float:
     speed = None if row.timing is None else row.timing.speeds.get(batch)
-    return float("nan") if speed is None else speed.p50_ms
+    return float("nan") if speed is None or speed.doubt else speed.p50_ms
 
 
 def _throughput(row: BenchmarkRow, batch: int) -> float:
     speed = None if row.timing is None else row.timing.speeds.get(batch)
-    return 0.0 if speed is None else speed.throughput
+    return 0.0 if speed is None or speed.doubt else speed.throughput
+
+
+def _known_ratio(row: BenchmarkRow, batch: int) -> Ratio | None:
+    ratio = row.speedup.get(batch)
+    return ratio if ratio is not None and ratio.known else None
+
+
+def _missing_word(row: BenchmarkRow, sizes: Sequence[int]) -> str:
+    """Return why a row has no bar at all, or nothing."""
+    if row.timing is None or not row.timing.speeds:
+        return "failed"
+    if all(row.timing.speeds[b].doubt for b in sizes if b in row.timing.speeds):
+        return UNKNOWN
+    if row.speedup and not any(ratio.known for ratio in row.speedup.values()):
+        return UNKNOWN
+    return ""
