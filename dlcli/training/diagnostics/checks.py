@@ -240,8 +240,9 @@ def over_fitting(history: History) -> str | None:
     wait = min(max(3, math.ceil(last.epochs / 10)), MAX_WAIT_EPOCHS)
     at = losses.index(min(losses))
     improved = max((i for i, epoch in enumerate(epochs) if epoch.improved), default=0)
-    if len(epochs) - 1 - max(at, improved) < wait:
-        return None
+    peak = _peak_epoch(epochs)
+    if len(epochs) - 1 - max(at, improved, peak) < wait or not _rate_has_settled(history):
+        return None  # a high rate makes validation worse for some epochs, in a run that ends well
     chance = history.chance()
     if chance is not None and losses[at] >= 0.95 * chance[0]:
         return None  # val was always at chance: another check reports that
@@ -250,11 +251,26 @@ def over_fitting(history: History) -> str | None:
     rises = rise >= max(MIN_RISE * losses[at], MIN_RISE_OF_CHANCE * chance_loss)
     if not rises or last.loss > 0.9 * train_loss or min(losses[-3:]) <= last.loss:
         return None
+    # Patience must not have ended the run before the rate began to fall.
+    patience = wait if min(at, improved) >= peak else None
     return (
         f"over-fitting: val loss rose from {losses[at]:.3g} (epoch {epochs[at].epoch}) to "
         f"{losses[-1]:.3g} (epoch {last.epoch}) while train loss fell from {train_loss:.3g} to "
-        f"{last.loss:.3g}. The best epoch is kept. {_against_over_fitting(history, wait)}"
+        f"{last.loss:.3g}. The best epoch is kept. {_against_over_fitting(history, patience)}"
     )
+
+
+def _peak_epoch(epochs: list[EpochDone]) -> int:
+    """The index of the first epoch that ended at the highest learning rate."""
+    highest = max(epoch.lr for epoch in epochs)
+    return next((i for i, epoch in enumerate(epochs) if epoch.lr >= 0.99 * highest), 0)
+
+
+def _rate_has_settled(history: History) -> bool:
+    """Whether the rate is below half of its peak, or of a schedule that does not lower it by itself."""
+    if history.started is not None and history.started.scheduler in ("constant", "plateau"):
+        return True
+    return history.epochs[-1].lr <= 0.5 * max(epoch.lr for epoch in history.epochs)
 
 
 def gap(history: History) -> str | None:

@@ -37,6 +37,7 @@ from dlcli.training.distributed.parent_death import (
     OLD_FAILURE,
 )
 from dlcli.training.distributed.ranks import LocalRanks, machine_range
+from dlcli.training.distributed.stopped_ranks import StoppedRanks
 from dlcli.training.loop.interrupt import stop_signals
 from dlcli.wording import first_line
 
@@ -73,8 +74,9 @@ def launch(
         signals_to_handle="SIGURG",  # a signal that nobody sends: `_SignalRelay` handles the others
     )
     relay = _SignalRelay(command)
+    watch = StoppedRanks(run.path, lambda: _rank_processes(command))
     try:
-        with _environment(), _quiet_loggers(run.path / "logs" / "launcher.log"), relay:
+        with _environment(), _quiet_loggers(run.path / "logs" / "launcher.log"), watch, relay:
             elastic_launch(elastic, command[0])(*command[1:])
     except (SignalException, KeyboardInterrupt) as exc:
         assert relay.signum is not None
@@ -224,7 +226,7 @@ def _died(
     times = config.max_restarts + 1
     often = f", {times} times in all" if config.max_restarts else ""
     hint = f"the logs of the ranks are in {run.path / 'logs'}; resume with: {resume}"
-    if reported is not None and (not causes or reported.kind == "memory"):
+    if reported is not None and (not causes or reported.kind in ("memory", "lost")):
         return DlcliError(reported.message + often, hint=hint)
     rank, failure = next(iter((causes or exc.failures).items()))
     ending = f"ended with {describe_exit(failure.exitcode)}"

@@ -120,5 +120,5 @@ def _should_report(run: RunFolder, exc: Exception, failure: Failure, rank: int) 
     """Whether this process writes failure.json: causes go before effects, one reports for all."""
     if isinstance(exc, PeerLost):
         known = read_failure(run.path)
-        return exc.reports and (known is None or known.kind not in ("error", "memory"))
+        return exc.reports and (known is None or known.kind not in ("error", "memory", "lost"))
     return rank == 0 or failure.kind != "interrupted"

@@ -352,3 +352,35 @@ def test_nan_metrics_give_no_hint() -> None:
     assert hints_of([*run, finished(last, 0)]) == []
     text = started(task="seq2seq", kind="pairs", num_classes=0)
     assert hints_of([text, *epochs(TRAIN, [*RISING[:-1], math.inf])[-1:]]) == []
+
+
+def one_cycle(count: int, warmup: float = 0.3) -> list[float]:
+    """The rate at the end of each epoch."""
+    top = warmup * count
+    return [
+        1e-3 * (0.5 - 0.5 * math.cos(math.pi * min(i / top, 1)) if i <= top
+                else 0.5 + 0.5 * math.cos(math.pi * (i - top) / (count - top)))
+        for i in range(1, count + 1)
+    ]  # fmt: skip
+
+
+def test_a_rise_at_the_peak_of_the_rate_is_no_over_fitting() -> None:
+    # As a residual network from scratch on 245 photos: accuracy 0.66 before the peak, 0.77 at the end.
+    train = [1.6 - 0.05 * i for i in range(20)]
+    val = [1.5, 1.1, 0.9, 1.3, 1.5, 1.6, 1.7, 1.6, 1.5, 1.3, 1.2, 1.1, 1.0, 0.95, 0.92, 0.9, 0.88, 0.87,
+           0.86, 0.86]  # fmt: skip
+    score = [0.4, 0.6, 0.66, 0.5, 0.5, 0.45, 0.4, 0.5, 0.5, 0.6, 0.62, 0.65, 0.66, 0.7, 0.72, 0.74, 0.75,
+             0.76, 0.77, 0.771]  # fmt: skip
+    events = epochs(train, val, score=score, lr=one_cycle(20), of=20)
+    assert hints_of([started(epochs=20), *events]) == []
+
+
+def test_over_fitting_that_began_before_the_peak_advises_no_patience() -> None:
+    train = [2.0 * 0.75**i for i in range(20)]
+    val = [1.5, 1.1, 0.9, *(1.3 + 0.05 * i for i in range(17))]
+    events = epochs(train, val, lr=one_cycle(20), of=20)
+    at = next(i for i in range(20) if hints_of([started(), *events[: i + 1]]))
+    assert events[at].lr <= 0.5e-3
+    (sentence,) = hints_of([started(), *events])
+    assert "over-fitting" in sentence
+    assert "--patience" not in sentence

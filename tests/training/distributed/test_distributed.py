@@ -299,6 +299,30 @@ def test_a_process_that_hangs_is_named(here: Path) -> None:
     assert "net.py" in stacks  # where it hangs
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGSTOP")
+@pytest.mark.parametrize(
+    ("stopped", "interrupt"),
+    [
+        (0, False),
+        pytest.param(1, False, marks=pytest.mark.slow),
+        pytest.param(0, True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_process_is_killed_and_named(here: Path, stopped: int, interrupt: bool) -> None:
+    more = ("-e", "1000", "--devices", "2", "--max-restarts", "0")
+    process = start("train", *COMMON, *net(pause=0.05), *more, "--name", "a")
+    wait_for(lambda: Path("runs/a/metrics.jsonl").exists() and len(losses("a")) > 3)
+    (rank,) = [r for r in ranks_of("a") if r.environ()["RANK"] == str(stopped)]
+    rank.suspend()
+    if interrupt:
+        process.send_signal(signal.SIGINT)
+    _, err = finish(process, 130 if interrupt else 1, timeout_s=40)  # half of it is for a busy machine
+    assert ranks_of("a") == []
+    if not interrupt:
+        assert f"rank {stopped} (process {rank.pid}) has not answered for 8 s" in err
+        assert "resume" in err
+
+
 @pytest.mark.slow
 def test_a_defect_in_a_process_is_reported_with_its_last_line(here: Path) -> None:
     faulty = net(rank=1, step=3, wish="defect")
