@@ -195,14 +195,14 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Read a configuration file. Raises: UsageError if it is missing, not YAML or not a mapping."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise UsageError(
             f"cannot read --config {path}: {reason}",
             hint="give a YAML file, such as a run's config.yaml",
         ) from exc
-    except (yaml.YAMLError, ValueError) as exc:  # a ValueError: a date such as 2026-13-45
+    except ValueError as exc:
         raise UsageError(f"--config {path} is not YAML: {' '.join(str(exc).split())}") from exc
     if loaded is None:
         return {}
@@ -211,14 +211,26 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML document. Raises: ValueError for whatever PyYAML cannot read."""
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except AttributeError as exc:  # PyYAML 6: "!!timestamp x"
+        raise ValueError("a value does not have the form of its tag") from exc
+    except yaml.YAMLError as exc:
+        raise ValueError(str(exc)) from exc
+
+
 def parse_set(item: str) -> dict[str, Any]:
     """Parse ``optim.lr=3e-4`` into a layer. Raises: UsageError when there is no ``=``."""
     key, eq, text = item.partition("=")
     if not eq or not key.strip():
         raise UsageError(f"--set {item!r} is not of the form key=value", hint="--set optim.lr=3e-4")
     try:
-        return nested(key.strip(), yaml.safe_load(text) if text else "")
-    except (yaml.YAMLError, ValueError) as exc:
+        return nested(key.strip(), parse_yaml(text) if text else "")
+    except ValueError as exc:
         raise UsageError(f"--set {item!r}: the value is not YAML") from exc
 
 

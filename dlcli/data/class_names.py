@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dlcli.data.base import DataSource
 from dlcli.errors import UsageError, nearest
+from dlcli.files import parse_json
+from dlcli.settings import parse_yaml
 from dlcli.wording import first_line, listed
 
 _FORMS = "JSON or YAML of old to new names, lines of old and new name, or one name a line in class order"
@@ -62,8 +61,8 @@ def _read(path: Path, classes: Sequence[str]) -> dict[str, str]:
     if path.suffix.lower() not in (".json", ".yaml", ".yml"):
         return _from_lines(path, text, classes)
     try:
-        loaded = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError) as exc:
+        loaded = parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
+    except ValueError as exc:
         raise UsageError(f"--class-names {path} is damaged: {first_line(exc)}", hint=_FORMS) from exc
     if isinstance(loaded, list):
         return _from_list(path, [_text(name, path) for name in loaded], classes)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli.card import CARD_KEY, Card
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
-from dlcli.files import atomic_file, cannot_write
+from dlcli.files import atomic_file, cannot_write, parse_json
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.encodings.base import decode, encode
 from dlcli.trust import names_code, remember
@@ -100,8 +100,10 @@ def read_metadata(path: Path) -> dict[str, str]:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _MAX_HEADER:
                 raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-        metadata: dict[str, Any] = header.get("__metadata__", {})
+            header = parse_json(file.read(length))
+        metadata: Any = header.get("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata is no mapping")
         last = max((e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"), default=0)
         if path.stat().st_size != 8 + length + last:
             raise ValueError(f"{path.stat().st_size} bytes where {8 + length + last} were written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +17,19 @@ from dlcli.errors import DlcliError
 
 _SAMPLES = frozenset({"x", "images", "image", "imgs", "data"})
 _LABELS = frozenset({"y", "labels", "label", "targets", "target"})
-_DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError)
+# A header is Python source that numpy parses: SyntaxError, TokenError and RecursionError are of it.
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -17,7 +16,7 @@ from typing import Any
 
 from dlcli import __version__
 from dlcli.errors import DlcliError, nearest
-from dlcli.files import read_json, user_path, write_json
+from dlcli.files import parse_json, read_json, user_path, write_json
 
 DEFAULT_ROOT = Path("runs")
 
@@ -274,7 +273,7 @@ def event_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     lines = []
     for line in raw.split(b"\n"):
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:  # incomplete: the process was killed while it wrote
             continue
         if isinstance(event, dict):

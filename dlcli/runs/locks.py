@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dlcli.errors import DlcliError
-from dlcli.files import cannot_write
+from dlcli.files import cannot_write, parse_json
 from dlcli.runs.folder import check_links
 
 NAME = "lock"
@@ -89,7 +89,7 @@ def is_locked(run_path: Path) -> bool:
 def lock_holder(run_path: Path) -> str:
     """The last or current holder, "process 12 on host h since ..."; "" when unknown."""
     try:
-        info = json.loads((run_path / NAME).read_text(encoding="utf-8"))
+        info = parse_json((run_path / NAME).read_text(encoding="utf-8"))
         since = datetime.fromisoformat(info["since"]).strftime("%Y-%m-%d %H:%M:%S")
         return f"process {int(info['pid'])} on host {info['host']} since {since}"
     except (OSError, ValueError, KeyError, TypeError):

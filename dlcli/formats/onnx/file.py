@@ -152,6 +152,8 @@ def external_files(model: ModelProto, path: Path) -> dict[str, Path]:
         if not uses_external_data(tensor):
             continue
         location = next((e.value for e in tensor.external_data if e.key == "location"), "")
+        if "\0" in location:
+            raise DlcliError(f"{path} is damaged: it keeps its tensors in {location!r}")
         file = (folder / location).resolve()
         if not file.is_relative_to(folder):
             raise DlcliError(f"{path} refers to tensors in {location!r}, outside its own folder")
