@@ -85,14 +85,17 @@ def kind(row: dict[str, Any]) -> str:
     return next((part for part in parts if part.startswith("int8")), row["format"])
 
 
-def verdict(promise: Promise | None, ratios: dict[str, dict[str, float]], saved: float) -> str:
-    """Whether the promise holds, by the median at each batch size."""
+def verdict(promise: Promise | None, ratios: dict[str, dict[str, Any]], saved: float) -> str:
+    """Whether the promise holds: yes only where the whole range of the rounds does."""
     if promise is None:
         return ""
-    good = [size for size, ratio in ratios.items() if ratio["median"] >= promise.low]
-    more = [size for size in good if ratios[size]["median"] > promise.high]
-    if not good:
-        said = "no"
+    good = [size for size, ratio in ratios.items() if ratio["low"] >= promise.low]
+    more = [size for size in good if ratios[size]["low"] > promise.high]
+    if any(ratio.get("doubt") for ratio in ratios.values()):
+        said = "not known"
+    elif not good:
+        below = all(ratio["high"] < promise.low for ratio in ratios.values())
+        said = "no" if below else "not shown"
     elif len(good) < len(ratios):
         said = f"at batch {', '.join(good)} only"
     else:
