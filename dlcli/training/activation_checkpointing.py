@@ -76,6 +76,35 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
     Each storage counts once, parameters do not. They are counted and freed, so this needs no more
     memory than inference, and no backward pass is possible.
     """
+    storages, count = _counter()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _no_backward):
+        run()
+    return sum(storages.values())
+
+
+def step_bytes(module: nn.Module, run: Callable[[], torch.Tensor]) -> int:
+    """Bytes that a backward pass of ``run()`` needs: those saved, and those of the largest segment.
+
+    A segment saves its input alone, and all of its activations while it is recomputed. ``run`` calls
+    ``module``, once more where it has segments.
+    """
+    saved, segments = saved_bytes(run), list(_segments(module))
+    if not segments:
+        return saved
+    try:
+        for segment in segments:
+            segment.on = False
+            segment.storages, segment.count = _counter()
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_forget, _no_backward):
+            run()
+        return saved + max(sum(segment.storages.values()) for segment in segments)
+    finally:
+        for segment in segments:
+            segment.on, segment.count, segment.storages = True, None, {}
+
+
+def _counter() -> tuple[dict[StorageWeakRef, int], Callable[[torch.Tensor], None]]:
+    """The bytes of storages, and a hook of saved tensors that adds to them."""
     storages: dict[StorageWeakRef, int] = {}
 
     def count(tensor: torch.Tensor) -> None:
@@ -85,9 +114,11 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
             reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
             storages[reference] = storage.nbytes()
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _no_backward):
-        run()
-    return sum(storages.values())
+    return storages, count
+
+
+def _forget(_: torch.Tensor) -> None:
+    """Save nothing of a tensor."""
 
 
 def memory_saving_sentence(
@@ -96,7 +127,7 @@ def memory_saving_sentence(
     """Measure what the checkpoints of ``module`` save for a batch, as a sentence.
 
     ``module`` is in train mode, ``inputs`` are those of one micro-batch and ``loss`` maps outputs to a
-    scalar. It costs two forward passes, which leave random numbers and buffers as they were.
+    scalar. It costs three forward passes, which leave random numbers and buffers as they were.
     """
     segments = list(_segments(module))
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -107,7 +138,8 @@ def memory_saving_sentence(
             for segment in segments:
                 segment.on = on
             with torch.random.fork_rng(devices):
-                sizes.append(saved_bytes(lambda: loss(module(*inputs))))
+                measure = step_bytes if on else lambda _, run: saved_bytes(run)
+                sizes.append(measure(module, lambda: loss(module(*inputs))))
     finally:
         for segment in segments:
             segment.on = True
@@ -116,7 +148,7 @@ def memory_saving_sentence(
                 buffer.copy_(value)
     mib = [size / 2**20 for size in sizes]
     return (
-        f"activations saved for the backward pass: {mib[0]:.1f} MiB instead of {mib[1]:.1f} "
+        f"activations that a backward pass needs: {mib[0]:.1f} MiB instead of {mib[1]:.1f} "
         f"({100 * (sizes[0] / max(sizes[1], 1) - 1):+.0f} %)"
     )
 
@@ -131,8 +163,13 @@ class Segment:
     def __init__(self, owner: nn.Module, parts: Sequence[Callable[..., Any]], norms: list[_NormBase]):
         self.owner, self.parts, self.norms = owner, tuple(parts), norms
         self.on = True
+        self.count: Callable[[torch.Tensor], None] | None = None
+        self.storages: dict[StorageWeakRef, int] = {}
 
     def __call__(self, *args: Any, **named: Any) -> Any:
+        if self.count is not None:  # what recomputing this segment will save
+            with torch.autograd.graph.saved_tensors_hooks(self.count, _no_backward):
+                return self.run(*args, **named)
         if not (self.on and self.owner.training and torch.is_grad_enabled()):
             return self.run(*args, **named)
         # Flat, so that hooks on saved tensors see those in lists and keywords too.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import UsageError
@@ -28,6 +31,7 @@ from dlcli.training.activation_checkpointing import (
     checkpoint_segments,
     memory_saving_sentence,
     saved_bytes,
+    step_bytes,
 )
 from dlcli.training.checkpoint_blocks import find_chains
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
@@ -380,8 +384,9 @@ def test_the_saving_is_stated_and_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     kept = 4 * x.numel() * 4 / 2**20  # the input of each block; the loss keeps the last output too
+    recomputed = 4 * x.numel() * 4 / 2**20  # the activations of one block
     assert said.startswith(
-        f"activations saved for the backward pass: {kept + kept / 4:.1f} MiB instead of "
+        f"activations that a backward pass needs: {kept + kept / 4 + recomputed:.1f} MiB instead of "
     )
     assert said.endswith(" %)")
     assert "(-" in said
@@ -391,3 +396,50 @@ def test_the_saving_is_stated_and_leaves_no_trace() -> None:
     checkpoint_segments(module, "auto")
     expected, got = run(module, IMAGES), run(net, IMAGES)
     assert all(torch.equal(value, got[key]) for key, value in expected.items())
+
+
+class LiveBytes(TorchDispatchMode):
+    """The bytes of all storages that operations have made and that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live, self.peak, self.seen = 0, 0, set[int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor):
+                self.add(tensor.untyped_storage())
+        return result
+
+    def add(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self.drop, key, size)
+
+    def drop(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.live -= size
+
+
+@pytest.mark.parametrize("requested", ["none", "1", "3", "auto"])
+def test_what_is_needed_counts_the_segment_that_is_recomputed(requested: str) -> None:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for width, last in ((16, 3), (16, 16), (16, 16), (32, 16), (32, 32), (32, 32)):
+        layers += [nn.Conv2d(last, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    module = nn.Sequential(*layers)
+    checkpoint_segments(module, requested)
+    x = torch.randn(16, 3, 24, 24)
+    needed = step_bytes(module, lambda: module(x).sum())
+    with LiveBytes() as live:
+        module(x).sum().backward()
+    # The gradients between two layers, and the parameters', are not counted among the activations.
+    between = 2 * 16 * 32 * 24 * 24 * 4 + sum(p.numel() for p in module.parameters()) * 4
+    assert needed - x.nbytes <= live.peak <= 1.1 * needed + between
+    if requested == "1":
+        assert needed >= step_bytes(nn.Sequential(*layers), lambda: module(x).sum())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from dlcli.training.activation_checkpointing import saved_bytes
+from dlcli.training.activation_checkpointing import step_bytes
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 
@@ -61,8 +61,8 @@ def estimate_memory(job: FitJob, batch: Batch, part: Batch) -> MemoryEstimate:
 
 
 def activation_bytes(job: FitJob, part: Batch) -> int:
-    """Bytes that a backward pass over a micro-batch needs; it costs one forward pass."""
-    return saved_bytes(lambda: job.objective(job.model.forward, part).loss)
+    """Bytes that a backward pass over a micro-batch needs; it costs one or two forward passes."""
+    return step_bytes(job.model.module, lambda: job.objective(job.model.forward, part).loss)
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
