@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -313,17 +314,26 @@ def rate_never_fell(history: History) -> str | None:
     if finished is None or len(epochs) < 6 or not _can_judge_val(history):
         return None
     losses, last = history.val("loss"), epochs[-1]
-    if last.lr < 0.9 * max(epoch.lr for epoch in epochs) or not all(map(math.isfinite, losses)):
+    if not all(map(math.isfinite, losses)):
         return None
+    high_rate = last.lr >= 0.9 * max(epoch.lr for epoch in epochs)
+    # Also after a decay, which lowers the loss at the end of every run, where val is as good as train.
+    steadily = all(after < before for before, after in pairwise(losses[-4:]))
+    both_fall = steadily and last.loss <= 0.98 * epochs[-4].loss
+    unfinished = high_rate or (both_fall and last.loss >= 0.8 * losses[-1] > 0)
     ended = finished.stopped_early or finished.reason  # ended by a limit other than epochs
-    if not ended and last.improved and losses[-1] <= 0.98 * losses[-4]:
+    if not ended and unfinished and last.improved and losses[-1] <= 0.98 * losses[-4]:
         return (
             f"the last epoch was the best, and val loss was still falling: from {losses[-4]:.3g} to "
             f"{losses[-1]:.3g} in 3 epochs. To train longer: dlcli train --resume {finished.run} "
             f"--epochs {2 * last.epochs}"
         )
     at = losses.index(min(losses))
-    if "generalisation" in history.topics or len(epochs) - 1 - at < max(3, len(epochs) / 3):
+    if (
+        not high_rate
+        or "generalisation" in history.topics
+        or len(epochs) - 1 - at < max(3, len(epochs) / 3)
+    ):
         return None
     return (
         f"val loss has not fallen since epoch {epochs[at].epoch} of {last.epoch}, and the learning "

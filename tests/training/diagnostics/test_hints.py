@@ -384,3 +384,24 @@ def test_over_fitting_that_began_before_the_peak_advises_no_patience() -> None:
     (sentence,) = hints_of([started(), *events])
     assert "over-fitting" in sentence
     assert "--patience" not in sentence
+
+
+def test_a_run_that_ends_while_val_still_improves_says_how_to_go_on() -> None:
+    falling = [
+        3.0,
+        2.7,
+        2.4,
+        2.1,
+        1.9,
+        1.7,
+        1.55,
+        1.42,
+        1.35,
+        1.307,
+    ]  # train and val alike: 40 steps in all
+    events = epochs(falling, falling, lr=one_cycle(10))
+    (sentence,) = hints_of([started(), *events, finished(events[-1], 10)])
+    assert "val loss was still falling: from 1.55 to 1.31 in 3 epochs" in sentence
+    assert "--resume runs/cnn-shirts --epochs 20" in sentence
+    learned = epochs([loss / 3 for loss in falling], falling, lr=one_cycle(10))
+    assert hints_of([started(), *learned, finished(learned[-1], 10)]) == []
