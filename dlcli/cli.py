@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
+from dlcli.wording import printable
 from dlcli.files import user_path
 from dlcli.synonyms import key_for
 
@@ -183,7 +184,12 @@ def _meant_option(typed: str | None, context: Any) -> str | None:
 
 
 def _report(message: str, hint: str | None, code: int) -> int:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {_lines(message)}", err=True)
     if hint:
-        typer.echo(f"\nhint: {hint}", err=True)
+        typer.echo(f"\nhint: {_lines(hint)}", err=True)
     return code
+
+
+def _lines(text: str) -> str:
+    """Escape what could move the cursor; names in a message are those of files and data."""
+    return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))

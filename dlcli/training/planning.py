@@ -199,7 +199,10 @@ def _initial_weights(
         if model.pretrained:
             raise UsageError("--weights and --pretrained exclude each other")
         path = Path(model.weights)
-        return read_state_dict(path), model.weights, _task_of(path)
+        task = _task_of(path)
+        if task is not None:
+            read_tensors(path)  # a file of dlcli's carries a digest, which this checks
+        return read_state_dict(path), model.weights, task
     if model.pretrained is False or (model.pretrained is None and entry.weights is None):
         return None, "scratch", None
     state = pretrained_or_reason(entry, offline=config.data.offline)
