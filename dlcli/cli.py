@@ -18,9 +18,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
-from dlcli.wording import printable
 from dlcli.files import user_path
 from dlcli.synonyms import key_for
+from dlcli.wording import printable
 
 # --help lists these first, in this order; other commands follow by name.
 ORDER = (

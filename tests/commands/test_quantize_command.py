@@ -49,7 +49,10 @@ def test_one_json_object_says_all(runs: Path, capsys: pytest.CaptureFixture[str]
     assert open_artifact(Path(said["output"])).card.parent is None
 
 
-def test_people_get_a_table_and_a_verdict(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_get_a_table_and_a_verdict(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a folder of any length
     typed = ["quantize", "net", "--runs-dir", str(runs), "--no-latency", "--method", "bf16", "-q"]
     assert main(typed) == 0
     out = capsys.readouterr().out

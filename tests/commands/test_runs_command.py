@@ -52,6 +52,12 @@ def make(
     return run
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide enough for every column of the list."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 def shown(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert main(["runs", *args]) == 0
     out, err = capsys.readouterr()

@@ -13,8 +13,9 @@ import torch
 
 from dlcli.cli import main
 from dlcli.commands.train_session.join import find_or_create_run
-from dlcli.config import LaunchConfig
+from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.runs.folder import RunFolder
+from dlcli.settings import dump_yaml, validate
 from dlcli.training.distributed import ranks, worker
 from dlcli.training.distributed.external_launcher import ExternalGroup
 from dlcli.training.distributed.world import ALONE, World
@@ -169,6 +170,8 @@ def test_one_of_a_group_says_that_a_run_is_finished(
     run = RunFolder(Path("runs/a"))
     run.path.mkdir(parents=True)
     run.write_record({"status": "finished"})
+    settings = {"model": {"name": "mlp"}, "data": {"data": "digits"}}
+    run.config.write_text(dump_yaml(validate(TrainConfig, settings)))
     for rank in "01":
         torchrun.setenv("RANK", rank)
         assert main(["train", "--resume", "a"]) == 0
