@@ -377,3 +377,105 @@ class TestInputs:
         (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\0\0")
         with pytest.raises(DlcliError, match="zero bytes"):
             inputs([str(tmp_path / "photo.jpg")], task)
+
+
+def fasttext(path: Path, sets: list[str]) -> Path:
+    lines = [f"{labels} my bread number {i} came out" for i, labels in enumerate(sets)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_lines_with_several_labels_of_fasttext(tmp_path: Path) -> None:
+    sets = ["__label__bread __label__burnt", "__label__cake", "__label__bread __label__dry"] * 10
+    source = opened(fasttext(tmp_path / "train.txt", sets))
+    assert (source.kind, source.task) == ("text", "multilabel")
+    assert source.class_names == ("__label__bread", "__label__burnt", "__label__cake", "__label__dry")
+    values = [text for part in source.splits.values() for text in part.items.values]  # type: ignore[attr-defined]
+    assert not any("__label__" in text for text in values)
+    total = sum(int(part.targets.sum()) for part in source.splits.values())
+    assert total == 50
+    task, _ = fitted(source)
+    samples = inputs([str(fasttext(tmp_path / "new.txt", ["__label__cake __label__dry"]))], task)
+    assert samples.items.values == ("my bread number 0 came out",)
+
+
+def test_a_line_of_fasttext_without_a_label_has_no_target(tmp_path: Path) -> None:
+    one = [*["__label__bread", "__label__cake"] * 10, ""]
+    source = opened(fasttext(tmp_path / "train.txt", one))
+    assert (source.task, source.class_names) == ("classification", ("__label__bread", "__label__cake"))
+    assert sum(map(len, source.splits.values())) == 20
+    several = [*["__label__bread __label__dry", "__label__cake"] * 10, ""]
+    source = opened(fasttext(tmp_path / "more.txt", several))
+    assert sum(map(len, source.splits.values())) == 21
+
+
+def test_json_lists_of_labels(tmp_path: Path) -> None:
+    import json
+
+    path = tmp_path / "train.jsonl"
+    sets = [["bread", "dry"], ["cake"], [], ["dry"]] * 8
+    lines = [
+        json.dumps({"text": f"my loaf number {i} is here", "labels": s}) for i, s in enumerate(sets)
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    source = opened(path)
+    assert (source.kind, source.task, source.class_names) == (
+        "text",
+        "multilabel",
+        ("bread", "cake", "dry"),
+    )
+    assert sum(map(len, source.splits.values())) == len(sets)
+    assert sum(int(part.targets.sum()) for part in source.splits.values()) == 32
+
+
+@pytest.mark.parametrize("words", [("0", "1"), ("False", "True")])
+def test_columns_of_zero_and_one_next_to_a_text_are_its_labels(
+    tmp_path: Path, words: tuple[str, str]
+) -> None:
+    lines = [
+        f'{i},"you wrote remark number {i} today",{words[i % 2]},{words[i % 3 == 0]},{words[i % 5 == 1]}'
+        for i in range(40)
+    ]
+    path = table(tmp_path / "t.csv", "id,comment_text,toxic,insult,threat", lines)
+    source = opened(path)
+    assert (source.kind, source.task) == ("text", "multilabel")
+    assert source.class_names == ("toxic", "insult", "threat")
+    assert any("--target selects others" in message for message in messages(source.notices))
+    alone = opened(path, target="insult")
+    assert (alone.task, len(alone.class_names)) == ("classification", 2)
+
+
+@pytest.mark.parametrize(
+    ("signs", "script"),
+    [
+        ("很好干净热情隔音差旧异味安静", "Chinese"),
+        ("とても良い部屋ですが古い匂い", "Japanese"),
+        ("ดีมากสะอาดเงียบเก่าเหม็น", "Thai"),
+    ],
+)
+def test_texts_without_spaces_are_texts_of_signs(tmp_path: Path, signs: str, script: str) -> None:
+    lines = [f"{i % 2},{signs[i % 7 :]}{signs[: i % 5 + 3]}{signs[i % 11]}" for i in range(40)]
+    source = opened(table(tmp_path / "t.csv", "label,review", lines))
+    assert source.kind == "text"
+    task, notices = fitted(source)
+    assert isinstance(task.input, TextInput)
+    assert 8 < task.input.vocab_size < 30
+    (said,) = [message for message in notices if "without spaces" in message]
+    assert script in said
+    spaced = opened(table(tmp_path / "u.csv"))
+    assert not any("without spaces" in message for message in fitted(spaced)[1])
+
+
+def test_text_with_some_words_of_a_script_without_spaces(tmp_path: Path) -> None:
+    lines = [f"{i % 2},the hotel {'很好' if i % 2 else '很差'} number {i}" for i in range(40)]
+    task, notices = fitted(opened(table(tmp_path / "t.csv", "label,review", lines)))
+    assert isinstance(task.input, TextInput)
+    assert {"hotel", "好", "差"} <= set(task.input.vocabulary)
+    assert any("Chinese" in message for message in notices)
+
+
+def test_short_names_in_chinese_are_no_text(tmp_path: Path) -> None:
+    names = "王李张刘陈杨黄赵吴周"
+    lines = [f"{names[i % 10]}小{names[i // 10]},{i * 0.5},{i % 2}" for i in range(40)]
+    path = table(tmp_path / "t.csv", "name,age,label", lines)
+    assert find_kind(path, DataConfig(data=str(path))).name == "tabular"

@@ -21,6 +21,7 @@ from dlcli.data.tables.clocks import join_clock
 from dlcli.data.tables.infer import TypedFrame, infer_types
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
+from dlcli.data.text.scripts import UNSPACED_SCRIPTS
 from dlcli.errors import DlcliError, nearest
 from dlcli.notation.charset import decode_text
 from dlcli.wording import first_line, plural, quoted, shorten
@@ -107,7 +108,10 @@ def need_column(frame: polars.DataFrame, name: str, *, what: str, path: object) 
 
 
 def looks_like_text(column: polars.Series) -> bool:
-    """Return whether cells are text: a median of three words or more, and mostly distinct."""
+    """Return whether cells are text: a median of three words or more, and mostly distinct.
+
+    In scripts without spaces two characters count as a word.
+    """
     import polars as pl
 
     if column.dtype != pl.String:
@@ -115,7 +119,8 @@ def looks_like_text(column: polars.Series) -> bool:
     cells = column.drop_nulls()
     if not len(cells):
         return False
-    words = cells.str.count_matches(r"\S+").median()
+    unspaced = cells.str.count_matches(f"[{UNSPACED_SCRIPTS}]")
+    words = (cells.str.count_matches(r"\S+") + unspaced // 2).median()
     return isinstance(words, float) and words >= 3 and cells.n_unique() > len(cells) / 2
 
 

@@ -103,15 +103,15 @@ def first_marked(column: polars.Series) -> str | None:
     return next((cell for cell in _cell_counts(column) if len(split_labels(cell, SEPARATORS)) > 1), None)
 
 
-def is_binary(column: polars.Series) -> bool:
-    """Return whether a column holds 0 and 1 alone, both of them: as numbers, booleans or words."""
+def is_binary(column: polars.Series, *, both: bool = True) -> bool:
+    """Return whether a column holds 0 and 1 alone, ``both`` of them: as numbers, booleans or words."""
     import polars as pl
 
     column = binary_numbers(column)
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
         return False
     values = set(column.drop_nulls().cast(pl.Float64).unique().to_list())
-    return values == {0.0, 1.0}
+    return values == {0.0, 1.0} or (not both and bool(values) and values < {0.0, 1.0})
 
 
 def binary_numbers(column: polars.Series) -> polars.Series:

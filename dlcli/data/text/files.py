@@ -23,6 +23,10 @@ PLAIN_SUFFIXES = (".txt", ".text", ".all", ".data", ".lines")
 TEXT_SUFFIXES = (".txt", ".text")
 _HEAD_BYTES = 1 << 18
 _MIN_LINES = 4  # to recognise the layout of a plain file
+# In files of fastText each word with this prefix is a label.
+LABEL_PREFIX = "__label__"
+_LABEL_WORD = re.compile(rf"(?:^|(?<=\s)){LABEL_PREFIX}\S+")
+_MIN_PREFIXED = 0.9  # of the lines
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,25 @@ def split_label(line: str) -> tuple[str, str]:
     return label.strip(), text.strip()
 
 
+def has_label_words(lines: Sequence[str]) -> bool:
+    """Return whether most lines begin with a label of fastText's form, ``__label__NAME``."""
+    prefixed = sum(line.lstrip().startswith(LABEL_PREFIX) for line in lines)
+    return bool(lines) and prefixed >= _MIN_PREFIXED * len(lines)
+
+
+def split_label_words(line: str) -> tuple[list[str], str]:
+    """Split a line of fastText's form into its labels, with their prefix, and the text of all others."""
+    labels = _LABEL_WORD.findall(line)
+    return labels, " ".join(_LABEL_WORD.sub("", line).split()) if labels else line.strip()
+
+
 def looks_labelled(lines: Sequence[str]) -> bool:
     """Return whether lines are plausibly ``label text``: few distinct first words, each repeated.
 
     Prose has many distinct first words, most of which occur once.
     """
+    if has_label_words(lines):
+        return True
     if len(lines) < _MIN_LINES:
         return False
     pairs = [split_label(line) for line in lines]

@@ -26,9 +26,11 @@ from dlcli.data.text.files import (
     PLAIN_SUFFIXES,
     file_digests,
     first_lines,
+    has_label_words,
     has_text_files,
     looks_labelled,
     split_label,
+    split_label_words,
 )
 from dlcli.data.text.inputs import predict_texts
 from dlcli.data.text.listing import (
@@ -108,6 +110,8 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     def without_labels(lines: list[str]) -> list[str]:
         """Remove the labels from lines that each begin with a class name, as in training files."""
         filled = [line for line in lines if line.strip()]
+        if has_label_words(filled):
+            return [split_label_words(line)[1] for line in lines]
         labels = {split_label(line)[0] for line in filled}
         return (
             [split_label(line)[1] for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +10,18 @@ from typing import TYPE_CHECKING
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
 from dlcli.data.tables.frames import looks_like_text, need_column
+from dlcli.data.tables.label_cells import binary_run, is_binary
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.text.files import (
     LAYOUTS,
     PLAIN_SUFFIXES,
+    has_label_words,
     is_number,
     list_text_files,
     read_lines,
     read_text,
     split_label,
+    split_label_words,
 )
 from dlcli.data.text.tables import is_text_name, other_columns, read_tables, text_cells, text_column
 from dlcli.errors import DlcliError
@@ -60,6 +64,9 @@ def is_text_table(head: polars.DataFrame, config: DataConfig) -> bool:
     others = head.width - len(other_columns(config)) - 1
     if column is None or others < 1 or column in _requested_targets(config):
         return False
+    rest = [name for name in head.columns if name not in {column, *other_columns(config)}]
+    if _are_labels(head, rest):
+        return True
     # In a wider table the text column needs a typical name: "Name" of passengers is a feature.
     return others <= _MAX_OTHER_COLUMNS or (is_text_name(column) and looks_like_text(head[column]))
 
@@ -98,7 +105,7 @@ def _choose_columns(
             hint="select one: --set data.text=COLUMN",
         )
     others = [name for name in frame.columns if name not in {column, *other_columns(config)}]
-    names = requested or _target_names(others)
+    names = requested or _target_names(frame, others)
     if not names:
         raise DlcliError(
             f"{path} has no target column besides {column!r}", hint="add a column named label"
@@ -106,17 +113,27 @@ def _choose_columns(
     if column in names:
         raise DlcliError(f"{column!r} is both text and target", hint="give another column with --target")
     unused = [name for name in others if name not in names]
-    if not unused:
+    inferred_labels = len(names) > 1 and not requested
+    if not unused and not inferred_labels:
         return (column, *names), 1, []
-    message = f"{path.name}: {column!r} is the text, {', '.join(names)} the target; "
-    message += f"not used: {quoted_list(unused)}"
+    message = f"{path.name}: {column!r} is the text, {', '.join(names)} the target"
+    message += "s (--target selects others)" if inferred_labels else ""
+    message += f"; not used: {quoted_list(unused)}" if unused else ""
     return (column, *names), 1, [Notice(message)]
 
 
-def _target_names(others: list[str]) -> list[str]:
+def _target_names(frame: polars.DataFrame, others: list[str]) -> list[str]:
+    """Return a column of a usual name, else the columns of 0 and 1 at the end, else the last column."""
     common = [name for name in others if name.lower() in _TARGET_COLUMN_NAMES]
     rest = [name for name in others if name.lower() not in _ROW_ID_NAMES]
-    return common[:1] or rest[-1:] or others[-1:]
+    return common[:1] or binary_run(frame, rest) or rest[-1:] or others[-1:]
+
+
+def _are_labels(head: polars.DataFrame, names: list[str]) -> bool:
+    """Return whether all columns, besides row numbers, hold 0 and 1: the labels of a text, one-hot."""
+    columns = [name for name in names if name.lower() not in _ROW_ID_NAMES]
+    # A rare label may be 0 in all rows of the head.
+    return len(columns) > 1 and all(is_binary(head[n], both=False) for n in columns)
 
 
 def read_folders(path: Path) -> TextListing:
@@ -144,34 +161,67 @@ def read_folders(path: Path) -> TextListing:
 
 
 def read_plain(path: Path, config: DataConfig) -> TextListing:
-    """Read the lines of plain files; the label is the text before a tab or the first word."""
-    import polars as pl
+    """Read the lines of plain files.
 
+    The label is the text before a tab or the first word; in files of fastText every ``__label__`` word.
+    """
     files = {"all": path} if path.is_file() and not path.name.lower().endswith(PLAIN_SUFFIXES) else None
     files = files or split_files(path, PLAIN_SUFFIXES)
     if files is None:
         raise DlcliError(f"{path} has no known layout of texts", hint=LAYOUTS)
     listing = TextListing(files=list(files.values()))
-    lines_by_split: dict[str, tuple[list[str], list[tuple[str, str]]]] = {}
+    filled: dict[str, dict[int, str]] = {}
     for split, file in files.items():
         lines, notices = read_lines(file)
         listing.notices += notices
-        labelled_lines = [(i, split_label(line)) for i, line in enumerate(lines) if line.strip()]
-        if not labelled_lines:
+        filled[split] = {i: line for i, line in enumerate(lines) if line.strip()}
+        if not filled[split]:
             raise DlcliError(f"{file} has no lines of text", hint=LAYOUTS)
+    lines_of = {split: list(by_number.values()) for split, by_number in filled.items()}
+    columns, texts = _split_lines(lines_of, config)
+    for split, by_number in filled.items():
         prefix = "" if split == "all" else f"{split}/"
-        lines_by_split[split] = (
-            [f"{prefix}{i}" for i, _ in labelled_lines],
-            [pair for _, pair in labelled_lines],
-        )
-    labels = {label for _, pairs in lines_by_split.values() for label, _ in pairs}
+        ids = [f"{prefix}{i}" for i in by_number]
+        targets = {"label": columns[split]}
+        listing.splits[split] = TextSplit(ids, texts[split], targets, str(files[split]))
+    return listing
+
+
+def _split_lines(
+    lines: Mapping[str, list[str]], config: DataConfig
+) -> tuple[dict[str, polars.Series], dict[str, list[str]]]:
+    """Return the label column and the texts of each split."""
+    import polars as pl
+
+    if has_label_words(next(iter(lines.values()))):
+        return _split_label_words(lines)
+    pairs = {split: [split_label(line) for line in part] for split, part in lines.items()}
+    labels = {label for part in pairs.values() for label, _ in part}
     # Integer labels are classes; labels with a fraction, such as 3.5, are regression targets.
     numbers = all(map(is_number, labels)) and not all(label.isdigit() for label in labels)
-    for split, (ids, pairs) in lines_by_split.items():
-        column = pl.Series("label", [label for label, _ in pairs], dtype=pl.String)
-        if numbers and config.task is None:
-            column = column.cast(pl.Float64)
-        listing.splits[split] = TextSplit(
-            ids, [text for _, text in pairs], {"label": column}, str(files[split])
+    columns = {
+        split: pl.Series("label", [label for label, _ in part], dtype=pl.String)
+        for split, part in pairs.items()
+    }
+    if numbers and config.task is None:
+        columns = {split: column.cast(pl.Float64) for split, column in columns.items()}
+    return columns, {split: [text for _, text in part] for split, part in pairs.items()}
+
+
+def _split_label_words(
+    lines: Mapping[str, list[str]],
+) -> tuple[dict[str, polars.Series], dict[str, list[str]]]:
+    """As `_split_lines`, for labels of fastText's form: lists where a line has several."""
+    import polars as pl
+
+    parts = {split: [split_label_words(line) for line in part] for split, part in lines.items()}
+    several = any(len(labels) > 1 for part in parts.values() for labels, _ in part)
+    columns = {}
+    for split, part in parts.items():
+        sets = [labels for labels, _ in part]
+        columns[split] = (
+            pl.Series("label", sets, dtype=pl.List(pl.String))
+            if several
+            else pl.Series("label", [labels[0] if labels else None for labels in sets], dtype=pl.String)
         )
-    return listing
+    return columns, {split: [text for _, text in part] for split, part in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -160,9 +161,13 @@ def other_columns(config: DataConfig) -> set[str]:
 
 
 def text_cells(column: polars.Series) -> list[str]:
-    """Return the cells of a column as strings, "" where missing."""
+    """Return the cells of a column as strings, "" where missing; a list is joined by spaces."""
     import polars
 
+    if column.dtype.base_type() in (polars.List, polars.Array):
+        return [" ".join(map(str, cell or ())) for cell in column.to_list()]
+    if column.dtype.base_type() is polars.Struct:
+        return [json.dumps(cell) for cell in column.to_list()]
     return column.cast(polars.String).fill_null("").to_list()
 
 

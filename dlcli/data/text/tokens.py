@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
 from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, replace_surrogates
+from dlcli.data.text.scripts import UNSPACED_SCRIPTS, unspaced_share
 from dlcli.errors import DlcliError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
 
@@ -32,13 +33,9 @@ TEXT_SETTINGS = (
 # The default of max_length: this quantile of the lengths of the training texts, within these limits.
 LENGTH_QUANTILE = 0.99
 MIN_DEFAULT_LENGTH = 128  # truncating shorter texts saves little
+MIN_UNSPACED_SHARE = 0.01  # of the letters, to say how scripts without spaces are split
 MAX_DEFAULT_LENGTH = 512  # the cost of attention is quadratic in the length
 
-# Scripts without spaces between words (Thai, Lao, Myanmar, Khmer, kana, ideographs): a token per sign.
-_UNSPACED_SCRIPTS = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
-    "\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
 _CLOSING_MARKS = frozenset(".,!?;:)]}%…»”、。，！？；：）」』】")  # without a space before
 _OPENING_MARKS = frozenset("([{«“¿¡「『【（")  # without a space after
 _JOINING_MARKS = frozenset("-/_@#")
@@ -114,7 +111,7 @@ def fit_text(
         )
     limit = config.max_length or default_length(lengths)
     spec = spec.model_copy(update={"max_length": limit, "column": column})
-    return spec, _fit_notices(spec, lengths, config, what)
+    return spec, [*_fit_notices(spec, lengths, config, what), *_script_notices(spec, texts, what)]
 
 
 def default_length(lengths: npt.NDArray[np.int64]) -> int:
@@ -197,7 +194,7 @@ def join_words(tokens: Sequence[str]) -> str:
 
 
 def _is_unspaced(token: str) -> bool:
-    return re.match(f"[{_UNSPACED_SCRIPTS}\u3000-\u303f\uff00-\uff65]", token) is not None
+    return re.match(f"[{UNSPACED_SCRIPTS}\u3000-\u303f\uff00-\uff65]", token) is not None
 
 
 def _normalize(text: str, lowercase: bool) -> str:
@@ -219,8 +216,8 @@ def _word_pattern() -> re.Pattern[str]:
     marks = "".join(
         f"{chr(first)}-{chr(last)}" if last > first else chr(first) for first, last in _mark_ranges()
     )
-    sign = f"[{_UNSPACED_SCRIPTS}][{marks}]*"
-    letter = f"[^\\W_{_UNSPACED_SCRIPTS}][{marks}]*"
+    sign = f"[{UNSPACED_SCRIPTS}][{marks}]*"
+    letter = f"[^\\W_{UNSPACED_SCRIPTS}][{marks}]*"
     number = r"\d+(?:[.,]\d+)+(?![^\W_])"
     return re.compile(f"{number}|(?:{letter})+(?:'(?:{letter})+)*|{sign}|\\S[{marks}]*")
 
@@ -250,6 +247,17 @@ def _fit_words(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, lis
     frequent = [word for word, count in ranked if count >= config.min_count][:max_words]
     vocabulary = (*SPECIAL_TOKENS, *frequent)
     return TextInput(vocabulary=vocabulary, lowercase=config.lowercase, max_length=1), counts
+
+
+def _script_notices(spec: TextInput, texts: Sequence[str], what: str) -> list[Notice]:
+    """Return a notice of scripts without spaces between words, and of what is a token there."""
+    share, script = unspaced_share(texts)
+    if share < MIN_UNSPACED_SHARE:
+        return []
+    message = f"{what}: {share:.0%} of the letters are {script}, written without spaces between words; "
+    if spec.tokenizer == "bpe":
+        return [Notice(f"{message}tokens are byte pairs", "unspaced-script")]
+    return [Notice(f"{message}each is a token (--tokenizer bpe learns longer ones)", "unspaced-script")]
 
 
 def _fit_notices(
