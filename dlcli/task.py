@@ -211,12 +211,24 @@ class TabularInput(InputSpec):
         return (TensorSpec("columns", "float32", ("batch", *self.shape)),)
 
 
+class SeriesScale(Frozen):
+    """One of several series: its id, and its own mean and std by channel, empty where all share one."""
+
+    id: str
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
 class SeriesInput(InputSpec):
     """How a series becomes a tensor (T, C): (x - mean)/std for each channel.
 
     ``length`` is the longest in training, or the window of a forecast. With ``varies`` the model also
     gets each sample's length; the steps after it are 0. A longer series is truncated at its end (at
     its beginning for a forecast).
+
+    A table of several series is divided by the columns ``series_column`` (comma-separated); ``series``
+    are those of training. Where each has a scale of its own, it is applied first, and ``mean`` and
+    ``std`` are 0 and 1; the model's outputs are then scaled by series too.
     """
 
     kind: Literal["series"] = "series"
@@ -225,14 +237,25 @@ class SeriesInput(InputSpec):
     std: tuple[float, ...]
     length: int = Field(ge=1)
     varies: bool = False
+    series_column: str | None = None
+    series: tuple[SeriesScale, ...] = ()
 
     @model_validator(mode="after")
     def _check_channels(self) -> SeriesInput:
-        if len(self.mean) != len(self.channels) or len(self.std) != len(self.channels):
-            raise ValueError("mean and std need one number per channel")
-        if any(s <= 0 for s in self.std):
-            raise ValueError("std must be positive")
+        scales = [one for one in self.series if one.mean or one.std]
+        if scales and len(scales) < len(self.series):
+            raise ValueError("either each of the series has a scale of its own, or none has")
+        for mean, std in ((self.mean, self.std), *((one.mean, one.std) for one in scales)):
+            if len(mean) != len(self.channels) or len(std) != len(self.channels):
+                raise ValueError("mean and std need one number per channel")
+            if any(s <= 0 for s in std):
+                raise ValueError("std must be positive")
         return self
+
+    @property
+    def scaled_by_series(self) -> bool:
+        """Whether each series has a scale of its own."""
+        return any(one.mean for one in self.series)
 
     @property
     def shape(self) -> tuple[int, int]:

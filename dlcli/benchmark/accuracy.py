@@ -138,6 +138,7 @@ def _evaluate_group(
     errors: dict[int, str] = {}
     for inputs, indices in batches(group.data.reader, default_batch_size(task), split, emit):
         targets = group.data.reader.targets(indices)
+        series = group.data.reader.series(indices)
         first: Outputs | None = None
         for n in rows:
             if n in errors:
@@ -147,7 +148,7 @@ def _evaluate_group(
             except DlcliError as exc:
                 errors[n] = f"{split}: {exc.message}"
                 continue
-            counts[n].update(outputs, targets, inputs)
+            counts[n].update(outputs, targets, inputs, series)
             if n == 0:
                 first = outputs
             if first is not None:

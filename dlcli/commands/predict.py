@@ -110,6 +110,7 @@ def command(
         inputs=samples.ids,
         top_k=classes,
         failed=[],
+        keys=tuple(next(iter(reader.row_keys(0)), {})),
     )
     # A live view would interleave with a table on the same screen.
     silent = quiet or json_output or (chosen == "table" and output is None)

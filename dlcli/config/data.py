@@ -62,6 +62,17 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
     time_column: str | None = setting(
         None, "Time column of a long series (default: detected).", "--time-column", advanced=True
     )
+    series_column: str | None = setting(
+        None,
+        "Column of a long table that names the series of each row, or several, comma-separated "
+        "(default: detected where times repeat).",
+        "--series-column",
+        advanced=True,
+    )
+    series_scale: Literal["each", "together"] = setting(
+        "each",
+        "Scale of several series: each by its own mean and standard deviation, or all together.",
+    )
     window: int | None = setting(
         None, "Input length of a forecast, in time steps.", "--window", ge=1, advanced=True
     )
@@ -103,7 +114,8 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         """Return the settings that define the samples and targets, where they are not the default."""
         names = (
             *("kind", "task", "target", "label_separators", "text", "drop", "keep", "header"),
-            *("split_column", "group_column", "time_column", "window", "horizon", "time_splits"),
+            *("split_column", "group_column", "time_column", "series_column", "series_scale"),
+            *("window", "horizon", "time_splits"),
             *("val_fraction", "test_fraction"),
         )
         default = type(self)()

@@ -164,6 +164,20 @@ class DataSource:
     notices: tuple[Notice, ...] = ()
 
 
+@dataclass(frozen=True)
+class SeriesRows:
+    """Which of the series ``names`` each sample of a batch belongs to, and its scale.
+
+    ``codes`` (n,) are indices into ``names``. In the data's own units, targets and scaled outputs are
+    value * ``std`` + ``mean``, (n, targets) each.
+    """
+
+    names: tuple[str, ...]
+    codes: Indices
+    mean: Floats
+    std: Floats
+
+
 class Reader(ABC):
     """Reads the inputs of a model for any samples of a split.
 
@@ -192,6 +206,14 @@ class Reader(ABC):
     def targets(self, indices: Indices) -> Targets:
         """The targets of samples, one row each."""
         return self.samples.targets[indices]
+
+    def series(self, indices: Indices) -> SeriesRows | None:
+        """The series of samples and their scales; None where the data is not of several series."""
+        return None
+
+    def row_keys(self, index: int) -> list[dict[str, str]]:
+        """What names each row that is predicted for a sample, besides its id; [] for nothing."""
+        return []
 
     def by_length(self) -> Indices:
         """The indices of the split, sorted by length where lengths vary, else in order."""

@@ -26,7 +26,7 @@ _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), te
 _READING = (
     *("target", "label_separators", "text", "drop", "header", "formats", "split_column"),
     "group_column",
-    *("time_column", "window", "horizon", "time_splits"),
+    *("time_column", "series_column", "window", "horizon", "time_splits"),
 )
 _SET_ONLY = ("label_separators", "text", "drop", "formats", "time_splits")  # settings without a flag
 

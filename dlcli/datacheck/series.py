@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import DataSource, Floats, Listed, Samples, Stacked
-from dlcli.data.series.long_tables import as_times, read_table
+from dlcli.data.series.long_tables import read_tables
 from dlcli.data.series.windows import LongSeries, Windows
 from dlcli.data.tables.frames import TABLE_SUFFIXES, read_frame
 from dlcli.data.tables.split_names import split_files
@@ -86,70 +88,114 @@ def _check_whole_series(source: DataSource, task: TaskSpec | None, result: Check
 def _check_forecast(
     source: DataSource, task: TaskSpec | None, options: CheckOptions, result: CheckResult
 ) -> None:
-    """Check one long series to forecast."""
+    """Check the long series of a table to forecast."""
     items = source.splits["train"].items
     assert isinstance(items, Windows)
-    (series,) = items.series
-    observed, times, step = _observed(source, series, options)
-    steps = len(observed)
-    result.facts["rows"] = f"{steps:,}"
-    result.facts["channels"] = f"{len(series.channels):,}"
+    first = items.series[0]
+    observed, step = _observed(source, first, options)
+    several = first.series_column is not None
+    every = np.concatenate([one.values for one in observed])
+    result.facts["rows"] = f"{len(every):,}"
+    if several:
+        lengths = np.array([len(one.values) for one in observed])
+        result.facts["series"] = f"{len(observed):,}, of {median_and_range(lengths)} rows"
+    result.facts["channels"] = f"{len(first.channels):,}"
+    times = sorted((one.clock[end], one.times[end]) for one in observed for end in (0, -1) if one.times)
     if times:
-        result.facts["time"] = f"{times[0]} to {times[-1]}" + (f", a step is {step}" if step else "")
-    result.facts["window"] = f"{series.window} input steps, {series.horizon} predicted"
-    table = _channel_table(observed, series.channels)
-    longest_runs = [_longest_run(observed[:, c]) for c in range(observed.shape[1])]
+        span = f"{times[0][1]} to {times[-1][1]}"
+        result.facts["time"] = span + (f", a step is {step}" if step else "")
+    result.facts["window"] = f"{first.window} input steps, {first.horizon} predicted"
+    table = _channel_table(every, first.channels)
+    longest_runs = [_longest_of(observed, c) for c in range(every.shape[1])]
     rows = tuple(
-        (*row[:2], length, *row[2:]) for row, (length, _) in zip(table.rows, longest_runs, strict=True)
+        (*row[:2], length, *row[2:])
+        for row, (length, _, _) in zip(table.rows, longest_runs, strict=True)
     )
     result.tables.append(
         Table("channels", table.title, (*_COLUMNS[:2], "longest flat", *_COLUMNS[2:]), rows)
     )
     stuck = [
-        f"{name}: {length:,} steps from {times[at] if times else f'row {at}'}"
-        for name, (length, at) in zip(series.channels, longest_runs, strict=True)
-        if length > max(_STUCK_STEPS, _STUCK_SHARE * steps)
+        f"{name}{f' of {one.id}' if several else ''}: {length:,} steps from "
+        f"{one.times[at] if one.times else f'row {at}'}"
+        for name, (length, at, one) in zip(first.channels, longest_runs, strict=True)
+        if length > max(_STUCK_STEPS, _STUCK_SHARE * len(one.values))
     ]
     if stuck:
         message = f"{plural(len(stuck), 'channel')} constant for a long stretch"
         result.report("note", "flat-stretch", message, examples=stuck, hint="a sensor that was stuck?")
+    lines = {
+        name: {one.id: one.values[:, c] for one in observed[:_MAX_LINES]}
+        for c, name in enumerate(first.channels[:_MAX_PANELS])
+    }
+    marks = {} if several else _marks(source)
+    result.charts.append(Panels("series", source.name, "step", lines, marks))
+    if several and task is not None:
+        result.notices += reader_notices(source, task)
+
+
+def _marks(source: DataSource) -> dict[int, str]:
+    """Return the first row of each split."""
     marks = {}
     for split, samples in source.splits.items():
         assert isinstance(samples.items, Windows)
         marks[int(samples.items.starts.min())] = split
     # Inputs of the first split reach back to the beginning.
-    marks = {(0 if at == min(marks) else at): split for at, split in marks.items()}
-    result.charts.append(
-        Panels(
-            "series", source.name, "step",
-            {name: {"": observed[:, c]} for c, name in enumerate(series.channels[:_MAX_PANELS])},
-            marks,
-        )
-    )  # fmt: skip
+    return {(0 if at == min(marks) else at): split for at, split in marks.items()}
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """A series as it stands in the files: ``values`` (T, C) with NaN where missing, and its times."""
+
+    id: str
+    values: Floats
+    times: tuple[str, ...]
+    clock: Floats
 
 
 def _observed(
     source: DataSource, series: LongSeries, options: CheckOptions
-) -> tuple[Floats, list[str], str | None]:
-    """Return (T, C) with NaN where missing, the times of the rows, and the median step as text.
+) -> tuple[list[_Observed], str | None]:
+    """Return the series of the files, and the median step as text.
 
     The source has its gaps filled already, so the files are read again.
     """
     files = split_files(Path(source.origin), TABLE_SUFFIXES)
     if files is None:
-        return series.values, [], None
-    parts: list[Floats] = []
-    times: list[str] = []
+        items = source.splits["train"].items
+        assert isinstance(items, Windows)
+        whole = [_Observed(one.id, one.values, (), np.zeros(0)) for one in items.series]
+        return whole, None
+    parts: dict[str, list[_Observed]] = {}
     step = None
+    config = options.config.data.model_copy(update={"series_column": series.series_column})
     for file in files.values():
         frame, _ = read_frame(file)
-        table = read_table(frame, options.config.data, file, channels=series.channels)
-        parts.append(table.values)
-        times += table.times[:-1] if table.time is not None else ()
-        clock = as_times(frame[table.time]) if table.time is not None else None
-        if step is None and clock is not None and len(clock) > 1:
-            step = str(clock.diff().drop_nulls().median())
-    return np.concatenate(parts), times, step
+        read = read_tables(frame, config, file, channels=series.channels)
+        for table in read.tables:
+            times = () if read.time is None else table.times[: len(table.values)]
+            part = _Observed(table.id, table.values, times, table.clock)
+            parts.setdefault(table.id, []).append(part)
+        if step is None and read.dated and len(read.tables[0].clock) > 1:
+            microseconds = round(float(np.median(np.diff(read.tables[0].clock))))
+            step = str(timedelta(microseconds=microseconds))
+    return [_joined(of_series) for of_series in parts.values()], step
+
+
+def _joined(parts: Sequence[_Observed]) -> _Observed:
+    """Return the parts of one series, of several files, as one."""
+    return _Observed(
+        parts[0].id,
+        np.concatenate([part.values for part in parts]),
+        tuple(time for part in parts for time in part.times),
+        np.concatenate([part.clock for part in parts]),
+    )
+
+
+def _longest_of(observed: Sequence[_Observed], channel: int) -> tuple[int, int, _Observed]:
+    """Return length, start and series of the longest run of one value in a channel."""
+    runs = [(*_longest_run(one.values[:, channel]), one) for one in observed]
+    return max(runs, key=lambda run: run[0])
 
 
 def _values(samples: Samples) -> Sequence[npt.NDArray[np.floating]]:

@@ -136,7 +136,8 @@ class ReferenceEvaluator:
                     inputs = trim(inputs, self.task)
                     batches.append(artifact.predict(inputs))
                     assert counts is not None
-                    counts.update(batches[-1], self._data.reader.targets(read), inputs)
+                    reader = self._data.reader
+                    counts.update(batches[-1], reader.targets(read), inputs, reader.series(read))
             done = min(start + size, len(self.indices))
             self._emit(EvalProgress(split=self.split, done=done, total=len(self.indices)))
         if not batches:

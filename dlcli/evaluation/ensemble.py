@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from dlcli.data.base import Indices, Inputs, Reader, Targets
+from dlcli.data.base import Indices, Inputs, Reader, SeriesRows, Targets
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import Counts, direction
@@ -19,7 +19,7 @@ from dlcli.evaluation.tta import mean_classes, with_tta
 from dlcli.files import read_json
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.runs.folder import run_of
-from dlcli.task import TaskSpec
+from dlcli.task import SeriesInput, SeriesScale, TaskSpec
 
 # Why the outputs of two such models have no mean.
 _NO_MEAN = {
@@ -124,6 +124,14 @@ def check_members(named: Sequence[tuple[str, TaskSpec]], *, averaged: bool = Tru
         if task.horizon != other.horizon:
             how = f"the first predicts {task.horizon} steps, the second {other.horizon}"
             raise _different(first, name, how)
+        if _series_scales(task) != _series_scales(other):
+            raise _different(first, name, "their series are scaled by other numbers")
+
+
+def _series_scales(task: TaskSpec) -> set[SeriesScale]:
+    """The scales of the series, where each has its own: outputs and errors are in these units."""
+    scaled = isinstance(task.input, SeriesInput) and task.input.scaled_by_series
+    return set(task.input.series) if scaled and isinstance(task.input, SeriesInput) else set()
 
 
 def member_row(artifact: Artifact, own: Counts, ensemble: Counts, task: TaskSpec) -> MemberRow:
@@ -200,6 +208,14 @@ class _JoinedReader(Reader):
     def targets(self, indices: Indices) -> Targets:
         """The targets of the first reader."""
         return self._readers[0].targets(indices)
+
+    def row_keys(self, index: int) -> list[dict[str, str]]:
+        """As `Reader.row_keys`, of the first reader."""
+        return self._readers[0].row_keys(index)
+
+    def series(self, indices: Indices) -> SeriesRows | None:
+        """As `Reader.series`; `check_members` sees to equal scales."""
+        return self._readers[0].series(indices)
 
     def close(self) -> None:
         """Close all readers."""

@@ -90,7 +90,7 @@ def _share(
         for inputs, indices in batches(
             reader, batch_size or default_batch_size(task), split, emit, world
         ):
-            counts.update(predict(inputs), reader.targets(indices), inputs)
+            counts.update(predict(inputs), reader.targets(indices), inputs, reader.series(indices))
     except DlcliError as exc:
         return exc
     return counts

@@ -78,13 +78,14 @@ def count_members(
     size = config.batch_size or batch_size_of(ensemble)
     for inputs, indices in batches(reader, size, data.split, emit):
         outputs, targets = ensemble.outputs(inputs), reader.targets(indices)
+        series = reader.series(indices)
         for own, output in zip(alone, outputs, strict=True):
-            own.update(output, targets, inputs)
+            own.update(output, targets, inputs, series)
         if not ensemble.averaged:
             continue
         combined = ensemble.mean(outputs)
         if mean is not alone[0]:
-            mean.update(combined, targets, inputs)
+            mean.update(combined, targets, inputs, series)
         if losses is not None:
             losses.update(combined, targets, indices)
     return reader, alone, mean

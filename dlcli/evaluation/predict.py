@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Indices, Inputs, Reader
+from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
 from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.evaluation.evaluate import default_batch_size
@@ -24,6 +25,7 @@ from dlcli.task import TaskSpec
 
 Predict = Callable[[Inputs], Outputs]
 Rows = tuple[dict[str, Any], ...]
+_NOTHING: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,9 @@ class Prediction:
 
     Every row has ``input``. Classification: ``label``, ``probability``, ``top_k``. Multilabel:
     ``labels`` (those above 0.5), ``probabilities`` by name. Regression: ``value``, or
-    ``values`` by name where there are several targets. Forecast: a row per step, ``step`` from 1, and
-    ``value`` or ``values``. Seq2seq: ``text``. Embedding: ``embedding``, a list of its numbers. Values
+    ``values`` by name where there are several targets. Forecast: a row per step, ``step`` from 1, its
+    ``time``, the ``series`` where the table has several, and ``value`` or
+    ``values``. Seq2seq: ``text``. Embedding: ``embedding``, a list of its numbers. Values
     are in the data's own units.
     """
 
@@ -63,13 +66,14 @@ def predict(
         for indices, inputs, readable in prefetch(
             _in_order(reader, batch_size or default_batch_size(task))
         ):
-            rows = (
-                dict(zip(readable.tolist(), predict_rows(inputs), strict=True)) if len(readable) else {}
-            )
+            predicted = predict_rows(inputs, reader.series(readable)) if len(readable) else []
+            rows = dict(zip(readable.tolist(), predicted, strict=True))
             for index in indices.tolist():
                 name = names[index]
                 if index in rows:
-                    yield Prediction(name, rows=tuple({"input": name, **row} for row in rows[index]))
+                    keys = reader.row_keys(index)
+                    named = zip_longest(rows[index], keys, fillvalue=_NOTHING)
+                    yield Prediction(name, tuple({"input": name, **key, **row} for row, key in named))
                 else:
                     yield Prediction(name, error=_reason(name, reader, task))
     finally:
@@ -90,19 +94,25 @@ def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
 
 def row_function(
     model: Predict, task: TaskSpec, top_k: int, beams: int
-) -> Callable[[Inputs], list[Rows]]:
-    """The function from the inputs of a batch to the rows of each sample, without ``input``."""
+) -> Callable[[Inputs, SeriesRows | None], list[Rows]]:
+    """The function from the inputs of a batch, and its series, to the rows of each sample.
+
+    The rows have no ``input`` yet.
+    """
     if task.kind == "seq2seq":
-        return lambda inputs: [({"text": text},) for text in translate(model, inputs, task, beams=beams)]
+        return lambda inputs, series: [
+            ({"text": text},) for text in translate(model, inputs, task, beams=beams)
+        ]
+    if task.kind == "forecast":
+        return lambda inputs, series: _steps(model(inputs), series, task=task)
     row_functions: dict[str, Callable[[Outputs], list[Rows]]] = {
         "classification": partial(_ranked, names=task.class_names, top_k=top_k),
         "multilabel": partial(_labels, names=task.class_names),
         "regression": partial(_numbers, task=task),
-        "forecast": partial(_steps, task=task),
         "embedding": _vectors,
     }
     rows_of = row_functions[task.kind]
-    return lambda inputs: rows_of(model(inputs))
+    return lambda inputs, series: rows_of(model(inputs))
 
 
 def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int) -> list[Rows]:
@@ -131,11 +141,14 @@ def _numbers(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
     return [(_values(row, task),) for row in unscale(outputs, task).tolist()]
 
 
-def _steps(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
+def _steps(outputs: Outputs, series: SeriesRows | None, *, task: TaskSpec) -> list[Rows]:
     """A row per step, from (B, horizon, R)."""
+    values = unscale(outputs, task)
+    if series is not None:
+        values = values * series.std[:, None] + series.mean[:, None]
     return [
         tuple({"step": step, **_values(row, task)} for step, row in enumerate(rows, 1))
-        for rows in unscale(outputs, task).tolist()
+        for rows in values.tolist()
     ]
 
 

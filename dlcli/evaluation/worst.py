@@ -63,7 +63,7 @@ def worst_rows(
     for index, loss in zip(indices.tolist(), values.tolist(), strict=True):
         one = np.array([index], np.int64)
         inputs, _ = reader.read(one)
-        predicted = predict(inputs)[0]
+        predicted = predict(inputs, reader.series(one))[0]
         rows.append(
             WorstRow(
                 input=reader.samples.ids[index],
@@ -80,7 +80,9 @@ def _target(reader: Reader, one: Indices, task: TaskSpec) -> str:
     if isinstance(task.input, PairsInput):
         assert isinstance(reader.samples.items, Listed)
         return str(reader.samples.items.values[int(one[0])][1])
-    target = reader.targets(one)[0]
+    target, series = reader.targets(one)[0], reader.series(one)
+    if series is not None:
+        target = target * series.std[0] + series.mean[0]
     if task.kind == "classification":
         return task.class_names[int(target)]
     if task.kind == "multilabel":

@@ -106,12 +106,13 @@ def _samples(report: DataReport) -> str:
     """``train 80, val 10, test 10 (split by dlcli)``."""
     parts = [f"{split} {facts['samples']:,}" for split, facts in report.splits.items()]
     drawn = [split for split, facts in report.splits.items() if not facts["given"]]
+    by = "in the order of time" if report.task == "forecast" else "at random"
     if not drawn:
-        how = "as given" if report.task != "forecast" else "in the order of time"
+        how = "as given"
     elif len(drawn) == len(parts):
-        how = "split by dlcli at random"
+        how = f"split by dlcli {by}"
     else:
-        how = f"{' and '.join(drawn)} held out by dlcli at random"
+        how = f"{' and '.join(drawn)} held out by dlcli {by}"
     return f"{', '.join(parts)} ({how})"
 
 

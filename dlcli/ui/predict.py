@@ -6,6 +6,7 @@ The widths of the columns come from the task and the names of the inputs, so no 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,26 +22,32 @@ if TYPE_CHECKING:
 
 NAMES = 1000  # inputs whose names decide on the width of their column; a longer one moves its own line
 VALUE_WIDTH = 12  # -1.23457e-05
+TIME_WIDTH = 19  # 2024-01-31 23:00:00
 MIN_NAME, MIN_LABEL, MIN_TEXT = 16, 12, 24
 
 _Line = Callable[[Mapping[str, Any]], str]
+_Maker = Callable[["Console", "TaskSpec", int], tuple[str, _Line]]
 
 
-def print_predictions(rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs: Sequence[str]) -> None:
+def print_predictions(
+    rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs: Sequence[str], *, timed: bool = False
+) -> None:
     """Print rows of `Prediction` under one header.
 
-    ``inputs`` are the names of all inputs.
+    ``inputs`` are the names of all inputs; ``timed``: whether the rows have a time.
     """
     console = consoles.stdout()
-    make = {
+    makers: dict[str, _Maker] = {
         "classification": _classes,
         "multilabel": _labels,
         "regression": _values,
-        "forecast": _values,
+        "forecast": partial(_values, timed=timed),
         "seq2seq": _texts,
         "embedding": _vectors,
-    }[task.kind]
-    head, line = make(console, task, _widest([printable(name) for name in islice(inputs, NAMES)]))
+    }
+    head, line = makers[task.kind](
+        console, task, _widest([printable(name) for name in islice(inputs, NAMES)])
+    )
     for count, row in enumerate(rows):
         if not count:
             console.print(head, style="dim", soft_wrap=True)
@@ -79,12 +86,12 @@ def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
     return f"{_left('input', name)}{GAP}labels, each with its probability"[: console.width], line
 
 
-def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
-    """One column per target, as many as fit."""
+def _values(console: Console, task: TaskSpec, name: int, *, timed: bool = False) -> tuple[str, _Line]:
+    """One column per target, as many as fit; with ``timed``, the time of each step too."""
     names = [key(target.name) for target in task.targets]
     widths = [max(VALUE_WIDTH, _widest([target])) for target in names]
     step = max(len("step"), len(str(task.horizon))) if task.kind == "forecast" else 0
-    fixed = step + len(GAP) if step else 0
+    fixed = step + len(GAP) + (TIME_WIDTH + len(GAP) if timed else 0) if step else 0
     name = min(name, max(console.width - fixed - widths[0] - len(GAP), MIN_NAME))
     left = console.width - name - fixed
     shown = 0
@@ -100,11 +107,13 @@ def _values(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
     def line(row: Mapping[str, Any]) -> str:
         values = list(row["values"].values()) if "values" in row else [row["value"]]
         cells = [number(v).rjust(w) for v, w in zip(values[:shown], widths, strict=False)]
-        at = [str(row["step"]).rjust(step)] if step else []
+        at = [_left(row["time"], TIME_WIDTH)] if timed else []
+        at += [str(row["step"]).rjust(step)] if step else []
         return GAP.join([_left(row["input"], name), *at, *cells])
 
     heads = [_right(target, width) for target, width in zip(names[:shown], widths, strict=False)]
-    at = ["step".rjust(step)] if step else []
+    at = [_left("time", TIME_WIDTH)] if timed else []
+    at += ["step".rjust(step)] if step else []
     return GAP.join([_left("input", name), *at, *heads]) + more, line
 
 

@@ -27,7 +27,7 @@ class Head:
     """What is known before the first row, and ``failed``, which grows while rows are written.
 
     ``facts`` are the first keys of the JSON object; ``inputs`` are the names of all inputs. ``top_k``
-    is the number of classes per row.
+    is the number of classes per row. ``keys`` are the columns that name a row besides its input.
     """
 
     facts: Mapping[str, Any]
@@ -35,6 +35,7 @@ class Head:
     inputs: Sequence[str]
     top_k: int
     failed: list[dict[str, str]]
+    keys: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -58,11 +59,11 @@ def destination(path: Path | None) -> Iterator[IO[str]]:
 
 def write_table(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """Print aligned columns on stdout."""
-    print_predictions(rows, head.task, head.inputs)
+    print_predictions(rows, head.task, head.inputs, timed="time" in head.keys)
 
 
 def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
-    """Write a header and a line per row. The columns depend on the task alone.
+    """Write a header and a line per row. The columns depend on the task and the keys alone.
 
     ``label_2, probability_2`` ... are the classes after the first; ``probability_NAME`` and
     ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ... are the
@@ -71,7 +72,7 @@ def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     out = csv.writer(file, lineterminator="\n")
     out.writerow(_columns(head))
     for row in rows:
-        out.writerow(_cells(row))
+        out.writerow(_cells(row, head))
 
 
 def _columns(head: Head) -> list[str]:
@@ -79,6 +80,7 @@ def _columns(head: Head) -> list[str]:
     values = [f"value_{target.name}" for target in task.targets] if len(task.targets) > 1 else ["value"]
     return [
         "input",
+        *head.keys,
         *{
             "classification": [
                 column if rank == 1 else f"{column}_{rank}"
@@ -94,9 +96,9 @@ def _columns(head: Head) -> list[str]:
     ]
 
 
-def _cells(row: Row) -> list[Any]:
+def _cells(row: Row, head: Head) -> list[Any]:
     """Return the cells of `_columns`, with all digits of a float32."""
-    cells: list[Any] = [row["input"]]
+    cells: list[Any] = [row["input"], *(row.get(name, "") for name in head.keys)]
     if "top_k" in row:
         for item in row["top_k"]:
             cells += [item["label"], f"{item['probability']:.6f}"]

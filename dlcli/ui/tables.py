@@ -19,7 +19,7 @@ from dlcli.wording import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlcli.evaluation.metrics import BaselineRow, ClassRow, EvalResult, TargetRow
+    from dlcli.evaluation.metrics import BaselineRow, ClassRow, EvalResult, SeriesRow, TargetRow
     from dlcli.evaluation.metrics.base import MemberRow
     from dlcli.task import TaskKind
 
@@ -33,7 +33,7 @@ _ORDER = {
     "classification": ("accuracy", "top5_accuracy", "loss", "balanced_accuracy", "f1_macro"),
     "multilabel": ("f1_macro", "accuracy", "loss"),
     "regression": ("r2", "mae", "rmse", "mse", "loss"),
-    "forecast": ("mse", "mae", "rmse", "loss", "smape", "mase"),
+    "forecast": ("mse", "mae", "r2", "mase", "rmse", "loss", "smape"),
     "seq2seq": ("loss", "accuracy", "bleu"),
     "embedding": ("recall_at_1", "loss"),
 }
@@ -42,7 +42,8 @@ _MEANING = {
     "classification": "",
     "multilabel": "accuracy: samples with all labels right (subset accuracy)",
     "regression": "mae, rmse and mse are in the data's own units, loss is on scaled values",
-    "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; smape is in percent",
+    "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; r2 and mase are over "
+    "all targets and steps; smape is in percent",
     "seq2seq": "accuracy is of tokens, with teacher forcing",
     "embedding": "recall_at_1: share of samples whose nearest neighbour in the split has their class; "
     "classes with one sample are left out",
@@ -70,6 +71,8 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
         _print_classes(result)
     if result.per_target:
         _print_targets(result)
+    if result.per_series:
+        _print_series(result)
     _print_baselines(result)
     _print_rest(result)
 
@@ -169,6 +172,25 @@ def _print_targets(result: EvalResult) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(printable(row.name), figure(row.mae), figure(row.rmse), figure(row.r2))
+    _print_table(title, table)
+
+
+def _print_series(result: EvalResult) -> None:
+    """Print a row per series, with the baselines; of many, those with the highest mse."""
+    rows: Sequence[SeriesRow] = result.per_series
+    title = f"{len(rows):,} series; mse, mae and r2 on scaled values"
+    if len(rows) > MAX_CLASSES:
+        rows = sorted(rows, key=lambda row: -row.mse)[:WORST]
+        title += f", the {len(rows)} with the highest mse"
+    baselines = [row for row in result.baselines if row.by_series]
+    table = _table()
+    table.add_column("series", overflow="fold")
+    for name in ("windows", "mse", *(row.name for row in baselines), "mae", "r2", "smape", "mase"):
+        table.add_column(printable(name), justify="right")
+    for row in rows:
+        simple = [figure(baseline.by_series[row.id]) for baseline in baselines]
+        scores = [figure(value) for value in (row.mae, row.r2, row.smape, row.mase)]
+        table.add_row(printable(row.id), wording.count(row.samples), figure(row.mse), *simple, *scores)
     _print_table(title, table)
 
 

@@ -12,7 +12,8 @@ from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.notices import messages
-from dlcli.data.series.forecast import fit_forecast, forecast_inputs
+from dlcli.data.series.forecast import fit_forecast
+from dlcli.data.series.forecast_inputs import forecast_inputs
 from dlcli.data.series.windows import ForecastReader, LongSeries, Windows
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import apply_splits, write_splits
@@ -232,7 +233,6 @@ def test_a_table_over_time_is_recognised(tmp_path: Path, name: str) -> None:
     [
         {"x": list(range(30)), "y": list(range(30))},
         {"date": hours(30), "x": list(range(30)), "label": ["cat", "dog"] * 15},
-        {"date": hours(30)[::-1], "x": list(range(30))},
         {"date": [hours(3)[i // 10] for i in range(30)], "x": list(range(30))},
         {"time": [i * i for i in range(30)], "x": list(range(30))},
     ],
@@ -275,16 +275,50 @@ def test_the_month_after_a_monthly_series_is_a_calendar_month(tmp_path: Path) ->
     assert forecast_inputs([str(path)], task).ids == (f"{path} 2005-02-01",)
 
 
-def test_decreasing_time_is_an_error_that_names_the_row(tmp_path: Path) -> None:
-    stamps = hours(50)
+def test_a_table_newest_first_is_read_in_the_order_of_time(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", {"date": hours(200)[::-1], "row": list(range(200))[::-1]})
+    kind = find_kind(path, DataConfig())
+    assert kind is not None
+    assert kind.name == "series"
+    source = opened(path, window=10, horizon=4)
+    assert "newest first; they are read in the order of 'date'" in " ".join(messages(source.notices))
+    forwards = opened(table(tmp_path / "b.csv"), window=10, horizon=4, drop=("up",))
+    task, _ = task_of(source)
+    assert task == task_of(forwards)[0]
+    for split, reader in readers(source, task).items():
+        assert reader.samples.ids == forwards.splits[split].ids
+        inputs, targets = rows_of(reader, task)
+        np.testing.assert_array_equal(inputs[:, -1] + 1, targets[:, 0])
+
+
+def test_rows_out_of_order_are_sorted_and_the_first_is_named(tmp_path: Path) -> None:
+    stamps, rows = hours(50), list(range(50))
     stamps[20], stamps[21] = stamps[21], stamps[20]
-    path = write_csv(tmp_path / "a.csv", {"date": stamps, "x": list(range(50))})
-    with pytest.raises(
-        DlcliError, match=r"decreases at row 21 .*21:00:00 is followed by .*20:00:00"
-    ) as caught:
+    rows[20], rows[21] = rows[21], rows[20]
+    path = write_csv(tmp_path / "a.csv", {"date": stamps, "row": rows})
+    source = opened(path, window=5, horizon=2)
+    (notice,) = source.notices
+    assert (notice.code, notice.level) == ("sorted-time", "warning")
+    assert "decreases at row 21, from 0); they are sorted by 'date'" in notice.message
+    task, _ = task_of(source)
+    inputs, targets = rows_of(readers(source, task)["train"], task)
+    np.testing.assert_array_equal(np.diff(np.concatenate([inputs, targets], axis=1)), 1)
+
+
+def test_numbers_out_of_order_are_no_time_unless_they_are_named(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", {"time": [i * 7 % 50 for i in range(50)], "x": [*range(50)]})
+    with pytest.raises(DlcliError, match=r"decreases at row 8 .*49 is followed by 6") as caught:
         opened(path, window=5, horizon=2)
     assert caught.value.hint is not None
-    assert "sort" in caught.value.hint
+    assert "--time-column" in caught.value.hint
+    assert opened(path, window=5, horizon=2, time_column="time").splits["train"].ids[0] == "5"
+
+
+def test_a_split_that_begins_before_the_one_before_has_ended_is_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a_train.csv", {"date": hours(60), "x": list(range(60))})
+    write_csv(tmp_path / "a_test.csv", {"date": hours(80)[40:], "x": list(range(40, 80))})
+    with pytest.raises(DlcliError, match="the time decreases at row 60"):
+        opened(tmp_path / "a_train.csv", window=5, horizon=2)
 
 
 def test_gaps_and_repeats_are_counted(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.notices import messages
 from dlcli.data.series.kind import UnequalLengths, fit, make_reader, series_inputs
-from dlcli.data.series.reader import channel_statistics, interpolate
+from dlcli.data.series.reader import channel_statistics
 from dlcli.data.sources import open_other, open_source
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SeriesInput, TaskSpec
+from dlcli.timeline.gaps import interpolate
 
 
 def fitted(source: DataSource, **settings: object) -> tuple[TaskSpec, list[str]]:

@@ -165,6 +165,18 @@ def write_hours(root: Path) -> Path:
     return write_csv(root / "hours.csv", ("date", "heat", "load"), rows)
 
 
+def write_panel(root: Path) -> Path:
+    """Three series of one table, each at its own level."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, name in enumerate(("north", "south", "west")):
+        for day in range(120):
+            moment = f"2024-{1 + day // 28:02d}-{1 + day % 28:02d}"
+            sales = 10.0**number * (5 + np.sin(day / 7 * 2 * np.pi) + rng.normal(0, 0.1))
+            rows.append((name, moment, f"{sales:.4f}"))
+    return write_csv(root / "panel.csv", ("shop", "day", "sales"), rows)
+
+
 def write_pairs(root: Path) -> Path:
     """A table of letters, and of the same letters backwards and large."""
     rng = np.random.default_rng(0)
@@ -193,6 +205,15 @@ def _without_horizon(path: Path) -> list[str]:
     lines = path.read_text().splitlines()
     shorter = path.with_name("shorter.csv")
     shorter.write_text("\n".join(lines[:-_HORIZON]) + "\n")
+    return [str(shorter)]
+
+
+def _last_without_horizon(path: Path) -> list[str]:
+    """The last series up to where its last window ends, which is the last of the split."""
+    header, *lines = path.read_text().splitlines()
+    own = [line for line in lines if line.startswith("west,")][:-_HORIZON]
+    shorter = path.with_name("shorter.csv")
+    shorter.write_text("\n".join([header, *own]) + "\n")
     return [str(shorter)]
 
 
@@ -249,6 +270,14 @@ DATA: dict[str, TinyData] = {
         write_hours,
         {"model": {"name": "linear"}, "data": {"target": "heat", "window": 24, "horizon": _HORIZON}},
         _without_horizon,
+        "test",
+    ),
+    "panel": TinyData(
+        "series",
+        "forecast",
+        write_panel,
+        {"model": {"name": "linear"}, "data": {"window": 14, "horizon": _HORIZON}},
+        _last_without_horizon,
         "test",
     ),
     "pairs": TinyData(

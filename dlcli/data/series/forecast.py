@@ -1,6 +1,6 @@
-"""Forecasting: one long series, split into train, val and test by time, as windows.
+"""Forecasting: the series of a long table, split into train, val and test by time, as windows.
 
-Legend: T rows (steps) of the long series, C channels, N windows of a split, n in a batch, R targets.
+Legend: T rows (steps) of a series, C channels, N windows of a split, n in a batch, R targets.
 """
 
 from __future__ import annotations
@@ -13,30 +13,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcli.config import DataConfig
-from dlcli.data.base import DataSource, Samples, fingerprint
+from dlcli.data.base import DataSource, Indices, Samples, fingerprint
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.series.long_tables import LongTable, looks_long, read_table
+from dlcli.data.series.default_window import window_and_horizon
+from dlcli.data.series.long_tables import LongTables, looks_long, read_tables
+from dlcli.data.series.panels import looks_like_panel
 from dlcli.data.series.reader import channel_statistics
-from dlcli.data.series.time_gaps import fill_missing, forward_fill
+from dlcli.data.series.time_gaps import fill_missing, missing_notice
 from dlcli.data.series.time_splits import (
-    Bounds,
-    file_bounds,
-    time_bounds,
+    SPLITS,
+    TimeSplits,
+    check_splits,
+    split_in_time,
     too_short_error,
     window_starts,
 )
+from dlcli.data.series.training_notices import TrainingFacts, training_notices
 from dlcli.data.series.windows import LongSeries, Windows, channel_indices
 from dlcli.data.tables.frames import TABLE_SUFFIXES, is_table, read_frame, read_head
 from dlcli.data.tables.split_names import split_files
 from dlcli.errors import DlcliError, UsageError
-from dlcli.task import SeriesInput, TargetNumber, TaskSpec
+from dlcli.task import SeriesInput, SeriesScale, TargetNumber, TaskSpec
 from dlcli.wording import quoted_list
 
 if TYPE_CHECKING:
     import polars
 
-DEFAULT_WINDOW, DEFAULT_HORIZON = 96, 24  # steps
+_MAX_WORDS = 5  # columns without numbers in a table that may be several series
 
 
 def is_long(path: Path, config: DataConfig) -> bool:
@@ -51,20 +55,39 @@ def is_long(path: Path, config: DataConfig) -> bool:
             return False
     if file is None or not is_table(file):
         return False
-    if config.task == "forecast" or config.window is not None or config.horizon is not None:
+    settings = (config.window, config.horizon, config.series_column)
+    if config.task == "forecast" or any(setting is not None for setting in settings):
         return True
     if config.split_column is not None or config.group_column is not None:
         return False
     head = read_head(file)
-    return head is not None and looks_long(head, config)
+    if head is None:
+        return False
+    return looks_long(head, config) or (_may_be_panel(head) and _is_panel(file, config))
+
+
+def _may_be_panel(head: polars.DataFrame) -> bool:
+    """Return whether the first rows have dates and numbers, and few columns of words or ids besides."""
+    import polars as pl
+
+    others = [c for c in head.iter_columns() if not c.dtype.is_numeric() and c.dtype != pl.Boolean]
+    return 1 <= len(others) <= _MAX_WORDS and len(others) < head.width
+
+
+def _is_panel(file: Path, config: DataConfig) -> bool:
+    try:
+        frame, _ = read_frame(file, header=config.header, formats=config.formats)
+    except DlcliError:
+        return False
+    return looks_like_panel(frame, config)
 
 
 def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
-    """Read the windows of a long table, split by time.
+    """Read the windows of the series of a long table, split by time.
 
     With ``other``, there is a split "all" too; it is the only one where the table is too short to
-    split. Raises: DlcliError when the table cannot be read, its time decreases, or it is too short;
-    UsageError when the settings do not apply to it.
+    split. Raises: DlcliError when the table cannot be read, its times are out of order or repeat, or it
+    is too short; UsageError when the settings do not apply to it.
     """
     _check_settings(path, config)
     files = split_files(path, TABLE_SUFFIXES)
@@ -72,116 +95,185 @@ def read_long(path: Path, config: DataConfig, other: bool) -> DataListing:
         raise DlcliError(
             f"{path} is not a table", hint="a forecast reads " + ", ".join(TABLE_SUFFIXES[:6])
         )
-    frame, sizes, notices = _concat_files(files, config)
-    table = read_table(frame, config, path)
-    window, horizon = config.window or DEFAULT_WINDOW, config.horizon or DEFAULT_HORIZON
-    rows = len(table.values)
-    try:
-        bounds = file_bounds(sizes, config) if len(sizes) > 1 else time_bounds(rows, config)
-        starts = window_starts(bounds, window, horizon, path)
-    except DlcliError:
-        if not other:
-            raise
-        bounds, starts = (rows, rows, rows), {}
-    if other:
-        starts["all"] = np.arange(window, rows - horizon + 1, dtype=np.int64)
-        if not len(starts["all"]):
-            raise too_short_error(path, "it", rows, window + horizon)
-    table, unused = _drop_empty_channels(table, bounds[0], config, path)
-    values, target_values, about_gaps = fill_missing(table.values, bounds, path)
-    target_names = _target_names(table, config, path)
-    series = LongSeries(
-        values=values,
-        target_values=target_values,
-        channels=table.channels,
-        target_names=target_names,
-        train_rows=bounds[0],
-        window=window,
-        horizon=horizon,
-        notices=tuple(_training_notices(table, bounds, target_names, config, by_files=len(sizes) > 1)),
-    )
-    splits = {
-        split: Samples(
-            ids=tuple(table.times[start] for start in where.tolist()),
-            targets=np.zeros((len(where), 0)),
-            items=Windows((series,), np.zeros(len(where), dtype=np.int64), where),
-        )
-        for split, where in starts.items()
-    }
+    frame, codes, notices = _concat_files(files, config)
+    read = read_tables(frame, config, path, files=codes)
+    splits, starts, sizes = _divide(read, list(files), config, path, other=other)
+    window, horizon, defaults = sizes
+    read, unused = _drop_empty_channels(read, splits, path)
+    target_names = _target_names(read, config, path)
+    facts = TrainingFacts(read, splits, window, horizon, defaults, target_names, by_files=len(files) > 1)
+    series, starts, about_values = _long_series(read, splits, starts, path)
+    notes = tuple(training_notices(facts, config))
+    series = [
+        replace(one, target_names=target_names, window=window, horizon=horizon, notices=notes)
+        for one in series
+    ]
     options: dict[str, Any] = {"window": window, "horizon": horizon}
     if config.formats:
         options["formats"] = config.formats
-    if len(sizes) == 1 and config.time_splits is None and not other:
+    if read.series:
+        options |= {"series_column": ",".join(read.series)}
+    if len(files) == 1 and config.time_splits is None and not other:
         # In rows, so that a file that has grown keeps the splits that a model was trained on.
-        ends = [0, *bounds]
-        options |= {"time_splits": [b - a for a, b in zip(ends, bounds, strict=False)]}
+        options |= {"time_splits": list(splits.steps)}
+    present = [name for name in (*SPLITS, "all") if any(len(own.get(name, ())) for own in starts)]
     return DataListing(
-        splits=splits,
-        fingerprint=fingerprint(
-            [repr((table.channels, table.times)).encode(), np.ascontiguousarray(table.values).tobytes()]
-        ),
+        splits={name: _samples(series, [own.get(name) for own in starts]) for name in present},
+        fingerprint=_fingerprint(read),
         task="forecast",
         target_names=target_names,
         options=options,
-        notices=(*notices, *table.notices, *unused, *about_gaps),
-        own_splits=frozenset(starts) if len(sizes) == 1 else frozenset({"val"} - set(sizes)),
+        notices=(*notices, *read.notices, *unused, *about_values),
+        own_splits=frozenset(present) if len(files) == 1 else frozenset({"val"} - set(files)),
     )
+
+
+def _divide(
+    read: LongTables, files: Sequence[str], config: DataConfig, path: Path, *, other: bool
+) -> tuple[TimeSplits, list[dict[str, Indices]], tuple[int, int, tuple[str, ...]]]:
+    """Return the splits, the starts of the windows of each series by split, and `window_and_horizon`.
+
+    See `read_long` for ``other``. Raises: DlcliError when a split is too short.
+    """
+    lengths = [len(table.values) for table in read.tables]
+    try:
+        splits = split_in_time(read.tables, files, config)
+        window, horizon, defaults = window_and_horizon(read, splits, config)
+        starts = [window_starts(bounds, window, horizon) for bounds in splits.bounds]
+        check_splits({name for one in starts for name in one}, splits, window, horizon, path)
+    except DlcliError:
+        if not other:
+            raise
+        splits = TimeSplits(tuple((rows, rows, rows) for rows in lengths), (max(lengths), 0, 0))
+        window, horizon, defaults = window_and_horizon(read, splits, config)
+        starts = [{} for _ in lengths]
+    if other:
+        for own, rows in zip(starts, lengths, strict=True):
+            own["all"] = np.arange(window, rows - horizon + 1, dtype=np.int64)
+        if not any(len(own["all"]) for own in starts):
+            what = "it" if len(lengths) == 1 else "its longest series"
+            raise too_short_error(path, what, max(lengths), window + horizon)
+    return splits, starts, (window, horizon, defaults)
+
+
+def _long_series(
+    read: LongTables, splits: TimeSplits, starts: list[dict[str, Indices]], path: Path
+) -> tuple[list[LongSeries], list[dict[str, Indices]], list[Notice]]:
+    """Return the series with gaps filled, the starts of their windows, and notices.
+
+    Of several, those without a window in any split, or without a value in a channel, are left out.
+    """
+    several = len(read.tables) > 1
+    series, used_starts, short, blank = [], [], [], []
+    missing = total = 0
+    for table, bounds, own in zip(read.tables, splits.bounds, starts, strict=True):
+        if several and not any(map(len, own.values())):
+            short.append(table.id)
+            continue
+        observed = table.values[: bounds[0]] if bounds[0] else table.values
+        if several and not np.isfinite(observed).any(axis=0).all():
+            blank.append(table.id)
+            continue
+        values, target_values, count = fill_missing(table.values, bounds)
+        missing, total = missing + count, total + table.values.size
+        series.append(
+            LongSeries(
+                values=values,
+                target_values=target_values,
+                channels=read.channels,
+                train_rows=bounds[0],
+                times=table.times,
+                id=table.id,
+                series_column=",".join(read.series) or None,
+            )
+        )
+        used_starts.append(own)
+    notices = [missing_notice(missing, total, path)] if missing else []
+    for names, why in ((short, "too short for a window"), (blank, "a column without any value")):
+        if names:
+            what = f"{len(names):,} of {len(read.tables):,} series are left out, {why}"
+            notices.append(left_out(f"{path}: {what}: {quoted_list(names)}"))
+    if not series:
+        raise DlcliError(f"{path}: every series has a column without any value in its training rows")
+    return series, used_starts, notices
+
+
+def _samples(series: Sequence[LongSeries], starts: Sequence[Indices | None]) -> Samples:
+    """Return the windows of a split; ids are the series and the time of the first predicted row."""
+    ids, which, rows = [], [], []
+    for number, (one, own) in enumerate(zip(series, starts, strict=True)):
+        if own is not None:
+            prefix = f"{one.id} " if one.series_column is not None else ""
+            ids += [prefix + one.times[start] for start in own.tolist()]
+            which.append(np.full(len(own), number, dtype=np.int64))
+            rows.append(own)
+    items = Windows(tuple(series), np.concatenate(which), np.concatenate(rows))
+    return Samples(ids=tuple(ids), targets=np.zeros((len(ids), 0)), items=items)
+
+
+def _fingerprint(read: LongTables) -> str:
+    parts = []
+    for table in read.tables:
+        # The rows and the step after: what they were before series had ids.
+        times = table.times[: len(table.values) + 1]
+        facts = (read.channels, times) if not read.series else (read.channels, times, table.id)
+        parts += [repr(facts).encode(), np.ascontiguousarray(table.values).tobytes()]
+    return fingerprint(parts)
 
 
 def fit_forecast(source: DataSource, config: DataConfig) -> tuple[TaskSpec, list[Notice]]:
-    """Fit mean and std of channels and targets on the training rows."""
+    """Fit mean and std of channels and targets on the training rows, of each series or of all."""
     items = source.splits["train"].items
     assert isinstance(items, Windows)
-    (series,) = items.series
-    mean, std, constant = channel_statistics([series.values[: series.train_rows]], len(series.channels))
-    notices = list(series.notices)
+    trained = [items.series[number] for number in np.unique(items.which).tolist()]
+    first = trained[0]
+    rows = [series.values[: series.train_rows] for series in trained]
+    channels, count = first.channels, len(first.channels)
+    mean, std, constant = channel_statistics(rows, count)
+    notices = list(first.notices)
     if constant:
-        shown = ", ".join(repr(series.channels[c]) for c in constant[:5])
+        shown = ", ".join(repr(channels[c]) for c in constant[:5])
         notices.append(Notice(f"constant in the training rows, so not scaled: {shown}"))
+    each = first.series_column is not None and config.series_scale == "each"
+    scales = [SeriesScale(id=series.id) for series in trained if first.series_column is not None]
+    if each:
+        own = [channel_statistics([part], count)[:2] for part in rows]
+        scales = [
+            SeriesScale(id=series.id, mean=tuple(one[0].tolist()), std=tuple(one[1].tolist()))
+            for series, one in zip(trained, own, strict=True)
+        ]
+        mean, std = np.zeros(count), np.ones(count)
+    if scales:
+        notices.append(_scale_notice(len(scales), each=each))
     spec = SeriesInput(
-        channels=series.channels,
+        channels=channels,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
-        length=series.window,
+        length=first.window,
+        series_column=first.series_column,
+        series=tuple(scales),
     )
-    names = series.target_names
     targets = tuple(
         TargetNumber(name=name, mean=spec.mean[c], std=spec.std[c])
-        for name, c in zip(names, channel_indices(names, series.channels, "target"), strict=True)
+        for name, c in zip(
+            first.target_names, channel_indices(first.target_names, channels, "target"), strict=True
+        )
     )
-    return TaskSpec(kind="forecast", input=spec, targets=targets, horizon=series.horizon), notices
+    return TaskSpec(kind="forecast", input=spec, targets=targets, horizon=first.horizon), notices
 
 
-def forecast_inputs(names: Sequence[str], task: TaskSpec) -> Samples:
-    """Return the last window of each table; its id is the file and the time of the first forecast step.
-
-    Raises: DlcliError when a table lacks a channel or is shorter than the window.
-    """
-    assert isinstance(task.input, SeriesInput)
-    ids, series = [], []
-    for name in names:
-        path = Path(name)
-        if not is_table(path):
-            raise DlcliError(
-                f"{name} is not a table", hint="a forecast reads " + ", ".join(TABLE_SUFFIXES[:6])
-            )
-        frame, _ = read_frame(path)
-        table = read_table(frame, DataConfig(), name, channels=task.input.channels)
-        rows = len(table.values)
-        if rows < task.input.length:
-            raise DlcliError(
-                f"{name} has {rows} rows, but the input of the model is {task.input.length} rows",
-                hint="give a file with more history",
-            )
-        values = forward_fill(table.values)
-        empty = [channel for channel, v in zip(table.channels, values[-1], strict=True) if np.isnan(v)]
-        if empty:
-            raise DlcliError(f"{name}: {empty[0]!r} has no value")
-        series.append(LongSeries(values=values, target_values=values, channels=table.channels))
-        ids.append(f"{name} {table.times[-1]}")
-    starts = np.array([len(one.values) for one in series], dtype=np.int64)
-    items = Windows(tuple(series), np.arange(len(series), dtype=np.int64), starts)
-    return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=items)
+def _scale_notice(count: int, *, each: bool) -> Notice:
+    if each:
+        how = (
+            "each is scaled by its own training rows, so that all count alike; --set "
+            "data.series_scale=together scales them by one mean and standard deviation"
+        )
+    else:
+        how = (
+            "scaled together, so series of large values count most; --set data.series_scale=each scales "
+            "each by its own training rows"
+        )
+    return Notice(f"{count:,} series in training: {how}")
 
 
 def _check_settings(path: Path, config: DataConfig) -> None:
@@ -201,8 +293,8 @@ def _check_settings(path: Path, config: DataConfig) -> None:
 
 def _concat_files(
     files: dict[str, Path], config: DataConfig
-) -> tuple[polars.DataFrame, dict[str, int], list[Notice]]:
-    """Concatenate the rows of the files; also return the row count of each, and notices."""
+) -> tuple[polars.DataFrame, Indices, list[Notice]]:
+    """Concatenate the rows of the files; also return the file of each row, from 0, and notices."""
     import polars as pl
 
     frames, notices = {}, []
@@ -222,67 +314,33 @@ def _concat_files(
         raise DlcliError(
             f"{', '.join(file.name for file in files.values())}: the types of a column differ"
         ) from exc
-    return joined, {split: frame.height for split, frame in frames.items()}, notices
+    codes = np.repeat(np.arange(len(frames)), [frame.height for frame in frames.values()])
+    return joined, codes.astype(np.int64), notices
 
 
 def _drop_empty_channels(
-    table: LongTable, train_rows: int, config: DataConfig, path: Path
-) -> tuple[LongTable, list[Notice]]:
+    read: LongTables, splits: TimeSplits, path: Path
+) -> tuple[LongTables, list[Notice]]:
     """Drop the channels without a value in the training rows; also return a notice about them."""
-    has_value = np.isfinite(table.values[:train_rows]).any(axis=0)
+    has_value = np.zeros(len(read.channels), dtype=bool)
+    for table, bounds in zip(read.tables, splits.bounds, strict=True):
+        has_value |= np.isfinite(table.values[: bounds[0]]).any(axis=0)
     if has_value.all():
-        return table, []
-    names = [table.channels[c] for c in np.flatnonzero(~has_value)]
+        return read, []
+    names = [read.channels[c] for c in np.flatnonzero(~has_value)]
     if not has_value.any():
         raise DlcliError(f"{path}: no column has a value in the training rows")
-    channels = tuple(name for name in table.channels if name not in names)
+    channels = tuple(name for name in read.channels if name not in names)
     message = f"{path}: left out, because empty in the training rows: {quoted_list(names)}"
-    return replace(table, values=table.values[:, has_value], channels=channels), [left_out(message)]
+    tables = tuple(replace(table, values=table.values[:, has_value]) for table in read.tables)
+    return replace(read, tables=tables, channels=channels), [left_out(message)]
 
 
-def _target_names(table: LongTable, config: DataConfig, path: Path) -> tuple[str, ...]:
+def _target_names(read: LongTables, config: DataConfig, path: Path) -> tuple[str, ...]:
     """Return the channels to predict: those of ``--target``, or all."""
     if config.target is None:
-        return table.channels
-    whole = config.target in table.channels  # a name may contain a comma
+        return read.channels
+    whole = config.target in read.channels  # a name may contain a comma
     names = [config.target] if whole else [name.strip() for name in config.target.split(",")]
-    channel_indices(names, table.channels, f"--target, of {path}")
+    channel_indices(names, read.channels, f"--target, of {path}")
     return tuple(dict.fromkeys(names))
-
-
-def _training_notices(
-    table: LongTable, bounds: Bounds, target_names: Sequence[str], config: DataConfig, *, by_files: bool
-) -> list[Notice]:
-    """Return notices for the start of a training run: assumed settings, and the splits."""
-    notices = []
-    defaults = [
-        f"{name} {value}"
-        for name, value, setting in (
-            ("window", DEFAULT_WINDOW, config.window),
-            ("horizon", DEFAULT_HORIZON, config.horizon),
-        )
-        if setting is None
-    ]
-    if defaults:
-        flags = " and ".join("--" + part.split()[0] for part in defaults)
-        notices.append(Notice(f"{' and '.join(defaults)} steps (default); {flags} change that"))
-    if all(
-        getattr(config, name) is None for name in ("kind", "task", "time_column", "window", "horizon")
-    ):
-        message = f"read as a series over {table.time!r}; --kind tabular reads each row as a sample"
-        notices.append(Notice(message))
-    if config.target is None and len(target_names) > 1:
-        notices.append(Notice(f"all {len(target_names)} columns are predicted; --target selects some"))
-    ends = zip(("train", "val", "test"), (0, *bounds[:2]), bounds, strict=True)
-    parts = [
-        f"{split} {end - first:,} rows to {table.times[end - 1]}"
-        for split, first, end in ends
-        if end > first
-    ]
-    how = "by file" if by_files else "by time"
-    message = f"split {how}: {', '.join(parts)}; inputs may begin in the split before, targets never do"
-    notices.append(Notice(message))
-    unused = len(table.values) - bounds[2]
-    if unused:
-        notices.append(Notice(f"{unused:,} rows after the test split are not used"))
-    return notices

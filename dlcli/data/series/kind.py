@@ -18,7 +18,8 @@ from dlcli.data.notices import Notice, left_out
 from dlcli.data.scales import make_task
 from dlcli.data.series.description import describe
 from dlcli.data.series.files import expand_patterns, find_files, read_files, read_input
-from dlcli.data.series.forecast import fit_forecast, forecast_inputs, is_long, read_long
+from dlcli.data.series.forecast import fit_forecast, is_long, read_long
+from dlcli.data.series.forecast_inputs import forecast_inputs
 from dlcli.data.series.reader import SeriesReader, channel_statistics, chunks, truncation_notice
 from dlcli.data.series.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.series.ts_files import SeriesFile, Values
@@ -67,7 +68,8 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         if path.is_file() and not is_table(path):
             raise DlcliError(f"{path} is not a known series file", hint=f"give {_LAYOUTS}")
         return read_long(path, config, other)
-    for name in ("split_column", "group_column", "time_column", "target", "window", "horizon"):
+    columns = ("split_column", "group_column", "time_column", "series_column", "target")
+    for name in (*columns, "window", "horizon"):
         if getattr(config, name) is not None:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for tables, and {path} holds whole series",
@@ -287,8 +289,8 @@ KINDS.register("series")(
         describe=describe,
         size_words="{} (steps, channels)",
         own_settings=(
-            *("data.max_length", "data.time_column", "data.window", "data.horizon", "data.time_splits"),
-            *("data.header", "data.formats"),
+            *("data.max_length", "data.time_column", "data.series_column", "data.series_scale"),
+            *("data.window", "data.horizon", "data.time_splits", "data.header", "data.formats"),
         ),
         order=40,
     )

@@ -15,6 +15,7 @@ from dlcli.data.notices import Notice
 from dlcli.data.series.ts_files import Values
 from dlcli.errors import BadSample, DlcliError
 from dlcli.task import SeriesInput
+from dlcli.timeline.gaps import interpolate
 
 _CHUNK_VALUES = 1 << 22  # standardized at a time, to bound the size of float64 copies
 
@@ -48,24 +49,6 @@ def channel_statistics(series: Sequence[Values], channels: int) -> tuple[Floats,
     # By the range, because the std of equal numbers is a rounding error, not 0.
     constant = (minimum >= maximum) | ~(std > 0)
     return mean, np.where(constant, 1.0, std), np.flatnonzero(constant).tolist()
-
-
-def interpolate(values: Values) -> Values:
-    """Return (T, C) with NaN interpolated linearly in time.
-
-    Before the first and after the last value of a channel that value is repeated. A channel without
-    values stays NaN.
-    """
-    missing = np.isnan(values)
-    if not missing.any():
-        return values
-    out = values.copy()
-    steps = np.arange(len(values))
-    for channel in np.flatnonzero(missing.any(axis=0)):
-        present = ~missing[:, channel]
-        if present.any():
-            out[~present, channel] = np.interp(steps[~present], steps[present], values[present, channel])
-    return out
 
 
 def encode(values: Values, spec: SeriesInput) -> npt.NDArray[np.float32]:

@@ -1,23 +1,54 @@
-"""Boundaries of train, val and test in a long series, and the windows inside each."""
+"""Boundaries of train, val and test in long series, and the windows inside each.
+
+Legend: T rows of a series. The splits of several series end at the same times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import Indices
+from dlcli.data.series.long_tables import LongTable
+from dlcli.data.series.panels import common_times
 from dlcli.errors import DlcliError, UsageError
 
 Bounds = tuple[int, int, int]  # the end rows of train, of val, of test
+SPLITS = ("train", "val", "test")
 
 
-def file_bounds(sizes: Mapping[str, int], config: DataConfig) -> Bounds:
-    """Return the ends of the files; without a val file, val is the end of train."""
-    val = sizes.get("val", round(sizes["train"] * config.val_fraction))
-    train = sizes["train"] - (0 if "val" in sizes else val)
-    return train, train + val, train + val + sizes.get("test", 0)
+@dataclass(frozen=True)
+class TimeSplits:
+    """The end rows of the splits of each series.
+
+    ``steps`` is the number of time steps in each split: rows of one series, distinct times of several.
+    """
+
+    bounds: tuple[Bounds, ...]
+    steps: Bounds
+
+
+def split_in_time(tables: Sequence[LongTable], splits: Sequence[str], config: DataConfig) -> TimeSplits:
+    """Divide each series at the same times; ``splits`` name the files that rows come from, in order.
+
+    Raises: UsageError for sizes that do not fit.
+    """
+    if len(tables) == 1:
+        rows = len(tables[0].values)
+        own = _file_bounds(tables[0], splits, config) if len(splits) > 1 else time_bounds(rows, config)
+        return TimeSplits((own,), _sizes(own))
+    if len(splits) > 1:
+        bounds = tuple(_file_bounds(table, splits, config) for table in tables)
+        longest = [max(_sizes(own)[part] for own in bounds) for part in range(3)]
+        return TimeSplits(bounds, (longest[0], longest[1], longest[2]))
+    times = common_times([table.clock for table in tables])
+    ends = time_bounds(len(times), config)
+    cuts = [times[end] if end < len(times) else np.inf for end in ends]
+    rows_to = [np.searchsorted(table.clock, cuts, side="left").tolist() for table in tables]
+    return TimeSplits(tuple((a, b, c) for a, b, c in rows_to), _sizes(ends))
 
 
 def time_bounds(rows: int, config: DataConfig) -> Bounds:
@@ -50,23 +81,29 @@ def time_bounds(rows: int, config: DataConfig) -> Bounds:
     return train, val, test
 
 
-def window_starts(bounds: Bounds, window: int, horizon: int, path: object) -> dict[str, Indices]:
+def window_starts(bounds: Bounds, window: int, horizon: int) -> dict[str, Indices]:
     """Return the first predicted row of each window, by split; only inputs reach back before the split.
 
-    Raises: DlcliError naming the split that is too short.
+    A split that is too short for a window is not in it.
     """
     starts_by_split = {}
     first = 0
-    for split, end in zip(("train", "val", "test"), bounds, strict=True):
-        earliest = max(first, window)
-        starts = np.arange(earliest, end - horizon + 1, dtype=np.int64)
-        if not len(starts) and (end > first or split != "test"):
-            required = window + horizon if split == "train" else horizon
-            raise too_short_error(path, f"its {split} split", end - first, required)
+    for split, end in zip(SPLITS, bounds, strict=True):
+        starts = np.arange(max(first, window), end - horizon + 1, dtype=np.int64)
         if len(starts):
             starts_by_split[split] = starts
         first = end
     return starts_by_split
+
+
+def check_splits(
+    present: Collection[str], splits: TimeSplits, window: int, horizon: int, path: object
+) -> None:
+    """Raise DlcliError naming the split that has no window in any series."""
+    for split, steps in zip(SPLITS, splits.steps, strict=True):
+        if split not in present and (steps > 0 or split != "test"):
+            required = window + horizon if split == "train" else horizon
+            raise too_short_error(path, f"its {split} split", steps, required)
 
 
 def too_short_error(path: object, what: str, rows: int, required: int) -> DlcliError:
@@ -75,3 +112,16 @@ def too_short_error(path: object, what: str, rows: int, required: int) -> DlcliE
         f"{path}: {what} has {rows:,} rows; window and horizon need {required:,}",
         hint="shorten them with --window and --horizon, or give larger splits with data.time_splits",
     )
+
+
+def _file_bounds(table: LongTable, splits: Sequence[str], config: DataConfig) -> Bounds:
+    """Return the ends of the files in one series; without a val file, val is the end of train."""
+    counts = np.bincount(table.files, minlength=len(splits)).tolist()
+    sizes = dict(zip(splits, counts, strict=True))
+    val = sizes.get("val", round(sizes["train"] * config.val_fraction))
+    train = sizes["train"] - (0 if "val" in sizes else val)
+    return train, train + val, train + val + sizes.get("test", 0)
+
+
+def _sizes(bounds: Bounds) -> Bounds:
+    return bounds[0], bounds[1] - bounds[0], bounds[2] - bounds[1]

@@ -54,7 +54,7 @@ def _compare(
     own = make_counts(task)
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
-        own.update(baseline.predict(batch), test.targets(batch))
+        own.update(baseline.predict(batch), test.targets(batch), series=test.series(batch))
     block, note = 1, baseline.note
     if task.kind == "forecast" and task.horizon > 1:
         block = task.horizon
@@ -67,4 +67,7 @@ def _compare(
     better = None
     if low > 0 or high < 0:
         better = (low > 0) == (direction(metric) > 0)
-    return BaselineRow(baseline.name, metric, value, difference, low, high, better, note)
+    by_series = {row.id: row.mse for row in own.result("").per_series}
+    return BaselineRow(
+        baseline.name, metric, value, difference, low, high, better, note, by_series=by_series
+    )

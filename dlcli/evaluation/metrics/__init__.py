@@ -7,6 +7,7 @@ from dlcli.evaluation.metrics.base import (
     ClassRow,
     Counts,
     EvalResult,
+    SeriesRow,
     TargetRow,
 )
 from dlcli.evaluation.metrics.classification import (
@@ -34,6 +35,7 @@ __all__ = [
     "ClassificationCounts",
     "Counts",
     "EvalResult",
+    "SeriesRow",
     "TargetRow",
     "cross_entropy",
     "default_monitor",
@@ -50,7 +52,7 @@ _NAMES: dict[TaskKind, tuple[str, ...]] = {
     "classification": _CLASSES,
     "multilabel": _CLASSES[:-1],
     "regression": ("loss", "mae", "rmse", "mse", "r2"),
-    "forecast": ("loss", "mse", "mae", "rmse", "smape", "mase"),
+    "forecast": ("loss", "mse", "mae", "rmse", "r2", "smape", "mase"),
     "seq2seq": ("loss", "accuracy"),
     "embedding": ("loss", "recall_at_1"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Inputs, Targets
+from dlcli.data.base import Inputs, SeriesRows, Targets
 from dlcli.task import TaskKind
 
 # Direction of every metric that dlcli reports: +1 higher is better, -1 lower is better.
@@ -64,12 +64,26 @@ class TargetRow:
 
 
 @dataclass(frozen=True)
+class SeriesRow:
+    """The metrics of one of several series; mse, mae and r2 are of scaled values."""
+
+    id: str
+    samples: int
+    mse: float
+    mae: float
+    r2: float
+    smape: float
+    mase: float
+
+
+@dataclass(frozen=True)
 class BaselineRow:
     """Comparison of a model with a baseline on the same samples.
 
     ``value`` is the ``metric`` of the baseline; ``difference`` is that of the model minus ``value``, and
     ``low`` and ``high`` its 95 % interval (infinite for too few samples). ``better`` is None where the
     interval contains 0. ``note`` describes how the baseline was fitted, where that limits it.
+    ``by_series`` is the metric of the baseline on each of several series.
     """
 
     name: str
@@ -80,6 +94,7 @@ class BaselineRow:
     high: float
     better: bool | None
     note: str = ""
+    by_series: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,8 @@ class EvalResult:
     units, for a forecast at the last step of the horizon; pairs that are not finite are left out.
     ``non_finite`` is the number of samples with NaN or infinity in the output: they count as
     misclassified, and sums over them are not finite either. ``members`` are the models of an ensemble;
-    empty for a single model. ``worst`` are the samples with the largest loss, if they were requested.
+    empty for a single model. ``per_series`` is empty for data of one series. ``worst``
+    are the samples with the largest loss, if they were requested.
     """
 
     split: str
@@ -132,6 +148,7 @@ class EvalResult:
     per_class: tuple[ClassRow, ...] = ()
     confusion: tuple[tuple[int, ...], ...] = ()
     per_target: tuple[TargetRow, ...] = ()
+    per_series: tuple[SeriesRow, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
     baselines: tuple[BaselineRow, ...] = ()
     members: tuple[MemberRow, ...] = ()
@@ -161,8 +178,14 @@ class Counts(ABC):
         """The number of samples counted."""
 
     @abstractmethod
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Add a batch: outputs of the model, targets, and optionally the inputs."""
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
+        """Add a batch: outputs of the model, targets, and optionally the inputs and `Reader.series`."""
 
     @abstractmethod
     def merge(self, other: Counts) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Inputs, Labels, Targets
+from dlcli.data.base import Inputs, Labels, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import ClassRow, Counts, EvalResult, Floats, Outputs, PerSample
 
 TOP = 5
@@ -117,7 +117,13 @@ class NamedClasses(Counts):
         """The number of samples counted."""
         return self.counts.samples
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
         """Add a batch: logits (n, C), targets (n,) in 0..C-1."""
         self.counts.update(outputs, targets)
         self.non_finite = self.counts.non_finite

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Inputs, Labels, Targets
+from dlcli.data.base import Inputs, Labels, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, exact_mean
 
 BLOCK = 2**24  # cosines in memory at a time, for any N
@@ -42,7 +42,13 @@ class EmbeddingCounts(Counts):
         """The number of samples counted, queries and others."""
         return sum(map(len, self._targets))
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
         """Store a batch: embeddings (n, D) of any length, class indices (n,)."""
         if not len(targets):
             return

@@ -12,18 +12,18 @@ import math
 
 import numpy as np
 
-from dlcli.data.base import Inputs, Targets
+from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import (
     Counts,
     EvalResult,
     Floats,
     Outputs,
     PerSample,
-    TargetRow,
-    exact_sum,
+    SeriesRow,
+    exact_mean,
     pick_points,
-    r2_score,
 )
+from dlcli.evaluation.metrics.target_sums import TargetSums, exact_sums
 from dlcli.task import SeriesInput, TaskSpec
 
 
@@ -35,7 +35,10 @@ class ForecastCounts(Counts):
     and Koehler 2006, doi:10.1016/j.ijforecast.2006.03.001). The naive error here is the mean absolute
     change from one step to the next in the inputs of the evaluated windows; the paper uses the training
     rows, which an artifact does not contain. mase is omitted when `update` gets no inputs, or when a
-    target is not an input channel.
+    target is not an input channel. r2 is the mean over the targets, of all steps of all windows.
+
+    Where each of several series has a scale of its own, mse, mae, rmse, r2 and mase are of values in
+    that scale, so that a series' level does not count.
     """
 
     scored = "mse"
@@ -45,33 +48,50 @@ class ForecastCounts(Counts):
         self.task = task
         self._mean = np.array([target.mean for target in task.targets])
         self._std = np.array([target.std for target in task.targets])
-        self._rows = PerSample("mse", "mae", "smape", "last_true", "last_predicted")
-        self._targets = _Targets(len(task.targets))
+        self._rows = PerSample("mse", "mae", "smape", "last_true", "last_predicted", "series")
+        self._targets = TargetSums(len(task.targets))
         self._change: list[Floats] = []  # (n, R): absolute changes of each window, summed over steps
         self._changes = 0
         self._channels = target_channels(task)
+        self._series: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
         """The number of windows counted."""
         return len(self._rows)
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
-        """Add a batch: scaled outputs (n, H, R), targets in the data's units (n, H, R), inputs."""
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
+        """Add a batch: scaled outputs (n, H, R), targets (n, H, R), inputs, and the series of each.
+
+        Targets are in the data's units, or where series have scales of their own, in these.
+        """
         if not len(targets):
             return
         true = targets.astype(np.float64)
         # In C order, so that a window's sum does not depend on the batch.
         predicted = outputs.astype(np.float64, order="C") * self._std + self._mean
+        codes = np.full(len(true), -1)
         self.non_finite += int((~np.isfinite(outputs).all(axis=(1, 2))).sum())
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(outputs - (true - self._mean) / self._std)
+            own = np.abs(predicted - true)
+            own_true = true - self._mean
+            if series is not None:
+                self._series, codes = series.names, series.codes
+                mean, std = series.mean[:, None], series.std[:, None]
+                true, predicted = true * std + mean, predicted * std + mean
             absolute = np.abs(predicted - true)
             size = np.abs(true) + np.abs(predicted)
             smape = 200.0 * absolute / np.where(size == 0, 1.0, size)
             means = (part.reshape(len(true), -1).mean(axis=1) for part in (error**2, error, smape))
-            self._rows.add(*means, true[:, -1, 0], predicted[:, -1, 0])
-            self._targets.add(true - self._mean, absolute)
+            self._rows.add(*means, true[:, -1, 0], predicted[:, -1, 0], codes)
+            self._targets.add(own_true, own, absolute)
         if inputs is not None:
             self._count_changes(inputs)
 
@@ -84,6 +104,7 @@ class ForecastCounts(Counts):
         self._targets.extend(other._targets)
         self._change = [*self._change, *other._change]
         self._changes += other._changes
+        self._series = self._series or other._series
 
     def metrics(self) -> dict[str, float]:
         """The metrics by name; loss is the mse."""
@@ -93,13 +114,11 @@ class ForecastCounts(Counts):
             "mse": mse,
             "mae": self._rows.mean("mae"),
             "rmse": math.sqrt(mse),
+            "r2": exact_mean(self._targets.r2()),
             "smape": self._rows.mean("smape"),
         }
         if self._changes:
-            # The naive error of a constant target is 0: mase is infinite, or NaN for exact predictions.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                naive = _exact_sums(np.concatenate(self._change)) / self._changes
-                out["mase"] = float((self._targets.mae() / naive).mean())
+            out["mase"] = self._mase(None)
         return out
 
     def scores(self) -> Floats:
@@ -113,11 +132,35 @@ class ForecastCounts(Counts):
             samples=self.samples,
             metrics=self.metrics(),
             task="forecast",
-            per_target=self._targets.rows([target.name for target in self.task.targets]),
+            per_target=self._targets.target_rows([target.name for target in self.task.targets]),
+            per_series=self.per_series(),
             points=pick_points(self._rows.column("last_true"), self._rows.column("last_predicted")),
             bad_samples=dict(bad_samples or {}),
             non_finite=self.non_finite,
         )
+
+    def per_series(self) -> tuple[SeriesRow, ...]:
+        """The metrics of each of several series that has windows, in the order of the table."""
+        codes = self._rows.column("series")
+        rows = []
+        for code in np.unique(codes[codes >= 0]).astype(np.int64).tolist():
+            where = np.flatnonzero(codes == code)
+            means = {n: exact_mean(self._rows.column(n)[where]) for n in ("mse", "mae", "smape")}
+            r2 = exact_mean(self._targets.r2(where))
+            mase = self._mase(where) if self._changes else math.nan
+            rows.append(SeriesRow(self._series[code], len(where), r2=r2, mase=mase, **means))
+        return tuple(rows)
+
+    def _mase(self, where: Indices | None) -> float:
+        """mase over the windows ``where``, or all."""
+        if len(self._change) > 1:
+            self._change = [np.concatenate(self._change)]
+        change = self._change[0] if where is None else self._change[0][where]
+        steps = self._changes if where is None else self._changes / len(self._change[0]) * len(where)
+        # The naive error of a constant target is 0: mase is infinite, or NaN for exact predictions.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            naive = exact_sums(change) / steps
+            return float((self._targets.mae(where) / naive).mean())
 
     def _count_changes(self, inputs: Inputs) -> None:
         if self._channels is None:
@@ -142,76 +185,3 @@ def target_channels(task: TaskSpec) -> list[int] | None:
     if any(target.name not in names for target in task.targets):
         return None
     return [names.index(target.name) for target in task.targets]
-
-
-class _Targets:
-    """Errors and sums of squares of each target, over all steps of all windows.
-
-    Values are stored per window, not summed, so that totals are correctly rounded: the same bits for
-    any batching and order. The total sum of squares is the sum within windows (about each window's
-    mean) plus the sum between them (of the window means about their mean), which avoids cancellation
-    for targets far from 0.
-    """
-
-    def __init__(self, targets: int) -> None:
-        self.steps = 0
-        self.low = np.full(targets, np.inf)
-        self.high = np.full(targets, -np.inf)
-        # (n, 4, R) a batch: sums of absolute and of squared errors, mean of the targets, sum of squares
-        # about that mean.
-        self._parts: list[Floats] = [np.zeros((0, 4, targets))]
-
-    def add(self, true: Floats, absolute: Floats) -> None:
-        """Append a batch: targets (minus any constant) and absolute errors, (n, H, R)."""
-        self.steps = true.shape[1]
-        mean = true.mean(axis=1)
-        within = ((true - mean[:, None]) ** 2).sum(axis=1)
-        self._parts.append(
-            np.stack([absolute.sum(axis=1), (absolute**2).sum(axis=1), mean, within], axis=1)
-        )
-        self.low = np.minimum(self.low, true.min(axis=(0, 1)))
-        self.high = np.maximum(self.high, true.max(axis=(0, 1)))
-
-    def extend(self, other: _Targets) -> None:
-        """Append the windows of ``other``."""
-        self.steps = self.steps or other.steps
-        self.low = np.minimum(self.low, other.low)
-        self.high = np.maximum(self.high, other.high)
-        self._parts = [*self._parts, *other._parts]
-
-    def mae(self) -> Floats:
-        """The mean absolute error of each target; NaN without windows."""
-        windows = self._windows()
-        return _exact_sums(windows[:, 0]) / (len(windows) * self.steps or math.nan)
-
-    def rows(self, names: list[str]) -> tuple[TargetRow, ...]:
-        """The metrics of each target."""
-        windows = self._windows()
-        count = len(windows) * self.steps
-        centre = _exact_sums(windows[:, 2]) / (len(windows) or math.nan)
-        between = self.steps * (windows[:, 2] - centre) ** 2
-        total = _exact_sums(windows[:, 3]) + _exact_sums(between)
-        totals = np.where(self.low == self.high, 0.0, total).tolist()
-        residuals = _exact_sums(windows[:, 1]).tolist()
-        return tuple(
-            TargetRow(
-                name,
-                mae,
-                math.sqrt(residual / (count or math.nan)),
-                r2_score(residual, total) if count > 1 else math.nan,
-            )
-            for name, mae, residual, total in zip(
-                names, self.mae().tolist(), residuals, totals, strict=True
-            )
-        )
-
-    def _windows(self) -> Floats:
-        """The values of all windows, (N, 4, R)."""
-        if len(self._parts) > 1:
-            self._parts = [np.concatenate(self._parts)]
-        return self._parts[0]
-
-
-def _exact_sums(values: Floats) -> Floats:
-    """The correctly rounded sum of each column of (N, R)."""
-    return np.array([exact_sum(column) for column in values.T])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlcli.data.base import Inputs, Targets
+from dlcli.data.base import Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample
 from dlcli.evaluation.metrics.classification import class_rows, mean, precision_recall_f1
 
@@ -35,7 +35,13 @@ class MultilabelCounts(Counts):
         """The number of samples counted."""
         return len(self._rows)
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
         """Add a batch: logits (n, labels), targets 0 or 1 (n, labels)."""
         if not len(targets):
             return

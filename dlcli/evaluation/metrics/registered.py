@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dlcli.data.base import Inputs, Targets
+from dlcli.data.base import Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import DIRECTIONS, Counts, EvalResult, Floats, Outputs
 from dlcli.registry import Registry
 from dlcli.task import TaskKind, TaskSpec
@@ -84,12 +84,18 @@ class WithRegistered(Counts):
         """The number of samples counted."""
         return self.counts.samples
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
         """Count and store a batch."""
         if len(targets):
             self._outputs.append(np.array(outputs))
             self._targets.append(np.array(targets))
-        self.counts.update(outputs, targets, inputs)
+        self.counts.update(outputs, targets, inputs, series)
         self.non_finite = self.counts.non_finite
 
     def merge(self, other: Counts) -> None:

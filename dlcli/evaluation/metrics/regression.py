@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlcli.data.base import Inputs, Targets
+from dlcli.data.base import Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import (
     Counts,
     EvalResult,
@@ -46,7 +46,13 @@ class RegressionCounts(Counts):
         """The number of samples counted."""
         return len(self._rows)
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
         """Add a batch: scaled outputs (n, R) and R targets in the data's units (n, R)."""
         if not len(targets):
             return

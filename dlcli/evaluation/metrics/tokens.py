@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dlcli.data.base import Inputs, Targets
+from dlcli.data.base import Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample, exact_sum
 from dlcli.evaluation.metrics.classification import cross_entropy, predicted_classes
 from dlcli.task import PAD
@@ -30,7 +30,13 @@ class TokenCounts(Counts):
         """The number of texts counted."""
         return len(self._rows)
 
-    def update(self, outputs: Outputs, targets: Targets, inputs: Inputs | None = None) -> None:
+    def update(
+        self,
+        outputs: Outputs,
+        targets: Targets,
+        inputs: Inputs | None = None,
+        series: SeriesRows | None = None,
+    ) -> None:
         """Add a batch: logits (n, T, V), the next tokens (n, T), PAD after the end of each text.
 
         Either may be longer than the other by steps that are all PAD. Raises: ValueError for a token
