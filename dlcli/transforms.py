@@ -29,6 +29,15 @@ SIMPLIFY = "simplify"
 EXPORTED = "exported"  # args: "source", the name of the file it was made from; "sha256" of its bytes
 UNVERIFIED = "not verified on data"  # args["reason"]: why nothing was compared on real samples
 
+KNOWN = frozenset(
+    {
+        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT),
+        *(HALF, GROUPS, SPARSE),
+        *(MASK, QUANTIZE),
+        *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, EXPORTED, UNVERIFIED),
+    }
+)
+
 # With one of these a model is no float model any more.
 NOT_FLOAT = frozenset({QUANTIZE, GROUPS, HALF, FAKE_QUANT})
 # These describe a file, and no model that is made from it.

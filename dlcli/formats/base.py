@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from dlcli import transforms
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
+from dlcli.formats.encodings.base import ENCODINGS
 from dlcli.registry import Registry
 from dlcli.runs.folder import as_typed
 from dlcli.trust import allowing, code_is_known, is_known, names_code, remember, trusts_all
@@ -263,6 +265,7 @@ def open_artifact(
     """
     file = recognize(source) if isinstance(source, Path) else source
     require_extra(file.format)
+    _check_transforms(file)
     strange = _strange_code(file)
     if strange and not (trust or trusts_all()):
         _ = file.card  # a file without one is of no use: that is the first thing to say
@@ -275,6 +278,16 @@ def open_artifact(
     if strange:
         file.remember()
     return artifact
+
+
+def _check_transforms(file: ModelFile) -> None:
+    """Raises: DlcliError for a record of a kind that is not known: its effect would be left out."""
+    for record in file.card.transforms:
+        if record.kind not in transforms.KNOWN and ENCODINGS.find(record.kind) is None:
+            raise DlcliError(
+                f"the card of {file.path} has a transform of an unknown kind, {record.kind!r}",
+                hint="a newer dlcli may have written it: upgrade dlcli",
+            )
 
 
 def require_extra(entry: Format) -> None:

@@ -1,13 +1,16 @@
 """pth: a state dict in torch's own format, as most tutorials load it. Only tensors and texts are in it.
 
-The file holds ``{"dlcli.card": JSON, "state_dict": tensors by name}``; the names are those of the
-module, and with a torchvision architecture those of torchvision.
+The file holds the tensors by name, so ``module.load_state_dict(torch.load(path))`` works; the names
+are those of the module, and with a torchvision architecture those of torchvision. The card is an
+attribute of the dict, as torch's own version metadata is: pickled and restored with it, and no key of
+it. Files of dlcli 0.1 hold ``{"dlcli.card": JSON, "state_dict": tensors}`` and are read too.
 """
 
 from __future__ import annotations
 
 import pickle
 import pickletools
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +48,8 @@ def write_pth(source: Artifact, path: Path, config: ExportConfig) -> None:
     import torch
 
     state, card = plain_state(source, config)
-    # The card comes first: `read_card` looks no further.
-    content = {CARD_KEY: card.to_json(), STATE_KEY: state}
+    content = OrderedDict(state)
+    vars(content)[CARD_KEY] = card.to_json()
     write_in_memory(path, lambda file: torch.save(content, file))
     if names_code(card.model.name):
         remember(path)
@@ -60,8 +63,6 @@ def read_card(path: Path) -> Card:
         for text in texts:
             if text == CARD_KEY:
                 return Card.from_json(next(texts), source=path)
-            if text == STATE_KEY:
-                break
     except (ValueError, StopIteration, RuntimeError) as exc:
         raise damaged(path, exc) from exc
     raise DlcliError(
@@ -78,7 +79,7 @@ def open_pth(file: ModelFile, runtime: Runtime) -> Checkpoint:
     check_whole(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        state = content[STATE_KEY]
+        state = content[STATE_KEY] if CARD_KEY in content else content
     except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as exc:
         raise damaged(path, first_line(exc)) from exc
     return build_checkpoint(file, state, runtime)

@@ -10,7 +10,7 @@ from dlcli.task import ImageInput
 _LOADS = {
     "pth": (
         [],
-        'state = torch.load(FILE, map_location="cpu", weights_only=True)["state_dict"]',
+        'state = torch.load(FILE, map_location="cpu", weights_only=True)',
     ),
     "safetensors": (["from safetensors.torch import load_file"], "state = load_file(FILE)"),
 }

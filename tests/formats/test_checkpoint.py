@@ -113,3 +113,11 @@ def test_tensors_of_all_kinds_survive(tmp_path: Path, tensor: torch.Tensor) -> N
     assert torch.equal(tensors["b"], tensor)
     assert tensors["a"].dtype == tensor.dtype
     assert metadata == {"k": "v"}
+
+
+def test_a_transform_of_an_unknown_kind_is_an_error(model_file: Path, tmp_path: Path) -> None:
+    before = open_artifact(model_file, device="cpu")
+    card = before.card.with_record("from-the-future")
+    save_model(tmp_path / "new.safetensors", before.module(), card)
+    with pytest.raises(DlcliError, match="'from-the-future'"):
+        open_artifact(tmp_path / "new.safetensors", device="cpu")

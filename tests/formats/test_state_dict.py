@@ -44,9 +44,7 @@ def export(before: Artifact, form: str, folder: Path, **options: object) -> Path
 def tensors(path: Path) -> dict[str, torch.Tensor]:
     """As somebody without dlcli reads them."""
     if path.suffix == ".pth":
-        held = torch.load(path, weights_only=True)
-        assert isinstance(held["state_dict"], dict)
-        return dict(held["state_dict"])
+        return dict(torch.load(path, weights_only=True))
     return load_file(path)
 
 
@@ -59,6 +57,23 @@ def test_it_is_the_modules_state_dict(form: str, name: str, tmp_path: Path) -> N
     assert stored.keys() == state.keys()
     assert all(torch.equal(stored[key], state[key]) for key in state)
     assert read_card(path) == before.card
+
+
+def test_a_fresh_module_loads_what_torch_loads(tmp_path: Path) -> None:
+    before = artifact(tmp_path, "cnn")
+    path = export(before, "pth", tmp_path)
+    module = build_model(before.card.model, before.card.task)
+    module.load_state_dict(torch.load(path))
+    state = before.module().state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+
+
+def test_a_pth_of_an_older_dlcli_is_read(tmp_path: Path) -> None:
+    before = artifact(tmp_path, "cnn")
+    old = {"dlcli.card": before.card.to_json(), "state_dict": before.module().state_dict()}
+    torch.save(old, tmp_path / "old.pth")
+    assert read_card(tmp_path / "old.pth") == before.card
+    assert largest_difference(before, open_artifact(tmp_path / "old.pth", device="cpu")) == 0
 
 
 @pytest.mark.parametrize("form", NAMES)
