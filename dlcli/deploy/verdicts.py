@@ -9,6 +9,8 @@ from dlcli.deploy.compare import Comparison
 from dlcli.evaluation.metrics import direction
 
 _SMALLER, _LARGER = 0.95, 1.05  # ratios of file sizes between these are no change
+# Relative; float32 sums in another order differ by less. On few samples even that can have one sign.
+_ROUNDING = 1e-6
 
 
 def verdict(comparison: Comparison, *, expect_smaller: bool = True) -> list[str]:
@@ -39,6 +41,8 @@ def _accuracy(comparison: Comparison) -> str:
         return f"WRONG: {change}"
     if not np.isfinite(delta.low):
         return f"{change}; its confidence interval is not known"
+    if delta.difference and abs(delta.difference) <= _ROUNDING * max(1.0, abs(delta.before)):
+        return f"{change}: equal up to rounding"
     if delta.low > 0 or delta.high < 0:
         better = (delta.difference > 0) == (direction(delta.metric) > 0)
         return f"{change}: significantly {'better' if better else 'WORSE'}"

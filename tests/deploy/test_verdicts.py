@@ -20,6 +20,13 @@ def test_without_an_interval_no_difference_is_claimed() -> None:
     assert "no difference" not in sentence
 
 
+def test_a_difference_of_rounding_is_no_difference() -> None:
+    model = MeasuredModel("best.safetensors", "torch", 10, 1, {}, {}, {"mse": 0.5})
+    tiny = MetricDelta({"mse": 0.5}, "mse", 0.5, 5.3e-9, 1.2e-9, 7.1e-9, 5.3e-9, None)
+    sentence = verdict(Comparison(model, model, tiny, "val", 16, "", {}, "cpu"))[0]
+    assert sentence.endswith("equal up to rounding")
+
+
 def _comparison(ratio: Ratio, **facts: object) -> Comparison:
     model = MeasuredModel("best.safetensors", "torch", 10, 1, {}, {}, {"accuracy": 0.9})
     same = MetricDelta({"accuracy": 0.9}, "accuracy", 0.9, 0.0, -0.01, 0.01, 0.0, 1.0)
