@@ -77,13 +77,11 @@ def test_data_that_cannot_be_opened_is_a_finding_in_json(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = here / "data" / "load.csv"
-    path.write_text(
-        "date,load\n" + "".join(f"2024-01-{d:02},{d}\n" for d in (1, 2, 4, 3, *range(5, 30)))
-    )
+    path.write_text("date,load\n" + "".join(f"2024-01-{d:02},{d}.5\n" * 2 for d in range(1, 30)))
     args = (str(path), "--window", "4", "--horizon", "2")
     found = as_json(capsys, *args, code=1)
     assert [f["code"] for f in found["findings"]] == ["cannot-be-read"]
-    assert "the time decreases at row 3" in found["findings"][0]["message"]
+    assert "several rows have the time 2024-01-01" in found["findings"][0]["message"]
     out, err = run(capsys, *args, code=1)
     assert out == ""
     assert err.startswith("error: ")
