@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _OPTIONS = {
     "data.data_dir", "data.kind", "data.task", "data.target", "data.split_column", "data.group_column",
-    "data.time_column", "data.window", "data.horizon", "data.tokenizer", "data.max_length",
-    "data.offline", "data.workers", "model.name", "model.img_size", "augment.level", "fit.seed",
+    "data.time_column", "data.series_column", "data.window", "data.horizon", "data.tokenizer",
+    "data.max_length", "data.offline", "data.workers", "model.name", "model.img_size", "augment.level",
+    "fit.seed",
 }  # fmt: skip
 
 

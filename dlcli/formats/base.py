@@ -283,7 +283,8 @@ def open_artifact(
 def _check_transforms(file: ModelFile) -> None:
     """Raises: DlcliError for a record of a kind that is not known: its effect would be left out."""
     for record in file.card.transforms:
-        if record.kind not in transforms.KNOWN and ENCODINGS.find(record.kind) is None:
+        known = record.kind in transforms.KNOWN or record.kind in FORMATS.names()
+        if not known and ENCODINGS.find(record.kind) is None:
             raise DlcliError(
                 f"the card of {file.path} has a transform of an unknown kind, {record.kind!r}",
                 hint="a newer dlcli may have written it: upgrade dlcli",

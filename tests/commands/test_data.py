@@ -174,3 +174,13 @@ def test_a_table_is_looked_at_without_torch(here: Path) -> None:
 def test_unknown_data_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, err = run(capsys, "../data/housse.csv", code=1)
     assert "houses.csv" in err
+
+
+def test_the_series_of_a_long_table_are_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"2024-01-{d:02},{s},{d % 5 + s}.5" for d in range(1, 29) for s in range(3)]
+    (here / "data" / "sales.csv").write_text("\n".join(["day,shop,sold", *rows]))
+    args = (str(here / "data" / "sales.csv"), "--window", "4", "--horizon", "2")
+    report = as_json(capsys, *args, "--series-column", "shop")
+    assert report["kind"] == "series"
+    out, _ = run(capsys, *args, "--series-column", "shop")
+    assert "series    3" in out
