@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import tiny
@@ -10,6 +11,7 @@ from torch import nn
 
 from dlcli.card import ModelSpec
 from dlcli.data.prepare import random_inputs
+from dlcli.machine.hardware import cpu
 from dlcli.task import TaskSpec
 from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import model_inputs
@@ -42,3 +44,9 @@ def make(name: str) -> tuple[TaskSpec, ModelSpec, nn.Module]:
 def batch(task: TaskSpec, count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
     """Noise as the module takes it."""
     return model_inputs([torch.from_numpy(a) for a in random_inputs(task, count, seed=seed)], task)
+
+
+def int8_saturates() -> bool:
+    """Whether this CPU has no VNNI: ONNX Runtime then adds pairs of u8 x s8 products in 16 bits."""
+    known = {"AVX-VNNI", "AVX512-VNNI"} & set(cpu()["instruction_sets"])
+    return platform.machine() in ("x86_64", "AMD64") and not known

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from encoded_sizes import encoded_bytes
+from int8_models import int8_saturates
 
 from dlcli.card import Card, TransformRecord
 from dlcli.compress.quantize.base import QUANTIZE_METHODS, method_of
@@ -134,6 +135,7 @@ def copied(run: RunFolder, root: Path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(run.path, root / run.name)))
 
 
+@pytest.mark.skipif(int8_saturates(), reason="static int8 may lose too much on this CPU")
 def test_a_conv_net_gets_a_static_int8_file_next_to_it(runs: Runs, tmp_path: Path) -> None:
     run = copied(runs("cnn"), tmp_path)
     before = contents(run.path)
