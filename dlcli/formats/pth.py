@@ -3,7 +3,7 @@
 The file holds the tensors by name, so ``module.load_state_dict(torch.load(path))`` works; the names
 are those of the module, and with a torchvision architecture those of torchvision. The card is an
 attribute of the dict, as torch's own version metadata is: pickled and restored with it, and no key of
-it. Files of dlcli 0.1 hold ``{"dlcli.card": JSON, "state_dict": tensors}`` and are read too.
+it. Earlier files hold ``{"dlcli.card": JSON, "state_dict": tensors}`` and are read too.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
+from tabular import TABULAR, fit, read, save
 
-from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS, DataListing, ModelNeeds, ReadOptions
+from dlcli.config import DataConfig
+from dlcli.data.kinds import ReadOptions
 from dlcli.data.notices import for_split, messages
 from dlcli.data.sources import open_source
 from dlcli.data.tables.columns import encode_columns, fit_columns
@@ -21,34 +21,6 @@ from dlcli.data.tables.frames import stdin_bytes
 from dlcli.data.tables.relations import column_sums, target_relations
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
-
-TABULAR = KINDS.get("tabular")
-
-
-def save(path: Path, rows: list[str]) -> Path:
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return path
-
-
-def read(path: Path, *, other: bool = False, **settings: object) -> DataListing:
-    return TABULAR.read(path, DataConfig(data=str(path), **settings), other)
-
-
-def fit(listing: DataListing) -> tuple[TaskSpec, list[str]]:
-    splits = {"train": listing.splits.get("all", listing.splits.get("train"))}
-    source = DataSource(
-        name="t",
-        origin="t",
-        kind="tabular",
-        task=listing.task,
-        splits=splits,
-        given=frozenset(),
-        fingerprint="",
-        class_names=listing.class_names,
-        target_names=listing.target_names,
-    )
-    task, notices = TABULAR.fit(source, TrainConfig(), ModelNeeds())
-    return task, messages(notices)
 
 
 def encoded(samples, task: TaskSpec) -> np.ndarray:

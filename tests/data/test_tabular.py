@@ -6,44 +6,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tabular import TABULAR, fit, read, save
 
-from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS, DataListing, ModelNeeds, ReadOptions, find_kind
+from dlcli.config import DataConfig
+from dlcli.data.kinds import KINDS, ReadOptions, find_kind
 from dlcli.data.notices import messages
 from dlcli.data.tables.columns import encode_columns, fit_columns
 from dlcli.data.tables.rows import TableRows
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
 
-TABULAR = KINDS.get("tabular")
 RNG = np.random.default_rng(0)
-
-
-def save(path: Path, rows: list[str]) -> Path:
-    path.write_text("\n".join(rows) + "\n")
-    return path
-
-
-def read(path: Path, *, other: bool = False, **settings: object) -> DataListing:
-    return TABULAR.read(path, DataConfig(data=str(path), **settings), other)
-
-
-def fit(listing: DataListing) -> tuple[TaskSpec, list[str]]:
-    splits = {"train": listing.splits.get("all", listing.splits.get("train"))}
-    source = DataSource(
-        name="t",
-        origin="t",
-        kind="tabular",
-        task=listing.task,
-        splits=splits,
-        given=frozenset(),
-        fingerprint="",
-        class_names=listing.class_names,
-        target_names=listing.target_names,
-    )
-    task, notices = TABULAR.fit(source, TrainConfig(), ModelNeeds())
-    return task, messages(notices)
 
 
 def columns(frame: pl.DataFrame):
