@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.checksums import change_message, with_checksums
 from dlcli.data.base import DataSource, Samples, Targets
 from dlcli.data.copies import copy_units
 from dlcli.errors import DlcliError
@@ -55,31 +56,31 @@ def hold_out(
 
 def write_splits(path: Path, source: DataSource) -> None:
     """Write the ids of each split, and what detects changed data."""
-    write_json(
-        path,
-        {
-            "schema": SPLITS_SCHEMA,
-            "origin": source.origin,
-            "fingerprint": source.fingerprint,
-            "class_names": list(source.class_names),
-            "given": sorted(source.given),
-            "splits": {name: list(samples.ids) for name, samples in source.splits.items()},
-        },
-    )
+    record = {
+        "schema": SPLITS_SCHEMA,
+        "origin": source.origin,
+        "fingerprint": source.fingerprint,
+        "class_names": list(source.class_names),
+        "given": sorted(source.given),
+        "splits": {name: list(samples.ids) for name, samples in source.splits.items()},
+    }
+    write_json(path, with_checksums(record))
 
 
 def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]:
     """Return ``source`` with the splits and the class order recorded at ``path``.
 
     Also messages where the data has changed: missing samples, new samples (they are in no split), files
-    of other sizes. Raises: DlcliError when the file is damaged or all samples of a split are missing.
+    of other sizes; and where somebody has changed the file itself. Raises: DlcliError when the file is
+    damaged or all samples of a split are missing.
     """
     record = _read(path)
     names: list[str] = record["class_names"]
     parts = list(source.splits.values())
     pool = [id_ for part in parts for id_ in part.ids]
     position = {id_: index for index, id_ in enumerate(pool)}
-    messages: list[str] = []
+    edited = change_message(path, record)
+    messages = [] if edited is None else [edited]
     splits: dict[str, Samples] = {}
     missing: list[str] = []
     for split, ids in record["splits"].items():

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli import __version__
+from dlcli.checksums import KEY, changed_entries, with_checksums
 from dlcli.errors import DlcliError, nearest
 from dlcli.files import parse_json, read_json, user_path, write_json
 
@@ -80,7 +81,7 @@ class RunFolder:
 
     def write_record(self, values: dict[str, Any]) -> None:
         """Write run.json: argv, versions, device, data fingerprint, seed, warnings, status."""
-        write_json(self.record, values)
+        write_json(self.record, with_checksums(values))
 
     def read_record(self) -> dict[str, Any]:
         """Read run.json. Raises: DlcliError when it is damaged."""
@@ -90,8 +91,16 @@ class RunFolder:
         return record
 
     def update_record(self, **values: Any) -> None:
-        """Replace entries of run.json. Raises: DlcliError when it is damaged or cannot be written."""
-        self.write_record({**self.read_record(), **values})
+        """Replace entries of run.json; what others have changed in it stays known as changed.
+
+        Raises: DlcliError when it is damaged or cannot be written.
+        """
+        record = self.read_record()
+        changed = changed_entries(record)
+        updated = with_checksums({**record, **values})
+        for key in changed:
+            updated[KEY][key] = "changed"
+        write_json(self.record, updated)
 
 
 def check_links(path: Path) -> None:

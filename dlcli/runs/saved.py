@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,25 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from dlcli import __version__
+from dlcli.checksums import change_message, renew_checksums
 from dlcli.config import TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError
-from dlcli.files import write_text
+from dlcli.files import read_json, write_text
 from dlcli.runs.folder import RunFolder, run_of
-from dlcli.settings import dump_yaml, flat, load_yaml, merge, validate
+from dlcli.settings import dump_yaml, flat, load_yaml, merge, parse_yaml, validate
+
+_SETTINGS = "settings"  # entry of run.json: texts of which config.yaml is one
 
 
 @dataclass(frozen=True)
 class SavedRun:
     """A run as it was when `read_run` read its folder.
 
-    ``stored`` are the settings of its config.yaml, ``config`` those to resume with (see `with_changes`).
-    ``record`` is run.json. ``version`` is that of the dlcli that wrote config.yaml.
+    ``stored`` are the settings that dlcli wrote, ``config`` those to resume with: what config.yaml holds
+    now, with `with_changes`. ``record`` is run.json. ``version`` is that of the dlcli that wrote the
+    settings. ``edits`` are sentences about files that somebody has changed since dlcli wrote them; a
+    config.yaml is none of them, since what was changed there is in `changes`.
     """
 
     folder: RunFolder
@@ -32,6 +37,7 @@ class SavedRun:
     config: TrainConfig
     record: Mapping[str, Any]
     version: str
+    edits: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,22 +65,61 @@ class SavedRun:
         return os.path.normpath(os.path.join(str(self.record.get("cwd", "")), path))
 
     def write_settings(self) -> None:
-        """Write ``config`` to config.yaml, and the version that its keys are of to run.json.
+        """Write ``config`` to config.yaml and run.json, and the version that its keys are of.
 
         Migrated settings are written before the version and changed ones after it: a process that dies
-        in between leaves settings of the same meaning. Raises: DlcliError.
+        in between leaves settings of the same meaning. ``edits`` are from now on what dlcli wrote.
+        Raises: DlcliError.
         """
+        for path in (self.folder.record, self.folder.splits) if self.edits else ():
+            renew_checksums(path)
+        own = dump_yaml(self.stored)
         if self.version != __version__:
-            write_text(self.folder.config, dump_yaml(self.stored))
-            self.folder.update_record(settings_version=__version__)
-        write_text(self.folder.config, dump_yaml(self.config))
+            self._write_text(own, settings_version=__version__)
+        if self.changes or self.record.get(_SETTINGS) != [own]:
+            self._write_text(dump_yaml(self.config))
+
+    def _write_text(self, text: str, **values: Any) -> None:
+        """Replace config.yaml. Until it and ``values`` are written, run.json knows both its texts."""
+        before = self.folder.config.read_text(encoding="utf-8")
+        self.folder.update_record(**{_SETTINGS: [before, text]})
+        write_text(self.folder.config, text)
+        self.folder.update_record(**{_SETTINGS: [text]}, **values)
 
 
 def read_run(folder: RunFolder) -> SavedRun:
     """Read the run in a folder. Raises: DlcliError, UsageError when its files are damaged."""
     record = folder.read_record()
-    config = validate(TrainConfig, read_settings(folder, record))
-    return SavedRun(folder, config, config, record, _settings_version(folder, record))
+    values, version = load_yaml(folder.config), _settings_version(folder, record)
+    config = validate(TrainConfig, migrate(TrainConfig, values, version=version))
+    stored = config
+    known = _known_settings(folder, record)
+    if known and values not in known:
+        stored = validate(TrainConfig, migrate(TrainConfig, known[-1], version=version))
+    return SavedRun(folder, stored, config, record, version, tuple(_edits(folder, record)))
+
+
+def settings_entry(config: TrainConfig) -> dict[str, Any]:
+    """Return the entry of run.json by which a config.yaml that somebody changes is known."""
+    return {_SETTINGS: [dump_yaml(config)]}
+
+
+def _known_settings(folder: RunFolder, record: Mapping[str, Any]) -> list[Any]:
+    """Return the settings that dlcli wrote, oldest first; none in runs that older versions began."""
+    texts = record.get(_SETTINGS, [])
+    try:
+        return [parse_yaml(str(text)) for text in texts]
+    except (TypeError, ValueError) as exc:
+        raise DlcliError(f"{folder.record} is damaged: its settings are {texts!r:.40}") from exc
+
+
+def _edits(folder: RunFolder, record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each JSON file of a run that somebody has changed. Raises: DlcliError."""
+    splits = read_json(folder.splits) if folder.splits.is_file() else {}
+    files = {folder.record: record, folder.splits: splits if isinstance(splits, dict) else {}}
+    for path, values in files.items():
+        if message := change_message(path, values):
+            yield message
 
 
 def read_settings(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,9 +128,15 @@ def read_settings(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_run_of(artifact: Path) -> SavedRun | None:
-    """Read the run that an artifact lies in; None if it lies in none. Raises: DlcliError, UsageError."""
+    """Read the run that an artifact lies in, with the settings that dlcli wrote; None without a run.
+
+    Raises: DlcliError, UsageError.
+    """
     folder = run_of(artifact)
-    return None if folder is None else read_run(folder)
+    if folder is None:
+        return None
+    saved = read_run(folder)
+    return replace(saved, config=saved.stored)
 
 
 def _settings_version(folder: RunFolder, record: Mapping[str, Any]) -> str:

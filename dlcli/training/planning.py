@@ -105,6 +105,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
     config = with_recorded_paths(saved)
     source = open_recorded(saved, config)
     source, changed = apply_splits(run.splits, source)
+    changed = [message for message in changed if message not in saved.edits]
     if changed:
         raise DlcliError(
             f"run {run.name} cannot be resumed: {changed[0]}",

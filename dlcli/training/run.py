@@ -19,6 +19,7 @@ from dlcli.files import sha256_file, write_json, write_text
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs.folder import RunFolder, create_run, started_now, versions
+from dlcli.runs.saved import settings_entry
 from dlcli.settings import dump_yaml
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE, World
@@ -59,6 +60,7 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
     run.write_record(
         {
             **started_now(run.path.parent),
+            **settings_entry(plan.config),
             "status": "running",
             "seed": plan.config.fit.seed,
             "versions": versions(),

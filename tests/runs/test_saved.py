@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dlcli import __version__
+from dlcli import __version__, files
 from dlcli.cli import main
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError, UsageError
@@ -55,7 +55,7 @@ def test_a_migrated_run_keeps_the_meaning_of_what_is_changed(old_run: RunFolder)
     assert read_run(old_run).config == changed.config
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("writes", range(7))
 def test_a_crash_while_writing_changes_no_meaning(
     old_run: RunFolder, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
@@ -63,24 +63,25 @@ def test_a_crash_while_writing_changes_no_meaning(
     changed = before.with_changes({"optim": {"optimizer": "sgd"}})
     done = 0
 
-    def dies(write: Any) -> Any:
-        def inner(*args: Any, **kwargs: Any) -> None:
-            nonlocal done
-            if done == writes:
-                raise KeyboardInterrupt
-            done += 1
-            write(*args, **kwargs)
+    real = files.os.replace
 
-        return inner
+    def dies(source: Any, target: Any) -> None:
+        nonlocal done
+        if done == writes:
+            raise KeyboardInterrupt
+        done += 1
+        real(source, target)
 
-    monkeypatch.setattr(saving, "write_text", dies(saving.write_text))
-    monkeypatch.setattr(RunFolder, "write_record", dies(RunFolder.write_record))
-    if writes < 3:
-        with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", dies)
+        if writes < 6:
+            with pytest.raises(KeyboardInterrupt):
+                changed.write_settings()
+        else:
             changed.write_settings()
-    else:
-        changed.write_settings()
-    assert read_run(old_run).config == (before if writes < 3 else changed).config
+    after = read_run(old_run)
+    assert after.config == (before if writes < 5 else changed).config
+    assert after.changes == {}
 
 
 def test_a_resumed_run_of_0_1_can_be_resumed_again(

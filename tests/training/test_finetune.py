@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ from dlcli.config import (
 from dlcli.deploy.prune import prune as pruning
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
-from dlcli.files import write_text
 from dlcli.formats.base import open_artifact
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import read_run, read_run_of
-from dlcli.settings import dump_yaml, merge, validate
+from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.finetune import FinetuneDefaults, finetune_plan
 from dlcli.training.loop.state import load_newest
@@ -66,23 +66,21 @@ def test_a_run_hands_on_no_setting_of_a_teacher_that_is_not_requested(
 ) -> None:
     source = open_artifact(trained.best, device="cpu")
     own = {"loss": {"distill_alpha": 0.9, "temperature": 4.0}, "fit": {"tensorboard": True}}
-    before = trained.config.read_text()
-    write_text(trained.config, dump_yaml(validate(TrainConfig, merge(BASE, own))))
-    try:
-        plans = [
-            finetune_plan(
-                source,
-                read_run_of(source.path),
-                source.module(),
-                (),
-                FinetuneConfig(distill=distill, device="cpu"),
-                MeasureConfig(),
-                FinetuneDefaults(epochs=1, lr_share=1.0, distill_alpha=alpha),
-            )
-            for distill, alpha in ((False, 1.0), (True, None), (True, 1.0))
-        ]
-    finally:
-        write_text(trained.config, before)
+    saved = read_run_of(source.path)
+    assert saved is not None
+    saved = replace(saved, config=validate(TrainConfig, merge(BASE, own)))
+    plans = [
+        finetune_plan(
+            source,
+            saved,
+            source.module(),
+            (),
+            FinetuneConfig(distill=distill, device="cpu"),
+            MeasureConfig(),
+            FinetuneDefaults(epochs=1, lr_share=1.0, distill_alpha=alpha),
+        )
+        for distill, alpha in ((False, 1.0), (True, None), (True, 1.0))
+    ]
     for plan in plans:
         prepare_run(plan)
         assert not plan.config.fit.tensorboard  # nothing would write it

@@ -10,7 +10,7 @@ from dlcli.commands.train_session.join import join_group
 from dlcli.commands.train_session.report import option_to_continue, report_finished
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
-from dlcli.errors import UsageError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.runs.folder import RunFolder, as_typed, read_events, resume_command
 from dlcli.runs.saved import SavedRun, read_run
 from dlcli.settings import fields_of, flat, merge
@@ -28,12 +28,12 @@ def resume_run(
     settings.resolve()  # unknown settings are an error for a finished run too
     group = external_group()
     record = run.read_record()
+    saved = with_changes(read_run(run), settings.overrides, force=force)
     if is_finished(record, settings.overrides):
-        _refuse_unused(with_changes(read_run(run), settings.overrides, force=force), record)
+        _refuse_unused(saved, record)
         if group is None or group.main:
             report_finished(run, record, as_json=as_json)
         return
-    saved = with_changes(read_run(run), settings.overrides, force=force)
     if group is None:
         train_run(saved, quiet=quiet, as_json=as_json)
         return
@@ -58,12 +58,23 @@ def with_changes(saved: SavedRun, overrides: dict[str, Any], *, force: bool) -> 
 
     Which settings a resumed run may change is declared next to each (see `dlcli.settings.setting`).
     Raises: UsageError that lists the others, and also under ``force`` for those of the model and of
-    what was fitted on the training split.
+    what was fitted on the training split; DlcliError for files that were edited, without ``force``.
     """
+    if saved.edits and not force:
+        raise DlcliError(
+            saved.edits[0],
+            hint="put it back as it was, or add --force to resume with what it holds now",
+        )
     changed = saved.with_changes(overrides)
     run, own, changes = saved.folder, flat(saved.stored), changed.changes
     _check_limits(run, changes)
-    refused = {k: f"{k}: {own[k]} -> {new}" for k, new in changes.items() if _on_resume(k) != "allowed"}
+    edited = flat(saved.config)  # saved.changes are those that somebody wrote into config.yaml
+    refused = {
+        key: f"{key}: {own[key]} -> {new}"
+        + (f" in {run.config}" if key in saved.changes and edited[key] == new else "")
+        for key, new in changes.items()
+        if _on_resume(key) != "allowed"
+    }
     fixed = [line for key, line in refused.items() if _on_resume(key) == "fixed"]
     if fixed and force:
         raise UsageError(
@@ -75,10 +86,15 @@ def with_changes(saved: SavedRun, overrides: dict[str, Any], *, force: bool) -> 
         lines = "; ".join(refused.values())
         raise UsageError(
             f"--resume takes the run's own settings, and these differ: {lines}",
-            hint=f"leave them out, {forced}or start a new run from its weights: "
+            hint=f"{_way_back(saved)}, {forced}or start a new run from its weights: "
             f"--weights {as_typed(run.best)}",
         )
     return changed
+
+
+def _way_back(saved: SavedRun) -> str:
+    """Return how the settings are the run's own again."""
+    return f"put {saved.folder.config} back as it was" if saved.changes else "leave them out"
 
 
 def _on_resume(key: str) -> str:

@@ -105,7 +105,7 @@ def train_here(
         if world.restarted_after:
             show(Warned(f"restarted: {world.restarted_after}"))
         if world.main:
-            for message in _change_warnings(saved, state):
+            for message in (*saved.edits, *_change_warnings(saved, state)):
                 show(Warned(message))
             saved.write_settings()
             truncate_events(run.metrics, 0 if state is None else state.progress.step)

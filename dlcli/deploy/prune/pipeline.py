@@ -34,7 +34,7 @@ from dlcli.files import write_bytes, write_text
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
 from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, versions
-from dlcli.runs.saved import read_run_of
+from dlcli.runs.saved import read_run_of, settings_entry
 from dlcli.settings import dump_yaml
 from dlcli.training.finetune import FinetuneDefaults, Finetuner, finetune_plan, some_epochs
 from dlcli.training.model_card import make_card
@@ -267,6 +267,7 @@ class PruneJob:
         run.write_record(
             {
                 **started_now(self.runs_dir),
+                **({} if self._run is None else settings_entry(self._run.config)),
                 "status": "running",
                 "seed": self._seed,
                 "versions": versions(),
