@@ -20,7 +20,7 @@ from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
 from dlcli.files import user_path
 from dlcli.synonyms import key_for
-from dlcli.wording import printable
+from dlcli.wording import printable_lines
 
 # --help lists these first, in this order; other commands follow by name.
 ORDER = (
@@ -184,12 +184,7 @@ def _meant_option(typed: str | None, context: Any) -> str | None:
 
 
 def _report(message: str, hint: str | None, code: int) -> int:
-    typer.echo(f"error: {_lines(message)}", err=True)
+    typer.echo(f"error: {printable_lines(message)}", err=True)
     if hint:
-        typer.echo(f"\nhint: {_lines(hint)}", err=True)
+        typer.echo(f"\nhint: {printable_lines(hint)}", err=True)
     return code
-
-
-def _lines(text: str) -> str:
-    """Escape what could move the cursor; names in a message are those of files and data."""
-    return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))

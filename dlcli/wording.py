@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return ``text`` with each of its lines `printable`; tabs become blanks."""
+    return "\n".join(printable(line.replace("\t", "    ")) for line in text.split("\n"))
+
+
 def one_line(text: str) -> str:
     """Return a message as one printable line."""
     return printable(" ".join(text.split()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dlcli.files import atomic_file
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
-from dlcli.ui.text import figure, milliseconds, rate
+from dlcli.ui.text import csv_cell, figure, milliseconds, rate
 from dlcli.wording import memory, plural, printable, shorten, size
 
 if TYPE_CHECKING:
@@ -216,7 +216,8 @@ def write_csv(path: Path, result: BenchmarkResult) -> None:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
         for row in result.rows:
-            writer.writerows(_lines(row, result.threads))
+            for line in _lines(row, result.threads):
+                writer.writerow({name: csv_cell(value) for name, value in line.items()})
 
 
 def _lines(row: BenchmarkRow, threads: int) -> list[dict[str, object]]:

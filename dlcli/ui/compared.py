@@ -12,7 +12,7 @@ from dlcli.files import atomic_file
 from dlcli.ui.console import stdout
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.tables import interval, metric_order, print_comparison, verdict
-from dlcli.ui.text import figure, signed
+from dlcli.ui.text import csv_cell, figure, signed
 
 if TYPE_CHECKING:
     from dlcli.evaluation.comparing import ModelComparison
@@ -97,7 +97,8 @@ def write_worst(path: Path, rows: Sequence[WorstRow]) -> Path:
         out.writerow(WORST_FIELDS)
         for row in rows:
             probability = "" if row.probability is None else f"{row.probability:.6f}"
-            out.writerow([row.input, f"{row.loss:.9g}", row.target, row.prediction, probability])
+            cells = [row.input, f"{row.loss:.9g}", row.target, row.prediction, probability]
+            out.writerow(map(csv_cell, cells))
     return path
 
 

@@ -1,18 +1,23 @@
 """The two streams, as rich consoles: results on stdout, progress and messages on stderr.
 
 Nothing is parsed in what is printed: markup, emoji codes and automatic highlighting are off, so that a
-class called ``[red]x[/]`` is printed as it is. Colours come from styles alone.
+class called ``[red]x[/]`` is printed as it is. Colours come from styles alone. Names come from files of
+other people: whatever in a text would reach the terminal as a control character is escaped here.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
+from dlcli.wording import printable_lines
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 # The width in files and pipes: wide enough for tables, and still readable on a wide screen.
 PIPED_WIDTH = 140
@@ -54,8 +59,19 @@ def _console(err: bool, *, is_terminal: bool, columns: str, no_color: bool, hint
     """
     from rich.console import Console
 
+    class EscapingConsole(Console):
+        """A console whose texts hold no control characters: those are of its own segments alone."""
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            """Yield the segments, their texts escaped."""
+            for segment in super().render(renderable, options):
+                is_plain = segment.control or segment.text.isprintable()
+                yield segment if is_plain else segment._replace(text=printable_lines(segment.text))
+
     width = int(columns) if columns.isdigit() and int(columns) > 0 else None
-    return Console(
+    return EscapingConsole(
         stderr=err,
         width=width if is_terminal else width or PIPED_WIDTH,
         # rich keeps bold and dim under NO_COLOR; here the variable means plain text.

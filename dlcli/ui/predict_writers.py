@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from dlcli.files import atomic_file
 from dlcli.ui.json_output import SCHEMA, to_json
 from dlcli.ui.predict import print_predictions
+from dlcli.ui.text import csv_cell
+from dlcli.wording import printable_lines
 
 if TYPE_CHECKING:
     from dlcli.task import TaskSpec
@@ -38,6 +40,13 @@ class Head:
     keys: tuple[str, ...] = ()
 
 
+class _Terminal:
+    """Stdout where it is a terminal: control characters of names are escaped, which files keep."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(printable_lines(text))
+
+
 @contextmanager
 def destination(path: Path | None) -> Iterator[IO[str]]:
     """Yield stdout, or a file that appears when the block succeeds."""
@@ -47,7 +56,7 @@ def destination(path: Path | None) -> Iterator[IO[str]]:
             is_ascii = codecs.lookup(sys.stdout.encoding).name == "ascii"
             encoding = "utf-8" if is_ascii else sys.stdout.encoding
             sys.stdout.reconfigure(encoding=encoding, errors="surrogateescape")
-        yield sys.stdout
+        yield cast("IO[str]", _Terminal()) if sys.stdout.isatty() else sys.stdout
         sys.stdout.flush()
         return
     with (
@@ -67,12 +76,12 @@ def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
 
     ``label_2, probability_2`` ... are the classes after the first; ``probability_NAME`` and
     ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ... are the
-    numbers of an embedding.
+    numbers of an embedding. No text begins as a formula does (`csv_cell`).
     """
     out = csv.writer(file, lineterminator="\n")
-    out.writerow(_columns(head))
+    out.writerow(map(csv_cell, _columns(head)))
     for row in rows:
-        out.writerow(_cells(row, head))
+        out.writerow(map(csv_cell, _cells(row, head)))
 
 
 def _columns(head: Head) -> list[str]:

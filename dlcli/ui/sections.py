@@ -45,11 +45,11 @@ def print_sections(sections: Sequence[Section]) -> None:
 
     console = consoles.stdout()
     shown = [section for section in sections if section.rows]
-    widest = max((len(row.key) for section in shown for row in section.rows), default=0)
+    widest = max((len(printable(row.key)) for section in shown for row in section.rows), default=0)
     for number, section in enumerate(shown):
         if number:
             console.print()
-        console.print(Text(section.title, "bold"))
+        console.print(Text(printable(section.title), "bold"))
         key_width = widest if any(row.key for row in section.rows) else 0
         marks = any(row.ok is not None for row in section.rows)
         for row in section.rows:
@@ -62,7 +62,8 @@ def _print_row(row: Row, key_width: int, marks: bool) -> None:
     console = consoles.stdout()
     prefix = Text(" " * _INDENT)
     if key_width:
-        prefix.append(row.key, "dim").append(" " * (key_width - len(row.key) + _GAP))
+        key = printable(row.key)
+        prefix.append(key, "dim").append(" " * (key_width - len(key) + _GAP))
     if marks:
         word, style = _MARKS[row.ok]
         prefix.append(word, style).append(" " * (_MARK_WIDTH - len(word) + _GAP))

@@ -22,6 +22,20 @@ def key(name: str) -> str:
     return shorten(printable(name), 24)
 
 
+def csv_cell(value: object) -> object:
+    """Return a cell of a CSV file; a text that a spreadsheet would run as a formula gets an apostrophe.
+
+    Numbers stay, also those that are texts (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
 def figure(value: float) -> str:
     """Format a loss or a score: four decimals; fewer for large values, an exponent for tiny ones.
 
