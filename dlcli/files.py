@@ -19,6 +19,8 @@ from typing import Any
 from dlcli.errors import DlcliError
 
 TMP_PREFIX = ".tmp-"
+# A compressed file may unpack to so many times its size, or to so many bytes.
+_MAX_RATIO, _ALWAYS_FINE_BYTES = 100, 2**28
 
 
 def user_path(path: str | Path) -> str:
@@ -131,6 +133,21 @@ def read_json(path: Path) -> Any:
         raise DlcliError(f"{path} does not exist") from None
     except (OSError, ValueError) as exc:
         raise DlcliError(f"cannot read {path}: {exc}") from exc
+
+
+def unpacked_limit(path: Path) -> int:
+    """Return how many bytes a compressed file may unpack to. Raises: OSError."""
+    return max(_MAX_RATIO * path.stat().st_size, _ALWAYS_FINE_BYTES)
+
+
+def check_unpacked(path: Path, unpacked: int) -> None:
+    """Raises: DlcliError where a file unpacks to more than `unpacked_limit`; OSError."""
+    if unpacked > unpacked_limit(path):
+        raise DlcliError(
+            f"{path} has {path.stat().st_size:,} bytes and unpacks to {unpacked:,} or more, over "
+            f"{_MAX_RATIO} times as much: it is not read",
+            hint="if it is what it should be, give it uncompressed",
+        )
 
 
 def sha256_file(path: Path) -> str:

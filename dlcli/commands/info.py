@@ -95,7 +95,7 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
 
     path = find_artifact(artifact, runs_dir)
     file = recognize(path)
-    card = file.card
+    card, verified = file.card, file.verify()
     known = file.runs_code and file.is_own and file.code_is_known
     if not as_json:
         print_card(
@@ -104,6 +104,7 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             format=file.format.name,
             size_bytes=file.size,
             sha256=file.sha256,
+            verified=verified,
             runs_code=file.runs_code,
             known=known,
         )
@@ -117,6 +118,7 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             "format": file.format.name,
             "size_bytes": file.size,
             "sha256": file.sha256,
+            "verified": verified,
             "runs_code": file.runs_code,
             "trusted": known or not file.runs_code,
             "changes": [in_words(record) for record in card.transforms],

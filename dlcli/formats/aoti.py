@@ -18,7 +18,15 @@ from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.torch_export import export_error, export_program, module_to_export, silence_torch
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
-from dlcli.formats.zip_archive import CARD_MEMBER, add_member, card_in, holds, members
+from dlcli.formats.zip_archive import (
+    CARD_MEMBER,
+    add_digest,
+    add_member,
+    card_in,
+    check_whole,
+    holds,
+    members,
+)
 from dlcli.trust import remember
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ def write_aoti(source: Artifact, path: Path, config: ExportConfig) -> None:
     path.write_bytes(package.getbuffer())
     card = card.with_record(NAME, **_machine(device))
     add_member(path, CARD_MEMBER, card.to_json().encode())
+    add_digest(path)
     remember(path)
 
 
@@ -182,6 +191,7 @@ FORMATS.register(NAME)(
         read_card=read_card,
         open=open_aoti,
         write=write_aoti,
+        verify=check_whole,
         options=frozenset({"dynamic", "half", "softmax"}),
         runs_code=True,
     )

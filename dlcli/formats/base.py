@@ -81,6 +81,13 @@ class ModelFile:
         except OSError as exc:
             raise DlcliError(f"cannot read {exc.filename or self.path}: {exc.strerror}") from exc
 
+    def verify(self) -> bool:
+        """Compare it with the digest that it carries; False where it carries none.
+
+        Raises: DlcliError when it is damaged.
+        """
+        return self.format.verify(self.path)
+
     @property
     def runs_code(self) -> bool:
         """Whether opening it could run code of whoever wrote it."""
@@ -196,6 +203,9 @@ class Format:
         example: Text of a Python file, for people, that loads the model.
         own_suffix: Whether its library takes files of this ending only.
         folder: Whether a model is a folder, with all files in it.
+        verify: Compare all files of a path with the digest that they carry, without running anything;
+            False where they carry none, as those of other programs. Raises: DlcliError when they are
+            damaged.
         companions: Files next to a model's path that belong to it, such as tensors stored apart; the
             file refers to them by name.
     """
@@ -217,6 +227,7 @@ class Format:
     own_suffix: bool = False
     folder: bool = False
     companions: Callable[[Path], list[Path]] = lambda path: []
+    verify: Callable[[Path], bool] = lambda path: False
 
 
 # Not encodings/, which imports torch: an ONNX file is read without.

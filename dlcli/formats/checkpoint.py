@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 DIGEST_KEY = "dlcli.sha256"
 LAYOUT_KEY = "dlcli.layout"  # "plain" in what `plain_safetensors` writes
 _MAX_HEADER = 100_000_000  # safetensors' own limit
+_KINDS = {"F": "float", "I": "int", "U": "uint"}
+_DTYPES = {  # of safetensors, and torch's names of them, which the digest is over
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    **{f"{kind}{bits}": f"{name}{bits}" for kind, name in _KINDS.items() for bits in (8, 16, 32, 64)},
+}
 
 
 def save_model(path: Path, module: nn.Module, card: Card) -> None:
@@ -66,16 +75,49 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         # Read whole: load_file maps the file into memory, and a mapped file that is replaced or
         # shortened while it is used kills the process.
-        tensors = load(path.read_bytes())
+        data = path.read_bytes()
+        tensors = load(data)
     except (SafetensorError, OSError) as exc:
         raise DlcliError(f"{path} is damaged: {exc}") from exc
-    expected = metadata.pop(DIGEST_KEY, None)
-    if expected is not None and digest(tensors, metadata) != expected:
+    _check_digest(path, metadata, data)
+    return tensors, {key: value for key, value in metadata.items() if key != DIGEST_KEY}
+
+
+def verify(path: Path) -> bool:
+    """Compare a file with the digest in its header, without torch; False where it has none.
+
+    Raises: DlcliError when it is damaged.
+    """
+    metadata = read_metadata(path)
+    try:
+        return _check_digest(path, metadata, path.read_bytes())
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _check_digest(path: Path, metadata: Mapping[str, str], data: bytes) -> bool:
+    """Compare a file's content with the `digest` in its metadata. Raises: DlcliError."""
+    others = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
+    if DIGEST_KEY not in metadata and CARD_KEY not in metadata:
+        return False
+    length = int.from_bytes(data[:8], "little")
+    body, header = memoryview(data)[8 + length :], parse_json(data[8 : 8 + length])
+    total = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
+    try:
+        for name in sorted(header.keys() - {"__metadata__"}):
+            entry = header[name]
+            dtype, (start, end) = entry["dtype"], entry["data_offsets"]
+            torch_name = f"torch.{_DTYPES.get(dtype, dtype)}"
+            total.update(f"{name}\0{torch_name}\0{tuple(entry['shape'])}\0".encode())
+            total.update(body[start:end])
+    except (KeyError, TypeError, ValueError) as exc:
+        raise DlcliError(f"{path} is damaged: {exc!r}") from exc
+    if total.hexdigest() != metadata.get(DIGEST_KEY):
         raise DlcliError(
             f"{path} is damaged: its content does not match the SHA-256 in its header",
             hint="copy it again, or use the run's training state: dlcli train --resume RUN",
         )
-    return tensors, metadata
+    return True
 
 
 def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
@@ -206,6 +248,7 @@ FORMATS.register("safetensors")(
         sniff=lambda path: looks_like(path) and not is_plain(path),
         read_card=card_of,
         open=open_checkpoint,
+        verify=verify,
         trainable=True,
     )
 )

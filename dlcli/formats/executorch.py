@@ -1,7 +1,7 @@
 """ExecuTorch: a program for phones and boards, always of one size; XNNPACK runs its float layers.
 
-The card is appended to the program, where no loader looks: JSON, the program's SHA-256, the card's
-length in 8 bytes, and a marker.
+The card is appended to the program, where no loader looks: JSON, the SHA-256 of program and card, the
+card's length in 8 bytes, and a marker. Earlier files have another marker and a digest of the program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "executorch"
-_MARKER = b"dlc-card"
+_MARKER, _EARLIER_MARKER = b"dlc-sha2", b"dlc-card"
 _DIGEST = 32
 _TAIL = _DIGEST + 8 + len(_MARKER)
 
@@ -47,7 +47,7 @@ def write_executorch(source: Artifact, path: Path, config: ExportConfig) -> None
 def card_suffix(program: bytes, card: Card) -> bytes:
     """The bytes to append to a program."""
     text = card.to_json().encode()
-    digest = hashlib.sha256(program).digest()
+    digest = hashlib.sha256(program + text).digest()
     return b"".join([text, digest, len(text).to_bytes(8, "little"), _MARKER])
 
 
@@ -59,7 +59,7 @@ def read_card(path: Path) -> Card:
             file.seek(max(0, size - _TAIL))
             tail = file.read()
             length = int.from_bytes(tail[_DIGEST : -len(_MARKER)], "little")
-            if tail[-len(_MARKER) :] != _MARKER or length > size - _TAIL:
+            if tail[-len(_MARKER) :] not in (_MARKER, _EARLIER_MARKER) or length > size - _TAIL:
                 raise DlcliError(
                     f"{path} is an ExecuTorch file without a dlcli card, or it is cut off",
                     hint="copy it again, or export it with dlcli export --format executorch",
@@ -104,14 +104,24 @@ def open_executorch(file: ModelFile, runtime: Runtime) -> TorchProgram:
     return TorchProgram(file, run, torch.device("cpu"), contiguous=True)
 
 
+def verify(path: Path) -> bool:
+    """Compare program and card with their digest. Raises: DlcliError when they are damaged."""
+    try:
+        _program(path)
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    return True
+
+
 def _program(path: Path) -> bytes:
-    """The program before the card. Raises: DlcliError when a bit of it has changed, OSError."""
+    """The program before the card. Raises: DlcliError when a bit has changed, OSError."""
     data = path.read_bytes()
     tail = data[-_TAIL:]
     program = data[: -_TAIL - int.from_bytes(tail[_DIGEST : -len(_MARKER)], "little")]
-    if hashlib.sha256(program).digest() != tail[:_DIGEST]:
+    content = program if tail[-len(_MARKER) :] == _EARLIER_MARKER else data[:-_TAIL]
+    if hashlib.sha256(content).digest() != tail[:_DIGEST]:
         raise DlcliError(
-            f"{path} is damaged: its program does not match the SHA-256 after it",
+            f"{path} is damaged: its content does not match the SHA-256 in it",
             hint="copy it again, or export it again",
         )
     return program
@@ -129,6 +139,7 @@ FORMATS.register(NAME)(
         read_card=read_card,
         open=open_executorch,
         write=write_executorch,
+        verify=verify,
         options=frozenset({"dynamic", "half", "softmax"}),
         static=True,
         extra="executorch",

@@ -1,6 +1,7 @@
 """OpenVINO IR: NAME.xml, the graph with the card in it, and NAME.bin, its tensors.
 
-It is converted from ONNX: inputs and outputs have the names and shapes of the ONNX file.
+It is converted from ONNX: inputs and outputs have the names and shapes of the ONNX file. A SHA-256 of
+both is in a comment at the end of the graph.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
+from dlcli.formats import tail_digest
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.exported import ExportedArtifact
 from dlcli.wording import first_line
 
 NAME = "openvino"
 _CARD_PATH = ["dlcli", "card"]  # in the graph's rt_info
-_DIGEST = "sha256_of_bin"
+_DIGEST_OF_BIN = "sha256_of_bin"  # in the rt_info of earlier files, which have no digest of the graph
+_END = b"-->\n"
 
 
 class OpenVinoArtifact(ExportedArtifact):
@@ -71,12 +74,9 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
     model.set_rt_info("", ["conversion_parameters"])  # it names a folder of this machine
     model.set_rt_info(card.to_json(), _CARD_PATH)
     openvino.save_model(model, str(path), compress_to_fp16=config.half)
-    # The graph is written again with the digest of its tensors: another model's .bin may have the size.
-    tree = ET.parse(path)
-    info = tree.getroot().find("rt_info/dlcli")
-    assert info is not None
-    ET.SubElement(info, _DIGEST, value=sha256_file(path.with_suffix(".bin")))
-    tree.write(path, encoding="utf-8", xml_declaration=True)
+    with path.open("ab") as file:
+        file.write(b"\n<!--")
+    tail_digest.append(path, _END, others=sha256_file(path.with_suffix(".bin")))
 
 
 def _read_info(path: Path, name: str) -> str | None:
@@ -103,22 +103,34 @@ def read_card(path: Path) -> Card:
     return Card.from_json(text, source=path)
 
 
-def open_openvino(file: ModelFile, runtime: Runtime) -> OpenVinoArtifact:
-    """The model compiled for this processor. Raises: DlcliError when a part is missing or damaged."""
-    import openvino
-
-    path, _ = file.path, file.card  # a file without a card is of no use
+def verify(path: Path) -> bool:
+    """Compare graph and tensors with their digest. Raises: DlcliError when one is missing or damaged."""
     tensors = path.with_suffix(".bin")
     if not tensors.is_file():
         raise DlcliError(
             f"{path} keeps its tensors in {tensors.name}, which is not next to it",
             hint=f"copy both files, {path.name} and {tensors.name}",
         )
-    if sha256_file(tensors) != _read_info(path, _DIGEST):
+    earlier = _read_info(path, _DIGEST_OF_BIN)
+    try:
+        own = sha256_file(tensors)
+        intact = own == earlier if earlier else tail_digest.matches(path, _END, others=own)
+    except OSError as exc:
+        raise DlcliError(f"cannot read {exc.filename or path}: {exc.strerror}") from exc
+    if not intact:
         raise DlcliError(
-            f"{tensors} is damaged or belongs to another model than {path}",
+            f"{path} or {tensors} is damaged, or belongs to another model",
             hint="copy both files again, or export them again",
         )
+    return True
+
+
+def open_openvino(file: ModelFile, runtime: Runtime) -> OpenVinoArtifact:
+    """The model compiled for this processor. Raises: DlcliError when a part is missing or damaged."""
+    import openvino
+
+    path, _ = file.path, file.card  # a file without a card is of no use
+    verify(path)
     if runtime.device not in ("auto", "cpu"):
         raise DlcliError(
             f"--device {runtime.device}: OpenVINO files run on cpu here", hint="--device cpu"
@@ -151,6 +163,7 @@ FORMATS.register(NAME)(
         open=open_openvino,
         companions=lambda path: [path.with_suffix(".bin")],
         write=write_openvino,
+        verify=verify,
         options=frozenset({"dynamic", "opset", "half", "softmax", "simplify"}),
         extra="openvino",
         module="openvino",

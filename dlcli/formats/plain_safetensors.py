@@ -17,6 +17,7 @@ from dlcli.formats.checkpoint import (
     is_plain,
     looks_like,
     open_checkpoint,
+    verify,
     write_tensors,
 )
 from dlcli.formats.pth import plain_state
@@ -42,6 +43,7 @@ FORMATS.register(NAME)(
         read_card=card_of,
         open=open_checkpoint,
         write=write_plain,
+        verify=verify,
         options=frozenset({"half"}),
         trainable=True,
         example=lambda path, card: state_dict_snippet(path, card, "safetensors"),

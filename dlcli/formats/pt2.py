@@ -10,7 +10,7 @@ from dlcli.config import ExportConfig
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.torch_export import export_program, module_to_export
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
-from dlcli.formats.zip_archive import card_in, holds, members, write_in_memory
+from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_in_memory
 from dlcli.trust import remember
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ FORMATS.register(NAME)(
         read_card=read_card,
         open=open_pt2,
         write=write_pt2,
+        verify=check_whole,
         options=frozenset({"dynamic", "half", "softmax"}),
         runs_code=True,
     )

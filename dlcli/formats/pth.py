@@ -98,6 +98,7 @@ FORMATS.register(NAME)(
         read_card=read_card,
         open=open_pth,
         write=write_pth,
+        verify=check_whole,
         options=frozenset({"half"}),
         trainable=True,
         example=lambda path, card: state_dict_snippet(path, card, NAME),

@@ -16,7 +16,7 @@ from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.static_shape import Sizes
 from dlcli.formats.torch_export import example_inputs, module_to_export, noise_batch
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
-from dlcli.formats.zip_archive import card_in, holds, members, write_in_memory
+from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_in_memory
 from dlcli.trust import remember
 from dlcli.wording import first_line
 
@@ -178,6 +178,7 @@ FORMATS.register(NAME)(
         read_card=read_card,
         open=open_torchscript,
         write=write_torchscript,
+        verify=check_whole,
         options=frozenset({"dynamic", "half", "softmax"}),
         runs_code=True,
     )

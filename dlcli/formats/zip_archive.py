@@ -1,4 +1,7 @@
-"""Model files that are zip archives of torch: recognised by their members, their cards read as bytes."""
+"""Model files that are zip archives of torch: recognised by their members, their cards read as bytes.
+
+A SHA-256 of the whole file is in the archive's comment, the last bytes of a zip archive.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,15 @@ from typing import BinaryIO
 
 from dlcli.card import CARD_KEY, Card
 from dlcli.errors import DlcliError
+from dlcli.files import check_unpacked
+from dlcli.formats import tail_digest
 from dlcli.formats.base import head_of
 
 CARD_MEMBER = f"extra/{CARD_KEY}"  # where torch puts its "extra files"
 _ZIP = b"PK\x03\x04"
 _MAX_CARD_BYTES = 2**28  # a vocabulary is a few megabytes
+_END = b"PK\x05\x06"  # of the record at the end of an archive, which is followed by its comment
+_END_BYTES = 22
 # What reading a damaged archive raises; a RuntimeError where a bit says that a member is encrypted.
 _BROKEN = (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, EOFError)
 
@@ -56,10 +63,18 @@ def read_member(path: Path, name: str) -> bytes | None:
     return None
 
 
-def check_whole(path: Path) -> None:
-    """Read every member against its checksum. Raises: DlcliError naming the first that is damaged."""
+def check_whole(path: Path) -> bool:
+    """Compare an archive with its SHA-256, or its members with their checksums where it has none.
+
+    Returns whether it has one. Raises: DlcliError when it is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_unpacked(path, sum(info.file_size for info in archive.infolist()))
+            if archive.comment or tail_digest.is_there(path):
+                if tail_digest.matches(path):
+                    return True
+                raise damaged(path, "its content does not match the SHA-256 at its end")
             bad = archive.testzip()
     except OSError as exc:
         raise DlcliError(f"cannot read {path}: {exc.strerror or exc}") from exc
@@ -67,6 +82,7 @@ def check_whole(path: Path) -> None:
         raise damaged(path, exc) from exc
     if bad is not None:
         raise damaged(path, f"its {bad} does not match its checksum")
+    return False
 
 
 def damaged(path: Path, why: object) -> DlcliError:
@@ -75,13 +91,26 @@ def damaged(path: Path, why: object) -> DlcliError:
 
 
 def write_in_memory(path: Path, save: Callable[[BinaryIO], object]) -> None:
-    """Let ``save`` write to memory, and write that to ``path``. Raises: OSError.
+    """Let ``save`` write an archive to memory, and write that and its SHA-256 to ``path``.
+
+    Raises: OSError.
 
     torch's own writer ends the process when the disk is full.
     """
     buffer = io.BytesIO()
     save(buffer)
     path.write_bytes(buffer.getbuffer())
+    add_digest(path)
+
+
+def add_digest(path: Path) -> None:
+    """Put the SHA-256 of an archive without a comment into its comment. Raises: OSError."""
+    with path.open("r+b") as file:
+        file.seek(-_END_BYTES, io.SEEK_END)
+        assert file.read(len(_END)) == _END
+        file.seek(-2, io.SEEK_END)  # the comment's length
+        file.write(tail_digest.TAIL_BYTES.to_bytes(2, "little"))
+    tail_digest.append(path)
 
 
 def add_member(path: Path, name: str, data: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dlcli.errors import DlcliError
+from dlcli.files import check_unpacked
 
 _SAMPLES = frozenset({"x", "images", "image", "imgs", "data"})
 _LABELS = frozenset({"y", "labels", "label", "targets", "target"})
@@ -92,6 +93,7 @@ def load(path: Path, names: Collection[str] | None = None) -> dict[str, Any]:
             if file.read(2) == b"PK":
                 file.seek(0)
                 with np.load(file, allow_pickle=False) as archive:
+                    check_unpacked(path, sum(info.file_size for info in archive.zip.infolist()))
                     return {key: archive[key] for key in archive.files if names is None or key in names}
         # Memory-mapped, so that a damaged header with a huge shape fails before allocation.
         return {path.name: np.load(path, allow_pickle=False, mmap_mode="r")}

@@ -18,8 +18,9 @@ from dlcli.data.notices import messages
 from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.files import sha256_file
-from dlcli.formats.checkpoint import card_of, read_tensors
+from dlcli.formats.checkpoint import card_of, read_tensors, verify
 from dlcli.formats.encodings.base import decode
+from dlcli.formats.zip_archive import check_whole, looks_zipped
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge, validate
@@ -202,7 +203,9 @@ def _initial_weights(
         path = Path(model.weights)
         task = _task_of(path)
         if task is not None:
-            read_tensors(path)  # a file of dlcli's carries a digest, which this checks
+            verify(path)  # a file of dlcli's carries a digest
+        elif path.is_file() and looks_zipped(path):
+            check_whole(path)  # torch does not
         return read_state_dict(path), model.weights, task
     if model.pretrained is False or (model.pretrained is None and entry.weights is None):
         return None, "scratch", None

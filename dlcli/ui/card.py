@@ -24,11 +24,13 @@ def print_card(
     format: str,
     size_bytes: int,
     sha256: str,
+    verified: bool,
     runs_code: bool = False,
     known: bool = False,
 ) -> None:
     """Print the card and the facts of its file on stdout.
 
+    ``verified`` is whether its content matches the digest that it carries, False where it carries none.
     ``runs_code`` is whether opening the file could run code, ``known`` whether this user's dlcli wrote
     it and has run the code that it names.
     """
@@ -48,6 +50,7 @@ def print_card(
                     Row("format", format),
                     Row("size", f"{wording.size(size_bytes)} ({wording.count(size_bytes)} bytes)"),
                     Row("sha256", sha256),
+                    Row("content", "matches its digest" if verified else "carries no digest to check"),
                     Row("opening it", _code(runs_code=runs_code, known=known)),
                 ],
             ),

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dlcli.card import Card, ModelSpec
 from dlcli.errors import DlcliError
 from dlcli.formats.base import open_artifact, read_card, sniff_format
-from dlcli.formats.checkpoint import read_tensors, save_model, write_tensors
+from dlcli.formats.checkpoint import read_tensors, save_model, verify, write_tensors
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import build_model
 
@@ -121,3 +122,21 @@ def test_a_transform_of_an_unknown_kind_is_an_error(model_file: Path, tmp_path: 
     save_model(tmp_path / "new.safetensors", before.module(), card)
     with pytest.raises(DlcliError, match="'from-the-future'"):
         open_artifact(tmp_path / "new.safetensors", device="cpu")
+
+
+def test_the_digest_of_every_dtype_is_checked_without_torch(tmp_path: Path) -> None:
+    names = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32")
+    more = ("float64", "uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "complex64")
+    tensors = {name: torch.ones(2, 3).to(getattr(torch, name)) for name in (*names, *more)}
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {**tensors, "scalar": torch.tensor(1.5)}, {"k": "v"})
+    assert verify(path)
+
+
+def test_a_card_without_a_digest_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_file({"w": torch.zeros(2)}, path, {"dlcli.card": "{}"})
+    with pytest.raises(DlcliError, match="is damaged"):
+        verify(path)
+    save_file({"w": torch.zeros(2)}, path, {"k": "v"})
+    assert not verify(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import tiny
 import torch
 
+from dlcli.cli import main
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
@@ -127,6 +129,28 @@ def test_a_truncated_file_is_refused(
         (folder / part.relative_to(path.parent)).write_bytes(data[: int(len(data) * share)])
         with pytest.raises(DlcliError):
             open_artifact(folder / path.name, device="cpu", trust=True)
+
+
+@pytest.mark.parametrize(("entry", "name"), cases((FIRST,)))
+def test_info_notices_each_changed_bit(
+    entry: Format, name: str, exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, path = exported(entry, name)
+    folder = shutil.copytree(path.parent, tmp_path / "copy")
+    argv = ["info", str(folder / path.name)]
+    assert main(argv) == 0
+    assert "matches its digest" in capsys.readouterr().out
+    rng = random.Random(0)
+    for part in recognize(path).files:
+        data, copy = part.read_bytes(), folder / part.relative_to(path.parent)
+        tail = range(max(0, len(data) - 90), len(data), 9)
+        for at in (0, 30, *tail, *(rng.randrange(len(data)) for _ in range(10))):
+            changed = bytearray(data)
+            changed[at] ^= 1 << rng.randrange(8)
+            copy.write_bytes(changed)
+            assert main(argv) == 1, (part.name, at)
+        copy.write_bytes(data)
+    assert main(argv) == 0
 
 
 @pytest.mark.parametrize(("entry", "name"), cases((FIRST,)))

@@ -57,7 +57,7 @@ def test_its_tensors_must_be_next_to_it(written: Path, tmp_path: Path) -> None:
     tensors = path.with_suffix(".bin")
     data = tensors.read_bytes()
     tensors.write_bytes(data[:-4] + bytes(4))
-    with pytest.raises(DlcliError, match="damaged or belongs to another model"):
+    with pytest.raises(DlcliError, match="damaged, or belongs to another model"):
         open_artifact(path, device="cpu")
     tensors.unlink()
     with pytest.raises(DlcliError, match=r"best\.bin, which is not next to it"):

@@ -25,7 +25,7 @@ def shown(task: TaskSpec, capsys: pytest.CaptureFixture[str], width: int) -> str
         metrics={"val": {"mae": 51_234.4, "r2": 0.81}},
         data=DataRecord(data="/d/x.csv", options={"target": "price"}),
     )
-    print_card(card, path="p", format="safetensors", size_bytes=2048, sha256="00")
+    print_card(card, path="p", format="safetensors", size_bytes=2048, sha256="00", verified=True)
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert max(map(len, out.splitlines())) <= width

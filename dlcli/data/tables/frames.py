@@ -23,6 +23,7 @@ from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.data.text.scripts import UNSPACED_SCRIPTS
 from dlcli.errors import DlcliError, nearest
+from dlcli.files import check_unpacked, unpacked_limit
 from dlcli.notation.charset import decode_text
 from dlcli.wording import first_line, plural, quoted, shorten
 
@@ -230,7 +231,11 @@ def _read_bytes(path: Path, limit: int | None) -> bytes:
     """Read and decompress a file; with ``limit``, about that many bytes, in whole lines."""
     try:
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            raw = file.read(-1 if limit is None else limit)
+            is_packed = isinstance(file, gzip.GzipFile)
+            most = unpacked_limit(path) + 1 if is_packed else -1
+            raw = file.read(most if limit is None else limit)
+            if is_packed:
+                check_unpacked(path, len(raw))
             while (
                 limit is not None
                 and len(raw) >= limit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,13 +53,32 @@ def load(path: Path, *, check: bool = True) -> tuple[ModelProto, bytes]:
         raise DlcliError(f"{path} is damaged or no ONNX file: it has no graph")
     if check:
         files = external_files(model, path)
-        if _value(model, DIGEST_KEY) is not None and not _matches_digest(data, files):
+        intended = has_digest(model) or re.fullmatch(rb"[0-9a-f]{64}", data[-_DIGEST_CHARS:])
+        if intended and not _matches_digest(data, files):
             raise DlcliError(
                 f"{path} is damaged, or another program has changed it: its content does not match "
                 "the SHA-256 in its metadata",
                 hint="copy it again, or export it again",
             )
+        if not intended:
+            _refuse_other_names(path, files)
     return model, data
+
+
+def has_digest(model: ModelProto) -> bool:
+    """Whether a file carries its digest; those of other programs carry none."""
+    return _value(model, DIGEST_KEY) is not None
+
+
+def _refuse_other_names(path: Path, files: Mapping[str, Path]) -> None:
+    """Raises: DlcliError for external data that is a second name of any file of this file system."""
+    for location, file in files.items():
+        if file.stat().st_nlink > 1:
+            raise DlcliError(
+                f"{path} keeps its tensors in {location}, which is a hard link, and carries no digest: "
+                "it could name any file",
+                hint=f"copy {location} and replace it by its copy",
+            )
 
 
 def card_of(model: ModelProto, path: Path) -> Card:

@@ -93,6 +93,12 @@ def read_card(path: Path) -> Card:
     return onnx_file.card_of(model, path)
 
 
+def verify(path: Path) -> bool:
+    """Compare the file, and its external data, with its digest. Raises: DlcliError."""
+    model, _ = onnx_file.load(path)
+    return onnx_file.has_digest(model)
+
+
 def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     """A session on the device. Raises: DlcliError when the file or the device cannot be used."""
     import onnxruntime
@@ -206,6 +212,7 @@ FORMATS.register("onnx")(
         read_card=read_card,
         open=open_onnx,
         write=write_onnx,
+        verify=verify,
         options=_OPTIONS,
         fresh=_depends_on_order,
         example=example,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,14 @@ def test_tensors_next_to_the_file_are_in_its_digest(files: Files, tmp_path: Path
     data.write_bytes(content)
     with pytest.raises(DlcliError, match="is damaged"):
         open_artifact(path, device="cpu")
+    os.link(data, tmp_path / "other")  # without a digest a hard link could lead to any file
+    model = onnx.load(path, load_external_data=False)
+    kept = [entry for entry in model.metadata_props if entry.key != "dlcli.sha256"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    (tmp_path / "linked.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(DlcliError, match="is a hard link"):
+        open_artifact(tmp_path / "linked.onnx", device="cpu")
     data.unlink()
     with pytest.raises(DlcliError, match="not next to it"):
         open_artifact(path, device="cpu")
