@@ -32,14 +32,19 @@ def evaluate(
     batch_size: int | None = None,
     emit: Emit = ignore,
     world: Processes | None = None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> EvalResult:
     """Compute the metrics of ``predict`` over a split; each readable sample counts once.
 
     Every process of ``world`` (None: this one alone) must call it, and gets the same result. Unreadable
-    samples are skipped, counted and named. Raises: DlcliError, in every process, when no sample can be
-    read, or on the first unreadable one where the reader is set to fail.
+    samples are skipped, counted and named. ``check_stop`` is called after each batch, as often in each
+    process, so that it may be a collective; what it raises ends the evaluation. Raises: DlcliError, in
+    every process, when no sample can be read, or on the first unreadable one where the reader is set to
+    fail.
     """
-    part = _share(predict, reader, task, split=split, batch_size=batch_size, emit=emit, world=world)
+    part = _share(
+        predict, reader, task, split, batch_size, emit=emit, world=world, check_stop=check_stop
+    )
     return _agreed(part, reader, split, world, lambda counts: counts.result(split, reader.bad))
 
 
@@ -54,7 +59,7 @@ def count(
     world: Processes | None = None,
 ) -> Counts:
     """The counts that `evaluate` computes metrics from. Scores are in the order of the ranks."""
-    part = _share(predict, reader, task, split=split, batch_size=batch_size, emit=emit, world=world)
+    part = _share(predict, reader, task, split, batch_size, emit=emit, world=world)
     return _agreed(part, reader, split, world, lambda counts: counts)
 
 
@@ -78,22 +83,32 @@ def _share(
     predict: Callable[[Inputs], Outputs],
     reader: Reader,
     task: TaskSpec,
-    *,
     split: str,
     batch_size: int | None,
+    *,
     emit: Emit,
     world: Processes | None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Counts | DlcliError:
     """The counts of this process, or its error, which is gathered like counts: others wait for it."""
     counts = make_counts(task)
+    error: DlcliError | None = None
+    size = batch_size or default_batch_size(task)
+    processes = 1 if world is None else world.size
+    checks = iter(range(-(-len(reader) // (size * processes))))  # as many as rank 0 has batches
+
+    def check() -> None:
+        next(checks)
+        check_stop()
+
     try:
-        for inputs, indices in batches(
-            reader, batch_size or default_batch_size(task), split, emit, world
-        ):
+        for inputs, indices in batches(reader, size, split, emit, world, check):
             counts.update(predict(inputs), reader.targets(indices), inputs, reader.series(indices))
     except DlcliError as exc:
-        return exc
-    return counts
+        error = exc
+    for _ in checks:  # those of the other processes, which may have more batches
+        check_stop()
+    return error or counts
 
 
 def _agreed(
@@ -147,12 +162,18 @@ def check_counted(counts: Counts, reader: Reader, split: str) -> None:
 
 
 def batches(
-    reader: Reader, batch_size: int, split: str, emit: Emit = ignore, world: Processes | None = None
+    reader: Reader,
+    batch_size: int,
+    split: str,
+    emit: Emit = ignore,
+    world: Processes | None = None,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Inputs, Indices]]:
     """Iterate over this process's batches: inputs of the readable samples, and their indices.
 
     Batch i belongs to rank i % size. The shortest samples come first where lengths vary. Rank 0 emits
-    the progress of all, estimated by its own.
+    the progress of all, estimated by its own. ``after_batch`` is called after each batch, also where
+    none of its samples could be read.
     """
     order = reader.by_length()
     rank, processes = (0, 1) if world is None else (world.rank, world.size)
@@ -166,3 +187,4 @@ def batches(
         if rank == 0:
             total = len(reader)
             emit(EvalProgress(split=split, done=min(total, done * processes), total=total))
+        after_batch()

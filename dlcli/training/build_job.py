@@ -12,7 +12,7 @@ from dlcli.config import TrainConfig
 from dlcli.data.base import Reader, Targets
 from dlcli.evaluation.evaluate import evaluate
 from dlcli.evaluation.metrics import EvalResult
-from dlcli.events import Emit, Event
+from dlcli.events import Emit
 from dlcli.files import read_json
 from dlcli.runs.folder import RunFolder
 from dlcli.task import PAD, TaskSpec
@@ -179,20 +179,17 @@ def _batch_plan(plan: Plan, run: RunFolder, world: World, *, mirrored: bool) -> 
 def _make_validate(
     module: nn.Module, reader: Reader, task: TaskSpec, device: torch.device, world: World, emit: Emit
 ) -> Callable[[Callable[[], None]], EvalResult]:
-    """Evaluation on the validation split; its argument is called at each event and may raise."""
+    """Evaluation on the validation split; its argument is called after each batch and may raise."""
 
     def validate(check_stop: Callable[[], None]) -> EvalResult:
-        def emit_unless_stopped(event: Event) -> None:
-            check_stop()
-            emit(event)
-
         return evaluate(
             lambda inputs: predict(module, inputs, task, device),
             reader,
             task,
             split="val",
-            emit=emit_unless_stopped,
+            emit=emit,
             world=world,
+            check_stop=check_stop,
         )
 
     return validate

@@ -186,6 +186,26 @@ def test_samples_of_unequal_length_are_counted_once() -> None:
     assert in_processes(3, work) == [work(None)] * 3
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("fail", [False, True], ids=["whole", "failing"])
+def test_every_process_checks_for_a_stop_equally_often(size: int, fail: bool) -> None:
+    """6 batches, also where one process has fewer than others or fails on its first."""
+
+    def work(world: World) -> int:
+        checks: list[int] = []
+        reader = table(23, {9}, fail=fail)  # of batch 2
+        try:
+            evaluate(
+                answer, reader, CLASSES, split="val", batch_size=4, world=world,
+                check_stop=lambda: checks.append(1),
+            )  # fmt: skip
+        except DlcliError:
+            assert fail
+        return len(checks)
+
+    assert in_processes(size, work) == [-(-6 // size)] * size
+
+
 def test_every_process_hears_that_no_sample_can_be_read() -> None:
     found = in_processes(3, lambda world: measured(world, set(range(23))))
     assert [type(error) for error in found] == [DlcliError] * 3

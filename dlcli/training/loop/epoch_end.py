@@ -155,7 +155,7 @@ def finish_swa(job: FitJob, progress: Progress, check_stop: CheckStop) -> None:
     if mean is None or not mean.n:
         return
     with mean.applied(module):
-        refresh_batch_norms(module, _train_inputs(job))
+        refresh_batch_norms(module, _train_inputs(job, check_stop))
         job.world.share_buffers(module)
         module.eval()
         result = job.validate(check_stop)
@@ -175,9 +175,10 @@ def finish_swa(job: FitJob, progress: Progress, check_stop: CheckStop) -> None:
     )
 
 
-def _train_inputs(job: FitJob) -> Iterator[tuple[torch.Tensor, ...]]:
+def _train_inputs(job: FitJob, check_stop: CheckStop) -> Iterator[tuple[torch.Tensor, ...]]:
     """The training samples without augmentation, as the module takes them, in micro-batches."""
     for batch in job.batches.epoch(0):
+        check_stop()
         if not batch.is_usable(int(job.world.sum(len(batch))[0])):
             continue
         for part in micro_batches(job, batch):

@@ -68,13 +68,6 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     return FitResult(progress, signum)
 
 
-class _Stopped(Exception):
-    """All processes agreed to stop after a signal."""
-
-    def __init__(self, signum: int) -> None:
-        self.signum = signum
-
-
 class Trainer:
     """A run while it trains: its counters, its timing and the signals that may stop it.
 
@@ -109,9 +102,9 @@ class Trainer:
                 check_best(self.job, progress)
                 if not progress.bad_streak:
                     self._save_state()
-            except (_Stopped, StopRequested) as stop:
+            except StopRequested:
                 self._save_state()
-                return stop.signum if isinstance(stop, _Stopped) else self.guard.signum
+                return self.stop_signum
         return None
 
     def _train_epoch(self) -> EpochStats:
@@ -142,31 +135,23 @@ class Trainer:
         return stats
 
     def _step(self, stats: EpochStats, batch: Batch, total: float) -> StepOutput:
-        """One optimizer step. Raises: _Stopped after a signal between two of its micro-batches."""
+        """One optimizer step. Raises: StopRequested after a signal between two of its micro-batches."""
         started = time.perf_counter()
-        check = self._check_stop_in_step if self.slow_steps else None
+        check = self._check_stop if self.slow_steps else None
         try:
             output = optimizer_step(self.job, batch, total, check)
         except StopRequested:
             if self.progress.step > self.logged_step:
                 self._log_step(stats)
-            raise _Stopped(self.stop_signum) from None
+            raise
         self.step_s = time.perf_counter() - started
         return output
-
-    def _check_stop_in_step(self) -> None:
-        """Raises: StopRequested when any process of the group has a signal; all must call it."""
-        signum = self.guard.signum or 0
-        signals, signums = self.job.world.sum(signum > 0, signum)
-        if signals:
-            self.stop_signum = round(signums / signals)
-            raise StopRequested
 
     def _synchronize_step(self, stats: EpochStats, batch: Batch) -> tuple[float, int]:
         """Agree with the other processes on what is due before the next step, and log, save or stop.
 
         Returns the loss's count and the readable samples of the next step over all processes. Raises:
-        _Stopped after a signal; DlcliError.
+        StopRequested after a signal; DlcliError.
         """
         progress, world = self.progress, self.job.world
         due = self.timing.due(progress.step) if world.main else (False, False, False)
@@ -180,8 +165,7 @@ class Trainer:
         trained = progress.step > self.logged_step  # since the last log, or since the resume
         if trained and (log_due or save_due or signals or time_due):
             self._log_step(stats)
-        if signals:
-            raise _Stopped(round(signums / signals))
+        self._stop_if(signals, signums)
         if time_due:
             progress.finished, progress.reason = True, "time"
         elif save_due and trained and not progress.bad_streak:  # skipped steps may end the run
@@ -239,9 +223,15 @@ class Trainer:
         self._check_stop()
 
     def _check_stop(self) -> None:
-        """Raises: StopRequested after a signal. In a group all stop together, between two steps."""
-        if self.job.world.size == 1:
-            self.guard.check()
+        """Raises: StopRequested when any process of the group has a signal; all must call it."""
+        signum = self.guard.signum or 0  # read once: a signal may arrive at any time
+        self._stop_if(*self.job.world.sum(signum > 0, signum))
+
+    def _stop_if(self, signals: float, signums: float) -> None:
+        """Raises: StopRequested where processes have signals, whose numbers add up to ``signums``."""
+        if signals:
+            self.stop_signum = round(signums / signals)
+            raise StopRequested
 
     def _log_step(self, stats: EpochStats) -> None:
         """Sum the statistics of all processes and emit the last step, unless it was logged."""

@@ -19,7 +19,7 @@ def stop_signals() -> list[int]:
 
 
 class StopRequested(Exception):
-    """A signal during an evaluation; `fit` then saves and ends."""
+    """A signal that all processes know of; `fit` then saves and ends."""
 
 
 class StopGuard:
@@ -47,11 +47,6 @@ class StopGuard:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         self._restore()
-
-    def check(self) -> None:
-        """Raises: StopRequested after a signal."""
-        if self.signum is not None:
-            raise StopRequested
 
     def _first(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is None:

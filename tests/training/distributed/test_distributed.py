@@ -30,15 +30,20 @@ from torch import nn
 from dlcli.errors import DlcliError
 
 class Net(nn.Module):
-    def __init__(self, task, rank=-1, step=0, wish="", once="", pause=0.0):
+    def __init__(self, task, rank=-1, step=0, wish="", once="", pause=0.0, validating=""):
         super().__init__()
         self.body = nn.Linear(64, 16)
         self.head = nn.Linear(16, task.num_outputs)
         self.fault = (rank, step, wish, once, pause)
+        self.validating = validating  # each batch of an evaluation is slow, and a line in this file
         self.steps = 0
 
     def forward(self, x):
         rank, step, wish, once, pause = self.fault
+        if self.validating and not self.training and len(x) > 64:
+            with open(self.validating, "a") as file:
+                print(os.environ["RANK"], file=file)
+            time.sleep(2)
         if self.training:
             self.steps += 1
             time.sleep(pause)
@@ -271,6 +276,19 @@ def test_a_signal_to_the_launcher_saves_and_the_run_goes_on(
     assert has_state("a")
     finish(start("train", "--resume", "a", "--quiet"))
     assert weights("a") == weights("whole")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+def test_a_signal_ends_a_validation_in_all_processes(here: Path) -> None:
+    more = ("-e", "1", "--devices", "2", "--set", "data.val_fraction=0.8")  # 1,437 samples: 6 batches
+    process = start("train", *COMMON, *net(validating="batches"), *more, "--name", "a")
+    wait_for(lambda: Path("batches").exists() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process, 143)
+    batches = Path("batches").read_text().split()
+    assert max(batches.count(rank) for rank in ("0", "1")) < 3
+    assert "interrupted at step 3" in err  # the last of the epoch
+    assert has_state("a")
 
 
 @pytest.mark.slow
