@@ -54,6 +54,7 @@ class Card(Frozen):
     task: TaskSpec
     transforms: tuple[TransformRecord, ...] = ()
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)
+    monitor: str | None = None  # the metric that chose the epoch
     data: DataRecord | None = None
     weights_from: str = "scratch"
     parent: str | None = None

@@ -19,6 +19,7 @@ from dlcli.config import TrainConfig
 from dlcli.data.kinds import KINDS
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.base import open_artifact
+from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import read_run
 from dlcli.settings import flat, merge, validate
 from dlcli.task import TaskKind
@@ -92,6 +93,11 @@ def test_train_eval_predict_export(
     assert exported["parity"]["data"] == "val"
     again = call(capsys, "eval", exported["output"], "--split", "val")
     same = call(capsys, "eval", trained["artifact"], "--split", "val")
+    # The baselines that the end of a run names are those of `eval`, also in its record.
+    record = RunFolder(Path(trained["run"])).read_record()
+    assert trained["baselines"] == same["baselines"] == record["baselines"]
+    assert bool(trained["baselines"]) == (data.task != "seq2seq")
+    assert {row["metric"] for row in same["baselines"]} <= {card.monitor}
     for name, value in same["metrics"].items():
         assert again["metrics"][name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
     assert call(capsys, "predict", exported["output"], *arguments)["failed"] == []

@@ -118,7 +118,7 @@ def _compare(
             f"{row.artifact}: {text}"
             for row in result.models
             for bound in bounds
-            if (text := _missed(bound, row.metrics))
+            if (text := _missed(bound, row.metrics, row.undefined))
         ]
         if as_json:
             print_json({**_facts(models, note), **result.to_dict(), "missed": missed})
@@ -147,7 +147,7 @@ def _evaluate(
     worst = _write_worst(models[0].path if len(models) == 1 else None, result, output, emit)
 
     def report(note: str, bounds: list[tuple[str, float]], as_json: bool) -> list[str]:
-        missed = [text for bound in bounds if (text := _missed(bound, result.metrics))]
+        missed = [text for bound in bounds if (text := _missed(bound, result.metrics, result.undefined))]
         files = {"plots": [str(plot) for plot in plots], "worst_csv": worst and str(worst)}
         if as_json:
             print_json({**_facts(models, note), **result.to_dict(), **files, "missed": missed})
@@ -238,11 +238,15 @@ def _parse_bound(text: str) -> tuple[str, float]:
         ) from None
 
 
-def _missed(bound: tuple[str, float], metrics: dict[str, float]) -> str | None:
+def _missed(
+    bound: tuple[str, float], metrics: dict[str, float], undefined: dict[str, str]
+) -> str | None:
     """Return a message for a missed bound, else None; errors are bounded from above."""
     from dlcli.evaluation.metrics import direction
 
     name, value = bound
+    if name in undefined:
+        return f"--min {name}={value:g}: {name} is undefined: {undefined[name]}"
     if name not in metrics:
         return f"--min {name}={value:g}: {name} is not measured here; available: {', '.join(metrics)}"
     if (metrics[name] - value) * direction(name) >= 0:

@@ -15,9 +15,9 @@ from dlcli.data.base import Inputs, Samples, Targets
 from dlcli.data.prepare import random_inputs, trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.agreement import agreement_of
+from dlcli.evaluation.differences import difference
 from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import default_batch_size, samples_within
-from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import Counts, default_monitor, direction, make_counts
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Artifact, Outputs
@@ -110,16 +110,9 @@ class ReferenceEvaluator:
             return MetricDelta({}, self.metric, nan, nan, nan, nan, nan, agreement)
         metrics = counts.metrics()
         before, after = self.metrics[self.metric], metrics[self.metric]
-        low, high = -float("inf"), float("inf")
-        if counts.scored == self.metric:
-            low, high = difference_interval(
-                counts.scores(),
-                self._counts.scores(),
-                rooted=counts.rooted,
-                block=max(1, self.task.horizon),
-            )
+        own = difference(counts, self._counts, self.metric, self.task)
         drop = (before - after) * direction(self.metric)
-        return MetricDelta(metrics, self.metric, before, after - before, low, high, drop, agreement)
+        return MetricDelta(metrics, self.metric, before, own.value, own.low, own.high, drop, agreement)
 
     def _predict(self, artifact: Artifact) -> tuple[Outputs, Counts | None]:
         """Return the outputs for all samples, and the metric counts where there are labels."""

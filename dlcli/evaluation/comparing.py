@@ -11,6 +11,7 @@ from typing import Any
 
 from dlcli.config import EvalConfig
 from dlcli.errors import UsageError
+from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.ensemble import Ensemble, compare_counts
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.evaluate import check_counted
@@ -54,7 +55,8 @@ def compare_models(
     _check_vocabularies(models, task)
     reader, counts, _ = count_members(together, data, config, emit=emit)
     check_counted(counts[0], reader, data.split)
-    rows = [_row(model, own, counts[0], task) for model, own in zip(models, counts, strict=True)]
+    metric = compared_metric(models[0].card.monitor, counts[0], task)
+    rows = [_row(model, own, counts[0], metric, task) for model, own in zip(models, counts, strict=True)]
     if task.kind == "seq2seq":
         for row, model in zip(rows, models, strict=True):
             row.metrics["bleu"] = bleu(
@@ -63,11 +65,10 @@ def compare_models(
     return ModelComparison(data.split, counts[0].samples, task.kind, tuple(rows), dict(reader.bad))
 
 
-def _row(model: Artifact, own: Counts, first: Counts, task: TaskSpec) -> MemberRow:
+def _row(model: Artifact, own: Counts, first: Counts, metric: str, task: TaskSpec) -> MemberRow:
     if own is first:
-        metrics = own.metrics()
-        return MemberRow(str(model.path), metrics, own.scored, 0.0, 0.0, 0.0, None)
-    return compare_counts(str(model.path), own, first, task, shown=own)
+        return MemberRow(str(model.path), own.metrics(), metric, 0.0, 0.0, 0.0, None, own.undefined())
+    return compare_counts(str(model.path), own, first, metric, task, shown=own)
 
 
 def _check_vocabularies(models: Sequence[Artifact], task: TaskSpec) -> None:

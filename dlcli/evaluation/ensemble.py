@@ -12,8 +12,8 @@ import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows, Targets
 from dlcli.errors import DlcliError, UsageError
-from dlcli.evaluation.intervals import difference_interval
-from dlcli.evaluation.metrics import Counts, direction
+from dlcli.evaluation.differences import compared_metric, difference
+from dlcli.evaluation.metrics import Counts
 from dlcli.evaluation.metrics.base import MemberRow
 from dlcli.evaluation.tta import mean_classes, with_tta
 from dlcli.files import read_json
@@ -136,22 +136,18 @@ def _series_scales(task: TaskSpec) -> set[SeriesScale]:
 
 def member_row(artifact: Artifact, own: Counts, ensemble: Counts, task: TaskSpec) -> MemberRow:
     """Compare the ``ensemble`` with a member (``own``), counted on the same samples."""
-    return compare_counts(str(artifact.path), ensemble, own, task, shown=own)
+    metric = compared_metric(artifact.card.monitor, ensemble, task)
+    return compare_counts(str(artifact.path), ensemble, own, metric, task, shown=own)
 
 
 def compare_counts(
-    name: str, counts: Counts, other: Counts, task: TaskSpec, *, shown: Counts
+    name: str, counts: Counts, other: Counts, metric: str, task: TaskSpec, *, shown: Counts
 ) -> MemberRow:
     """The difference of ``counts`` minus ``other`` on the same samples, and the metrics of ``shown``."""
-    metric = counts.scored
-    # Windows of a forecast overlap by up to the horizon.
-    block = max(1, task.horizon)
-    low, high = difference_interval(counts.scores(), other.scores(), rooted=counts.rooted, block=block)
-    better = None
-    if low > 0 or high < 0:
-        better = (low > 0) == (direction(metric) > 0)
-    difference = counts.metrics()[metric] - other.metrics()[metric]
-    return MemberRow(name, shown.metrics(), metric, difference, low, high, better)
+    own = difference(counts, other, metric, task)
+    return MemberRow(
+        name, shown.metrics(), metric, own.value, own.low, own.high, own.better, shown.undefined()
+    )
 
 
 def seen_in_training(members: Sequence[Artifact], ids: Sequence[str]) -> list[str]:

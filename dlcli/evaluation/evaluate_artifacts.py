@@ -8,6 +8,7 @@ from dlcli.config import EvalConfig
 from dlcli.data.base import Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.evaluation.baselines.compare import compare_with_baselines
+from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.ensemble import Ensemble, member_row
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
@@ -43,7 +44,10 @@ def evaluate_ensemble(
     if data.train is None:
         return result
     # The reader of the first member: baselines need no other encoding. Its `bad` is that of all.
-    rows = compare_with_baselines(task, data.train(), data.reader, counts, fitted=config.baselines)
+    metric = compared_metric(ensemble.members[0].card.monitor, counts, task)
+    rows = compare_with_baselines(
+        task, data.train(), data.reader, counts, metric=metric, fitted=config.baselines
+    )
     return replace(result, baselines=rows)
 
 

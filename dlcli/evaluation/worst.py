@@ -10,7 +10,7 @@ import numpy as np
 from dlcli.data.base import Indices, Listed, Reader, Targets
 from dlcli.errors import UsageError
 from dlcli.evaluation.ensemble import Ensemble
-from dlcli.evaluation.metrics import Counts, cross_entropy
+from dlcli.evaluation.metrics import Counts, cross_entropy, default_monitor
 from dlcli.evaluation.metrics.base import Floats, WorstRow
 from dlcli.evaluation.metrics.multilabel import binary_cross_entropy
 from dlcli.evaluation.predict import row_function
@@ -46,9 +46,14 @@ class SampleLosses:
         """The indices and losses of the ``number`` worst samples, worst first; NaN is worst of all.
 
         Of numbers the loss is the squared error, of translations the mean loss of a text's tokens over
-        that of all texts: `Counts.scores`.
+        that of all texts: `Counts.scores` of the task's own metric.
         """
-        losses = np.concatenate(self._losses) if self._losses else counts.scores()
+        if self._losses:
+            losses = np.concatenate(self._losses)
+        else:
+            scores = counts.scores(default_monitor(self.task))
+            assert scores is not None
+            losses = scores
         order = np.argsort(-np.where(np.isnan(losses), np.inf, losses), kind="stable")[:number]
         return np.concatenate(self._indices)[order], losses[order]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlcli.config import LossConfig, ModelConfig
 from dlcli.errors import UsageError, nearest
 from dlcli.evaluation.metrics import metric_names
+from dlcli.evaluation.metrics.registered import registered_metrics, too_many
 from dlcli.training.augmentation.augment import make_augment
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.losses.make import check_loss
@@ -53,4 +54,10 @@ def _check_monitor(plan: Plan) -> None:
             hint=f"did you mean {suggestion!r}?"
             if suggestion and short
             else nearest(plan.monitor, known),
+        )
+    samples = len(plan.source.splits["val"])
+    reason = too_many(samples, plan.task)
+    if reason and plan.monitor in {entry.name for entry in registered_metrics(plan.task.kind)}:
+        raise UsageError(
+            f"--monitor {plan.monitor}: {reason}", hint="choose another metric, such as loss"
         )

@@ -22,6 +22,7 @@ def make_card(
         task=plan.task,
         transforms=plan.transforms,
         metrics=metrics or {},
+        monitor=plan.monitor,
         data=plan.data_record(),
         weights_from=plan.weights_from,
         parent=plan.parent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ from dlcli.data.base import Reader
 from dlcli.data.notices import for_split
 from dlcli.data.splits import write_splits
 from dlcli.errors import DlcliError
-from dlcli.evaluation.evaluate import evaluate
+from dlcli.evaluation.baselines.compare import compare_with_baselines
+from dlcli.evaluation.evaluate import count
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit, ModelReady, Warned, ignore
-from dlcli.files import sha256_file, write_json, write_text
+from dlcli.files import finite, sha256_file, write_json, write_text
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs.folder import RunFolder, create_run, started_now, versions
@@ -40,7 +41,10 @@ from dlcli.zoo.forward import model_inputs
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of `train`. ``validation`` is of the best model, loaded from its file."""
+    """The result of `train`.
+
+    ``validation`` is of the best model, loaded from its file, with simple baselines by ``monitor``.
+    """
 
     run: RunFolder
     fit: FitResult
@@ -156,7 +160,7 @@ def _finish(
     result: FitResult,
     warnings: list[str],
 ) -> TrainResult:
-    """Complete the run's record, and validate the best model, loaded from its file."""
+    """Complete the run's record, validate the best model, loaded from its file, next to baselines."""
     bad_local = {**readers["train"].bad, **readers["val"].bad}
     bad_by_rank = job.world.gather(bad_local)
     validation, bad = None, bad_local
@@ -178,7 +182,13 @@ def _finish(
             job.emit(Warned(_bad_samples_sentence(bad, run)))
         if result.signum is None:
             best = open_checkpoint(recognize(run.best), Runtime(str(job.device)))
-            validation = evaluate(best.predict, readers["val"], plan.task, split="val")
+            counts = count(best.predict, readers["val"], plan.task, split="val")
+            baselines = compare_with_baselines(
+                plan.task, readers["train"], readers["val"], counts, metric=plan.monitor
+            )
+            run.update_record(baselines=finite([asdict(row) for row in baselines]))
+            own = counts.result("val", readers["val"].bad)
+            validation = replace(own, baselines=baselines)
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 
 

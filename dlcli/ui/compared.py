@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from dlcli import wording
 from dlcli.files import atomic_file
 from dlcli.ui.console import stdout
+from dlcli.ui.differences import interval, verdict
 from dlcli.ui.sections import Row, Section, print_sections
-from dlcli.ui.tables import interval, metric_order, print_comparison, verdict
+from dlcli.ui.tables import metric_order, print_comparison
 from dlcli.ui.text import csv_cell, figure, signed
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def print_model_comparison(result: ModelComparison, note: str) -> None:
         Row("note", note),
     ]
     print_sections([Section("evaluation: models compared on the same samples", rows)])
-    names = metric_order(result.task, result.models[0].metrics)
+    first = result.models[0]
+    names = metric_order(result.task, {*first.metrics} - ({"log_loss"} - {first.metric}))
     table = [[name, *(figure(model.metrics[name]) for model in result.models)] for name in names]
     stdout().print()
     print_comparison("metrics", ["", *_numbers(result.models)], table)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+from dlcli.files import finite
 
 SCHEMA = 1
 
@@ -21,17 +22,6 @@ def print_json(obj: Mapping[str, Any]) -> None:
 def to_json(obj: Mapping[str, Any]) -> str:
     """Return one line of strict JSON in ASCII, independent of locale and file names."""
     return json.dumps(finite(obj), allow_nan=False, default=_path)
-
-
-def finite(value: Any) -> Any:
-    """Return ``value`` with None for NaN and infinities, at any depth."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
 
 
 def _path(value: object) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
+from dlcli.ui.differences import interval, verdict
 from dlcli.ui.narrow import least_width, print_list, texts_of
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.text import figure
@@ -19,8 +20,7 @@ from dlcli.wording import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dlcli.evaluation.metrics import BaselineRow, ClassRow, EvalResult, SeriesRow, TargetRow
-    from dlcli.evaluation.metrics.base import MemberRow
+    from dlcli.evaluation.metrics import ClassRow, EvalResult, SeriesRow, TargetRow
     from dlcli.task import TaskKind
 
 MAX_CLASSES = 30  # longer lists show the worst ones
@@ -30,13 +30,20 @@ BAD_SAMPLES = 5
 
 # The most important metrics first, then the rest in the order of the result.
 _ORDER = {
-    "classification": ("accuracy", "top5_accuracy", "loss", "balanced_accuracy", "f1_macro"),
-    "multilabel": ("f1_macro", "accuracy", "loss"),
+    "classification": (
+        *("accuracy", "top5_accuracy", "loss", "roc_auc", "average_precision"),
+        *("balanced_accuracy", "f1_macro"),
+    ),
+    "multilabel": ("f1_macro", "average_precision", "roc_auc", "accuracy", "loss"),
     "regression": ("r2", "mae", "rmse", "mse", "loss"),
     "forecast": ("mse", "mae", "r2", "mase", "rmse", "loss", "smape"),
     "seq2seq": ("loss", "accuracy", "bleu"),
     "embedding": ("recall_at_1", "loss"),
 }
+# Metrics that a table leaves to --json, unless they chose the model: the loss by another name, and the
+# curves of each of many classes against the rest.
+_LEFT_TO_JSON = frozenset({"log_loss"})
+_OF_TWO_CLASSES = frozenset({"roc_auc", "average_precision"})
 # Explanations of metrics beyond their names.
 _MEANING = {
     "classification": "",
@@ -48,7 +55,6 @@ _MEANING = {
     "embedding": "recall_at_1: share of samples whose nearest neighbour in the split has their class; "
     "classes with one sample are left out",
 }
-_VERDICTS = {True: "better", False: "worse", None: "not significant"}
 
 
 def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
@@ -63,9 +69,11 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
         rows.append(
             Row("not finite", f"{wording.plural(result.non_finite, 'output')} with NaN or infinity")
         )
-    names = metric_order(result.task, result.metrics)
-    scores = [Row(name, figure(result.metrics[name])) for name in names]
-    meaning = [Row("", _MEANING[result.task])] if _MEANING[result.task] else []
+    chosen = {row.metric for row in result.baselines}
+    left = _left_to_json(result) - chosen
+    names = metric_order(result.task, {*result.metrics, *result.undefined} - left)
+    scores = [Row(name, _metric(result, name)) for name in names]
+    meaning = [Row("", text) for text in _meanings(result, names, sorted(left & set(result.metrics)))]
     print_sections([Section("evaluation", rows), Section("metrics", [*scores, *meaning])])
     if result.per_class:
         _print_classes(result)
@@ -80,7 +88,27 @@ def print_eval(result: EvalResult, artifact: str, note: str | None) -> None:
 def metric_order(task: TaskKind, names: Iterable[str]) -> list[str]:
     """The names of metrics, the most important ones first."""
     order = _ORDER[task]
-    return sorted(names, key=lambda n: order.index(n) if n in order else len(order))
+    return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+
+def _metric(result: EvalResult, name: str) -> str:
+    if name in result.undefined:
+        return f"undefined: {result.undefined[name]}"
+    return figure(result.metrics[name])
+
+
+def _left_to_json(result: EvalResult) -> frozenset[str]:
+    many = result.task == "classification" and len(result.per_class) > 2
+    return _LEFT_TO_JSON | _OF_TWO_CLASSES if many else _LEFT_TO_JSON
+
+
+def _meanings(result: EvalResult, names: Sequence[str], left: Sequence[str]) -> list[str]:
+    """Explanations of the metrics shown, and which are not."""
+    out = [_MEANING[result.task]] if _MEANING[result.task] else []
+    if result.task == "classification" and len(result.per_class) == 2 and "roc_auc" in names:
+        negative, positive = (printable(row.name) for row in result.per_class)
+        out.append(f"roc_auc and average_precision: {positive} against {negative}")
+    return out + ([f"more in --json: {', '.join(left)}"] if left else [])
 
 
 def _print_rest(result: EvalResult) -> None:
@@ -218,20 +246,6 @@ def _print_baselines(result: EvalResult) -> None:
         consoles.stdout().print()
         explained = [Row(printable(name), wording.one_line(note)) for name, note in notes.items()]
         print_sections([Section("how the baselines predict", explained)])
-
-
-def interval(row: BaselineRow | MemberRow) -> str:
-    """Format the 95 % interval of a difference."""
-    return f"{text.signed(row.low)} to {text.signed(row.high)}" if _bounded(row) else "unknown"
-
-
-def verdict(row: BaselineRow | MemberRow) -> str:
-    """Say whether a difference is significant."""
-    return _VERDICTS[row.better] if _bounded(row) else "too few samples"
-
-
-def _bounded(row: BaselineRow | MemberRow) -> bool:
-    return math.isfinite(row.low) and math.isfinite(row.high)
 
 
 def _print_table(title: str, table: Table) -> None:

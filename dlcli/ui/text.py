@@ -14,6 +14,9 @@ SHORT_NAMES = {
     "recall_macro": "recall",
     "f1_macro": "f1",
     "balanced_accuracy": "bal_acc",
+    "matthews_corrcoef": "mcc",
+    "roc_auc": "auc",
+    "average_precision": "ap",
 }
 
 

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from dlcli.data.base import ArrayReader, Inputs, Listed, RaggedReader, Reader, Samples, Stacked
-from dlcli.evaluation.baselines import fitted
+from dlcli.evaluation.baselines import fitted, forecasts
 from dlcli.evaluation.baselines.compare import compare_with_baselines
-from dlcli.evaluation.baselines.simple import find_season, prominent_lag
+from dlcli.evaluation.baselines.forecasts import find_season, naive_forecasts, prominent_lag
+from dlcli.evaluation.differences import compared_metric, difference
 from dlcli.evaluation.intervals import difference_interval
 from dlcli.evaluation.metrics import BaselineRow, Counts, make_counts
 from dlcli.task import (
@@ -23,6 +25,7 @@ from dlcli.task import (
     SeriesInput,
     TabularInput,
     TargetNumber,
+    TaskKind,
     TaskSpec,
     TextInput,
 )
@@ -180,8 +183,16 @@ def test_each_label_has_a_majority_of_its_own() -> None:
     train = reader((np.zeros((3, 3)),), np.array([[1, 0], [1, 0], [0, 1]], dtype=np.uint8))
     true = np.array([[1, 0]] * 30 + [[0, 0]] * 10, dtype=np.uint8)
     test = reader((np.zeros((40, 3)),), true)
-    (row,) = compare_with_baselines(task, train, test, counted(task, test, 2.0 * true - 1))
+    counts = counted(task, test, 2.0 * true - 1)
+    row, every = compare_with_baselines(task, train, test, counts, metric="accuracy")
     assert (row.name, row.metric, row.value, row.better) == ("majority", "accuracy", 0.75, True)
+    assert (every.name, every.value) == ("every label", 0)
+    # By the metric that selects the epoch of labels: q never occurs, so its F1 is 0 for all.
+    row, every = compare_with_baselines(task, train, test, counts)
+    assert (row.metric, row.value, every.value) == ("f1_macro", 6 / 7 / 2, 6 / 7 / 2)
+    assert row.difference == pytest.approx(0.5 - 3 / 7)
+    assert row.better is True
+    assert row.low < row.difference < row.high
 
 
 def test_the_mean_of_the_training_rows_is_in_the_units_of_the_data() -> None:
@@ -254,11 +265,12 @@ def test_naive_forecasts_repeat_the_last_value_and_the_last_season() -> None:
     rows_of = by_name(
         compare_with_baselines(task, test, test, counted(task, test, (true - [2, 1]) / [3, 2]))
     )
-    assert list(rows_of) == ["last value", "seasonal naive (12 steps)"]
+    assert list(rows_of) == ["last value", "seasonal naive (12 steps)", "ridge regression"]
+    assert rows_of["ridge regression"].value < rows_of["seasonal naive (12 steps)"].value
     starts = np.arange(len(test))[:, None] + WINDOW
     last = rows[starts - 1][:, :, [1, 0]]
     season = rows[starts - 12 + np.arange(HORIZON) % 12][:, :, [1, 0]]
-    for row, naive in zip(rows_of.values(), (last, season), strict=True):
+    for row, naive in zip(rows_of.values(), (last, season), strict=False):
         errors = (((naive - true) / [3, 2]) ** 2).mean((1, 2))
         by_block = difference_interval(np.zeros(len(true)), errors, block=HORIZON)
         assert (row.low, row.high) == pytest.approx(by_block, rel=1e-4)
@@ -293,6 +305,34 @@ def test_constant_series_and_short_windows_have_no_season() -> None:
     assert prominent_lag(np.ones(4), 1) is None
 
 
+def test_ridge_regression_of_a_forecast_is_that_of_scikit_learn() -> None:
+    task, train = forecast(hourly(400), [1, 0])
+    ridge = naive_forecasts(task, train, train)[-1]
+    indices = np.arange(0, len(train), 7)
+    mean, std = np.array(task.input.mean), np.array(task.input.std)
+
+    def changes(which: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        past = (train.read(which)[0][0] * std + mean)[:, :, [1, 0]]
+        past, future = (past - [2, 1]) / [3, 2], (train.targets(which) - [2, 1]) / [3, 2]
+        past, last = past.transpose(0, 2, 1), past[:, -1][:, :, None]
+        future = future.transpose(0, 2, 1) - last
+        return (past - last).reshape(-1, WINDOW), future.reshape(-1, HORIZON), last
+
+    model = Ridge(alpha=1.0, fit_intercept=False).fit(*changes(np.arange(len(train)))[:2])
+    rows, _, last = changes(indices)
+    expected = model.predict(rows).reshape(-1, 2, HORIZON) + last
+    assert ridge.predict(indices) == pytest.approx(expected.transpose(0, 2, 1), rel=1e-4, abs=1e-4)
+
+
+def test_a_linear_map_of_many_windows_is_fitted_on_some_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forecasts, "MULTIPLICATIONS", 0)
+    task, train = forecast(hourly(1500), [0])
+    ridge = naive_forecasts(task, train, train)[-1]
+    assert f"fitted on 1,000 of {len(train):,} training windows" in ridge.note
+
+
 def test_a_target_outside_the_input_is_held_against_the_training_mean() -> None:
     task, test = forecast(hourly(200), [0])
     task = task.model_copy(update={"targets": (TargetNumber(name="wind", mean=2.0, std=4.0),)})
@@ -301,6 +341,57 @@ def test_a_target_outside_the_input_is_held_against_the_training_mean() -> None:
     )
     assert (row.name, row.difference, row.better) == ("mean", 0.0, None)
     assert row.value == pytest.approx((((test.samples.targets - 2) / 4) ** 2).mean())
+
+
+# --- by the metric that chose the model
+
+
+def test_majority_predicts_the_frequencies_of_training() -> None:
+    """So that its loss is that of knowing nothing, and its ROC AUC that of chance."""
+    train = reader((np.zeros((98, 3)),), np.repeat([0, 1, 2], [59, 29, 10]))
+    true = np.repeat([0, 1, 2], [60, 20, 20])
+    test = reader((np.zeros((100, 3)),), true)
+    counts = counted(CLASSES, test, 4 * one_hot(CLASSES, true))
+    expected = {
+        "accuracy": 0.6,
+        "loss": -(0.6 * math.log(60 / 101) + 0.2 * math.log(30 / 101) + 0.2 * math.log(11 / 101)),
+        "roc_auc": 0.5,
+        "matthews_corrcoef": 0,
+        "balanced_accuracy": 1 / 3,
+    }
+    for metric, value in expected.items():
+        (row,) = compare_with_baselines(CLASSES, train, test, counts, metric=metric)
+        assert (row.metric, row.value, row.better) == (metric, pytest.approx(value), True)
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision", "f1_macro", "matthews_corrcoef"])
+def test_a_difference_that_is_no_mean_has_an_interval_of_its_own(metric: str) -> None:
+    """Of two models as good as each other it holds 0, of a better one it does not."""
+    rng = np.random.default_rng(0)
+    task = TaskSpec(input=TABLE, class_names=("no", "yes"))
+    true = rng.integers(0, 2, 400)
+    test = reader((np.zeros((400, 3)),), true)
+    noise = rng.normal(size=(3, 400, 2)).astype(np.float32)
+    one, other, better = (
+        counted(task, test, k * one_hot(task, true) + part)
+        for k, part in zip((1, 1, 3), noise, strict=True)
+    )
+    even = difference(one, other, metric, task)
+    assert even.better is None
+    assert even.low < 0 < even.high
+    assert difference(better, one, metric, task).better is True
+    assert difference(one, better, metric, task).better is False
+    assert difference(one, other, metric, task) == even
+
+
+def test_a_model_is_compared_by_its_own_metric_where_that_is_defined() -> None:
+    task = TaskSpec(input=TABLE, class_names=("no", "yes"))
+    both, one = (
+        counted(task, reader((np.zeros((4, 3)),), true), np.eye(2)[true])
+        for true in (np.array([0, 1, 0, 1]), np.ones(4, dtype=int))
+    )
+    assert compared_metric("roc_auc", both, task) == "roc_auc"
+    assert compared_metric("roc_auc", one, task) == compared_metric(None, both, task) == "accuracy"
 
 
 # --- by option, from scikit-learn
@@ -385,6 +476,52 @@ def test_texts_get_tfidf_from_the_raw_strings() -> None:
     assert [r.name for r in compare_with_baselines(task, silent, test, counts, fitted=True)] == [
         "majority"
     ]
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+@pytest.mark.parametrize("side", [8, 40])
+def test_images_get_a_linear_model_and_neighbours_of_few_pixels(kind: TaskKind, side: int) -> None:
+    """A bright half says the class, the label or the number; a training image is damaged."""
+    rng = np.random.default_rng(0)
+    spec = ImageInput(
+        channels=3, height=side, width=side, resize_size=side, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    names: dict[str, Any] = {"class_names": ("top", "bottom")}
+    if kind == "regression":
+        names = {"targets": (TargetNumber(name="y", mean=0.5, std=0.5),)}
+    task = TaskSpec(kind=kind, input=spec, **names)
+
+    class Damaged(ArrayReader):
+        def read(self, indices: np.ndarray) -> tuple[Inputs, np.ndarray]:
+            return super().read(indices[indices != 3])
+
+    def images(n: int, make: type[ArrayReader]) -> ArrayReader:
+        true = rng.integers(0, 2, n)
+        pixels = rng.integers(0, 100, (n, side, side, 3)).astype(np.uint8)
+        for image, low in zip(pixels, true, strict=True):
+            image[low * side // 2 : (low + 1) * side // 2] += 60
+        targets = {"multilabel": np.eye(2, dtype=np.uint8)[true], "regression": true[:, None] * 1.0}
+        ids = tuple(map(str, range(n)))
+        return make(Samples(ids, targets.get(kind, true), Stacked(pixels)), (pixels,))
+
+    train, test = images(60, Damaged), images(40, ArrayReader)
+    outputs = np.zeros((40, task.num_outputs))
+    rows = compare_with_baselines(task, train, test, counted(task, test, outputs), fitted=True)[-2:]
+    assert [row.name.split()[0] for row in rows] == ["pixels", "5-nearest-neighbours"]
+    for row in rows:
+        assert row.value < 0.3 if kind == "regression" else row.value > 0.9
+        assert row.better is False
+        assert ("averaged over squares" in row.note) == (side > 18)
+
+
+def test_predictions_of_scikit_learn_are_probabilities() -> None:
+    task = TaskSpec(input=TABLE, class_names=("x", "y", "never"))
+    x = table(0, 300)
+    chance = np.random.default_rng(1).random(300)
+    train = reader((x,), (chance < 1 / (1 + np.exp(-x[:, 0]))).astype(np.int64))
+    counts = counted(task, train, one_hot(task, train.samples.targets))
+    rows = by_name(compare_with_baselines(task, train, train, counts, metric="loss", fitted=True))
+    assert 0.5 < rows["logistic regression"].value < rows["majority"].value < 0.75
 
 
 def test_series_of_any_length_get_their_nearest_neighbour() -> None:

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlcli.evaluation import intervals
 from dlcli.evaluation.intervals import (
     MAX_BLOCKS,
     _expanded_tail,
     difference_interval,
+    metric_bootstrap,
     paired_bootstrap,
     paired_shares,
     wilson,
@@ -82,6 +84,61 @@ def test_the_bootstrap_holds_the_true_difference(rooted: bool, samples: int, lea
     truth = 1 - math.sqrt(4.25) if rooted else 1 - 4.25
     held = coverage(draw, lambda a, b: paired_bootstrap(a, b, rooted=rooted, resamples=1000), truth)
     assert least < held < 0.99
+
+
+def test_the_bootstrap_of_a_metric_that_is_no_mean_holds_the_true_difference() -> None:
+    """The differences of two standard deviations, of which no sample has a share."""
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        common = rng.normal(size=100)
+        return common, 2 * common + 0.5 * rng.normal(size=100)
+
+    def interval(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+        def std(rows: np.ndarray) -> float:
+            return float(one[rows].std() - other[rows].std())
+
+        return metric_bootstrap(std, 100, std(np.arange(100)))
+
+    assert 0.88 < coverage(draw, interval, 1 - math.sqrt(4.25)) < 0.99
+
+
+def test_the_bootstrap_of_a_metric_agrees_with_that_of_a_mean() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 600))
+
+    def mean(rows: np.ndarray) -> float:
+        return float(one[rows].mean() - other[rows].mean())
+
+    observed = mean(np.arange(600))
+    for block in (1, 8):
+        low, high = metric_bootstrap(mean, 600, observed, block=block)
+        expected = paired_bootstrap(one, other, block=block)
+        assert (low, high) == pytest.approx(expected, rel=0.15, abs=0.02)
+        assert metric_bootstrap(mean, 600, observed, block=block) == (low, high)
+
+
+def test_a_slow_metric_is_resampled_on_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intervals, "METRIC_NUMBERS", 0)
+    values = np.random.default_rng(0).normal(size=20_000)
+    sizes = set()
+
+    def mean(rows: np.ndarray) -> float:
+        sizes.add(len(rows))
+        return float(values[rows].mean())
+
+    low, high = metric_bootstrap(mean, 20_000, mean(np.arange(20_000)))
+    assert sizes == {1000, 20_000}
+    assert (high - low) / 2 == pytest.approx(1.96 / math.sqrt(20_000), rel=0.15)
+
+
+def test_a_metric_that_many_resamples_do_not_define_has_no_interval() -> None:
+    rare = np.arange(50) == 0  # in no more than 64 % of resamples
+
+    def value(rows: np.ndarray) -> float:
+        return 1.0 if rare[rows].any() else math.nan
+
+    assert metric_bootstrap(value, 50, 1.0) == (-math.inf, math.inf)
+    assert metric_bootstrap(value, 4, 1.0) == (-math.inf, math.inf)
+    assert all(map(math.isnan, metric_bootstrap(value, 50, math.nan)))
 
 
 def test_few_pieces_widen_the_percentiles_as_student_does() -> None:

@@ -1,6 +1,7 @@
 """Classification counts against scikit-learn and torchmetrics, and exactness under any batching."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,11 @@ def test_any_batching_gives_the_same_figures_as_scikit_learn(
     assert got["recall_macro"] == pytest.approx(r)
     assert got["f1_macro"] == pytest.approx(f)
     assert got["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert got["log_loss"] == got["loss"]
+    if len(present) > 1:
+        assert got["matthews_corrcoef"] == pytest.approx(oracle.matthews_corrcoef(targets, predicted))
+    else:
+        assert "matthews_corrcoef" not in got
     expected = torch.nn.functional.cross_entropy(
         torch.from_numpy(logits).double(), torch.from_numpy(targets)
     )
@@ -89,9 +95,11 @@ def test_counts_of_a_task_know_its_classes() -> None:
     counts = make_counts(task)
     counts.update(logits, targets)
     result = counts.result("val", {"a.jpg": "damaged"})
-    assert result == counted(logits, targets, 50).result("val", ["x", "y", "z"], {"a.jpg": "damaged"})
+    alone = counted(logits, targets, 50).result("val", ["x", "y", "z"], {"a.jpg": "damaged"})
+    assert result.metrics.items() >= alone.metrics.items()
+    assert replace(result, metrics=alone.metrics) == alone
     assert result.task == "classification"
-    assert counts.scores().tolist() == (logits.argmax(1) == targets).tolist()
+    assert counts.scores("accuracy").tolist() == (logits.argmax(1) == targets).tolist()
 
 
 def test_top5_is_left_out_where_it_says_nothing() -> None:
@@ -123,12 +131,14 @@ def test_an_output_without_a_largest_logit_is_wrong_and_seen(bad: float) -> None
     hits = (logits[2:].argmax(1) == targets[2:]).sum()
     assert math.isnan(got["loss"])
     assert got["accuracy"] == pytest.approx(hits / 30)
-    assert counts.scores()[:3].tolist() == [0, 0, 1]
+    assert counts.scores("accuracy")[:3].tolist() == [0, 0, 1]
     assert got["top5_accuracy"] <= 28 / 30
     assert result.non_finite == 2
     assert result.samples == 30
     assert sum(row.samples for row in result.per_class) == 30
     assert sum(row.predicted for row in result.per_class) == 28
+    predicted = np.where([True, True] + [False] * 28, 8, logits.argmax(1))  # as a class of its own
+    assert got["matthews_corrcoef"] == pytest.approx(oracle.matthews_corrcoef(targets, predicted))
 
 
 def test_minus_infinity_excludes_a_class_and_costs_everything_where_it_was_right() -> None:
@@ -150,7 +160,9 @@ def test_order_and_batching_change_no_bit(seed: int, batch: int) -> None:
 
 
 def test_no_samples_have_no_figures() -> None:
-    assert all(math.isnan(value) for value in ClassificationCounts(3).metrics().values())
+    counts = ClassificationCounts(3)
+    assert all(math.isnan(value) for value in counts.metrics().values())
+    assert "matthews_corrcoef" in counts.undefined()
 
 
 def test_losses_of_extreme_logits_are_finite() -> None:

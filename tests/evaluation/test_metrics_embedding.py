@@ -38,7 +38,7 @@ def test_recall_is_that_of_a_plain_search() -> None:
             -np.inf if i == j else vector @ other / np.linalg.norm(other) for j, other in enumerate(long)
         ]
         hits.append(float(TARGETS[int(np.argmax(angles))] == TARGETS[i]))
-    assert counts.scores().tolist() == hits
+    assert counts.scores("recall_at_1").tolist() == hits
     assert counts.metrics()["recall_at_1"] == pytest.approx(np.mean(hits))
     assert counts.samples == 101
 
@@ -56,7 +56,7 @@ def test_batches_order_and_merging_change_no_bit() -> None:
             parts.update(VECTORS[rows], TARGETS[rows])
     parts.update(VECTORS[:0], TARGETS[:0])
     assert parts.metrics() == whole.metrics()
-    assert np.array_equal(parts.scores(), whole.scores()[order])
+    assert np.array_equal(parts.scores("recall_at_1"), whole.scores("recall_at_1")[order])
     assert parts.result("val").to_dict() == whole.result("val").to_dict()
 
 
@@ -76,12 +76,12 @@ def test_length_does_not_matter() -> None:
 
 def test_a_sample_that_is_alone_in_its_class_is_a_neighbour_but_no_query() -> None:
     counts = counted([[1, 0], [0.9, 0.1], [0, 1], [0.5, 0.5], [0.4, 0.6]], [0, 0, 1, 2, 2])
-    assert len(counts.scores()) == 4
+    assert len(counts.scores("recall_at_1")) == 4
     assert counts.samples == 5
     # The lone one lies nearest to nobody here; moved onto another it takes its place.
-    assert counts.scores().tolist() == [1, 1, 1, 1]
+    assert counts.scores("recall_at_1").tolist() == [1, 1, 1, 1]
     moved = counted([[1, 0], [0.9, 0.1], [0.9, 0.1], [0.5, 0.5], [0.4, 0.6]], [0, 0, 1, 2, 2])
-    assert moved.scores().tolist() == [0, 0, 1, 1]
+    assert moved.scores("recall_at_1").tolist() == [0, 0, 1, 1]
 
 
 def test_embeddings_that_have_all_become_one_find_nothing() -> None:
@@ -103,7 +103,7 @@ def test_the_loss_tells_equal_recalls_apart() -> None:
 def test_without_a_pair_there_is_no_figure(targets: list[int]) -> None:
     counts = counted(VECTORS[: len(targets)], np.array(targets, dtype=np.int64))
     assert all(math.isnan(value) for value in counts.metrics().values())
-    assert len(counts.scores()) == 0
+    assert len(counts.scores("recall_at_1")) == 0
 
 
 def test_an_output_that_is_no_number_is_wrong_and_disturbs_no_other() -> None:
@@ -112,14 +112,15 @@ def test_an_output_that_is_no_number_is_wrong_and_disturbs_no_other() -> None:
     broken[4, 1] = np.inf
     counts = counted(broken, TARGETS)
     assert counts.non_finite == counts.result("val").non_finite == 2
-    assert counts.scores()[[3, 4]].tolist() == [0, 0]
+    assert counts.scores("recall_at_1")[[3, 4]].tolist() == [0, 0]
     assert math.isnan(counts.metrics()["loss"])
     rest = np.setdiff1d(np.arange(101), [3, 4])
-    assert counts.scores()[rest].tolist() == counted(VECTORS[rest], TARGETS[rest]).scores().tolist()
+    alone = counted(VECTORS[rest], TARGETS[rest])
+    assert counts.scores("recall_at_1")[rest].tolist() == alone.scores("recall_at_1").tolist()
 
 
 def test_the_task_has_these_metrics_and_is_chosen_by_recall() -> None:
     counts = make_counts(TASK)
     assert isinstance(counts, EmbeddingCounts)
     assert tuple(counts.metrics()) == metric_names(TASK)
-    assert default_monitor(TASK) == counts.scored == "recall_at_1"
+    assert default_monitor(TASK) == "recall_at_1"

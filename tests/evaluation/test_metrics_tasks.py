@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from dlcli.evaluation.metrics import Counts, default_monitor, directions, make_counts, metric_names
-from dlcli.evaluation.metrics.base import MAX_POINTS
+from dlcli.evaluation.metrics.base import MAX_POINTS, ROOTED
 from dlcli.task import (
     PAD,
     SPECIAL_TOKENS,
@@ -103,7 +103,10 @@ def test_order_and_batching_change_nothing(
     assert other.metrics() == one.metrics()  # to the last bit
     assert other.result("val").per_target == one.result("val").per_target
     assert other.samples == 21
-    assert np.array_equal(other.scores(), one.scores()[order])
+    for metric in one.metrics():
+        scores, others = one.scores(metric), other.scores(metric)
+        assert (scores is None) == (others is None)
+        assert scores is None or np.array_equal(others, scores[order])
 
 
 @EACH
@@ -130,12 +133,15 @@ def test_counts_of_parts_merge_to_the_counts_of_the_whole(
         for rows in dealt
     )
     for other in others:
-        scores = other.scores().tolist()
+        before = repr(other.result("val"))
         merged.merge(other)
-        assert np.array_equal(other.scores(), scores, equal_nan=True)  # it is left as it is
+        assert repr(other.result("val")) == before  # it is left as it is
     assert repr(merged.metrics()) == repr(whole.metrics())
     assert repr(merged.result("val")) == repr(whole.result("val"))
-    assert np.array_equal(merged.scores(), whole.scores(), equal_nan=True)
+    for metric in whole.metrics():
+        scores = merged.scores(metric)
+        if scores is not None:
+            assert np.array_equal(scores, whole.scores(metric), equal_nan=True)
     merged.update(sample[0][:0], sample[1][:0])
     merged.merge(make_counts(task))
     assert merged.samples == 23
@@ -167,15 +173,20 @@ def test_the_std_of_a_target_far_from_its_scale_is_exact() -> None:
 
 
 @EACH
-def test_the_names_are_those_reported_and_scores_belong_to_one_of_them(
+def test_the_names_are_those_reported_and_each_is_a_mean_of_scores_or_a_value_of_samples(
     task: TaskSpec, make: Callable[[np.random.Generator, int], Sample]
 ) -> None:
     counts = count(task, make(np.random.default_rng(1), 30), 8)
     found = counts.metrics()
     assert set(metric_names(task)) == set(found) <= set(directions())
     assert default_monitor(task) in found
-    mean = counts.scores().mean()
-    assert found[counts.scored] == pytest.approx(math.sqrt(mean) if counts.rooted else mean)
+    for metric, value in found.items():
+        scores = counts.scores(metric)
+        if scores is None:
+            assert counts.value(metric, np.arange(30)) == pytest.approx(value, rel=1e-12)
+        else:
+            mean = scores.mean()
+            assert value == pytest.approx(math.sqrt(mean) if metric in ROOTED else mean)
     result = counts.result("val", {"3": "damaged"})
     assert (result.task, result.samples, result.metrics) == (task.kind, 30, found)
     assert result.bad_samples == {"3": "damaged"}
@@ -216,10 +227,15 @@ def test_multilabel_figures_are_those_of_scikit_learn_and_torch() -> None:
     assert got["precision_macro"] == pytest.approx(p.mean())
     assert got["recall_macro"] == pytest.approx(r.mean())
     assert got["accuracy"] == pytest.approx(oracle.accuracy_score(targets, predicted))
+    both = [k for k in range(targets.shape[1]) if 0 < targets[:, k].sum() < len(targets)]
+    pairs = [(targets[:, k], predicted[:, k]) for k in both]
+    assert got["matthews_corrcoef"] == pytest.approx(
+        np.mean([oracle.matthews_corrcoef(*pair) for pair in pairs])
+    )
     loss = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.from_numpy(outputs).double(), torch.from_numpy(targets).double()
     )
-    assert got["loss"] == pytest.approx(float(loss))
+    assert got["loss"] == got["log_loss"] == pytest.approx(float(loss))
     rows = counts.result("val").per_class
     assert [row.f1 for row in rows] == pytest.approx(f.tolist())
     assert [row.samples for row in rows] == support.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -296,6 +297,50 @@ def test_the_command_line_from_train_to_a_finished_run(
     missed = capsys.readouterr()
     assert "below the bound" in missed.err
     assert json.loads(missed.out)["missed"]
+
+
+def test_a_ranking_metric_chooses_the_epoch_bounds_eval_and_judges_the_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fit = ["--epochs", "3", "--device", "cpu", "--monitor", "roc_auc"]
+    assert main(["train", "--model", "mlp", "--data", "breast-cancer", *fit]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"baseline majority 0.5000; the model is better by 0.4\d+", out)
+    log = next(tmp_path.glob("runs/*/metrics.jsonl")).read_text()
+    epochs = [e for e in map(json.loads, log.splitlines()) if e["event"] == "EpochDone"]
+    assert all(epoch["monitor"] == "roc_auc" for epoch in epochs)
+    assert main(["eval", "--json", "--min", "roc_auc=0.8", "--min", "average_precision=0.8"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["metric"] for row in result["baselines"]] == ["roc_auc"]
+    assert main(["eval", "--min", "log_loss=1e-9"]) == 3
+    assert "above the bound" in capsys.readouterr().err
+
+
+def test_a_metric_that_val_does_not_define_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split, classes in (("train", "ab"), ("val", "a")):
+        rows = "".join(f"{i}.5,{classes[i % len(classes)]}\n" for i in range(20))
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{split}.csv").write_text(f"x,label\n{rows}")
+    train_it = ["train", "--model", "mlp", "--data", "data", "--target", "label", "--epochs", "1"]
+    assert main([*train_it, "--device", "cpu", "--monitor", "roc_auc"]) == 1
+    assert "in the val split all samples are of one class" in capsys.readouterr().err
+    assert main([*train_it, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    assert main(["eval", "--split", "val", "--min", "roc_auc=0.5"]) == 3
+    assert "roc_auc is undefined: all samples are of one class" in capsys.readouterr().err
+
+
+def test_a_metric_of_more_outputs_than_are_held_is_refused_before_a_run_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlcli.evaluation.metrics.registered.MAX_NUMBERS", 100)
+    with pytest.raises(UsageError, match=r"--monitor roc_auc: .* samples of 10 outputs are more than"):
+        train(tmp_path, fit={"monitor": "roc_auc"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from dlcli import wording
 from dlcli.evaluation.metrics import (
     BaselineRow,
     ClassificationCounts,
+    ClassRow,
     EvalResult,
     TargetRow,
     make_counts,
 )
 from dlcli.ui import text
+from dlcli.ui.differences import baseline_sentence
 from dlcli.ui.json_output import print_json
 from dlcli.ui.tables import print_comparison, print_eval, print_key_values
 
@@ -71,7 +75,9 @@ def test_eval_shows_every_figure(width: int, capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     check_fits(out, width)
     for name, value in shown.metrics.items():
-        assert any(line.split() == [name, f"{value:.4f}"] for line in out.splitlines())
+        line_of = [line for line in out.splitlines() if line.split() == [name, f"{value:.4f}"]]
+        assert bool(line_of) == (name != "log_loss")
+    assert "more in --json: log_loss" in out
     rows = [line.split() for line in out.splitlines()]
     assert ["shirt", "9", "7", "1.0000", "0.7778", "0.8750"] in rows
     assert ["[red]x[/]", "6", "7", "0.7143", "0.8333", "0.7692"] in rows
@@ -337,3 +343,60 @@ def test_values_and_names_as_they_are_read() -> None:
     assert wording.listed(["a", "b\n", "c", "d"], 2) == "a, b\\n, and 2 more"
     assert wording.listed(["a", "b"], 2) == "a, b"
     assert len(text.key("x" * 99)) == 24
+
+
+def binary(metrics: dict[str, float], **values: Any) -> EvalResult:
+    rows = tuple(ClassRow(name, 5, 5, 1.0, 1.0, 1.0) for name in ("ham", "spam"))
+    return EvalResult("test", 10, {"loss": 0.1, "accuracy": 1.0, **metrics}, per_class=rows, **values)
+
+
+def test_curves_are_shown_of_two_classes_with_the_positive_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_eval(binary({"roc_auc": 0.75, "log_loss": 0.1}), "x", None)
+    out = capsys.readouterr().out
+    assert ["roc_auc", "0.7500"] in [line.split() for line in out.splitlines()]
+    assert "roc_auc and average_precision: spam against ham" in out
+
+
+def test_curves_of_many_classes_are_shown_where_they_chose_the_model(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = tuple(ClassRow(name, 5, 5, 1.0, 1.0, 1.0) for name in "abc")
+    many = EvalResult("test", 15, {"loss": 0.1, "roc_auc": 0.75}, per_class=rows)
+    print_eval(many, "x", None)
+    out = capsys.readouterr().out
+    assert "0.7500" not in out
+    assert "more in --json: roc_auc" in out
+    row = BaselineRow("majority", "roc_auc", 0.5, 0.25, 0.2, 0.3, True)
+    print_eval(replace(many, baselines=(row,)), "x", None)
+    assert "roc_auc  0.7500" in capsys.readouterr().out
+
+
+def test_an_undefined_metric_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    print_eval(binary({}, undefined={"roc_auc": "all samples are of one class"}), "x", None)
+    assert "roc_auc   undefined: all samples are of one class" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            ("acc", 0.1, 0.8, 0.7, 0.9, True),
+            "the model is better by 0.8000 (95 % interval 0.7000 to 0.9000)",
+        ),
+        (("mse", 0.1, -0.8, -0.9, -0.7, True), "better by 0.8000 (95 % interval 0.7000 to 0.9000)"),
+        (("mse", 0.1, 0.8, 0.7, 0.9, False), "the model is worse by 0.8000 (95 % interval 0.7000 to"),
+        (
+            ("acc", 0.1, 0.1, -0.1, 0.3, None),
+            "not significantly better: +0.1000 (95 % interval -0.1000 to",
+        ),
+        (("mse", 0.1, 0.1, -0.1, 0.3, None), "the model is not significantly worse: +0.1000"),
+        (("mse", 0.1, 0.8, -math.inf, math.inf, None), "worse by 0.8000 (too few samples for an"),
+        (("mse", 0.1, 0.0, 0.0, 0.0, None), "naive 0.1000; the model is equal to it"),
+        (("mse", 0.1, math.nan, math.nan, math.nan, None), "the model's mse is not finite"),
+    ],
+)
+def test_a_sentence_says_whether_the_model_is_better(row: tuple[Any, ...], sentence: str) -> None:
+    metric = {"acc": "accuracy"}.get(row[0], row[0])
+    assert sentence in baseline_sentence(BaselineRow("naive", metric, *row[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
                 "elapsed_s": round(progress.elapsed_s, 3),
                 "skipped_steps": progress.skipped,
                 "metrics": {"val": result.validation.metrics},
+                "baselines": [asdict(row) for row in result.validation.baselines],
                 "bad_samples": result.bad_samples,
                 "warnings": list(result.warnings),
                 "plots": [str(plot) for plot in plots],
@@ -59,6 +61,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
     rows = [
         ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{end}"),
         *((f"val {name}", value) for name, value in _scores(result)),
+        *_baseline(result),
         *([("note", "a test: these are the training samples")] if overfit else []),
         ("model", str(run.best)),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
@@ -121,6 +124,16 @@ def _next_commands(run: RunFolder) -> list[str]:
     root = run.path.parent
     name = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {as_typed(run.path)}"
     return [f"dlcli eval{name}", f"dlcli predict{name} FILE", f"dlcli export{name} --onnx"]
+
+
+def _baseline(result: TrainResult) -> list[tuple[str, str]]:
+    """The simple baseline with the best value, and whether the model is better."""
+    from dlcli.evaluation.baselines.compare import strongest
+    from dlcli.ui.differences import baseline_sentence
+
+    assert result.validation is not None
+    row = strongest(result.validation.baselines)
+    return [] if row is None else [("baseline", baseline_sentence(row))]
 
 
 def _scores(result: TrainResult) -> list[tuple[str, str]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from dlcli.data.base import Indices
-from dlcli.evaluation.metrics.base import Outputs
+from dlcli.evaluation.metrics.base import Floats, Outputs
 
 
 @dataclass(frozen=True)
@@ -19,3 +21,8 @@ class Baseline:
     name: str
     predict: Callable[[Indices], Outputs]
     note: str = ""
+
+
+def constant(name: str, output: Floats) -> Baseline:
+    """A baseline of the same output for all samples."""
+    return Baseline(name, lambda indices: np.broadcast_to(output, (len(indices), *output.shape)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from dlcli.data.base import Indices, Reader
 from dlcli.evaluation.baselines.base import Baseline
 from dlcli.evaluation.baselines.simple import simple_baselines
-from dlcli.evaluation.intervals import difference_interval
-from dlcli.evaluation.metrics import BaselineRow, Counts, direction, make_counts
+from dlcli.evaluation.differences import difference
+from dlcli.evaluation.metrics import BaselineRow, Counts, default_monitor, direction, make_counts
 from dlcli.task import TaskSpec
 
 BATCH = 512
@@ -20,15 +23,19 @@ def compare_with_baselines(
     test: Reader,
     counts: Counts,
     *,
+    metric: str | None = None,
     fitted: bool = False,
     indices: Indices | None = None,
 ) -> tuple[BaselineRow, ...]:
-    """Compare the model's ``counts`` with each baseline on the same samples of ``test``.
+    """Compare a model's ``counts`` with each baseline on the same samples of ``test``.
 
-    Always: majority class (classification; multi-label: per label), mean (regression), last value and
-    seasonal naive (forecast), the raw inputs or random vectors (embedding). With ``fitted`` also models
-    of scikit-learn: TF-IDF with a linear model for texts; a linear model and histogram gradient boosting
-    for tables; 1-nearest-neighbour for classification of series. None for seq2seq. ``indices`` are the
+    By ``metric``, by default the one that selects the best epoch of the task.
+
+    Always: majority class (classification; multi-label: per label, and every label), mean (regression),
+    last value, seasonal naive and ridge regression (forecast), raw inputs or random vectors (embedding).
+    With ``fitted`` also models of scikit-learn: TF-IDF with a linear model for texts; a linear model and
+    histogram gradient boosting for tables; a linear model and nearest neighbours of pixels for images;
+    1-nearest-neighbour for classification of series. None for seq2seq. ``indices`` are the
     samples counted, in that order; by default `Reader.by_length` without those in ``test.bad``.
 
     Raises: ValueError when ``indices`` are not as many as were counted.
@@ -40,34 +47,42 @@ def compare_with_baselines(
         raise ValueError(f"{counts.samples} samples were counted, but {len(indices)} are compared")
     if not len(indices) or not len(train):
         return ()
+    name = metric or default_monitor(task)
     baselines = simple_baselines(task, train, test)
     if fitted:
         from dlcli.evaluation.baselines.fitted import fitted_baselines
 
         baselines += fitted_baselines(task, train, test)
-    return tuple(_compare(task, test, counts, indices, baseline) for baseline in baselines)
+    return tuple(_compare(task, test, counts, name, indices, baseline) for baseline in baselines)
+
+
+def strongest(rows: Sequence[BaselineRow]) -> BaselineRow | None:
+    """The baseline of the best value, the first of equal ones; None for none."""
+    finite = [row for row in rows if math.isfinite(row.value)]
+    return max(finite, key=lambda row: row.value * direction(row.metric), default=None)
 
 
 def _compare(
-    task: TaskSpec, test: Reader, counts: Counts, indices: Indices, baseline: Baseline
+    task: TaskSpec, test: Reader, counts: Counts, metric: str, indices: Indices, baseline: Baseline
 ) -> BaselineRow:
     own = make_counts(task)
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
-        own.update(baseline.predict(batch), test.targets(batch), series=test.series(batch))
-    block, note = 1, baseline.note
-    if task.kind == "forecast" and task.horizon > 1:
-        block = task.horizon
-        blocks = f"the interval resamples blocks of {block} windows, since windows overlap"
+        inputs = test.read(batch)[0] if metric == "mase" else None
+        own.update(baseline.predict(batch), test.targets(batch), inputs, test.series(batch))
+    note = baseline.note
+    if task.horizon > 1:
+        blocks = f"the interval resamples blocks of {task.horizon} windows, since windows overlap"
         note = f"{note}; {blocks}" if note else blocks
-    metric = counts.scored
-    value = own.metrics()[metric]
-    difference = counts.metrics()[metric] - value
-    low, high = difference_interval(counts.scores(), own.scores(), rooted=counts.rooted, block=block)
-    better = None
-    if low > 0 or high < 0:
-        better = (low > 0) == (direction(metric) > 0)
-    by_series = {row.id: row.mse for row in own.result("").per_series}
+    diff = difference(counts, own, metric, task)
     return BaselineRow(
-        baseline.name, metric, value, difference, low, high, better, note, by_series=by_series
+        baseline.name,
+        metric,
+        own.metrics()[metric],
+        diff.value,
+        diff.low,
+        diff.high,
+        diff.better,
+        note,
+        by_series={row.id: row.mse for row in own.result("").per_series},
     )

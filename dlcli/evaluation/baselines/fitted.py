@@ -15,13 +15,20 @@ import numpy.typing as npt
 
 from dlcli.data.base import Indices, Listed, Reader, Targets
 from dlcli.evaluation.baselines.base import Baseline
+from dlcli.evaluation.baselines.simple import few_pixels, pixel_note
 from dlcli.evaluation.metrics.base import Floats, Outputs
-from dlcli.task import TabularInput, TaskSpec
+from dlcli.task import ImageInput, TabularInput, TaskSpec
 
 # Training rows times models fitted (classes, labels or targets).
 TEXT_ROWS = 1_000_000
 LINEAR_ROWS = 1_000_000
 TREE_ROWS = 300_000
+# Images of which pixels are fitted, read at a time; neighbours.
+PIXEL_ROWS = 10_000
+IMAGES = 256
+NEIGHBOURS = 5
+# The least probability, the resolution of float64 as in scikit-learn's log loss.
+LEAST = float(np.finfo(np.float64).eps)
 # Multiplications of a nearest-neighbour search, about half a minute.
 NEIGHBOUR_MULTIPLICATIONS = 300_000_000_000
 BATCH = 4096
@@ -35,6 +42,8 @@ def fitted_baselines(task: TaskSpec, train: Reader, test: Reader) -> list[Baseli
     if task.kind not in ("classification", "multilabel", "regression"):
         return []
     kind = task.input.kind
+    if isinstance(task.input, ImageInput):
+        return _images(task, train, test)
     if kind == "text":
         return _texts(task, train, test)
     if kind == "tabular":
@@ -64,6 +73,38 @@ def _texts(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
         return predict(words.transform([str(test_items.values[i]) for i in indices.tolist()]))
 
     return [Baseline(f"tf-idf + {_linear_name(task)}", predict_texts, note)]
+
+
+def _images(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
+    """A linear model and the nearest neighbours of pixels; none where no training image can be read."""
+    spec = task.input
+    assert isinstance(spec, ImageInput)
+    rows, note = _sample(len(train), PIXEL_ROWS, "images")
+    parts = [
+        few_pixels(spec, train, rows[start : start + IMAGES]) for start in range(0, len(rows), IMAGES)
+    ]
+    targets = train.targets(np.concatenate([readable for _, readable in parts]))
+    if not len(targets):
+        return []
+    features = np.concatenate([values for values, _ in parts])
+    linear = _fit(task, lambda: _linear_model(task, c=0.01), features, targets)
+    nearest = _fit(task, lambda: _neighbours(task), features, targets)
+    notes = "; ".join(text for text in (pixel_note(spec), note) if text)
+
+    def baseline(name: str, predict: Callable[[Features], Outputs]) -> Baseline:
+        return Baseline(name, lambda indices: predict(few_pixels(spec, test, indices)[0]), notes)
+
+    return [
+        baseline(f"pixels + {_linear_name(task)}", linear),
+        baseline(f"{NEIGHBOURS}-nearest-neighbours of pixels", nearest),
+    ]
+
+
+def _neighbours(task: TaskSpec) -> Any:
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+    kind = KNeighborsRegressor if task.kind == "regression" else KNeighborsClassifier
+    return kind(n_neighbors=NEIGHBOURS, algorithm="brute")
 
 
 def _linear(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
@@ -152,16 +193,29 @@ def _fit(
         ]
 
     def predict(rows: Features) -> Outputs:
+        if task.kind == "classification":
+            return _log_probabilities(fitted[0], rows, task.num_classes)
+        if task.kind == "multilabel":
+            logs = np.stack([_log_probabilities(model, rows, 2) for model in fitted], axis=1)
+            return logs[..., 1] - logs[..., 0]
         predictions = [
             model.predict(rows) if hasattr(model, "predict") else np.full(rows.shape[0], model)
             for model in fitted
         ]
-        values: Floats = np.stack(predictions, axis=1).astype(np.float64)
-        if task.kind == "classification":
-            return np.eye(task.num_classes)[values[:, 0].astype(np.int64)]
-        return values if task.kind == "regression" else 2 * values - 1
+        return np.stack(predictions, axis=1).astype(np.float64)
 
     return predict
+
+
+def _log_probabilities(model: Any, rows: Features, classes: int) -> Floats:
+    """Of an estimator, or of the one class of its training rows, (n, classes); 0 counts as `LEAST`."""
+    probabilities = np.zeros((rows.shape[0], classes))
+    if hasattr(model, "predict_proba"):
+        probabilities[:, model.classes_.astype(np.int64)] = model.predict_proba(rows)
+    else:
+        probabilities[:, int(model)] = 1.0
+    logs: Floats = np.log(np.maximum(probabilities, LEAST))
+    return logs
 
 
 def _linear_model(task: TaskSpec, *, c: float) -> Any:

@@ -47,10 +47,13 @@ __all__ = [
     "softmax",
 ]
 
-_CLASSES = ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro", "balanced_accuracy")
+_LABELS = (
+    *("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    *("matthews_corrcoef", "log_loss"),
+)
 _NAMES: dict[TaskKind, tuple[str, ...]] = {
-    "classification": _CLASSES,
-    "multilabel": _CLASSES[:-1],
+    "classification": (*_LABELS, "balanced_accuracy"),
+    "multilabel": _LABELS,
     "regression": ("loss", "mae", "rmse", "mse", "r2"),
     "forecast": ("loss", "mse", "mae", "rmse", "r2", "smape", "mase"),
     "seq2seq": ("loss", "accuracy"),

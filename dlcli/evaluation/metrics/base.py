@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Inputs, SeriesRows, Targets
+from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
 from dlcli.task import TaskKind
 
 # Direction of every metric that dlcli reports: +1 higher is better, -1 lower is better.
@@ -25,6 +25,8 @@ DIRECTIONS = {
     "recall_macro": 1,
     "f1_macro": 1,
     "balanced_accuracy": 1,
+    "matthews_corrcoef": 1,
+    "log_loss": -1,
     "mae": -1,
     "rmse": -1,
     "mse": -1,
@@ -35,10 +37,17 @@ DIRECTIONS = {
     "recall_at_1": 1,
 }
 
+# Metrics that are the root of a mean of the samples' scores.
+ROOTED = frozenset({"rmse"})
+
 MAX_POINTS = 2000  # in a scatter plot of predicted against true values
 
 Outputs = npt.NDArray[Any]  # outputs of a model, described by `TaskSpec.output`
 Floats = npt.NDArray[np.float64]
+
+
+class Undefined(Exception):
+    """The samples do not define a metric; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class MemberRow:
 
     ``difference`` is of ``metric``: the ensemble's minus this model's, or, of models that are compared,
     this model's minus the first's; ``low``, ``high`` and ``better`` (of the minuend) are as in
-    `BaselineRow`.
+    `BaselineRow`. ``undefined`` is as in `EvalResult`.
     """
 
     artifact: str
@@ -113,6 +122,7 @@ class MemberRow:
     low: float
     high: float
     better: bool | None
+    undefined: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,7 @@ class EvalResult:
 
     ``points`` are up to 2,000 evenly spaced pairs (true, predicted) of the first target in its own
     units, for a forecast at the last step of the horizon; pairs that are not finite are left out.
+    ``undefined`` are the metrics that these samples do not define, with the reason.
     ``non_finite`` is the number of samples with NaN or infinity in the output: they count as
     misclassified, and sums over them are not finite either. ``members`` are the models of an ensemble;
     empty for a single model. ``per_series`` is empty for data of one series. ``worst``
@@ -155,6 +166,7 @@ class EvalResult:
     worst: tuple[WorstRow, ...] = ()
     bad_samples: dict[str, str] = field(default_factory=dict)
     non_finite: int = 0
+    undefined: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -164,12 +176,9 @@ class EvalResult:
 class Counts(ABC):
     """Accumulates a task's metrics over batches of any number, size and order.
 
-    ``scored`` is the metric that `scores` belong to: their mean, or with ``rooted`` the root of it.
     ``non_finite`` is the number of samples whose output has NaN or infinity.
     """
 
-    scored: str
-    rooted: bool = False
     non_finite: int = 0
 
     @property
@@ -199,9 +208,24 @@ class Counts(ABC):
     def metrics(self) -> dict[str, float]:
         """The metrics by name; NaN where nothing was counted."""
 
+    def undefined(self) -> dict[str, str]:
+        """The metrics that the samples do not define, which `metrics` leaves out, and why."""
+        return {}
+
     @abstractmethod
-    def scores(self) -> Floats:
-        """The contribution of each sample to ``scored``, (N,), in the order of `update`."""
+    def scores(self, metric: str) -> Floats | None:
+        """The contribution of each sample to ``metric``, (N,), in the order of `update`.
+
+        The metric is their mean, or of `ROOTED` ones the root of it. None for a metric that is no mean
+        over samples.
+        """
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """A metric that is no mean, of the samples at ``indices`` (in the order of `update`).
+
+        Samples may come repeatedly. NaN where they do not define it. Raises: KeyError for other metrics.
+        """
+        raise KeyError(metric)
 
     @abstractmethod
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:

@@ -5,36 +5,43 @@ among the targets or the predictions; balanced accuracy is over those that occur
 
 A row of logits whose largest is NaN or infinite has no predicted class: it counts as misclassified and
 its loss is NaN.
+
+The Matthews correlation coefficient is Gorodkin's for any number of classes
+(doi:10.1016/j.compbiolchem.2004.09.006), 0 where one class is predicted for all samples; "no class"
+counts as one more prediction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.data.base import Inputs, Labels, SeriesRows, Targets
+from dlcli.data.base import Indices, Inputs, Labels, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import ClassRow, Counts, EvalResult, Floats, Outputs, PerSample
 
 TOP = 5
+
+# Metrics that are means over samples, and the column of their scores.
+_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {"loss": "loss", "log_loss": "loss", "accuracy": "correct", "top5_accuracy": "top5"}
+)
+ONE_CLASS = "all samples are of one class"
 
 Totals = npt.NDArray[np.int64]  # counts of each class or label, (C,)
 
 
 class ClassificationCounts:
-    """Confusion matrix and per-sample scores of a classifier.
-
-    ``confusion[t][p]`` counts targets t predicted as p, ``unpredicted[t]`` targets t without a
-    predicted class.
-    """
+    """The loss, the target and the predicted class of each sample of a classifier."""
 
     def __init__(self, num_classes: int) -> None:
-        self.confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-        self.unpredicted = np.zeros(num_classes, dtype=np.int64)
+        self.num_classes = num_classes
         self.non_finite = 0
-        self._rows = PerSample("loss", "correct", "top5")
+        # ``cell`` is target * (C + 1) + predicted class, C for none.
+        self._rows = PerSample("loss", "correct", "top5", "cell")
 
     @property
     def samples(self) -> int:
@@ -45,68 +52,67 @@ class ClassificationCounts:
         """Add a batch: logits (n, C), targets (n,) in 0..C-1."""
         if not len(targets):
             return
-        classes = self.confusion.shape[0]
         predicted, valid = predicted_classes(logits)
-        cells = (targets * classes + predicted)[valid]
-        self.confusion += np.bincount(cells, minlength=classes**2).reshape(classes, classes)
-        self.unpredicted += np.bincount(targets[~valid], minlength=classes)
+        cells = targets * (self.num_classes + 1) + np.where(valid, predicted, self.num_classes)
         self.non_finite += int((~np.isfinite(logits).all(axis=1)).sum())
         correct = valid & (predicted == targets)
-        self._rows.add(cross_entropy(logits, targets), correct, valid & (rank(logits, targets) < TOP))
+        top5 = valid & (rank(logits, targets) < TOP)
+        self._rows.add(cross_entropy(logits, targets), correct, top5, cells)
 
     def merge(self, other: ClassificationCounts) -> None:
         """Add the counts of ``other`` on other samples."""
-        assert self.confusion.shape == other.confusion.shape
-        self.confusion += other.confusion
-        self.unpredicted += other.unpredicted
+        assert self.num_classes == other.num_classes
         self.non_finite += other.non_finite
         self._rows.extend(other._rows)
 
     def metrics(self) -> dict[str, float]:
         """The metrics by name; top-5 accuracy only for more than five classes."""
-        correct, support, predicted = self._totals()
-        precision, recall, f1 = precision_recall_f1(correct, support, predicted)
-        occurs = (support + predicted) > 0
-        out = {
-            "loss": self._rows.mean("loss"),
-            "accuracy": self._rows.mean("correct"),
-            "precision_macro": mean(precision[occurs]),
-            "recall_macro": mean(recall[occurs]),
-            "f1_macro": mean(f1[occurs]),
-            "balanced_accuracy": mean(recall[support > 0]),
-        }
-        if self.confusion.shape[0] > TOP:
+        loss = self._rows.mean("loss")
+        out = {"loss": loss, "accuracy": self._rows.mean("correct"), **confusion_metrics(self._table())}
+        out["log_loss"] = loss
+        if self.num_classes > TOP:
             out["top5_accuracy"] = self._rows.mean("top5")
         return out
 
-    def scores(self) -> Floats:
-        """1 for a correct prediction, else 0, (N,), in the order of `update`."""
-        return self._rows.column("correct")
+    def undefined(self) -> dict[str, str]:
+        """The Matthews correlation coefficient, where all samples are of one class."""
+        one = np.count_nonzero(self._table().sum(axis=1)) < 2
+        return {"matthews_corrcoef": ONE_CLASS} if one else {}
+
+    def scores(self, metric: str) -> Floats | None:
+        """Losses, or 1 for correct predictions, else 0, (N,); None for metrics of all samples."""
+        return self._rows.column(_COLUMNS[metric]) if metric in _COLUMNS else None
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """A metric of the confusion matrix, of the samples at ``indices``."""
+        return confusion_metrics(self._table(indices)).get(metric, math.nan)
 
     def result(
         self, split: str, class_names: Sequence[str], bad_samples: dict[str, str] | None = None
     ) -> EvalResult:
         """The result that `eval` reports."""
+        table = self._table()
         return EvalResult(
             split=split,
             samples=self.samples,
             metrics=self.metrics(),
-            per_class=class_rows(class_names, *self._totals()),
-            confusion=tuple(tuple(row) for row in self.confusion.tolist()),
+            per_class=class_rows(class_names, *_totals(table)),
+            confusion=tuple(tuple(row) for row in table[:, :-1].tolist()),
             bad_samples=dict(bad_samples or {}),
             non_finite=self.non_finite,
+            undefined=self.undefined(),
         )
 
-    def _totals(self) -> tuple[Totals, Totals, Totals]:
-        """Correct predictions, targets and predictions of each class."""
-        support = self.confusion.sum(axis=1) + self.unpredicted
-        return np.diag(self.confusion), support, self.confusion.sum(axis=0)
+    def _table(self, indices: Indices | None = None) -> Totals:
+        """Counts of targets by predictions, the last column for none, (C, C + 1)."""
+        cells = self._rows.column("cell")
+        cells = (cells if indices is None else cells[indices]).astype(np.int64)
+        shape = (self.num_classes, self.num_classes + 1)
+        return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 class NamedClasses(Counts):
     """`ClassificationCounts` with class names."""
-
-    scored = "accuracy"
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
@@ -139,9 +145,17 @@ class NamedClasses(Counts):
         """The metrics by name; top-5 accuracy only for more than five classes."""
         return self.counts.metrics()
 
-    def scores(self) -> Floats:
-        """1 for a correct prediction, else 0, (N,)."""
-        return self.counts.scores()
+    def undefined(self) -> dict[str, str]:
+        """As `ClassificationCounts.undefined`."""
+        return self.counts.undefined()
+
+    def scores(self, metric: str) -> Floats | None:
+        """As `ClassificationCounts.scores`."""
+        return self.counts.scores(metric)
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """As `ClassificationCounts.value`."""
+        return self.counts.value(metric, indices)
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""
@@ -185,6 +199,39 @@ def softmax(logits: Outputs) -> Floats:
         wide = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
         probabilities: Floats = wide / wide.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def confusion_metrics(table: Totals) -> dict[str, float]:
+    """The metrics of counts of targets by predictions, the last column for none, (C, C + 1)."""
+    correct, support, predicted = _totals(table)
+    precision, recall, f1 = precision_recall_f1(correct, support, predicted)
+    occurs = (support + predicted) > 0
+    out = {
+        "precision_macro": mean(precision[occurs]),
+        "recall_macro": mean(recall[occurs]),
+        "f1_macro": mean(f1[occurs]),
+        "balanced_accuracy": mean(recall[support > 0]),
+    }
+    if np.count_nonzero(support) > 1:
+        out["matthews_corrcoef"] = matthews_corrcoef(correct, support, table.sum(axis=0))
+    return out
+
+
+def matthews_corrcoef(correct: Totals, support: Totals, predicted: Totals) -> float:
+    """The coefficient from counts of correct predictions (C,), targets (C,), predictions (C or more,).
+
+    0 where one class is predicted for all samples. Integers are exact, and of any size.
+    """
+    right, true, guessed = (part.tolist() for part in (correct, support, predicted))
+    total = sum(true)
+    both = sum(right) * total - sum(t * p for t, p in zip(true, guessed, strict=False))
+    spreads = [total**2 - sum(n**2 for n in part) for part in (true, guessed)]
+    return both / math.sqrt(spreads[0]) / math.sqrt(spreads[1]) if all(spreads) else 0.0
+
+
+def _totals(table: Totals) -> tuple[Totals, Totals, Totals]:
+    """Correct predictions, targets and predictions of each class."""
+    return np.diag(table), table.sum(axis=1), table.sum(axis=0)[:-1]
 
 
 def precision_recall_f1(

@@ -30,8 +30,6 @@ class EmbeddingCounts(Counts):
     ranks epochs of equal recall (easy positive, hard negative pairs, arXiv:1904.04370).
     """
 
-    scored = "recall_at_1"
-
     def __init__(self) -> None:
         self._vectors: list[Vectors] = []
         self._targets: list[Labels] = []
@@ -70,9 +68,9 @@ class EmbeddingCounts(Counts):
         losses, correct = self._queries()
         return {"loss": exact_mean(losses), "recall_at_1": exact_mean(correct)}
 
-    def scores(self) -> Floats:
-        """1 for each query whose nearest sample has its class, else 0, in the order of `update`."""
-        return self._queries()[1]
+    def scores(self, metric: str) -> Floats | None:
+        """Of each query its loss, or 1 where its nearest sample has its class, else 0."""
+        return self._queries()[0 if metric == "loss" else 1]
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""

@@ -41,8 +41,6 @@ class ForecastCounts(Counts):
     that scale, so that a series' level does not count.
     """
 
-    scored = "mse"
-
     def __init__(self, task: TaskSpec) -> None:
         assert isinstance(task.input, SeriesInput)
         self.task = task
@@ -121,9 +119,19 @@ class ForecastCounts(Counts):
             out["mase"] = self._mase(None)
         return out
 
-    def scores(self) -> Floats:
-        """The mean squared error of each window, of scaled values, (N,)."""
-        return self._rows.column("mse")
+    def scores(self, metric: str) -> Floats | None:
+        """The mean error of each window, (N,): rmse is the root of a mean; None for r2 and mase."""
+        if metric in ("r2", "mase"):
+            return None
+        return self._rows.column("mse" if metric in ("loss", "rmse") else metric)
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """The r2 or the mase of the windows at ``indices``."""
+        if metric == "mase":
+            return self._mase(indices) if self._changes else math.nan
+        if metric != "r2":
+            raise KeyError(metric)
+        return exact_mean(self._targets.r2(indices))
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""

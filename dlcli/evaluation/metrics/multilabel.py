@@ -1,33 +1,46 @@
 """Multilabel metrics: each label is a binary decision. NumPy only.
 
 Definitions are scikit-learn's for indicator matrices with ``zero_division=0``: macro averages are over
-all labels; accuracy is the share of samples with every label correct (subset accuracy).
+all labels; accuracy is the share of samples with every label correct (subset accuracy). The Matthews
+correlation coefficient is the mean over labels that are present in some samples and absent in others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
-from dlcli.data.base import Inputs, SeriesRows, Targets
+from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample
-from dlcli.evaluation.metrics.classification import class_rows, mean, precision_recall_f1
+from dlcli.evaluation.metrics.classification import (
+    Totals,
+    class_rows,
+    matthews_corrcoef,
+    mean,
+    precision_recall_f1,
+)
+
+# Metrics that are means over samples, and the column of their scores.
+_COLUMNS: Mapping[str, str] = MappingProxyType(
+    {"loss": "loss", "log_loss": "loss", "accuracy": "correct"}
+)
+NO_LABEL = "no label is present in some of the samples and absent in others"
 
 
 class MultilabelCounts(Counts):
-    """Sums over samples of (n, labels) logits; a label is predicted where its logit is above 0.
+    """Targets and predictions of (n, labels) logits; a label is predicted where its logit is above 0.
 
-    A logit that is NaN or infinite counts as a wrong prediction, and makes the loss NaN. The monitored
-    f1_macro is not a mean over samples, so `scores` belong to the accuracy.
+    A logit that is NaN or infinite counts as a wrong prediction, and makes the loss NaN.
     """
-
-    scored = "accuracy"
 
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
-        # Rows: true positives, support, predictions of each label.
-        self.totals = np.zeros((3, len(self.class_names)), dtype=np.int64)
+        # Of each sample: whether each label is true and predicted, (n, 2, labels).
+        self._labels: list[npt.NDArray[np.bool_]] = [np.zeros((0, 2, len(self.class_names)), bool)]
         self._rows = PerSample("loss", "correct")
 
     @property
@@ -48,7 +61,7 @@ class MultilabelCounts(Counts):
         true = targets.astype(bool)
         finite = np.isfinite(outputs)
         predicted = np.where(finite, outputs > 0, ~true)
-        self.totals += np.stack([(true & predicted).sum(0), true.sum(0), predicted.sum(0)])
+        self._labels.append(np.stack([true, predicted], axis=1))
         self.non_finite += int((~finite.all(axis=1)).sum())
         losses = binary_cross_entropy(outputs, true)
         self._rows.add(losses.mean(axis=1), (predicted == true).all(axis=1))
@@ -57,24 +70,52 @@ class MultilabelCounts(Counts):
         """Add the counts of ``other``, of the same labels, on other samples."""
         assert isinstance(other, MultilabelCounts)
         assert self.class_names == other.class_names
-        self.totals += other.totals
+        self._labels = [*self._labels, *other._labels]
         self.non_finite += other.non_finite
         self._rows.extend(other._rows)
 
     def metrics(self) -> dict[str, float]:
         """The metrics by name; loss is the mean over samples and labels."""
-        precision, recall, f1 = precision_recall_f1(*self.totals)
-        return {
-            "loss": self._rows.mean("loss"),
-            "accuracy": self._rows.mean("correct"),
-            "precision_macro": mean(precision),
-            "recall_macro": mean(recall),
-            "f1_macro": mean(f1),
-        }
+        loss = self._rows.mean("loss")
+        out = {"loss": loss, "accuracy": self._rows.mean("correct"), **self._label_metrics(None)}
+        return out | {"log_loss": loss}
 
-    def scores(self) -> Floats:
-        """1 for samples with every label correct, else 0, (N,)."""
-        return self._rows.column("correct")
+    def undefined(self) -> dict[str, str]:
+        """The Matthews correlation coefficient, where no label is both present and absent."""
+        known = "matthews_corrcoef" in self._label_metrics(None)
+        return {} if known else {"matthews_corrcoef": NO_LABEL}
+
+    def scores(self, metric: str) -> Floats | None:
+        """Losses, or 1 for samples with every label correct, else 0, (N,); None for other metrics."""
+        return self._rows.column(_COLUMNS[metric]) if metric in _COLUMNS else None
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """A metric of the labels, of the samples at ``indices``."""
+        return self._label_metrics(indices).get(metric, math.nan)
+
+    def _totals(self, indices: Indices | None) -> tuple[Totals, Totals, Totals]:
+        """True positives, support and predictions of each label."""
+        self._labels = [np.concatenate(self._labels)]
+        labels = self._labels[0] if indices is None else self._labels[0][indices]
+        true, predicted = labels[:, 0], labels[:, 1]
+        return (true & predicted).sum(0), true.sum(0), predicted.sum(0)
+
+    def _label_metrics(self, indices: Indices | None) -> dict[str, float]:
+        """Macro averages over labels."""
+        totals = self._totals(indices)
+        samples = self.samples if indices is None else len(indices)
+        names = ("precision_macro", "recall_macro", "f1_macro")
+        out = {
+            name: mean(column) for name, column in zip(names, precision_recall_f1(*totals), strict=True)
+        }
+        coefficients = [
+            matthews_corrcoef(
+                np.array([tp, samples - t - p + tp]), *np.array([[t, samples - t], [p, samples - p]])
+            )
+            for tp, t, p in zip(*(part.tolist() for part in totals), strict=True)
+            if 0 < t < samples
+        ]
+        return out | ({"matthews_corrcoef": mean(np.array(coefficients))} if coefficients else {})
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""
@@ -83,9 +124,10 @@ class MultilabelCounts(Counts):
             samples=self.samples,
             metrics=self.metrics(),
             task="multilabel",
-            per_class=class_rows(self.class_names, *self.totals),
+            per_class=class_rows(self.class_names, *self._totals(None)),
             bad_samples=dict(bad_samples or {}),
             non_finite=self.non_finite,
+            undefined=self.undefined(),
         )
 
 

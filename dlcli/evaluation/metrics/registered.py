@@ -1,21 +1,33 @@
 """Registry of metrics that are one function of all samples.
 
-A new file in this folder that registers one is imported automatically. Built-in metrics are sums over
-samples (`Counts`). A registered metric gets all outputs and targets at once, so any definition is
-possible, at the cost of holding the outputs of a split in memory.
+A new file in this folder that registers one is imported automatically. Other metrics are sums over
+samples (`Counts`). A registered metric gets all outputs and targets at once, gathered from all batches
+and processes, so any definition is possible and exact, at the cost of holding the outputs of a split in
+memory: at most `MAX_NUMBERS`, beyond which registered metrics are undefined.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dlcli.data.base import Inputs, SeriesRows, Targets
-from dlcli.evaluation.metrics.base import DIRECTIONS, Counts, EvalResult, Floats, Outputs
+from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
+from dlcli.evaluation.metrics.base import (
+    DIRECTIONS,
+    Counts,
+    EvalResult,
+    Floats,
+    Outputs,
+    Undefined,
+)
 from dlcli.registry import Registry
 from dlcli.task import TaskKind, TaskSpec
+
+# Outputs held in memory, as float32: 256 MiB, a thousand classes of 67,000 samples.
+MAX_NUMBERS = 2**26
 
 # (outputs (N, ...), targets (N, ...), task) -> the metric of N samples, at least 1, in any order
 Metric = Callable[[Outputs, Targets, TaskSpec], float]
@@ -38,9 +50,9 @@ def register_metric(name: str, *tasks: TaskKind, higher_is_better: bool) -> Call
     """Decorator: report a function of (outputs, targets, task) as the metric ``name`` of these tasks.
 
     Outputs are what the model returns (logits, scaled numbers, embeddings), targets the raw ones, both
-    as NumPy arrays; ``task`` has the class names and the scales. ``--monitor``, ``--min`` and `runs`
-    accept the metric. Raises: ValueError for a registered name, and for seq2seq, whose logits are too
-    large to hold in memory.
+    as NumPy arrays; ``task`` has the class names and the scales. The function raises `Undefined` for
+    samples that do not define it. ``--monitor``, ``--min`` and `runs` accept the metric. Raises:
+    ValueError for a registered name, and for seq2seq, whose logits are too large to hold in memory.
     """
     if name in DIRECTIONS:
         raise ValueError(f"metric {name!r} is registered twice")
@@ -60,6 +72,16 @@ def registered_metrics(kind: TaskKind) -> tuple[MetricEntry, ...]:
     return tuple(entry for _, entry in METRICS.entries() if kind in entry.tasks)
 
 
+def too_many(samples: int, task: TaskSpec) -> str | None:
+    """Why registered metrics are undefined for so many samples, or None."""
+    if samples * task.num_outputs <= MAX_NUMBERS:
+        return None
+    return (
+        f"{samples:,} samples of {task.num_outputs:,} outputs are more than the {MAX_NUMBERS:,} numbers "
+        "that are held in memory for it"
+    )
+
+
 def directions() -> dict[str, int]:
     """Every metric that dlcli can report: 1 where higher is better, -1 where lower is."""
     return {**DIRECTIONS, **{name: entry.direction for name, entry in METRICS.entries()}}
@@ -75,9 +97,9 @@ class WithRegistered(Counts):
 
     def __init__(self, counts: Counts, task: TaskSpec) -> None:
         self.counts, self.task = counts, task
-        self.scored, self.rooted = counts.scored, counts.rooted
         self._outputs: list[Outputs] = []
         self._targets: list[Targets] = []
+        self._values: dict[str, float | str] | None = None  # cache of `_registered`
 
     @property
     def samples(self) -> int:
@@ -92,10 +114,8 @@ class WithRegistered(Counts):
         series: SeriesRows | None = None,
     ) -> None:
         """Count and store a batch."""
-        if len(targets):
-            self._outputs.append(np.array(outputs))
-            self._targets.append(np.array(targets))
         self.counts.update(outputs, targets, inputs, series)
+        self._store([np.array(outputs, np.float32)], [np.array(targets)])
         self.non_finite = self.counts.non_finite
 
     def merge(self, other: Counts) -> None:
@@ -103,27 +123,70 @@ class WithRegistered(Counts):
         assert isinstance(other, WithRegistered)
         self.counts.merge(other.counts)
         self.non_finite = self.counts.non_finite
-        self._outputs = [*self._outputs, *other._outputs]
-        self._targets = [*self._targets, *other._targets]
+        self._store(other._outputs, other._targets)
 
     def metrics(self) -> dict[str, float]:
         """The metrics of the wrapped counts, then the registered ones."""
-        values = self.counts.metrics()
-        for entry in registered_metrics(self.task.kind):
-            values[entry.name] = self._value(entry)
-        return values
+        values = self._registered().items()
+        return {**self.counts.metrics(), **{k: v for k, v in values if not isinstance(v, str)}}
 
-    def scores(self) -> Floats:
-        """The scores of the wrapped counts."""
-        return self.counts.scores()
+    def undefined(self) -> dict[str, str]:
+        """The undefined metrics of the wrapped counts and the registered ones."""
+        values = self._registered().items()
+        return {**self.counts.undefined(), **{k: v for k, v in values if isinstance(v, str)}}
+
+    def scores(self, metric: str) -> Floats | None:
+        """The scores of the wrapped counts; None for a registered metric."""
+        return None if self._entry(metric) else self.counts.scores(metric)
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """A metric of the samples at ``indices``."""
+        entry = self._entry(metric)
+        if entry is None:
+            return self.counts.value(metric, indices)
+        self._join()
+        value = self._value(entry, self._outputs[0][indices], self._targets[0][indices])
+        return math.nan if isinstance(value, str) else value
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""
-        return replace(self.counts.result(split, bad_samples), metrics=self.metrics())
+        result = self.counts.result(split, bad_samples)
+        return replace(result, metrics=self.metrics(), undefined=self.undefined())
 
-    def _value(self, entry: MetricEntry) -> float:
-        if not self._targets:
-            return float("nan")
+    def _store(self, outputs: list[Outputs], targets: list[Targets]) -> None:
+        """Hold outputs of counted samples, unless there are too many in all."""
+        self._values = None
+        if too_many(self.samples, self.task):
+            self._outputs, self._targets = [], []
+        else:
+            self._outputs = [*self._outputs, *outputs]
+            self._targets = [*self._targets, *targets]
+
+    def _join(self) -> None:
         self._outputs = [np.concatenate(self._outputs)]
         self._targets = [np.concatenate(self._targets)]
-        return float(entry.function(self._outputs[0], self._targets[0], self.task))
+
+    def _entry(self, metric: str) -> MetricEntry | None:
+        entries = registered_metrics(self.task.kind)
+        return next((entry for entry in entries if entry.name == metric), None)
+
+    def _registered(self) -> dict[str, float | str]:
+        """The value of each registered metric, or why it is undefined."""
+        if self._values is None:
+            reason = too_many(self.samples, self.task) or (
+                "" if self.samples else "there are no samples"
+            )
+            entries = registered_metrics(self.task.kind)
+            if reason:
+                self._values = {entry.name: reason for entry in entries}
+            else:
+                self._join()
+                data = self._outputs[0], self._targets[0]
+                self._values = {entry.name: self._value(entry, *data) for entry in entries}
+        return self._values
+
+    def _value(self, entry: MetricEntry, outputs: Outputs, targets: Targets) -> float | str:
+        try:
+            return float(entry.function(outputs, targets, self.task))
+        except Undefined as exc:
+            return str(exc)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dlcli.data.base import Inputs, SeriesRows, Targets
+from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import (
     Counts,
     EvalResult,
@@ -29,9 +29,6 @@ from dlcli.task import TargetNumber
 
 class RegressionCounts(Counts):
     """Stores all targets and predictions, for an r2 about the exact mean, without cancellation."""
-
-    scored = "rmse"
-    rooted = True
 
     def __init__(self, targets: Sequence[TargetNumber]) -> None:
         self.targets = tuple(targets)
@@ -88,9 +85,15 @@ class RegressionCounts(Counts):
             "r2": exact_mean(np.array([row.r2 for row in self._target_rows()])),
         }
 
-    def scores(self) -> Floats:
-        """Squared errors in the data's units, (N,): rmse is the root of their mean."""
-        return self._rows.column("mse")
+    def scores(self, metric: str) -> Floats | None:
+        """Losses, squared or absolute errors, (N,): rmse is the root of a mean; None for r2."""
+        return self._rows.column("mse" if metric == "rmse" else metric) if metric != "r2" else None
+
+    def value(self, metric: str, indices: Indices) -> float:
+        """The r2 of the samples at ``indices``."""
+        if metric != "r2":
+            raise KeyError(metric)
+        return exact_mean(np.array([row.r2 for row in self._target_rows(indices)]))
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""
@@ -113,8 +116,10 @@ class RegressionCounts(Counts):
         self._predicted = [np.concatenate(self._predicted)]
         return self._true[0], self._predicted[0]
 
-    def _target_rows(self) -> tuple[TargetRow, ...]:
+    def _target_rows(self, indices: Indices | None = None) -> tuple[TargetRow, ...]:
         true, predicted = self._pairs()
+        if indices is not None:
+            true, predicted = true[indices], predicted[indices]
         return tuple(
             _target_row(target.name, true[:, i], predicted[:, i])
             for i, target in enumerate(self.targets)

@@ -20,8 +20,6 @@ CHUNK = 2**22
 class TokenCounts(Counts):
     """Sums over tokens, stored for each text."""
 
-    scored = "loss"
-
     def __init__(self) -> None:
         self._rows = PerSample("loss", "correct", "tokens")
 
@@ -76,10 +74,11 @@ class TokenCounts(Counts):
             "accuracy": exact_sum(self._rows.column("correct")) / tokens,
         }
 
-    def scores(self) -> Floats:
-        """Losses of the texts, (N,), divided by the mean number of tokens: their mean is the loss."""
+    def scores(self, metric: str) -> Floats | None:
+        """Losses or correct tokens of the texts, (N,), over the mean number of tokens."""
         tokens = exact_sum(self._rows.column("tokens")) or float("nan")
-        return self._rows.column("loss") * (len(self._rows) / tokens)
+        column = self._rows.column("correct" if metric == "accuracy" else "loss")
+        return column * (len(self._rows) / tokens)
 
     def result(self, split: str, bad_samples: dict[str, str] | None = None) -> EvalResult:
         """The result that `eval` reports."""

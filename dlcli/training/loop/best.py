@@ -17,8 +17,8 @@ class Score:
 
     @classmethod
     def of(cls, result: EvalResult, monitor: str) -> Score:
-        """The score of a validation."""
-        return cls(result.metrics[monitor], result.metrics["loss"])
+        """The score of a validation; NaN where its samples do not define the metric."""
+        return cls(result.metrics.get(monitor, math.nan), result.metrics["loss"])
 
     @property
     def finite(self) -> bool:

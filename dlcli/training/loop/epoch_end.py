@@ -33,7 +33,8 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
         job.world.share_buffers(module)  # the average has buffers of its own in each process
         module.eval()
         result = job.validate(check_stop)
-        improved, best = _save_if_best(job, progress, result)
+        score = Score.of(result, job.monitor)
+        improved, best = _save_if_best(job, progress, result, score)
     warming_up = progress.step < warmup_steps(job.total_steps, job.optim)
     if improved:
         progress.epochs_without_improvement = 0
@@ -41,7 +42,7 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
         progress.epochs_without_improvement += 1
     if is_whole_epoch(job, progress):
         progress.plateau = progress.plateau.after(
-            result.metrics[job.monitor],
+            score.value,
             direction=direction(job.monitor),
             config=job.optim,
             min_delta=job.config.min_delta,
@@ -55,14 +56,16 @@ def is_whole_epoch(job: FitJob, progress: Progress) -> bool:
     return progress.batch == len(job.batches)
 
 
-def _save_if_best(job: FitJob, progress: Progress, result: EvalResult) -> tuple[bool, bool]:
+def _save_if_best(
+    job: FitJob, progress: Progress, result: EvalResult, score: Score
+) -> tuple[bool, bool]:
     """Save the model if it is among the best; returns (improved as patience counts, best so far).
 
     Raises: DlcliError when the metric is undefined on the validation split.
     """
-    score, epoch = Score.of(result, job.monitor), progress.epoch + 1
+    epoch = progress.epoch + 1
     if not score.finite:
-        _report_not_finite(job, progress, score, epoch)
+        _report_not_finite(job, progress, score, epoch, result.undefined.get(job.monitor))
         return False, False
     best = score.beats(score_or_none(progress.best, progress.best_loss), job.monitor)
     former = score_or_none(progress.patience_best, progress.patience_loss)
@@ -78,8 +81,18 @@ def _save_if_best(job: FitJob, progress: Progress, result: EvalResult) -> tuple[
     return improved, best
 
 
-def _report_not_finite(job: FitJob, progress: Progress, score: Score, epoch: int) -> None:
-    """Warn of a validation that is not finite. Raises: DlcliError where the metric is undefined."""
+def _report_not_finite(
+    job: FitJob, progress: Progress, score: Score, epoch: int, undefined: str | None
+) -> None:
+    """Warn of a validation that is not finite. Raises: DlcliError where the metric is undefined.
+
+    ``undefined`` is the reason why the samples do not define it, if they do not.
+    """
+    if undefined is not None:
+        raise DlcliError(
+            f"--monitor {job.monitor} cannot select the best epoch: in the val split {undefined}",
+            hint="choose another metric, such as --monitor loss",
+        )
     name, value = ("loss", score.loss) if not math.isfinite(score.loss) else (job.monitor, score.value)
     if name != "loss" and not progress.best_epoch:
         raise DlcliError(

@@ -18,6 +18,8 @@ _RANKS = {
     "loss": 2, "accuracy": 1, "bleu": 6, "r2": 6, "mae": 7, "rmse": 9, "mse": 10, "smape": 11,
     "mase": 11, "f1_macro": 9, "top5_accuracy": 10, "balanced_accuracy": 12,
 }  # fmt: skip
+# Metrics without a column, unless one of them selects the best epoch.
+_IN_EVAL = frozenset({"log_loss", "roc_auc", "average_precision", "matthews_corrcoef"})
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def epoch_cells(event: EpochDone) -> list[Cell]:
         *_accuracy(event.accuracy, rank=4),
     ]
     order = ["loss", event.monitor, *_RANKS]
-    for name in sorted(event.val, key=lambda n: order.index(n) if n in order else len(order)):
+    shown = {*event.val} - (_IN_EVAL - {event.monitor})
+    for name in sorted(shown, key=lambda n: (order.index(n) if n in order else len(order), n)):
         rank = 0 if name == event.monitor else _RANKS.get(name, 12)
         cells.append(_metric(f"val_{text.SHORT_NAMES.get(name, name)}", event.val[name], rank=rank))
     cells += [
