@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
 from dlcli.files import user_path
+from dlcli.machine.threads import limit_spinning
 from dlcli.synonyms import key_for
 from dlcli.wording import printable_lines
 
@@ -127,6 +128,7 @@ def _escape_what_streams_lack() -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code; with ``--debug``, errors are raised."""
     _escape_what_streams_lack()
+    limit_spinning()
     args = list(sys.argv[1:] if argv is None else argv)
     # --debug works in any position: after a failure people append it.
     debug = "--debug" in args or os.environ.get("DLCLI_DEBUG") == "1"

@@ -22,13 +22,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from dlcli.benchmark.load import busy_cores, cores_taken, requested_threads, usable_cores
 from dlcli.benchmark.process import Worker, WorkerLost
 from dlcli.benchmark.slot import Deadline, RunSpec, Timing, Turn, WorkerSlot, default_limit_s
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, EvalProgress, Warned, ignore
 from dlcli.formats.base import Outputs
+from dlcli.machine.load import busy_cores, cores_taken
+from dlcli.machine.threads import requested_threads, usable_cores
 from dlcli.wording import plural
 
 MIN_CALLS = 3  # of a batch size in each round

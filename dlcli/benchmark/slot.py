@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlcli.benchmark.load import MAX_WAIT, cores_taken
 from dlcli.benchmark.process import Worker, WorkerLost
 from dlcli.benchmark.statistics import Speed, doubt_inversions, speed_of
+from dlcli.machine.load import MAX_WAIT, cores_taken
 
 START_S, COMPILE_S = 60.0, 600.0  # of the default limit, for each file
 

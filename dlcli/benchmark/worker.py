@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlcli.benchmark.load import queue_wait_s
 from dlcli.errors import DlcliError
+from dlcli.machine.load import queue_wait_s
 from dlcli.subprocesses import die_with_parent
 from dlcli.wording import first_line
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from dlcli.datacheck.base import (
     percent,
 )
 from dlcli.errors import BadSample
+from dlcli.machine.threads import usable_cores
 from dlcli.pixels.decode import decode
 from dlcli.pixels.opening import open_image, orientation
 from dlcli.task import ImageInput, TaskSpec
@@ -134,7 +134,7 @@ def _inspect_all(
 ) -> dict[str, dict[int, PhotoFacts]]:
     """Inspect the chosen photos in threads: facts by split and index."""
     total, done = sum(map(len, chosen.values())), 0
-    workers = options.config.data.workers or os.cpu_count() or 1
+    workers = options.config.data.workers or usable_cores()
     photos: dict[str, dict[int, PhotoFacts]] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="dlcli-check") as pool:
         for split, where in chosen.items():

@@ -205,10 +205,9 @@ def open_checkpoint(file: ModelFile, runtime: Runtime) -> Checkpoint:
 
 def build_checkpoint(file: ModelFile, state: Mapping[str, torch.Tensor], runtime: Runtime) -> Checkpoint:
     """The card's model with the tensors of a state dict. Raises: DlcliError when they do not fit."""
-    import torch
 
     from dlcli.zoo.base import build_model
-    from dlcli.zoo.device import resolve_device
+    from dlcli.zoo.device import resolve_device, set_threads
     from dlcli.zoo.forward import load_tensors, place
 
     card = file.card
@@ -218,8 +217,7 @@ def build_checkpoint(file: ModelFile, state: Mapping[str, torch.Tensor], runtime
     except (RuntimeError, ValueError) as exc:
         raise _misfit(file.path, exc) from exc
     where = resolve_device(runtime.device)
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    set_threads(runtime.threads)
     return Checkpoint(file, card, place(module, where).eval(), where)
 
 

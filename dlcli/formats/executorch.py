@@ -75,6 +75,8 @@ def open_executorch(file: ModelFile, runtime: Runtime) -> TorchProgram:
     """The program in ExecuTorch's own runtime. Raises: DlcliError when it cannot be loaded."""
     import torch
 
+    from dlcli.zoo.device import set_threads
+
     path, _ = file.path, file.card  # a file without a card is of no use
     if runtime.device not in ("auto", "cpu"):
         raise DlcliError(
@@ -93,8 +95,7 @@ def open_executorch(file: ModelFile, runtime: Runtime) -> TorchProgram:
             f"ExecuTorch cannot load {path}: {first_line(exc)}",
             hint="copy it again, or export it again",
         ) from exc
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    set_threads(runtime.threads)
 
     def run(*tensors: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = method.execute(tensors)[0]

@@ -80,11 +80,10 @@ def open_program(
 
     Raises: DlcliError when it is damaged, or when this torch cannot load it, with ``hint``.
     """
-    import torch
+    from dlcli.zoo.device import set_threads
 
     check_whole(file.path)
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    set_threads(runtime.threads)
     try:
         program = load(file.path, device)
     except Exception as exc:  # whatever is wrong with the file or with its torch's version

@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from dlcli.machine.threads import cpu_quota
+
 # Flags of /proc/cpuinfo that decide how fast networks run, weakest first: x86, then ARM.
 _INSTRUCTION_SETS = {
     "avx2": "AVX2",
@@ -61,11 +63,6 @@ def cpu() -> dict[str, Any]:
     }
 
 
-def cpu_quota() -> float | None:
-    """CPU time that the container may use, in cores; None without a limit."""
-    return _cpu_quota(_read("/sys/fs/cgroup/cpu.max"))
-
-
 def memory() -> dict[str, Any]:
     """Bytes of RAM, in all and available, and the container's limit where it is lower."""
     import psutil
@@ -92,14 +89,6 @@ def _cpu_name() -> str:
     if platform.system() == "Darwin":
         return _ask("sysctl", "-n", "machdep.cpu.brand_string").strip() or platform.machine()
     return platform.processor() or platform.machine() or "unknown"
-
-
-def _cpu_quota(text: str) -> float | None:
-    """CPU time a container may use, in cores, from "QUOTA PERIOD" in microseconds; None: no limit."""
-    quota, _, period = text.strip().partition(" ")
-    if not (quota.isdigit() and period.isdigit() and int(period)):
-        return None
-    return round(int(quota) / int(period), 2)
 
 
 def _field(text: str, names: str) -> str:

@@ -7,6 +7,7 @@ import torch
 from dlcli.data.base import Reader, Samples
 from dlcli.data.images.reader import cache_budget
 from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.machine.threads import usable_cores
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.distributed.world import World
 from dlcli.training.loop.batch_plan import BatchPlan
@@ -23,14 +24,13 @@ def make_readers(plan: Plan, world: World) -> dict[str, Reader]:
     if plan.config.fit.overfit_batches is not None:
         splits = dict.fromkeys(splits, _first_batches(plan, plan.config.fit.overfit_batches))
     return {
-        name: _open(plan, splits[name], share / world.local_size)
-        for name, share in _CACHE_SHARES.items()
+        name: _open(plan, splits[name], share, world.local_size) for name, share in _CACHE_SHARES.items()
     }
 
 
 def make_reader(plan: Plan, split: str, cache_share: float) -> Reader:
     """The reader of a split, which may cache decoded pixels in a share of the free memory."""
-    return _open(plan, plan.source.splits[split], cache_share)
+    return _open(plan, plan.source.splits[split], cache_share, 1)
 
 
 def _first_batches(plan: Plan, count: int) -> Samples:
@@ -49,11 +49,12 @@ def _first_batches(plan: Plan, count: int) -> Samples:
     return samples.take(batches.order(0)[: count * config.fit.step_samples])
 
 
-def _open(plan: Plan, samples: Samples, cache_share: float) -> Reader:
+def _open(plan: Plan, samples: Samples, cache_share: float, processes: int) -> Reader:
+    """A reader of one of some processes, which share this machine's memory and cores."""
     config = plan.config.data
     options = ReadOptions(
-        workers=config.workers,
-        cache_bytes=int(cache_budget(config.cache) * cache_share),
+        workers=config.workers or usable_cores(processes),
+        cache_bytes=int(cache_budget(config.cache) * cache_share / processes),
         on_bad_sample=config.on_bad_sample,
     )
     return kind_of(plan.task).reader(samples, plan.task, options)

@@ -11,6 +11,7 @@ import torch
 
 from dlcli.config.devices import parse_device
 from dlcli.errors import DlcliError
+from dlcli.machine.threads import requested_threads, usable_cores
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,6 +28,18 @@ def resolve_device(name: str) -> torch.device:
             hint="dlcli info shows what torch sees and why",
         )
     return torch.device(name)
+
+
+def set_threads(requested: int | None = None, *, processes: int = 1) -> None:
+    """Set torch's threads within an operator: as requested, else by OMP_NUM_THREADS, else by the cores.
+
+    torch's own number is one per physical core and knows no quota of a container; ``processes`` share
+    the cores.
+    """
+    if requested is not None:
+        torch.set_num_threads(requested)
+    elif requested_threads() is None:
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores(processes)))
 
 
 def describe_device(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_machines import GOOD_OPERATIONS, LIGHT_TORCH, good_steps, machine_of, make_package
 
-from dlcli.machine import hardware, installed, probe
+from dlcli.machine import hardware, installed, probe, threads
 from dlcli.machine.child import Outcome, run_probe
 from dlcli.machine.probe import (
     FIND_DEVICES,
@@ -40,8 +40,84 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("text", "cores"),
     [("200000 100000\n", 2.0), ("150000 100000", 1.5), ("max 100000\n", None), ("", None)],
 )
-def test_a_container_quota_is_read_in_cores(text: str, cores: float | None) -> None:
-    assert hardware._cpu_quota(text) == cores
+def test_a_container_quota_is_read_in_cores(text: str, cores: float | None, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    assert threads.cpu_quota(tmp_path, tmp_path / "none") == cores
+
+
+def test_the_lowest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
+    root, own = tmp_path / "cgroup", tmp_path / "self"
+    inner = root / "user.slice" / "job.scope"
+    inner.mkdir(parents=True)
+    own.write_text("4:memory:/elsewhere\n0::/user.slice/job.scope\n")
+    assert threads.cpu_quota(root, own) is None
+    (inner / "cpu.max").write_text("max 100000")
+    (root / "user.slice" / "cpu.max").write_text("300000 100000")
+    (tmp_path / "cpu.max").write_text("100000 100000")  # not of the hierarchy
+    assert threads.cpu_quota(root, own) == 3
+    (inner / "cpu.max").write_text("150000 100000")
+    assert threads.cpu_quota(root, own) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("quota", "processes", "cores"),
+    [(None, 1, 8), (None, 3, 2), (2.5, 1, 2), (0.5, 1, 1), (64.0, 2, 4), (None, 16, 1)],
+)
+def test_cores_are_those_of_affinity_and_quota_shared_by_processes(
+    quota: float | None, processes: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    assert threads.usable_cores(processes) == cores
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, threads.SPIN_COUNT), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_openmp_threads_sleep_soon_unless_the_user_says_how_they_wait(
+    given: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    threads.limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
+def test_the_program_limits_spinning_before_torch_is_loaded() -> None:
+    code = (
+        "import os, sys\nfrom dlcli.cli import main\n"
+        "main(['--version'])\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(os.environ.get('GOMP_SPINCOUNT') != '1000')"
+    )
+    env = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("requested", "environment", "threads_then"),
+    [(None, "", 2), (3, "", 3), (None, "4", 4), (3, "4", 3)],
+)
+def test_torch_has_as_many_threads_as_requested_or_cores(
+    requested: int | None, environment: str, threads_then: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from dlcli.zoo import device
+
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    monkeypatch.setattr(device, "usable_cores", lambda processes: 4 // processes)
+    try:
+        torch.set_num_threads(4)
+        device.set_threads(requested, processes=2)
+        assert torch.get_num_threads() == threads_then
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

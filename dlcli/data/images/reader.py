@@ -5,7 +5,6 @@ Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Listed, Pixels, Reader, Samples, Stacked
 from dlcli.errors import BadSample, DlcliError
+from dlcli.machine.threads import usable_cores
 from dlcli.pixels.decode import decode, keeps_size
 from dlcli.task import ImageInput
 
@@ -45,7 +45,7 @@ class PixelReader(Reader):
     ) -> None:
         super().__init__(samples)
         self.spec = spec
-        self._workers = workers or _cores()
+        self._workers = workers or usable_cores()
         self._fail = on_bad_sample == "fail"
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
@@ -61,6 +61,7 @@ class PixelReader(Reader):
             self._store = np.empty(
                 shape, dtype=np.uint8
             )  # memory pages are allocated when they are written
+        self.streams = self._store is None
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """(pixels,) of the readable samples among ``indices``, and which of ``indices`` they are.
@@ -188,10 +189,3 @@ def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
         return max(0, int(limit) - used + int(stat["inactive_file"]))
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _cores() -> int:
-    """The number of cores that this process may use, which taskset and containers limit."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -27,7 +27,7 @@ from dlcli.config.devices import parse_devices
 from dlcli.errors import DlcliError, UsageError
 from dlcli.training.distributed.heartbeat import Heartbeat
 from dlcli.wording import first_line
-from dlcli.zoo.device import resolve_device
+from dlcli.zoo.device import resolve_device, set_threads
 
 T = TypeVar("T")
 # The device's group waits longer than the host's, so that a rank that hangs is named by the latter;
@@ -202,8 +202,7 @@ def join(launch: LaunchConfig, device: str) -> World:
     kind = resolve_device(device).type
     if kind == "mps":
         raise UsageError("--device mps cannot be shared by processes", hint="use --device cpu")
-    if kind == "cpu":
-        _share_cores(local_size)
+    set_threads(processes=local_size)
     wait = timedelta(seconds=launch.timeout_s)
     margin = timedelta(seconds=0 if kind == "cpu" else _DEVICE_MARGIN_S)
     try:
@@ -265,11 +264,3 @@ def find_lost_peers(world: World, exc: BaseException) -> PeerLost:
         hint=hint,
         reports=reports,
     )
-
-
-def _share_cores(local_size: int) -> None:
-    """Give each process of this machine its share of the cores, unless OMP_NUM_THREADS is set."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // local_size))

@@ -6,23 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from dlcli.machine.hardware import cpu_quota
-
 BUSY_CORES = 0.5  # used by other programs; fewer do not matter
 MAX_WAIT = 0.05  # of the time of a turn, spent in the scheduler's queue; idle machines show below 0.01
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use, at most the container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cpu_quota()
-    return cores if quota is None else max(1, min(cores, int(quota)))
-
-
-def requested_threads() -> int | None:
-    """Return the threads that OMP_NUM_THREADS asks for ("4", or "4,2" for nested regions), or None."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def busy_cores(interval_s: float = 0.2) -> float:
