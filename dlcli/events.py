@@ -6,6 +6,7 @@ TensorBoard are sinks: functions that take one event.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -142,7 +143,13 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """The last event of a run that was not interrupted; ``reason`` is why it ended early, if it did."""
+    """The last event of a run that was not interrupted; ``reason`` is why it ended early, if it did.
+
+    ``phase_s`` has the seconds of each phase of training: data, step, evaluation, saving, other.
+    ``samples_per_s`` is of the steps and the waits for their data; ``unit`` names the samples.
+    ``streamed`` is whether samples were decoded anew in every epoch, ``cores`` what the process could
+    use.
+    """
 
     run: str
     step: int
@@ -153,6 +160,11 @@ class RunFinished(Event):
     elapsed_s: float
     stopped_early: bool = False
     reason: str = ""
+    phase_s: dict[str, float] = field(default_factory=dict)
+    samples_per_s: float = math.nan
+    unit: str = "samples"
+    streamed: bool = False
+    cores: int = 1
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,7 @@ class Reader(ABC):
     ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
     ``lengths`` are the lengths of the samples (N,) where they vary: batches then group samples of
     similar length. ``notices`` are messages of the encoder (unknown words, truncated texts).
+    ``streams`` is whether samples are decoded at every read, since memory cannot hold them.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -191,6 +192,7 @@ class Reader(ABC):
         self.bad: dict[str, str] = {}
         self.notices: list[Notice] = []
         self.lengths: npt.NDArray[np.int64] | None = None
+        self.streams = False
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -122,7 +122,8 @@ class DataKind(Generic[SpecT]):
     - ``to_model(inputs, spec)``: converts the reader's arrays to the model's inputs.
     - ``default_batch_size(spec)``: that of evaluation and prediction.
 
-    Descriptions: ``describe(spec)``; ``size_words``, a format string of the shape of a sample.
+    Descriptions: ``describe(spec)``; ``size_words``, a format string of the shape of a sample;
+    ``unit(task)``, the word for samples.
     ``own_settings``: keys of settings that apply to this kind and not to all.
     """
 
@@ -139,6 +140,7 @@ class DataKind(Generic[SpecT]):
     default_batch_size: Callable[[SpecT], int] = lambda spec: 256
     describe: Callable[[SpecT], Description] = lambda spec: Description()
     size_words: str = "{}"
+    unit: Callable[[TaskSpec], str] = lambda task: "samples"
     own_settings: tuple[str, ...] = ()
     inputs_by_task: bool = True
     why_missing: Callable[[str], str | None] = lambda name: None

@@ -28,6 +28,7 @@ from dlcli.training.loop.determinism import derive_seed, make_deterministic, res
 from dlcli.training.loop.epoch_end import reopen
 from dlcli.training.loop.fit import FitResult, fit
 from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.phases import time_record
 from dlcli.training.loop.state import Progress, TrainingState
 from dlcli.training.loop.step import OutOfMemory
 from dlcli.training.model_card import make_card
@@ -35,7 +36,7 @@ from dlcli.training.plan import Plan
 from dlcli.training.prepare import PreparedRun
 from dlcli.training.readers import make_readers
 from dlcli.training.run_events import run_started, with_hints
-from dlcli.zoo.device import describe_device
+from dlcli.zoo.device import describe_device, set_threads
 from dlcli.zoo.forward import model_inputs
 
 
@@ -122,6 +123,7 @@ def _train(
     plan = prepared.plan
     config, device = plan.config.fit, world.device(plan.config.fit.device)
     make_deterministic(config.deterministic, device)
+    set_threads(processes=world.local_size)
     restore_rng(*prepared.rng_state)
     # The record of a resumed run has some of these already.
     warnings = list(dict.fromkeys([*plan.warnings, *prepared.load_notes]))
@@ -173,6 +175,7 @@ def _finish(
             stopped_early=result.progress.stopped_early,
             reason=result.progress.reason,
             epochs_done=result.progress.epochs_begun,
+            time=time_record(result.progress),
             bad_samples=bad,
             device=describe_device(job.device),
             world_size=job.world.size,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *, as_json: bool) -> None:
     """Print what a run gave. Raises: Interrupted when a signal ended it."""
+    from dlcli.training.loop.phases import time_record
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_key_values
 
@@ -44,6 +45,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
                 "best_epoch": progress.best_epoch,
                 "elapsed_s": round(progress.elapsed_s, 3),
                 "skipped_steps": progress.skipped,
+                "time": time_record(progress),
                 "metrics": {"val": result.validation.metrics},
                 "baselines": [asdict(row) for row in result.validation.baselines],
                 "bad_samples": result.bad_samples,

@@ -195,6 +195,7 @@ def default_batch_size(spec: ImageInput) -> int:
 KINDS.register("image")(
     DataKind(
         name="image",
+        unit=lambda task: "images",
         recognises=recognises,
         read=read,
         fit=fit,

@@ -185,6 +185,7 @@ def describe(spec: PairsInput) -> Description:
 KINDS.register("pairs")(
     DataKind(
         name="pairs",
+        unit=lambda task: "pairs",
         recognises=recognises,
         read=read,
         fit=fit,

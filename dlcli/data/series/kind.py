@@ -278,6 +278,7 @@ def _data_name(path: Path) -> str | None:
 KINDS.register("series")(
     DataKind(
         name="series",
+        unit=lambda task: "windows" if task.kind == "forecast" else "series",
         recognises=recognises,
         read=read,
         fit=fit,

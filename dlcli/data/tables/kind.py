@@ -82,6 +82,7 @@ def _row_numbers(ids: Sequence[str]) -> Indices:
 KINDS.register("tabular")(
     DataKind(
         name="tabular",
+        unit=lambda task: "rows",
         recognises=recognises,
         read=read,
         fit=fit,

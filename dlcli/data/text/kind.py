@@ -202,6 +202,7 @@ def _fingerprint(listing: TextListing, splits: Mapping[str, Samples]) -> str:
 KINDS.register("text")(
     DataKind(
         name="text",
+        unit=lambda task: "texts",
         recognises=recognises,
         read=read,
         fit=fit,

@@ -100,7 +100,7 @@ def skipped(history: History) -> str | None:
     noun = "step was" if last.skipped == 1 else "steps were"
     return (
         f"{last.skipped:,} of {last.step:,} {noun} skipped: the gradient was NaN or infinite. "
-        f"Try {_listed(ways)}. Extremely large values in the data are another cause"
+        f"Try {listed(ways)}. Extremely large values in the data are another cause"
     )
 
 
@@ -155,7 +155,7 @@ def diverging(history: History) -> str | None:
     return (
         f"training diverges: train loss rose from {best:.3g} (epoch "
         f"{history.epochs[losses.index(best)].epoch}) to {losses[-1]:.3g} (epoch "
-        f"{history.epochs[-1].epoch}). Try {_listed(ways)}"
+        f"{history.epochs[-1].epoch}). Try {listed(ways)}"
     )
 
 
@@ -192,7 +192,7 @@ def one_class(history: History) -> str | None:
     return (
         "the model predicts the same class for every val sample: balanced_accuracy is "
         f"{scores[-1]:.3g}, that of 1 of {started.num_classes} classes, after epoch "
-        f"{history.epochs[-1].epoch}. Try {_listed(ways)}"
+        f"{history.epochs[-1].epoch}. Try {listed(ways)}"
     )
 
 
@@ -305,7 +305,7 @@ def _against_over_fitting(history: History, wait: int | None) -> str:
     if history.started is not None and history.started.kind == "image" and level != "strong":
         ways.insert(1, f"--augment {'strong' if level == 'standard' else 'standard'}")
     stop = wait is not None and history.setting("fit.patience") is None
-    return f"Try {_listed(ways)}" + (f". --patience {wait} would stop the run early" if stop else "")
+    return f"Try {listed(ways)}" + (f". --patience {wait} would stop the run early" if stop else "")
 
 
 def rate_never_fell(history: History) -> str | None:
@@ -342,5 +342,6 @@ def rate_never_fell(history: History) -> str | None:
     )
 
 
-def _listed(ways: list[str]) -> str:
+def listed(ways: list[str]) -> str:
+    """Return ways out as words: "a, b or c"."""
     return ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])} or {ways[-1]}"

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from dlcli.events import EpochDone, Event, RunFinished, RunStarted, StepDone
-from dlcli.training.diagnostics import checks
+from dlcli.training.diagnostics import checks, time_checks
 from dlcli.training.diagnostics.checks import History
 
 # One hint per topic in a run, from the first check that detects something.
@@ -28,7 +28,13 @@ _CHECKS: dict[type[Event], tuple[tuple[str, Callable[[History], str | None]], ..
         ("generalisation", checks.other_data),
         ("generalisation", checks.over_fitting),
     ),
-    RunFinished: (("generalisation", checks.gap), ("learning rate", checks.rate_never_fell)),
+    RunFinished: (
+        ("generalisation", checks.gap),
+        ("learning rate", checks.rate_never_fell),
+        ("time", time_checks.waiting_for_data),
+        ("time", time_checks.long_evaluation),
+        ("time", time_checks.long_saving),
+    ),
 }
 _RECALLED = {kind.__name__: kind for kind in (RunStarted, StepDone, EpochDone, RunFinished)}
 _OPTIONAL = {"accuracy", "memory_mib", "grad_norm"}  # None means none here; elsewhere it stands for NaN

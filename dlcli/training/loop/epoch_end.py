@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from dlcli.data.kinds import kind_of
 from dlcli.errors import Diverged, DlcliError
 from dlcli.evaluation.metrics import EvalResult, direction
-from dlcli.events import CheckpointSaved, Noted, Warned
+from dlcli.events import CheckpointSaved, Noted, RunFinished, Warned
+from dlcli.machine.threads import usable_cores
 from dlcli.training.loop.best import Score, score_or_none
 from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.phases import samples_per_s
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches
 from dlcli.training.optim.schedule import warmup_steps
@@ -32,7 +35,8 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
     with job.model.with_average("ema"):
         job.world.share_buffers(module)  # the average has buffers of its own in each process
         module.eval()
-        result = job.validate(check_stop)
+        with job.clock.phase("evaluation"):
+            result = job.validate(check_stop)
         score = Score.of(result, job.monitor)
         improved, best = _save_if_best(job, progress, result, score)
     warming_up = progress.step < warmup_steps(job.total_steps, job.optim)
@@ -74,7 +78,8 @@ def _save_if_best(
         progress.patience_best, progress.patience_loss = score.value, score.loss
     if best:
         progress.best, progress.best_epoch, progress.best_loss = score.value, epoch, score.loss
-        path = job.files.save_model("best", result, epoch)
+        with job.clock.phase("saving"):
+            path = job.files.save_model("best", result, epoch)
         job.emit(CheckpointSaved(what="best", path=path, step=progress.step))
     if job.config.keep_best > 1:
         _save_best_epochs(job, progress, result, (score.value, score.loss, epoch))
@@ -114,7 +119,8 @@ def _save_best_epochs(
     ranked = sorted([*others, new], key=lambda k: (math.isnan(k[0]), -sign * k[0], k[1], k[2]))
     progress.best_epochs = ranked[: job.config.keep_best]
     if new in progress.best_epochs:
-        job.files.save_model(f"epoch-{new[2]}", result, new[2])
+        with job.clock.phase("saving"):
+            job.files.save_model(f"epoch-{new[2]}", result, new[2])
     for _, _, epoch in ranked[job.config.keep_best :]:
         job.files.drop_model(f"epoch-{epoch}")
 
@@ -171,14 +177,16 @@ def finish_swa(job: FitJob, progress: Progress, check_stop: CheckStop) -> None:
         refresh_batch_norms(module, _train_inputs(job, check_stop))
         job.world.share_buffers(module)
         module.eval()
-        result = job.validate(check_stop)
+        with job.clock.phase("evaluation"):
+            result = job.validate(check_stop)
         score = Score.of(result, job.monitor)
         former = progress.best if progress.best is not None else math.nan
         best = score.beats(score_or_none(progress.best, progress.best_loss), job.monitor)
         if best:
             progress.best, progress.best_loss = score.value, score.loss
             progress.best_epoch = progress.epoch
-            job.files.save_model("best", result, progress.epoch)
+            with job.clock.phase("saving"):
+                job.files.save_model("best", result, progress.epoch)
     verdict = "it is the best model now" if best else "it is not saved"
     job.emit(
         Noted(
@@ -232,4 +240,24 @@ def diverged(reason: str, progress: Progress, run: str) -> Diverged:
     return Diverged(
         f"{reason}, up to step {progress.step}: training has diverged",
         hint=f"use a lower --lr, --clip-grad-norm 1 or --amp none; {best}{states}",
+    )
+
+
+def finished(job: FitJob, progress: Progress) -> RunFinished:
+    """Return the last event of a run."""
+    return RunFinished(
+        run=job.files.run,
+        step=progress.step,
+        epochs_done=progress.epochs_begun,
+        monitor=job.monitor,
+        best=progress.best if progress.best is not None else math.nan,
+        best_epoch=progress.best_epoch,
+        elapsed_s=progress.elapsed_s,
+        stopped_early=progress.stopped_early,
+        reason=progress.reason,
+        phase_s=progress.phase_s,
+        samples_per_s=samples_per_s(progress),
+        unit=kind_of(job.task).unit(job.task),
+        streamed=job.batches.reader.streams,
+        cores=usable_cores(),
     )

@@ -60,6 +60,7 @@ class EpochStats:
             float(self._loss), float(self._count), int(self._correct), self._seen
         )
         progress.loss_sum, progress.loss_count = loss, count
+        progress.trained += int(seen) - progress.seen
         progress.correct, progress.seen = int(correct), int(seen)
         progress.skipped, progress.bad_streak = int(self._skipped), int(self._bad_streak)
 

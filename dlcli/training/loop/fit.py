@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass, replace
 
 from dlcli.errors import DlcliError
-from dlcli.events import CheckpointSaved, EpochDone, RunFinished, StepDone
+from dlcli.events import CheckpointSaved, EpochDone, StepDone
 from dlcli.training.loop.epoch_end import (
     advance,
     check_best,
     check_weights,
     diverged,
     finish_swa,
+    finished,
     validate_epoch,
 )
 from dlcli.training.loop.epoch_stats import EpochStats, training_metrics
@@ -25,6 +26,7 @@ from dlcli.training.loop.interrupt import StopGuard, StopRequested
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.phases import DeviceWork
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import StepOutput, optimizer_step
 from dlcli.training.loop.timing import Timing
@@ -52,19 +54,7 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     """
     signum = Trainer(job, progress).run()
     if signum is None:
-        job.emit(
-            RunFinished(
-                run=job.files.run,
-                step=progress.step,
-                epochs_done=progress.epochs_begun,
-                monitor=job.monitor,
-                best=progress.best if progress.best is not None else math.nan,
-                best_epoch=progress.best_epoch,
-                elapsed_s=progress.elapsed_s,
-                stopped_early=progress.stopped_early,
-                reason=progress.reason,
-            )
-        )
+        job.emit(finished(job, progress))
     return FitResult(progress, signum)
 
 
@@ -77,7 +67,9 @@ class Trainer:
     def __init__(self, job: FitJob, progress: Progress) -> None:
         self.job = job
         self.progress = progress
-        self.timing = Timing(job.config, progress, job.total_steps)
+        job.clock.start(progress.phase_s, progress.elapsed_s)
+        self.timing = Timing(job.config, progress, job.total_steps, job.clock)
+        self.device_work = DeviceWork(job.device)
         self.guard = StopGuard()
         # A run may resume after the last step of an epoch, whose rate is reported after validation.
         self.lr = self._learning_rate(max(progress.step - 1, 0))
@@ -114,7 +106,8 @@ class Trainer:
         set_train_mode(job.model.module)
         stats = EpochStats(progress, job.device, main=job.world.main)
         self.timing.start_epoch(progress)
-        for batch in job.batches.epoch(progress.epoch, start=progress.batch):
+        batches = job.batches.epoch(progress.epoch, start=progress.batch)
+        for batch in job.clock.waits(batches, self.device_work):
             if progress.step >= job.total_steps:
                 break
             total, readable = self._synchronize_step(stats, batch)
@@ -125,10 +118,12 @@ class Trainer:
             if self._unfreeze():
                 set_train_mode(job.model.module)
             if batch.is_usable(readable):
-                stats.add(self._step(stats, batch, total), len(batch))
-                progress.micro = job.batches.plan.memory_limit
-                self._check_bad_streak(stats.known_bad_streak)
-                job.model.after_update()
+                with job.clock.phase("step"):
+                    stats.add(self._step(stats, batch, total), len(batch))
+                    progress.micro = job.batches.plan.memory_limit
+                    self._check_bad_streak(stats.known_bad_streak)
+                    job.model.after_update()
+                    self.device_work.mark()
             progress.step += 1
             progress.batch += 1
         self._log_step(stats)
@@ -183,7 +178,7 @@ class Trainer:
         epoch_s, samples_per_s = self.timing.epoch_speed(progress)
         loss, accuracy = training_metrics(progress, accuracy=job.objective.counts_correct)
         result, best = validate_epoch(job, progress, self._check_stop)
-        progress.elapsed_s = self.timing.elapsed()
+        self._write_times()
         job.emit(
             EpochDone(
                 epoch=progress.epoch + 1,
@@ -236,9 +231,10 @@ class Trainer:
     def _log_step(self, stats: EpochStats) -> None:
         """Sum the statistics of all processes and emit the last step, unless it was logged."""
         job, progress = self.job, self.progress
-        stats.write(progress, job.world)
+        with job.clock.phase("step"):  # it waits for the device
+            stats.write(progress, job.world)
         self._check_bad_streak(progress.bad_streak)
-        progress.elapsed_s = self.timing.elapsed()
+        self._write_times()
         if progress.step == self.logged_step:
             return
         self.logged_step, self.grad_norm = progress.step, float(stats.grad_norm)
@@ -265,10 +261,15 @@ class Trainer:
 
     def _save_state(self) -> None:
         job, progress = self.job, self.progress
-        progress.elapsed_s = self.timing.elapsed()
-        path = job.files.save_state(replace(progress))
+        self._write_times()
+        with job.clock.phase("saving"):
+            path = job.files.save_state(replace(progress))
         self.timing.saved(progress.step)
         job.emit(CheckpointSaved(what="state", path=path, step=progress.step))
+
+    def _write_times(self) -> None:
+        self.progress.phase_s = self.job.clock.seconds()
+        self.progress.elapsed_s = sum(self.progress.phase_s.values())
 
     def _learning_rate(self, step: int) -> float:
         job, plateau = self.job, self.progress.plateau

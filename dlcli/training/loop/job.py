@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -16,6 +16,7 @@ from dlcli.training.distributed.world import World
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.loop.model import TrainableModel
 from dlcli.training.loop.objective import Objective
+from dlcli.training.loop.phases import PhaseClock
 from dlcli.training.loop.state import Progress
 from dlcli.training.precision import Precision
 
@@ -60,6 +61,7 @@ class FitJob:
     files: RunFiles
     snapshot: Callable[[Progress], None]
     emit: Emit
+    clock: PhaseClock = field(default_factory=PhaseClock)
 
     @property
     def device(self) -> torch.device:

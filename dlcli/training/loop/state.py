@@ -45,6 +45,7 @@ class Progress:
     memory, None where it never ran out. ``skipped`` counts the steps whose gradient was not finite,
     ``bad_streak`` the consecutive last ones. ``patience_best`` is the best metric that counts for
     patience, ``patience_loss`` the loss of that epoch, ``epochs_without_improvement`` the epochs since.
+    ``trained`` are the samples of all steps whose time ``phase_s`` has: seconds by `phases.PHASES`.
     ``best_epochs`` are the epochs of ``keep_best``, best first: (value, loss, epoch). ``reason`` is why
     a run ended before its last epoch: "patience", "steps", "time" or "".
     """
@@ -63,6 +64,8 @@ class Progress:
     patience_loss: float | None = None
     epochs_without_improvement: int = 0
     elapsed_s: float = 0.0
+    phase_s: dict[str, float] = field(default_factory=dict)
+    trained: int = 0
     finished: bool = False
     reason: str = ""
     micro: int | None = None

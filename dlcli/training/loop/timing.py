@@ -6,19 +6,22 @@ import time
 
 from dlcli.config import FitConfig
 from dlcli.config.durations import CheckpointEvery, parse_time
+from dlcli.training.loop.phases import PhaseClock
 from dlcli.training.loop.state import Progress
 
 
 class Timing:
     """When to log and to save in a run, and its elapsed time in seconds."""
 
-    def __init__(self, config: FitConfig, progress: Progress, total_steps: int) -> None:
+    def __init__(
+        self, config: FitConfig, progress: Progress, total_steps: int, clock: PhaseClock
+    ) -> None:
         self._every = CheckpointEvery.parse(config.checkpoint_every)
         self._log_every_s = config.log_every
         self._limit_s = parse_time(config.max_time)
         self._total_steps = total_steps
         now = time.perf_counter()
-        self._t0 = now - progress.elapsed_s
+        self._clock = clock
         self._first_step, self._first_elapsed = progress.step, progress.elapsed_s
         self._last_log = self._last_save = now
         self._saved_step = progress.step
@@ -31,7 +34,7 @@ class Timing:
 
     def elapsed(self) -> float:
         """Seconds of training in all, those before a resume included."""
-        return time.perf_counter() - self._t0
+        return self._clock.elapsed()
 
     def epoch_speed(self, progress: Progress) -> tuple[float, float]:
         """Seconds of the epoch's steps so far, and samples per second over them."""

@@ -13,6 +13,7 @@ from dlcli.ui import text
 GAP = "  "
 METRIC_WIDTH = 6  # 0.1234
 
+_PHASES = {"data": "data wait", "evaluation": "eval", "other": "rest"}
 # Validation metrics in the order of their columns, and which of them a narrow screen loses first.
 _RANKS = {
     "loss": 2, "accuracy": 1, "bleu": 6, "r2": 6, "mae": 7, "rmse": 9, "mse": 10, "smape": 11,
@@ -120,6 +121,15 @@ def finished(event: RunFinished) -> str:
         f" in {text.duration(event.elapsed_s)}; best val {event.monitor} {text.figure(event.best)}"
         f" in epoch {event.best_epoch}"
     )
+
+
+def time_spent(event: RunFinished) -> str:
+    """Return one sentence on where the time of training went, and its speed."""
+    total = sum(event.phase_s.values())
+    shares = ", ".join(
+        f"{_PHASES.get(phase, phase)} {seconds / total:.0%}" for phase, seconds in event.phase_s.items()
+    )
+    return f"time: {shares}; {text.rate(event.samples_per_s)} {event.unit}/s"
 
 
 def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[Cell]:

@@ -26,7 +26,7 @@ from dlcli.events import (
     Warned,
 )
 from dlcli.ui import text
-from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan
+from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, time_spent
 from dlcli.ui.progress.plain import note, warn
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class LiveView:
             self.close()
             self._run = self._step = None
             self._console.print(INDENT + finished(event), style="bold")
+            if event.phase_s:
+                self._console.print(INDENT + time_spent(event))
 
     def close(self) -> None:
         """Remove the bars and show the cursor again; a later event reopens them."""

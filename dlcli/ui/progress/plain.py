@@ -18,7 +18,7 @@ from dlcli.events import (
     Warned,
 )
 from dlcli.ui.console import on_terminal
-from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells
+from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells, time_spent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,6 +84,8 @@ class PlainLines:
             self._cells(epoch_cells(event), style="bold" if event.improved else None)
         elif isinstance(event, RunFinished):
             self._print(finished(event), None)
+            if event.phase_s:
+                self._print(time_spent(event), None)
 
     def _due(self) -> bool:
         return self._clock() - self._printed_at >= self._every_s

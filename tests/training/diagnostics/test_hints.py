@@ -405,3 +405,50 @@ def test_a_run_that_ends_while_val_still_improves_says_how_to_go_on() -> None:
     assert "--resume runs/cnn-shirts --epochs 20" in sentence
     learned = epochs([loss / 3 for loss in falling], falling, lr=one_cycle(10))
     assert hints_of([started(), *learned, finished(learned[-1], 10)]) == []
+
+
+SECONDS = {"data": 40.0, "step": 40.0, "evaluation": 15.0, "saving": 4.0, "other": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds", "changes", "words"),
+    [
+        ({"data.cache": "auto"}, {}, {"streamed": True}, ("40% of the time", "--img-size")),
+        ({"data.cache": "none"}, {}, {"streamed": True}, ("40% of the time", "data.cache=auto")),
+        (
+            {"data.workers": 2},
+            {},
+            {"streamed": True, "cores": 8},
+            ("more decoding threads than --workers 2",),
+        ),
+        ({}, {"evaluation": 80.0, "data": 5.0}, {}, ("evaluation took", "3,000", "9,000")),
+        (
+            {"fit.checkpoint_every": "1ep,5min"},
+            {"saving": 80.0, "data": 5.0},
+            {},
+            ("saving took", "with --checkpoint-every 1ep,5min", "--checkpoint-every 10min"),
+        ),
+        ({}, {}, {"streamed": False}, ()),  # decoded once: nothing to advise
+        ({}, {"data": 20.0}, {"streamed": True}, ()),
+        (
+            {},
+            {"data": 4.0, "step": 1.0, "evaluation": 0.0, "saving": 0.0},
+            {"streamed": True},
+            (),
+        ),  # too short
+    ],
+)
+def test_the_advice_on_time_follows_from_its_shares(
+    settings: dict[str, Any], seconds: dict[str, float], changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    plan = started(settings=settings, samples={"train": 9000, "val": 3000})
+    end = finished(epochs([1.0], [1.0])[0], 1, phase_s=SECONDS | seconds, **changes)
+    hints = hints_of([plan, end])
+    assert len(hints) == (1 if words else 0)
+    assert all(word in hint for hint in hints for word in words)
+
+
+def test_evaluation_of_few_samples_is_no_matter_of_the_split() -> None:
+    plan = started(settings={}, samples={"train": 9000, "val": 1000})
+    slow = finished(epochs([1.0], [1.0])[0], 1, phase_s=SECONDS | {"evaluation": 90.0})
+    assert hints_of([plan, slow]) == []
