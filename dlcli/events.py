@@ -168,6 +168,28 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True)
+class OperatorTime:
+    """An operator in a trace: its calls, the time in itself, and its share of the time of all."""
+
+    name: str
+    calls: int
+    cpu_ms: float
+    device_ms: float | None  # None on the CPU
+    share: float
+
+
+@dataclass(frozen=True)
+class Profiled(Event):
+    """A trace of ``steps`` steps from ``first_step`` on; its dearest operators by CPU or CUDA time."""
+
+    path: str
+    first_step: int
+    steps: int
+    by: str
+    operators: tuple[OperatorTime, ...]
+
+
+@dataclass(frozen=True)
 class LiveEvent(Event):
     """An event that holds arrays or a module, for TensorBoard; not written to metrics.jsonl."""
 

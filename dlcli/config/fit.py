@@ -105,6 +105,14 @@ class FitConfig(TrainingDevice):
         on_resume="allowed",
     )
     keep_states: int = setting(2, "Number of training states to keep.", ge=1, on_resume="allowed")
+    profile: int | None = setting(
+        None,
+        "Profile this many steps: a trace in the run folder, and the dearest operators.",
+        "--profile",
+        ge=1,
+        advanced=True,
+        on_resume="allowed",
+    )
     tensorboard: bool = setting(
         False, "Log to TensorBoard too.", "--tensorboard", advanced=True, on_resume="allowed"
     )

@@ -71,6 +71,10 @@ class RunFolder:
         """The file of a saved model: "best", or another epoch, "epoch-7"."""
         return self.best if name == "best" else self.path / "epochs" / f"{name}.safetensors"
 
+    def trace(self, step: int) -> Path:
+        """The trace of a profiled run from a step on."""
+        return self.path / f"profile-step-{step}.json.gz"
+
     @property
     def state(self) -> Path:
         return self.path / "state"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from dlcli.evaluation.metrics import EvalResult
+from dlcli.files import atomic_file
 from dlcli.formats.checkpoint import save_model
 from dlcli.runs.folder import RunFolder
 from dlcli.training.distributed.world import World
@@ -54,6 +55,13 @@ class RunFolderFiles:
         """Delete a saved model."""
         if self.world.main:
             self.folder.model(name).unlink(missing_ok=True)
+
+    def save_trace(self, step: int, write: Callable[[str], object]) -> str:
+        """Save the trace that ``write`` writes to a path; returns its path. Raises: DlcliError."""
+        path = self.folder.trace(step)
+        with atomic_file(path) as tmp:
+            write(str(tmp))
+        return str(path)
 
     def save_state(self, progress: Progress) -> str:
         """Save the training state, the generators of all processes included. Raises: DlcliError."""

@@ -27,6 +27,7 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.phases import DeviceWork
+from dlcli.training.loop.profiling import StepProfiler
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import StepOutput, optimizer_step
 from dlcli.training.loop.timing import Timing
@@ -70,6 +71,7 @@ class Trainer:
         job.clock.start(progress.phase_s, progress.elapsed_s)
         self.timing = Timing(job.config, progress, job.total_steps, job.clock)
         self.device_work = DeviceWork(job.device)
+        self.profiler = StepProfiler(job, progress)
         self.guard = StopGuard()
         # A run may resume after the last step of an epoch, whose rate is reported after validation.
         self.lr = self._learning_rate(max(progress.step - 1, 0))
@@ -117,6 +119,7 @@ class Trainer:
             set_lr(job.optimizer, self.lr)
             if self._unfreeze():
                 set_train_mode(job.model.module)
+            self.profiler.before_step()
             if batch.is_usable(readable):
                 with job.clock.phase("step"):
                     stats.add(self._step(stats, batch, total), len(batch))
@@ -126,6 +129,7 @@ class Trainer:
                     self.device_work.mark()
             progress.step += 1
             progress.batch += 1
+        self.profiler.end(of_run=progress.step >= job.total_steps)
         self._log_step(stats)
         return stats
 

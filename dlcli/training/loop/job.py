@@ -34,6 +34,12 @@ class RunFiles(Protocol):
     def drop_model(self, name: str) -> None:
         """Delete a saved model."""
 
+    def save_trace(self, step: int, write: Callable[[str], object]) -> str:
+        """Save the trace from a step on, which ``write`` writes to a path; returns its own path.
+
+        The main process alone calls it. Raises: DlcliError.
+        """
+
     def save_state(self, progress: Progress) -> str:
         """Save the training state; returns the path. Raises: DlcliError."""
 

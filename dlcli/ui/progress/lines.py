@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dlcli import wording
 from dlcli.data.kinds import KINDS
-from dlcli.events import EpochDone, RunFinished, RunStarted, StepDone
+from dlcli.events import EpochDone, Profiled, RunFinished, RunStarted, StepDone
 from dlcli.ui import text
 
 GAP = "  "
@@ -123,13 +123,41 @@ def finished(event: RunFinished) -> str:
     )
 
 
-def time_spent(event: RunFinished) -> str:
-    """Return one sentence on where the time of training went, and its speed."""
+def time_spent(event: RunFinished) -> list[str]:
+    """Return a line on where the time of training went, and its speed; none where that is unknown."""
     total = sum(event.phase_s.values())
+    if not total:
+        return []
     shares = ", ".join(
         f"{_PHASES.get(phase, phase)} {seconds / total:.0%}" for phase, seconds in event.phase_s.items()
     )
-    return f"time: {shares}; {text.rate(event.samples_per_s)} {event.unit}/s"
+    return [f"time: {shares}; {text.rate(event.samples_per_s)} {event.unit}/s"]
+
+
+def profile_lines(event: Profiled, width: int) -> list[str]:
+    """Return a title and the table of the operators of a trace; names are shortened to the width."""
+    on_device = event.by != "CPU"
+    last = event.first_step + event.steps - 1
+    heads = ("calls", "self CPU", *(["self CUDA"] if on_device else []), "share")
+    rows = [
+        (
+            wording.count(operator.calls),
+            f"{operator.cpu_ms:.2f} ms",
+            *([f"{operator.device_ms:.2f} ms"] if on_device else []),
+            f"{operator.share:.1%}",
+        )
+        for operator in event.operators
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    room = width - sum(widths) - len(GAP) * len(widths)
+    names = [wording.shorten(operator.name, room) for operator in event.operators]
+    names = [name.ljust(max(map(len, names))) for name in ("operator", *names)]
+    table = [
+        GAP.join([name, *(cell.rjust(size) for cell, size in zip(row, widths, strict=True))])
+        for name, row in zip(names, [heads, *rows], strict=True)
+    ]
+    span = f"step {last}" if event.steps == 1 else f"steps {event.first_step} to {last}"
+    return [f"profile of {span}, by {event.by} time: {event.path}", *table]
 
 
 def fit(cells: Sequence[Cell], width: int, cost: Callable[[Cell], int]) -> list[Cell]:

@@ -19,15 +19,21 @@ from dlcli.events import (
     EpochDone,
     EvalProgress,
     Event,
-    Noted,
     RunFinished,
     RunStarted,
     StepDone,
-    Warned,
 )
 from dlcli.ui import text
-from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, time_spent
-from dlcli.ui.progress.plain import note, warn
+from dlcli.ui.progress.lines import (
+    GAP,
+    Cell,
+    epoch_cells,
+    finished,
+    fit,
+    plan,
+    time_spent,
+)
+from dlcli.ui.progress.plain import message
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -63,11 +69,9 @@ class LiveView:
         self._heads: list[str] = []
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
-            warn(self._console, event)
-        elif isinstance(event, Noted):
-            note(self._console, event)
-        elif isinstance(event, RunStarted):
+        if message(self._console, event):
+            return
+        if isinstance(event, RunStarted):
             self._run, self._step, self._eval = event, None, None
             self._console.print(_panel(event))
             self._open()
@@ -87,8 +91,8 @@ class LiveView:
             self.close()
             self._run = self._step = None
             self._console.print(INDENT + finished(event), style="bold")
-            if event.phase_s:
-                self._console.print(INDENT + time_spent(event))
+            for line in time_spent(event):
+                self._console.print(INDENT + line)
 
     def close(self) -> None:
         """Remove the bars and show the cursor again; a later event reopens them."""

@@ -12,13 +12,24 @@ from dlcli.events import (
     EvalProgress,
     Event,
     Noted,
+    Profiled,
     RunFinished,
     RunStarted,
     StepDone,
     Warned,
 )
 from dlcli.ui.console import on_terminal
-from dlcli.ui.progress.lines import GAP, Cell, epoch_cells, finished, fit, plan, step_cells, time_spent
+from dlcli.ui.progress.lines import (
+    GAP,
+    Cell,
+    epoch_cells,
+    finished,
+    fit,
+    plan,
+    profile_lines,
+    step_cells,
+    time_spent,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,6 +46,20 @@ def warn(console: Console, event: Warned) -> None:
 def note(console: Console, event: Noted) -> None:
     """Print a note, in the same way."""
     console.print(f"note: {wording.one_line(event.message)}", soft_wrap=not on_terminal(console))
+
+
+def message(console: Console, event: Event) -> bool:
+    """Print an event that is words for people: a warning, a note, a profile; False for another one."""
+    if isinstance(event, Warned):
+        warn(console, event)
+    elif isinstance(event, Noted):
+        note(console, event)
+    elif isinstance(event, Profiled):
+        for line in profile_lines(event, console.width):
+            console.print(line, soft_wrap=True)
+    else:
+        return False
+    return True
 
 
 class WarningsOnly:
@@ -64,11 +89,9 @@ class PlainLines:
         self._printed_at = clock()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Warned):
-            warn(self._console, event)
-        elif isinstance(event, Noted):
-            note(self._console, event)
-        elif isinstance(event, RunStarted):
+        if message(self._console, event):
+            return
+        if isinstance(event, RunStarted):
             self._plan(event)
         elif isinstance(event, StepDone):
             if self._due():
@@ -83,9 +106,8 @@ class PlainLines:
         elif isinstance(event, EpochDone):
             self._cells(epoch_cells(event), style="bold" if event.improved else None)
         elif isinstance(event, RunFinished):
-            self._print(finished(event), None)
-            if event.phase_s:
-                self._print(time_spent(event), None)
+            for line in (finished(event), *time_spent(event)):
+                self._print(line, None)
 
     def _due(self) -> bool:
         return self._clock() - self._printed_at >= self._every_s
