@@ -12,6 +12,7 @@ from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder, resume_command
 from dlcli.runs.locks import run_lock
 from dlcli.runs.saved import SavedRun
+from dlcli.settings import flat
 from dlcli.subprocesses import child_command
 from dlcli.trust import trusts_all
 
@@ -79,7 +80,7 @@ def train_here(
 
     Raises: DlcliError, Interrupted.
     """
-    from dlcli.events import Warned, ignore
+    from dlcli.events import Noted, Warned, ignore
     from dlcli.training.loop.state import load_state
     from dlcli.training.planning import read_plan
     from dlcli.training.prepare import prepare_run
@@ -105,6 +106,8 @@ def train_here(
         if world.restarted_after:
             show(Warned(f"restarted: {world.restarted_after}"))
         if world.main:
+            if saved.changes:
+                show(Noted(f"settings that differ from before: {_changed_settings(saved)}"))
             for message in (*saved.edits, *_change_warnings(saved, state)):
                 show(Warned(message))
             saved.write_settings()
@@ -127,6 +130,12 @@ def _newest_state(run: RunFolder, show: Emit) -> str | None:
     for message in damaged:
         show(Warned(message))
     return None if state is None else state.path.name
+
+
+def _changed_settings(saved: SavedRun) -> str:
+    """List the settings that were typed, or changed in config.yaml: ``fit.epochs 2 -> 4``."""
+    own = flat(saved.stored)
+    return ", ".join(f"{key} {own[key]} -> {value}" for key, value in saved.changes.items())
 
 
 def _change_warnings(saved: SavedRun, state: TrainingState | None) -> list[str]:
