@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -16,6 +17,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # threads would not survive a fork
 import torch
 
 from dlcli.cli import main
+
+for _name in (
+    "sklearn.datasets",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "polars",
+    "onnx",
+):
+    importlib.import_module(_name)  # once, not in every command
+for _name in ("dlcli.commands.train_session.run", "dlcli.training.run", "dlcli.deploy.export"):
+    importlib.import_module(_name)
 
 torch.set_num_threads(1)
 

@@ -145,9 +145,8 @@ def links_out(place: Place) -> list[list[str]]:
 
 
 def linked_lock(place: Place) -> list[list[str]]:
-    for lock in place.run.glob("*.lock"):
-        lock.unlink()
-    os.link(place.outside / "precious", place.run / "run.lock")
+    (place.run / "lock").unlink()
+    os.link(place.outside / "precious", place.run / "lock")
     return [["train", "--resume", "run", "--epochs", "3"], ["runs", "--delete", "run", "--yes"]]
 
 
