@@ -13,6 +13,7 @@ import typer
 from pydantic import BaseModel
 
 from dlcli.config.migrate import migrate
+from dlcli.runs.folder import RunFolder
 from dlcli.settings import RegisteredName, fields_of, load_yaml, merge, nested, parse_set, validate
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -111,7 +112,7 @@ def takes_config(
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
             ctx: typer.Context = values.pop("ctx")
-            file, sets = values.pop("config_file"), values.pop("set_items")
+            file, sets = _settings_file(values.pop("config_file")), values.pop("set_items")
             values.pop("help_all", None)
             flags: dict[str, Any] = {}
             for name, (_, key) in options.items():
@@ -137,7 +138,9 @@ def takes_config(
                 Annotated[
                     Path | None,
                     typer.Option(
-                        "--config", help="Settings from a YAML file.", rich_help_panel="Settings"
+                        "--config",
+                        help="Settings from a YAML file, or those of a run folder.",
+                        rich_help_panel="Settings",
                     ),
                 ],
                 None,
@@ -163,6 +166,11 @@ def takes_config(
         return wrapper
 
     return decorate
+
+
+def _settings_file(path: Path | None) -> Path | None:
+    """Return the settings of a run folder, and other paths as they are."""
+    return RunFolder(path).config if path is not None and RunFolder(path).record.is_file() else path
 
 
 def _find(layer: Mapping[str, Any], key: str) -> Any:

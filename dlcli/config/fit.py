@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dlcli.config.durations import CheckpointEvery, parse_time
 from dlcli.config.shared import TrainingDevice
 from dlcli.settings import RegisteredName, parsed_by, setting
+
+
+def _check_history(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Raises: ValueError unless the steps ascend from 0, each with epochs."""
+    steps = [step for step, _ in pairs]
+    if pairs and (steps[0] != 0 or steps != sorted(set(steps)) or min(e for _, e in pairs) < 1):
+        raise ValueError("pairs of a step, ascending from 0, and epochs")
+    return pairs
+
 
 SinkName = Annotated[str, RegisteredName("sink", "dlcli.ui.progress", "register_sink")]
 
@@ -123,6 +132,31 @@ class FitConfig(TrainingDevice):
         False, "TensorBoard histograms of weights and gradients, every epoch.", on_resume="allowed"
     )
     log_every: float = setting(0.5, "Seconds between progress events.", ge=0, on_resume="allowed")
+
+    epochs_history: Annotated[tuple[tuple[int, int], ...], AfterValidator(_check_history)] = setting(
+        (),
+        "Written by --resume --epochs: (step, epochs) pairs, the epochs that the schedule spans from "
+        "that step on; without effect under other epochs.",
+        on_resume="allowed",
+    )
+
+    def planned_epochs(self, step: int) -> int:
+        """The epochs that the schedule spans at a step, counted from 0: a resume may change them."""
+        return [epochs for first, epochs in self.planned_history() if first <= step][-1]
+
+    def with_epochs_from(self, step: int, epochs: int) -> FitConfig:
+        """These settings of a run that is resumed at ``step`` with other ``epochs``."""
+        history = [pair for pair in self.planned_history() if pair[0] < step]
+        if not history or history[-1][1] != epochs:
+            history.append((step, epochs))
+        recorded = tuple(history) if len(history) > 1 else ()
+        return self.model_copy(update={"epochs": epochs, "epochs_history": recorded})
+
+    def planned_history(self) -> tuple[tuple[int, int], ...]:
+        """``epochs_history`` where it is that of ``epochs``, else as of a run that was never changed."""
+        if self.epochs_history and self.epochs_history[-1][1] == self.epochs:
+            return self.epochs_history
+        return ((0, self.epochs),)
 
     @property
     def step_samples(self) -> int:

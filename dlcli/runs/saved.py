@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from dlcli.config import TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError
 from dlcli.files import read_json, write_text
-from dlcli.runs.folder import RunFolder, run_of
-from dlcli.settings import dump_yaml, flat, load_yaml, merge, parse_yaml, validate
+from dlcli.runs.folder import RunFolder, read_events, run_of
+from dlcli.settings import dump_yaml, fields_of, flat, load_yaml, merge, parse_yaml, validate
 
 _SETTINGS = "settings"  # entry of run.json: texts of which config.yaml is one
+# Settings that a resume may change and that decide where a run ends, or the schedule.
+_LIMITS = ("fit.epochs", "fit.max_steps", "fit.max_time", "fit.patience")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,15 @@ class SavedRun:
             data = config.data.model_copy(update={"data": own})  # the same place, spelled differently
             config = config.model_copy(update={"data": data})
         return replace(self, config=config)
+
+    def resumed_at(self, step: int) -> SavedRun:
+        """Return the run with changed epochs recorded as those from ``step`` on, so that it repeats."""
+        epochs = self.config.fit.epochs
+        if epochs == self.stored.fit.epochs:
+            return self
+        fit = self.stored.fit.with_epochs_from(step, epochs)
+        fit = self.config.fit.model_copy(update={"epochs_history": fit.epochs_history})
+        return replace(self, config=self.config.model_copy(update={"fit": fit}))
 
     def _absolute(self, path: str) -> str:
         """Return a path of the settings: older versions wrote it relative to the folder of the start."""
@@ -120,6 +132,30 @@ def _edits(folder: RunFolder, record: Mapping[str, Any]) -> Iterator[str]:
     for path, values in files.items():
         if message := change_message(path, values):
             yield message
+
+
+def resume_changes(folder: RunFolder) -> list[str]:
+    """Describe the settings that resumes of a run changed and that its config.yaml does not repeat.
+
+    The events of a run hold the settings of each session.
+    """
+    events = read_events(folder.metrics) if folder.metrics.is_file() else []
+    # Of several sessions from one step the last one trained on.
+    sessions = {
+        event.get("resumed_step", 0): event.get("settings", {})
+        for event in events
+        if event["event"] == "RunStarted"
+    }
+    lines: list[str] = []
+    for (_, before), (step, after) in pairwise(sessions.items()):
+        recorded = bool(after.get("fit.epochs_history")) and after.get("fit.swa") is None
+        for key, info in fields_of(TrainConfig).items():
+            matters = key in _LIMITS or info.json_schema_extra["on_resume"] != "allowed"
+            if not matters or key not in before or (key == "fit.epochs" and recorded):
+                continue
+            if before[key] != after.get(key):
+                lines.append(f"{key}: {before[key]} -> {after.get(key)} at step {step:,}")
+    return lines
 
 
 def read_settings(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:

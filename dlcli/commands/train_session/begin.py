@@ -13,8 +13,8 @@ from dlcli.commands.train_session.report import report_finished
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
-from dlcli.runs.folder import RunFolder, safe_name
-from dlcli.runs.saved import read_run
+from dlcli.runs.folder import RunFolder, run_of, safe_name
+from dlcli.runs.saved import read_run, resume_changes
 
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource
@@ -103,6 +103,8 @@ def create_prepared_run(
     from dlcli.ui.progress.tensorboard import check_installed
 
     with progress_sink(quiet, as_json) as show:
+        for message in _not_repeated(settings):
+            show(Warned(message))
         plan = make_plan(settings.resolve, source)
         if plan.config.fit.tensorboard:
             check_installed()
@@ -116,3 +118,15 @@ def create_prepared_run(
             except DlcliError as exc:
                 show(Warned(f"no plot: {exc.message}"))
     return run, prepared
+
+
+def _not_repeated(settings: Settings[TrainConfig]) -> list[str]:
+    """Warnings about ``--config`` of a run whose settings changed while it was trained."""
+    run = run_of(Path(settings.file_name)) if settings.file_name else None
+    changes = [] if run is None else resume_changes(run)
+    if run is None or not changes:
+        return []
+    return [
+        f"--config {settings.file_name}: run {run.name} was resumed with other settings "
+        f"({'; '.join(changes)}); here the last ones hold from the start, so the two runs differ"
+    ]

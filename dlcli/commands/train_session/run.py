@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dlcli.training.loop.state import TrainingState
     from dlcli.training.prepare import PreparedRun
 
+_REPEATED = {"fit.epochs", "fit.epochs_history"}
 # The module of a rank's process, by name since it imports this one.
 _RANK_MODULE = "dlcli.commands.train_session.worker"
 
@@ -62,6 +63,7 @@ def train_run(
 
     if saved.changes:
         prepare_run(read_plan(saved, fresh=False))  # refuse bad changes before they are written
+        saved = saved.resumed_at(_newest_step(run))
     with run_lock(run.path):
         saved.write_settings()  # the processes read them from the folder
     given = {"--quiet": quiet, "--json": as_json, "--trust": trusts_all()}
@@ -102,6 +104,7 @@ def train_here(
             # Rank 0 chooses: machines that share a disk may see different states.
             newest = world.run_on_main(lambda: _newest_state(run, show))
             state = None if newest is None else load_state(run.state / newest)
+            saved = saved.resumed_at(0 if state is None else state.progress.step)
             prepared = prepare_run(read_plan(saved, fresh=state is None))
         if world.restarted_after:
             show(Warned(f"restarted: {world.restarted_after}"))
@@ -119,6 +122,14 @@ def train_here(
         plots = draw_plots(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
         report_result(result, plots, saved.config, as_json=as_json)
+
+
+def _newest_step(run: RunFolder) -> int:
+    """The step of the newest undamaged state; 0 where there is none."""
+    from dlcli.training.loop.state import load_newest
+
+    state, _ = load_newest(run.state)
+    return 0 if state is None else state.progress.step
 
 
 def _newest_state(run: RunFolder, show: Emit) -> str | None:
@@ -147,6 +158,7 @@ def _change_warnings(saved: SavedRun, state: TrainingState | None) -> list[str]:
     return [
         f"the schedule is recomputed for the remaining steps: the first {state.progress.step} followed "
         "the old one, so the run differs from one that had the new settings from the start"
+        + ("; its --config repeats both" if set(saved.changes) <= _REPEATED else "")
     ]
 
 

@@ -20,7 +20,6 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches, optimizer_step
-from dlcli.training.optim.schedule import lr_factor
 from dlcli.training.plan import Plan
 from dlcli.training.run_events import run_started
 from dlcli.zoo.forward import predict
@@ -172,9 +171,7 @@ def _schedule(job: FitJob) -> tuple[tuple[int, float], ...]:
     total = job.total_steps
     count = min(total, _POINTS)
     steps = sorted({round(i * (total - 1) / max(count - 1, 1)) for i in range(count)})
-    return tuple(
-        (step, job.optim.peak_lr * lr_factor(step, total, len(job.batches), job.optim)) for step in steps
-    )
+    return tuple((step, job.optim.peak_lr * job.lr_factor(step)) for step in steps)
 
 
 def _first_step(share: float, total: int) -> int:

@@ -39,7 +39,7 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
             result = job.validate(check_stop)
         score = Score.of(result, job.monitor)
         improved, best = _save_if_best(job, progress, result, score)
-    warming_up = progress.step < warmup_steps(job.total_steps, job.optim)
+    warming_up = progress.step < warmup_steps(job.planned_steps(progress.step - 1), job.optim)
     if improved:
         progress.epochs_without_improvement = 0
     elif not warming_up:  # a rising rate makes validation worse for some epochs
@@ -130,7 +130,7 @@ def advance(job: FitJob, progress: Progress) -> None:
     if is_whole_epoch(job, progress):
         swa = job.model.averages.get("swa")
         if swa is not None:
-            if progress.step > (job.config.swa or 0) * job.total_steps:
+            if progress.step > (job.config.swa or 0) * job.planned_steps(progress.step - 1):
                 swa.update(job.model.module)
             else:  # a resume with more epochs: the averaged ones are no longer the last
                 swa.forget()

@@ -32,7 +32,6 @@ from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import StepOutput, optimizer_step
 from dlcli.training.loop.timing import Timing
 from dlcli.training.optim.make import set_lr
-from dlcli.training.optim.schedule import lr_factor
 from dlcli.zoo.device import peak_memory_mib
 
 _SLOW_STEP_S = 1.0  # a signal then waits for no more than a micro-batch
@@ -276,13 +275,13 @@ class Trainer:
         self.progress.elapsed_s = sum(self.progress.phase_s.values())
 
     def _learning_rate(self, step: int) -> float:
-        job, plateau = self.job, self.progress.plateau
-        factor = lr_factor(step, job.total_steps, len(job.batches), job.optim, plateau.factor)
-        return job.optim.peak_lr * factor
+        factor = self.job.lr_factor(step, self.progress.plateau.factor)
+        return self.job.optim.peak_lr * factor
 
     def _unfreeze(self) -> bool:
         """Unfreeze the layers that are due; True if any changed."""
-        return self.job.model.unfreeze(self.progress.step / self.job.total_steps)
+        step = self.progress.step
+        return self.job.model.unfreeze(step / self.job.planned_steps(step))
 
     @property
     def _finite_grad_norm(self) -> float | None:

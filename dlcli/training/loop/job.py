@@ -18,6 +18,7 @@ from dlcli.training.loop.model import TrainableModel
 from dlcli.training.loop.objective import Objective
 from dlcli.training.loop.phases import PhaseClock
 from dlcli.training.loop.state import Progress
+from dlcli.training.optim.schedule import lr_factor
 from dlcli.training.precision import Precision
 
 
@@ -76,6 +77,17 @@ class FitJob:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the run, which its schedule spans."""
-        steps = len(self.batches) * self.config.epochs
+        """Optimizer steps of the run."""
+        return self._steps_of(self.config.epochs)
+
+    def planned_steps(self, step: int) -> int:
+        """The steps that the schedule spans at ``step``, counted from 0: a resume may change them."""
+        return self._steps_of(self.config.planned_epochs(step))
+
+    def lr_factor(self, step: int, plateau: float = 1.0) -> float:
+        """The share of the peak learning rate at ``step``, counted from 0."""
+        return lr_factor(step, self.planned_steps(step), len(self.batches), self.optim, plateau)
+
+    def _steps_of(self, epochs: int) -> int:
+        steps = len(self.batches) * epochs
         return min(steps, self.config.max_steps or steps)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Event, StepDone, Warned, ignore
-from dlcli.runs.folder import RunFolder
+from dlcli.formats.checkpoint import read_tensors
+from dlcli.runs.folder import RunFolder, read_events
 from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
@@ -213,3 +215,62 @@ def test_a_record_that_is_no_mapping_is_named(tmp_path: Path) -> None:
     run.record.write_text("[]")
     with pytest.raises(DlcliError, match="holds no mapping"):
         run.read_record()
+
+
+def tensors_of(run: Path) -> dict[str, torch.Tensor]:
+    """The best model and the last state of a run."""
+    state, _ = load_newest(run / "state")
+    assert state is not None
+    best, _ = read_tensors(run / "best.safetensors")
+    return dict(state.tensors) | {f"best/{key}": value for key, value in best.items()}
+
+
+@pytest.mark.parametrize("scheduler", ["onecycle", "plateau"])
+def test_the_settings_of_a_run_whose_epochs_were_raised_repeat_it_bit_for_bit(
+    here: Path, scheduler: str
+) -> None:
+    assert main([*TINY, "-e", "2", "--scheduler", scheduler]) == 0
+    assert main(["train", "--resume", "a", "-e", "3", "-q"]) == 0
+    assert main(["train", "--resume", "a", "-e", "5", "-q"]) == 0
+    history = ((0, 2), (6, 3), (9, 5))
+    assert read_run(RunFolder(here / "runs/a")).config.fit.epochs_history == history
+    for name, config in (("b", "runs/a"), ("c", "runs/a/config.yaml")):
+        assert main(["train", "--config", config, "--name", name, "-q"]) == 0
+        repeated, first = tensors_of(here / "runs" / name), tensors_of(here / "runs/a")
+        assert all(torch.equal(repeated[key], value) for key, value in first.items())
+    epochs = [
+        [
+            (event["lr"], event["loss"])
+            for event in read_events(here / f"runs/{name}/metrics.jsonl")
+            if event["event"] == "EpochDone"
+        ]
+        for name in ("a", "b")
+    ]
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) == 5
+
+
+def test_other_epochs_than_those_of_the_history_are_a_schedule_of_their_own() -> None:
+    fit = TrainConfig().fit.model_copy(update={"epochs": 4})
+    raised = fit.with_epochs_from(12, 6).with_epochs_from(20, 9)
+    assert raised.epochs_history == ((0, 4), (12, 6), (20, 9))
+    assert [raised.planned_epochs(step) for step in (0, 11, 12, 19, 20, 50)] == [4, 4, 6, 6, 9, 9]
+    # Resumed from an older state, the steps after it are trained anew.
+    assert raised.with_epochs_from(15, 9).epochs_history == ((0, 4), (12, 6), (15, 9))
+    assert raised.with_epochs_from(0, 9).epochs_history == ()
+    assert raised.model_copy(update={"epochs": 7}).planned_epochs(0) == 7
+    with pytest.raises(UsageError, match=r"fit\.epochs_history"):
+        validate(TrainConfig, {"fit": {"epochs_history": [[3, 4]]}})
+
+
+def test_settings_of_a_run_that_cannot_repeat_it_say_so(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "-e", "1"]) == 0
+    assert main(["train", "--resume", "a", "-e", "2", "-q"]) == 0
+    assert main(["train", "--config", "runs/a", "--name", "b"]) == 0
+    assert "was resumed with other settings" not in capsys.readouterr().err
+    assert main(["train", "--resume", "a", "-e", "3", "--lr", "0.5", "--force", "-q"]) == 0
+    assert main(["train", "--config", "runs/a", "--name", "c"]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert "run a was resumed with other settings (optim.lr: 0.001 -> 0.5 at step 6)" in err
