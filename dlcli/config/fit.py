@@ -37,6 +37,11 @@ class FitConfig(TrainingDevice):
         advanced=True,
         on_resume="allowed",
     )
+    min_steps: int = setting(
+        0,
+        "Least number of optimizer steps: without --epochs, epochs are raised until a run has as many.",
+        ge=0,
+    )
     max_steps: int | None = setting(
         None,
         "Stop after this many optimizer steps.",

@@ -146,7 +146,9 @@ register(
             "optim": {"lr": 2e-3},
             "fit": {"epochs": 200, "batch_size": 16, "monitor": "loss"},
         },
-        recipes={"forecast": {"optim": {"lr": 1e-3}, "fit": {"epochs": 5, "batch_size": 64}}},
+        recipes={
+            "forecast": {"optim": {"lr": 1e-3}, "fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}
+        },
         summary="three convolutions over time, pooled over the true steps",
     )
 )

@@ -144,7 +144,12 @@ register(
         tasks=(*SUPERVISED, "forecast"),
         args=LinearSeriesArgs,
         recipe={"optim": {"lr": 1e-2}, "fit": {"epochs": 60, "batch_size": 16}},
-        recipes={"forecast": {"optim": {"lr": 1e-3}, "fit": {"epochs": 20, "batch_size": 64}}},
+        recipes={
+            "forecast": {
+                "optim": {"lr": 1e-3},
+                "fit": {"epochs": 20, "batch_size": 64, "min_steps": 1000},
+            }
+        },
         summary="forecasts as NLinear and DLinear do; a linear baseline for other tasks",
     )
 )

@@ -122,7 +122,10 @@ register(
         build=build_tabular,
         head=lambda module: "head",
         args=LinearArgs,
-        recipe={"optim": {"lr": 1e-2}, "fit": {"epochs": 20, "batch_size": 64}},
+        recipe={
+            "optim": {"lr": 1e-2},
+            "fit": {"epochs": 20, "batch_size": 64, "min_steps": 300},
+        },
         summary="logistic or linear regression on numbers and one-hot categories",
     )
 )

@@ -202,7 +202,7 @@ register(
         tasks=(*SUPERVISED, "forecast"),
         args=SeriesMlpArgs,
         recipe={"fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"}},
-        recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64}}},
+        recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}},
         summary="hidden layers over a flattened series",
     )
 )

@@ -278,7 +278,7 @@ def _register(cell: Cell, what: str) -> None:
                 "optim": {"lr": 2e-3, "clip_grad_norm": 1.0},
                 "fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"},  # see `cnn_series`
             },
-            recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64}}},
+            recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}},
             summary=f"{what} over the steps, in both directions",
         )
     )

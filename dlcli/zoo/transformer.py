@@ -279,7 +279,7 @@ register(
         recipes={
             "forecast": {
                 "model": {"args": {"dim": 32, "ff": 64, "dropout": 0.2}},
-                "fit": {"epochs": 5, "batch_size": 64},
+                "fit": {"epochs": 5, "batch_size": 64, "min_steps": 300},
             }
         },
         summary="encoder of patches of a series; forecasts each channel from its own past",

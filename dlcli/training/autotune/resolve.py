@@ -1,4 +1,4 @@
-"""Resolve ``auto`` for the batch size and the learning rate by trials."""
+"""Resolve what the settings leave open: ``auto`` by trials, and the epochs of small data."""
 
 from __future__ import annotations
 
@@ -9,27 +9,50 @@ from dlcli.training.autotune.batch_size import find_batch_size
 from dlcli.training.autotune.lr_finder import find_lr
 from dlcli.training.autotune.trial import with_settings
 from dlcli.training.checks import check_plan
+from dlcli.training.loop.batch_plan import batch_bounds
 from dlcli.training.plan import Plan
+from dlcli.wording import count, plural
 
 
 def resolve_auto(plan: Plan, emit: Emit) -> Plan:
-    """The plan with numbers for ``optim.lr`` and ``fit.batch_size``, where they are "auto".
+    """The plan with numbers for ``optim.lr`` and ``fit.batch_size``, where they are "auto", and epochs.
 
-    The batch size comes first, since the learning rate depends on it. No other setting changes: the run
+    The batch size comes first, since the steps of an epoch and the learning rate depend on it. The run
     is the same as with these numbers given. Notes of the plan give the reasons.
     Raises: UsageError for settings that do not fit; DlcliError when there is no such number.
     """
     size, lr = plan.config.fit.batch_size, plan.config.optim.lr
-    if "auto" not in (size, lr):
-        return plan
-    check_plan(plan)  # before minutes of trials
+    if "auto" in (size, lr):
+        check_plan(plan)  # before minutes of trials
     if size == "auto":
         batch_size, sentence = find_batch_size(plan)
         plan = replace(
             with_settings(plan, fit={"batch_size": batch_size}), notes=(*plan.notes, sentence)
         )
+    plan = raise_epochs(plan)
     if lr == "auto":
         sweep = find_lr(plan, emit)
         plan = with_settings(plan, optim={"lr": sweep.suggestion})
         plan = replace(plan, notes=(*plan.notes, sweep.sentence), lr_sweep=sweep)
     return plan
+
+
+def raise_epochs(plan: Plan) -> Plan:
+    """The plan with enough epochs for ``fit.min_steps`` optimizer steps, unless the user gave epochs.
+
+    A recipe's epochs suit data of some thousand samples; of less, they are too few steps to fit it. A
+    new run's settings hold the raised number, which repeats and resumes it.
+    """
+    fit, user = plan.config.fit, plan.user_config
+    if user is None or "epochs" in user.fit.model_fields_set or fit.overfit_batches is not None:
+        return plan
+    steps = len(batch_bounds(len(plan.source.splits["train"]), fit.step_samples)) - 1
+    least = min(fit.min_steps, fit.max_steps or fit.min_steps)
+    epochs = -(-least // steps)
+    if epochs <= fit.epochs:
+        return plan
+    note = (
+        f"{count(epochs)} epochs instead of {fit.epochs}: an epoch has {plural(steps, 'step')}, and a "
+        f"run at least {count(least)} (fit.min_steps); --epochs sets another number"
+    )
+    return replace(with_settings(plan, fit={"epochs": epochs}), notes=(*plan.notes, note))

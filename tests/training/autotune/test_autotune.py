@@ -185,6 +185,40 @@ def test_finding_leaves_generators_and_settings_alone(tmp_path: Path) -> None:
     assert not [event for event in said if isinstance(event, Noted) and event.message in found]
 
 
+def small(fit: dict[str, Any], *given: str) -> Plan:
+    """A plan of 1,439 digits, 15 steps an epoch, with 2 epochs of a recipe unless ``given``."""
+    typed = {"device": "cpu"} | {key: value for key, value in fit.items() if key in given}
+    made = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, {**BASE, "fit": typed})))
+    return with_settings(made, fit={"epochs": 2, "batch_size": 100} | fit)
+
+
+@pytest.mark.parametrize(
+    ("fit", "given", "epochs"),
+    [
+        ({"min_steps": 30}, (), 2),  # there are enough
+        ({"min_steps": 31}, (), 3),
+        ({"min_steps": 200}, (), 14),
+        ({"min_steps": 200, "max_steps": 40}, ("max_steps",), 3),
+        ({"min_steps": 200, "batch_size": 1000}, ("batch_size",), 100),
+        ({"min_steps": 200, "epochs": 1}, ("epochs",), 1),  # the user's
+        ({"min_steps": 200, "overfit_batches": 1}, ("overfit_batches",), 2),
+    ],
+)
+def test_epochs_are_raised_to_the_least_number_of_steps_unless_they_are_given(
+    fit: dict[str, Any], given: tuple[str, ...], epochs: int
+) -> None:
+    asked = small(fit, *given)
+    made = resolve_auto(asked, ignore)
+    assert made.config.fit.epochs == epochs
+    raised = epochs > asked.config.fit.epochs
+    notes = made.notes[len(asked.notes) :]
+    assert len(notes) == raised
+    if raised:
+        assert notes[0].startswith(f"{epochs} epochs instead of 2: an epoch has ")
+    else:
+        assert made is asked
+
+
 def test_a_plan_without_auto_comes_back_as_it_is() -> None:
     made = plan()
     assert resolve_auto(made, ignore) is made
