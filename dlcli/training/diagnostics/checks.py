@@ -147,6 +147,10 @@ def diverging(history: History) -> str | None:
         return None
     best = min(losses[:-1])
     bound = max(2 * best, best + 0.5 * (losses[0] - best))
+    if not _rate_has_settled(history):
+        # Near its peak the rate makes a run worse that ends well, unless what was learned is lost.
+        chance = history.chance()
+        bound = max(bound, losses[0] if chance is None else chance[0])
     if min(losses[-2:]) <= bound or best <= 0:
         return None
     ways = ["a lower --lr"]
@@ -213,7 +217,7 @@ def other_data(history: History) -> str | None:
         return None
     last, chance = history.epochs[-1], 1 / started.num_classes
     best = max(history.val("balanced_accuracy"))
-    guessed = (best - chance) / (1 - chance) <= 0.1
+    guessed = not _beats_guessing(history)
     learned = last.accuracy is not None and (last.accuracy - chance) / (1 - chance) >= 0.7
     # With one dominant class, accuracy is high and balanced_accuracy is not, on both splits; the losses
     # tell whether the splits differ.
@@ -245,7 +249,7 @@ def over_fitting(history: History) -> str | None:
     if len(epochs) - 1 - max(at, improved, peak) < wait or not _rate_has_settled(history):
         return None  # a high rate makes validation worse for some epochs, in a run that ends well
     chance = history.chance()
-    if chance is not None and losses[at] >= 0.95 * chance[0]:
+    if chance is not None and losses[at] >= 0.95 * chance[0] and not _beats_guessing(history):
         return None  # val was always at chance: another check reports that
     chance_loss = epochs[0].loss if chance is None else chance[0]
     rise, train_loss = min(losses[-3:]) - losses[at], epochs[at].loss
@@ -259,6 +263,15 @@ def over_fitting(history: History) -> str | None:
         f"{losses[-1]:.3g} (epoch {last.epoch}) while train loss fell from {train_loss:.3g} to "
         f"{last.loss:.3g}. The best epoch is kept. {_against_over_fitting(history, patience)}"
     )
+
+
+def _beats_guessing(history: History) -> bool:
+    """Whether a classifier's validation was ever clearly better than guessing."""
+    started, scores = history.started, history.val("balanced_accuracy")
+    if started is None or started.task != "classification":
+        return False
+    chance = 1 / started.num_classes
+    return (max(scores) - chance) / (1 - chance) > 0.1  # false for NaN
 
 
 def _peak_epoch(epochs: list[EpochDone]) -> int:
