@@ -76,45 +76,77 @@ def saved_bytes(run: Callable[[], torch.Tensor]) -> int:
     Each storage counts once, parameters do not. They are counted and freed, so this needs no more
     memory than inference, and no backward pass is possible.
     """
-    storages, count = _counter()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _no_backward):
-        run()
-    return sum(storages.values())
+    saved = Saved()
+    saved.count(run)
+    return sum(saved.storages.values())
 
 
 def step_bytes(module: nn.Module, run: Callable[[], torch.Tensor]) -> int:
-    """Bytes that a backward pass of ``run()`` needs: those saved, and those of the largest segment.
+    """Bytes that a backward pass of ``run()`` needs: saved activations and gradients, at their peak.
 
-    A segment saves its input alone, and all of its activations while it is recomputed. ``run`` calls
-    ``module``, once more where it has segments.
+    A segment saves its input alone, and all of its activations while it is recomputed; by then what
+    later layers saved is free. ``run`` calls ``module``, once more where it has segments.
     """
-    saved, segments = saved_bytes(run), list(_segments(module))
-    if not segments:
-        return saved
+    segments = list(_segments(module))
+    saved = Saved()
+    for segment in segments:
+        segment.outer = saved
     try:
+        saved.count(run)
         for segment in segments:
-            segment.on = False
-            segment.storages, segment.count = _counter()
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_forget, _no_backward):
-            run()
-        return saved + max(sum(segment.storages.values()) for segment in segments)
+            segment.on, segment.outer, segment.inner = False, None, Saved()
+        if segments:
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_forget, _no_backward):
+                run()
+        peaks = [saved.peak()]
+        for segment in segments:
+            assert segment.inner is not None
+            peaks.append(saved.bytes_until(segment.position) + segment.inner.peak())
+        return max(peaks)
     finally:
         for segment in segments:
-            segment.on, segment.count, segment.storages = True, None, {}
+            segment.on, segment.outer, segment.inner, segment.position = True, None, None, 0
 
 
-def _counter() -> tuple[dict[StorageWeakRef, int], Callable[[torch.Tensor], None]]:
-    """The bytes of storages, and a hook of saved tensors that adds to them."""
-    storages: dict[StorageWeakRef, int] = {}
+class Saved:
+    """The storages that autograd saves, in their order; each counts once, parameters do not.
 
-    def count(tensor: torch.Tensor) -> None:
+    Tensors are counted and freed. ``ignored`` are tensors that something else saves.
+    """
+
+    def __init__(self) -> None:
+        self.storages: dict[StorageWeakRef, int] = {}
+        self.ignored: set[StorageWeakRef] = set()
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor, as a hook of saved tensors."""
         if not isinstance(tensor, nn.Parameter) and not isinstance(tensor._base, nn.Parameter):
-            storage = tensor.untyped_storage()
             # A weak reference identifies a freed storage: its address may be used again.
-            reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-            storages[reference] = storage.nbytes()
+            reference = _reference(tensor)
+            if reference not in self.ignored:
+                self.storages.setdefault(reference, tensor.untyped_storage().nbytes())
 
-    return storages, count
+    def count(self, run: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """Call ``run`` and count what it saves; no backward pass is possible."""
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(self.add, _no_backward):
+            return run(*args, **named)
+
+    def bytes_until(self, position: int) -> int:
+        """The bytes of the first ``position`` storages."""
+        return sum(list(self.storages.values())[:position])
+
+    def peak(self) -> int:
+        """The peak of a backward pass, which frees them from the last to the first.
+
+        Where an operation has saved ``n`` bytes, the gradients of its output and of its input are
+        about ``n`` bytes each.
+        """
+        sizes = list(self.storages.values())
+        return max((sum(sizes[: i + 1]) + 2 * n for i, n in enumerate(sizes)), default=0)
+
+
+def _reference(tensor: torch.Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _forget(_: torch.Tensor) -> None:
@@ -138,8 +170,7 @@ def memory_saving_sentence(
             for segment in segments:
                 segment.on = on
             with torch.random.fork_rng(devices):
-                measure = step_bytes if on else lambda _, run: saved_bytes(run)
-                sizes.append(measure(module, lambda: loss(module(*inputs))))
+                sizes.append(step_bytes(module if on else nn.Module(), lambda: loss(module(*inputs))))
     finally:
         for segment in segments:
             segment.on = True
@@ -163,19 +194,23 @@ class Segment:
     def __init__(self, owner: nn.Module, parts: Sequence[Callable[..., Any]], norms: list[_NormBase]):
         self.owner, self.parts, self.norms = owner, tuple(parts), norms
         self.on = True
-        self.count: Callable[[torch.Tensor], None] | None = None
-        self.storages: dict[StorageWeakRef, int] = {}
+        self.outer: Saved | None = None  # while `step_bytes` counts: what the whole model saves,
+        self.inner: Saved | None = None  # then what recomputing this segment saves
+        self.position = 0  # of its input among the storages of ``outer``
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        if self.count is not None:  # what recomputing this segment will save
-            with torch.autograd.graph.saved_tensors_hooks(self.count, _no_backward):
-                return self.run(*args, **named)
+        if self.inner is not None:
+            inputs = (leaf for leaf in tree_flatten((args, named))[0] if isinstance(leaf, torch.Tensor))
+            self.inner.ignored |= set(map(_reference, inputs))
+            return self.inner.count(self.run, *args, **named)
         if not (self.on and self.owner.training and torch.is_grad_enabled()):
             return self.run(*args, **named)
         # Flat, so that hooks on saved tensors see those in lists and keywords too.
         leaves, spec = tree_flatten((args, named))
 
         def run(*values: Any) -> Any:
+            if self.outer is not None:  # the input has been saved
+                self.position = len(self.outer.storages)
             positional, keywords = tree_unflatten(values, spec)
             return self.run(*positional, **keywords)
 
