@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dlcli.ui import text
 from dlcli.ui.text import figure
-from dlcli.wording import printable
+from dlcli.wording import listed, printable
 
 if TYPE_CHECKING:
     from dlcli.evaluation.metrics import BaselineRow
@@ -28,6 +29,19 @@ def verdict(row: BaselineRow | MemberRow) -> str:
 
 def _bounded(row: BaselineRow | MemberRow) -> bool:
     return math.isfinite(row.low) and math.isfinite(row.high)
+
+
+def baselines_sentence(best: BaselineRow, rows: Sequence[BaselineRow]) -> str:
+    """`baseline_sentence` of the best of ``rows``, and which others are better than the model too."""
+    from dlcli.evaluation.metrics import direction
+
+    others = [
+        f"{printable(row.name)} {figure(row.value)}"
+        for row in rows
+        if row is not best and row.difference * direction(row.metric) < 0
+    ]
+    also = f"; it is worse than {listed(others, 3)} too" if others else ""
+    return baseline_sentence(best) + also
 
 
 def baseline_sentence(row: BaselineRow) -> str:

@@ -21,7 +21,7 @@ from dlcli.evaluation.metrics import (
     make_counts,
 )
 from dlcli.ui import text
-from dlcli.ui.differences import baseline_sentence
+from dlcli.ui.differences import baseline_sentence, baselines_sentence
 from dlcli.ui.json_output import print_json
 from dlcli.ui.tables import print_comparison, print_eval, print_key_values
 
@@ -400,3 +400,15 @@ def test_an_undefined_metric_says_why(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_sentence_says_whether_the_model_is_better(row: tuple[Any, ...], sentence: str) -> None:
     metric = {"acc": "accuracy"}.get(row[0], row[0])
     assert sentence in baseline_sentence(BaselineRow("naive", metric, *row[1:]))
+
+
+def test_the_sentence_of_a_run_names_each_baseline_that_the_model_is_worse_than() -> None:
+    last, naive, ridge = (
+        BaselineRow(name, "mse", value, 0.7 - value, -math.inf, math.inf, None)
+        for name, value in (("last value", 0.9), ("naive", 0.3), ("ridge", 0.1))
+    )
+    assert baselines_sentence(ridge, (last, naive, ridge)) == (
+        "ridge 0.1000; the model is worse by 0.6000 (too few samples for an interval); "
+        "it is worse than naive 0.3000 too"
+    )
+    assert "too" not in baselines_sentence(last, (last,)).replace("too few", "")

@@ -129,13 +129,14 @@ def _next_commands(run: RunFolder) -> list[str]:
 
 
 def _baseline(result: TrainResult) -> list[tuple[str, str]]:
-    """The simple baseline with the best value, and whether the model is better."""
+    """The simple baseline with the best value, the verdict, and others better than the model."""
     from dlcli.evaluation.baselines.compare import strongest
-    from dlcli.ui.differences import baseline_sentence
+    from dlcli.ui.differences import baselines_sentence
 
     assert result.validation is not None
-    row = strongest(result.validation.baselines)
-    return [] if row is None else [("baseline", baseline_sentence(row))]
+    rows = result.validation.baselines
+    best = strongest(rows)
+    return [] if best is None else [("baseline", baselines_sentence(best, rows))]
 
 
 def _scores(result: TrainResult) -> list[tuple[str, str]]:
