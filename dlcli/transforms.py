@@ -26,6 +26,7 @@ STATIC_SHAPE = "static"  # args: the fixed sizes by name
 PROBABILITIES = "probabilities"
 EMBED_PREPROCESSING = "embed-preprocessing"
 SIMPLIFY = "simplify"
+ONNX_VERSIONS = "onnx-versions"  # args: "opset", "ir_version", and "runtime" where it decided them
 EXPORTED = "exported"  # args: "source", the name of the file it was made from; "sha256" of its bytes
 UNVERIFIED = "not verified on data"  # args["reason"]: why nothing was compared on real samples
 
@@ -34,7 +35,8 @@ KNOWN = frozenset(
         *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT),
         *(HALF, GROUPS, SPARSE),
         *(MASK, QUANTIZE),
-        *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, EXPORTED, UNVERIFIED),
+        *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, ONNX_VERSIONS),
+        *(EXPORTED, UNVERIFIED),
     }
 )
 

@@ -107,6 +107,7 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             verified=verified,
             runs_code=file.runs_code,
             known=known,
+            facts=file.format.facts(path),
         )
         return
     run = run_of(path)
@@ -116,6 +117,8 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             "artifact": str(path),
             "run": str(run.path) if run else None,
             "format": file.format.name,
+            **file.format.facts(path),
+            "facts": file.format.facts(path),
             "size_bytes": file.size,
             "sha256": file.sha256,
             "verified": verified,

@@ -6,16 +6,16 @@ from typing import Annotated
 
 from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
 from dlcli.config.measure import MeasureConfig
+from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.settings import parsed_by, setting
 from dlcli.task import Frozen
 
 
-class ExportConfig(Frozen):
+class ExportConfig(OnnxVersions):
     """Export"""
 
     model_config = NUMBERS_AS_TEXT
 
-    opset: int = setting(20, "ONNX operator set.", "--opset", ge=18, le=23, advanced=True)
     dynamic: bool = setting(
         True, "Dynamic batch size and sequence length, or static shapes.", "--dynamic/--static"
     )

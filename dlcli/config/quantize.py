@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
 from dlcli.config.finetune import FinetuneConfig, refuse_finetuning
 from dlcli.config.measure import MeasureConfig
+from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.registry import declared_names
 from dlcli.settings import RegisteredName, parsed_by, setting
 from dlcli.task import Frozen
@@ -23,7 +24,7 @@ QuantizeMethodName = Annotated[
 ]
 
 
-class QuantizeConfig(Frozen):
+class QuantizeConfig(OnnxVersions):
     """Quantization"""
 
     model_config = NUMBERS_AS_TEXT

@@ -208,6 +208,7 @@ class Format:
             damaged.
         companions: Files next to a model's path that belong to it, such as tensors stored apart; the
             file refers to them by name.
+        facts: What `info` says of a path besides its card, by name. Raises: DlcliError.
     """
 
     name: str
@@ -228,6 +229,7 @@ class Format:
     folder: bool = False
     companions: Callable[[Path], list[Path]] = lambda path: []
     verify: Callable[[Path], bool] = lambda path: False
+    facts: Callable[[Path], dict[str, str]] = lambda path: {}
 
 
 # Not encodings/, which imports torch: an ONNX file is read without.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dlcli.config import ExportConfig
+from dlcli.config.onnx_versions import check_runtime
 from dlcli.errors import UsageError
 from dlcli.formats.base import FORMATS, Format
 from dlcli.settings import typed_flag
@@ -32,6 +33,7 @@ def check_options(entry: Format, config: ExportConfig) -> None:
             f"{flag} has no effect on {entry.name} files",
             hint=f"it is for {able}: leave it out here",
         )
+    check_runtime(config)
     if entry.static:
         return  # always of one size, so a size needs no --static
     for flag, size in (("--batch-size", config.batch_size), ("export.length", config.length)):

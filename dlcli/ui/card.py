@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dlcli import transforms, wording
@@ -27,12 +28,13 @@ def print_card(
     verified: bool,
     runs_code: bool = False,
     known: bool = False,
+    facts: Mapping[str, str] | None = None,
 ) -> None:
     """Print the card and the facts of its file on stdout.
 
     ``verified`` is whether its content matches the digest that it carries, False where it carries none.
     ``runs_code`` is whether opening the file could run code, ``known`` whether this user's dlcli wrote
-    it and has run the code that it names.
+    it and has run the code that it names; ``facts`` are those of its format.
     """
     task = card.task
     print_sections(
@@ -48,6 +50,7 @@ def print_card(
                 [
                     Row("path", path),
                     Row("format", format),
+                    *(Row(name, fact) for name, fact in (facts or {}).items()),
                     Row("size", f"{wording.size(size_bytes)} ({wording.count(size_bytes)} bytes)"),
                     Row("sha256", sha256),
                     Row("content", "matches its digest" if verified else "carries no digest to check"),

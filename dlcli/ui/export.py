@@ -10,6 +10,7 @@ from dlcli import transforms
 from dlcli.ui.comparison import print_change
 from dlcli.ui.console import stdout
 from dlcli.ui.tables import print_comparison, print_key_values
+from dlcli.ui.transforms import in_words
 from dlcli.wording import size
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
 
     title = f"export to {result.format}"
     facts = [("sidecar", str(path)) for path in sidecars]
-    facts += _simplified(result)
+    facts += _simplified(result) + _versions(result)
     if result.parity is None:
         sizes = f"{size(result.source_bytes)} -> {size(result.output_bytes)}"
         rows = [("file", str(result.output)), ("size", sizes), *facts]
@@ -110,3 +111,8 @@ def _simplified(result: ExportResult) -> list[tuple[str, str]]:
         if record.kind == transforms.SIMPLIFY:
             return [("nodes", f"{record.args['nodes_before']} -> {record.args['nodes_after']}")]
     return []
+
+
+def _versions(result: ExportResult) -> list[tuple[str, str]]:
+    record = transforms.find_record(result.card.transforms, transforms.ONNX_VERSIONS)
+    return [] if record is None else [("versions", in_words(record))]

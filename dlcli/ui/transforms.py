@@ -79,6 +79,11 @@ def _aoti(args: Mapping[str, Any]) -> str:
     return f"compiled for {where} by torch {args.get('torch')}"
 
 
+def _onnx_versions(args: Mapping[str, Any]) -> str:
+    runtime = f", for {args['runtime']}" if args.get("runtime") else ""
+    return f"written as ONNX opset {args.get('opset')}, IR version {args.get('ir_version')}{runtime}"
+
+
 _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "channels": _channels,
     "mask": _mask,
@@ -100,6 +105,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "simplify": lambda args: (
         f"simplified: {args.get('nodes_before')} to {args.get('nodes_after')} nodes"
     ),
+    "onnx-versions": _onnx_versions,
     "exported": lambda args: f"exported from {args.get('source')}",
     "not verified on data": lambda args: f"NOT VERIFIED ON DATA: {args.get('reason')}",
 }

@@ -9,9 +9,11 @@ from dlcli import transforms
 from dlcli.compress.quantize.base import backends_of, in_auto_order, method_of
 from dlcli.compress.quantize.static import FEWEST_SAMPLES
 from dlcli.config import QuantizeConfig
+from dlcli.config.onnx_versions import check_runtime
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact
 from dlcli.keyword_settings import check_args
+from dlcli.settings import typed_flag
 
 TOO_FEW_SAMPLES = f"fewer than {FEWEST_SAMPLES} samples do not give ranges that hold for others"
 
@@ -40,6 +42,13 @@ def check_options(config: QuantizeConfig) -> None:
     else:
         backends = backends_of(config.method, config.backend)
         methods = [method_of(config.method, backend) for backend in backends]
+    check_runtime(config)
+    if config.requested_versions and all(method.backend != "onnxruntime" for method in methods):
+        flag = typed_flag(QuantizeConfig, next(iter(config.requested_versions)), None)
+        raise UsageError(
+            f"{flag} is for ONNX files, which --method {config.method} --backend torch does not write",
+            hint="leave it out, or --backend onnxruntime",
+        )
     check_args("quantize.args", config, [f for method in methods for f in method.functions])
     calibrates = any(method.calibrates for method in methods)
     if calibrates and config.calibration_samples < FEWEST_SAMPLES:

@@ -81,7 +81,9 @@ def qat(
     emit(Noted(f"fine-tuning with {layers} layers in simulated int8"))
     name = source.path.stem if own is None else own.name
     result = finetuner(plan, f"{name}-{method.name}")
-    write_int8(open_checkpoint(recognize(result.run.best), Runtime("cpu")), method, path)
+    int8 = open_checkpoint(recognize(result.run.best), Runtime("cpu"))
+    config = ExportConfig.model_validate(settings.quantize.requested_versions)
+    write_int8(int8, method, path, config)
     return QatResult(path, result.run)
 
 
@@ -114,7 +116,7 @@ def prepare(
     return module, records
 
 
-def write_int8(finetuned: Artifact, method: QuantizeMethod, path: Path) -> None:
+def write_int8(finetuned: Artifact, method: QuantizeMethod, path: Path, config: ExportConfig) -> None:
     """Write the int8 model that an artifact simulates as ONNX, with a record of it in the card."""
     card = finetuned.card
     record = TransformRecord(
@@ -122,7 +124,7 @@ def write_int8(finetuned: Artifact, method: QuantizeMethod, path: Path) -> None:
     )
     records = (*card.transforms, record, provenance_record(finetuned.path))
     card = card.model_copy(update={"transforms": records})
-    write_onnx(finetuned.with_card(card), path, ExportConfig())
+    write_onnx(finetuned.with_card(card), path, config)
 
 
 def _calibration_batches(

@@ -17,6 +17,7 @@ from dlcli.compress.quantize.base import Backend, QuantizeMethod, method_of
 from dlcli.compress.quantize.onnx_graph import FloatGraph, read_graph
 from dlcli.compress.quantize.static import FEWEST_SAMPLES, Feed, Target
 from dlcli.config import ExportConfig, QuantizeSettings, parse_names
+from dlcli.config.onnx_versions import target_opset
 from dlcli.data.prepare import prepare
 from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.quantize.calibration import CalibrationData, static_calibration
@@ -26,6 +27,7 @@ from dlcli.events import Emit, EvalProgress, Noted
 from dlcli.formats.base import FORMATS, Artifact, read_card
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx.versions import MIN_TRACED_OPSET, with_versions
 from dlcli.keyword_settings import keywords
 from dlcli.provenance import provenance_record
 
@@ -63,10 +65,12 @@ class VariantBuilder:
         self._emit(Noted("writing the model as float32 ONNX, to quantize it and to compare with it"))
         entry, path = FORMATS.get("onnx"), self._new_folder() / "float.onnx"
         assert entry.write is not None
+        # Lowered after the quantization; but some operators of an opset have no form in a lower one.
+        config = ExportConfig(opset=max(target_opset(self.config), MIN_TRACED_OPSET))
         if entry.fresh(self.source):
-            write_in_process(self.source, path, entry, ExportConfig(), trust=self._trust)
+            write_in_process(self.source, path, entry, config, trust=self._trust)
         else:
-            entry.write(self.source, path, ExportConfig())
+            entry.write(self.source, path, config)
         return path
 
     @cached_property
@@ -123,7 +127,8 @@ class VariantBuilder:
         if backend == "torch":
             save_model(path, self.source.module(), card)
         else:
-            onnx_file.write(self._quantized(entry, layers), path, card)
+            model, card = with_versions(self._quantized(entry, layers), card, self.config)
+            onnx_file.write(model, path, card)
         return path
 
     def write_metrics(self, path: Path, metrics: dict[str, dict[str, float]]) -> None:

@@ -36,7 +36,7 @@ IMAGE, NUMBERS, WORDS = "image", "numeric", "words"
 # model's size already stay as they are.
 CROP = "crop"
 
-_ML_DOMAIN, _ML_VERSION = "ai.onnx.ml", 3
+_ML_DOMAIN, _ML_VERSION = "ai.onnx.ml", 2
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}  # of a filter, in source pixels
 _BICUBIC = -0.5  # Pillow's
 

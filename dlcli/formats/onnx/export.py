@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli import transforms
 from dlcli.card import Card
 from dlcli.config import ExportConfig
+from dlcli.config.onnx_versions import target_opset
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
 from dlcli.formats.base import Artifact
@@ -16,6 +17,7 @@ from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx import postprocess as onnx_steps
 from dlcli.formats.onnx.optimize_int8 import optimize_int8
+from dlcli.formats.onnx.versions import MIN_TRACED_OPSET, with_versions
 from dlcli.formats.readable_outputs import check_softmax, with_readable_outputs
 from dlcli.formats.static_shape import Sizes, requested_sizes, with_sizes
 from dlcli.formats.torch_export import silence_torch
@@ -42,7 +44,7 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
         onnx_embed.check(card.task)
     sizes = requested_sizes(config, card.task)
     module = source.module()  # raises before the slow part
-    model = export_graph(module, card, config.opset, sizes)
+    model = export_graph(module, card, max(target_opset(config), MIN_TRACED_OPSET), sizes)
     card = with_sizes(card, sizes)
     if config.simplify:
         before = onnx_steps.count_nodes(model)
@@ -58,6 +60,7 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
     if config.softmax or config.embed_preprocessing:
         onnx_steps.add_readable_outputs(model, card.task)
         card = with_readable_outputs(card)
+    model, card = with_versions(model, card, config)
     onnx_file.write(model, path, card, metadata_notes(card))
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dlcli.card import Card
 from dlcli.config import ExportConfig
+from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError, UsageError
@@ -27,6 +28,7 @@ from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.example import example
 from dlcli.formats.onnx.postprocess import output_name
+from dlcli.formats.onnx.versions import facts
 from dlcli.formats.readable_outputs import has_readable_outputs, to_model_outputs
 from dlcli.formats.static_shape import sizes_of
 from dlcli.wording import first_line
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-_OPTIONS = frozenset({"opset", "half", "embed_preprocessing", "softmax", "simplify", "dynamic"})
+_OPTIONS = frozenset(
+    {"half", "embed_preprocessing", "softmax", "simplify", "dynamic", *OnnxVersions.model_fields}
+)
 
 
 class OnnxArtifact(ExportedArtifact):
@@ -99,6 +103,11 @@ def verify(path: Path) -> bool:
     return onnx_file.has_digest(model)
 
 
+def _facts(path: Path) -> dict[str, str]:
+    model, _ = onnx_file.load(path, check=False)
+    return facts(model)
+
+
 def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     """A session on the device. Raises: DlcliError when the file or the device cannot be used."""
     import onnxruntime
@@ -119,7 +128,7 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     except Exception as exc:  # its errors share no base class but this
         raise DlcliError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(exc)}",
-            hint="it may lack an operator of the file: export it again with a lower --opset",
+            hint="it may be older than the file: export it again, --for onnxruntime==VERSION",
         ) from exc
     return OnnxArtifact(file, card, session)
 
@@ -217,5 +226,6 @@ FORMATS.register("onnx")(
         fresh=_depends_on_order,
         example=example,
         companions=_companions,
+        facts=_facts,
     )
 )

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from dlcli.card import Card, ModelSpec
 from dlcli.config import ExportConfig, ExportSettings, MeasureConfig
+from dlcli.config.onnx_versions import DEFAULT_OPSET
 from dlcli.deploy import export as exporting
 from dlcli.deploy import parity
 from dlcli.deploy.parity import Parity
@@ -89,7 +90,7 @@ def test_the_file_describes_itself(files: Files) -> None:
     assert [i.name for i in model.graph.input] == ["input"]
     assert [o.name for o in model.graph.output] == ["logits"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
-    assert model.opset_import[0].version == ExportConfig().opset
+    assert model.opset_import[0].version == DEFAULT_OPSET
     assert not list(files.onnx.parent.glob("*.data"))
 
 
