@@ -24,6 +24,7 @@ from dlcli.data.tables.frames import (
     read_typed,
     split_by_column,
 )
+from dlcli.data.tables.in_time import random_split_notice
 from dlcli.data.tables.infer import TypedFrame
 from dlcli.data.tables.label_cells import binary_run
 from dlcli.data.tables.rows import TableRows, cast_to_training
@@ -72,6 +73,9 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     features = _feature_names(first.frame, names, config, files[first.file], other)
     features = [name for name in features if name not in lacking] or features
     notices += target.notices
+    if list(files) == ["all"] and len(parts) == 1 and target.task == "regression" and not other:
+        about_time = random_split_notice(first.frame, features, names[0], path)
+        notices += [about_time] if about_time is not None and config.group_column is None else []
     splits = {}
     for part in parts:
         samples, about_rows = _samples(part, first, files[part.file], target, features, config, formats)
