@@ -100,6 +100,11 @@ def _check_digest(path: Path, metadata: Mapping[str, str], data: bytes) -> bool:
     others = {key: value for key, value in metadata.items() if key != DIGEST_KEY}
     if DIGEST_KEY not in metadata and CARD_KEY not in metadata:
         return False
+    if DIGEST_KEY not in metadata:
+        raise DlcliError(
+            f"{path} is damaged: it has a card, and no SHA-256 of its content",
+            hint="copy it again; a program that writes it anew has to leave the card out",
+        )
     length = int.from_bytes(data[:8], "little")
     body, header = memoryview(data)[8 + length :], parse_json(data[8 : 8 + length])
     total = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
@@ -112,7 +117,7 @@ def _check_digest(path: Path, metadata: Mapping[str, str], data: bytes) -> bool:
             total.update(body[start:end])
     except (KeyError, TypeError, ValueError) as exc:
         raise DlcliError(f"{path} is damaged: {exc!r}") from exc
-    if total.hexdigest() != metadata.get(DIGEST_KEY):
+    if total.hexdigest() != metadata[DIGEST_KEY]:
         raise DlcliError(
             f"{path} is damaged: its content does not match the SHA-256 in its header",
             hint="copy it again, or use the run's training state: dlcli train --resume RUN",

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fake_machines import LIGHT_TORCH, good_steps, machine_of, make_package
 from safetensors.numpy import save_file
 
 from dlcli.card import CARD_KEY, Card, DataRecord, ModelSpec, TransformRecord
 from dlcli.cli import main
+from dlcli.formats.checkpoint import write_tensors
 from dlcli.machine import report
 from dlcli.machine.child import Outcome
 from dlcli.machine.probe import FIND_DEVICES, IMPORT_TORCH, use_step
@@ -234,8 +236,7 @@ def run_folder(tmp_path: Path) -> Path:
     run = tmp_path / "runs" / "cnn-digits"
     run.mkdir(parents=True)
     (run / "run.json").write_text('{"started_at": "2026-01-01T00:00:00+00:00"}')
-    tensors = {"w": np.arange(6, dtype=np.float32)}
-    save_file(tensors, run / "best.safetensors", metadata={CARD_KEY: make_card().to_json()})
+    write_tensors(run / "best.safetensors", {"w": torch.arange(6.0)}, {CARD_KEY: make_card().to_json()})
     return run
 
 
@@ -284,7 +285,7 @@ def test_many_classes_are_counted_on_the_screen_and_whole_in_the_json(
     names = tuple(f"class{i}" for i in range(1000))
     path = tmp_path / "m.safetensors"
     card = make_card(task=TaskSpec(input=spec, class_names=names))
-    save_file({"w": np.zeros(1, np.float32)}, path, metadata={CARD_KEY: card.to_json()})
+    write_tensors(path, {"w": torch.zeros(1)}, {CARD_KEY: card.to_json()})
     assert main(["info", str(path)]) == 0
     out = capsys.readouterr().out
     assert "and 960 more" in out
