@@ -1,4 +1,4 @@
-"""How long ``dlcli`` and ``dlcli --help`` take beside a bare typer and rich program's. Bar: 2x.
+"""How long ``dlcli`` and its ``--help`` take beside a bare program of typer and rich: wall and CPU time.
 
 python benchmarks/start_time.py [--rounds 15]
 """
@@ -6,10 +6,12 @@ python benchmarks/start_time.py [--rounds 15]
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from common import interleave, machine, ratios, spread
@@ -35,10 +37,15 @@ app()
 '''
 
 
-def seconds(argv: list[str]) -> float:
-    t0 = time.perf_counter()
+def seconds(argv: list[str], cpu_s: list[float]) -> float:
+    """Run a program; returns its time on the clock and appends its CPU time, user and system."""
+    t0, before = time.perf_counter(), os.times()
     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - t0
+    wall_s, after = time.perf_counter() - t0, os.times()
+    cpu_s.append(
+        after.children_user - before.children_user + after.children_system - before.children_system
+    )
+    return wall_s
 
 
 def main() -> None:
@@ -48,18 +55,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(BARE)
-        runs = {
-            "bare": lambda: seconds([sys.executable, str(bare), "--help"]),
-            "dlcli": lambda: seconds([sys.executable, "-m", "dlcli"]),
-            "dlcli --help": lambda: seconds([sys.executable, "-m", "dlcli", "--help"]),
-            "dlcli train --help": lambda: seconds([sys.executable, "-m", "dlcli", "train", "--help"]),
+        argvs = {
+            "bare": [str(bare), "--help"],
+            "dlcli": ["-m", "dlcli"],
+            "dlcli --help": ["-m", "dlcli", "--help"],
+            "dlcli train --help": ["-m", "dlcli", "train", "--help"],
         }
-        for run in runs.values():
+        cpu_s: dict[str, list[float]] = {name: [] for name in argvs}
+        runs = {
+            name: partial(seconds, [sys.executable, *argv], cpu_s[name]) for name, argv in argvs.items()
+        }
+        for name, run in runs.items():
             run()  # byte code is compiled once
+            cpu_s[name].clear()
         found = interleave(runs, rounds)
     print(machine())
     for name, values in found.items():
         print(f"{name}: {spread(values)} s, {ratios(values, found['bare'])} x bare")
+        print(f"  CPU time: {spread(cpu_s[name])} s, {ratios(cpu_s[name], cpu_s['bare'])} x bare")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -213,6 +212,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML document. Raises: ValueError for whatever PyYAML cannot read."""
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except RecursionError:
@@ -244,6 +245,8 @@ def validate(config: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
 
 def dump_yaml(config: BaseModel) -> str:
     """Return the settings as YAML that `validate` reads back to an equal object."""
+    import yaml
+
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 

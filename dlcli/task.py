@@ -10,22 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from dlcli.registry import Registry
-
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-TaskKind = Literal["classification", "multilabel", "regression", "forecast", "seq2seq", "embedding"]
+from dlcli.schema import Frozen as Frozen  # noqa: PLC0414
+from dlcli.schema import Interpolation as Interpolation  # noqa: PLC0414
+from dlcli.schema import TaskKind as TaskKind  # noqa: PLC0414
 
 # The first entries of every vocabulary.
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 PAD, UNKNOWN, START, END = range(4)
-
-
-class Frozen(BaseModel):
-    """A model whose instances are immutable and whose unknown keys are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)

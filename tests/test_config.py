@@ -1,11 +1,15 @@
 """Settings: layers, bounds, and the texts of refusals."""
 
+import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dlcli import config
 from dlcli.config import EvalConfig, TrainConfig
 from dlcli.errors import UsageError
 from dlcli.settings import dump_yaml, fields_of, load_yaml, merge, nested, parse_set, validate
@@ -69,3 +73,30 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
 def test_every_setting_says_what_it_is(config: type) -> None:
     for key, field in fields_of(config).items():
         assert field.description, key
+
+
+def test_lazy_names_of_settings_are_those_that_type_checkers_see() -> None:
+    source = Path(config.__file__).read_text(encoding="utf-8")
+    seen = {
+        (str(node.module).rpartition(".")[2], alias.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("dlcli.config.")
+        for alias in node.names
+    }
+    assert seen == {(module, name) for module, names in config._MODULES.items() for name in names}
+    for _, name in seen:
+        assert getattr(config, name) is not None
+    with pytest.raises(AttributeError, match="NoConfig"):
+        config.NoConfig  # noqa: B018
+
+
+def test_help_builds_no_validator_and_loads_no_settings_of_other_commands() -> None:
+    code = (
+        "import sys\nfrom dlcli.cli import main\nmain(['train', '--help'])\n"
+        "from dlcli.config import FitConfig, TrainConfig\n"
+        "built = [c.__name__ for c in (FitConfig, TrainConfig) if c.__pydantic_complete__]\n"
+        "others = {f'dlcli.config.{n}' for n in ('prune', 'quantize', 'export', 'benchmark', 'eval')}\n"
+        "sys.exit(' '.join([*built, *(others & set(sys.modules))]) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

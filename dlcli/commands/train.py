@@ -7,9 +7,6 @@ from typing import Annotated
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
-from dlcli.commands.train_session.begin import begin_run, show_dry_run
-from dlcli.commands.train_session.granted import granting
-from dlcli.commands.train_session.resume import resume_run
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_run
@@ -45,6 +42,10 @@ def command(
     The result is a run folder with the best model, the training state, metrics and plots. Ctrl-C
     saves and stops; --resume last resumes.
     """
+    from dlcli.commands.train_session.begin import begin_run, show_dry_run
+    from dlcli.commands.train_session.granted import granting
+    from dlcli.commands.train_session.resume import resume_run
+
     if resume is None and force:
         raise UsageError("--force is for --resume")
     with granting(settings, trust=trust):

@@ -1,48 +1,86 @@
-"""Settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`)."""
+"""Settings: groups of fields that become flags, YAML keys and ``--set`` keys (`dlcli.settings`).
 
-from dlcli.config.augment import AugmentConfig
-from dlcli.config.benchmark import BenchConfig
-from dlcli.config.bounds import Bound, parse_bound, parse_names
-from dlcli.config.data import DataConfig
-from dlcli.config.eval import EvalConfig, PredictConfig
-from dlcli.config.export import ExportConfig, ExportSettings
-from dlcli.config.finetune import FinetuneConfig
-from dlcli.config.fit import FitConfig
-from dlcli.config.launch import LaunchConfig
-from dlcli.config.loss import LossConfig, LossName
-from dlcli.config.measure import MeasureConfig
-from dlcli.config.model import ModelConfig
-from dlcli.config.optim import OptimConfig, Optimizer, Scheduler
-from dlcli.config.prune import PruneConfig, PruneSettings
-from dlcli.config.quantize import QuantizeConfig, QuantizeSettings
-from dlcli.config.shared import parse_sizes
-from dlcli.config.train import TrainConfig
+A group's module is imported when its name is first used: building one takes pydantic milliseconds, and
+a command's ``--help`` waits for those of its own groups alone.
+"""
 
-__all__ = [
-    "AugmentConfig",
-    "BenchConfig",
-    "Bound",
-    "DataConfig",
-    "EvalConfig",
-    "ExportConfig",
-    "ExportSettings",
-    "FinetuneConfig",
-    "FitConfig",
-    "LaunchConfig",
-    "LossConfig",
-    "LossName",
-    "MeasureConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "Optimizer",
-    "PredictConfig",
-    "PruneConfig",
-    "PruneSettings",
-    "QuantizeConfig",
-    "QuantizeSettings",
-    "Scheduler",
-    "TrainConfig",
-    "parse_bound",
-    "parse_names",
-    "parse_sizes",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlcli.config.augment import AugmentConfig as AugmentConfig
+    from dlcli.config.benchmark import BenchConfig as BenchConfig
+    from dlcli.config.bounds import Bound as Bound
+    from dlcli.config.bounds import parse_bound as parse_bound
+    from dlcli.config.bounds import parse_names as parse_names
+    from dlcli.config.data import DataConfig as DataConfig
+    from dlcli.config.eval import EvalConfig as EvalConfig
+    from dlcli.config.eval import PredictConfig as PredictConfig
+    from dlcli.config.export import ExportConfig as ExportConfig
+    from dlcli.config.export import ExportSettings as ExportSettings
+    from dlcli.config.finetune import FinetuneConfig as FinetuneConfig
+    from dlcli.config.fit import FitConfig as FitConfig
+    from dlcli.config.launch import LaunchConfig as LaunchConfig
+    from dlcli.config.loss import LossConfig as LossConfig
+    from dlcli.config.loss import LossName as LossName
+    from dlcli.config.measure import MeasureConfig as MeasureConfig
+    from dlcli.config.model import ModelConfig as ModelConfig
+    from dlcli.config.optim import OptimConfig as OptimConfig
+    from dlcli.config.optim import Optimizer as Optimizer
+    from dlcli.config.optim import Scheduler as Scheduler
+    from dlcli.config.prune import PruneConfig as PruneConfig
+    from dlcli.config.prune import PruneSettings as PruneSettings
+    from dlcli.config.quantize import QuantizeConfig as QuantizeConfig
+    from dlcli.config.quantize import QuantizeSettings as QuantizeSettings
+    from dlcli.config.shared import parse_sizes as parse_sizes
+    from dlcli.config.train import TrainConfig as TrainConfig
+
+_MODULES = {
+    "augment": ("AugmentConfig",),
+    "benchmark": ("BenchConfig",),
+    "bounds": (
+        "Bound",
+        "parse_bound",
+        "parse_names",
+    ),
+    "data": ("DataConfig",),
+    "eval": (
+        "EvalConfig",
+        "PredictConfig",
+    ),
+    "export": (
+        "ExportConfig",
+        "ExportSettings",
+    ),
+    "finetune": ("FinetuneConfig",),
+    "fit": ("FitConfig",),
+    "launch": ("LaunchConfig",),
+    "loss": (
+        "LossConfig",
+        "LossName",
+    ),
+    "measure": ("MeasureConfig",),
+    "model": ("ModelConfig",),
+    "optim": (
+        "OptimConfig",
+        "Optimizer",
+        "Scheduler",
+    ),
+    "prune": (
+        "PruneConfig",
+        "PruneSettings",
+    ),
+    "quantize": (
+        "QuantizeConfig",
+        "QuantizeSettings",
+    ),
+    "shared": ("parse_sizes",),
+    "train": ("TrainConfig",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

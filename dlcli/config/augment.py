@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from dlcli.schema import Frozen
 from dlcli.settings import setting
-from dlcli.task import Frozen
 
 
 class AugmentConfig(Frozen):

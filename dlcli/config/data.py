@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from dlcli.config.shared import BadSamples, DataFolder, DecodingThreads, Offline
+from dlcli.schema import TaskKind
 from dlcli.settings import PathText, setting
-from dlcli.task import TaskKind
 
 
 class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):

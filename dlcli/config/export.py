@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
 from dlcli.config.measure import MeasureConfig
 from dlcli.config.onnx_versions import OnnxVersions
+from dlcli.schema import Frozen
 from dlcli.settings import parsed_by, setting
-from dlcli.task import Frozen
 
 
 class ExportConfig(OnnxVersions):
@@ -60,5 +62,5 @@ class ExportConfig(OnnxVersions):
 class ExportSettings(Frozen):
     """All settings of `export`."""
 
-    export: ExportConfig = ExportConfig()
-    measure: MeasureConfig = MeasureConfig()
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    measure: MeasureConfig = Field(default_factory=MeasureConfig)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from dlcli.config.devices import parse_devices, parse_machines
+from dlcli.schema import Frozen
 from dlcli.settings import parsed_by, setting
-from dlcli.task import Frozen
 
 
 class LaunchConfig(Frozen):

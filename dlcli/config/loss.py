@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from dlcli.schema import Frozen
 from dlcli.settings import PathText, RegisteredName, setting
-from dlcli.task import Frozen
 
 # A registered function: a new file in the package is a new name.
 LossName = Annotated[str, RegisteredName("loss", "dlcli.training.losses", "register_loss")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze
+from dlcli.schema import Frozen, Interpolation
 from dlcli.settings import PathText, parsed_by, setting
-from dlcli.task import Frozen, Interpolation
 
 
 class ModelConfig(Frozen):

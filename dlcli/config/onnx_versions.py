@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from dlcli.errors import UsageError
+from dlcli.schema import Frozen
 from dlcli.settings import parsed_by, setting
-from dlcli.task import Frozen
 
 DEFAULT_OPSET = 20
 MIN_OPSET, MAX_OPSET = 13, 23

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from dlcli.schema import Frozen
 from dlcli.settings import RegisteredName, setting
-from dlcli.task import Frozen
 
 # Names of registered functions: a new file in the package is a new name.
 Optimizer = Annotated[

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
 from dlcli.config.finetune import FinetuneConfig, refuse_finetuning
 from dlcli.config.measure import MeasureConfig
 from dlcli.errors import UsageError
+from dlcli.schema import Frozen
 from dlcli.settings import RegisteredName, check_applies, parsed_by, setting
-from dlcli.task import Frozen
 
 # Removing channels is a pipeline of its own; the registered methods set weights to zero.
 PruneMethod = Annotated[
@@ -113,9 +115,9 @@ class PruneConfig(Frozen):
 class PruneSettings(Frozen):
     """All settings of `prune`."""
 
-    prune: PruneConfig = PruneConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    measure: MeasureConfig = MeasureConfig()
+    prune: PruneConfig = Field(default_factory=PruneConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    measure: MeasureConfig = Field(default_factory=MeasureConfig)
 
 
 # Settings of fine-tuning that also apply with --epochs 0; the seed is of random masks.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
 from dlcli.config.finetune import FinetuneConfig, refuse_finetuning
 from dlcli.config.measure import MeasureConfig
 from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.registry import declared_names
+from dlcli.schema import Frozen
 from dlcli.settings import RegisteredName, parsed_by, setting
-from dlcli.task import Frozen
 
 QuantizeMethodName = Annotated[
     str,
@@ -81,9 +83,9 @@ class QuantizeConfig(OnnxVersions):
 class QuantizeSettings(Frozen):
     """All settings of `quantize`."""
 
-    quantize: QuantizeConfig = QuantizeConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    measure: MeasureConfig = MeasureConfig()
+    quantize: QuantizeConfig = Field(default_factory=QuantizeConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    measure: MeasureConfig = Field(default_factory=MeasureConfig)
 
 
 def check_quantizing(settings: QuantizeSettings, typed: Mapping[str, Any]) -> None:

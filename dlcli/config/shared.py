@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 from dlcli.config.devices import parse_device
 from dlcli.errors import UsageError
+from dlcli.schema import Frozen
 from dlcli.settings import PathText, parsed_by, setting
-from dlcli.task import Frozen
 
 Split = Literal["auto", "train", "val", "test", "all"]
 Amp = Literal["auto", "none", "bf16", "fp16"]

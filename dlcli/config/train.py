@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from dlcli.config.augment import AugmentConfig
 from dlcli.config.data import DataConfig
 from dlcli.config.fit import FitConfig
@@ -9,16 +11,16 @@ from dlcli.config.launch import LaunchConfig
 from dlcli.config.loss import LossConfig
 from dlcli.config.model import ModelConfig
 from dlcli.config.optim import OptimConfig
-from dlcli.task import Frozen
+from dlcli.schema import Frozen
 
 
 class TrainConfig(Frozen):
     """All settings of `train`."""
 
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    optim: OptimConfig = OptimConfig()
-    augment: AugmentConfig = AugmentConfig()
-    fit: FitConfig = FitConfig()
-    launch: LaunchConfig = LaunchConfig()
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    fit: FitConfig = Field(default_factory=FitConfig)
+    launch: LaunchConfig = Field(default_factory=LaunchConfig)
