@@ -29,6 +29,22 @@ def user_path(path: str | Path) -> str:
     return os.path.expanduser(path)
 
 
+def user_cache() -> Path:
+    """Return the user's folder of what can be made or downloaded again.
+
+    $DLCLI_CACHE, else dlcli's below $XDG_CACHE_HOME, %LOCALAPPDATA% (Windows) or ~/.cache. Raises:
+    OSError where this user has no home.
+    """
+    if folder := os.environ.get("DLCLI_CACHE"):
+        return Path(user_path(folder))
+    local = os.environ.get("LOCALAPPDATA") if os.name == "nt" else None
+    base = os.environ.get("XDG_CACHE_HOME") or local or "~/.cache"
+    try:
+        return Path(base).expanduser() / "dlcli"
+    except RuntimeError as exc:
+        raise OSError(str(exc)) from exc
+
+
 def fsync_path(path: Path) -> None:
     """Flush a file or a folder to disk; folders on Windows, which cannot be opened, are skipped."""
     if os.name == "nt" and path.is_dir():

@@ -15,9 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests, and the processes they start, keep their list of known files to themselves."""
+def _own_user_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests, and the processes they start, keep their state and their cache to themselves."""
     os.environ["DLCLI_STATE"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["DLCLI_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

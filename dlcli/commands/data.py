@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _OPTIONS = {
     "data.data_dir", "data.kind", "data.task", "data.target", "data.split_column", "data.group_column",
     "data.time_column", "data.series_column", "data.window", "data.horizon", "data.tokenizer",
-    "data.max_length", "data.offline", "data.workers", "model.name", "model.img_size", "augment.level",
-    "fit.seed",
+    "data.max_length", "data.offline", "data.workers", "data.cache_dir", "model.name",
+    "model.img_size", "augment.level", "fit.seed",
 }  # fmt: skip
 
 
@@ -32,9 +32,9 @@ def command(
     settings: Settings[TrainConfig],
     *,
     path: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="PATH", help="A folder, a file, or a data set's name such as digits."),
-    ],
+    ] = None,
     show_augment: Annotated[
         bool,
         typer.Option(
@@ -54,6 +54,10 @@ def command(
     no_plots: Annotated[
         bool, typer.Option("--no-plots", hidden=True, help="Write no plots, as without --plots.")
     ] = False,
+    clear_cache: Annotated[
+        bool,
+        typer.Option("--clear-cache", help="Delete the cache of decoded images; takes no PATH."),
+    ] = False,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,12 +68,11 @@ def command(
     leaking columns, gaps in time. The data is only read. The exit code is 1
     if there are errors.
     """
-    if plots is not None and output is not None:
-        raise UsageError("--output is the older name of --plots", hint="give --plots alone")
-    output = plots or output
-    if no_plots and (show_augment or output is not None):
-        flag = "--show-augment" if show_augment else "--plots"
-        raise UsageError(f"{flag} writes a plot, and --no-plots forbids it")
+    if clear_cache:
+        _clear_cache(path, settings.resolve(), as_json=json_output)
+        return
+    path = _required_path(path, settings)
+    output = _plots_folder(plots, output, show_augment=show_augment, no_plots=no_plots)
     flags = {"data": {"data": path}}
     config = validate(TrainConfig, merge(settings.overrides, flags))
     if config.model.name is not None:
@@ -115,6 +118,49 @@ def command(
         _show_augment(source, config, needs, folder, json_output)
     else:
         _check(source, config, needs, folder, every=every, quiet=quiet, as_json=json_output)
+
+
+def _required_path(path: str | None, settings: Settings[TrainConfig]) -> str:
+    """Return PATH. Raises: UsageError without it, and for an option of --clear-cache."""
+    if path is None:
+        raise UsageError("PATH is missing", hint="dlcli data FOLDER, or a name: dlcli data digits")
+    if settings.flags.get("data", {}).get("cache_dir") is not None:
+        raise UsageError("--cache-dir is for --clear-cache: nothing is cached here", hint="leave it out")
+    return path
+
+
+def _plots_folder(
+    plots: Path | None, output: Path | None, *, show_augment: bool, no_plots: bool
+) -> Path | None:
+    """Return the value of --plots, under either name. Raises: UsageError for contradicting options."""
+    if plots is not None and output is not None:
+        raise UsageError("--output is the older name of --plots", hint="give --plots alone")
+    output = plots or output
+    if no_plots and (show_augment or output is not None):
+        flag = "--show-augment" if show_augment else "--plots"
+        raise UsageError(f"{flag} writes a plot, and --no-plots forbids it")
+    return output
+
+
+def _clear_cache(path: str | None, config: TrainConfig, *, as_json: bool) -> None:
+    """Delete the cache of decoded images. Raises: UsageError; DlcliError where that is not possible."""
+    if path is not None:
+        raise UsageError("--clear-cache deletes the whole cache", hint="leave PATH out")
+    from dlcli.pixels.cache.folder import disk_cache
+    from dlcli.ui.data import print_cleared
+    from dlcli.ui.json_output import print_json
+
+    cache = disk_cache("disk", config.data.cache_dir, None)
+    if cache is None:
+        raise DlcliError("this user has no home, and so no cache", hint="--cache-dir DIR")
+    try:
+        freed = cache.clear()
+    except OSError as exc:
+        raise DlcliError(f"cannot clear the cache {cache.root}: {exc.strerror or exc}") from exc
+    if as_json:
+        print_json({"command": "data", "cache_dir": str(cache.root), "freed_bytes": freed})
+    else:
+        print_cleared(cache.root, freed)
 
 
 def _check(

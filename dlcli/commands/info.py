@@ -70,11 +70,17 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
             machine = inspect_machine(timeout_s=timeout_s)
     reasons = {device: machine.missing(device) for device in require}
     required = [{"device": d, "ok": r is None, "reason": r} for d, r in reasons.items()]
-    result: dict[str, Any] = {"command": "info", **machine.to_dict(), "required": required}
+    cache = _image_cache()
+    result: dict[str, Any] = {
+        "command": "info",
+        **machine.to_dict(),
+        "required": required,
+        "image_cache": cache,
+    }
     if as_json:
         report.print_json(result)
     else:
-        print_machine(machine)
+        print_machine(machine, cache)
     for device, reason in reasons.items():
         if reason is not None:
             raise BoundMissed(
@@ -84,6 +90,16 @@ def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet:
     if not machine.usable:
         first = machine.problems[0]
         raise DlcliError(first.message, hint=first.hint)
+
+
+def _image_cache() -> dict[str, Any] | None:
+    """The folder, size and limit of the cache of decoded images; None where there can be none."""
+    from dlcli.pixels.cache.folder import disk_cache
+
+    cache = disk_cache("auto", None, None)
+    if cache is None:
+        return None
+    return {"dir": str(cache.root), "size_bytes": cache.size(), "limit_bytes": cache.limit_bytes()}
 
 
 def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:

@@ -106,8 +106,29 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         0.1, "Validation fraction, of data without a validation split.", gt=0, lt=1
     )
     test_fraction: float = setting(0.1, "Test fraction, of data without any splits.", ge=0, lt=1)
-    cache: Literal["auto", "ram", "none"] = setting(
-        "auto", "Cache of decoded images.", on_resume="allowed"
+    cache: Literal["auto", "ram", "disk", "none"] = setting(
+        "auto",
+        "Cache of decoded images: in memory, on disk, or none. auto: in memory where the split fits; "
+        "photos also on disk, for later runs.",
+        "--cache",
+        advanced=True,
+        on_resume="allowed",
+    )
+    cache_dir: PathText = setting(
+        None,
+        "Folder of the disk cache (default: in the user's cache folder).",
+        "--cache-dir",
+        advanced=True,
+        on_resume="allowed",
+        applies_to={"cache": ("auto", "disk")},
+    )
+    cache_limit: float | None = setting(
+        None,
+        "Largest size of the disk cache in GB; what was not used longest is deleted (default: 20 % of "
+        "the free disk).",
+        gt=0,
+        on_resume="allowed",
+        applies_to={"cache": ("auto", "disk")},
     )
 
     def meaning(self) -> dict[str, Any]:

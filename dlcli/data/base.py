@@ -184,7 +184,7 @@ class Reader(ABC):
     ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
     ``lengths`` are the lengths of the samples (N,) where they vary: batches then group samples of
     similar length. ``notices`` are messages of the encoder (unknown words, truncated texts).
-    ``streams`` is whether samples are decoded at every read, since memory cannot hold them.
+    ``streams`` is whether samples are decoded at every read, since no cache holds them.
     """
 
     def __init__(self, samples: Samples) -> None:
@@ -226,6 +226,9 @@ class Reader(ABC):
     def array(self) -> Inputs | None:
         """The inputs of the whole split if they are in memory, unpadded and all readable; else None."""
         return None
+
+    def flush(self) -> None:  # noqa: B027 - most readers write nothing
+        """Called after each epoch: complete what is written for other processes and later runs."""
 
     def close(self) -> None:  # noqa: B027 - most readers hold nothing
         """Release threads and other resources; a later read acquires them again."""

@@ -16,6 +16,7 @@ import numpy as np
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Inputs, Reader, Samples
 from dlcli.data.notices import Notice
+from dlcli.pixels.cache.folder import CacheFolder
 from dlcli.registry import Registry
 from dlcli.task import InputSpec, TaskKind, TaskSpec
 
@@ -65,10 +66,11 @@ class ModelNeeds:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of a reader: threads, size of the cache, and "skip" or "fail" for unreadable samples."""
+    """Options of a reader: threads, caches in memory and on disk, "skip" or "fail" for bad samples."""
 
     workers: int | None = None
     cache_bytes: int = 0
+    disk: CacheFolder | None = None
     on_bad_sample: str = "skip"
 
 

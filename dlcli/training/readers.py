@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from dlcli.data.base import Reader, Samples
-from dlcli.data.images.reader import cache_budget
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.machine.threads import usable_cores
+from dlcli.pixels.cache.folder import disk_cache
+from dlcli.pixels.cache.memory import memory_budget
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.distributed.world import World
 from dlcli.training.loop.batch_plan import BatchPlan
@@ -54,7 +55,8 @@ def _open(plan: Plan, samples: Samples, cache_share: float, processes: int) -> R
     config = plan.config.data
     options = ReadOptions(
         workers=config.workers or usable_cores(processes),
-        cache_bytes=int(cache_budget(config.cache) * cache_share / processes),
+        cache_bytes=int(memory_budget(config.cache) * cache_share / processes),
+        disk=disk_cache(config.cache, config.cache_dir, config.cache_limit),
         on_bad_sample=config.on_bad_sample,
     )
     return kind_of(plan.task).reader(samples, plan.task, options)

@@ -22,6 +22,8 @@ def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> 
         "data_dir": source.data_dir or config.data.data_dir,
         "class_names": source.options.get("class_names"),
     }
+    if config.data.cache_dir is not None:
+        data["cache_dir"] = os.path.abspath(config.data.cache_dir)
     named = {"name": model}
     if config.model.weights is not None:
         named["weights"] = os.path.abspath(config.model.weights)

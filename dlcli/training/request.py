@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,21 @@ from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.evaluation.metrics import directions, metrics_of
 from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
-from dlcli.settings import fields_of
+from dlcli.settings import check_applies, fields_of
 from dlcli.task import TaskKind
 from dlcli.trust import CODE_FILE
 from dlcli.zoo.names import check_kind, check_spelling
 
 
 def check_request(config: TrainConfig) -> None:
-    """Check that a model and data are named, and the model's spelling. Raises: UsageError."""
+    """Check that a model and data are named, spelling, settings without effect. Raises: UsageError."""
     if config.model.name is None:
         raise UsageError("--model is missing", hint="dlcli train --model cnn --data digits")
     if config.data.data is None:
         raise UsageError(
             "--data is missing", hint=f"dlcli train --model {config.model.name} --data FOLDER"
         )
+    check_applies(config)
     check_spelling(config.model.name)
 
 
@@ -53,6 +55,12 @@ def _check_files(config: TrainConfig) -> None:
     weights = config.model.weights
     if weights is not None and not Path(weights).exists():
         raise DlcliError(f"--weights {weights} does not exist")
+    cache, data = config.data.cache_dir, os.path.realpath(str(config.data.data))
+    if cache is not None and os.path.isdir(data) and Path(os.path.realpath(cache)).is_relative_to(data):
+        raise UsageError(
+            f"--cache-dir {cache} is in the data folder, where dlcli never writes",
+            hint="give a folder outside of it",
+        )
     if config.loss.teacher is not None:
         find_artifact(config.loss.teacher, DEFAULT_ROOT)
     code = CODE_FILE.fullmatch(str(config.model.name))

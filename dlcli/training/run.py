@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from dlcli.data.base import Reader
-from dlcli.data.notices import for_split
 from dlcli.data.splits import write_splits
 from dlcli.errors import DlcliError
 from dlcli.evaluation.baselines.compare import compare_with_baselines
@@ -35,7 +34,7 @@ from dlcli.training.model_card import make_card
 from dlcli.training.plan import Plan
 from dlcli.training.prepare import PreparedRun
 from dlcli.training.readers import make_readers
-from dlcli.training.run_events import run_started, with_hints
+from dlcli.training.run_events import run_started, with_hints, with_notices
 from dlcli.zoo.device import describe_device, set_threads
 from dlcli.zoo.forward import model_inputs
 
@@ -128,6 +127,8 @@ def _train(
     # The record of a resumed run has some of these already.
     warnings = list(dict.fromkeys([*plan.warnings, *prepared.load_notes]))
     readers = make_readers(plan, world)
+    if world.main:
+        emit = with_notices(emit, readers)
     built = make_job(plan, run, prepared.module, prepared.teacher, readers, device, emit, world)
     job, progress = built.job, Progress()
     if world.rank:  # the same on all ranks until here; each draws its own dropout masks
@@ -143,15 +144,16 @@ def _train(
         reopen(job, progress)
     for message in warnings:
         emit(Warned(message))
-    for split, reader in readers.items():
-        for notice in for_split(reader.notices, split):
-            emit(Warned(notice.message))
     emit(run_started(plan, run, built, progress, device))
     if config.tensorboard and world.main:
         emit(ModelReady(job.model.module, _example(job)))
     if world.main:
         run.update_record(status="running", warnings=warnings)
-    return _finish(plan, run, job, readers, fit(job, progress), warnings)
+    try:
+        return _finish(plan, run, job, readers, fit(job, progress), warnings)
+    finally:
+        for reader in readers.values():
+            reader.close()
 
 
 def _finish(

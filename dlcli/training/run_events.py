@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import torch
 
-from dlcli.events import Emit, Event, Noted, RunStarted
+from dlcli.data.base import Reader
+from dlcli.data.notices import for_split
+from dlcli.events import Emit, Event, Noted, RunStarted, Warned
 from dlcli.runs.folder import RunFolder, read_events
 from dlcli.settings import flat
 from dlcli.training.build_job import BuiltJob
@@ -49,6 +54,21 @@ def run_started(
         loss=built.loss,
         settings=flat(config),
     )
+
+
+def with_notices(emit: Emit, readers: Mapping[str, Reader]) -> Emit:
+    """Return an ``emit`` that adds a warning for each notice of the readers, once it is there."""
+    shown: Counter[str] = Counter()
+
+    def emit_with_notices(event: Event) -> None:
+        emit(event)
+        for split, reader in readers.items():
+            new = reader.notices[shown[split] :]
+            shown[split] += len(new)
+            for notice in for_split(new, split):
+                emit(Warned(notice.message))
+
+    return emit_with_notices
 
 
 def with_hints(emit: Emit, run: RunFolder) -> Emit:

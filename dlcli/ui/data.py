@@ -25,6 +25,12 @@ EVERY_S = 15.0  # between lines of progress where nothing can be redrawn
 _STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
 
 
+def print_cleared(root: Path, freed: int) -> None:
+    """Print on stdout how much was deleted from the cache of decoded images."""
+    words = f"{wording.size(freed)} of decoded images deleted from" if freed else "no decoded images in"
+    consoles.stdout().print(f"{words} {wording.printable(str(root))}", markup=False, soft_wrap=True)
+
+
 @contextmanager
 def reading_progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show on stderr how many of ``what`` were read: a progress bar on a terminal, else lines."""

@@ -17,11 +17,11 @@ _OPERATIONS = {"matmul": "matmul 512 x 512", "conv2d": "conv2d and gradients"}
 _TESTED = ("torch", "torchvision", "onnxruntime")
 
 
-def print_machine(machine: Machine) -> None:
+def print_machine(machine: Machine, image_cache: dict[str, Any] | None) -> None:
     """Print the report on stdout: facts, test results, problems and the verdict."""
     print_sections(
         [
-            Section(f"dlcli {machine.dlcli}", _system(machine)),
+            Section(f"dlcli {machine.dlcli}", [*_system(machine), *_image_cache(image_cache)]),
             Section("Libraries", _libraries(machine)),
             Section("Devices", _devices(machine)),
             Section("Packages", _packages(machine, consoles.stdout().width)),
@@ -64,6 +64,13 @@ def _system(machine: Machine) -> list[Row]:
         Row("instructions", ", ".join(cpu["instruction_sets"]) or "not known"),
         Row("RAM", ram),
     ]
+
+
+def _image_cache(cache: dict[str, Any] | None) -> list[Row]:
+    if cache is None:
+        return []
+    size, limit = (wording.size(cache[f"{key}_bytes"]) for key in ("size", "limit"))
+    return [Row("image cache", f"{size} of at most {limit}, in {cache['dir']}")]
 
 
 def _libraries(machine: Machine) -> list[Row]:

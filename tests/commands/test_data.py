@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -184,3 +185,36 @@ def test_the_series_of_a_long_table_are_named(here: Path, capsys: pytest.Capture
     assert report["kind"] == "series"
     out, _ = run(capsys, *args, "--series-column", "shop")
     assert "series    3" in out
+
+
+def test_the_cache_is_shown_and_cleared(
+    here: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path]
+) -> None:
+    from dlcli.commands.info import _image_cache
+    from dlcli.pixels.cache.folder import CacheFolder
+    from dlcli.pixels.cache.shards import ShardWriter
+
+    cache = here / "cache"
+    writer = ShardWriter(cache / ("a" * 32), 4)
+    writer.add(bytes(range(16)), np.zeros((2, 2, 1), dtype=np.uint8))
+    writer.finish()
+    (cache / "mine.txt").write_text("mine")
+    size = CacheFolder(cache).size()
+    out, _ = run(capsys, "--clear-cache", "--cache-dir", str(cache))
+    assert out.split() == [str(size), *f"B of decoded images deleted from {cache}".split()]
+    out, _ = run(capsys, "--clear-cache", "--cache-dir", str(cache))
+    assert out.startswith("no decoded images in")
+    assert [path.name for path in cache.iterdir()] == ["mine.txt"]
+    shown = as_json(capsys, "--clear-cache")
+    assert shown["freed_bytes"] >= 0
+    place = _image_cache()
+    assert place is not None
+    assert shown["cache_dir"] == place["dir"]
+    assert place["size_bytes"] == 0 < place["limit_bytes"]
+    for arguments, words in (
+        ([str(photo_folder()), "--clear-cache"], "--clear-cache deletes the whole cache"),
+        ([], "PATH is missing"),
+        ([str(photo_folder(name="b")), "--cache-dir", "x"], "--cache-dir is for --clear-cache"),
+    ):
+        _, err = run(capsys, *arguments, code=2)
+        assert words in err

@@ -36,6 +36,7 @@ REPORT_KEYS = {
     "cpu",
     "memory",
     "packages",
+    "image_cache",
     "torch",
     "torchvision",
     "devices",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from dlcli.cli import main
 from dlcli.commands.train_session.join import find_or_create_run
 from dlcli.config import LaunchConfig, TrainConfig
+from dlcli.pixels.cache import keys
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import dump_yaml, validate
 from dlcli.training.distributed import ranks, worker
@@ -176,3 +177,76 @@ def test_one_of_a_group_says_that_a_run_is_finished(
         torchrun.setenv("RANK", rank)
         assert main(["train", "--resume", "a"]) == 0
     assert capsys.readouterr().out.count("run a is finished") == 1
+
+
+PHOTOS = ["train", "-m", "cnn", "--img-size", "32", "--device", "cpu", "-b", "6", "-e", "2"]
+
+
+def _train_photos(capsys: pytest.CaptureFixture[str], *options: str, code: int = 0) -> tuple[str, str]:
+    assert main([*PHOTOS, "-d", "photos", "-q", "--json", *options]) == code
+    return capsys.readouterr()
+
+
+def test_a_run_learns_the_same_with_any_cache(
+    here: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(keys, "SETTLED_S", 0.0)
+    before = sorted(photo_folder().rglob("*"))
+    metrics = []
+    for name, options in (
+        ("none", ["--cache", "none"]),
+        ("ram", ["--cache", "ram"]),
+        ("first", ["--cache", "disk", "--cache-dir", "c"]),
+        ("second", ["--cache", "disk", "--cache-dir", "c"]),
+        ("auto", ["--cache-dir", "c"]),
+    ):
+        out, _ = _train_photos(capsys, "--name", name, *options)
+        metrics.append(json.loads(out)["metrics"])
+        (decoding,) = Path("c").iterdir() if name not in ("none", "ram") else (None,)
+        if name == "first":
+            assert decoding is not None
+            first = {path.name for path in decoding.iterdir()}
+            assert first
+        elif decoding is not None:
+            assert {path.name for path in decoding.iterdir()} == first
+    assert all(one == metrics[0] for one in metrics)
+    assert sorted((here / "photos").rglob("*")) == before
+    saved = RunFolder(Path("runs/first")).config
+    assert f"cache_dir: {here / 'c'}" in saved.read_text()
+
+
+def test_a_cache_that_cannot_be_written_is_one_warning(
+    here: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(keys, "SETTLED_S", 0.0)
+    photo_folder()
+    Path("c").write_text("a file")
+    assert main([*PHOTOS, "-d", "photos", "--cache", "disk", "--cache-dir", "c"]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("train: cannot write decoded images to") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cache", "ram", "--cache-dir", "c"], "--cache-dir is for --cache auto and disk, not ram"),
+        (["--cache-dir", "photos/c"], "is in the data folder, where dlcli never writes"),
+        (["--set", "data.cache_limit=0"], "data.cache_limit"),
+    ],
+)
+def test_a_cache_that_makes_no_sense_leaves_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path],
+    options: list[str], message: str,
+) -> None:  # fmt: skip
+    photo_folder()
+    _, err = _train_photos(capsys, *options, code=2)
+    assert message in " ".join(err.split())
+    assert not Path("runs").exists()
+
+
+def test_a_cache_is_for_images(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("t.csv").write_text("a,b\n" + "".join(f"{i},{i * i % 7}\n" for i in range(40)))
+    assert main(["train", "-m", "mlp", "-d", "t.csv", "--cache", "disk"]) == 2
+    assert "--cache is for image data" in capsys.readouterr().err

@@ -12,9 +12,10 @@ import pytest
 from dlcli.config import DataConfig
 from dlcli.data.base import Listed, Samples, Stacked
 from dlcli.data.images import reader as reader_module
-from dlcli.data.images.reader import PixelReader, cache_budget
+from dlcli.data.images.reader import PixelReader
 from dlcli.data.sources import open_source
 from dlcli.errors import DlcliError
+from dlcli.pixels.cache.memory import container_free, memory_budget
 from dlcli.pixels.decode import decode
 from dlcli.task import ImageInput
 
@@ -160,13 +161,13 @@ def test_a_split_larger_than_memory_is_only_a_list() -> None:
 def test_budgets() -> None:
     import psutil
 
-    assert cache_budget("none") == 0
-    assert cache_budget("ram") == sys.maxsize
-    assert 0 <= cache_budget("auto") <= 0.4 * psutil.virtual_memory().total
+    assert memory_budget("none") == memory_budget("disk") == 0
+    assert memory_budget("ram") == sys.maxsize
+    assert 0 <= memory_budget("auto") <= 0.4 * psutil.virtual_memory().total
 
 
 def test_a_container_s_limit_counts(tmp_path: Path) -> None:
-    free = reader_module._container_free
+    free = container_free
     assert free(tmp_path) is None
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 100\ninactive_file 50\n")

@@ -104,6 +104,7 @@ def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reade
         task.input,
         workers=options.workers,
         cache_bytes=options.cache_bytes,
+        disk=options.disk,
         on_bad_sample=options.on_bad_sample,
     )
 
@@ -209,7 +210,10 @@ KINDS.register("image")(
         to_model=lambda inputs, spec: (normalize(inputs[0], spec),),
         default_batch_size=default_batch_size,
         describe=describe,
-        own_settings=("model.img_size", "model.pretrained"),
+        own_settings=(
+            *("model.img_size", "model.pretrained"),
+            *("data.cache", "data.cache_dir", "data.cache_limit"),
+        ),
         order=10,
     )
 )

@@ -1,35 +1,39 @@
-"""The reader of images: decodes on demand, in threads, and caches pixels where memory allows.
+"""The reader of images: decodes on demand, in threads; caches pixels in memory, on disk, or both.
 
 Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Listed, Pixels, Reader, Samples, Stacked
+from dlcli.data.notices import Notice
 from dlcli.errors import BadSample, DlcliError
 from dlcli.machine.threads import usable_cores
+from dlcli.pixels.cache.disk import DiskCache
+from dlcli.pixels.cache.folder import CacheFolder
 from dlcli.pixels.decode import decode, keeps_size
 from dlcli.task import ImageInput
 
 # Raw arrays up to this size are resized immediately for `array`.
 _MAX_EAGER_BYTES = 256 * 2**20
-_AUTO_CACHE_SHARE = 0.4  # of the free memory
+# Photos that are held in memory are also written to disk, once decoding them has taken this long.
+_WORTH_WRITING_S = 2.0
 
 
 class PixelReader(Reader):
     """Reads the pixels of ``samples`` for the input ``spec``.
 
-    If the whole split fits into ``cache_bytes``, each sample is decoded once and cached; otherwise at
-    every read, and memory is bounded by the batch. Pillow releases the GIL while decoding, so
-    ``workers`` threads (default: one per core) decode in parallel.
+    If the whole split fits into ``cache_bytes``, each sample is loaded once and held in memory;
+    otherwise at every read, and memory is bounded by the batch. Photos are read from ``disk`` where they
+    are in it, else decoded and written to it. Pillow releases the GIL while decoding, so ``workers``
+    threads (default: one per core) decode in parallel.
 
     ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
     """
@@ -41,6 +45,7 @@ class PixelReader(Reader):
         *,
         workers: int | None,
         cache_bytes: int,
+        disk: CacheFolder | None = None,
         on_bad_sample: str = "skip",
     ) -> None:
         super().__init__(samples)
@@ -61,7 +66,13 @@ class PixelReader(Reader):
             self._store = np.empty(
                 shape, dtype=np.uint8
             )  # memory pages are allocated when they are written
-        self.streams = self._store is None
+        self._disk: DiskCache | None = None
+        if disk is not None and isinstance(samples.items, Listed):
+            self._disk = DiskCache(disk, samples.items.values, spec)
+        self.streams = self._store is None and self._disk is None
+        self._disk_problem_reported = False
+        self._decoding_s = 0.0
+        self._unwritten: list[tuple[Indices, Pixels, Indices]] = []  # arguments of `DiskCache.add`
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """(pixels,) of the readable samples among ``indices``, and which of ``indices`` they are.
@@ -91,27 +102,65 @@ class PixelReader(Reader):
                 self._fill(np.arange(len(self), dtype=np.int64))
         return (self._store,) if bool(self._filled.all()) and not self.bad else None
 
+    def flush(self) -> None:
+        """Complete what is being written to disk, so that other processes read it."""
+        if self._disk is not None:
+            self._disk.flush()
+            self._report_disk()
+
     def close(self) -> None:
-        """Stop the threads; a later read starts them again."""
+        """Stop the threads and release the disk cache; a later read starts them again."""
+        if self._disk is not None:
+            self._disk.close()
+            self._report_disk()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
     def _fill(self, indices: Indices) -> None:
-        """Decode the samples that are not cached yet."""
+        """Load the samples that are not in memory yet."""
         assert self._store is not None
         missing = np.unique(indices)
         missing = missing[~(self._filled[missing] | self._unreadable[missing])]
-        self._decode(missing, self._store, missing)
+        self._load(missing, self._store, missing)
         self._filled[missing] = ~self._unreadable[missing]
 
     def _stream(self, indices: Indices) -> tuple[Pixels, Indices]:
         readable = indices[~self._unreadable[indices]]
         shape = (len(readable), self.spec.height, self.spec.width, self.spec.channels)
         out = np.empty(shape, dtype=np.uint8)
-        self._decode(readable, out, np.arange(len(readable), dtype=np.int64))
+        self._load(readable, out, np.arange(len(readable), dtype=np.int64))
         decoded = ~self._unreadable[readable]
         return (out, readable) if bool(decoded.all()) else (out[decoded], readable[decoded])
+
+    def _load(self, indices: Indices, out: Pixels, rows: Indices) -> None:
+        """Read samples from disk or decode them, into ``out[rows]``; record the unreadable ones."""
+        if self._disk is None:
+            self._decode(indices, out, rows)
+            return
+        missing = ~self._disk.read(indices, out, rows)
+        indices, rows = indices[missing], rows[missing]
+        start = time.perf_counter()
+        self._decode(indices, out, rows)
+        self._decoding_s += time.perf_counter() - start
+        readable = ~self._unreadable[indices]
+        if self._disk.problem is None and readable.any():
+            self._unwritten.append((indices[readable], out, rows[readable]))
+            if self._store is None or self._decoding_s >= _WORTH_WRITING_S:
+                for decoded in self._unwritten:
+                    self._disk.add(*decoded)
+                self._unwritten.clear()
+        self._report_disk()
+
+    def _report_disk(self) -> None:
+        """Give notice, once, that nothing more can be written to disk."""
+        if self._disk is None or self._disk.problem is None or self._disk_problem_reported:
+            return
+        self._disk_problem_reported = True
+        self.streams = self._store is None
+        effect = "in every epoch" if self._store is None else "again in the next run"
+        message = f"cannot write decoded images to {self._disk.problem}; the others are decoded {effect}"
+        self.notices.append(Notice(message, "cache", "warning"))
 
     def _decode(self, indices: Indices, out: Pixels, rows: Indices) -> None:
         """Decode the samples ``indices`` into ``out[rows]``; record the unreadable ones."""
@@ -162,30 +211,3 @@ class PixelReader(Reader):
             ) from exc
         self._unreadable[index] = True
         self.bad[self.samples.ids[index]] = exc.message
-
-
-def cache_budget(cache: Literal["auto", "ram", "none"]) -> int:
-    """The maximum size of cached pixels in bytes: "auto" is 40 % of the free memory."""
-    if cache == "none":
-        return 0
-    if cache == "ram":
-        return sys.maxsize
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit = _container_free()
-    return int(_AUTO_CACHE_SHARE * (free if limit is None else min(free, limit)))
-
-
-def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Free bytes under the memory limit of a container (cgroup v2), which psutil ignores; else None."""
-    try:
-        limit = (root / "memory.max").read_text().strip()
-        used = int((root / "memory.current").read_text())
-        stat = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-        if limit == "max":
-            return None
-        # The page cache counts as used, but is reclaimed on demand.
-        return max(0, int(limit) - used + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):
-        return None

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dlcli.data.base import Labels, Listed, Pixels, Samples, Stacked, fingerprint
 from dlcli.data.kinds import DataListing
 from dlcli.errors import DlcliError
+from dlcli.files import user_cache
 from dlcli.registry import Registry
 
 
@@ -46,12 +47,8 @@ def find_name(text: str) -> str | None:
 
 
 def cache_dir() -> Path:
-    """Return the folder of downloaded sets, below $DLCLI_CACHE or the user's cache folder."""
-    cache = os.environ.get("DLCLI_CACHE")
-    if cache:
-        return Path(cache).expanduser() / "datasets"
-    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(user).expanduser() / "dlcli" / "datasets"
+    """Return the folder of downloaded sets in the user's cache. Raises: OSError without a home."""
+    return user_cache() / "datasets"
 
 
 def array_listing(

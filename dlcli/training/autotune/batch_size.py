@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from dlcli.data.base import Indices, Samples
-from dlcli.data.images.reader import cache_budget
 from dlcli.errors import DlcliError
+from dlcli.pixels.cache.memory import memory_budget
 from dlcli.training.autotune.memory import activation_bytes, bytes_of
 from dlcli.training.autotune.trial import (
     first_device,
@@ -157,7 +157,7 @@ def _measure(job: FitJob, size: int, budget: int) -> MeasuredSize:
 def _budget(device: torch.device, devices: int, resident: int) -> int:
     """Bytes that a step may take on one device, next to a cached split of ``resident`` bytes."""
     if device.type != "cuda":
-        return cache_budget("auto") // devices
+        return memory_budget("auto") // devices
     free_memory(device)
     free, _ = torch.cuda.mem_get_info(device)
     cached = resident if resident <= CACHED_SHARE * free else 0

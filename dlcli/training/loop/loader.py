@@ -124,6 +124,7 @@ class TrainBatches:
         host_batches = prefetch(self.reader.read(share) for share in shares)
         for (host, indices), planned in zip(host_batches, sizes, strict=True):
             yield self._from_host(host, indices, epoch, planned)
+        self.reader.flush()
 
     def example(self) -> Batch:
         """Two readable samples, or one where there is one: for a process whose share is empty.
