@@ -44,6 +44,14 @@ class QuantizeConfig(OnnxVersions):
         advanced=True,
         applies_to={"method": ("static", "qat")},
     )
+    reduce_range: bool | None = setting(
+        None,
+        "Weights in 7 bits, for x86 processors without VNNI, whose int8 products saturate (default: by "
+        "this machine).",
+        "--reduce-range/--full-range",
+        advanced=True,
+        applies_to={"method": ("static",)},
+    )
     calibration: Literal["minmax", "entropy", "percentile"] = setting(
         "minmax",
         "Calibration method of activation ranges.",

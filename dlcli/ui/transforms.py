@@ -50,6 +50,7 @@ def _mask(args: Mapping[str, Any]) -> str:
 def _quantize(args: Mapping[str, Any]) -> str:
     method = str(args.get("method", ""))
     description = f"quantized: {_METHODS.get(method, method)}{_bits(args)}"
+    description += ", weights in 7 bits for processors without VNNI" * bool(args.get("reduce_range"))
     in_float = args.get("float") or ()
     return description + (
         f", {wording.plural(len(in_float), 'layer')} left in float" if in_float else ""

@@ -13,6 +13,7 @@ from dlcli.config.onnx_versions import check_runtime
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact
 from dlcli.keyword_settings import check_args
+from dlcli.machine.hardware import cpu
 from dlcli.settings import typed_flag
 
 TOO_FEW_SAMPLES = f"fewer than {FEWEST_SAMPLES} samples do not give ranges that hold for others"
@@ -56,6 +57,13 @@ def check_options(config: QuantizeConfig) -> None:
             f"--calibration-samples {config.calibration_samples}: {TOO_FEW_SAMPLES}",
             hint="--calibration-samples 256, or --method dynamic",
         )
+
+
+def int8_saturates() -> bool:
+    """Whether this processor is an x86 one that is known to lack VNNI."""
+    known = set(cpu()["instruction_sets"])
+    vnni = {"AVX-VNNI", "AVX512-VNNI", "AMX-INT8"}
+    return cpu_target() == "x86" and "AVX2" in known and not vnni & known
 
 
 def cpu_target() -> Literal["x86", "arm"]:

@@ -290,6 +290,8 @@ class _QuantizeJob:
         target, here = self.builder.target, cpu_target()
         if method_of(chosen.method, chosen.backend).calibrates and target != here:
             yield f"quantized for {target} but measured on {here}, where its speed differs"
+        if chosen.method == "static" and self.builder.config.reduce_range:
+            yield "weights in 7 bits: int8 products saturate on x86 processors without VNNI"
 
     def _missed(self, chosen: QuantizeCandidate) -> str | None:
         if chosen.delta.within(self.bound):

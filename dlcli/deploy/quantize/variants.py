@@ -21,7 +21,7 @@ from dlcli.config.onnx_versions import target_opset
 from dlcli.data.prepare import prepare
 from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.quantize.calibration import CalibrationData, static_calibration
-from dlcli.deploy.quantize.methods import cpu_target
+from dlcli.deploy.quantize.methods import cpu_target, int8_saturates
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, EvalProgress, Noted
 from dlcli.formats.base import FORMATS, Artifact, read_card
@@ -54,7 +54,12 @@ class VariantBuilder:
         self.source, self.settings = source, settings
         self._annotations = (*annotations, provenance_record(source.path))
         self.target: Target = settings.quantize.target or cpu_target()
-        self.config = settings.quantize.model_copy(update={"target": self.target})
+        reduced = settings.quantize.reduce_range
+        if reduced is None:
+            reduced = self.target == "x86" and int8_saturates()
+        self.config = settings.quantize.model_copy(
+            update={"target": self.target, "reduce_range": reduced}
+        )
         self._folder, self._trust, self._emit = folder, trust, emit
         self._count = 0
         self._ranges_by_method: dict[str, Any] = {}

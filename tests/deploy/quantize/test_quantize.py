@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from encoded_sizes import encoded_bytes
@@ -358,3 +359,28 @@ def test_no_other_file_is_overwritten(runs: Runs, tmp_path: Path) -> None:
         run_quantize(run.best, settings("bf16"), tmp_path / "b.safetensors")
     with pytest.raises(UsageError, match="is no onnx file"):
         run_quantize(run.best, settings("dynamic"), tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("saturates", "asked", "largest"), [(True, None, 64), (True, False, 127), (False, None, 127)]
+)
+def test_weights_have_7_bits_where_products_of_8_saturate(
+    runs: Runs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saturates: bool,
+    asked: bool | None,
+    largest: int,
+) -> None:
+    monkeypatch.setattr(variants, "int8_saturates", lambda: saturates)
+    requested = settings("static", target="x86", reduce_range=asked)
+    result = run_quantize(runs("cnn").best, requested, tmp_path / "q.onnx")
+    weights = [
+        onnx.numpy_helper.to_array(tensor).astype(int)
+        for tensor in onnx.load(result.output).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert weights
+    assert {int(abs(weight).max()) for weight in weights} == {largest}
+    assert record(result.output)["reduce_range"] is (largest == 64)
+    assert any("7 bits" in sentence for sentence in result.verdict()) is (largest == 64)
