@@ -20,6 +20,7 @@ from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
 from dlcli.files import user_path
 from dlcli.machine.threads import limit_spinning
+from dlcli.out_of_memory import MEMORY_HINT, out_of_memory_message
 from dlcli.synonyms import key_for
 from dlcli.wording import printable_lines
 
@@ -155,8 +156,9 @@ def main(argv: list[str] | None = None) -> int:
             return _usage(exc, args)
         if debug:
             raise
-        message = os_error_message(exc)
-        if message is not None:
+        if (message := out_of_memory_message(exc)) is not None:
+            return _report(message, MEMORY_HINT, 1)
+        if (message := os_error_message(exc)) is not None:
             return _report(message, None, 1)
         return _report(
             f"{type(exc).__name__}: {exc}",

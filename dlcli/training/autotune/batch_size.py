@@ -10,6 +10,7 @@ import torch
 
 from dlcli.data.base import Indices, Samples
 from dlcli.errors import DlcliError
+from dlcli.out_of_memory import is_out_of_memory
 from dlcli.pixels.cache.memory import memory_budget
 from dlcli.training.autotune.memory import activation_bytes, bytes_of
 from dlcli.training.autotune.trial import (
@@ -122,8 +123,15 @@ def _try_size(plan: Plan, samples: Samples, size: int, budget: int) -> MeasuredS
         data={"balance": "none"},  # a class may be missing here
         fit={"batch_size": size * process_count(plan.config), "overfit_batches": None},
     )
-    with trial_job(small, share=True) as trial:
-        return _measure(trial.job, size, budget)
+    try:
+        with trial_job(small, share=True) as trial:
+            return _measure(trial.job, size, budget)
+    except Exception as exc:
+        if not is_out_of_memory(exc):
+            raise
+        exc.__traceback__ = None  # its frames hold the activations
+        free_memory(first_device(plan.config))
+        return MeasuredSize(size, False, 0)
 
 
 def _measure(job: FitJob, size: int, budget: int) -> MeasuredSize:

@@ -14,6 +14,7 @@ from typing import NoReturn, TextIO
 
 from dlcli.config import LaunchConfig
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, os_error_message
+from dlcli.out_of_memory import MEMORY_HINT, out_of_memory_message
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.locks import RunBusy, run_lock
 from dlcli.training.distributed.failures import Failure, clear_failure, read_failure, write_failure
@@ -112,6 +113,8 @@ def _failure(exc: Exception, rank: int) -> Failure | None:
         return Failure("interrupted", exc.message, exc.hint, exc.exit_code, rank)
     if isinstance(exc, DlcliError):
         return Failure("error", exc.message, exc.hint, exc.exit_code, rank)
+    if (message := out_of_memory_message(exc)) is not None:  # not in a step: it would fail again
+        return Failure("error", message, MEMORY_HINT, 1, rank)
     message = os_error_message(exc)  # it would fail again
     return None if message is None else Failure("error", message, None, 1, rank)
 

@@ -7,7 +7,6 @@ micro-batches by accumulation, over processes by the averaging of `World.wrap`.
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,34 +17,14 @@ from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.events import Warned
+from dlcli.out_of_memory import is_out_of_memory
 from dlcli.training.loop.determinism import capture_rng, restore_rng
 from dlcli.training.loop.interrupt import StopRequested
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.objective import LossSums
+from dlcli.wording import first_line
 from dlcli.zoo.forward import model_inputs
-
-# What allocators say, in lower case: torch's on CPUs (Linux; Windows) and on devices, C++, mmap, oneDNN,
-# whose error has no words for it but fails to build or to run a kernel, and CUDA's libraries.
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "unable to allocate",
-    "failed to allocate",
-    "out of memory",
-    "out_of_memory",
-    "std::bad_alloc",
-    "bad allocation",
-    "could not create a primitive",
-    "could not execute a primitive",
-    "could not create a memory",
-    "cublas_status_alloc_failed",
-    "cudnn_status_alloc_failed",
-    "cusolver_status_alloc_failed",
-    "cusparse_status_alloc_failed",
-    "cufft_alloc_failed",
-)
 
 
 @dataclass(frozen=True)
@@ -130,18 +109,6 @@ def micro_batches(job: FitJob, batch: Batch) -> list[Batch]:
     return parts if plan.world_size > 1 else [part for part in parts if len(part)]
 
 
-def is_out_of_memory(exc: BaseException) -> bool:
-    """Return whether memory ran out; most allocators raise a RuntimeError with their own words."""
-    if isinstance(exc, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(exc, OSError):
-        return exc.errno == errno.ENOMEM
-    return isinstance(exc, RuntimeError) and (
-        any(words in str(exc).lower() for words in _OUT_OF_MEMORY)
-        and "primitive descriptor" not in str(exc)  # oneDNN: an operation that it does not support
-    )
-
-
 def _gradient(
     job: FitJob, batch: Batch, total: float, check_stop: Callable[[], None] | None
 ) -> LossSums:
@@ -218,9 +185,12 @@ def _halve_micro_batches(job: FitJob, batch: Batch, exc: BaseException) -> None:
     plan = job.batches.plan
     before = min(plan.micro_batch, max(len(batch), 1))
     if before <= 1:
+        words = f": {first_line(exc)}" if str(exc) else ""
+        unsupported = "; or oneDNN does not support an operation of the model in this precision"
         raise DlcliError(
-            f"{job.device} is out of memory with a single sample, in epoch {batch.epoch + 1}",
-            hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16",
+            f"{job.device} is out of memory with a single sample, in epoch {batch.epoch + 1}{words}",
+            hint="use a smaller --img-size or model, --grad-checkpointing auto or --amp bf16"
+            + (unsupported if "primitive descriptor" in words else ""),
         ) from exc
     job.batches.plan = plan = plan.limited(math.ceil(before / 2))
     exc.__traceback__ = None  # its frames hold the activations

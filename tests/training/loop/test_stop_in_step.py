@@ -113,32 +113,6 @@ def test_a_run_whose_terminal_is_closed_saves_and_says_so_in_its_record(tmp_path
     assert load_newest(run.state)[0] is not None
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (RuntimeError("could not create a primitive"), True),
-        (RuntimeError("could not execute a primitive"), True),
-        (RuntimeError("could not create a primitive descriptor for a convolution"), False),
-        (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
-            True,
-        ),
-        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), True),
-        (RuntimeError("std::bad_alloc"), True),
-        (RuntimeError("unable to mmap 64 bytes from file: Cannot allocate memory (12)"), True),
-        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), True),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
-        (MemoryError(), True),
-        (OSError(12, "Cannot allocate memory"), True),
-        (OSError(28, "No space left on device"), False),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-    ],
-)
-def test_the_words_of_every_allocator_are_recognised(error: BaseException, expected: bool) -> None:
-    assert step_module.is_out_of_memory(error) is expected
-
-
 @pytest.mark.parametrize("option", [["--epochs", "1"], ["--max-steps", "3"]])
 def test_a_limit_below_what_was_trained_is_refused_also_within_an_epoch(
     tmp_path: Path,
