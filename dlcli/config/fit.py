@@ -74,6 +74,13 @@ class FitConfig(TrainingDevice):
         advanced=True,
         on_resume="allowed",
     )
+    channels_last: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Memory format of images and kernels; auto: the faster one, by trial.",
+        "--channels-last",
+        advanced=True,
+        on_resume="allowed",
+    )
     deterministic: bool = setting(
         False,
         "Reproduce runs bit by bit, on one device and torch version.",

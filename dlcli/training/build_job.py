@@ -41,7 +41,7 @@ from dlcli.training.snapshots import make_snapshot
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.base import find_model
-from dlcli.zoo.forward import place, predict
+from dlcli.zoo.forward import has_images, make_contiguous, place, predict
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ def _to_device(
 ) -> tuple[nn.Module, bool]:
     """The module on the device, and whether its batch norms are synchronised over the processes."""
     module = place(module, device)
+    if plan.config.fit.channels_last == "off" and has_images(module):
+        make_contiguous(module)
     synchronise = world.size > 1 and plan.config.launch.sync_bn
     if not synchronise or not any(map(is_batch_norm, module.modules())):
         return module, False

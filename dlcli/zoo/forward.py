@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from dlcli.data.base import Inputs
 from dlcli.task import ImageInput, TaskSpec
@@ -21,9 +22,25 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cpu":
         keep_freed_memory()
     module = module.to(device)
-    if any(p.ndim == 4 for p in module.parameters()):
+    if has_images(module):
         module = module.to(memory_format=torch.channels_last)
     return module
+
+
+def has_images(module: nn.Module) -> bool:
+    """Whether a module has kernels of two-dimensional convolutions, for which the layout matters."""
+    return any(parameter.ndim == 4 for parameter in module.parameters())
+
+
+def make_contiguous(module: nn.Module) -> RemovableHandle:
+    """Give a placed module's kernels and its inputs torch's own layout instead of channels-last.
+
+    Removing the handle leaves the inputs as they come; the kernels stay.
+    """
+    module.to(memory_format=torch.contiguous_format)
+    return module.register_forward_pre_hook(
+        lambda _, inputs: tuple(tensor.contiguous() for tensor in inputs)
+    )
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:

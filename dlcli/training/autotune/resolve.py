@@ -1,4 +1,4 @@
-"""Resolve what the settings leave open: ``auto`` by trials, and the epochs of small data."""
+"""Resolve what the settings leave open: ``auto``, mostly by trials, and the epochs of small data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from dlcli.events import Emit
 from dlcli.training.autotune.batch_size import find_batch_size
+from dlcli.training.autotune.fastest import choose_fastest
 from dlcli.training.autotune.lr_finder import find_lr
 from dlcli.training.autotune.trial import with_settings
 from dlcli.training.checks import check_plan
@@ -15,10 +16,10 @@ from dlcli.wording import count, plural
 
 
 def resolve_auto(plan: Plan, emit: Emit) -> Plan:
-    """The plan with numbers for ``optim.lr`` and ``fit.batch_size``, where they are "auto", and epochs.
+    """The plan with values for all that is "auto", and the epochs of small data.
 
     The batch size comes first, since the steps of an epoch and the learning rate depend on it. The run
-    is the same as with these numbers given. Notes of the plan give the reasons.
+    is the same as with these values given. Notes of the plan give the reasons.
     Raises: UsageError for settings that do not fit; DlcliError when there is no such number.
     """
     size, lr = plan.config.fit.batch_size, plan.config.optim.lr
@@ -30,6 +31,8 @@ def resolve_auto(plan: Plan, emit: Emit) -> Plan:
             with_settings(plan, fit={"batch_size": batch_size}), notes=(*plan.notes, sentence)
         )
     plan = raise_epochs(plan)
+    plan, reason = choose_fastest(plan)
+    plan = replace(plan, notes=(*plan.notes, reason)) if reason else plan
     if lr == "auto":
         sweep = find_lr(plan, emit)
         plan = with_settings(plan, optim={"lr": sweep.suggestion})

@@ -22,7 +22,7 @@ from dlcli.training.autotune.dry_run import dry_run
 from dlcli.training.autotune.lr_finder import find_lr
 from dlcli.training.autotune.lr_sweep import HIGHEST, LOWEST, suggest
 from dlcli.training.autotune.memory import activation_bytes, estimate_memory
-from dlcli.training.autotune.resolve import resolve_auto
+from dlcli.training.autotune.resolve import raise_epochs, resolve_auto
 from dlcli.training.autotune.trial import training_batches, trial_job, with_settings
 from dlcli.training.loop.state import load_newest
 from dlcli.training.loop.step import optimizer_step
@@ -175,7 +175,10 @@ def test_finding_leaves_generators_and_settings_alone(tmp_path: Path) -> None:
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
     old, new = flat(asked.config), flat(made.config)
-    assert {key for key in old if old[key] != new[key]} == {"optim.lr", "fit.batch_size"}
+    assert {key for key in old if old[key] != new[key]} == {
+        *("optim.lr", "fit.batch_size"),
+        *("fit.amp", "fit.channels_last"),
+    }
     assert made.lr_sweep is not None
     assert made.lr_sweep.suggestion == new["optim.lr"]
     # The batch size first: the rate is one for it.
@@ -208,7 +211,7 @@ def test_epochs_are_raised_to_the_least_number_of_steps_unless_they_are_given(
     fit: dict[str, Any], given: tuple[str, ...], epochs: int
 ) -> None:
     asked = small(fit, *given)
-    made = resolve_auto(asked, ignore)
+    made = raise_epochs(asked)
     assert made.config.fit.epochs == epochs
     raised = epochs > asked.config.fit.epochs
     notes = made.notes[len(asked.notes) :]
@@ -220,7 +223,7 @@ def test_epochs_are_raised_to_the_least_number_of_steps_unless_they_are_given(
 
 
 def test_a_plan_without_auto_comes_back_as_it_is() -> None:
-    made = plan()
+    made = plan(fit={"amp": "none", "channels_last": "on"})
     assert resolve_auto(made, ignore) is made
 
 

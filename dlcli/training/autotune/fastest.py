@@ -1,0 +1,213 @@
+"""``--amp auto`` and ``--channels-last auto``: the fastest precision and layout, by trial.
+
+Which is faster depends on the model and the CPU: with AMX, bf16 halves the step of a ResNet and doubles
+that of a MobileNet, whose depthwise convolutions have no such kernels.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from dlcli.errors import DlcliError
+from dlcli.task import ImageInput
+from dlcli.training.autotune.trial import first_device, training_batches, trial_job, with_settings
+from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.loader import Batch
+from dlcli.training.loop.model import set_train_mode
+from dlcli.training.loop.step import optimizer_step
+from dlcli.training.optim.make import set_lr
+from dlcli.training.plan import Plan
+from dlcli.training.precision import Precision, resolve_precision
+from dlcli.transforms import FAKE_QUANT
+from dlcli.wording import first_line
+from dlcli.zoo.forward import has_images, make_contiguous
+
+# Outputs of bf16 have 8 significant bits: enough to rank classes, too few for numbers.
+_TASKS = ("classification", "multilabel", "seq2seq", "embedding")
+_SHORTEST_RUN_S = 20.0  # of training in float32: below it a trial costs more than it gains
+_FEWEST_STEPS = 30
+_SHARE_OF_RUN = 0.02  # that a trial may take, within these seconds
+_LEAST_S, _MOST_S = 2.0, 60.0
+_BLOCK_S = 0.1  # steps are timed in blocks of about this length
+_ROUNDS = range(5, 16)
+_LEAST_SPEEDUP = 1.1
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compute a step: the dtype of autocast, and the memory format of images and kernels."""
+
+    amp: str
+    channels_last: bool
+
+    def describe(self, images: bool) -> str:
+        """Its name: "bf16", or of images "bf16 + channels-last"."""
+        name = "float32" if self.amp == "none" else self.amp
+        layout = "channels-last" if self.channels_last else "contiguous"
+        return f"{name} + {layout}" if images else name
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How much faster a way is than float32 with channels-last: undisturbed, and in the median round."""
+
+    way: Way
+    fastest: float
+    median: float
+
+    @property
+    def speedup(self) -> float:
+        """The smaller of the two: where they disagree, the machine is busy."""
+        return min(self.fastest, self.median)
+
+
+def choose_fastest(plan: Plan) -> tuple[Plan, str]:
+    """The plan with "auto" resolved for ``fit.amp`` and ``fit.channels_last``; the reason, or "".
+
+    On CPUs the ways are timed in turn on the run's own batches, for at most 2 % of the estimated time of
+    the run and a minute. Another way than float32 with channels-last must be 1.1 times as fast, both in
+    its fastest round and in the median of the rounds; of several the fastest is taken. float32 are, too,
+    runs of less than 20 seconds or 30 steps; tasks whose answers are numbers, of which bf16 has 8
+    significant bits; and those with ``--deterministic``, since a choice by time may differ from run to
+    run. On other devices "auto" is what `resolve_precision` says.
+    """
+    fit = plan.config.fit
+    if "auto" not in (fit.amp, fit.channels_last):
+        return plan, ""
+    device = first_device(plan.config)
+    amp = resolve_precision(fit.amp, device).name
+    known = Way(amp, fit.channels_last != "off")
+    if device.type != "cpu":
+        return _resolved(plan, known), ""
+    if fit.deterministic and fit.amp == "auto":
+        return _resolved(plan, known), "float32: --deterministic leaves no choice to a trial of speed"
+    others = _others(plan, known)
+    if not others:
+        return _resolved(plan, known), ""
+    timed, reason = _time(with_settings(plan, fit={"amp": amp, "channels_last": "on"}), known, others)
+    best = max(timed, key=lambda one: one.speedup, default=None)
+    way = known if best is None or best.speedup < _LEAST_SPEEDUP else best.way
+    sentences = [_sentence(way, known, timed) if timed else "", reason]
+    return _resolved(plan, way), "; ".join(filter(None, sentences))
+
+
+def _resolved(plan: Plan, way: Way) -> Plan:
+    return with_settings(
+        plan, fit={"amp": way.amp, "channels_last": "on" if way.channels_last else "off"}
+    )
+
+
+def _others(plan: Plan, known: Way) -> list[Way]:
+    """The ways to hold against ``known``."""
+    fit = plan.config.fit
+    quantized = any(record.kind == FAKE_QUANT for record in plan.transforms)
+    bf16 = fit.amp == "auto" and plan.task.kind in _TASKS and not quantized
+    contiguous = fit.channels_last == "auto" and isinstance(plan.task.input, ImageInput)
+    amps = [known.amp, "bf16"] if bf16 else [known.amp]
+    layouts = [known.channels_last, False] if contiguous else [known.channels_last]
+    return [way for amp in amps for layout in layouts if (way := Way(amp, layout)) != known]
+
+
+def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], str]:
+    """Time the others against ``known``, and why bf16 is not among them where it fails on this CPU.
+
+    Nothing is timed where the run is too short. The model is the run's own; it does not learn here, as
+    the learning rate is 0.
+    """
+    with trial_job(plan, share=True) as trial:
+        job = trial.job
+        if job.total_steps < _FEWEST_STEPS:
+            return [], ""
+        set_train_mode(job.model.module)
+        set_lr(job.optimizer, 0.0)
+        if not has_images(job.model.module):
+            others = [way for way in others if way.channels_last == known.channels_last]
+        source = training_batches(job)
+        batches = [next(source)]
+        step_s = min(_seconds(job, known, batches) for _ in range(2))
+        if job.total_steps * step_s < _SHORTEST_RUN_S:
+            source.close()
+            return [], ""
+        count = min(math.ceil(_BLOCK_S / step_s), len(job.batches))
+        batches += [next(source) for _ in range(count - 1)]
+        source.close()
+        others, reason = _able(job, others, batches[0])
+        budget = min(max(_SHARE_OF_RUN * job.total_steps * step_s, _LEAST_S), _MOST_S)
+        rounds = int(budget / (step_s * count * (1 + len(others))))
+        rounds = min(max(rounds, _ROUNDS.start), _ROUNDS.stop - 1)
+        found: dict[Way, list[float]] = {way: [] for way in (known, *others)}
+        for _ in range(rounds):
+            for way, seconds in found.items():
+                seconds.append(_seconds(job, way, batches))
+    return [_compare(way, found[known], found[way]) for way in others], reason
+
+
+def _able(job: FitJob, ways: Sequence[Way], batch: Batch) -> tuple[list[Way], str]:
+    """The ways in which a step can be computed, and why bf16 is not among them.
+
+    bf16 is first tried in another process: where a CPU lacks instructions that it announces, it dies.
+    """
+    able, reason = [], ""
+    for way in ways:
+        try:
+            resolve_precision(way.amp, job.device)
+            _seconds(job, way, [batch])
+            able.append(way)
+        except (RuntimeError, DlcliError) as exc:
+            if way.amp == job.precision.name:
+                raise
+            reason = f"bf16 is left out: {first_line(exc)}"
+    return able, reason
+
+
+def _sentence(chosen: Way, known: Way, timed: Sequence[Timed]) -> str:
+    """What was chosen, and how fast: "bf16: 2.3x float32 on this CPU"."""
+    images = len({way.channels_last for way in (known, *(one.way for one in timed))}) > 1
+    if chosen != known:
+        speed = next(one.speedup for one in timed if one.way == chosen)
+        return f"{chosen.describe(images)}: {speed:.1f}x {known.describe(images)} on this CPU"
+    others = ", ".join(f"{one.way.describe(images)} {one.speedup:.2f}x" for one in timed)
+    return (
+        f"{known.describe(images)}: nothing else is {_LEAST_SPEEDUP:g}x as fast on this CPU ({others})"
+    )
+
+
+def _compare(way: Way, reference: Sequence[float], seconds: Sequence[float]) -> Timed:
+    pairs = [a / b for a, b in zip(reference, seconds, strict=True)]
+    return Timed(way, min(reference) / min(seconds), statistics.median(pairs))
+
+
+def _seconds(job: FitJob, way: Way, batches: Sequence[Batch]) -> float:
+    """Seconds a step over the batches, after one that is not counted where the optimizer starts anew."""
+    with _computing(job, way):
+        if not job.optimizer.state:
+            optimizer_step(job, batches[0], batches[0].count * job.world.size)
+        started = time.perf_counter()
+        for batch in batches:
+            optimizer_step(job, batch, batch.count * job.world.size)
+        return (time.perf_counter() - started) / len(batches)
+
+
+@contextmanager
+def _computing(job: FitJob, way: Way) -> Iterator[None]:
+    """Context in which the job's steps are computed in a way; outside it is as `make_job` built it."""
+    module, precision, handle = job.model.module, job.precision, None
+    if not way.channels_last:
+        handle = make_contiguous(module)
+        job.optimizer.state.clear()  # moments have the strides of their weights
+    job.precision = job.objective.precision = Precision(way.amp, job.device)
+    try:
+        yield
+    finally:
+        job.precision = job.objective.precision = precision
+        if handle is not None:
+            handle.remove()
+            module.to(memory_format=torch.channels_last)
+            job.optimizer.state.clear()

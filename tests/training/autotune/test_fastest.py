@@ -1,0 +1,163 @@
+"""Which precision and layout a trial chooses, and that it leaves the job as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dlcli.config import TrainConfig
+from dlcli.errors import DlcliError
+from dlcli.settings import merge, validate
+from dlcli.training.autotune import fastest
+from dlcli.training.autotune.fastest import Way, choose_fastest
+from dlcli.training.autotune.trial import training_batches, trial_job
+from dlcli.training.loop.step import optimizer_step
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan
+from dlcli.training.precision import Precision, resolve_precision
+
+BASE = {
+    "data": {"data": "digits"},
+    "model": {"name": "cnn", "args": {"widths": [8, 8]}},
+    "fit": {"epochs": 2, "batch_size": 64, "device": "cpu"},
+}
+FLOAT32, BF16 = Way("none", True), Way("bf16", True)
+CONTIGUOUS, BOTH = Way("none", False), Way("bf16", False)
+
+
+def plan(**changes: Any) -> Plan:
+    return make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+
+
+def settings(made: Plan) -> tuple[str, str]:
+    return made.config.fit.amp, made.config.fit.channels_last
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[Way, Sequence[float]], *, dies: bool = False
+) -> None:
+    """Steps take these seconds, in turn; bf16 works, or kills the process that tries it."""
+    times = {way: cycle(values) for way, values in seconds.items()}
+    monkeypatch.setattr(fastest, "_seconds", lambda job, way, batches: next(times[way]))
+
+    def resolve(requested: str, device: torch.device) -> Precision:
+        if requested == "bf16" and dies:
+            raise DlcliError("--amp bf16 fails on this CPU: a trial ended with signal 4 (SIGILL)")
+        return Precision("none" if requested == "auto" else requested, device)
+
+    monkeypatch.setattr(fastest, "resolve_precision", resolve)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen", "words"),
+    [
+        ({BF16: [0.5], CONTIGUOUS: [1.2], BOTH: [0.6]}, ("bf16", "on"), "bf16 + channels-last: 2.0x"),
+        ({BF16: [0.5], CONTIGUOUS: [1.2], BOTH: [0.4]}, ("bf16", "off"), "bf16 + contiguous: 2.5x"),
+        ({BF16: [1.5], CONTIGUOUS: [0.8], BOTH: [1.6]}, ("none", "off"), "float32 + contiguous: 1.2x"),
+        ({BF16: [0.95], CONTIGUOUS: [1.0], BOTH: [1.6]}, ("none", "on"), "nothing else is 1.1x as fast"),
+        # One lucky round is noise, and so are lucky rounds without a faster fastest one.
+        ({BF16: [0.5, 1, 1, 1, 1], CONTIGUOUS: [1.0], BOTH: [1.0]}, ("none", "on"), "bf16 + channels-"),
+    ],
+)
+def test_the_fastest_is_taken_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[Way, Sequence[float]],
+    chosen: tuple[str, str],
+    words: str,
+) -> None:
+    pretend(monkeypatch, {FLOAT32: [1.0], **seconds})
+    made, sentence = choose_fastest(plan())
+    assert settings(made) == chosen
+    assert words in sentence
+
+
+def test_what_was_asked_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {BF16: [1.0], BOTH: [0.5]})
+    assert settings(choose_fastest(plan(fit={"amp": "bf16"}))[0]) == ("bf16", "off")
+    pretend(monkeypatch, {FLOAT32: [1.0], BF16: [0.5]})
+    assert settings(choose_fastest(plan(fit={"channels_last": "on"}))[0]) == ("bf16", "on")
+    asked = plan(fit={"amp": "none", "channels_last": "off"})
+    assert choose_fastest(asked) == (asked, "")
+
+
+def test_bf16_that_kills_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {FLOAT32: [1.0], CONTIGUOUS: [1.0]}, dies=True)
+    made, sentence = choose_fastest(plan())
+    assert settings(made) == ("none", "on")
+    assert "bf16 is left out: --amp bf16 fails on this CPU: a trial ended with signal 4" in sentence
+
+
+def test_a_kernel_that_torch_lacks_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {FLOAT32: [1.0], CONTIGUOUS: [1.0]})
+    known = fastest._seconds
+
+    def seconds(job: Any, way: Way, batches: Any) -> float:
+        if way.amp == "bf16":
+            raise RuntimeError("\"some_cpu\" not implemented for 'BFloat16'")
+        return known(job, way, batches)
+
+    monkeypatch.setattr(fastest, "_seconds", seconds)
+    made, sentence = choose_fastest(plan())
+    assert settings(made) == ("none", "on")
+    assert "bf16 is left out" in sentence
+
+
+def test_short_runs_are_float32_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "_able", lambda *args: pytest.fail("it was tried"))
+    made, sentence = choose_fastest(plan())
+    assert (settings(made), sentence) == (("none", "on"), "")
+    monkeypatch.setattr(fastest, "_seconds", lambda *args: 60.0)
+    made, sentence = choose_fastest(plan(fit={"max_steps": 29}))
+    assert (settings(made), sentence) == (("none", "on"), "")
+
+
+def test_deterministic_runs_leave_nothing_to_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "trial_job", lambda *args, **kwargs: pytest.fail("it was tried"))
+    made, sentence = choose_fastest(plan(fit={"deterministic": True}))
+    assert settings(made) == ("none", "on")
+    assert "--deterministic" in sentence
+
+
+def test_numbers_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastest, "trial_job", lambda *args, **kwargs: pytest.fail("it was tried"))
+    table = tmp_path / "houses.csv"
+    table.write_text("area,price\n" + "".join(f"{i}.5,{3 * i}.25\n" for i in range(60)))
+    made = plan(data={"data": str(table)}, model={"name": "mlp", "args": {}})
+    assert choose_fastest(made)[0].config.fit.amp == "none"
+
+
+def test_a_real_trial_leaves_weights_and_layout_as_they_were() -> None:
+    with trial_job(plan()) as trial:
+        job = trial.job
+        fastest.set_lr(job.optimizer, 0.0)
+        weights = {name: p.detach().clone() for name, p in job.model.module.named_parameters()}
+        batch = next(training_batches(job))
+        for way in (FLOAT32, CONTIGUOUS):
+            assert fastest._seconds(job, way, [batch]) > 0
+        assert job.precision == resolve_precision("none", job.device)
+        for name, parameter in job.model.module.named_parameters():
+            assert torch.equal(parameter, weights[name])
+            if parameter.ndim == 4:
+                assert parameter.is_contiguous(memory_format=torch.channels_last)
+        assert not job.model.module._forward_pre_hooks
+
+
+def test_both_layouts_train_alike() -> None:
+    losses = {}
+    for layout in ("on", "off"):
+        with trial_job(plan(fit={"channels_last": layout})) as trial:
+            job, seen = trial.job, []
+            kernel = next(p for p in job.model.module.parameters() if p.ndim == 4 and p.shape[1] > 1)
+            assert kernel.is_contiguous() == (layout == "off")
+            batches = training_batches(job)
+            for batch in (next(batches) for _ in range(3)):
+                output = optimizer_step(job, batch, batch.count)
+                seen.append(float(output.loss_sum) / batch.count)
+            batches.close()
+            losses[layout] = seen
+    assert losses["on"] == pytest.approx(losses["off"], rel=1e-4)
