@@ -81,6 +81,20 @@ class FitConfig(TrainingDevice):
         advanced=True,
         on_resume="allowed",
     )
+    cache_features: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Compute the outputs of frozen layers once; auto: where no augmentation was asked for.",
+        "--cache-features",
+        advanced=True,
+    )
+    feature_copies: int = setting(
+        1,
+        "Augmented versions of each sample whose features are cached; 1: the sample as it is.",
+        "--feature-copies",
+        ge=1,
+        le=100,
+        advanced=True,
+    )
     deterministic: bool = setting(
         False,
         "Reproduce runs bit by bit, on one device and torch version.",

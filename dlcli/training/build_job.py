@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,18 +9,17 @@ from torch import nn
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import Reader, Targets
-from dlcli.evaluation.evaluate import evaluate
-from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit
 from dlcli.files import read_json
 from dlcli.runs.folder import RunFolder
-from dlcli.task import PAD, TaskSpec
+from dlcli.task import PAD
 from dlcli.training.activation_checkpointing import checkpoint_segments
 from dlcli.training.augmentation.augment import Augment, make_augment
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.compile import compiled
 from dlcli.training.distillation import Teacher, distill
 from dlcli.training.distributed.world import World
+from dlcli.training.frozen_features import use_features
 from dlcli.training.loop.batch_plan import BatchPlan
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import TrainBatches
@@ -39,6 +37,7 @@ from dlcli.training.pruning_masks import make_masks
 from dlcli.training.run_files import RunFolderFiles
 from dlcli.training.snapshots import make_snapshot
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
+from dlcli.training.validation import make_validate
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.base import find_model
 from dlcli.zoo.forward import has_images, make_contiguous, place, predict
@@ -120,12 +119,16 @@ def make_job(
         optimizer=optimizer,
         scaler=scaler,
         monitor=plan.monitor,
-        validate=_make_validate(module, readers["val"], task, device, world, emit),
+        validate=make_validate(
+            lambda inputs: predict(module, inputs, task, device), readers["val"], task, world, emit
+        ),
         files=RunFolderFiles(plan, run, world, module, optimizer, scaler, averages),
         snapshot=make_snapshot(plan, module, readers["val"], device, emit, world),
         emit=emit,
     )
     notes = [balance.sentence, "" if augment is None else augment.sentence, checkpointing or ""]
+    if config.cache_features == "on":
+        notes.append(use_features(job, readers, head, copies=config.feature_copies))
     return BuiltJob(
         job,
         loss=loss_name(task, plan.config.loss, focal=focal),
@@ -176,25 +179,6 @@ def _batch_plan(plan: Plan, run: RunFolder, world: World, *, mirrored: bool) -> 
     limit = int(read_json(run.micro)["micro"]) if run.micro.is_file() else None
     config = plan.config.fit
     return BatchPlan(config.step_samples, world.size, config.grad_accum_steps, mirrored, limit)
-
-
-def _make_validate(
-    module: nn.Module, reader: Reader, task: TaskSpec, device: torch.device, world: World, emit: Emit
-) -> Callable[[Callable[[], None]], EvalResult]:
-    """Evaluation on the validation split; its argument is called after each batch and may raise."""
-
-    def validate(check_stop: Callable[[], None]) -> EvalResult:
-        return evaluate(
-            lambda inputs: predict(module, inputs, task, device),
-            reader,
-            task,
-            split="val",
-            emit=emit,
-            world=world,
-            check_stop=check_stop,
-        )
-
-    return validate
 
 
 def _make_averages(config: TrainConfig, module: nn.Module) -> dict[str, WeightAverage]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from dlcli.events import Emit
 from dlcli.training.autotune.batch_size import find_batch_size
 from dlcli.training.autotune.fastest import choose_fastest
+from dlcli.training.autotune.features import choose_features
 from dlcli.training.autotune.lr_finder import find_lr
 from dlcli.training.autotune.trial import with_settings
 from dlcli.training.checks import check_plan
@@ -31,8 +32,9 @@ def resolve_auto(plan: Plan, emit: Emit) -> Plan:
             with_settings(plan, fit={"batch_size": batch_size}), notes=(*plan.notes, sentence)
         )
     plan = raise_epochs(plan)
-    plan, reason = choose_fastest(plan)
-    plan = replace(plan, notes=(*plan.notes, reason)) if reason else plan
+    for choose in (choose_features, choose_fastest):
+        plan, reason = choose(plan)
+        plan = replace(plan, notes=(*plan.notes, reason)) if reason else plan
     if lr == "auto":
         sweep = find_lr(plan, emit)
         plan = with_settings(plan, optim={"lr": sweep.suggestion})

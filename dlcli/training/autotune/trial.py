@@ -61,8 +61,8 @@ def trial_job(
 
     With ``share`` it is the first process's share of each batch. Otherwise it is all of it, in
     micro-batches as large as each process would have them. Nothing is compiled, which would take
-    minutes. Afterwards the random generators are restored and GPU memory is freed. Raises:
-    UsageError, DlcliError as `make_job` does.
+    minutes, and no features are cached. Afterwards the random generators are restored and GPU memory is
+    freed. Raises: UsageError, DlcliError as `make_job` does.
     """
     several = process_count(plan.config)
     # A world without process groups: only its size matters here.
@@ -137,6 +137,7 @@ def _trial_settings(config: TrainConfig, parts: int) -> TrainConfig:
     fit = {
         "grad_accum_steps": config.fit.grad_accum_steps * parts,
         "compile": "none",
+        "cache_features": "off",
         "tensorboard": False,
         "histograms": False,
     }

@@ -31,7 +31,7 @@ class Batch:
 
     ``count`` is what the loss divides by for these samples: their number, or that of their tokens.
     ``planned`` is the size of the whole batch, unreadable samples included. In a group a share may be
-    empty.
+    empty. With ``is_features`` the inputs are those of the model's head.
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -40,6 +40,7 @@ class Batch:
     count: int
     epoch: int
     planned: int
+    is_features: bool = False
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -70,7 +71,8 @@ class TrainBatches:
     ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed;
     ``grouped`` keeps its neighbours together, instead of grouping samples by length. ``count`` gives
     the number that a loss divides by for targets, by default samples. This process is ``rank`` of the
-    plan's ``world_size``.
+    plan's ``world_size``. ``features``, where set, gives the reader of an epoch whose samples go
+    through the frozen layers only once.
     """
 
     def __init__(
@@ -93,7 +95,8 @@ class TrainBatches:
         self._by_length = reader.lengths is not None and not grouped
         self._draw, self._count = draw, count
         self._rank = rank
-        self._resident: tuple[tuple[torch.Tensor, ...], torch.Tensor] | None = None
+        self._resident: dict[Reader, tuple[tuple[torch.Tensor, ...], torch.Tensor]] = {}
+        self.features: Callable[[int], Reader | None] | None = None
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -116,14 +119,16 @@ class TrainBatches:
         spans = list(zip(self.bounds[start:-1], self.bounds[start + 1 :], strict=True))
         shares = [order[low:high][self.plan.rank_shares(high - low)[self._rank]] for low, high in spans]
         sizes = [high - low for low, high in spans]
-        split = self._resident_split()
+        features = None if self.features is None else self.features(epoch)
+        reader = features or self.reader
+        split = self._resident_split(reader)
         if split is not None:
-            for share, planned in zip(shares, sizes, strict=True):
-                yield self._from_resident(split, share, epoch, planned)
-            return
-        host_batches = prefetch(self.reader.read(share) for share in shares)
-        for (host, indices), planned in zip(host_batches, sizes, strict=True):
-            yield self._from_host(host, indices, epoch, planned)
+            batches = (self._from_resident(split, share, epoch) for share in shares)
+        else:
+            host_batches = prefetch(reader.read(share) for share in shares)
+            batches = (self._from_host(host, indices, epoch) for host, indices in host_batches)
+        for batch, planned in zip(batches, sizes, strict=True):
+            yield replace(batch, planned=planned, is_features=features is not None)
         self.reader.flush()
 
     def example(self) -> Batch:
@@ -136,7 +141,7 @@ class TrainBatches:
             positions = np.arange(low, min(low + 2, len(self.reader)), dtype=np.int64)
             host, indices = self.reader.read(positions)
             if len(indices):
-                return self._from_host(host, indices, 0, len(indices))
+                return self._from_host(host, indices, 0)
         raise self.unreadable()
 
     def unreadable(self) -> DlcliError:
@@ -151,7 +156,6 @@ class TrainBatches:
         split: tuple[tuple[torch.Tensor, ...], torch.Tensor],
         indices: Indices,
         epoch: int,
-        planned: int,
     ) -> Batch:
         inputs, targets = split
         rows = to_device(torch.from_numpy(indices), self.device)
@@ -162,10 +166,10 @@ class TrainBatches:
             indices=indices,
             count=count,
             epoch=epoch,
-            planned=planned,
+            planned=len(indices),
         )
 
-    def _from_host(self, host: Inputs, indices: Indices, epoch: int, planned: int) -> Batch:
+    def _from_host(self, host: Inputs, indices: Indices, epoch: int) -> Batch:
         targets = self.reader.targets(indices)
         return Batch(
             inputs=tuple(to_device(torch.from_numpy(array), self.device) for array in host),
@@ -173,28 +177,28 @@ class TrainBatches:
             indices=indices,
             count=len(indices) if self._count is None else self._count(targets),
             epoch=epoch,
-            planned=planned,
+            planned=len(indices),
         )
 
-    def _resident_split(self) -> tuple[tuple[torch.Tensor, ...], torch.Tensor] | None:
+    def _resident_split(self, reader: Reader) -> tuple[tuple[torch.Tensor, ...], torch.Tensor] | None:
         """The encoded split on the training device, where it is complete and fits."""
-        if self._resident is None:
-            arrays = self.reader.array()
+        if reader not in self._resident:
+            arrays = reader.array()
             if arrays is None:
                 return None
             if self.device.type == "cuda":
                 free, _ = torch.cuda.mem_get_info(self.device)
-                targets = self.reader.samples.targets
+                targets = reader.samples.targets
                 if sum(array.nbytes for array in (*arrays, targets)) > free * _RESIDENT_SHARE:
                     return None
             elif self.device.type != "cpu":
                 return None
-            targets = self.reader.targets(np.arange(len(self.reader), dtype=np.int64))
-            self._resident = (
+            targets = reader.targets(np.arange(len(reader), dtype=np.int64))
+            self._resident[reader] = (
                 tuple(torch.from_numpy(array).to(self.device) for array in arrays),
                 _as_tensor(targets, self.device).to(self.device),
             )
-        return self._resident
+        return self._resident[reader]
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec
@@ -34,7 +35,7 @@ class Objective:
     """What a training step minimises.
 
     ``loss`` takes outputs, targets and, with a ``teacher``, the teacher's outputs; it returns the sum
-    over the samples and their count.
+    over the samples and their count. ``head`` takes the batches that are features.
     """
 
     task: TaskSpec
@@ -42,6 +43,7 @@ class Objective:
     loss: Callable[..., tuple[torch.Tensor, torch.Tensor]]
     teacher: Teacher | None = None
     augment: Augment | None = None
+    head: nn.Module | None = None
 
     @property
     def counts_correct(self) -> bool:
@@ -51,6 +53,8 @@ class Objective:
     def __call__(self, forward: Forward, batch: Batch) -> LossSums:
         """The loss of a micro-batch by ``forward``, ready for a backward pass. Raises: DlcliError."""
         inputs, targets = batch.inputs, batch.targets
+        if batch.is_features:
+            return self._of_features(inputs, targets)
         if self.augment is not None:
             pixels, targets = self.augment(inputs[0], targets, batch.indices, batch.epoch)
             inputs = (pixels,)
@@ -67,6 +71,13 @@ class Objective:
                 hint="use --batch-size 2 or more for each device and micro-batch, at least two "
                 "training samples, and leave --no-sync-bn out",
             ) from exc
+        return LossSums(loss, count, self._correct(outputs.detach(), targets))
+
+    def _of_features(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> LossSums:
+        assert self.head is not None
+        with self.precision.autocast():
+            outputs = self.head(*inputs)
+        loss, count = self.loss(outputs.float(), targets)
         return LossSums(loss, count, self._correct(outputs.detach(), targets))
 
     def _correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

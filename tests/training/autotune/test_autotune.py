@@ -177,7 +177,7 @@ def test_finding_leaves_generators_and_settings_alone(tmp_path: Path) -> None:
     old, new = flat(asked.config), flat(made.config)
     assert {key for key in old if old[key] != new[key]} == {
         *("optim.lr", "fit.batch_size"),
-        *("fit.amp", "fit.channels_last"),
+        *("fit.amp", "fit.channels_last", "fit.cache_features"),
     }
     assert made.lr_sweep is not None
     assert made.lr_sweep.suggestion == new["optim.lr"]
@@ -223,7 +223,7 @@ def test_epochs_are_raised_to_the_least_number_of_steps_unless_they_are_given(
 
 
 def test_a_plan_without_auto_comes_back_as_it_is() -> None:
-    made = plan(fit={"amp": "none", "channels_last": "on"})
+    made = plan(fit={"amp": "none", "channels_last": "on", "cache_features": "off"})
     assert resolve_auto(made, ignore) is made
 
 

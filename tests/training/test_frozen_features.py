@@ -1,0 +1,225 @@
+"""Features of frozen layers: the same training as without them, in a fraction of its forward passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dlcli.config import TrainConfig
+from dlcli.errors import UsageError
+from dlcli.events import CheckpointSaved, EpochDone, Event, RunStarted
+from dlcli.runs.saved import read_run
+from dlcli.settings import merge, validate
+from dlcli.training.autotune.resolve import resolve_auto
+from dlcli.training.frozen_features import Cut, FeatureReader, cut_at_head, groups_of
+from dlcli.training.loop.state import load_newest
+from dlcli.training.plan import Plan
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
+from dlcli.training.run import new_run, train
+from dlcli.zoo.base import build_model
+
+BASE: dict[str, Any] = {
+    "data": {"data": "digits"},
+    "model": {"name": "cnn", "args": {"widths": [8, 8], "dropout": 0.0}, "freeze": "backbone"},
+    "augment": {"level": "none"},
+    "fit": {"epochs": 3, "batch_size": 128, "device": "cpu", "amp": "none"},
+}
+
+
+def plan(**changes: Any) -> Plan:
+    return make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+
+
+def train_new(
+    root: Path, made: Plan
+) -> tuple[list[EpochDone], tuple[str, ...], dict[str, torch.Tensor]]:
+    """The epochs, the notes and the last weights of a run."""
+    seen: list[EpochDone] = []
+    notes: list[str] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            seen.append(event)
+        elif isinstance(event, RunStarted):
+            notes.extend(event.notes)
+
+    prepared = prepare_run(resolve_auto(made, lambda event: None))
+    run = new_run(prepared, root, None)
+    train(prepared, run, emit, state=None)
+    return seen, notes, {k: v.clone() for k, v in prepared.module.state_dict().items()}
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that went through the frozen layers."""
+    sizes: list[int] = []
+    features = Cut.features
+
+    def counted(self: Cut, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        sizes.append(len(inputs[0]))
+        return features(self, inputs)
+
+    monkeypatch.setattr(Cut, "features", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("more", [{}, {"optim": {"lr": 0.02}, "fit": {"ema": 0.9}}])
+def test_cached_features_train_the_same_head(
+    tmp_path: Path, forwards: list[int], more: dict[str, Any]
+) -> None:
+    cached, notes, head = train_new(tmp_path, plan(**more))
+    assert any("are computed once, without augmentation" in note for note in notes)
+    made = plan(**merge(more, {"fit": {"cache_features": "off"}}))
+    samples = sum(len(made.source.splits[split]) for split in ("train", "val"))
+    assert sum(forwards) == samples + 2  # each once, and those that the cut was tried on
+    whole, _, expected = train_new(tmp_path, made)
+    assert sum(forwards) == samples + 2
+    for one, other in zip(cached, whole, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.val["loss"] == pytest.approx(other.val["loss"], rel=1e-4)
+    for name, tensor in expected.items():
+        assert torch.allclose(head[name].float(), tensor.float(), rtol=1e-3, atol=1e-5), name
+
+
+def test_layers_that_begin_to_train_end_the_cache(tmp_path: Path, forwards: list[int]) -> None:
+    frozen = {"model": {"unfreeze": "features.1@50%"}, "fit": {"epochs": 4, "cache_features": "on"}}
+    names = [name for name, _ in build_model(plan().model, plan().task).named_children()]
+    frozen["model"]["unfreeze"] = f"{names[0]}@50%"
+    made = plan(**frozen)
+    before = {k: v.clone() for k, v in prepare_run(made).module.state_dict().items()}
+    cached, notes, after = train_new(tmp_path, made)
+    assert any("until 50 % of the run" in note for note in notes)
+    samples = sum(len(made.source.splits[split]) for split in ("train", "val"))
+    assert sum(forwards) == samples + 2
+    assert any(
+        not torch.equal(before[name], after[name]) for name in before if name.startswith(f"{names[0]}.")
+    )
+    whole, _, _ = train_new(tmp_path, plan(**merge(frozen, {"fit": {"cache_features": "off"}})))
+    for one, other in zip(cached, whole, strict=True):
+        assert one.val["loss"] == pytest.approx(other.val["loss"], rel=1e-3)
+
+
+def test_copies_are_taken_in_turn(tmp_path: Path, forwards: list[int]) -> None:
+    augmented = {"augment": {"level": "light"}, "fit": {"feature_copies": 2, "epochs": 4}}
+    made = plan(**augmented)
+    _, notes, _ = train_new(tmp_path, made)
+    assert any("for 2 augmented versions" in note for note in notes)
+    train_split, val = (len(made.source.splits[split]) for split in ("train", "val"))
+    assert sum(forwards) == 2 * train_split + val + 2
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path: Path, epoch: int) -> None:
+    """A run that is stopped within its first epoch computes the rest of the features later."""
+    _, _, expected = train_new(tmp_path, plan())
+    prepared = prepare_run(resolve_auto(plan(fit={"checkpoint_every": "3"}), lambda event: None))
+    run = new_run(prepared, tmp_path, None)
+    assert "cache_features: 'on'" in run.config.read_text()
+
+    class Killed(Exception):
+        pass
+
+    def kill(event: Event) -> None:
+        if isinstance(event, CheckpointSaved) and event.what == "state" and event.step > 12 * epoch:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(prepared, run, kill, state=None)
+    state = load_newest(run.state)[0]
+    assert state is not None
+    assert state.progress.batch > 0
+    assert state.progress.epoch == epoch
+    resumed = prepare_run(read_plan(read_run(run), fresh=False))
+    train(resumed, run, lambda event: None, state=state)
+    for name, tensor in resumed.module.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_groups_are_the_batches_of_an_order() -> None:
+    order = np.array([3, 1, 1, 0, 5, 3])
+    assert groups_of(order, [0, 2, 4, 6], 8).tolist() == [1, 0, 3, 0, 3, 2, 4, 4]
+
+
+def test_augmentation_that_was_asked_for_is_not_left_out() -> None:
+    made = resolve_auto(plan(augment={"level": "light"}), lambda event: None)
+    assert made.config.fit.cache_features == "off"
+    assert any("augmentation was asked for" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"freeze": "none"}, "fit": {"cache_features": "on"}}, "no layers are frozen"),
+        ({"fit": {"cache_features": "on", "swa": 0.5}}, "--swa needs the samples"),
+        ({"fit": {"cache_features": "off", "feature_copies": 2}}, "--feature-copies"),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        resolve_auto(plan(**changes), lambda event: None)
+
+
+class TwoOutputs(torch.nn.Module):
+    """A model whose output is not that of its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(4, 4).requires_grad_(False)
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)) * 2
+
+
+def test_a_model_that_cannot_be_cut_says_why() -> None:
+    sample = (torch.randn(2, 4),)
+    assert cut_at_head(TwoOutputs(), "head", sample, 10) == "the output of head is not that of the model"
+    module = TwoOutputs()
+    module.body.weight.requires_grad_(True)
+    assert cut_at_head(module, "head", sample, 10) == "body is not frozen"
+    assert cut_at_head(module, "fc", sample, 10) == "the model has no head of its own"
+
+
+def test_samples_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        for name in ("cats", "dogs"):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    (tmp_path / "data" / "cats" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    made = plan(data={"data": str(tmp_path / "data")}, model={"img_size": 16}, fit={"batch_size": 8})
+    seen, notes, _ = train_new(tmp_path / "runs", made)
+    assert any("are computed once" in note for note in notes)
+    assert len(seen) == 3
+
+
+def test_a_reader_gives_rows_in_order_and_again() -> None:
+    made = plan()
+    from dlcli.training.precision import Precision
+    from dlcli.training.readers import make_reader
+
+    module = build_model(made.model, made.task).requires_grad_(False)
+    head = [name for name, _ in module.named_children()][-1]
+    reader = make_reader(made, "val", 1.0)
+    sample = (torch.zeros(2, 1, 8, 8),)
+    cut = cut_at_head(module, head, sample, len(reader))
+    assert isinstance(cut, Cut)
+    features = FeatureReader(
+        reader, cut, made.task, Precision("none", torch.device("cpu")), np.arange(len(reader)) // 4
+    )
+    where = np.array([5, 2, 5, 9])
+    (rows,), indices = features.read(where)
+    assert indices.tolist() == where.tolist()
+    assert np.array_equal(rows[0], rows[2])
+    assert features.array() is None
+    features.read(np.arange(len(reader)))
+    stored = features.array()
+    assert stored is not None
+    assert np.array_equal(stored[0][where], rows)
