@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# A Python environment of the peers that training_speed.py runs beside dlcli: install.sh FOLDER
+set -euo pipefail
+python3 -m venv "$1"
+"$1/bin/pip" install torch torchvision lightning ultralytics
