@@ -3,8 +3,8 @@
     benchmarks/peers/install.sh VENV     # Lightning and Ultralytics, in a Python of their own
     python benchmarks/training_speed.py FASHION_MNIST PHOTOS --peers VENV/bin/python [--quick]
 
-Rows: ``cnn`` and ``mlp`` on Fashion-MNIST with batches of 64, ``resnet18`` from scratch on photos at 128 px
-with batches of 32. Programs: dlcli by its own defaults and with ``--amp none``; the textbook loop (a
+Rows: ``cnn`` and ``mlp`` on Fashion-MNIST with batches of 64, ``resnet18`` from scratch on photos at 128
+px with batches of 32. Programs: dlcli by its own defaults and with ``--amp none``; the textbook loop (a
 DataLoader, ``.item()`` in each step) without and with workers; six lines over one tensor in memory;
 Lightning; for photos Ultralytics. Every program is a process of its own with the same number of threads.
 Figures are samples a second over the steps of the last epoch, with reading and augmentation, without

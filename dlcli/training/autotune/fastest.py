@@ -142,11 +142,11 @@ def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], s
         budget = min(max(_SHARE_OF_RUN * job.total_steps * step_s, _LEAST_S), _MOST_S)
         rounds = int(budget / (step_s * count * (1 + len(others))))
         rounds = min(max(rounds, _ROUNDS.start), _ROUNDS.stop - 1)
-        found: dict[Way, list[float]] = {way: [] for way in (known, *others)}
+        seconds_of: dict[Way, list[float]] = {way: [] for way in (known, *others)}
         for _ in range(rounds):
-            for way, seconds in found.items():
+            for way, seconds in seconds_of.items():
                 seconds.append(_seconds(job, way, batches))
-    return [_compare(way, found[known], found[way]) for way in others], reason
+    return [_compare(way, seconds_of[known], seconds_of[way]) for way in others], reason
 
 
 def _able(job: FitJob, ways: Sequence[Way], batch: Batch) -> tuple[list[Way], str]:

@@ -27,7 +27,7 @@ def choose_features(plan: Plan) -> tuple[Plan, str]:
         )
     if fit.cache_features != "auto":
         return plan, ""
-    if not reason and fit.feature_copies == 1 and _asked_for_augmentation(plan):
+    if not reason and fit.feature_copies == 1 and _user_augments(plan):
         reason = "augmentation was asked for; --feature-copies 4 caches four augmented versions"
     frozen = plan.config.model.freeze != "none"
     sentence = f"features are computed in every epoch: {reason}" if reason and frozen else ""
@@ -50,7 +50,7 @@ def _reason(plan: Plan) -> str:
     return next((text for text, holds in reasons.items() if holds), "")
 
 
-def _asked_for_augmentation(plan: Plan) -> bool:
+def _user_augments(plan: Plan) -> bool:
     return plan.user_config is not None and plan.user_config.augment not in (
         AugmentConfig(),
         AugmentConfig(level="none"),
