@@ -56,7 +56,7 @@ def command(
     ] = False,
     clear_cache: Annotated[
         bool,
-        typer.Option("--clear-cache", help="Delete the cache of decoded images; takes no PATH."),
+        typer.Option("--clear-cache", help="Delete the cache of decoded images."),
     ] = False,
     json_output: Json = False,
     quiet: Quiet = False,

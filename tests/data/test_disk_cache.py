@@ -225,6 +225,20 @@ def test_ranks_share_what_each_has_decoded(tmp_path: Path, decoded: list[Path]) 
     assert len(decoded) == COUNT
 
 
+def test_an_epoch_of_training_ends_with_complete_shards(tmp_path: Path) -> None:
+    """Other processes of the run read them in the next epoch."""
+    torch = pytest.importorskip("torch")
+    from dlcli.training.loop.batch_plan import BatchPlan
+    from dlcli.training.loop.loader import TrainBatches
+
+    samples, cache = samples_in(tmp_path / "photos"), CacheFolder(tmp_path / "cache")
+    reader = open_reader(samples, cache)
+    batches = TrainBatches(reader, BatchPlan(6), seed=0, device=torch.device("cpu"))
+    assert sum(len(batch) for batch in batches.epoch(0)) == COUNT
+    assert sum(file.size for file in cache.files() if file.is_complete) >= COUNT * ROW
+    reader.close()
+
+
 _BUILDER = """
 import os, signal, sys
 from pathlib import Path

@@ -17,9 +17,10 @@ def waiting_for_data(history: History) -> str | None:
         return None
     ways = []
     if history.setting("data.cache") == "none":
-        ways.append("--set data.cache=auto, which decodes each once where they fit into memory")
+        ways.append("--cache auto, which decodes each once")
     else:
-        ways.append("a smaller --img-size, of which more images fit into memory")
+        ways.append("another disk or limit for the cache (--cache-dir, data.cache_limit)")
+        ways.append("a smaller --img-size, of which more images fit into it")
     workers = history.setting("data.workers")
     if workers is not None and workers < event.cores:
         ways.append(f"more decoding threads than --workers {workers}")

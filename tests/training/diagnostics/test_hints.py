@@ -414,7 +414,7 @@ SECONDS = {"data": 40.0, "step": 40.0, "evaluation": 15.0, "saving": 4.0, "other
     ("settings", "seconds", "changes", "words"),
     [
         ({"data.cache": "auto"}, {}, {"streamed": True}, ("40% of the time", "--img-size")),
-        ({"data.cache": "none"}, {}, {"streamed": True}, ("40% of the time", "data.cache=auto")),
+        ({"data.cache": "none"}, {}, {"streamed": True}, ("40% of the time", "--cache auto")),
         (
             {"data.workers": 2},
             {},
