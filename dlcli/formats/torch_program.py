@@ -80,6 +80,8 @@ def open_program(
 
     Raises: DlcliError when it is damaged, or when this torch cannot load it, with ``hint``.
     """
+    import torch
+
     from dlcli.zoo.device import set_threads
 
     check_whole(file.path)
