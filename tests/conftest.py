@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from tiny_data import write_photos
 
 # Before torch is imported anywhere: tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# On a busy machine an example may take any time.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True, scope="session")

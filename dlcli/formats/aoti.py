@@ -72,6 +72,7 @@ def _with_loops(program: ExportedProgram, card: Card) -> ExportedProgram:
     reads past the end of a shorter one. Raises: DlcliError where this torch has no such loops.
     """
     import torch
+    from torch._export.verifier import SpecViolationError
 
     operators = {torch.ops.aten.lstm.input: "lstm", torch.ops.aten.gru.input: "gru"}
     if not any(node.target in operators for node in program.graph.nodes):
@@ -79,15 +80,15 @@ def _with_loops(program: ExportedProgram, card: Card) -> ExportedProgram:
     try:
         patches = importlib.import_module("torch.export._patches")
         loops = {op: getattr(patches, f"{name}_while_loop_impl") for op, name in operators.items()}
-    except (ImportError, AttributeError) as exc:
+        # Otherwise the second model in a process gets constant sizes, which its loop cannot take.
+        with silence_torch(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            looped: ExportedProgram = program.run_decompositions(loops)
+    except (ImportError, AttributeError, SpecViolationError) as exc:  # torch 2.11 loses constants
         raise DlcliError(
             f"AOTInductor of torch {torch.__version__} cannot compile the recurrent layers of "
             f"{card.model.name} for any length",
             hint="use torch 2.15, or export to pt2, torchscript or onnx",
         ) from exc
-    # Otherwise the second model in a process gets constant sizes, which its loop cannot take.
-    with silence_torch(), torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-        looped: ExportedProgram = program.run_decompositions(loops)
     return looped
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 from PIL import Image, ImageOps
 
 from dlcli.errors import BadSample
@@ -219,6 +221,11 @@ def test_plain_modes_are_pillows_conversion(mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(smooth(24, 24)).convert(mode)
     suffix = "tif" if mode == "YCbCr" else "png"
     image.save(tmp_path / f"a.{suffix}")
+    # Pillow 12.0 does not read what it wrote; a sample that cannot be read is named and left out.
+    if mode == "YCbCr" and Version(PIL.__version__) < Version("13"):
+        with pytest.raises(BadSample, match="truncated"):
+            decode(tmp_path / f"a.{suffix}", spec(3))
+        return
     assert np.array_equal(decode(tmp_path / f"a.{suffix}", spec(3)), image.convert("RGB"))
     if mode != "YCbCr":
         assert np.array_equal(decode(tmp_path / f"a.{suffix}", spec(1))[..., 0], image.convert("L"))
