@@ -148,7 +148,7 @@ class RunFinished(Event):
     ``phase_s`` has the seconds of each phase of training: data, step, evaluation, saving, other.
     ``samples_per_s`` is of the steps and the waits for their data; ``unit`` names the samples.
     ``streamed`` is whether samples were decoded anew in every epoch, ``cores`` what the process could
-    use.
+    use, ``core_wait`` the share of the time in which it was ready and had none.
     """
 
     run: str
@@ -165,6 +165,7 @@ class RunFinished(Event):
     unit: str = "samples"
     streamed: bool = False
     cores: int = 1
+    core_wait: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,17 @@ def cores_taken(busy: float, threads: int, cores: int) -> bool:
     return busy > BUSY_CORES and busy + threads > cores + BUSY_CORES
 
 
-def queue_wait_s() -> float | None:
+def queue_wait_s(*, main_only: bool = False) -> float | None:
     """Return how long this process's threads were ready to run and had no core, in s, since their start.
 
-    From the kernel's scheduling statistics, so None on other systems than Linux.
+    With ``main_only`` that of the main thread. From the kernel's scheduling statistics, so None on other
+    systems than Linux.
     """
     total, known = 0, False
     with suppress(OSError):
         for task in Path("/proc/self/task").iterdir():
+            if main_only and task.name != str(os.getpid()):
+                continue
             with suppress(OSError, ValueError, IndexError):  # a thread may end meanwhile
                 total += int((task / "schedstat").read_text().split()[1])
                 known = True

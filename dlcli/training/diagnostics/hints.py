@@ -31,6 +31,7 @@ _CHECKS: dict[type[Event], tuple[tuple[str, Callable[[History], str | None]], ..
     RunFinished: (
         ("generalisation", checks.gap),
         ("learning rate", checks.rate_never_fell),
+        ("time", time_checks.busy_machine),
         ("time", time_checks.waiting_for_data),
         ("time", time_checks.long_evaluation),
         ("time", time_checks.long_saving),

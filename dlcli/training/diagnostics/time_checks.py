@@ -7,7 +7,19 @@ from dlcli.training.diagnostics.checks import History, listed
 MIN_RUN_S = 10.0  # a shorter run has nothing to gain
 LARGE_SHARE = 0.3  # of the time of training
 LARGE_SAVING_SHARE = 0.2
+LARGE_CORE_WAIT = 0.2
 FEW_TRAIN_FOR_VAL = 4  # training samples for each validation sample; a tenth is held out by default
+
+
+def busy_machine(history: History) -> str | None:
+    """Detect other programs that kept the cores busy while the run was ready to go on."""
+    event = history.finished
+    if event is None or sum(event.phase_s.values()) < MIN_RUN_S or event.core_wait < LARGE_CORE_WAIT:
+        return None
+    return (
+        f"{event.core_wait:.0%} of the time the run was ready and had no core: other programs were busy "
+        "on this machine. Alone it is faster, and so it may be with fewer threads (OMP_NUM_THREADS=1)"
+    )
 
 
 def waiting_for_data(history: History) -> str | None:

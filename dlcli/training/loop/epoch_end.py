@@ -259,5 +259,6 @@ def finished(job: FitJob, progress: Progress) -> RunFinished:
         samples_per_s=samples_per_s(progress),
         unit=kind_of(job.task).unit(job.task),
         streamed=job.batches.reader.streams,
+        core_wait=job.clock.core_wait(),
         cores=usable_cores(),
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from dlcli.machine.load import queue_wait_s
 from dlcli.training.loop.state import Progress
 
 T = TypeVar("T")
@@ -29,13 +30,25 @@ class PhaseClock:
     def __init__(self) -> None:
         self._seconds = dict.fromkeys(PHASES, 0.0)
         self._phase = "other"
-        self._since = time.perf_counter()
+        self._since = self._started = time.perf_counter()
+        self._waited_s = queue_wait_s(main_only=True)
 
     def start(self, seconds: Mapping[str, float], elapsed_s: float) -> None:
         """Go on from the phases of an earlier part of the run; ``elapsed_s`` beyond them is "other"."""
         self._seconds = {phase: seconds.get(phase, 0.0) for phase in PHASES}
         self._seconds["other"] += max(0.0, elapsed_s - sum(self._seconds.values()))
         self._phase, self._since = "other", time.perf_counter()
+        self._started, self._waited_s = self._since, queue_wait_s(main_only=True)
+
+    def core_wait(self) -> float:
+        """Return the share of the time since `start` in which the main thread had no core to run on.
+
+        0 where the system does not count it.
+        """
+        waited_s = queue_wait_s(main_only=True)
+        if waited_s is None or self._waited_s is None:
+            return 0.0
+        return (waited_s - self._waited_s) / max(time.perf_counter() - self._started, 1e-9)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each phase so far."""

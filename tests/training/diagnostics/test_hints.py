@@ -430,6 +430,8 @@ SECONDS = {"data": 40.0, "step": 40.0, "evaluation": 15.0, "saving": 4.0, "other
         ),
         ({}, {}, {"streamed": False}, ()),  # decoded once: nothing to advise
         ({}, {"data": 20.0}, {"streamed": True}, ()),
+        ({}, {"data": 20.0}, {"core_wait": 0.45}, ("45% of the time", "had no core")),
+        ({}, {"data": 20.0}, {"core_wait": 0.1}, ()),
         (
             {},
             {"data": 4.0, "step": 1.0, "evaluation": 0.0, "saving": 0.0},

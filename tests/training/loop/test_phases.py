@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +18,7 @@ import torch
 from dlcli.config import TrainConfig
 from dlcli.data.images.reader import PixelReader
 from dlcli.events import Event, RunFinished, ignore
+from dlcli.machine.load import queue_wait_s
 from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
@@ -154,3 +158,28 @@ def test_slow_decoding_is_waiting_for_data(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_run_without_a_step_has_no_speed() -> None:
     assert time_record(Progress())["samples_per_s"] is None
+
+
+@pytest.mark.skipif(queue_wait_s() is None, reason="the kernel counts no waiting for a core")
+def test_the_wait_for_a_core_is_counted_where_others_have_it() -> None:
+    """Two processes that never rest share one core with this one."""
+    core = min(os.sched_getaffinity(0))
+    busy = f"import os\nos.sched_setaffinity(0, [{core}])\nprint(flush=True)\nwhile True: pass"
+    allowed = os.sched_getaffinity(0)
+    others = [subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        os.sched_setaffinity(0, [core])
+        clock = PhaseClock()
+        clock.start({}, 0.0)
+        end = time.perf_counter() + 1.0
+        while time.perf_counter() < end:
+            pass
+        assert 0.3 < clock.core_wait() < 1.0
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for other in others:
+            other.kill()
+            other.communicate()
