@@ -278,11 +278,14 @@ def _parity(
 
 
 @contextmanager
-def staging_folder(target: Path) -> Iterator[Path]:
-    """Create a temporary folder on the target's file system; a format may write several files."""
+def staging_folder(target: Path, *, destination: Path | None = None) -> Iterator[Path]:
+    """Create a temporary folder next to ``target``; a format may write several files.
+
+    Raises: DlcliError for an OSError within; it names ``destination``, by default the target.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=target.parent) as folder:
             yield Path(folder)
     except OSError as exc:
-        raise cannot_write(target, exc) from exc
+        raise cannot_write(destination or target, exc) from exc

@@ -75,7 +75,8 @@ def quantize(
             )
         reason = {"reason": reference.note}
         annotations.append(TransformRecord(kind=transforms.UNVERIFIED, args=reason))
-    with staging_folder(output or path) as folder:
+    # The name of the file is that of the method which is chosen, so far only its folder is known.
+    with staging_folder(output or path, destination=output or path.parent) as folder:
         builder = VariantBuilder(
             source, settings, folder, annotations=annotations, trust=trust, emit=emit
         )

@@ -283,6 +283,23 @@ def test_a_calibration_that_fails_leaves_nothing(runs: Runs, monkeypatch: pytest
     assert contents(run.path) == before
 
 
+def test_a_full_disk_is_said_of_the_folder_that_is_written(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runs("cnn")
+    before = contents(run.path)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    static = replace(method_of("static", "onnxruntime"), calibrate=full)
+    monkeypatch.setitem(QUANTIZE_METHODS._entries, "static/onnxruntime", static)
+    with pytest.raises(DlcliError) as caught:
+        run_quantize(run.best, settings("static"))
+    assert caught.value.message == f"cannot write {run.path}: No space left on device"
+    assert contents(run.path) == before
+
+
 def test_without_its_data_a_model_is_not_calibrated_and_not_verified(runs: Runs, tmp_path: Path) -> None:
     def without_data(run: RunFolder) -> RunFolder:
         card = read_card(run.best)
