@@ -31,20 +31,20 @@ MODES: tuple[CacheMode, ...] = ("none", "ram", "disk", "auto")
 
 
 def write_photos(root: Path, count: int) -> Samples:
-    """JPEGs of 640 x 480; 50 contents, each of them many times under names of its own."""
+    """JPEGs of 640 x 480; 50 files, each of them under many names, which the cache takes for photos."""
     rng = np.random.default_rng(0)
     slopes = np.linspace(0, 160, 640)[None, :, None] + np.linspace(0, 40, 480)[:, None, None]
     contents = []
     for i in range(50):
-        noise = np.kron(rng.normal(0, 25, (120, 160, 3)), np.ones((4, 4, 1)))
+        noise = np.kron(rng.normal(0, 15, (120, 160, 3)), np.ones((4, 4, 1)))
         path = root / f"content-{i}.jpg"
-        pixels = np.clip(slopes + noise + rng.normal(0, 4, (480, 640, 3)), 0, 255)
+        pixels = np.clip(slopes + noise + rng.normal(0, 2, (480, 640, 3)), 0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(path, quality=85)
-        contents.append(path.read_bytes())
+        contents.append(path)
     paths = []
     for i in range(count):
         paths.append(root / f"{i}.jpg")
-        paths[-1].write_bytes(contents[i % 50])
+        paths[-1].hardlink_to(contents[i % 50])
     return Samples(
         tuple(path.name for path in paths), np.zeros(count, dtype=np.int64), Listed(tuple(paths))
     )
