@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +17,10 @@ from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 
 if TYPE_CHECKING:
-    from dlcli.data.base import Reader
+    from dlcli.data.base import Reader, Samples
+    from dlcli.data.tables.carried import CarriedColumns
+    from dlcli.evaluation.predict import Prediction
+    from dlcli.events import Emit
     from dlcli.task import TaskSpec
     from dlcli.ui.predict_writers import Head
 
@@ -62,6 +66,7 @@ def command(
     """
     config = settings.resolve()
     chosen = _output_format(output_format, output, json_output)
+    _check(config, chosen, top_k=settings.origins({})["top_k"] != "default")
     front, arguments = (artifact, inputs) if artifact else _split_arguments(inputs, runs_dir)
     named: Sequence[str | None] = front or [None]
     paths = [find_artifact(text, runs_dir) for text in named]
@@ -70,9 +75,9 @@ def command(
     from dlcli.evaluation.ensemble import Ensemble, check_members
     from dlcli.evaluation.evaluate import batch_size_of
     from dlcli.evaluation.predict import predict
-    from dlcli.events import EvalProgress, Warned
+    from dlcli.events import Warned
     from dlcli.formats.base import open_artifact, recognize
-    from dlcli.ui.predict_writers import WRITERS, Head, destination
+    from dlcli.ui.predict_writers import WRITERS, destination
     from dlcli.ui.progress.sinks import progress_sink
 
     files = [recognize(path) for path in paths]
@@ -81,9 +86,9 @@ def command(
     task = tasks[0]
     kind = kind_of(task)
     samples = kind.inputs(arguments, task)  # before loading weights: a wrong name fails at once
-    total = len(samples)
-    if not total:
+    if not len(samples):
         raise DlcliError(f"{', '.join(arguments[:5])} has no inputs to predict")
+    head, carried = _head(paths, task, samples, config)
     models = [open_artifact(file, device=config.device, trust=trust) for file in files]
     ensemble = Ensemble(models, tta=config.tta)
 
@@ -95,9 +100,51 @@ def command(
         return kind.reader(listed, member, ReadOptions(workers=config.workers))
 
     reader = ensemble.reader(read_as)
+    head = replace(head, keys=(*head.keys, *next(iter(reader.row_keys(0)), {})))
+    # A live view would interleave with a table on the same screen.
+    silent = quiet or json_output or (chosen == "table" and output is None)
+    with progress_sink(silent, json_output) as emit:
+        for message in (*(notice.message for notice in reader.notices), *carried.messages):
+            emit(Warned(message))
+        predictions = predict(
+            ensemble.predict,
+            reader,
+            task,
+            top_k=head.top_k,
+            batch_size=config.batch_size or batch_size_of(ensemble),
+            beams=config.beams,
+            carried=carried.cells,
+        )
+        with destination(output) as stream:
+            WRITERS[chosen](_rows(predictions, head, carried, emit), stream, head)
+    if output is not None:
+        _report_output(output, chosen, head, as_json=json_output, quiet=quiet)
+    if head.failed:
+        raise DlcliError(
+            f"{len(head.failed)} of {len(samples)} inputs could not be read",
+            hint="they are named above; the others were predicted",
+        )
 
-    classes = min(config.top_k, task.num_classes)
-    top_k = {"top_k": classes} if task.kind == "classification" else {}
+
+def _head(
+    paths: Sequence[Path], task: TaskSpec, samples: Samples, config: PredictConfig
+) -> tuple[Head, CarriedColumns]:
+    """What is known before the first row, and the columns of the input that its rows carry.
+
+    Raises: UsageError, DlcliError for a column that there is not.
+    """
+    from dlcli.data.tables.carried import carry_columns
+    from dlcli.ui.predict_writers import Head, cell_text, reserved_names
+
+    if config.probabilities and task.kind not in ("classification", "multilabel"):
+        raise UsageError(f"--probabilities is for classes, and this model does {task.kind}")
+    classes = None if config.probabilities else min(config.top_k, task.num_classes)
+    reserved = reserved_names(task, classes)
+    carried = carry_columns(samples, config.id_column, config.keep_columns, reserved)
+    names: Sequence[str] = samples.ids
+    if carried.id_column is not None:
+        names = [cell_text(cell) for cell in carried.columns[carried.id_column]]
+    top_k = {"top_k": classes} if task.kind == "classification" and classes is not None else {}
     head = Head(
         facts={
             "command": "predict",
@@ -107,43 +154,48 @@ def command(
             **top_k,
         },
         task=task,
-        inputs=samples.ids,
+        inputs=names,
         top_k=classes,
         failed=[],
-        keys=tuple(next(iter(reader.row_keys(0)), {})),
+        keys=tuple(carried.columns),
+        id_column=carried.id_column,
     )
-    # A live view would interleave with a table on the same screen.
-    silent = quiet or json_output or (chosen == "table" and output is None)
-    with progress_sink(silent, json_output) as emit:
-        for notice in reader.notices:
-            emit(Warned(notice.message))
+    return head, carried
 
-        def rows() -> Iterator[dict[str, Any]]:
-            predictions = predict(
-                ensemble.predict,
-                reader,
-                task,
-                top_k=head.top_k,
-                batch_size=config.batch_size or batch_size_of(ensemble),
-                beams=config.beams,
+
+def _rows(
+    predictions: Iterable[Prediction], head: Head, carried: CarriedColumns, emit: Emit
+) -> Iterator[dict[str, Any]]:
+    """The rows of the predictions; inputs without one are warned of and added to ``head.failed``."""
+    from dlcli.events import EvalProgress, Warned
+
+    total = len(head.inputs)
+    for done, prediction in enumerate(predictions, 1):
+        if prediction.error is None:
+            yield from prediction.rows
+        else:
+            named = {"input": prediction.input, **carried.cells(done - 1)}
+            head.failed.append({**named, "error": prediction.error})
+            emit(Warned(f"{prediction.input}: {prediction.error}"))
+        if done % 64 == 0 or done == total:
+            emit(EvalProgress(split="predict", done=done, total=total))
+
+
+def _check(config: PredictConfig, chosen: str, *, top_k: bool) -> None:
+    """Raises: UsageError for options that have no effect together; ``top_k``: whether it was given."""
+    for flag, given in (
+        ("--keep-columns", config.keep_columns is not None),
+        ("--probabilities", config.probabilities),
+    ):
+        if given and chosen == "table":
+            raise UsageError(
+                f"{flag} is for files and other programs, not for a table on the screen",
+                hint="add --output FILE.csv, or --output-format csv, json or jsonl",
             )
-            for done, prediction in enumerate(predictions, 1):
-                if prediction.error is None:
-                    yield from prediction.rows
-                else:
-                    head.failed.append({"input": prediction.input, "error": prediction.error})
-                    emit(Warned(f"{prediction.input}: {prediction.error}"))
-                if done % 64 == 0 or done == total:
-                    emit(EvalProgress(split="predict", done=done, total=total))
-
-        with destination(output) as stream:
-            WRITERS[chosen](rows(), stream, head)
-    if output is not None:
-        _report_output(output, chosen, head, as_json=json_output, quiet=quiet)
-    if head.failed:
-        raise DlcliError(
-            f"{len(head.failed)} of {total} inputs could not be read",
-            hint="they are named above; the others were predicted",
+    if config.probabilities and top_k:
+        raise UsageError(
+            f"--probabilities gives every class, and --top-k {config.top_k} some of them",
+            hint="leave one of them out",
         )
 
 

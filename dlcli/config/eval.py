@@ -25,3 +25,12 @@ class PredictConfig(Inference):
     """Prediction"""
 
     top_k: int = setting(3, "Number of classes per sample, most likely first.", "--top-k", "-k", ge=1)
+    probabilities: bool = setting(
+        False, "Write the probability of every class, in their order, not the top k.", "--probabilities"
+    )
+    id_column: str | None = setting(
+        None, "Column of the input table whose cells name the rows.", "--id-column"
+    )
+    keep_columns: str | None = setting(
+        None, "Columns of the input table to carry over: all, or A,B.", "--keep-columns"
+    )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from dlcli.data.contents import Keys, array_key, value_keys
 from dlcli.data.notices import Notice
+from dlcli.data.source_rows import SourceRows
 from dlcli.task import TaskKind
 
 SplitName = Literal["train", "val", "test"]
@@ -119,13 +120,15 @@ class Samples:
 
     ``ids`` are stable names of the samples (a path relative to the root, or ``train/17``); ``targets``
     are `Targets`, where class indices refer to the class names of the source. The samples of a group (a
-    patient, a user) stay in one split; ``groups`` is None without groups.
+    patient, a user) stay in one split; ``groups`` is None without groups. ``source_rows`` are those of
+    the inputs of `predict`, where some are rows of tables.
     """
 
     ids: tuple[str, ...]
     targets: Targets
     items: Items
     groups: tuple[str, ...] | None = None
+    source_rows: SourceRows | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -137,6 +140,7 @@ class Samples:
             targets=self.targets[indices],
             items=self.items.take(indices),
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
+            source_rows=None if self.source_rows is None else self.source_rows.take(indices),
         )
 
 

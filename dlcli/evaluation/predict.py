@@ -5,7 +5,7 @@ B is the number of samples in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -32,7 +32,8 @@ _NOTHING: dict[str, Any] = {}
 class Prediction:
     """The prediction of one input as JSON-ready rows, or the reason why there is none.
 
-    Every row has ``input``. Classification: ``label``, ``probability``, ``top_k``. Multilabel:
+    Every row has ``input``, then what is carried over from its row of a table. Classification:
+    ``label``, ``probability``, and ``top_k`` or ``probabilities`` by name. Multilabel:
     ``labels`` (those above 0.5), ``probabilities`` by name. Regression: ``value``, or
     ``values`` by name where there are several targets. Forecast: a row per step, ``step`` from 1, its
     ``time``, the ``series`` where the table has several, and ``value`` or
@@ -50,14 +51,16 @@ def predict(
     reader: Reader,
     task: TaskSpec,
     *,
-    top_k: int = 1,
+    top_k: int | None = 1,
     batch_size: int | None = None,
     beams: int = 1,
+    carried: Callable[[int], Mapping[str, Any]] = lambda index: _NOTHING,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the reader's samples; a few batches are in memory at a time.
 
-    ``model`` is an artifact's `predict`. ``top_k`` is for classification; ``beams`` for seq2seq,
-    where 1 is greedy.
+    ``model`` is an artifact's `predict`. ``top_k`` is for classification, where None is the
+    probabilities of all classes in their order; ``beams`` for seq2seq, where 1 is greedy. ``carried``
+    gives the cells of the input that a sample's rows begin with.
     """
     check_beams(task, beams)
     predict_rows = row_function(model, task, top_k, beams)
@@ -73,7 +76,8 @@ def predict(
                 if index in rows:
                     keys = reader.row_keys(index)
                     named = zip_longest(rows[index], keys, fillvalue=_NOTHING)
-                    yield Prediction(name, tuple({"input": name, **key, **row} for row, key in named))
+                    first = {"input": name, **carried(index)}
+                    yield Prediction(name, tuple({**first, **key, **row} for row, key in named))
                 else:
                     yield Prediction(name, error=_reason(name, reader, task))
     finally:
@@ -93,7 +97,7 @@ def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
 
 
 def row_function(
-    model: Predict, task: TaskSpec, top_k: int, beams: int
+    model: Predict, task: TaskSpec, top_k: int | None, beams: int
 ) -> Callable[[Inputs, SeriesRows | None], list[Rows]]:
     """The function from the inputs of a batch, and its series, to the rows of each sample.
 
@@ -115,13 +119,14 @@ def row_function(
     return lambda inputs, series: rows_of(model(inputs))
 
 
-def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int) -> list[Rows]:
+def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int | None) -> list[Rows]:
     """The top classes of each row of (B, K); of equal ones the first in the order of the classes."""
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+    order = np.argsort(-logits, axis=1, kind="stable")[:, : top_k or 1]
     rows: list[Rows] = []
     for probabilities, best in zip(softmax(logits), order.tolist(), strict=True):
         top = [{"label": names[c], "probability": float(probabilities[c])} for c in best]
-        rows.append(({**top[0], "top_k": top},))
+        by_name = dict(zip(names, probabilities.tolist(), strict=True))
+        rows.append(({**top[0], **({"probabilities": by_name} if top_k is None else {"top_k": top})},))
     return rows
 
 

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from dlcli.task import TaskSpec
 
 Row = Mapping[str, Any]
+# The keys of a prediction in JSON besides its columns in CSV.
+_JSON_KEYS = {
+    "classification": ("top_k", "probabilities"),
+    "multilabel": ("probabilities",),
+    "regression": ("values",),
+    "forecast": ("values", "time", "series"),
+    "embedding": ("embedding",),
+}
 
 
 @dataclass(frozen=True)
@@ -29,15 +37,17 @@ class Head:
     """What is known before the first row, and ``failed``, which grows while rows are written.
 
     ``facts`` are the first keys of the JSON object; ``inputs`` are the names of all inputs. ``top_k``
-    is the number of classes per row. ``keys`` are the columns that name a row besides its input.
+    is the number of classes per row, None where the probability of each is written. ``keys`` are the
+    columns that name a row besides its input; on a screen that of ``id_column`` replaces the input.
     """
 
     facts: Mapping[str, Any]
     task: TaskSpec
     inputs: Sequence[str]
-    top_k: int
-    failed: list[dict[str, str]]
+    top_k: int | None
+    failed: list[dict[str, Any]]
     keys: tuple[str, ...] = ()
+    id_column: str | None = None
 
 
 class _Terminal:
@@ -68,6 +78,9 @@ def destination(path: Path | None) -> Iterator[IO[str]]:
 
 def write_table(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """Print aligned columns on stdout."""
+    name = head.id_column
+    if name is not None:
+        rows = ({**row, "input": cell_text(row[name])} for row in rows)
     print_predictions(rows, head.task, head.inputs, timed="time" in head.keys)
 
 
@@ -75,51 +88,61 @@ def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     """Write a header and a line per row. The columns depend on the task and the keys alone.
 
     ``label_2, probability_2`` ... are the classes after the first; ``probability_NAME`` and
-    ``value_NAME`` belong to a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ... are the
-    numbers of an embedding. No text begins as a formula does (`csv_cell`).
+    ``value_NAME`` belong to a class, a label or a target; ``labels`` are joined by "|"; ``e0, e1`` ...
+    are the numbers of an embedding. No text begins as a formula does (`csv_cell`).
     """
     out = csv.writer(file, lineterminator="\n")
-    out.writerow(map(csv_cell, _columns(head)))
+    out.writerow(map(csv_cell, ["input", *head.keys, *prediction_columns(head.task, head.top_k)]))
     for row in rows:
         out.writerow(map(csv_cell, _cells(row, head)))
 
 
-def _columns(head: Head) -> list[str]:
-    task = head.task
+def cell_text(cell: object) -> str:
+    """Return a cell of the input as a text; "" for an empty one."""
+    return "" if cell is None else str(cell)
+
+
+def reserved_names(task: TaskSpec, top_k: int | None) -> set[str]:
+    """Return the names of columns and keys that predictions have, in CSV or JSON."""
+    return {"input", "error", *_JSON_KEYS.get(task.kind, ()), *prediction_columns(task, top_k)}
+
+
+def prediction_columns(task: TaskSpec, top_k: int | None) -> list[str]:
+    """Return the columns of a prediction in CSV."""
     values = [f"value_{target.name}" for target in task.targets] if len(task.targets) > 1 else ["value"]
-    return [
-        "input",
-        *head.keys,
-        *{
-            "classification": [
-                column if rank == 1 else f"{column}_{rank}"
-                for rank in range(1, head.top_k + 1)
-                for column in ("label", "probability")
-            ],
-            "multilabel": ["labels", *(f"probability_{name}" for name in task.class_names)],
-            "regression": values,
-            "forecast": ["step", *values],
-            "seq2seq": ["text"],
-            "embedding": [f"e{i}" for i in range(task.embedding_size)],
-        }[task.kind],
+    by_class = [f"probability_{name}" for name in task.class_names]
+    ranked = [
+        column if rank == 1 else f"{column}_{rank}"
+        for rank in range(1, (top_k or 1) + 1)
+        for column in ("label", "probability")
     ]
+    return {
+        "classification": [*ranked, *(by_class if top_k is None else ())],
+        "multilabel": ["labels", *by_class],
+        "regression": values,
+        "forecast": ["step", *values],
+        "seq2seq": ["text"],
+        "embedding": [f"e{i}" for i in range(task.embedding_size)],
+    }[task.kind]
 
 
 def _cells(row: Row, head: Head) -> list[Any]:
-    """Return the cells of `_columns`, with all digits of a float32."""
+    """Return the cells of `prediction_columns`, with all digits of a float32."""
     cells: list[Any] = [row["input"], *(row.get(name, "") for name in head.keys)]
-    if "top_k" in row:
+    kind = head.task.kind
+    if kind == "classification" and head.top_k is not None:
         for item in row["top_k"]:
             cells += [item["label"], f"{item['probability']:.6f}"]
-    elif "labels" in row:
-        cells.append("|".join(row["labels"]))
+    elif kind in ("classification", "multilabel"):
+        one = kind == "classification"
+        cells += [row["label"], f"{row['probability']:.6f}"] if one else ["|".join(row["labels"])]
         cells += [f"{p:.6f}" for p in row["probabilities"].values()]
-    elif "text" in row:
+    elif kind == "seq2seq":
         cells.append(row["text"])
-    elif "embedding" in row:
+    elif kind == "embedding":
         cells += [f"{value:.8g}" for value in row["embedding"]]
     else:
-        cells += [row["step"]] if "step" in row else []
+        cells += [row["step"]] if kind == "forecast" else []
         values = row["values"].values() if "values" in row else [row["value"]]
         cells += [f"{value:.9g}" for value in values]
     return cells

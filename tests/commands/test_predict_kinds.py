@@ -92,7 +92,7 @@ def test_a_table_needs_no_target_column(
     model = model_of("tabular")
     Path("new.csv").write_text("c,x,y\nred,1,0.5\nblue,,2\n")
     rows = predicted(capsys, model, "new.csv")
-    assert [set(row) for row in rows] == [{"input", "value"}] * 2
+    assert [set(row) for row in rows] == [{"input", "row", "value"}] * 2
     assert all("new.csv" in row["input"] for row in rows)
     assert all(abs(row["value"] - 1e6) < 1000 for row in rows)  # in the target's units
     Path("more.csv").write_text("y,price,x,c\n0.5,7,1,red\n2,7,,blue\n")  # other columns, other order

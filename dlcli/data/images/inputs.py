@@ -1,4 +1,4 @@
-"""Image inputs of `predict`: files, folders and globs, in the order of the arguments."""
+"""Image inputs of `predict`: files, folders, globs and tables, in the order of the arguments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dlcli.data.base import Listed, Samples
+from dlcli.data.images.manifest import image_paths
+from dlcli.data.source_rows import SourceRows
+from dlcli.data.tables.frames import is_table
 from dlcli.errors import DlcliError
 from dlcli.pixels.formats import is_image
 
@@ -19,25 +22,37 @@ def image_inputs(arguments: Sequence[str]) -> Samples:
 
     Raises: DlcliError as `find_images` does.
     """
-    files = find_images(arguments)
+    parts = _find(arguments)
+    files = [file for _, _, part in parts for file in part]
     return Samples(
         ids=tuple(files),
         targets=np.zeros(0, dtype=np.int64),
         items=Listed(tuple(Path(file) for file in files)),
+        source_rows=SourceRows.of([(name if table else None, len(part)) for name, table, part in parts]),
     )
 
 
 def find_images(arguments: Sequence[str]) -> list[str]:
     """The files that the arguments name, in order: files, folders (their images, at any depth), globs.
 
-    A name that does not exist, and a folder or pattern without images next to others that have some,
-    stay in the list and are reported like unreadable files. Raises: DlcliError when there is no
-    image at all, or a folder cannot be listed.
+    Of a table of image files they are those of its rows, also of those without one. A name that does not
+    exist, and a folder or pattern without images next to others that have some, stay in the list and are
+    reported like unreadable files. Raises: DlcliError when there is no image at all, a folder cannot be
+    listed, or a table has no column of image files.
     """
-    files: list[str] = []
+    return [file for _, _, part in _find(arguments) for file in part]
+
+
+def _find(arguments: Sequence[str]) -> list[tuple[str, bool, list[str]]]:
+    """Each argument, whether it is a table, and the files that it names, as `find_images`."""
+    parts: list[tuple[str, bool, list[str]]] = []
     empty: list[str] = []
     for argument in arguments:
-        if os.path.isdir(argument):
+        path = Path(os.path.expanduser(argument))
+        table = is_table(path) and path.is_file()
+        if table:
+            new = [str(file) for file in image_paths(path)]
+        elif os.path.isdir(argument):
             new = _images_below(argument)
         elif os.path.lexists(argument) or not glob.has_magic(argument):
             new = [argument]
@@ -46,10 +61,10 @@ def find_images(arguments: Sequence[str]) -> list[str]:
             new = [path for path in matches if os.path.isfile(path) and is_image(path)]
         if not new:
             empty.append(argument)
-        files += new or [argument]
+        parts.append((argument, table, new or [argument]))
     if len(empty) == len(arguments):
         raise DlcliError(f"{', '.join(empty[:5])} holds no images", hint="give files, folders or globs")
-    return files
+    return parts
 
 
 def why_no_image(name: str) -> str | None:

@@ -66,11 +66,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
     all_paths: list[Path] = []
     frames = _read_frames(path, config, other, notices)
     first = next(iter(frames.values()))[1]
-    images = _path_column(first, path)
-    if images is None:
-        raise DlcliError(
-            f"{path} has no column of image files", hint="add a column path with one file per row"
-        )
+    images = _need_path_column(first, path)
     names = _target_columns(first, images, config, path)
     base = frames.get("train") or next(iter(frames.values()))
     target = infer_target(
@@ -118,6 +114,26 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         notices=tuple(notices),
         name=path.stem,
     )
+
+
+def image_paths(path: Path) -> list[Path]:
+    """The image file of each row of a table, which may be missing; of a row without one, the folder.
+
+    Raises: DlcliError when the table cannot be read or has no column of image files.
+    """
+    frame, _ = read_frame(path)
+    names = as_strings(frame[_need_path_column(frame, path)]).fill_null("").to_list()
+    locator, _ = find_locator(names, path.parent, split_of(path.stem) or "all")
+    return [locator.path(name) if name else path.parent for name in names]
+
+
+def _need_path_column(frame: polars.DataFrame, path: Path) -> str:
+    name = _path_column(frame, path)
+    if name is None:
+        raise DlcliError(
+            f"{path} has no column of image files", hint="add a column path with one file per row"
+        )
+    return name
 
 
 def _read_frames(

@@ -171,10 +171,9 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
         paired = bool(filled) and all("\t" in line for line in filled)
         return [line.partition("\t")[0] for line in lines] if paired else lines
 
-    ids, texts = predict_texts(arguments, task.input.source.column, plain=sources)
-    return Samples(
-        tuple(ids), np.zeros(0, dtype=np.int64), Listed(tuple((text, None) for text in texts))
-    )
+    ids, texts, rows = predict_texts(arguments, task.input.source.column, plain=sources)
+    pairs = Listed(tuple((text, None) for text in texts))
+    return Samples(tuple(ids), np.zeros(0, dtype=np.int64), pairs, source_rows=rows)
 
 
 def describe(spec: PairsInput) -> Description:

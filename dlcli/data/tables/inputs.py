@@ -12,6 +12,7 @@ import numpy as np
 
 from dlcli.data.base import Samples
 from dlcli.data.notices import Notice
+from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.frames import (
@@ -48,8 +49,10 @@ def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
     ids: list[str] = []
     frames: list[polars.DataFrame] = []
     notices: list[Notice] = []
+    parts: list[tuple[str | None, int]] = []
     for name in _expand(arguments):
         frame, more = _read(name, spec, columns)
+        parts.append((name, frame.height))
         frames.append(frame)
         notices += more
         shown = "stdin" if name == STDIN else name
@@ -60,7 +63,12 @@ def table_inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
         ]
     formats = {n.source: n.format for n in spec.numbers if n.format is not None}
     rows = TableRows(pl.concat(frames), formats, tuple(notices))
-    return Samples(ids=tuple(ids), targets=np.zeros(0, dtype=np.int64), items=rows)
+    return Samples(
+        ids=tuple(ids),
+        targets=np.zeros(0, dtype=np.int64),
+        items=rows,
+        source_rows=SourceRows.of(parts, columns),
+    )
 
 
 def _read(name: str, spec: TabularInput, columns: list[str]) -> tuple[polars.DataFrame, list[Notice]]:

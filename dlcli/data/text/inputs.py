@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dlcli.data.sets.named import valid_unicode
+from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.frames import is_table, need_column
 from dlcli.data.text.byte_pairs import replace_surrogates
 from dlcli.data.text.files import decode_bytes, read_lines, read_text, split_lines, text_files_below
@@ -20,8 +21,8 @@ _MAX_ID_LENGTH = 60  # characters
 
 def predict_texts(
     arguments: Sequence[str], column: str | None, *, plain: Callable[[list[str]], list[str]]
-) -> tuple[list[str], list[str]]:
-    """Return ids and texts of the arguments of `predict`.
+) -> tuple[list[str], list[str], SourceRows | None]:
+    """Return ids and texts of the arguments of `predict`, and the rows of tables that they are.
 
     The texts are the rows of a table (id ``file:row``, from 1), the non-empty lines of other files
     (``file:line``) and of standard input for "-" (``-:line``), and the text files of a folder. An
@@ -32,6 +33,7 @@ def predict_texts(
     """
     ids: list[str] = []
     texts: list[str] = []
+    parts: list[tuple[str | None, int]] = []
     for argument in arguments:
         pairs = list(_read_argument(argument, column, plain))
         if not pairs:
@@ -39,7 +41,8 @@ def predict_texts(
             raise DlcliError(f"{name} has no text", hint="give a text, or files with one text per line")
         ids += [id_ for id_, _ in pairs]
         texts += [text for _, text in pairs]
-    return ids, texts
+        parts.append((argument if _is_table_file(argument) else None, len(pairs)))
+    return ids, texts, SourceRows.of(parts, () if column is None else (column,))
 
 
 def _read_argument(
@@ -59,7 +62,7 @@ def _read_argument(
     elif path.is_dir():
         for file in text_files_below(path):
             yield valid_unicode(str(file)), read_text(file)[0].strip()
-    elif is_table(path):
+    elif _is_table_file(argument):
         yield from _table_rows(argument, path, column)
     else:
         yield from _numbered_lines(valid_unicode(argument), plain(read_lines(path)[0]))
@@ -74,6 +77,11 @@ def _table_rows(argument: str, path: Path, column: str | None) -> Iterator[tuple
         raise DlcliError(f"{path} has no column that looks like text", hint="rename the column to text")
     for row, text in enumerate(text_cells(frame[text_name]), start=1):
         yield f"{valid_unicode(argument)}:{row}", text
+
+
+def _is_table_file(argument: str) -> bool:
+    path = Path(os.path.expanduser(argument))
+    return is_table(path) and _exists(path) and path.is_file()
 
 
 def looks_like_path(argument: str) -> bool:

@@ -119,8 +119,9 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
             else lines
         )
 
-    ids, texts = predict_texts(arguments, task.input.column, plain=without_labels)
-    return Samples(tuple(ids), np.zeros(0, dtype=np.int64), Listed(tuple(texts)))
+    ids, texts, rows = predict_texts(arguments, task.input.column, plain=without_labels)
+    empty = np.zeros(0, dtype=np.int64)
+    return Samples(tuple(ids), empty, Listed(tuple(texts)), source_rows=rows)
 
 
 def _plain_head(path: Path) -> list[str] | None:
