@@ -138,6 +138,7 @@ def _evaluate(
     from dlcli.ui.compared import print_members, print_worst
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_eval
+    from dlcli.ui.translations import print_translations
 
     result = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, emit=emit)
     # A run has plots and figures of its own model alone.
@@ -154,6 +155,7 @@ def _evaluate(
             return missed
         mean = f"the mean prediction of {len(models)} models"
         print_eval(result, str(models[0].path) if len(models) == 1 else mean, note)
+        print_translations(result.translations, result.split)
         if result.members:
             print_members(result)
         if result.worst:

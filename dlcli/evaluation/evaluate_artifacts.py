@@ -12,6 +12,7 @@ from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.ensemble import Ensemble, member_row
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
+from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.evaluation.worst import SampleLosses, check_worst, worst_rows
@@ -38,6 +39,7 @@ def evaluate_ensemble(
     if task.kind == "seq2seq":
         score = bleu(ensemble.predict, reader, task, split=data.split, beams=config.beams, emit=emit)
         result = replace(result, metrics={**result.metrics, "bleu": score})
+    result = add_examples(result, ensemble.predict, reader, task, beams=config.beams)
     if config.worst is not None:
         worst = worst_rows(ensemble, reader, losses, counts, config.worst, beams=config.beams)
         result = replace(result, worst=worst)

@@ -13,6 +13,7 @@ from dlcli.data.splits import write_splits
 from dlcli.errors import DlcliError
 from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.evaluate import count
+from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit, ModelReady, Warned, ignore
 from dlcli.files import finite, sha256_file, write_json, write_text
@@ -193,6 +194,7 @@ def _finish(
             )
             run.update_record(baselines=finite([asdict(row) for row in baselines]))
             own = counts.result("val", readers["val"].bad)
+            own = add_examples(own, best.predict, readers["val"], plan.task)
             validation = replace(own, baselines=baselines)
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 

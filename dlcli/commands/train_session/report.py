@@ -22,6 +22,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
     from dlcli.training.loop.phases import time_record
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_key_values
+    from dlcli.ui.translations import print_translations
 
     run, progress = result.run, result.fit.progress
     if result.fit.signum is not None:
@@ -48,6 +49,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
                 "time": time_record(progress),
                 "metrics": {"val": result.validation.metrics},
                 "baselines": [asdict(row) for row in result.validation.baselines],
+                "translations": [asdict(row) for row in result.validation.translations],
                 "bad_samples": result.bad_samples,
                 "warnings": list(result.warnings),
                 "plots": [str(plot) for plot in plots],
@@ -70,6 +72,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
         *(("next" if not i else "", command) for i, command in enumerate(_next_commands(run))),
     ]
     print_key_values(f"run {run.name}", rows)
+    print_translations(result.validation.translations, "val")
 
 
 def report_finished(run: RunFolder, record: Mapping[str, Any], *, as_json: bool) -> None:

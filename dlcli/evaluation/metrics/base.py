@@ -140,6 +140,29 @@ class WorstRow:
 
 
 @dataclass(frozen=True)
+class TranslationRow:
+    """A sample of a sequence model: its source, its target and the decoded prediction."""
+
+    input: str
+    source: str
+    target: str
+    prediction: str
+
+
+@dataclass(frozen=True)
+class ForecastLine:
+    """A window of one target in the data's own units: the last ``predicted`` steps of ``true``.
+
+    ``true`` begins with rows of the input; ``times`` name its steps.
+    """
+
+    name: str
+    times: tuple[str, ...]
+    true: tuple[float, ...]
+    predicted: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """The metrics of a model on a split; ``confusion[t][p]`` counts targets t predicted as p.
 
@@ -149,7 +172,8 @@ class EvalResult:
     ``non_finite`` is the number of samples with NaN or infinity in the output: they count as
     misclassified, and sums over them are not finite either. ``members`` are the models of an ensemble;
     empty for a single model. ``per_series`` is empty for data of one series. ``worst``
-    are the samples with the largest loss, if they were requested.
+    are the samples with the largest loss, if they were requested. ``translations`` and ``forecasts`` are
+    those of a few samples.
     """
 
     split: str
@@ -164,6 +188,8 @@ class EvalResult:
     baselines: tuple[BaselineRow, ...] = ()
     members: tuple[MemberRow, ...] = ()
     worst: tuple[WorstRow, ...] = ()
+    translations: tuple[TranslationRow, ...] = ()
+    forecasts: tuple[ForecastLine, ...] = ()
     bad_samples: dict[str, str] = field(default_factory=dict)
     non_finite: int = 0
     undefined: dict[str, str] = field(default_factory=dict)

@@ -35,6 +35,16 @@ def new_figure(width: float, height: float, *, columns: Sequence[int]) -> tuple[
     return fig, list(panels[0])
 
 
+def new_stack(width: float, height: float, *, rows: int) -> tuple[Figure, list[Axes]]:
+    """A white figure of ``width`` x ``height`` inches and its panels, below each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(fig)
+    return fig, list(fig.subplots(rows, 1, squeeze=False)[:, 0])
+
+
 def save_figure(fig: Figure, path: Path) -> Path:
     """Write a PNG as a whole or not at all; returns ``path``. Raises: DlcliError when it cannot."""
     with atomic_file(path) as tmp, warnings.catch_warnings():

@@ -20,6 +20,7 @@ from dlcli.ui.plots.canvas import (
     save_figure,
 )
 from dlcli.ui.plots.confusion import save_confusion
+from dlcli.ui.plots.forecast import save_forecasts
 from dlcli.ui.text import figure
 from dlcli.wording import plural, printable, shorten
 
@@ -75,9 +76,10 @@ def save_result(folder: Path, result: EvalResult, run: str = "") -> list[Path]:
     """
     if result.task == "classification" and result.confusion:
         return [save_confusion(folder / "confusion.png", result, run)]
+    plots = [save_forecasts(folder / "forecast.png", result, run)] if result.forecasts else []
     if result.task in ("regression", "forecast") and result.points:
-        return [save_scatter(folder / "scatter.png", result, run)]
-    return []
+        plots.append(save_scatter(folder / "scatter.png", result, run))
+    return plots
 
 
 def save_scatter(path: Path, result: EvalResult, run: str = "") -> Path:

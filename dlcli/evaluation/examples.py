@@ -1,0 +1,90 @@
+"""Samples of a split with their predictions, to look at: translations, and forecasts over time.
+
+No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from dlcli.data.base import Inputs, Listed, Reader
+from dlcli.data.series.windows import Windows, channel_indices
+from dlcli.evaluation.metrics import EvalResult
+from dlcli.evaluation.metrics.base import ForecastLine, TranslationRow
+from dlcli.evaluation.predict import row_function
+from dlcli.evaluation.translation import translate
+from dlcli.formats.base import Outputs
+from dlcli.task import TaskSpec
+
+TRANSLATIONS = 3
+LINES = 4
+HISTORY = 3  # horizons before the first predicted step
+
+
+def add_examples(
+    result: EvalResult,
+    predict: Callable[[Inputs], Outputs],
+    reader: Reader,
+    task: TaskSpec,
+    *,
+    beams: int = 1,
+) -> EvalResult:
+    """Add the translations or forecasts of a few samples to a result; other tasks have none."""
+    if task.kind == "seq2seq":
+        return replace(result, translations=_translations(predict, reader, task, beams))
+    if task.kind == "forecast":
+        return replace(result, forecasts=_forecasts(predict, reader, task))
+    return result
+
+
+def _translations(
+    predict: Callable[[Inputs], Outputs], reader: Reader, task: TaskSpec, beams: int
+) -> tuple[TranslationRow, ...]:
+    """Texts evenly spaced over the split, so that the choice depends on nothing but its size."""
+    assert isinstance(reader.samples.items, Listed)
+    number = min(TRANSLATIONS, len(reader))
+    indices = np.linspace(0, len(reader) - 1, number).round().astype(np.int64)
+    inputs, readable = reader.read(indices)
+    texts = translate(predict, inputs, task, beams=beams)
+    pairs = [reader.samples.items.values[i] for i in readable.tolist()]
+    return tuple(
+        TranslationRow(reader.samples.ids[index], str(source), str(target), text)
+        for index, (source, target), text in zip(readable.tolist(), pairs, texts, strict=True)
+    )
+
+
+def _forecasts(
+    predict: Callable[[Inputs], Outputs], reader: Reader, task: TaskSpec
+) -> tuple[ForecastLine, ...]:
+    """The last window of each of the first series, or of the first targets of one series."""
+    windows = reader.samples.items
+    assert isinstance(windows, Windows)
+    names = [target.name for target in task.targets]
+    rows_of = row_function(predict, task, 1, 1)
+    lines: list[ForecastLine] = []
+    several = len(np.unique(windows.which)) > 1
+    for number in np.unique(windows.which).tolist():
+        last = np.flatnonzero(windows.which == number)[-1:]
+        inputs, readable = reader.read(last.astype(np.int64))
+        if not len(readable):
+            continue
+        steps = rows_of(inputs, reader.series(readable))[0]
+        series, start = windows.series[number], int(windows.starts[readable[0]])
+        first = max(0, start - HISTORY * task.horizon)
+        rows = slice(first, start + task.horizon)
+        columns = channel_indices(names, series.channels, "the model predicts it")
+        for name, column in list(zip(names, columns, strict=True))[: 1 if several else LINES]:
+            lines.append(
+                ForecastLine(
+                    name=f"{series.id}: {name}" if several else name,
+                    times=series.times[rows],
+                    true=tuple(series.target_values[rows, column].tolist()),
+                    predicted=tuple(s["values"][name] if "values" in s else s["value"] for s in steps),
+                )
+            )
+        if len(lines) >= LINES:
+            break
+    return tuple(lines[:LINES])
