@@ -12,6 +12,7 @@ from tiny_data import write_csv, write_image
 
 from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Listed
+from dlcli.data.images.manifest_paths import find_locator
 from dlcli.data.notices import messages
 from dlcli.data.sources import open_other, open_source
 from dlcli.data.splits import apply_splits, write_splits
@@ -101,3 +102,10 @@ def test_a_folder_without_class_folders_and_tables_says_so(tmp_path: Path) -> No
     photos(tmp_path / "test", ["3.png"])
     with pytest.raises(DlcliError, match="no class folders in them"):
         opened(tmp_path)
+
+
+def test_texts_too_long_for_names_of_files_are_no_images(tmp_path: Path) -> None:
+    texts = [f"{i} {'long text ' * 100}" for i in range(4)]
+    locator, share = find_locator(texts, tmp_path, "train")
+    assert share == 0
+    assert locator.folder == tmp_path

@@ -27,13 +27,14 @@ class ImageLocator:
 
     def path(self, name: str) -> Path:
         """The file of a name; one that may not exist where none is found."""
+        # os.path.isfile, since a cell may be a text that is too long for the name of a file.
         direct = self.folder / name
-        if not self.flat and direct.is_file():
+        if not self.flat and os.path.isfile(direct):
             return direct
         portable = name.replace("\\", "/")
         path = self.folder / (portable.rsplit("/", 1)[-1] if self.flat else portable)
-        if path.is_file() or is_image(path.name):
-            return path if path.is_file() else (direct if not self.flat else path)
+        if os.path.isfile(path) or is_image(path.name):
+            return path if os.path.isfile(path) else (direct if not self.flat else path)
         file = self._files(path.parent).get(path.name)
         return direct if file is None else path.with_name(file)
 
@@ -58,7 +59,7 @@ def find_locator(names: Sequence[str], parent: Path, split: str) -> tuple[ImageL
     for folder in _folders(parent, split):
         for flat in (False, True):
             locator = ImageLocator(folder, flat)
-            count = sum(locator.path(name).is_file() for name in checked)
+            count = sum(os.path.isfile(locator.path(name)) for name in checked)
             if count > most:
                 best, most = locator, count
             if count == len(checked):
