@@ -249,3 +249,14 @@ def _refused(path: Path, **values: Any) -> Any:
     with pytest.raises(DlcliError) as info:
         opened(path, **values)
     return info.value
+
+
+def test_a_table_without_header_is_read_again_by_the_columns_of_training(tmp_path: Path) -> None:
+    lines = [f"one two three {i}\teins zwei drei {i}" for i in range(30)]
+    (tmp_path / "p.tsv").write_text("\n".join(lines) + "\n")
+    source = open_source(DataConfig(data=str(tmp_path / "p.tsv")), seed=0)
+    options = source.options
+    assert (options["text"], options["target"]) == ("column_1", "column_2")
+    again = open_source(DataConfig(data=str(tmp_path / "p.tsv"), **options), seed=0)
+    assert again.kind == "pairs"
+    assert again.fingerprint == source.fingerprint

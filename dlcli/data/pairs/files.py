@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice, left_out
-from dlcli.data.tables.frames import is_table, looks_like_text, need_column
+from dlcli.data.tables.frames import has_default_names, is_table, looks_like_text, need_column
 from dlcli.data.tables.split_names import SPLIT_NAMES, split_files
 from dlcli.data.text.files import PLAIN_SUFFIXES, is_number, read_lines
 from dlcli.data.text.tables import other_columns, read_tables, text_cells
@@ -68,6 +68,8 @@ def is_pair_table(head: polars.DataFrame, config: DataConfig) -> bool:
     """Return whether a table has source and target texts, by the settings or its columns."""
     if config.text is not None and config.target is not None:
         sides = (config.text, config.target)
+        if has_default_names(sides) and not set(sides) & set(head.columns) and head.width == 2:
+            sides = (head.columns[0], head.columns[1])  # no header: the first row was read as one
         return all(side in head.columns and looks_like_text(head[side]) for side in sides)
     if config.text is not None or config.target is not None:
         return config.task == "seq2seq"
