@@ -48,7 +48,7 @@ class QuantizeConfig(OnnxVersions):
         None,
         "Weights in 7 bits, for x86 processors without VNNI, whose int8 products saturate (default: by "
         "this machine).",
-        "--reduce-range/--full-range",
+        "--reduce-range",
         advanced=True,
         applies_to={"method": ("static",)},
     )
