@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from dlcli.errors import DlcliError
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.locks import run_lock
 
-_DOOMED = ".deleting-"  # before the name, so that a run is never there in part
+_DOOMED = ".deleting-"  # a folder that holds a run while it is deleted, which is then no run any more
 
 
 def size_of(run: RunFolder) -> tuple[int, int]:
@@ -43,10 +44,12 @@ def delete_run(run: RunFolder) -> None:
     Raises: DlcliError as `check_deletable`, and when it cannot be deleted.
     """
     check_deletable(run)
-    doomed = run.path.with_name(f"{_DOOMED}{run.name}")
     try:
-        with run_lock(run.path, grace_s=0, links=True):
-            run.path.rename(doomed)
-        shutil.rmtree(doomed)
+        doomed = Path(tempfile.mkdtemp(prefix=_DOOMED, dir=run.path.parent))
+        try:
+            with run_lock(run.path, grace_s=0, links=True):
+                run.path.rename(doomed / run.name)
+        finally:
+            shutil.rmtree(doomed)
     except OSError as exc:
         raise DlcliError(f"cannot delete {exc.filename or run.path}: {exc.strerror or exc}") from exc

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dlcli.cli import main
-from dlcli.runs.folder import RunFolder, create_run
+from dlcli.runs.deletion import delete_run
+from dlcli.runs.folder import RunFolder, create_run, list_runs
 from dlcli.runs.locks import run_lock
 
 
@@ -106,3 +107,21 @@ def test_a_folder_that_is_more_than_a_run_stays(
     monkeypatch.chdir(root / "b")
     assert main(["runs", "--delete", ".", "--yes"]) == 1
     assert names(root) == ["a", "b", "run.json"]
+
+
+def test_a_run_whose_deletion_is_killed_is_no_run_and_its_name_is_free(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dlcli.runs.deletion.shutil.rmtree", killed)
+        with pytest.raises(SystemExit):
+            delete_run(RunFolder(root / "a"))
+    assert [run.name for run in list_runs(root)] == ["b"]
+    again = create_run(root, "a")
+    assert again.name == "a"
+    again.write_record({"started_at": "2026-01-02"})
+    delete_run(again)
+    assert [run.name for run in list_runs(root)] == ["b"]
