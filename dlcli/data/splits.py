@@ -237,7 +237,10 @@ def _read(path: Path) -> dict[str, Any]:
             raise DlcliError(f"{path} has schema {record['schema']}, this dlcli reads {SPLITS_SCHEMA}")
         names, given, splits = record["class_names"], record["given"], record["splits"]
         lists = [names, given, *splits.values()]
-        is_valid = all(isinstance(x, str) for part in lists for x in part) and bool(splits)
+        is_valid = all(
+            isinstance(part, list) and all(isinstance(x, str) for x in part) for part in lists
+        )
+        is_valid = is_valid and {"train", "val"} <= splits.keys() <= {"train", "val", "test"}
     except (KeyError, TypeError, AttributeError) as exc:
         raise DlcliError(f"{path} is no splits file: {exc!r}") from exc
     if not is_valid or "fingerprint" not in record:

@@ -183,7 +183,15 @@ def test_moved_data_is_an_error_and_so_is_a_damaged_file(tmp_path: Path) -> None
     with pytest.raises(DlcliError, match=r"none of the \d+ samples of the train split are in /data"):
         apply_splits(path, replace(other, splits=gone))
     record = json.loads(path.read_text())
-    for broken in ({}, [], {**record, "splits": {"train": [1]}}, {**record, "splits": {}}):
+    splits = record["splits"]
+    unlike = (
+        {},
+        {"train": [1]},
+        {"val": splits["val"], "test": splits["val"]},  # nothing to train with
+        {**splits, "val": "0"},
+        {**splits, "extra": splits["val"]},
+    )
+    for broken in ({}, [], *({**record, "splits": other_splits} for other_splits in unlike)):
         path.write_text(json.dumps(broken))
         with pytest.raises(DlcliError, match=r"splits\.json"):
             apply_splits(path, other)

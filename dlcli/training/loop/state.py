@@ -12,15 +12,17 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from dlcli.errors import DlcliError
 from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors
 from dlcli.training.loop.determinism import RngState, restore_rng
+from dlcli.training.loop.state_values import StateValues, parse_values, problems
 from dlcli.training.optim.schedule import Plateau
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.forward import load_tensors
@@ -33,6 +35,7 @@ _STATE_KEYS = {
     "epochs_without_improvement": "stale_epochs",
     "best_epochs": "kept",
 }
+_Count = Annotated[int, Field(ge=0)]
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -50,27 +53,27 @@ class Progress:
     a run ended before its last epoch: "patience", "steps", "time" or "".
     """
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
+    step: _Count = 0
+    epoch: _Count = 0
+    batch: _Count = 0
     loss_sum: float = 0.0
     loss_count: float = 0.0
-    correct: int = 0
-    seen: int = 0
+    correct: _Count = 0
+    seen: _Count = 0
     best: float | None = None
     best_loss: float | None = None
-    best_epoch: int = 0
+    best_epoch: _Count = 0
     patience_best: float | None = None
     patience_loss: float | None = None
-    epochs_without_improvement: int = 0
+    epochs_without_improvement: _Count = 0
     elapsed_s: float = 0.0
     phase_s: dict[str, float] = field(default_factory=dict)
-    trained: int = 0
+    trained: _Count = 0
     finished: bool = False
     reason: str = ""
     micro: int | None = None
-    skipped: int = 0
-    bad_streak: int = 0
+    skipped: _Count = 0
+    bad_streak: _Count = 0
     plateau: Plateau = field(default_factory=Plateau)
     best_epochs: list[tuple[float, float, int]] = field(default_factory=list)
 
@@ -86,16 +89,14 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Progress:
-        """Read what `to_dict` returned, also in older versions."""
+        """Read what `to_dict` returned, also in older versions. Raises: ValidationError."""
         names = {key: name for name, key in _STATE_KEYS.items()}
         values = {names.get(key, key): value for key, value in values.items()}
         if values.pop("stopped_early", False):
             values["reason"] = "patience"
         values.setdefault("patience_best", values.get("best"))
         values.setdefault("patience_loss", values.get("best_loss"))
-        values["plateau"] = Plateau(**values.get("plateau", {}))
-        values["best_epochs"] = [tuple(epoch) for epoch in values.get("best_epochs", [])]
-        return cls(**values)
+        return TypeAdapter(cls).validate_python(values)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counters for state.json."""
@@ -109,7 +110,7 @@ class TrainingState:
     path: Path
     progress: Progress
     tensors: dict[str, torch.Tensor]
-    values: dict[str, Any] = field(repr=False)
+    values: StateValues = field(repr=False)
 
     def restore(
         self,
@@ -129,34 +130,40 @@ class TrainingState:
             if self.same_optimizer(optimizer):
                 optimizer.load_state_dict(self._optimizer_state(module, optimizer))
             for name, average in averages.items():
-                if name in self.values.get("averages", {}):
+                if name in self.values.averages:
                     average.load(
-                        _with_prefix(self.tensors, f"average/{name}/"), self.values["averages"][name]
+                        _with_prefix(self.tensors, f"average/{name}/"), self.values.averages[name]
                     )
                 else:  # new in the resumed run, and built before the weights were restored
                     average.begin(module)
+            if self.values.scaler:
+                scaler.load_state_dict(self.values.scaler)
         except (RuntimeError, ValueError, KeyError, IndexError) as exc:
             raise DlcliError(f"{self.path} does not belong to this model: {exc}") from exc
-        if self.values["scaler"]:
-            scaler.load_state_dict(self.values["scaler"])
-        generators = [self.values["rng"], *self.values.get("rng_of_others", [])]  # rank 0 as in schema 1
+        generators = self.values.generators
         if rank >= len(generators):
             return False
-        restore_rng(_with_prefix(self.tensors, f"rng-{rank}/" if rank else "rng/"), generators[rank])
+        try:
+            tensors = _with_prefix(self.tensors, f"rng-{rank}/" if rank else "rng/")
+            restore_rng(tensors, generators[rank].model_dump())
+        except (RuntimeError, TypeError, ValueError, KeyError) as exc:  # of torch, for odd tensors
+            raise DlcliError(f"{self.path} is damaged: its random generators: {exc}") from exc
         return True
 
     def same_optimizer(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether the state is of this kind of optimizer; True for old states without a kind."""
-        saved = self.values.get("optimizer")
-        return saved is None or saved["kind"] == _optimizer_kind(optimizer)
+        saved = self.values.optimizer
+        return saved is None or saved.kind == _optimizer_kind(optimizer)
 
     def _optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state: dict[int, dict[str, Any]] = {}
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         positions = dict(enumerate(range(len(parameters))))  # saved index: current index
-        if "optimizer" in self.values:  # groups are sorted by learning rates, which may have changed
+        if (
+            self.values.optimizer is not None
+        ):  # groups are sorted by learning rates, which may have changed
             current = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
-            saved = self.values["optimizer"]["parameters"]
+            saved = self.values.optimizer.parameters
             positions = {i: current[name] for i, name in enumerate(saved) if name in current}
         for name, tensor in _with_prefix(self.tensors, "optim/").items():
             index, key = name.split("/")
@@ -166,9 +173,9 @@ class TrainingState:
                     # Fused optimizers need moments with the strides of their parameter.
                     tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
                 state.setdefault(positions[int(index)], {})[key] = tensor
-        for index_text, values in self.values["optim"].items():
-            if int(index_text) in positions:
-                state.setdefault(positions[int(index_text)], {}).update(values)
+        for saved_index, values in self.values.optim.items():
+            if saved_index in positions:
+                state.setdefault(positions[saved_index], {}).update(values)
         # The groups' settings come from the run's own configuration, not from the file.
         return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
 
@@ -260,14 +267,13 @@ def load_state(folder: Path) -> TrainingState:
             raise DlcliError(f"{folder / name} is missing")
         if sha256_file(folder / name) != digests.get(name):
             raise DlcliError(f"{folder / name} does not match its SHA-256")
-    values = read_json(folder / _VALUES)
-    if values["schema"] not in range(1, STATE_SCHEMA + 1):
-        raise DlcliError(
-            f"{folder} has schema {values['schema']}, this dlcli reads 1 to {STATE_SCHEMA}",
-            hint="it was written by a newer dlcli: install that one",
-        )
+    values = parse_values(folder / _VALUES, STATE_SCHEMA)
+    try:
+        progress = Progress.from_dict(values.progress)
+    except ValidationError as exc:
+        raise DlcliError(f"{folder / _VALUES} is damaged: {problems(exc)}") from exc
     tensors, _ = read_tensors(folder / _TENSORS)
-    return TrainingState(folder, Progress.from_dict(values["progress"]), tensors, values)
+    return TrainingState(folder, progress, tensors, values)
 
 
 def _optimizer_kind(optimizer: torch.optim.Optimizer) -> str:

@@ -17,7 +17,8 @@ from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Event, StepDone, Warned, ignore
-from dlcli.formats.checkpoint import read_tensors
+from dlcli.files import sha256_file
+from dlcli.formats.checkpoint import read_tensors, write_tensors
 from dlcli.runs.folder import RunFolder, read_events
 from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
@@ -188,6 +189,60 @@ def test_a_damaged_manifest_is_passed_over(tmp_path: Path, text: str) -> None:
     assert state is not None
     assert state.path != newest
     assert len(warnings) == 1
+
+
+def _rewrite(state: Path, keys: str, value: Any) -> None:
+    """Set an entry of state.json, "progress.step", and give the manifest the digest that fits."""
+    path = state / "state.json"
+    values = entry = {"": json.loads(path.read_text())}
+    *inner, last = ["", *keys.split(".")] if keys else [""]
+    for key in inner:
+        entry = entry[key]
+    entry[last] = value
+    path.write_text(json.dumps(values[""]))
+    manifest = {name: sha256_file(state / name) for name in ("tensors.safetensors", "state.json")}
+    (state / "manifest.json").write_text(json.dumps({"sha256": manifest}))
+
+
+def test_values_of_a_state_that_cannot_be_are_damage(tmp_path: Path) -> None:
+    run = train(tmp_path).run
+    (state,) = run.state.iterdir()
+    whole = (state / "state.json").read_text()
+    odd: list[tuple[str, Any]] = [
+        *(("", value) for value in ([], {}, 3)),
+        *(("schema", value) for value in ([], "2", None, 0, 10**400)),
+        *((f"progress.{name}", "x") for name in ("step", "best", "elapsed_s", "phase_s", "kept")),
+        *(("progress", "x"), ("progress.epoch", -5), ("progress.plateau", [1]), ("progress.kept", [1])),
+        *(("progress.phase_s", {"step": "x"}), ("optim", [1]), ("optim", {"a": {}}), ("scaler", [1])),
+        *(("optimizer", "x"), ("optimizer.parameters", 3), ("optimizer.parameters", [["a"]])),
+        *(("averages", []), ("rng", None), ("rng.python", [3, [1], None]), ("rng.numpy.pos", 10**6)),
+        *(("rng.numpy.key", [-1] * 624), ("rng_of_others", [3])),
+    ]
+    for keys, value in odd:
+        (state / "state.json").write_text(whole)
+        _rewrite(state, keys, value)
+        with pytest.raises(DlcliError, match=r"state\.json is damaged|has schema"):
+            load_newest(run.state)
+    (state / "state.json").write_text(whole)
+    _rewrite(state, "schema", 2)
+    assert load_newest(run.state)[0] is not None
+
+
+def test_random_generators_that_cannot_be_are_damage(tmp_path: Path) -> None:
+    run = train(tmp_path).run
+    (state,) = run.state.iterdir()
+    path = state / "tensors.safetensors"
+    tensors, metadata = read_tensors(path)
+    whole = json.loads((state / "state.json").read_text())["rng"]["python"]
+    for broken in (torch.zeros(3), torch.zeros(7, dtype=torch.uint8)):
+        write_tensors(path, {**tensors, "rng/torch": broken}, metadata)
+        _rewrite(state, "schema", 2)
+        with pytest.raises(DlcliError, match="random generators"):
+            resume(run)
+    write_tensors(path, tensors, metadata)
+    _rewrite(state, "rng.python", [99, *whole[1:]])
+    with pytest.raises(DlcliError, match="random generators"):
+        resume(run)
 
 
 def test_a_copy_of_a_state_is_no_state(tmp_path: Path) -> None:
