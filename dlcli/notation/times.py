@@ -106,6 +106,14 @@ def seconds(times: polars.Series) -> polars.Series:
     return times.cast(pl.Datetime("us")).dt.epoch("us").cast(pl.Float64) / 1e6
 
 
+def time_text(value: float) -> str:
+    """Return `seconds` as text: those of the first day as a time of day, others as a date and time."""
+    import numpy as np
+
+    text = str(np.datetime64(round(value), "s")).replace("T", " ")
+    return text.removeprefix("1970-01-01 ").removesuffix(" 00:00:00")
+
+
 def _choose(columns: list[TimeColumn]) -> TimeColumn:
     first = columns[0]
     rest = [column for column in columns[1:] if not column.times.equals(first.times)]

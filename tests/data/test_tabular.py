@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date, time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from dlcli.task import TaskSpec
 RNG = np.random.default_rng(0)
 
 
-def columns(frame: pl.DataFrame):
-    spec, notices = fit_columns(frame, np.arange(frame.height))
+def columns(frame: pl.DataFrame, **options):
+    spec, notices = fit_columns(frame, np.arange(frame.height), **options)
     return spec, messages(notices)
 
 
@@ -115,6 +116,19 @@ def test_missing_values_unseen_in_training_are_counted():
     out, notices = encode_columns(pl.DataFrame({"x": [None, 5.0]}), spec)
     assert np.isfinite(out).all()
     assert messages(notices) == ["1 cell of 'x' missing, unlike in training: replaced by 2"]
+
+
+def test_times_unlike_those_of_training_are_shown_as_times():
+    days = pl.Series([date(2023, 1, day) for day in range(1, 29)] * 2)
+    spec, _ = columns(pl.DataFrame({"day": days}), formats={"day": "%d.%m.%Y"})
+    _, notices = encode_columns(pl.DataFrame({"day": ["", "01.01.2033"]}), spec)
+    assert messages(notices) == [
+        "1 cell of 'day' far outside the values of training (2023-01-01 to 2023-01-28): 2033-01-01",
+        "1 cell of 'day' missing, unlike in training: replaced by 2023-01-14 12:00:00",
+    ]
+    spec, _ = columns(pl.DataFrame({"hour": [time(hour, 30) for hour in range(1, 24)] * 2}))
+    _, (notice,) = encode_columns(pl.DataFrame({"hour": pl.Series([None], dtype=pl.Time)}), spec)
+    assert notice.message.endswith("replaced by 12:30:00")
 
 
 def test_infinite_numbers_count_as_missing_and_are_counted():

@@ -28,6 +28,7 @@ from dlcli.data.tables.unused import (
 )
 from dlcli.errors import DlcliError
 from dlcli.notation.numbers import PLAIN
+from dlcli.notation.times import is_time_format, time_text
 from dlcli.task import CategoryColumn, NumberColumn, TabularInput
 from dlcli.wording import plural, quoted, quoted_list
 
@@ -126,7 +127,7 @@ def encode_columns(
     for i, number in enumerate(spec.numbers):
         values, missing, more = _finite_values(columns[number.source], number.format, plain)
         if not number.period:
-            notices += [*more, *_far_values(values, missing, number)]
+            notices += [*more, *_far_values(values, missing, number, columns[number.source])]
         values = transform(np.where(missing, number.fill, values), number)
         out[:, i] = (values - number.mean) / number.std
         if number.indicator:
@@ -135,7 +136,8 @@ def encode_columns(
         elif missing.any() and frame.height and not number.period:
             count = plural(int(missing.sum()), "cell")
             message = f"{count} of {number.name!r} missing, unlike in training: "
-            notices.append(Notice(f"{message}replaced by {number.fill:g}", UNLIKE_TRAINING))
+            fill = _written(number.fill, number, columns[number.source])
+            notices.append(Notice(f"{message}replaced by {fill}", UNLIKE_TRAINING))
     for j, category in enumerate(spec.categories):
         words = as_strings(columns[category.name])
         # Names in cards of older versions may have accents as characters of their own.
@@ -165,7 +167,10 @@ def transform(values: npt.NDArray[np.float64], column: NumberColumn) -> npt.NDAr
 
 
 def _far_values(
-    values: npt.NDArray[np.float64], missing: npt.NDArray[np.bool_], column: NumberColumn
+    values: npt.NDArray[np.float64],
+    missing: npt.NDArray[np.bool_],
+    column: NumberColumn,
+    cells: polars.Series,
 ) -> list[Notice]:
     """Return a notice of values that are outside the range of training by more than its width."""
     if column.minimum is None or column.maximum is None or not len(values):
@@ -176,10 +181,17 @@ def _far_values(
     far = ~missing & ((scaled < low - width) | (scaled > high + width))
     if not far.any():
         return []
-    shown = ", ".join(f"{value:g}" for value in np.unique(values[far])[-3:].tolist())
-    span = f"{column.minimum:g} to {column.maximum:g}"
+    shown = ", ".join(_written(value, column, cells) for value in np.unique(values[far])[-3:].tolist())
+    span = " to ".join(_written(value, column, cells) for value in (column.minimum, column.maximum))
     message = f"{plural(int(far.sum()), 'cell')} of {column.name!r} far outside the values of training"
     return [Notice(f"{message} ({span}): {shown}", "far-value", "warning")]
+
+
+def _written(value: float, column: NumberColumn, cells: polars.Series) -> str:
+    """Return a value of a column as text; times, encoded in seconds, as times."""
+    if cells.dtype.is_temporal() or is_time_format(column.format or ""):
+        return time_text(value)
+    return f"{value:g}"
 
 
 def _finite_values(
