@@ -7,6 +7,7 @@ import platform
 import re
 import shlex
 import sys
+import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -144,8 +145,8 @@ def versions() -> dict[str, str]:
 
 
 def safe_name(name: str) -> str:
-    """The name as that of a folder."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+    """The name as that of a folder: letters and digits of any script, ``.``, ``_`` and ``-``."""
+    return re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "run"
 
 
 def create_run(root: Path, name: str) -> RunFolder:

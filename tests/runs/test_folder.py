@@ -1,5 +1,6 @@
 """Which run is meant, and that nobody's run is overwritten."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ def make(root: Path, name: str, started_at: str, *, model: bool = True) -> Path:
 def test_a_taken_name_gets_a_number(tmp_path: Path) -> None:
     got = [create_run(tmp_path, "cnn-digits").name for _ in range(3)]
     assert got == ["cnn-digits", "cnn-digits-2", "cnn-digits-3"]
+
+
+@pytest.mark.parametrize("name", ["verkäufe", "verka\u0308ufe", "продажи_2023", "写真"])
+def test_letters_of_any_script_stay(tmp_path: Path, name: str) -> None:
+    assert create_run(tmp_path, name).name == unicodedata.normalize("NFC", name)
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "..", "my photos", "ünï"])
