@@ -51,7 +51,8 @@ _MEANING = {
     "regression": "mae, rmse and mse are in the data's own units, loss is on scaled values",
     "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; r2 and mase are over "
     "all targets and steps; smape is in percent",
-    "seq2seq": "accuracy is of tokens, with teacher forcing",
+    "seq2seq": "accuracy is of tokens, with teacher forcing; bleu is of texts in lower case, unless the "
+    "model keeps upper case",
     "embedding": "recall_at_1: share of samples whose nearest neighbour in the split has their class; "
     "classes with one sample are left out",
 }

@@ -180,6 +180,7 @@ def test_each_side_has_a_vocabulary_of_the_training_pairs(tmp_path: Path) -> Non
     assert not {"unheard", "ungehört"} & {*spec.source.vocabulary, *spec.target.vocabulary}
     assert (spec.source.column, spec.target.column) == ("en", "de")
     assert len([note for note in notes if "vocabulary of" in note]) == 2
+    assert [note for note in notes if "lower case" in note]
     assert TaskSpec.model_validate_json(task.model_dump_json()) == task
 
 

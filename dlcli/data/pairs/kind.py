@@ -113,6 +113,9 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     # One more token for START or END.
     target_spec = target_spec.model_copy(update={"max_length": target_spec.max_length + 1})
     spec = PairsInput(source=source_spec, target=target_spec)
+    if target_spec.lowercase:
+        message = "texts are converted to lower case, so translations are in lower case"
+        more.append(Notice(f"{message}; --set data.lowercase=false keeps upper case", "lowercase"))
     return TaskSpec(kind="seq2seq", input=spec), [*notices, *more]
 
 

@@ -96,7 +96,7 @@ def _images(task: TaskSpec, train: Reader, test: Reader) -> list[Baseline]:
 
     return [
         baseline(f"pixels + {_linear_name(task)}", linear),
-        baseline(f"{NEIGHBOURS}-nearest-neighbours of pixels", nearest),
+        baseline(f"{NEIGHBOURS} nearest neighbours of pixels", nearest),
     ]
 
 
