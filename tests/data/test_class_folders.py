@@ -17,6 +17,7 @@ import pytest
 from tiny import image
 from tiny_data import write_image
 
+from dlcli.checksums import with_checksums
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.images.kind import fit
@@ -174,7 +175,7 @@ def test_a_run_that_recorded_the_other_form_goes_on(tmp_path: Path) -> None:
     write_splits(record, source)
     old = json.loads(record.read_text())
     old["class_names"] = ["Bar", decomposed]
-    record.write_text(json.dumps(old))
+    record.write_text(json.dumps(with_checksums(old)))
     again, changed = apply_splits(record, source)
     assert not changed
     assert [len(part) for part in again.splits.values()] == [len(p) for p in source.splits.values()]

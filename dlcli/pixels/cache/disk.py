@@ -193,7 +193,10 @@ class _Index:
             changed_ns = self._folder.stat().st_mtime_ns
             if changed_ns == self._changed_ns:
                 return False
-            names = sorted(path.name for path in self._folder.glob(f"[!.]*{SUFFIX}"))
+            candidates = self._folder.glob(f"[!.]*{SUFFIX}")
+            names = sorted(
+                path.name for path in candidates if path.is_file()
+            )  # a pipe would wait for ever
         except OSError:  # no folder yet, or none that can be read
             return False
         # What changes within the same tick of the file system's clock is not told by the time.

@@ -19,7 +19,7 @@ Keys = npt.NDArray[np.uint64]  # (n, 2); zeros where a file has no key
 NO_KEY = bytes(16)
 
 # Raise it when other pixels come out of `pixels/decode.py`, or when the files of the cache change.
-_FORMAT = 1
+_FORMAT = 2
 # A file is cached when it is older than any file system's resolution of time: what was written once more
 # within the same tick would look unchanged.
 SETTLED_S = 2.5

@@ -1,6 +1,7 @@
 """The files of the cache: pixels of many photos, written once and never changed.
 
-A shard is rows of pixels of one size, then their keys (16 bytes each), then a footer. It is written
+A shard is rows of pixels of one size, each with its CRC-32, then their keys (16 bytes each), then a
+footer. It is written
 under a temporary name, flushed, and renamed when it is complete, so a process that is killed leaves
 nothing that is read. Rows are read with `readinto`, not mapped: the system's page cache holds them all
 the same, and where a file vanishes or the disk fails that is an OSError, not the end of the process.
@@ -30,6 +31,7 @@ SUFFIX = ".shard"
 _FOOTER = struct.Struct("<8sQQI")  # magic, bytes of a row, rows, CRC-32 of the keys
 _MAGIC = b"dlcliPX1"
 _KEY_BYTES = 16
+_CRC = struct.Struct("<I")
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -57,7 +59,9 @@ class ShardWriter:
     def add(self, key: bytes, pixels: Pixels) -> None:
         """Append the pixels of a photo, unless they are there."""
         if key not in self.keys:
-            self._file.write(np.ascontiguousarray(pixels).data)
+            row = np.ascontiguousarray(pixels).data
+            self._file.write(row)
+            self._file.write(_CRC.pack(zlib.crc32(row)))
             self._rows += key
             self.keys.add(key)
 
@@ -100,9 +104,15 @@ class Shard:
             os.utime(path)  # the time of its last use
 
     def read(self, row: int, out: Pixels) -> None:
-        """Read a row into ``out``, contiguous. Raises: OSError."""
-        self._file.seek(row * self._row_bytes)
-        view = out.data.cast("B")
+        """Read a row into ``out``, contiguous. Raises: OSError; ValueError where a bit has changed."""
+        self._file.seek(row * (self._row_bytes + _CRC.size))
+        self._fill(out.data.cast("B"))
+        crc = bytearray(_CRC.size)
+        self._fill(memoryview(crc))
+        if _CRC.unpack(crc)[0] != zlib.crc32(out.data):
+            raise ValueError("pixels of the cache are damaged")
+
+    def _fill(self, view: memoryview) -> None:
         while view:
             count = self._file.readinto(view)
             if not count:
@@ -120,7 +130,7 @@ def read_keys(path: Path, row_bytes: int) -> Keys:
         size, rows = _footer(file, path)
         if size != row_bytes:
             raise ValueError(f"{path} has rows of {size} bytes, not {row_bytes}")
-        file.seek(rows * row_bytes)
+        file.seek(rows * (row_bytes + _CRC.size))
         tail = file.read(rows * _KEY_BYTES + _FOOTER.size)
     keys = tail[: rows * _KEY_BYTES]
     if zlib.crc32(keys) != _FOOTER.unpack(tail[len(keys) :])[3]:
@@ -134,7 +144,7 @@ def _footer(file: FileIO, path: Path) -> tuple[int, int]:
     if size >= _FOOTER.size:
         file.seek(size - _FOOTER.size)
         magic, row_bytes, rows, _ = _FOOTER.unpack(file.read(_FOOTER.size))
-        if magic == _MAGIC and size == rows * (row_bytes + _KEY_BYTES) + _FOOTER.size:
+        if magic == _MAGIC and size == rows * (row_bytes + _CRC.size + _KEY_BYTES) + _FOOTER.size:
             return row_bytes, rows
     raise ValueError(f"{path} is no complete shard")
 
