@@ -102,13 +102,20 @@ class SavedRun:
 def read_run(folder: RunFolder) -> SavedRun:
     """Read the run in a folder. Raises: DlcliError, UsageError when its files are damaged."""
     record = folder.read_record()
-    values, version = load_yaml(folder.config), _settings_version(folder, record)
+    values, version = _stored_settings(folder), _settings_version(folder, record)
     config = validate(TrainConfig, migrate(TrainConfig, values, version=version))
     stored = config
     known = _known_settings(folder, record)
     if known and values not in known:
         stored = validate(TrainConfig, migrate(TrainConfig, known[-1], version=version))
     return SavedRun(folder, stored, config, record, version, tuple(_edits(folder, record)))
+
+
+def _stored_settings(folder: RunFolder) -> dict[str, Any]:
+    """Return what config.yaml says. Raises: DlcliError for a pipe, which a reader would wait for."""
+    if folder.config.exists() and not folder.config.is_file():
+        raise DlcliError(f"{folder.config} is no regular file, so run {folder.name} is damaged")
+    return load_yaml(folder.config)
 
 
 def settings_entry(config: TrainConfig) -> dict[str, Any]:
@@ -160,7 +167,7 @@ def resume_changes(folder: RunFolder) -> list[str]:
 
 def read_settings(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
     """Read a run's settings, migrated but not validated. Raises: DlcliError, UsageError."""
-    return migrate(TrainConfig, load_yaml(folder.config), version=_settings_version(folder, record))
+    return migrate(TrainConfig, _stored_settings(folder), version=_settings_version(folder, record))
 
 
 def read_run_of(artifact: Path) -> SavedRun | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,11 @@ def test_a_saved_run_is_frozen(old_run: RunFolder) -> None:
     saved: SavedRun = read_run(old_run)
     with pytest.raises(AttributeError):
         saved.version = "0.3"  # type: ignore[misc]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_place_of_the_settings_is_an_error_and_not_waited_for(old_run: RunFolder) -> None:
+    old_run.config.unlink()
+    os.mkfifo(old_run.config)
+    with pytest.raises(DlcliError, match=r"config\.yaml is no regular file"):
+        read_run(old_run)
