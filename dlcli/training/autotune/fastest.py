@@ -79,7 +79,8 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
     run. On other devices "auto" is what `resolve_precision` says.
     """
     fit = plan.config.fit
-    if "auto" not in (fit.amp, fit.channels_last):
+    layout = fit.channels_last if isinstance(plan.task.input, ImageInput) else "on"
+    if "auto" not in (fit.amp, layout):
         return plan, ""
     device = first_device(plan.config)
     amp = resolve_precision(fit.amp, device).name
@@ -99,9 +100,10 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
 
 
 def _resolved(plan: Plan, way: Way) -> Plan:
-    return with_settings(
-        plan, fit={"amp": way.amp, "channels_last": "on" if way.channels_last else "off"}
-    )
+    """The plan with the settings of a way; the layout stays as it is where there are no images."""
+    layout = {"channels_last": "on" if way.channels_last else "off"}
+    images = isinstance(plan.task.input, ImageInput)
+    return with_settings(plan, fit={"amp": way.amp} | (layout if images else {}))
 
 
 def _others(plan: Plan, known: Way) -> list[Way]:

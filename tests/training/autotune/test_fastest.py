@@ -128,7 +128,7 @@ def test_numbers_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.Mon
     table = tmp_path / "houses.csv"
     table.write_text("area,price\n" + "".join(f"{i}.5,{3 * i}.25\n" for i in range(60)))
     made = plan(data={"data": str(table)}, model={"name": "mlp", "args": {}})
-    assert choose_fastest(made)[0].config.fit.amp == "none"
+    assert settings(choose_fastest(made)[0]) == ("none", "auto")
 
 
 def test_a_real_trial_leaves_weights_and_layout_as_they_were() -> None:
