@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_JOINERS = "\u200c\u200d"  # zero width non-joiner and joiner
+
 
 def printable(text: str) -> str:
     """Return ``text`` with everything that could move the cursor or break a line escaped.
 
     Folder and file names are the user's, and may hold newlines, escape sequences or bytes that are
-    no UTF-8 (lone surrogates, which no stream would encode).
+    no UTF-8 (lone surrogates, which no stream would encode). The joiners of emoji and of scripts such as
+    Persian stay: they only shape the characters beside them.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(
+        c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
 
 
 def printable_lines(text: str) -> str:

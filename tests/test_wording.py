@@ -2,7 +2,7 @@
 
 import pytest
 
-from dlcli.wording import first_line, listed, plural, size
+from dlcli.wording import first_line, listed, plural, printable, size
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,9 @@ def test_plurals_and_lists() -> None:
 def test_the_first_line_of_an_exception_without_a_message_is_its_type() -> None:
     assert first_line(ValueError("\none\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
+
+
+def test_control_characters_are_escaped_and_joiners_stay() -> None:
+    assert printable("a\x1b[2Jb\u202ec\n") == "a\\x1b[2Jb\\u202ec\\n"
+    shrug = "🤷‍♀️"  # joined by U+200D
+    assert printable(f"{shrug}\t") == f"{shrug}\\t"
