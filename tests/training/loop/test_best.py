@@ -20,7 +20,7 @@ from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import card_of, open_checkpoint, save_model
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
-from dlcli.training import build_job as job_module
+from dlcli.training import build_job, validation
 from dlcli.training import run as training
 from dlcli.training.loop.best import Score
 from dlcli.training.loop.state import Progress, load_newest
@@ -75,14 +75,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Scores], None]:
     """Replace what the validation of each epoch gives by (accuracy, loss)."""
 
     def script(scores: Scores) -> None:
-        real, rest = job_module.evaluate, iter(scores)
+        real, rest = validation.evaluate, iter(scores)
 
         def evaluate(*args: Any, **kwargs: Any) -> Any:
             accuracy, loss = next(rest)
             result = real(*args, **kwargs)
             return replace(result, metrics={**result.metrics, "accuracy": accuracy, "loss": loss})
 
-        monkeypatch.setattr(job_module, "evaluate", evaluate)
+        monkeypatch.setattr(validation, "evaluate", evaluate)
 
     return script
 
@@ -176,12 +176,12 @@ def test_a_huge_rate_ends_as_diverged_with_its_exit_code(
 def test_an_average_that_is_not_finite_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: dict[str, float]
 ) -> None:
-    class Overflown(job_module.WeightAverage):
+    class Overflown(build_job.WeightAverage):
         def update(self, module: torch.nn.Module) -> None:
             super().update(module)
             next(iter(self.tensors().values())).fill_(NAN)
 
-    monkeypatch.setattr(job_module, "WeightAverage", Overflown)
+    monkeypatch.setattr(build_job, "WeightAverage", Overflown)
     with pytest.raises(Diverged, match=f"in the average {next(iter(average))} are not finite"):
         train(tmp_path, fit={**average, "epochs": 3})
 
