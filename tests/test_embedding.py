@@ -265,7 +265,8 @@ def test_train_eval_predict_export(
     assert main(["predict", asked, "--output", "out.csv", "--quiet"]) == 0
     with Path("out.csv").open() as file:
         written = list(csv.DictReader(file))
-    assert list(written[0]) == ["input", *(f"e{i}" for i in range(5))]
+    row = ["row"] if kind == "tabular" else []
+    assert list(written[0]) == ["input", *row, *(f"e{i}" for i in range(5))]
     capsys.readouterr()
     assert main(["predict", asked]) == 0
     assert "embedding" in capsys.readouterr().out.splitlines()[0]

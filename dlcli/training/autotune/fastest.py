@@ -133,7 +133,7 @@ def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], s
             others = [way for way in others if way.channels_last == known.channels_last]
         source = training_batches(job)
         batches = [next(source)]
-        step_s = min(_seconds(job, known, batches) for _ in range(2))
+        step_s = min(_undisturbed_s(job, known, batches) for _ in range(3))
         if job.total_steps * step_s < _SHORTEST_RUN_S:
             source.close()
             return [], ""
@@ -195,6 +195,16 @@ def _seconds(job: FitJob, way: Way, batches: Sequence[Batch]) -> float:
         for batch in batches:
             optimizer_step(job, batch, batch.count * job.world.size)
         return (time.perf_counter() - started) / len(batches)
+
+
+def _undisturbed_s(job: FitJob, way: Way, batches: Sequence[Batch]) -> float:
+    """Seconds a step would take on a machine that is free: at most what it used of processors.
+
+    Short runs stay short where other programs are running.
+    """
+    started = time.process_time()
+    seconds = _seconds(job, way, batches)
+    return min(seconds, (time.process_time() - started) / len(batches))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -44,6 +45,7 @@ def pretend(
     """Steps take these seconds, in turn; bf16 works, or kills the process that tries it."""
     times = {way: cycle(values) for way, values in seconds.items()}
     monkeypatch.setattr(fastest, "_seconds", lambda job, way, batches: next(times[way]))
+    monkeypatch.setattr(fastest, "_undisturbed_s", lambda job, way, batches: 1.0)
 
     def resolve(requested: str, device: torch.device) -> Precision:
         if requested == "bf16" and dies:
@@ -111,9 +113,21 @@ def test_short_runs_are_float32_without_a_trial(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(fastest, "_able", lambda *args: pytest.fail("it was tried"))
     made, sentence = choose_fastest(plan())
     assert (settings(made), sentence) == (("none", "on"), "")
-    monkeypatch.setattr(fastest, "_seconds", lambda *args: 60.0)
+    monkeypatch.setattr(fastest, "_undisturbed_s", lambda *args: 60.0)
     made, sentence = choose_fastest(plan(fit={"max_steps": 29}))
     assert (settings(made), sentence) == (("none", "on"), "")
+
+
+def test_a_busy_machine_makes_no_run_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that waits for a core is as long as what it computes."""
+
+    def wait(job: Any, way: Way, batches: Any) -> float:
+        time.sleep(0.05)
+        return 60.0
+
+    monkeypatch.setattr(fastest, "_seconds", wait)
+    monkeypatch.setattr(fastest, "_able", lambda *args: pytest.fail("it was tried"))
+    assert settings(choose_fastest(plan())[0]) == ("none", "on")
 
 
 def test_deterministic_runs_leave_nothing_to_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
