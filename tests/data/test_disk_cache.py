@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -322,31 +323,32 @@ def test_a_damaged_or_missing_shard_is_decoded_again(
     assert np.array_equal(build(samples, cache), of_files(samples))
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """A full disk: no file can be larger than a few rows."""
+    """A full disk: no file can be larger than a few rows, that of pytest's own output included."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5 * ROW, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(
     ("cache_bytes", "effect"), [(0, "in every epoch"), (10**9, "again in the next run")]
 )
 def test_a_full_disk_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
-    cache_bytes: int, effect: str,
-) -> None:  # fmt: skip
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache_bytes: int, effect: str
+) -> None:
     monkeypatch.setattr(reader_module, "_WORTH_WRITING_S", 0.0)
     samples, cache = samples_in(tmp_path / "photos"), CacheFolder(tmp_path / "cache")
-    request.getfixturevalue("small_files")
     reader = open_reader(samples, cache, cache_bytes)
-    for _ in range(2):
-        assert np.array_equal(read_all(reader), of_files(samples))
-        reader.flush()
-    reader.close()
+    with small_files():
+        for _ in range(2):
+            assert np.array_equal(read_all(reader), of_files(samples))
+            reader.flush()
+        reader.close()
     (notice,) = reader.notices
     assert notice.level == "warning"
     assert str(cache.root) in notice.message
