@@ -23,9 +23,8 @@ def resolve_auto(plan: Plan, emit: Emit) -> Plan:
     is the same as with these values given. Notes of the plan give the reasons.
     Raises: UsageError for settings that do not fit; DlcliError when there is no such number.
     """
+    check_plan(plan)  # before trials, which build its job
     size, lr = plan.config.fit.batch_size, plan.config.optim.lr
-    if "auto" in (size, lr):
-        check_plan(plan)  # before minutes of trials
     if size == "auto":
         batch_size, sentence = find_batch_size(plan)
         plan = replace(
