@@ -143,7 +143,7 @@ def test_a_run_that_gets_more_epochs_takes_its_mean_of_the_new_last_ones(tmp_pat
     resume(run, epochs=9)
     state, _ = load_newest(run.state)
     assert state is not None
-    assert state.values["averages"]["swa"] == 5  # 5 to 9, without 2 and 3
+    assert state.values.averages["swa"] == 5  # 5 to 9, without 2 and 3
 
 
 def test_a_run_that_is_stopped_while_its_mean_is_judged_judges_it_later(
