@@ -123,6 +123,8 @@ def _changes(
         "swa": None,
         "compile": "none",
         "grad_checkpointing": "none",
+        "cache_features": "off",
+        "feature_copies": 1,
         "tensorboard": False,
         "histograms": False,
         "device": finetune.device,

@@ -11,6 +11,7 @@ import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,24 +33,38 @@ MAX_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Cut:
-    """A module in two parts: its child ``head`` of that ``name``, and a copy of it all in eval mode."""
+    """A module, cut in front of its child of that ``name``, which holds the head."""
 
-    backbone: nn.Module
-    head: nn.Module
+    module: nn.Module
     name: str
+
+    @property
+    def head(self) -> nn.Module:
+        """The child."""
+        return self.module.get_submodule(self.name)
+
+    @cached_property
+    def backbone(self) -> nn.Module:
+        """A copy of the module in eval mode, as its weights are when this is first asked for.
+
+        A resumed run gets its weights after its job is built, so nobody may ask before.
+        """
+        return copy.deepcopy(self.module).eval()
 
     def features(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """What the head gets for a batch, in float32."""
-        seen: list[Tensor] = []
-        handle = self.backbone.get_submodule(self.name).register_forward_pre_hook(
-            lambda _, args: seen.append(args[0])
-        )
-        try:
-            with torch.no_grad():
-                self.backbone(*inputs)
-        finally:
-            handle.remove()
-        return seen[0].float()
+        return _input_of(self.backbone, self.name, inputs)
+
+
+def _input_of(module: nn.Module, name: str, inputs: tuple[Tensor, ...]) -> Tensor:
+    seen: list[Tensor] = []
+    handle = module.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        with torch.no_grad():
+            module(*inputs)
+    finally:
+        handle.remove()
+    return seen[0].float()
 
 
 def cut_at_head(module: nn.Module, head: str, sample: tuple[Tensor, ...], samples: int) -> Cut | str:
@@ -60,22 +75,17 @@ def cut_at_head(module: nn.Module, head: str, sample: tuple[Tensor, ...], sample
     layer there, such as dropout, stays part of every step.
     """
     name = head.partition(".")[0]
-    child = dict(module.named_children()).get(name)
-    if child is None:
+    if name not in dict(module.named_children()):
         return "the model has no head of its own"
     for path, parameter in module.named_parameters():
         if parameter.requires_grad and not path.startswith(f"{name}."):
             return f"{path.rpartition('.')[0]} is not frozen"
-    cut = Cut(copy.deepcopy(module).eval(), child, name)
+    trial = copy.deepcopy(module).eval()
     try:
-        features = cut.features(sample)
+        features = _input_of(trial, name, sample)
         with torch.no_grad():
-            same = torch.allclose(
-                cut.backbone.get_submodule(name)(features),
-                cut.backbone(*sample).float(),
-                rtol=1e-3,
-                atol=1e-4,
-            )
+            alone, whole = trial.get_submodule(name)(features), trial(*sample).float()
+        same = torch.allclose(alone, whole, rtol=1e-3, atol=1e-4)
     except (IndexError, RuntimeError, TypeError):  # the head takes other arguments than one tensor
         same = False
     if not same or len(features) != len(sample[0]):
@@ -83,7 +93,7 @@ def cut_at_head(module: nn.Module, head: str, sample: tuple[Tensor, ...], sample
     size = samples * features[0].numel() * features.element_size()
     if size > MAX_BYTES:
         return f"they would take {size / 2**30:.1f} GiB, more than {MAX_BYTES / 2**30:.0f}"
-    return cut
+    return Cut(module, name)
 
 
 class FeatureReader(Reader):
@@ -167,20 +177,22 @@ class FrozenFeatures:
     """
 
     cut: Cut
-    module: nn.Module
     train: tuple[FeatureReader, ...]
     val: FeatureReader
     trains: Callable[[int], bool]
 
     def of_epoch(self, epoch: int) -> FeatureReader | None:
         """The reader of an epoch's training features, or None."""
-        return None if self.trains(epoch) else self.train[epoch % len(self.train)]
+        if self.trains(epoch):
+            return None
+        _ = self.cut.backbone  # copied here, not in the thread that reads ahead while the head trains
+        return self.train[epoch % len(self.train)]
 
     @property
     def valid(self) -> bool:
         """Whether all layers in front of the head have been frozen until now."""
         head = {id(parameter) for parameter in self.cut.head.parameters()}
-        return not any(p.requires_grad for p in self.module.parameters() if id(p) not in head)
+        return not any(p.requires_grad for p in self.cut.module.parameters() if id(p) not in head)
 
     def predict(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """The outputs of the head, in float32, for features of the validation split."""
@@ -227,7 +239,7 @@ def use_features(job: FitJob, readers: Mapping[str, Reader], head: str, *, copie
     ]
     blocks = np.arange(len(readers["val"]), dtype=np.int64) // default_batch_size(job.task)
     val = FeatureReader(readers["val"], cut, job.task, float32, blocks)
-    features = FrozenFeatures(cut, module, tuple(train), val, trains)
+    features = FrozenFeatures(cut, tuple(train), val, trains)
     with_features = make_validate(features.predict, val, job.task, job.world, job.emit)
     whole = job.validate
     job.batches.features, job.objective.head = features.of_epoch, cut.head
