@@ -58,7 +58,8 @@ def run_dlcli(row: str, data: str, epochs: int, extra: list[str], seed: int) -> 
     with tempfile.TemporaryDirectory() as folder:
         said = [*ARGS[row], "--data", data, "--epochs", str(epochs), "--device", "cpu", "--quiet"]
         command = [sys.executable, "-m", "dlcli", "train", *said, "--seed", str(seed), *extra]
-        subprocess.run([*command, "--runs-dir", folder, "--name", "run"], check=True)
+        command += ["--runs-dir", folder, "--name", "run"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         run = Path(folder) / "run"
         events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         epoch = [event for event in events if "epoch_s" in event][-1]
