@@ -6,7 +6,7 @@ given on the command line. Unknown keys are refused with the nearest known one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +18,7 @@ from dlcli.errors import UsageError, nearest
 from dlcli.files import user_path
 from dlcli.registry import declared_names
 from dlcli.synonyms import key_for
+from dlcli.trust import full_name, names_code
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -121,13 +122,16 @@ class RegisteredName:
     """The type of a setting that names a registered function: ``Annotated[str, RegisteredName(...)]``.
 
     The names come from the sources (`dlcli.registry.declared_names`), so that no module is imported to
-    validate one or to list them in ``--help``. ``others`` are choices that are not registered.
+    validate one or to list them in ``--help``. ``others`` are choices that are not registered. With a
+    ``group`` of entry points the setting also takes ``file.py:NAME``, whose path becomes absolute, and
+    what installed packages offer: see `dlcli.user_code`.
     """
 
     kind: str  # the word used in messages
     package: str
     decorator: str
     others: tuple[str, ...] = ()
+    group: str | None = None
 
     def names(self) -> tuple[str, ...]:
         """Return all names that the setting can have."""
@@ -137,13 +141,13 @@ class RegisteredName:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def _known(self, name: str) -> str:
-        if name not in self.names():
-            raise PydanticCustomError(
-                "unknown_name",
-                "unknown {kind}",
-                {"kind": self.kind, "hint": nearest(name, self.names())},
-            )
-        return name
+        if name in self.names():
+            return name
+        if self.group is not None and names_code(name, self.group):
+            return full_name(name)
+        raise PydanticCustomError(
+            "unknown_name", "unknown {kind}", {"kind": self.kind, "hint": nearest(name, self.names())}
+        )
 
 
 def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -167,6 +171,18 @@ def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             values[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield all texts among the values of nested settings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from texts(inner)
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,23 +9,25 @@ address of another machine.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 MODELS_GROUP = "dlcli.models"  # entry points of packages that offer models
 CODE_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 ALL = "*"  # in `allowing`: whatever a file names, as --trust says
 
-_allowed: list[str] = []  # names of models whose code may run, in this process
+_allowed: list[str] = []  # names whose code may run, in this process
 _session: set[str] = set()  # keys that could not be written to the list
 
 
@@ -76,7 +78,7 @@ def key_is_known(entry: str) -> bool:
 
 @contextmanager
 def allowing(*names: str | None) -> Iterator[None]:
-    """Context in which code of these models may run: their names were typed, or `ALL` for --trust."""
+    """Context in which code of these names may run: they were typed, or `ALL` for --trust."""
     added = [full_name(name) for name in names if name is not None]
     _allowed.extend(added)
     try:
@@ -91,33 +93,48 @@ def trusts_all() -> bool:
     return ALL in _allowed
 
 
-def names_code(model: str) -> bool:
-    """Return whether building a card's model executes code of a file or of another package."""
-    return CODE_FILE.fullmatch(model) is not None or model in _entry_point_models()
+def names_code(name: str, group: str = MODELS_GROUP) -> bool:
+    """Return whether a name stands for code of a file, or of another package in a group of them."""
+    return CODE_FILE.fullmatch(name) is not None or name in entry_points(group)
 
 
-def full_name(model: str) -> str:
-    """Return a model's name, with the absolute path where it names a file."""
-    match = CODE_FILE.fullmatch(model)
-    return model if match is None else f"{Path(match['path']).expanduser().resolve()}:{match['name']}"
+def entry_points(group: str) -> dict[str, EntryPoint]:
+    """Return what installed packages offer in a group, by name."""
+    import importlib.metadata  # 10 ms at the start of every command
+
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)}
 
 
-def code_key(model: str, args: Mapping[str, Any], source: bytes) -> str:
-    """Return the key of a model's code: its absolute name, its arguments, and what its file holds."""
-    return key("code", full_name(model), dict(args), hashlib.sha256(source).hexdigest())
+def code_files(names: Iterable[str]) -> list[Path]:
+    """Return the files of those of the names that stand for code of a file, without repetitions."""
+    matches = (CODE_FILE.fullmatch(name) for name in names)
+    files = (Path(match["path"]).expanduser().resolve() for match in matches if match is not None)
+    return list(dict.fromkeys(files))
 
 
-def check_code(model: str, args: Mapping[str, Any], source: bytes) -> str:
+def full_name(name: str) -> str:
+    """Return a name, with the absolute path where it names a file of code."""
+    match = CODE_FILE.fullmatch(name)
+    return name if match is None else f"{Path(match['path']).expanduser().resolve()}:{match['name']}"
+
+
+def code_key(name: str, args: Mapping[str, Any], source: bytes, group: str = MODELS_GROUP) -> str:
+    """Return the key of code: its absolute name, its arguments, what its file holds, its group."""
+    own = () if group == MODELS_GROUP else (group,)
+    return key("code", full_name(name), dict(args), hashlib.sha256(source).hexdigest(), *own)
+
+
+def check_code(name: str, args: Mapping[str, Any], source: bytes, group: str = MODELS_GROUP) -> str:
     """Return the `code_key` of code that may run, for `remember_key` after it has run.
 
     It may when its name was typed or trusted (`allowing`), or when this user's dlcli has run this very
     code with these arguments. Raises: DlcliError otherwise.
     """
-    entry = code_key(model, args, source)
-    if trusts_all() or full_name(model) in _allowed or key_is_known(entry):
+    entry = code_key(name, args, source, group)
+    if trusts_all() or full_name(name) in _allowed or key_is_known(entry):
         return entry
     raise DlcliError(
-        f"a file names the code of {model} to be run, and your dlcli has not run this code before, as "
+        f"a file names the code of {name} to be run, and your dlcli has not run this code before, as "
         "it is now and with these arguments",
         hint="look at that code; if you trust it: the same command with --trust, once",
     )
@@ -154,7 +171,3 @@ def _known() -> set[str]:
         return set(_list().read_text(encoding="ascii", errors="replace").split())
     except OSError:  # no list yet, or not readable: no file is known
         return set()
-
-
-def _entry_point_models() -> frozenset[str]:
-    return frozenset(point.name for point in importlib.metadata.entry_points(group=MODELS_GROUP))

@@ -25,7 +25,7 @@ DEFAULT_ROOT = Path("runs")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run: ``config.yaml run.json splits.json metrics.jsonl best.safetensors state/ plots/``."""
+    """One run: ``config.yaml run.json splits.json metrics.jsonl best.safetensors state/ plots/``..."""
 
     path: Path
 
@@ -84,6 +84,11 @@ class RunFolder:
     def plots(self) -> Path:
         return self.path / "plots"
 
+    @property
+    def code(self) -> Path:
+        """Copies of the files of the user's code that the run trains with."""
+        return self.path / "code"
+
     def write_record(self, values: dict[str, Any]) -> None:
         """Write run.json: argv, versions, device, data fingerprint, seed, warnings, status."""
         write_json(self.record, with_checksums(values))
@@ -114,7 +119,7 @@ def check_links(path: Path) -> None:
     Raises: DlcliError naming the link, OSError.
     """
     root = path.resolve()
-    for folder in (root, *(root / name for name in ("state", "plots", "epochs", "logs"))):
+    for folder in (root, *(root / name for name in ("state", "plots", "epochs", "logs", "code"))):
         for entry in list(os.scandir(folder)) if folder.is_dir() else ():
             if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
                 raise DlcliError(

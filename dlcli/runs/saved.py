@@ -17,6 +17,7 @@ from dlcli.config import TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError
 from dlcli.files import read_json, write_text
+from dlcli.runs.code import changed_code, copy_code
 from dlcli.runs.folder import RunFolder, read_events, run_of
 from dlcli.settings import dump_yaml, fields_of, flat, load_yaml, merge, parse_yaml, validate
 
@@ -83,8 +84,10 @@ class SavedRun:
         in between leaves settings of the same meaning. ``edits`` are from now on what dlcli wrote.
         Raises: DlcliError.
         """
-        for path in (self.folder.record, self.folder.splits) if self.edits else ():
-            renew_checksums(path)
+        if self.edits:
+            for path in (self.folder.record, self.folder.splits):
+                renew_checksums(path)
+            self.folder.update_record(**copy_code(self.folder, self.config))
         own = dump_yaml(self.stored)
         if self.version != __version__:
             self._write_text(own, settings_version=__version__)
@@ -133,12 +136,13 @@ def _known_settings(folder: RunFolder, record: Mapping[str, Any]) -> list[Any]:
 
 
 def _edits(folder: RunFolder, record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each JSON file of a run that somebody has changed. Raises: DlcliError."""
+    """Yield a sentence for each file of a run that somebody has changed. Raises: DlcliError."""
     splits = read_json(folder.splits) if folder.splits.is_file() else {}
     files = {folder.record: record, folder.splits: splits if isinstance(splits, dict) else {}}
     for path, values in files.items():
         if message := change_message(path, values):
             yield message
+    yield from changed_code(folder, record)
 
 
 def resume_changes(folder: RunFolder) -> list[str]:

@@ -12,11 +12,10 @@ from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
 from dlcli.data.sources import open_source
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.evaluation.metrics import directions, metrics_of
-from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
-from dlcli.settings import check_applies, fields_of
+from dlcli.settings import check_applies, fields_of, flat, texts
 from dlcli.task import TaskKind
-from dlcli.trust import CODE_FILE
+from dlcli.trust import code_files
 from dlcli.zoo.names import check_kind, check_spelling
 
 
@@ -63,11 +62,11 @@ def _check_files(config: TrainConfig) -> None:
         )
     if config.loss.teacher is not None:
         find_artifact(config.loss.teacher, DEFAULT_ROOT)
-    code = CODE_FILE.fullmatch(str(config.model.name))
-    if code is not None and not Path(user_path(code["path"])).exists():
-        raise DlcliError(
-            f"the model's code {code['path']} does not exist", hint="--model path/to/file.py:Class"
-        )
+    for path in code_files(texts(flat(config))):
+        if not path.exists():
+            raise DlcliError(
+                f"the code {path} does not exist", hint="it is named as path/to/file.py:NAME"
+            )
 
 
 def _check_kind_settings(config: TrainConfig, kind: DataKind[Any]) -> None:

@@ -19,6 +19,7 @@ from dlcli.events import Emit, ModelReady, Warned, ignore
 from dlcli.files import finite, sha256_file, write_json, write_text
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
+from dlcli.runs.code import copy_code
 from dlcli.runs.folder import RunFolder, create_run, started_now, versions
 from dlcli.runs.saved import settings_entry
 from dlcli.settings import dump_yaml
@@ -66,6 +67,7 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
         {
             **started_now(run.path.parent),
             **settings_entry(plan.config),
+            **copy_code(run, plan.config),
             "status": "running",
             "seed": plan.config.fit.seed,
             "versions": versions(),

@@ -23,13 +23,8 @@ only where `dlcli.trust.check_code` allows it.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +32,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.errors import DlcliError, UsageError
 from dlcli.task import (
     ImageInput,
     SeriesInput,
@@ -47,13 +42,9 @@ from dlcli.task import (
     TensorSpec,
     TextInput,
 )
-from dlcli.trust import CODE_FILE, MODELS_GROUP, check_code, names_code, remember_key
-from dlcli.wording import first_line
+from dlcli.trust import CODE_FILE, MODELS_GROUP, entry_points, full_name, names_code
+from dlcli.user_code import UserObject, load_object, read_code
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
-
-GROUP = MODELS_GROUP
-
-_NEEDS_CODE = "loading such a model runs its code, so it needs this file as it was at training"
 
 
 class AnyArgs(BaseModel):
@@ -74,7 +65,7 @@ def owns(name: str) -> bool:
 
 def names() -> list[str]:
     """The entry points that installed packages offer."""
-    return sorted(_offered())
+    return sorted(entry_points(MODELS_GROUP))
 
 
 def entry(name: str, kind: str) -> ModelEntry:
@@ -82,21 +73,14 @@ def entry(name: str, kind: str) -> ModelEntry:
 
     Raises: DlcliError when the file is not there.
     """
-    match = CODE_FILE.fullmatch(name)
-    if match is None:
-        load, full = lambda args: _from_package(name, args), name
-    else:
-        path = Path(match["path"]).expanduser().resolve()
-        full = f"{path}:{match['name']}"
-        _check_file(path)
-
-        def load(args: Mapping[str, Any]) -> tuple[Any, str]:
-            return _from_file(path, match["name"], args)
-
+    full = full_name(name)
+    match = CODE_FILE.fullmatch(full)
+    if match is not None:
+        read_code(Path(match["path"]))
     return ModelEntry(
         name=full,
         kind=kind,
-        build=lambda task, args: _build(full, load, task, args),
+        build=lambda task, args: _build(full, task, args),
         head=_head,
         tasks=get_args(TaskKind),
         args=AnyArgs,
@@ -104,80 +88,16 @@ def entry(name: str, kind: str) -> ModelEntry:
     )
 
 
-def _offered() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise DlcliError(f"the model's code {path} does not exist", hint=_NEEDS_CODE)
-
-
-def _from_package(name: str, args: Mapping[str, Any]) -> tuple[Any, str]:
-    """What an entry point offers, and the key of its code. Raises: DlcliError where it may not run."""
-    key = check_code(name, args, b"")
-    with _foreign(f"{name} cannot be imported"):
-        return _offered()[name].load(), key
-
-
-def _from_file(path: Path, name: str, args: Mapping[str, Any]) -> tuple[Any, str]:
-    """The class or function of that name, and the key of its code.
-
-    Raises: DlcliError when the code may not run, when the file fails or lacks the name.
-    """
-    _check_file(path)
-    source = path.read_bytes()
-    key = check_code(f"{path}:{name}", args, source)
-    # Two files of one name must not be one module, and dataclasses look their module up.
-    module_name = f"dlcli_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None  # the name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    with _foreign(f"{path} cannot be run"), _importable(path.parent):
-        # These bytes were checked; the loader would read the file again, or a .pyc in its place.
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    build = getattr(module, name, None)
-    if not callable(build):
-        known = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)]
-        raise UsageError(f"{path} has no class {name!r}", hint=nearest(name, known) if known else None)
-    return build, key
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let the file import its neighbours, as ``python file.py`` would."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-@contextmanager
-def _foreign(what: str) -> Iterator[None]:
-    """Errors of the user's code as the user's errors; --debug shows where."""
-    try:
-        yield
-    except DlcliError:
-        raise
-    except Exception as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
-        first = first_line(exc)
-        raise DlcliError(f"{what}: {type(exc).__name__}: {first}", hint="--debug shows where") from exc
-
-
-def _build(
-    full: str, load: Callable[[Mapping[str, Any]], tuple[Any, str]], task: TaskSpec, args: AnyArgs
-) -> nn.Module:
-    make, key = load(args.model_dump(mode="json"))
-    positional, named = _call(full, make, task, args.model_dump())
+def _build(full: str, task: TaskSpec, args: AnyArgs) -> nn.Module:
+    code = load_object(full, MODELS_GROUP, args.model_dump(mode="json"))
+    positional, named = _call(full, code.value, task, args.model_dump())
     words = [*("task" for _ in positional), *(f"{name}={value!r}" for name, value in named.items())]
-    with _foreign(f"{full}({', '.join(words)}) failed"):
-        module = make(*positional, **named)
+    with code.errors(f"{full}({', '.join(words)}) failed"):
+        module = code.value(*positional, **named)
     if not isinstance(module, nn.Module):
         raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
-    _try_out(full, module, task)
-    remember_key(key)
+    _try_out(code, module, task)
+    code.works()
     return module
 
 
@@ -247,19 +167,19 @@ def _required(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
     return [p for p in parameters if p.default is p.empty]
 
 
-def _try_out(full: str, module: nn.Module, task: TaskSpec) -> None:
+def _try_out(code: UserObject, module: nn.Module, task: TaskSpec) -> None:
     """Check the output shape on two samples of zeros: on a GPU it would fail far from its cause."""
     sizes: dict[str, int] = {"batch": 2}
     inputs = [_zeros(spec, sizes) for spec in task.input.signature]
     was_training = module.training
-    with torch.no_grad(), _foreign(f"{full} cannot take {_shapes(task.input.signature)}"):
+    with torch.no_grad(), code.errors(f"{code.name} cannot take {_shapes(task.input.signature)}"):
         output = module.eval()(*inputs)
     module.train(was_training)
     expected = tuple(sizes.get(d, 2) if isinstance(d, str) else d for d in task.output.dims)
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != expected:
         raise DlcliError(
-            f"{full} outputs {shape} for two samples, where the task needs {expected}",
+            f"{code.name} outputs {shape} for two samples, where the task needs {expected}",
             hint="size its last layer by task.num_outputs",
         )
 

@@ -138,14 +138,20 @@ def test_typed_code_is_known_to_every_command(here: Path, capsys: pytest.Capture
         ["export", best, "--onnx"],
         ["quantize", best],
         ["prune", best, "--amount", "0.5"],
-        ["train", "--resume", "mine", "-q", "--epochs", "3"],
+        ["train", "--resume", "mine", "-q", "--epochs", "3", "--force"],
     ):
         write_image(here / "x.png")
         refused(command, here, capsys)
+    assert main(["train", "--resume", "mine", "-q", "--epochs", "3", "--trust"]) == 1
+    (copy,) = Path("runs/mine/code").iterdir()
+    assert copy.read_text() == CODE
+    assert f"net.py has changed since run mine began, with {copy}" in capsys.readouterr().err
     assert main(["benchmark", best]) != 0
     assert main(["info", best]) == 0
     assert "needs --trust" in " ".join(capsys.readouterr().out.split())
     assert not ran(here)
+    assert main(["train", "--resume", "mine", "-q", "--epochs", "3", "--force", "--trust"]) == 0
+    assert len(list(Path("runs/mine/code").iterdir())) == 2
     assert main(["eval", best, "--device", "cpu", "-q", "--trust"]) == 0
 
 

@@ -17,7 +17,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
-from dlcli.trust import ALL, allowing
+from dlcli.trust import ALL, MODELS_GROUP, allowing
 from dlcli.zoo import timm_models, user_models
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.layers import mean_steps
@@ -150,7 +150,7 @@ def test_unknown_arguments_are_the_users_error(code: Path) -> None:
 
 
 def test_an_unknown_class_gets_the_nearest(code: Path) -> None:
-    with pytest.raises(UsageError, match="no class 'Nett'") as caught:
+    with pytest.raises(UsageError, match="no class or function 'Nett'") as caught:
         build(f"{code}:Nett")
     assert "'Net'" in (caught.value.hint or "")
 
@@ -229,7 +229,7 @@ class Words(nn.Module):
 
 
 def test_entry_points_are_models_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = importlib.metadata.EntryPoint("words-net", f"{__name__}:Words", user_models.GROUP)
+    point = importlib.metadata.EntryPoint("words-net", f"{__name__}:Words", MODELS_GROUP)
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
     text = TextInput(vocabulary=(*SPECIAL_TOKENS, "x"), max_length=9)

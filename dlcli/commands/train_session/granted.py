@@ -8,19 +8,21 @@ from contextlib import contextmanager
 from dlcli.commands.options import Settings
 from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.errors import DlcliError
-from dlcli.settings import merge
+from dlcli.settings import merge, texts
 from dlcli.trust import ALL, allowing, key, key_is_known, remember_key, trusts_all
 
 
 @contextmanager
 def granting(settings: Settings[TrainConfig], *, trust: bool) -> Iterator[None]:
-    """Context in which code that was typed as ``--model file.py:Class`` may run, or any with --trust.
+    """Context in which code that was typed as ``file.py:NAME`` may run, or any with --trust.
 
     Settings of ``--config`` are those of a file, which may be another person's.
     """
-    with allowing(_typed(settings, "model", "name"), ALL if trust else None):
-        endpoint = _typed(settings, "launch", "rdzv_endpoint")
-        if endpoint is not None:
+    typed = merge(settings.sets, settings.flags)
+    with allowing(*texts(typed), ALL if trust else None):
+        launch = typed.get("launch")
+        endpoint = launch.get("rdzv_endpoint") if isinstance(launch, dict) else None
+        if isinstance(endpoint, str):  # others are refused with the settings
             remember_key(_endpoint_key(endpoint))
         yield
 
@@ -40,12 +42,6 @@ def check_endpoint(launch: LaunchConfig) -> None:
             "launch.rdzv_endpoint=null trains here alone",
         )
     remember_key(_endpoint_key(endpoint))
-
-
-def _typed(settings: Settings[TrainConfig], group: str, name: str) -> str | None:
-    values = merge(settings.sets, settings.flags).get(group)
-    value = values.get(name) if isinstance(values, dict) else None
-    return value if isinstance(value, str) else None  # others are refused with the settings
 
 
 def _endpoint_key(endpoint: str) -> str:

@@ -1,0 +1,160 @@
+"""Objects of the user's own code: ``path/to/file.py:NAME``, or what an installed package offers.
+
+``--model net.py:Net`` runs the file and takes the object of that name. A package offers the same by an
+entry point, whose name is then the setting's value; each sort of object has a group of its own
+(``dlcli.models``, ``dlcli.losses``, ...). Whoever names it, the code runs only where
+`dlcli.trust.check_code` allows it. Nothing is pickled: another process runs the file itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.trust import CODE_FILE, check_code, entry_points, full_name, remember_key
+from dlcli.wording import first_line
+
+_modules: dict[Path, tuple[str, ModuleType]] = {}  # the files that were run, with their SHA-256
+
+
+@dataclass(frozen=True)
+class UserObject:
+    """An object of the user's code; ``name`` has the absolute path of its file.
+
+    ``path`` and ``sha256`` are those of the file, None for an entry point.
+    """
+
+    name: str
+    value: Any
+    path: Path | None
+    sha256: str | None
+    _key: str
+
+    def works(self) -> None:
+        """Note that this user's dlcli has run the code: other commands may run it from now on."""
+        remember_key(self._key)
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Context in which errors of the code become the user's errors: see `user_errors`."""
+        with user_errors(what, self.path):
+            yield
+
+
+def load_object(
+    name: str,
+    group: str,
+    args: Mapping[str, Any],
+    *,
+    fits: Callable[[Any], bool] = callable,
+    word: str = "class or function",
+) -> UserObject:
+    """Run the code that a name stands for and return the object.
+
+    Args:
+        name: ``file.py:NAME``, or an entry point of ``group``.
+        args: the settings that the object is called with, JSON-ready: code that is trusted is trusted
+            with its arguments.
+        fits: whether an object of the file is of the sort that ``word`` names.
+
+    Raises: DlcliError where the file is missing, fails, or may not run; UsageError where it lacks the
+    name.
+    """
+    match = CODE_FILE.fullmatch(name)
+    if match is None:
+        key = check_code(name, args, b"", group)
+        with user_errors(f"{name} cannot be imported"):
+            return UserObject(name, entry_points(group)[name].load(), None, None, key)
+    path = Path(match["path"]).expanduser().resolve()
+    source = read_code(path)
+    key = check_code(name, args, source, group)
+    digest = hashlib.sha256(source).hexdigest()
+    value = getattr(_run(path, source, digest), match["name"], None)
+    if value is None or not fits(value):
+        module = _modules[path][1]
+        known = [k for k, v in vars(module).items() if not k.startswith("_") and _is_own(v, module)]
+        known = [k for k in known if fits(getattr(module, k))]
+        raise UsageError(
+            f"{path} has no {word} {match['name']!r}",
+            hint=nearest(match["name"], known) if known else f"it defines no {word}",
+        )
+    return UserObject(full_name(name), value, path, digest, key)
+
+
+def read_code(path: Path) -> bytes:
+    """Return the bytes of a file of code. Raises: DlcliError."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        missing = isinstance(exc, FileNotFoundError)
+        reason = "does not exist" if missing else f"cannot be read: {exc.strerror or exc}"
+        raise DlcliError(
+            f"the code {path} {reason}",
+            hint="using it runs its code, so the file has to be where it was, as it was at training",
+        ) from exc
+
+
+@contextmanager
+def user_errors(what: str, path: Path | None = None) -> Iterator[None]:
+    """Context in which an error of the user's code is a DlcliError that names its line in ``path``."""
+    try:
+        yield
+    except DlcliError:
+        raise
+    except Exception as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
+        text = f"{what}: {type(exc).__name__}: {first_line(exc)}"
+        raise DlcliError(f"{text}{_line_of(exc, path)}", hint="--debug shows where") from exc
+
+
+def _line_of(exc: Exception, path: Path | None) -> str:
+    """Return the last line of a file that an error went through, as ", in losses.py line 3: ..."."""
+    if isinstance(exc, SyntaxError) and path is not None and exc.filename == str(path):
+        return f", in {path.name} line {exc.lineno}"
+    frames = traceback.extract_tb(exc.__traceback__)
+    lines = [frame for frame in frames if path is not None and frame.filename == str(path)]
+    if path is None or not lines:
+        return ""
+    last = lines[-1]
+    return f", in {path.name} line {last.lineno}" + (f": {last.line}" if last.line else "")
+
+
+def _run(path: Path, source: bytes, digest: str) -> ModuleType:
+    """Return the module of a file, which runs once as long as it does not change."""
+    known = _modules.get(path)
+    if known is not None and known[0] == digest:
+        return known[1]
+    # Two files of one name must not be one module, and dataclasses look their module up.
+    name = f"dlcli_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # the name ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with user_errors(f"{path} cannot be run", path), _importable(path.parent):
+        # These bytes were checked; the loader would read the file again, or a .pyc in its place.
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    _modules[path] = digest, module
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let the file import its neighbours, as ``python file.py`` would."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _is_own(value: Any, module: ModuleType) -> bool:
+    """Return whether an object is defined in a module, not imported into it."""
+    return getattr(value, "__module__", module.__name__) == module.__name__
