@@ -194,7 +194,8 @@ def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.
         if not flags:
             continue
         kind = _typed(info.annotation, info.metadata)
-        metavar, choices = _choices(kind)
+        registered = _registered_name(info.annotation, info.metadata)
+        metavar, choices = _choices(kind, registered.names() if registered else ())
         option = typer.Option(
             *flags,
             help=f"{info.description}{choices}",
@@ -208,10 +209,15 @@ def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.
     return options
 
 
-def _choices(kind: Any) -> tuple[str | None, str]:
-    """Return an option's metavar and a suffix of its help, for choices too long for the metavar."""
+def _choices(kind: Any, registered: Collection[str]) -> tuple[str | None, str]:
+    """Return an option's metavar and a suffix of its help, for choices too long for the metavar.
+
+    ``registered`` are the names that the setting can have; others of type text are code of the user's.
+    """
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     names = [str(name) for literal in literals for name in get_args(literal)]
+    if registered and not literals:
+        return "NAME", f" One of: {', '.join(registered)}; or file.py:NAME."
     if len("|".join(names)) <= LONGEST_METAVAR:
         return None, ""
     return "NAME", f" One of: {', '.join(names)}."
@@ -226,18 +232,23 @@ def _is_hidden(parameter: inspect.Parameter) -> bool:
 def _typed(annotation: Any, metadata: Collection[Any]) -> Any:
     """Return the type for typer: str for unions of numbers and words, which typer lacks.
 
-    A registered name becomes a choice among the names.
+    A registered name becomes a choice among the names, unless it may also be code of the user's.
     """
     kinds = get_args(annotation)
     if any(get_origin(kind) is dict for kind in kinds):
         return str | None  # a file of the mapping
-    for part in (*metadata, *(m for kind in kinds for m in get_args(kind)[1:])):
-        if isinstance(part, RegisteredName):
-            choices = Literal[part.names()]  # type: ignore[valid-type]
-            return choices | None if type(None) in kinds else choices
+    registered = _registered_name(annotation, metadata)
+    if registered is not None:
+        choices = str if registered.group else Literal[registered.names()]
+        return choices | None if type(None) in kinds else choices
     if any(get_origin(kind) is Literal for kind in kinds) and type(None) not in kinds:
         return str
     return annotation
+
+
+def _registered_name(annotation: Any, metadata: Collection[Any]) -> RegisteredName | None:
+    parts = (*metadata, *(m for kind in get_args(annotation) for m in get_args(kind)[1:]))
+    return next((part for part in parts if isinstance(part, RegisteredName)), None)
 
 
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
