@@ -13,10 +13,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import psutil
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousError
@@ -37,8 +34,8 @@ from dlcli.training.distributed.parent_death import (
     OLD_FAILURE,
 )
 from dlcli.training.distributed.ranks import LocalRanks, machine_range
+from dlcli.training.distributed.signal_relay import SignalRelay, rank_processes
 from dlcli.training.distributed.stopped_ranks import StoppedRanks
-from dlcli.training.loop.interrupt import stop_signals
 from dlcli.wording import first_line
 
 
@@ -71,10 +68,10 @@ def launch(
         max_restarts=config.max_restarts,
         local_addr=host if host in ("localhost", "127.0.0.1") else None,
         logs_specs=_RankLogs(run.path / "logs", digest),
-        signals_to_handle="SIGURG",  # a signal that nobody sends: `_SignalRelay` handles the others
+        signals_to_handle="SIGURG",  # a signal that nobody sends: `SignalRelay` handles the others
     )
-    relay = _SignalRelay(command)
-    watch = StoppedRanks(run.path, lambda: _rank_processes(command))
+    relay = SignalRelay(run, command)
+    watch = StoppedRanks(run.path, lambda: rank_processes(command))
     try:
         with _environment(), _quiet_loggers(run.path / "logs" / "launcher.log"), watch, relay:
             elastic_launch(elastic, command[0])(*command[1:])
@@ -128,74 +125,20 @@ class _RankLogs(LogsSpecs):
         return LogsDest(stdouts=out, stderrs=err, error_files=dict.fromkeys(envs, os.devnull))
 
 
-class _SignalRelay:
-    """Context in which the first signal lets the ranks save and exit, and the second kills them.
-
-    torchelastic's own handler kills them after 30 seconds, which up to torch 2.11 cannot be changed;
-    so the waiting is done here, before torchelastic learns of the signal.
-    """
-
-    def __init__(self, command: list[str]) -> None:
-        self._command = command
-        self.signum: int | None = None
-        self.twice = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        for signum in stop_signals():
-            self._before[signum] = signal.signal(signum, self._handle)
-
-    def __exit__(self, *_: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        ranks = _rank_processes(self._command)
-        if self.signum is not None:
-            self.twice = True
-            for rank in ranks:
-                _send(rank, None)
-            raise KeyboardInterrupt
-        self.signum = signum
-        for rank in ranks:
-            _send(rank, signum)
-        psutil.wait_procs(ranks)
-        raise SignalException("asked to stop", signal.Signals(signum))
-
-
-def _rank_processes(command: list[str]) -> list[psutil.Process]:
-    """The running ranks of this launcher."""
-    ranks = []
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):  # it ended meanwhile
-            if child.cmdline()[1:] == command[1:]:
-                ranks.append(child)
-    return ranks
-
-
-def _send(rank: psutil.Process, signum: int | None) -> None:
-    """Send a signal, None to kill; Windows passes Ctrl-C on by itself."""
-    try:
-        if signum is None:
-            rank.kill()
-        elif os.name != "nt":
-            rank.send_signal(signum)
-    except psutil.NoSuchProcess:
-        pass
-
-
 def _final_failure(run: RunFolder, digest: str) -> Failure | None:
     """The failure of this launch, where a restart would not help."""
     failure = failure_since(run.path, digest)
     return failure if failure is not None and failure.kind == "error" else None
 
 
-def _interrupted(run: RunFolder, digest: str, relay: _SignalRelay, resume: str) -> DlcliError:
+def _interrupted(run: RunFolder, digest: str, relay: SignalRelay, resume: str) -> DlcliError:
     assert relay.signum is not None
     failure = failure_since(run.path, digest)
     if failure is not None and failure.kind == "interrupted" and not relay.twice:
         return Interrupted(failure.message, signum=relay.signum, hint=failure.hint)
     outcome = "left at once" if relay.twice else "interrupted"
+    if failure is not None and failure.kind == "lost":
+        outcome += f", {failure.message}"
     saved = any(run.state.glob("step-*"))
     left = "the last state is the one saved before" if saved else "no state is saved yet"
     return Interrupted(

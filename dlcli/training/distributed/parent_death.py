@@ -16,8 +16,11 @@ from dlcli.training.distributed.failures import failure_digest, failure_since
 # Environment of a rank, set by the launcher: its process id, the digest of the failure.json that was
 # there at the launch, the rank's log file.
 LAUNCHER_PID, OLD_FAILURE, LOG_FILE = "DLCLI_LAUNCHER", "DLCLI_OLD_FAILURE", "DLCLI_RANK_LOG"
-# Exit codes that the launcher reads: another process writes the run; a peer is lost; restart the group.
-EXIT_BUSY, EXIT_PEER_LOST, EXIT_RESTART = 73, 76, 75
+# Exit codes that the launcher reads: another process writes the run; a peer is lost; restart the group;
+# the group failed while this rank did something else than to wait for its peers.
+EXIT_BUSY, EXIT_PEER_LOST, EXIT_RESTART, EXIT_SILENT = 73, 76, 75, 77
+# Modules that wait for peers: collectives, and backward passes, which share gradients.
+_WAITING = ("torch.distributed", "torch.autograd.graph")
 _POLL_S = 0.5
 _GRACE_S = 3.0  # for a process that is about to end by itself
 
@@ -48,8 +51,15 @@ def _watch_group(run_path: Path, digest: str, log: TextIO) -> None:
         time.sleep(_POLL_S)
         failure = failure_since(run_path, digest)
         if failure is not None and failure.kind != "interrupted":
+            waits = _waits_for_peers()  # before peers end: then it no longer does
             time.sleep(_GRACE_S)
             log.write(f"ended because of {failure.message}\n")
             log.flush()
             faulthandler.dump_traceback(log)
-            os._exit(EXIT_PEER_LOST)
+            os._exit(EXIT_PEER_LOST if waits else EXIT_SILENT)
+
+
+def _waits_for_peers() -> bool:
+    """Whether the main thread is inside a collective, by the module of its innermost frame."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    return str(frame.f_globals.get("__name__")).startswith(_WAITING)

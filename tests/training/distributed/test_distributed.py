@@ -20,6 +20,7 @@ from dlcli.cli import main
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder, read_events
 from dlcli.training.distributed import launch, worker
+from dlcli.training.distributed.signal_relay import SignalRelay
 
 # A model that, in one rank, at one training step, and once, does what its arguments say.
 MODEL = """
@@ -205,7 +206,7 @@ def test_an_interrupted_launch_says_what_is_saved(tmp_path: Path, state: bool, m
     run = RunFolder(tmp_path)
     if state:
         (run.state / "step-7").mkdir(parents=True)
-    relay = launch._SignalRelay([])
+    relay = SignalRelay(run, [])
     relay.signum = signal.SIGTERM
     error = launch._interrupted(run, "", relay, "dlcli train --resume a")
     assert message in error.message
@@ -304,6 +305,32 @@ def test_a_second_ctrl_c_leaves_at_once(here: Path) -> None:
     _, err = finish(process, 130, timeout_s=10)
     assert "left at once" in err
     assert ranks_of("a") == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+@pytest.mark.parametrize(
+    ("hangs", "signum", "code"), [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)]
+)
+def test_a_signal_ends_a_group_in_which_a_process_hangs(
+    here: Path, hangs: int, signum: signal.Signals, code: int
+) -> None:
+    more = ("-e", "2", "--devices", "2", "--checkpoint-every", "5")
+    train(*net(), *more, "--name", "whole")
+    once = here / "hung"
+    process = start(
+        "train", *COMMON, *net(rank=hangs, step=13, wish="hang", once=once), *more, "--name", "a"
+    )
+    wait_for(once.exists)
+    process.send_signal(signum)
+    _, err = finish(process, code, timeout_s=45)  # a third of it is for a busy machine
+    assert f"interrupted, rank {hangs} (process " in err
+    assert "has not answered for 22 s; of run a the last state is the one saved before" in err
+    assert err.count(" (process ") == 1
+    assert "Traceback" not in err
+    assert ranks_of("a") == []
+    finish(start("train", "--resume", "a", "--quiet"))
+    assert weights("a") == weights("whole")
 
 
 @pytest.mark.slow
