@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from dlcli.commands.options import Json, RunsDir
-from dlcli.errors import UsageError
-from dlcli.runs.folder import DEFAULT_ROOT, find_run
+from dlcli.errors import DlcliError, UsageError
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run
 
 
 def command(
@@ -47,12 +47,28 @@ def command(
         _list(runs_dir, sort, json_output)
 
 
+def _finish_deletions(root: Path) -> list[str]:
+    """Finish deletions that were killed, where that is possible; returns the names of the runs."""
+    from dlcli.runs.deletion import finish_deletions
+    from dlcli.wording import printable
+
+    try:
+        names = finish_deletions(root)
+    except DlcliError as exc:  # the runs are listed all the same
+        typer.echo(f"warning: a deletion that was interrupted: {printable(exc.message)}", err=True)
+        return []
+    for name in names:
+        typer.echo(f"deleted {printable(name)}, as was begun before", err=True)
+    return names
+
+
 def _list(root: Path, sort: str | None, as_json: bool) -> None:
     from dlcli.evaluation.run_summaries import sort_by, summaries
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_runs
 
+    _finish_deletions(root)
     runs = summaries(root)
     if sort is not None and runs:
         runs = sort_by(runs, sort)
@@ -74,10 +90,12 @@ def _delete(names: list[str], root: Path, *, yes: bool, as_json: bool) -> None:
 
     if not names:
         raise UsageError("--delete needs the names of runs", hint="dlcli runs --delete NAME")
+    finished = _finish_deletions(root)
+    names = [name for name in names if name not in finished or RunFolder(root / name).record.is_file()]
     chosen = list({run.path.absolute(): run for run in (find_run(n, root) for n in names)}.values())
     for run in chosen:
         check_deletable(run)
-    if not yes:
+    if chosen and not yes:
         if as_json or not sys.stdin.isatty():
             raise UsageError("--delete asks, and nobody can answer here", hint="add --yes")
         for run in chosen:

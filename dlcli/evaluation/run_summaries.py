@@ -18,8 +18,8 @@ from dlcli.evaluation.metrics import default_monitor, directions
 from dlcli.files import read_json, write_json
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, list_runs, read_events
-from dlcli.runs.locks import is_locked
 from dlcli.runs.saved import read_settings
+from dlcli.runs.unfinished import parent_of, status_of
 
 STATUSES = ("finished", "interrupted", "failed", "running", "stopped")
 DEFAULTS = "default"  # the column that a single run is compared with
@@ -32,8 +32,9 @@ class RunSummary:
     ``best`` is the value of ``monitor`` in epoch ``best_epoch``; ``metrics`` are all validation metrics
     of that epoch, whose model best.safetensors is, of ``best_bytes``. ``test`` are the metrics of that
     model on the test split, if it was evaluated there. ``elapsed_s`` is time spent on
-    training. ``status`` is one of `STATUSES` or "unknown"; "stopped" is a run whose record says
-    "running" while no process holds its lock: it was killed.
+    training. ``parent`` is the model that the run fine-tunes, "" for other runs. ``status`` is one of
+    `STATUSES` or "unknown"; "stopped" is a run whose record says "running" while no process holds its
+    lock: it was killed.
     """
 
     name: str
@@ -51,6 +52,7 @@ class RunSummary:
     best_bytes: int | None = None
     elapsed_s: float = math.nan
     started_at: str = ""
+    parent: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -88,9 +90,7 @@ def summarise(run: RunFolder) -> RunSummary:
             events = read_events(run.metrics)
         except DlcliError as exc:
             problems.append(exc.message)
-    status = str(record.get("status", "unknown"))
-    if status == "running" and not is_locked(run.path):
-        status = "stopped"
+    status = status_of(run, record)
     plan = _mapping(record.get("plan"))
     started, progress = _last(events, "RunStarted"), _progress(events)
     if not events and run.best.is_file():  # of `prune --epochs 0`: only its card has metrics
@@ -116,6 +116,7 @@ def summarise(run: RunFolder) -> RunSummary:
         params=_whole(started.get("params")),
         best_bytes=_size(run.best),
         started_at=str(record.get("started_at", "")),
+        parent=parent_of(record),
         problems=tuple(problems),
         test=_test_metrics(run, _mapping(progress["metrics"])),
         **progress,

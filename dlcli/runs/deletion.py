@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from dlcli.errors import DlcliError
@@ -50,6 +52,32 @@ def delete_run(run: RunFolder) -> None:
             with run_lock(run.path, grace_s=0, links=True):
                 run.path.rename(doomed / run.name)
         finally:
-            shutil.rmtree(doomed)
+            _remove(doomed)
     except OSError as exc:
         raise DlcliError(f"cannot delete {exc.filename or run.path}: {exc.strerror or exc}") from exc
+
+
+def finish_deletions(root: Path) -> list[str]:
+    """Finish what a killed `delete_run` below ``root`` began; returns the names of the runs.
+
+    An empty folder stays: another process may be about to move a run into it. Raises: DlcliError.
+    """
+    names: list[str] = []
+    try:
+        for doomed in sorted(root.glob(f"{_DOOMED}*")) if root.is_dir() else ():
+            ours = re.fullmatch(r"[a-z0-9_]{8}", doomed.name.removeprefix(_DOOMED))
+            if not ours or doomed.is_symlink() or not doomed.is_dir():
+                continue
+            if inside := [path.name for path in doomed.iterdir()]:
+                _remove(doomed)
+                names += inside
+    except OSError as exc:
+        raise DlcliError(f"cannot delete {exc.filename or root}: {exc.strerror or exc}") from exc
+    return names
+
+
+def _remove(doomed: Path) -> None:
+    """Remove a folder, which another process may remove too; what links in it lead to stays."""
+    while doomed.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(doomed)

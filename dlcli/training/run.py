@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from dlcli.data.base import Reader
 from dlcli.data.splits import write_splits
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, Interrupted
 from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.evaluate import count
 from dlcli.evaluation.examples import add_examples
@@ -20,7 +21,7 @@ from dlcli.files import finite, sha256_file, write_json, write_text
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.runs.code import copy_code
-from dlcli.runs.folder import RunFolder, create_run, started_now, versions
+from dlcli.runs.folder import RunFolder, create_run, resume_command, started_now, versions
 from dlcli.runs.saved import settings_entry
 from dlcli.settings import dump_yaml
 from dlcli.training.build_job import make_job
@@ -63,7 +64,9 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
     run = create_run(root, name or f"{plan.model.name.rpartition(':')[2]}-{plan.source.name}")
     write_text(run.config, dump_yaml(plan.config))
     write_splits(run.splits, plan.source)
-    run.write_record(
+    if plan.parent is not None:
+        save_model(run.start, prepared.module, make_card(plan, prepared.module))
+    run.write_record(  # last: what has a record can be resumed
         {
             **started_now(run.path.parent),
             **settings_entry(plan.config),
@@ -85,8 +88,6 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
             "notes": list(plan.notes),
         }
     )
-    if plan.parent is not None:
-        save_model(run.start, prepared.module, make_card(plan, prepared.module))
     return run
 
 
@@ -101,13 +102,21 @@ def train(
     """Train a run from ``state`` to its end, an early stop or a signal; then validate its best model.
 
     Every process of ``world`` calls this; only the main one writes files and emits events. Raises:
-    DlcliError; models and states saved before stay valid.
+    DlcliError, Interrupted; models and states saved before stay valid.
     """
     try:
         return _train(prepared, run, with_hints(emit, run) if world.main else ignore, state, world)
     except OutOfMemory as exc:
         write_json(run.micro, {"micro": exc.micro_batch})
         raise
+    except KeyboardInterrupt as exc:  # before or after the loop, which takes signals itself
+        if world.main:
+            run.update_record(status="interrupted")
+        raise Interrupted(
+            f"interrupted; run {run.name} has not ended",
+            signum=signal.SIGINT,
+            hint=f"resume with: {resume_command(run)}",
+        ) from exc
     except BaseException as exc:
         if world.main:
             run.update_record(status="failed")

@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
+from dlcli.runs.folder import RunFolder, resume_command
+from dlcli.runs.unfinished import ENDED
 from dlcli.ui import console as consoles
 from dlcli.ui import text
 from dlcli.ui.sections import Row, Section, print_sections
@@ -56,6 +58,15 @@ def print_runs(runs: Sequence[RunSummary], *, sort: str | None = None) -> None:
                 console.print(line, soft_wrap=True)
     damaged = {run.name: "; ".join(run.problems) for run in runs if run.problems}
     print_problems(damaged, before=bool(whole))
+    _print_unfinished([run for run in runs if run.parent and run.status not in ENDED])
+
+
+def _print_unfinished(runs: Sequence[RunSummary]) -> None:
+    """Print the commands that resume fine-tuning of `prune` and `quantize`, which are not theirs."""
+    if runs:
+        consoles.stdout().print()
+        rows = [Row(text.key(run.name), resume_command(RunFolder(Path(run.path)))) for run in runs]
+        print_sections([Section(f"fine-tuning to resume: {wording.plural(len(runs), 'run')}", rows)])
 
 
 def print_problems(problems: Mapping[str, str], *, before: bool) -> None:

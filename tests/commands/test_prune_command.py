@@ -123,3 +123,24 @@ def test_what_cannot_be_pruned_is_refused_and_nothing_is_written(
     Path("empty.safetensors").touch()
     assert "0 bytes" in refuse(capsys, "empty.safetensors", "--amount", ".5", *QUICK, code=1)
     assert sorted(path.name for path in Path("runs").iterdir()) == runs
+
+
+def test_fine_tuning_that_was_killed_is_named_with_the_command_that_resumes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dlcli.training.run.fit", killed)
+    root = str(tmp_path / "my runs")
+    prune = ("prune", "runs/net/best.safetensors", "--amount", "0.5", "--epochs", "1", "-q")
+    prune += ("--no-latency", "--runs-dir", root)
+    resume = f"dlcli train --resume net-channel50 --runs-dir '{root}'"
+    assert main([*prune]) == 130
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["runs", "--runs-dir", root]) == 0
+    assert resume in capsys.readouterr().out
+    assert main([*prune, "--name", "other"]) == 130
+    assert "an earlier fine-tuning has not ended: run net-channel50" in (err := capsys.readouterr().err)
+    assert resume in err

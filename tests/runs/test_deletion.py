@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlcli.cli import main
+from dlcli.runs import deletion
 from dlcli.runs.deletion import delete_run
 from dlcli.runs.folder import RunFolder, create_run, list_runs
 from dlcli.runs.locks import run_lock
@@ -125,3 +126,50 @@ def test_a_run_whose_deletion_is_killed_is_no_run_and_its_name_is_free(
     again.write_record({"started_at": "2026-01-02"})
     delete_run(again)
     assert [run.name for run in list_runs(root)] == ["b"]
+
+
+def left(root: Path, name: str = ".deleting-ab12cd3_") -> Path:
+    """What a killed deletion leaves: the run has lost some of its files."""
+    run = root / name / "c"
+    (run / "state").mkdir(parents=True)
+    (run / "state" / "tensors").write_bytes(b"x")
+    return run
+
+
+@pytest.mark.parametrize("args", [(), ("--delete", "b", "--yes")])
+def test_a_deletion_that_was_killed_is_finished(
+    args: tuple[str, ...], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = root.parent / "kept"
+    kept.mkdir()
+    (left(root) / "data").symlink_to(kept)
+    (root / ".deleting-a2345678").symlink_to(kept)
+    mine = left(root, ".deleting-later")  # of somebody else
+    assert main(["runs", *args]) == 0
+    assert "deleted c, as was begun before" in capsys.readouterr().err
+    assert not (root / ".deleting-ab12cd3_").exists()
+    assert kept.is_dir()
+    assert mine.is_dir()
+
+
+def test_a_deletion_that_was_killed_can_be_typed_again(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left(root)
+    assert main(["runs", "--delete", "c", "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["deleted"] == []
+    assert names(root) == ["a", "b"]
+
+
+def test_two_processes_may_finish_the_same_deletion(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmtree = deletion.shutil.rmtree
+
+    def as_another_does(path: Path) -> None:
+        (path / "c" / "state" / "tensors").unlink()
+        monkeypatch.setattr(deletion.shutil, "rmtree", rmtree)
+        raise FileNotFoundError
+
+    left(root)
+    monkeypatch.setattr(deletion.shutil, "rmtree", as_another_does)
+    assert deletion.finish_deletions(root) == ["c"]
+    assert names(root) == ["a", "b"]

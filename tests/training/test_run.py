@@ -16,7 +16,7 @@ import torch
 
 from dlcli.cli import main
 from dlcli.config import TrainConfig
-from dlcli.errors import DlcliError, UsageError
+from dlcli.errors import DlcliError, Interrupted, UsageError
 from dlcli.events import EpochDone, Event, StepDone, Tee, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder
@@ -364,3 +364,18 @@ def test_a_run_that_went_on_records_each_event_once(tmp_path: Path) -> None:
     best = [e["step"] for e in events if e["event"] == "CheckpointSaved" and e["what"] == "best"]
     improved = [e["step"] for e in events if e["event"] == "EpochDone" and e["improved"]]
     assert best == improved
+
+
+def test_ctrl_c_around_the_loop_says_how_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "make_readers", interrupted)
+    with pytest.raises(Interrupted, match="run run has not ended") as error:
+        train(tmp_path)
+    assert error.value.exit_code == 130
+    assert error.value.hint is not None
+    assert "dlcli train --resume run" in error.value.hint
+    assert RunFolder(tmp_path / "run").read_record()["status"] == "interrupted"

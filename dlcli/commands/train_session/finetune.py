@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.folder import resume_command
 from dlcli.runs.locks import run_lock
+from dlcli.runs.unfinished import unfinished_finetuning
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
@@ -20,16 +21,25 @@ if TYPE_CHECKING:
 def make_finetuner(runs_dir: Path, show: Emit) -> Finetuner:
     """Return the function that trains a plan in a new run below ``runs_dir``.
 
-    It writes metrics.jsonl and the plots. It raises Interrupted after a signal, with the command that
+    It writes metrics.jsonl and the plots, and warns of earlier runs of the same model or name that have
+    not ended. It raises Interrupted after a signal, with the command that
     resumes the run, and DlcliError.
     """
 
     def finetune(plan: Plan, name: str) -> TrainResult:
+        from dlcli.events import Warned
         from dlcli.training.prepare import prepare_run
         from dlcli.training.run import new_run, train
         from dlcli.ui.plots.run import save_curves
         from dlcli.ui.progress.run_sinks import run_sinks
 
+        for left in unfinished_finetuning(runs_dir, plan.parent or "", name):
+            show(
+                Warned(
+                    f"an earlier fine-tuning has not ended: run {left.name}. To resume that one: "
+                    f"{resume_command(left)}; this one begins anew"
+                )
+            )
         prepared = prepare_run(plan)
         run = new_run(prepared, runs_dir, name)
         with run_lock(run.path), run_sinks(run, plan.config.fit, show) as emit:
