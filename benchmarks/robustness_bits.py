@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from forked import command
 
+from dlcli.config.train import TrainConfig
+
 TRAIN = (
     *(
         "train",
@@ -114,8 +116,10 @@ def _flip(
 
 
 def _values(path: Path, data: bytes) -> object:
-    """The values of a JSON or YAML file; its bytes where it is neither."""
+    """The values of a JSON file, the settings of a YAML file (`faLse` is false); else its bytes."""
     try:
-        return json.loads(data) if path.suffix == ".json" else yaml.safe_load(data)
+        if path.suffix == ".json":
+            return json.loads(data)
+        return TrainConfig.model_validate(yaml.safe_load(data))
     except (ValueError, yaml.YAMLError):
         return data

@@ -6,6 +6,7 @@ A crash at any moment leaves the old content or the new one, and at most a ``.tm
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -13,13 +14,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dlcli.errors import DlcliError
+from dlcli.out_of_memory import is_out_of_memory
+from dlcli.wording import first_line, size
 
 TMP_PREFIX = ".tmp-"
+# What a file system says that takes no more bytes; libraries repeat its words in errors of their own.
+_DISK_ERRORS = tuple(
+    os.strerror(getattr(errno, name))
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS")
+    if hasattr(errno, name)
+)
 # A compressed file may unpack to so many times its size, or to so many bytes.
 _MAX_RATIO, _ALWAYS_FINE_BYTES = 100, 2**28
 
@@ -56,27 +65,107 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
+class CannotWrite(DlcliError):
+    """A file or folder that cannot be written: the disk is full or read-only, or a quota is used up."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        what, way_out = str(path), "choose another folder with --runs-dir or --output"
+        if path == _temporary_root():
+            what, way_out = f"temporary files in {path}", "set TMPDIR to another folder"
+        super().__init__(
+            f"cannot write {what}: {reason}",
+            hint=f"free some space or {way_out}; existing files are untouched",
+        )
+        self.path, self.reason = path, reason
+
+
+@contextmanager
+def writing(target: Path, staged: Path | None = None) -> Iterator[None]:
+    """Raise errors of the block as `CannotWrite` of ``target`` where writing failed.
+
+    That is any OSError, and an error of a library that was caused by one, or has the system's words for
+    a full disk. ``staged`` is the temporary file or folder that becomes ``target``; a `CannotWrite` of
+    another path passes.
+    """
+    try:
+        yield
+    except CannotWrite as exc:
+        if staged is None or not exc.path.is_relative_to(staged):
+            raise
+        raise CannotWrite(target, exc.reason) from exc
+    except Exception as exc:
+        if (reason := _write_error(exc)) is None:
+            raise
+        raise CannotWrite(target, reason) from exc
+
+
+@contextmanager
+def library_writes(library: str, path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Raise errors of a library's call that does no more than write ``path`` as `CannotWrite`.
+
+    Some have no words for a full disk ("iostream error"), so the free space is given.
+    """
+    try:
+        with writing(path):
+            yield
+    except errors as exc:
+        free = size(shutil.disk_usage(path.parent).free)
+        raise CannotWrite(path, f"{library}: {first_line(exc)} ({free} are free there)") from exc
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder among the system's temporary files for the block. Raises: CannotWrite of those."""
+    with temporary_files(), tempfile.TemporaryDirectory(prefix="dlcli-") as folder:
+        yield Path(folder)
+
+
+def temporary_files() -> AbstractContextManager[None]:
+    """Return `writing` for a block that writes nothing but temporary files."""
+    return writing(_temporary_root())
+
+
+def _temporary_root() -> Path:
+    return Path(tempfile.gettempdir())
+
+
+def _write_error(exc: BaseException) -> str | None:
+    """Return why writing failed where that is what an error means, else None.
+
+    It is an OSError, comes from one of a full disk, or repeats its words.
+    """
+    if isinstance(exc, BrokenPipeError) or is_out_of_memory(exc):
+        return None
+    if isinstance(exc, OSError):
+        return exc.strerror or str(exc)
+    cause: BaseException | None = exc
+    while cause is not None:
+        text = str(cause)
+        for words in _DISK_ERRORS:
+            if words in text:
+                return words
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``target``; it becomes ``target`` when the block succeeds.
 
-    Raises: DlcliError when the disk is full or the folder cannot be written; ``target`` is untouched.
+    Raises: CannotWrite when the disk is full or the folder cannot be written; ``target`` is untouched.
     """
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fd, name = tempfile.mkstemp(prefix=TMP_PREFIX, suffix=target.suffix, dir=target.parent)
         os.close(fd)
-    except OSError as exc:
-        raise cannot_write(target, exc) from exc
     tmp = Path(name)
     try:
-        yield tmp
-        _apply_umask(tmp, 0o666)
-        fsync_path(tmp)
-        os.replace(tmp, target)
-        fsync_path(target.parent)
-    except OSError as exc:
-        raise cannot_write(target, exc) from exc
+        with writing(target, tmp):
+            yield tmp
+            _apply_umask(tmp, 0o666)
+            fsync_path(tmp)
+            os.replace(tmp, target)
+            fsync_path(target.parent)
     finally:
         with suppress(FileNotFoundError):
             tmp.unlink()
@@ -86,36 +175,22 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder next to ``target``; it becomes ``target`` when the block succeeds.
 
-    Every file in it is flushed before the rename. Raises: DlcliError when it cannot be written or
-    when ``target`` exists.
+    Every file in it is flushed before the rename. Raises: CannotWrite, also when ``target`` exists.
     """
-    try:
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         tmp = Path(tempfile.mkdtemp(prefix=TMP_PREFIX, dir=target.parent))
-    except OSError as exc:
-        raise cannot_write(target, exc) from exc
     try:
-        yield tmp
-        for file in sorted(tmp.iterdir()):
-            fsync_path(file)
-        _apply_umask(tmp, 0o777)
-        fsync_path(tmp)
-        os.rename(tmp, target)
-        fsync_path(target.parent)
-    except OSError as exc:
-        raise cannot_write(target, exc) from exc
+        with writing(target, tmp):
+            yield tmp
+            for file in sorted(tmp.iterdir()):
+                fsync_path(file)
+            _apply_umask(tmp, 0o777)
+            fsync_path(tmp)
+            os.rename(tmp, target)
+            fsync_path(target.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
-
-
-def cannot_write(target: Path, exc: OSError) -> DlcliError:
-    """Return the error for a failed write; previous files are intact."""
-    reason = exc.strerror or str(exc)
-    return DlcliError(
-        f"cannot write {target}: {reason}",
-        hint="free some space or choose another folder with --runs-dir or --output; "
-        "existing files are untouched",
-    )
 
 
 def write_text(target: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from dlcli.deploy.raw_inputs import with_raw_parity
 from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, Warned, ignore
-from dlcli.files import TMP_PREFIX, cannot_write
+from dlcli.files import TMP_PREFIX, writing
 from dlcli.formats.base import (
     FORMATS,
     Artifact,
@@ -281,11 +281,11 @@ def _parity(
 def staging_folder(target: Path, *, destination: Path | None = None) -> Iterator[Path]:
     """Create a temporary folder next to ``target``; a format may write several files.
 
-    Raises: DlcliError for an OSError within; it names ``destination``, by default the target.
+    Raises: CannotWrite where writing failed; it names ``destination``, by default the target.
     """
-    try:
+    target_named = destination or target
+    with writing(target_named):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=target.parent) as folder:
-            yield Path(folder)
-    except OSError as exc:
-        raise cannot_write(destination or target, exc) from exc
+        folder = tempfile.TemporaryDirectory(prefix=TMP_PREFIX, dir=target.parent)
+    with folder as name, writing(target_named, Path(name)):
+        yield Path(name)

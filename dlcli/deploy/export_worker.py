@@ -12,6 +12,7 @@ from pathlib import Path
 from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError, UsageError
+from dlcli.files import CannotWrite
 from dlcli.formats.base import FORMATS, Artifact, Format, open_artifact
 from dlcli.subprocesses import child_command, describe_exit
 
@@ -47,6 +48,8 @@ def write_in_process(
         reply = json.loads(done.stdout.splitlines()[-1])
     if done.returncode == 0 and reply.get("ok"):
         return
+    if "unwritable" in reply:
+        raise CannotWrite(Path(reply["unwritable"]), reply["reason"])
     if "error" in reply:
         kind = UsageError if reply.get("usage") else DlcliError
         raise kind(reply["error"], hint=reply.get("hint"))
@@ -65,6 +68,8 @@ def main(argv: list[str]) -> None:
         with redirect_stdout(sys.stderr):  # libraries print to stdout
             _write(job)
         reply: dict[str, object] = {"ok": True}
+    except CannotWrite as exc:
+        reply = {"unwritable": str(exc.path), "reason": exc.reason}
     except DlcliError as exc:
         reply = {"error": exc.message, "hint": exc.hint, "usage": isinstance(exc, UsageError)}
     print(json.dumps(reply), flush=True)  # noqa: T201 - the parent reads it

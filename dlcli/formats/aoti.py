@@ -15,6 +15,7 @@ from dlcli import transforms
 from dlcli.card import Card, TransformRecord
 from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
+from dlcli.files import CannotWrite, temporary_files
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.torch_export import export_error, export_program, module_to_export, silence_torch
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
@@ -51,11 +52,13 @@ def write_aoti(source: Artifact, path: Path, config: ExportConfig) -> None:
     # The number of threads is otherwise that of this machine, for ever.
     settings = {"cpp.dynamic_threads": True}
     package = io.BytesIO()  # torch's own writer ends the process when the disk is full
-    try:
-        with torch.no_grad(), silence_torch():
+    try:  # what it writes is a cache among the temporary files
+        with torch.no_grad(), silence_torch(), temporary_files():
             torch._inductor.aoti_compile_and_package(
                 program, package_path=package, inductor_configs=settings
             )
+    except CannotWrite:
+        raise
     except Exception as exc:  # the compiler's errors share no base class but this
         raise export_error("AOTInductor", card, exc, static=sizes is not None) from exc
     path.write_bytes(package.getbuffer())

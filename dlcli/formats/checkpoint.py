@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli.card import CARD_KEY, Card
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
-from dlcli.files import atomic_file, cannot_write, parse_json
+from dlcli.files import atomic_file, library_writes, parse_json
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.encodings.base import decode, encode
 from dlcli.trust import names_code, remember
@@ -55,12 +55,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     header = dict(metadata)
     header[DIGEST_KEY] = digest(plain, metadata)
-    with atomic_file(path) as tmp:
-        try:
-            save_file(plain, tmp, metadata=header)
-        except SafetensorError as exc:
-            # Its writer reports a full disk as text: "Os { code: 28, ... }".
-            raise cannot_write(path, OSError(str(exc))) from exc
+    with atomic_file(path) as tmp, library_writes("safetensors", tmp, SafetensorError):
+        save_file(plain, tmp, metadata=header)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

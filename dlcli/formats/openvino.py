@@ -6,7 +6,6 @@ both is in a comment at the end of the graph.
 
 from __future__ import annotations
 
-import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
-from dlcli.files import sha256_file
+from dlcli.files import library_writes, sha256_file, temporary_folder
 from dlcli.formats import tail_digest
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.exported import ExportedArtifact
@@ -60,8 +59,8 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
     from dlcli.formats.onnx.format import read_card as read_onnx_card
     from dlcli.formats.onnx.format import write_onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder, "model.onnx")
+    with temporary_folder() as folder:
+        onnx = folder / "model.onnx"
         write_onnx(source, onnx, config.model_copy(update={"half": False}))
         card = read_onnx_card(onnx)
         try:
@@ -73,10 +72,18 @@ def write_openvino(source: Artifact, path: Path, config: ExportConfig) -> None:
         card = card.with_record(transforms.HALF, dtype="float16")
     model.set_rt_info("", ["conversion_parameters"])  # it names a folder of this machine
     model.set_rt_info(card.to_json(), _CARD_PATH)
-    openvino.save_model(model, str(path), compress_to_fp16=config.half)
+    save(model, path, half=config.half)
     with path.open("ab") as file:
         file.write(b"\n<!--")
     tail_digest.append(path, _END, others=sha256_file(path.with_suffix(".bin")))
+
+
+def save(model: Any, path: Path, *, half: bool) -> None:
+    """Write a graph to ``path`` and its tensors to the .bin next to it. Raises: CannotWrite."""
+    import openvino
+
+    with library_writes("OpenVINO", path, RuntimeError):
+        openvino.save_model(model, str(path), compress_to_fp16=half)
 
 
 def _read_info(path: Path, name: str) -> str | None:

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from dlcli.errors import DlcliError
-from dlcli.files import cannot_write, parse_json
+from dlcli.files import parse_json, writing
 from dlcli.runs.folder import check_links
 
 NAME = "lock"
@@ -45,12 +45,10 @@ def run_lock(run_path: Path, *, grace_s: float = 3.0, links: bool = False) -> It
     if path in _held:
         yield None
         return
-    try:
+    with writing(path):
         if not links:
             check_links(run_path)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o666)
-    except OSError as exc:
-        raise cannot_write(path, exc) from exc
     try:
         _check_own_file(fd, path)
         warning = _acquire(fd, path, grace_s)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import full_disk
 from tiny_data import write_image
 
 from dlcli.data.base import Listed, Samples
@@ -323,18 +323,6 @@ def test_a_damaged_or_missing_shard_is_decoded_again(
     assert np.array_equal(build(samples, cache), of_files(samples))
 
 
-@contextmanager
-def small_files() -> Iterator[None]:
-    """A full disk: no file can be larger than a few rows, that of pytest's own output included."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5 * ROW, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize(
     ("cache_bytes", "effect"), [(0, "in every epoch"), (10**9, "again in the next run")]
 )
@@ -344,7 +332,7 @@ def test_a_full_disk_is_a_warning(
     monkeypatch.setattr(reader_module, "_WORTH_WRITING_S", 0.0)
     samples, cache = samples_in(tmp_path / "photos"), CacheFolder(tmp_path / "cache")
     reader = open_reader(samples, cache, cache_bytes)
-    with small_files():
+    with full_disk(5 * ROW):
         for _ in range(2):
             assert np.array_equal(read_all(reader), of_files(samples))
             reader.flush()

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from full_disk import full_disk
 
 from dlcli.cli import main
 from dlcli.config import ExportConfig
 from dlcli.data.prepare import random_inputs
+from dlcli.deploy.export import staging_folder
 from dlcli.errors import DlcliError, UsageError
+from dlcli.files import CannotWrite
 from dlcli.formats.base import (
     FORMATS,
     Artifact,
@@ -30,6 +34,7 @@ from dlcli.formats.base import (
     recognize,
     sniff_format,
 )
+from dlcli.formats.checkpoint import save_model
 from dlcli.formats.export_options import check_options
 
 # Formats that are written in milliseconds, and those that take a minute. Of all others the default suite
@@ -129,6 +134,25 @@ def test_a_truncated_file_is_refused(
         (folder / part.relative_to(path.parent)).write_bytes(data[: int(len(data) * share)])
         with pytest.raises(DlcliError):
             open_artifact(folder / path.name, device="cpu", trust=True)
+
+
+@pytest.mark.parametrize(("entry", "name"), cases((FIRST,)))
+def test_a_full_disk_is_said_of_the_file_and_leaves_nothing(
+    entry: Format, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tiny.artifact(tmp_path / "source", name)
+    write = entry.write or (lambda source, path, _: save_model(path, source.module(), source.card))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    target = tmp_path / "target" / f"best{entry.suffix}"
+    with (
+        full_disk(1000),
+        pytest.raises(CannotWrite, match="File too large") as caught,
+        staging_folder(target) as folder,
+    ):
+        write(source, folder / target.name, ExportConfig())
+    assert caught.value.path in (target, tmp_path / "temporary")
+    assert not [*target.parent.iterdir(), *(tmp_path / "temporary").glob("dlcli-*")]
 
 
 @pytest.mark.parametrize(("entry", "name"), cases((FIRST,)))

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import full_disk
 from tiny import artifact
 
 from dlcli.config import ExportConfig
+from dlcli.deploy.export import staging_folder
 from dlcli.errors import DlcliError
+from dlcli.files import CannotWrite
 from dlcli.formats.base import Artifact, open_artifact, read_card, sniff_format
 
 pytest.importorskip("openvino")
 
-from dlcli.formats.openvino import write_openvino
+import openvino
+
+from dlcli.formats.openvino import save, write_openvino
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,19 @@ def test_its_tensors_are_read_and_not_mapped(written: Path, tmp_path: Path) -> N
     opened = open_artifact(path, device="cpu")
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
     del opened
+
+
+def test_a_full_disk_is_named_though_openvino_has_no_words_for_it(written: Path, tmp_path: Path) -> None:
+    target = tmp_path / "best.xml"
+    model = openvino.Core().read_model(str(written))
+    with (
+        full_disk(1000),
+        pytest.raises(CannotWrite, match=r"OpenVINO: .* free there") as caught,
+        staging_folder(target) as folder,
+    ):
+        save(model, folder / "best.xml", half=False)
+    assert caught.value.path == target
+    assert not list(tmp_path.iterdir())
 
 
 def test_its_tensors_must_be_next_to_it(written: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -198,25 +196,6 @@ def test_a_member_that_says_it_is_encrypted_or_packed_is_damage(made: Made, tmp_
         (tmp_path / "x").write_bytes(changed)
         with pytest.raises(DlcliError, match="damaged"):
             open_artifact(tmp_path / "x", device="cpu", trust=True)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="files have no largest size there")
-@pytest.mark.parametrize("form", ["torchscript", "pth"])
-def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(form: str, tmp_path: Path) -> None:
-    import resource
-
-    before = artifact(tmp_path, "table")
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    write = FORMATS.get(form).write
-    assert write is not None
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
-        with pytest.raises(OSError, match="too large"):
-            write(before, tmp_path / "x", ExportConfig())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_foreign_zips_are_named(tmp_path: Path) -> None:

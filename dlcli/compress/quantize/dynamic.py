@@ -6,14 +6,13 @@ several times as long as in float, so convolutional networks are refused.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.compress.quantize.base import NO_INT8_IN_TORCH, register_quantize_method
 from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError
+from dlcli.files import temporary_folder
 from dlcli.formats.onnx.optimize_int8 import optimize_int8
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ def quantize_dynamic(graph: FloatGraph, layers: Collection[str]) -> ModelProto:
     model = graph.copy()
     _split_gemms(model)
     model.metadata_props.add(key=_PREPROCESSED[0], value=_PREPROCESSED[1])
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
+    with temporary_folder() as folder:
+        source, out = folder / "float.onnx", folder / "int8.onnx"
         onnx.save_model(model, str(source), save_as_external_data=True, location="float.data")
         ort_quantize_dynamic(
             source,

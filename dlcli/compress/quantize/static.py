@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import tempfile
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +18,7 @@ import numpy.typing as npt
 from dlcli.compress.quantize.base import NO_INT8_IN_TORCH, register_quantize_method
 from dlcli.compress.quantize.onnx_graph import PRODUCTS, FloatGraph, OnnxLayer
 from dlcli.errors import DlcliError
+from dlcli.files import temporary_folder
 from dlcli.formats.onnx.optimize_int8 import optimize_int8
 
 if TYPE_CHECKING:
@@ -74,15 +73,15 @@ def calibrate(
         "percentile": CalibrationMethod.Percentile,
     }
     symmetric = {"symmetric": target == "arm"}
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        source = Path(folder, "float.onnx")
+    with temporary_folder() as folder, contextlib.redirect_stdout(io.StringIO()):
+        source = folder / "float.onnx"
         onnx.save_model(
             _with_shapes(graph), str(source), save_as_external_data=True, location="float.data"
         )
         calibrator = create_calibrator(
             source,
             _op_types(graph),
-            augmented_model_path=str(Path(folder, "augmented.onnx")),
+            augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=methods[calibration],
             extra_options=symmetric,
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Collection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlcli.errors import DlcliError
+from dlcli.files import temporary_folder
 from dlcli.task import TaskSpec
 from dlcli.wording import first_line
 
@@ -37,8 +36,8 @@ def simplify(model: ModelProto) -> ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        raw, out = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+    with temporary_folder() as folder:
+        raw, out = folder / "in.onnx", folder / "out.onnx"
         onnx.save_model(model, str(raw), save_as_external_data=True, location="in.data")
         options.optimized_model_filepath = str(out)
         options.add_session_config_entry(

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from dlcli.events import Emit, EvalProgress, Event, LiveEvent
-from dlcli.files import cannot_write, write_bytes
+from dlcli.files import write_bytes, writing
 from dlcli.runs.folder import RunFolder, event_lines
 from dlcli.ui.json_output import to_json
 from dlcli.ui.progress.run_sinks import register_sink
@@ -35,13 +35,11 @@ class MetricsLog:
         """Write one line. Raises: DlcliError when the disk is full or the folder is read-only."""
         if isinstance(event, EvalProgress | LiveEvent):
             return
-        try:
+        with writing(self.path):
             if self._file is None:
                 self._file = _open_at_line_start(self.path)
             self._file.write(to_json(event.to_dict()).encode("ascii") + b"\n")
             self._file.flush()
-        except OSError as exc:
-            raise cannot_write(self.path, exc) from exc
 
     def close(self) -> None:
         """Close the file; a later event opens it again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
@@ -30,7 +31,7 @@ from dlcli.events import (
     Warned,
     ignore,
 )
-from dlcli.files import cannot_write
+from dlcli.files import writing
 from dlcli.runs.folder import RunFolder
 from dlcli.ui.progress.run_sinks import register_sink
 from dlcli.wording import first_line, printable, shorten
@@ -76,10 +77,11 @@ class TensorBoard:
         self._started: RunStarted | None = None
         self._best: EpochDone | None = None
         self._logged_step = -1
+        self._excepthook = threading.excepthook
 
     def __call__(self, event: Event) -> None:
         """Write an event; kinds without a place in TensorBoard are ignored."""
-        try:
+        with writing(self.folder):
             if isinstance(event, RunStarted):
                 self._start(event)
             elif isinstance(event, StepDone):
@@ -95,14 +97,16 @@ class TensorBoard:
                 self._open().add_image("val/examples", picture, event.step, dataformats="HWC")
             elif isinstance(event, RunFinished):
                 self._finish(event)
-        except OSError as exc:
-            raise cannot_write(self.folder, exc) from exc
 
     def close(self) -> None:
-        """Flush and close the file; a later event opens another."""
+        """Flush and close the file; a later event opens another. Raises: CannotWrite."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            try:
+                with writing(self.folder):
+                    writer.close()
+            finally:
+                threading.excepthook = self._excepthook
 
     def __enter__(self) -> TensorBoard:
         return self
@@ -114,9 +118,15 @@ class TensorBoard:
 
     def _open(self, purge_step: int | None = None) -> Any:
         if self._writer is None:
+            threading.excepthook = self._thread_failed
             self._drawn |= any(self.folder.glob("events.out.tfevents.*"))
             self._writer = _writer_class()(str(self.folder), purge_step=purge_step, flush_secs=FLUSH_S)
         return self._writer
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """Print no traceback of the writer's thread: the next event, or `close`, raises its error."""
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            self._excepthook(args)
 
     def _start(self, event: RunStarted) -> None:
         """Steps after the resumed state are taken again: TensorBoard hides what it has of them."""

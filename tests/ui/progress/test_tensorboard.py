@@ -4,6 +4,7 @@ import io
 import math
 import random
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import fake_run
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from PIL import Image
 from torch import nn
 
@@ -28,6 +30,7 @@ from dlcli.events import (
     Tee,
     Warned,
 )
+from dlcli.files import CannotWrite
 from dlcli.ui.progress.tensorboard import TensorBoard, draw_examples, hyperparameters
 
 SETTINGS: dict[str, Any] = {
@@ -229,6 +232,25 @@ def test_histograms_keep_their_counts(tmp_path: Path) -> None:
     assert list(value.bucket) == [3, 0, 0, 1]
     assert list(value.bucket_limit) == [0.25, 0.5, 0.75, 1.0]
     assert value.sum == pytest.approx(3 * 0.125 + 0.875)
+
+
+def test_a_full_disk_is_one_error_without_the_traceback_of_a_thread(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 30, 30, 3), dtype=np.uint8)
+    hook = threading.excepthook
+
+    def write() -> None:
+        with TensorBoard(tmp_path) as board:
+            board(STARTED)
+            with full_disk(2000):
+                for step in range(30):
+                    board(Examples(step, images, ("a",) * 40, ("b",) * 40))
+
+    with pytest.raises(CannotWrite, match="too large"):
+        write()
+    assert threading.excepthook is hook
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("channels", [1, 3])
