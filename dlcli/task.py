@@ -316,7 +316,7 @@ class TaskSpec(Frozen):
     number per target; forecast: (horizon, targets) scaled numbers; seq2seq: (T, target vocabulary)
     logits of the next token after each one of the prefix; embedding: a vector of ``embedding_size``
     numbers and length 1, near those of the same class. ``class_names`` of an embedding are the classes
-    it was trained on.
+    it was trained on. ``metrics`` name code of the user's by which it is measured too.
     """
 
     kind: TaskKind = "classification"
@@ -325,6 +325,7 @@ class TaskSpec(Frozen):
     targets: tuple[TargetNumber, ...] = ()
     horizon: int = Field(default=0, ge=0)
     embedding_size: int = Field(default=0, ge=0)
+    metrics: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_kind(self) -> TaskSpec:

@@ -23,7 +23,9 @@ from dlcli.files import sha256_file
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-MODELS_GROUP = "dlcli.models"  # entry points of packages that offer models
+# Groups of entry points, by which packages offer models and more.
+MODELS_GROUP = "dlcli.models"
+METRICS_GROUP = "dlcli.metrics"
 CODE_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 ALL = "*"  # in `allowing`: whatever a file names, as --trust says
 

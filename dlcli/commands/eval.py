@@ -12,6 +12,8 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, check_links, find_artifact, run_of
+from dlcli.settings import merge, texts
+from dlcli.trust import allowing
 
 if TYPE_CHECKING:
     from dlcli.evaluation.eval_data import EvalData
@@ -71,10 +73,14 @@ def command(
     from dlcli.ui.progress.sinks import progress_sink
 
     files = [recognize(path) for path in paths]
+    _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
     check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
     data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
-    with progress_sink(quiet, json_output) as emit:
+    trusted = [code for file in files for code in file.card.task.metrics if trust]
+    typed = texts(merge(settings.sets, settings.flags))
+    with progress_sink(quiet, json_output) as emit, allowing(*typed, *trusted):
         models = [open_artifact(file, device=config.device, trust=trust) for file in files]
+        models = [_measured_by(model, config.metrics) for model in models]
         warnings = list(data.warnings)
         if config.data is None:
             warnings += seen_in_training(models, data.reader.samples.ids)
@@ -86,6 +92,16 @@ def command(
     missed = report(data.note + mirrored, bounds, json_output)
     if missed:
         raise BoundMissed(missed[0])
+
+
+def _measured_by(model: Artifact, metrics: tuple[str, ...]) -> Artifact:
+    """Return a model with more of the user's metrics in its task. Raises: DlcliError, UsageError."""
+    from dlcli.evaluation.metrics.user_metrics import check_metrics
+
+    task = model.card.task
+    added = task.model_copy(update={"metrics": tuple(dict.fromkeys((*task.metrics, *metrics)))})
+    check_metrics(task.model_copy(update={"metrics": metrics}))
+    return model.with_card(model.card.model_copy(update={"task": added}))
 
 
 def _check(config: EvalConfig, artifacts: Sequence[str], output: Path | None) -> None:
@@ -227,17 +243,24 @@ def _write_worst(path: Path | None, result: EvalResult, output: Path | None, emi
 
 
 def _parse_bound(text: str) -> tuple[str, float]:
-    from dlcli.evaluation.metrics import directions
-
+    """Return the name of a metric and its bound; the name is checked with the model."""
     name, _, value = text.partition("=")
-    if name not in directions():
-        raise UsageError(f"--min {text!r}: {name!r} is not a metric", hint=nearest(name, directions()))
     try:
         return name, float(value)
     except ValueError:
         raise UsageError(
             f"--min {text!r}: {value!r} is not a number", hint="--min accuracy=0.9"
         ) from None
+
+
+def _check_bounds(bounds: Sequence[tuple[str, float]], metrics: tuple[str, ...]) -> None:
+    """Raises: UsageError for an unknown metric. The user's are known later, when their code has run."""
+    from dlcli.evaluation.metrics import directions
+
+    for name, value in () if metrics else bounds:
+        if name not in directions():
+            hint = nearest(name, directions())
+            raise UsageError(f"--min {name}={value:g}: {name!r} is not a metric", hint=hint)
 
 
 def _missed(

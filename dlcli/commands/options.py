@@ -214,6 +214,8 @@ def _choices(kind: Any, registered: Collection[str]) -> tuple[str | None, str]:
 
     ``registered`` are the names that the setting can have; others of type text are code of the user's.
     """
+    if kind == list[str]:
+        return "NAME", ""
     literals = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]
     names = [str(name) for literal in literals for name in get_args(literal)]
     if registered and not literals:
@@ -237,6 +239,8 @@ def _typed(annotation: Any, metadata: Collection[Any]) -> Any:
     kinds = get_args(annotation)
     if any(get_origin(kind) is dict for kind in kinds):
         return str | None  # a file of the mapping
+    if kinds[-1:] == (...,):
+        return list[str]
     registered = _registered_name(annotation, metadata)
     if registered is not None:
         choices = str if registered.group else Literal[registered.names()]

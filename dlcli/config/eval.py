@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dlcli.config.shared import BadSamples, EvaluationData, Inference
+from dlcli.config.shared import BadSamples, EvaluationData, Inference, UserMetrics
 from dlcli.settings import setting
 
 
-class EvalConfig(BadSamples, Inference, EvaluationData):
+class EvalConfig(UserMetrics, BadSamples, Inference, EvaluationData):
     """Evaluation"""
 
     baselines: bool = setting(

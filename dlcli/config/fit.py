@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from dlcli.config.durations import CheckpointEvery, parse_time
-from dlcli.config.shared import TrainingDevice
+from dlcli.config.shared import TrainingDevice, UserMetrics
 from dlcli.settings import RegisteredName, parsed_by, setting
 
 
@@ -22,7 +22,7 @@ def _check_history(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int],
 SinkName = Annotated[str, RegisteredName("sink", "dlcli.ui.progress", "register_sink")]
 
 
-class FitConfig(TrainingDevice):
+class FitConfig(UserMetrics, TrainingDevice):
     """Training"""
 
     epochs: int = setting(10, "Number of epochs.", "--epochs", "-e", ge=1, on_resume="allowed")

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import AfterValidator
+
 from dlcli.config.devices import parse_device
 from dlcli.errors import UsageError
 from dlcli.schema import Frozen
 from dlcli.settings import PathText, parsed_by, setting
+from dlcli.trust import METRICS_GROUP, full_name, names_code
 
 Split = Literal["auto", "train", "val", "test", "all"]
 Amp = Literal["auto", "none", "bf16", "fp16"]
@@ -82,6 +85,25 @@ class TrainingDevice(Device):
     """Device and precision of training"""
 
     amp: Amp = setting("auto", "Mixed precision.", "--amp", advanced=True)
+
+
+def _metric(name: str) -> str:
+    """Returns the name with an absolute path. Raises: ValueError for what is no code of the user's."""
+    if not names_code(name, METRICS_GROUP):
+        raise ValueError("give path/to/file.py:FUNCTION; dlcli's own metrics are always computed")
+    return full_name(name)
+
+
+class UserMetrics(Frozen):
+    """Metrics of the user's own"""
+
+    metrics: tuple[Annotated[str, AfterValidator(_metric)], ...] = setting(
+        (),
+        "A metric of your own, path/to/file.py:FUNCTION of (outputs, targets); may be repeated.",
+        "--metric",
+        advanced=True,
+        on_resume="allowed",
+    )
 
 
 class EvaluationData(Offline, DecodingThreads, DataFolder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli import transforms
+from dlcli.card import Card
 from dlcli.config import Bound, ExportConfig, parse_bound
 from dlcli.data.base import Inputs, Targets
 from dlcli.data.prepare import trim
 from dlcli.evaluation.agreement import agreement_of
+from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.evaluate import default_batch_size
-from dlcli.evaluation.metrics import default_monitor, direction, make_counts
+from dlcli.evaluation.metrics import direction, make_counts
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.formats.onnx.format import OnnxArtifact
 from dlcli.formats.readable_outputs import has_readable_outputs, to_probabilities
@@ -118,7 +121,8 @@ def check_parity(
         extra_steps = _EXTRA_STEPS if steps == "longer" else 0
         for batch_size in BATCH_SIZES:
             outputs = _predict(after, variant, batch_size, extra_steps=extra_steps)
-            after_metrics = {} if steps == "longer" else _metrics(outputs, variant, targets, task)
+            labels = None if steps == "longer" else targets
+            after_metrics = _metrics(outputs, variant, labels, before.card)
             pair = reference, outputs
             if readable:
                 pair = to_probabilities(reference, task), to_probabilities(outputs, task)
@@ -181,7 +185,7 @@ def _reference(
 ) -> tuple[Outputs, dict[str, float]]:
     task = before.card.task
     outputs = _predict(before, inputs, default_batch_size(task))
-    return outputs, _metrics(outputs, inputs, targets, task)
+    return outputs, _metrics(outputs, inputs, targets, before.card)
 
 
 def _predict(artifact: Artifact, inputs: Inputs, batch_size: int, *, extra_steps: int = 0) -> Outputs:
@@ -206,15 +210,14 @@ def _padded(inputs: Inputs, steps: int, task: TaskSpec) -> Inputs:
     return (np.pad(first, padding), *inputs[1:])
 
 
-def _metrics(
-    outputs: Outputs, inputs: Inputs, targets: Targets | None, task: TaskSpec
-) -> dict[str, float]:
+def _metrics(outputs: Outputs, inputs: Inputs, targets: Targets | None, card: Card) -> dict[str, float]:
+    """Return the metric that chose the model, first, and the loss; nothing without labels."""
     if targets is None:
         return {}
-    counts = make_counts(task)
+    counts = make_counts(card.task)
     counts.update(outputs, targets, inputs)
     metrics = counts.metrics()
-    return {name: metrics[name] for name in (default_monitor(task), "loss")}
+    return {name: metrics[name] for name in (compared_metric(card.monitor, counts, card.task), "loss")}
 
 
 def _compare(
@@ -256,10 +259,10 @@ def _missed(
         what = "nearest neighbour" if task.kind == "embedding" else "class"
         missed.append(f"{batch.agreement:.2%} of samples get the same {what} {at}")
     if before and batch.metrics:
-        name = default_monitor(task)
+        name = next(iter(before))
         # Accuracy has an absolute bound; an error, in the units of the data, a relative one.
         bound = parse_bound(config.max_drop) or Bound(_MAX_DROP, relative=direction(name) < 0)
-        drop = (before[name] - batch.metrics[name]) * direction(name)
+        drop = (before[name] - batch.metrics.get(name, math.nan)) * direction(name)
         if not bound.holds(drop, before[name]):
             allowed = bound.allowed(before[name])
             missed.append(f"{name} gets worse by {drop:.4g} {at}, where {allowed:.4g} is allowed")

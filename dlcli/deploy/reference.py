@@ -5,6 +5,7 @@ Metrics are paired: both models predict the same samples, and the interval is of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from dlcli.data.base import Inputs, Samples, Targets
 from dlcli.data.prepare import random_inputs, trim
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.agreement import agreement_of
-from dlcli.evaluation.differences import difference
+from dlcli.evaluation.differences import compared_metric, difference
 from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import default_batch_size, samples_within
 from dlcli.evaluation.metrics import Counts, default_monitor, direction, make_counts
@@ -73,8 +74,10 @@ class ReferenceEvaluator:
         count = min(total, limit, config.samples or default)
         spaced = np.linspace(0, total - 1, count).round().astype(np.int64)
         self.indices: npt.NDArray[np.int64] = np.unique(spaced)
-        self.metric = default_monitor(self.task)
         self.outputs, self._counts = self._predict(reference)
+        self.metric = default_monitor(self.task)
+        if self._counts is not None:
+            self.metric = compared_metric(reference.card.monitor, self._counts, self.task)
         self.samples = len(self.outputs)
         self.metrics = {} if self._counts is None else self._counts.metrics()
 
@@ -109,7 +112,8 @@ class ReferenceEvaluator:
             nan = float("nan")
             return MetricDelta({}, self.metric, nan, nan, nan, nan, nan, agreement)
         metrics = counts.metrics()
-        before, after = self.metrics[self.metric], metrics[self.metric]
+        # What the candidate leaves undefined misses every bound.
+        before, after = self.metrics[self.metric], metrics.get(self.metric, math.nan)
         own = difference(counts, self._counts, self.metric, self.task)
         drop = (before - after) * direction(self.metric)
         return MetricDelta(metrics, self.metric, before, own.value, own.low, own.high, drop, agreement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from dlcli.data.base import Indices
@@ -32,12 +33,12 @@ def compared_metric(monitor: str | None, counts: Counts, task: TaskSpec) -> str:
 
 
 def difference(counts: Counts, other: Counts, metric: str, task: TaskSpec) -> Difference:
-    """The difference of ``counts`` minus ``other`` in a metric that both have.
+    """The difference of ``counts`` minus ``other`` in a metric; NaN where one leaves it undefined.
 
     The interval is `difference_interval` for a metric that is a mean over samples, else
     `metric_bootstrap`. It resamples blocks for forecasts, whose windows overlap by up to the horizon.
     """
-    value = counts.metrics()[metric] - other.metrics()[metric]
+    value = counts.metrics().get(metric, math.nan) - other.metrics().get(metric, math.nan)
     block = max(1, task.horizon)
     one, two = counts.scores(metric), other.scores(metric)
     if one is not None and two is not None:

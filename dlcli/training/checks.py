@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dlcli.config import LossConfig, ModelConfig
 from dlcli.errors import UsageError, nearest
-from dlcli.evaluation.metrics import metric_names
-from dlcli.evaluation.metrics.registered import registered_metrics, too_many
+from dlcli.evaluation.metrics import metric_entries, metric_names
+from dlcli.evaluation.metrics.registered import too_many
+from dlcli.evaluation.metrics.user_metrics import check_metrics
 from dlcli.training.augmentation.augment import make_augment
 from dlcli.training.class_balance import balance_plan
 from dlcli.training.losses.make import check_loss
@@ -45,6 +46,7 @@ def check_plan(plan: Plan) -> None:
 
 def _check_monitor(plan: Plan) -> None:
     """Raises: UsageError when the monitored metric is not computed for this task."""
+    check_metrics(plan.task)
     known = metric_names(plan.task)
     if plan.monitor not in known:
         short = plan.monitor.removeprefix("val_")  # as in the progress display: val_acc, val_f1
@@ -57,7 +59,7 @@ def _check_monitor(plan: Plan) -> None:
         )
     samples = len(plan.source.splits["val"])
     reason = too_many(samples, plan.task)
-    if reason and plan.monitor in {entry.name for entry in registered_metrics(plan.task.kind)}:
+    if reason and plan.monitor in {entry.name for entry in metric_entries(plan.task)}:
         raise UsageError(
             f"--monitor {plan.monitor}: {reason}", hint="choose another metric, such as loss"
         )

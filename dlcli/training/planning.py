@@ -73,6 +73,7 @@ def make_plan(
         needs = replace(needs, mean=published.mean, std=published.std)
     with naming(source.origin):
         task, notices = kind.fit(source, config, needs)
+    task = task.model_copy(update={"metrics": config.fit.metrics})
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
     return Plan(
         config=config,
@@ -138,7 +139,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
     return Plan(
         config=config,
         source=source,
-        task=task,
+        task=task.model_copy(update={"metrics": config.fit.metrics}),
         model=model,
         weights_from=weights_from,
         initial=initial,

@@ -37,7 +37,8 @@ def open_requested(config: TrainConfig) -> DataSource:
     _check_files(config)
     source = open_source(config.data, seed=config.fit.seed)
     check_kind(str(config.model.name), source.kind)
-    _check_monitor(config.fit.monitor, source.task)
+    if not config.fit.metrics:  # whose names are known when their code has run
+        _check_monitor(config.fit.monitor, source.task)
     _check_kind_settings(config, KINDS.get(source.kind))
     return source
 

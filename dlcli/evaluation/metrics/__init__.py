@@ -19,14 +19,10 @@ from dlcli.evaluation.metrics.classification import (
 from dlcli.evaluation.metrics.embedding import EmbeddingCounts
 from dlcli.evaluation.metrics.forecast import ForecastCounts, target_channels
 from dlcli.evaluation.metrics.multilabel import MultilabelCounts
-from dlcli.evaluation.metrics.registered import (
-    WithRegistered,
-    direction,
-    directions,
-    registered_metrics,
-)
+from dlcli.evaluation.metrics.registered import MetricEntry, WithRegistered, registered_metrics
 from dlcli.evaluation.metrics.regression import RegressionCounts
 from dlcli.evaluation.metrics.tokens import TokenCounts
+from dlcli.evaluation.metrics.user_metrics import direction, directions, user_metrics
 from dlcli.task import SeriesInput, TaskKind, TaskSpec
 
 __all__ = [
@@ -72,7 +68,12 @@ _MONITORS: dict[TaskKind, str] = {
 def make_counts(task: TaskSpec) -> Counts:
     """Empty counts for a task."""
     counts = _own_counts(task)
-    return WithRegistered(counts, task) if registered_metrics(task.kind) else counts
+    return WithRegistered(counts, task, metric_entries) if metric_entries(task) else counts
+
+
+def metric_entries(task: TaskSpec) -> tuple[MetricEntry, ...]:
+    """The metrics of a task that are functions of all samples: registered ones, and the user's."""
+    return (*registered_metrics(task.kind), *user_metrics(task))
 
 
 def _own_counts(task: TaskSpec) -> Counts:
@@ -113,4 +114,4 @@ def metric_names(task: TaskSpec) -> tuple[str, ...]:
         names = names if known else tuple(name for name in names if name != "mase")
     if task.kind == "classification" and task.num_classes > 5:
         names = (*names, "top5_accuracy")
-    return (*names, *(entry.name for entry in registered_metrics(task.kind)))
+    return (*names, *(entry.name for entry in metric_entries(task)))

@@ -9,8 +9,9 @@ memory: at most `MAX_NUMBERS`, beyond which registered metrics are undefined.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,8 @@ METRICS: Registry[MetricEntry] = Registry("metric", "dlcli.evaluation.metrics")
 def register_metric(name: str, *tasks: TaskKind, higher_is_better: bool) -> Callable[[Metric], Metric]:
     """Decorator: report a function of (outputs, targets, task) as the metric ``name`` of these tasks.
 
-    Outputs are what the model returns (logits, scaled numbers, embeddings), targets the raw ones, both
-    as NumPy arrays; ``task`` has the class names and the scales. The function raises `Undefined` for
+    Outputs are what the model returns (logits, embeddings; numbers in the data's own units), targets the
+    raw ones, both as NumPy arrays; ``task`` has the class names. The function raises `Undefined` for
     samples that do not define it. ``--monitor``, ``--min`` and `runs` accept the metric. Raises:
     ValueError for a registered name, and for seq2seq, whose logits are too large to hold in memory.
     """
@@ -82,21 +83,17 @@ def too_many(samples: int, task: TaskSpec) -> str | None:
     )
 
 
-def directions() -> dict[str, int]:
-    """Every metric that dlcli can report: 1 where higher is better, -1 where lower is."""
-    return {**DIRECTIONS, **{name: entry.direction for name, entry in METRICS.entries()}}
-
-
-def direction(metric: str) -> int:
-    """1 where a higher value of the metric is better, -1 where a lower one is. Raises: KeyError."""
-    return DIRECTIONS[metric] if metric in DIRECTIONS else directions()[metric]
-
-
 class WithRegistered(Counts):
-    """`Counts` of a task that also store all outputs and targets, for the registered metrics."""
+    """`Counts` of a task that also store all outputs and targets, for its other metrics.
 
-    def __init__(self, counts: Counts, task: TaskSpec) -> None:
-        self.counts, self.task = counts, task
+    ``load(task)`` gives these, in each process: functions of the user's do not travel between them.
+    """
+
+    def __init__(
+        self, counts: Counts, task: TaskSpec, load: Callable[[TaskSpec], Sequence[MetricEntry]]
+    ) -> None:
+        self.counts, self.task, self._load = counts, task, load
+        self._entries = load(task)
         self._outputs: list[Outputs] = []
         self._targets: list[Targets] = []
         self._values: dict[str, float | str] | None = None  # cache of `_registered`
@@ -115,7 +112,7 @@ class WithRegistered(Counts):
     ) -> None:
         """Count and store a batch."""
         self.counts.update(outputs, targets, inputs, series)
-        self._store([np.array(outputs, np.float32)], [np.array(targets)])
+        self._store(*_in_data_units(outputs, targets, self.task, series))
         self.non_finite = self.counts.non_finite
 
     def merge(self, other: Counts) -> None:
@@ -153,6 +150,13 @@ class WithRegistered(Counts):
         result = self.counts.result(split, bad_samples)
         return replace(result, metrics=self.metrics(), undefined=self.undefined())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_entries": (), "_values": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._entries = self._load(self.task)
+
     def _store(self, outputs: list[Outputs], targets: list[Targets]) -> None:
         """Hold outputs of counted samples, unless there are too many in all."""
         self._values = None
@@ -167,8 +171,7 @@ class WithRegistered(Counts):
         self._targets = [np.concatenate(self._targets)]
 
     def _entry(self, metric: str) -> MetricEntry | None:
-        entries = registered_metrics(self.task.kind)
-        return next((entry for entry in entries if entry.name == metric), None)
+        return next((entry for entry in self._entries if entry.name == metric), None)
 
     def _registered(self) -> dict[str, float | str]:
         """The value of each registered metric, or why it is undefined."""
@@ -176,13 +179,12 @@ class WithRegistered(Counts):
             reason = too_many(self.samples, self.task) or (
                 "" if self.samples else "there are no samples"
             )
-            entries = registered_metrics(self.task.kind)
             if reason:
-                self._values = {entry.name: reason for entry in entries}
+                self._values = {entry.name: reason for entry in self._entries}
             else:
                 self._join()
                 data = self._outputs[0], self._targets[0]
-                self._values = {entry.name: self._value(entry, *data) for entry in entries}
+                self._values = {entry.name: self._value(entry, *data) for entry in self._entries}
         return self._values
 
     def _value(self, entry: MetricEntry, outputs: Outputs, targets: Targets) -> float | str:
@@ -190,3 +192,18 @@ class WithRegistered(Counts):
             return float(entry.function(outputs, targets, self.task))
         except Undefined as exc:
             return str(exc)
+
+
+def _in_data_units(
+    outputs: Outputs, targets: Targets, task: TaskSpec, series: SeriesRows | None
+) -> tuple[list[Outputs], list[Targets]]:
+    """Copies of a batch; numbers, which models scale, as float64 in the data's own units."""
+    if not task.targets:
+        return [np.array(outputs, np.float32)], [np.array(targets)]
+    mean = np.array([target.mean for target in task.targets])
+    std = np.array([target.std for target in task.targets])
+    predicted, true = outputs.astype(np.float64) * std + mean, targets.astype(np.float64)
+    if series is not None:
+        predicted = predicted * series.std[:, None] + series.mean[:, None]
+        true = true * series.std[:, None] + series.mean[:, None]
+    return [predicted], [true]

@@ -11,6 +11,7 @@ import torch
 from dlcli.data.kinds import kind_of
 from dlcli.errors import Diverged, DlcliError
 from dlcli.evaluation.metrics import EvalResult, direction
+from dlcli.evaluation.metrics.user_metrics import user_metrics
 from dlcli.events import CheckpointSaved, Noted, RunFinished, Warned
 from dlcli.machine.threads import usable_cores
 from dlcli.training.loop.best import Score, score_or_none
@@ -37,6 +38,8 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
         module.eval()
         with job.clock.phase("evaluation"):
             result = job.validate(check_stop)
+        if progress.epoch == 0:
+            _report_failing_metrics(job, result)
         score = Score.of(result, job.monitor)
         improved, best = _save_if_best(job, progress, result, score)
     warming_up = progress.step < warmup_steps(job.planned_steps(progress.step - 1), job.optim)
@@ -53,6 +56,13 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
             counts=not warming_up,
         )
     return result, best
+
+
+def _report_failing_metrics(job: FitJob, result: EvalResult) -> None:
+    """Warn of the user's metrics that have no value on the validation split, with the reason."""
+    for entry in user_metrics(job.task):
+        if entry.name in result.undefined:
+            job.emit(Warned(f"--metric {entry.name}: {result.undefined[entry.name]}"))
 
 
 def is_whole_epoch(job: FitJob, progress: Progress) -> bool:
