@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.granted import check_endpoint
 from dlcli.commands.train_session.join import check_launch_settings, find_or_create_run, join_group
-from dlcli.commands.train_session.report import report_finished
+from dlcli.commands.train_session.report import Screen, report_finished
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
@@ -22,26 +22,24 @@ if TYPE_CHECKING:
 
 
 def begin_run(
-    settings: Settings[TrainConfig], name: str | None, root: Path, *, quiet: bool, as_json: bool
-) -> None:
+    settings: Settings[TrainConfig], name: str | None, root: Path, screen: Screen
+) -> RunFolder:
     """Create a run below ``root`` and train it. Raises: DlcliError, Interrupted."""
     from dlcli.training.distributed.external_launcher import external_group
     from dlcli.training.request import check_request, open_requested
 
     config = settings.resolve()
     check_request(config)
-    create = partial(create_prepared_run, settings, name=name, quiet=quiet, as_json=as_json)
+    create = partial(create_prepared_run, settings, name=name, screen=screen)
     group = external_group()
     if group is not None:
         check_launch_settings(group, settings)
-        join_group(
+        return join_group(
             group,
             config,
             lambda: find_or_create_run(group, root, lambda folder: create(folder)[0]),
-            quiet=quiet,
-            as_json=as_json,
+            screen,
         )
-        return
     # Mistakes in the settings and the data are errors before torch is imported, which takes seconds.
     source = open_requested(config)
     from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
@@ -52,8 +50,8 @@ def begin_run(
     local_ranks(config.launch, config.fit.device)
     if machine_range(config.launch) == (1, 1):
         run, prepared = create(root, source=source)
-        train_run(read_run(run), quiet=quiet, as_json=as_json, prepared=prepared)
-        return
+        train_run(read_run(run), screen, prepared=prepared)
+        return run
 
     from dlcli.training.distributed.shared_folder import create_or_join_run, launch_id
 
@@ -63,12 +61,13 @@ def begin_run(
     )
     saved = read_run(run)
     if not created and saved.record.get("status") == "finished":
-        report_finished(run, saved.record, as_json=as_json)
+        report_finished(run, saved.record, screen)
     else:
-        train_run(saved, quiet=quiet, as_json=as_json, launch=config.launch)
+        train_run(saved, screen, launch=config.launch)
+    return run
 
 
-def show_dry_run(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool) -> None:
+def show_dry_run(settings: Settings[TrainConfig], screen: Screen) -> None:
     """Show the plan of a run with these settings. Raises: DlcliError."""
     from dlcli.training.request import open_requested
 
@@ -77,7 +76,7 @@ def show_dry_run(settings: Settings[TrainConfig], *, quiet: bool, as_json: bool)
     from dlcli.ui.dry_run import show_plan
 
     plan = make_plan(settings.resolve, source)
-    show_plan(plan, settings.origins(plan.recipe), quiet=quiet, as_json=as_json)
+    show_plan(plan, settings.origins(plan.recipe), quiet=screen.quiet, as_json=screen.as_json)
 
 
 def create_prepared_run(
@@ -85,8 +84,7 @@ def create_prepared_run(
     root: Path,
     *,
     name: str | None,
-    quiet: bool,
-    as_json: bool,
+    screen: Screen,
     source: DataSource | None = None,
 ) -> tuple[RunFolder, PreparedRun]:
     """Plan and prepare a run, with "auto" resolved, and create its folder below ``root``.
@@ -102,7 +100,7 @@ def create_prepared_run(
     from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.progress.tensorboard import check_installed
 
-    with progress_sink(quiet, as_json) as show:
+    with progress_sink(screen.quiet, screen.as_json) as show:
         for message in _not_repeated(settings):
             show(Warned(message))
         plan = make_plan(settings.resolve, source)

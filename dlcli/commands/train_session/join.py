@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.commands.options import Settings
+from dlcli.commands.train_session.report import Screen
 from dlcli.commands.train_session.run import train_here
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
@@ -42,10 +43,8 @@ def join_group(
     group: ExternalGroup,
     config: TrainConfig,
     find_run_folder: Callable[[], RunFolder],
-    *,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+    screen: Screen,
+) -> RunFolder:
     """Train as a rank of the group, in the run that ``find_run_folder`` gives; rank 0 alone calls it.
 
     Raises: DlcliError, Interrupted.
@@ -63,7 +62,8 @@ def join_group(
     group.set_environment()
     with joined_world(config.launch, config.fit.device) as world:
         run = RunFolder(Path(world.run_on_main(lambda: str(find_run_folder().path))))
-        train_here(read_run(run), world, quiet=quiet, as_json=as_json)
+        train_here(read_run(run), world, screen)
+    return run
 
 
 def find_or_create_run(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,30 @@ if TYPE_CHECKING:
     from dlcli.training.run import TrainResult
 
 
-def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *, as_json: bool) -> None:
+@dataclass(frozen=True)
+class Screen:
+    """What a training shows: its progress unless ``quiet``, its result unless a program called it.
+
+    With ``as_json`` the result is one JSON object, and warnings are all of the progress.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+    result: bool = True
+
+    @property
+    def flags(self) -> list[str]:
+        """The arguments by which the process of a rank has the same."""
+        given = {"--quiet": self.quiet, "--json": self.as_json, "--no-result": not self.result}
+        return [flag for flag, is_given in given.items() if is_given]
+
+    @classmethod
+    def of(cls, argv: Sequence[str]) -> Screen:
+        """The same from arguments."""
+        return cls("--quiet" in argv, "--json" in argv, "--no-result" not in argv)
+
+
+def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, screen: Screen) -> None:
     """Print what a run gave. Raises: Interrupted when a signal ended it."""
     from dlcli.training.loop.phases import time_record
     from dlcli.ui.json_output import print_json
@@ -32,7 +55,9 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
             hint=f"resume with: {resume_command(run)}",
         )
     assert result.validation is not None  # it is missing only after a signal
-    if as_json:
+    if not screen.result:
+        return
+    if screen.as_json:
         print_json(
             {
                 "command": "train",
@@ -75,13 +100,15 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, *
     print_translations(result.validation.translations, "val")
 
 
-def report_finished(run: RunFolder, record: Mapping[str, Any], *, as_json: bool) -> None:
+def report_finished(run: RunFolder, record: Mapping[str, Any], screen: Screen) -> None:
     """Print that a run is finished, and the command that trains it further."""
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
     from dlcli.wording import printable
 
-    if as_json:
+    if not screen.result:
+        return
+    if screen.as_json:
         facts = {"run": str(run.path), "artifact": str(run.best), "status": "finished"}
         print_json({"command": "train", **facts})
         return

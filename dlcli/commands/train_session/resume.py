@@ -7,7 +7,7 @@ from typing import Any
 
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.join import join_group
-from dlcli.commands.train_session.report import option_to_continue, report_finished
+from dlcli.commands.train_session.report import Screen, option_to_continue, report_finished
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
@@ -19,9 +19,7 @@ from dlcli.settings import fields_of, flat, merge
 _RECORDED_GROUPS = ("model", "data")
 
 
-def resume_run(
-    run: RunFolder, settings: Settings[TrainConfig], *, force: bool, quiet: bool, as_json: bool
-) -> None:
+def resume_run(run: RunFolder, settings: Settings[TrainConfig], screen: Screen, *, force: bool) -> None:
     """Train a run from its last state, unless it is finished. Raises: DlcliError, Interrupted."""
     from dlcli.training.distributed.external_launcher import external_group
 
@@ -32,17 +30,17 @@ def resume_run(
     if is_finished(record, settings.overrides):
         _refuse_unused(saved, record)
         if group is None or group.main:
-            report_finished(run, record, as_json=as_json)
+            report_finished(run, record, screen)
         return
     if group is None:
-        train_run(saved, quiet=quiet, as_json=as_json)
+        train_run(saved, screen)
         return
     if saved.changes:
         raise UsageError(
             f"--resume under {group.launcher} takes the run's own settings",
             hint="leave the others out, or start a new run from its weights: --weights RUN",
         )
-    join_group(group, saved.config, lambda: run, quiet=quiet, as_json=as_json)
+    join_group(group, saved.config, lambda: run, screen)
 
 
 def is_finished(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dlcli.commands.train_session.granted import check_endpoint
-from dlcli.commands.train_session.report import draw_plots, report_result
+from dlcli.commands.train_session.report import Screen, draw_plots, report_result
 from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder, resume_command
 from dlcli.runs.locks import run_lock
@@ -29,9 +29,8 @@ _RANK_MODULE = "dlcli.commands.train_session.worker"
 
 def train_run(
     saved: SavedRun,
+    screen: Screen,
     *,
-    quiet: bool,
-    as_json: bool,
     prepared: PreparedRun | None = None,
     launch: LaunchConfig | None = None,
 ) -> None:
@@ -52,10 +51,10 @@ def train_run(
     check_machines(launch, run.name)
     ranks = local_ranks(launch, config.fit.device)
     if ranks.notice:
-        with progress_sink(quiet, as_json) as show:
+        with progress_sink(screen.quiet, screen.as_json) as show:
             show(Noted(ranks.notice))
     if not needs_launcher(launch, ranks):
-        train_here(saved, ALONE, quiet=quiet, as_json=as_json, prepared=prepared)
+        train_here(saved, ALONE, screen, prepared=prepared)
         return
 
     from dlcli.training.distributed import launch as launching
@@ -66,8 +65,7 @@ def train_run(
         saved = saved.resumed_at(_newest_step(run))
     with run_lock(run.path):
         saved.write_settings()  # the processes read them from the folder
-    given = {"--quiet": quiet, "--json": as_json, "--trust": trusts_all()}
-    flags = [flag for flag, is_given in given.items() if is_given]
+    flags = [*screen.flags, *(["--trust"] if trusts_all() else [])]
     try:
         command = child_command(_RANK_MODULE, str(run.path), *flags)
         launching.launch(run, launch, ranks, command, resume=resume_command(run))
@@ -76,7 +74,7 @@ def train_run(
 
 
 def train_here(
-    saved: SavedRun, world: World, *, quiet: bool, as_json: bool, prepared: PreparedRun | None = None
+    saved: SavedRun, world: World, screen: Screen, *, prepared: PreparedRun | None = None
 ) -> None:
     """Train a run in this process, which may be one of several; the main one shows and reports.
 
@@ -96,7 +94,7 @@ def train_here(
         show: Emit = ignore
         if world.main:
             lock_warning = stack.enter_context(run_lock(run.path))
-            show = stack.enter_context(progress_sink(quiet, as_json))
+            show = stack.enter_context(progress_sink(screen.quiet, screen.as_json))
             if lock_warning:
                 show(Warned(lock_warning))
         state = None
@@ -121,7 +119,7 @@ def train_here(
         result = train(prepared, run, emit, state=state, world=world)
         plots = draw_plots(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
-        report_result(result, plots, saved.config, as_json=as_json)
+        report_result(result, plots, saved.config, screen)
 
 
 def _newest_step(run: RunFolder) -> int:

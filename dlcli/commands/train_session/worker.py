@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 def main(argv: list[str]) -> NoReturn:
-    """Train the run in ``argv[0]`` with the other ranks; ``--json --quiet --trust`` as for `train`."""
+    """Train the run in ``argv[0]`` with the other ranks; with `Screen.flags`, ``--trust``."""
     from dlcli.training.distributed.parent_death import bind_to_launcher
     from dlcli.training.loop.interrupt import stop_signals
 
@@ -18,6 +18,7 @@ def main(argv: list[str]) -> NoReturn:
         signal.signal(signum, _leave)
     bind_to_launcher(Path(argv[0]))
 
+    from dlcli.commands.train_session.report import Screen
     from dlcli.commands.train_session.run import train_here
     from dlcli.runs.folder import RunFolder
     from dlcli.runs.saved import read_run
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> NoReturn:
             saved.folder,
             saved.config.launch,
             saved.config.fit.device,
-            lambda world: train_here(saved, world, quiet="--quiet" in argv, as_json="--json" in argv),
+            lambda world: train_here(saved, world, Screen.of(argv)),
         )
 
 
