@@ -88,5 +88,6 @@ def warmup_steps(total: int, config: OptimConfig) -> int:
 def _point(
     step: int, total: int, steps_per_epoch: int, config: OptimConfig, plateau: float = 1.0
 ) -> SchedulePoint:
-    warmup = config.warmup or SCHEDULES.get(config.scheduler).warmup or 0.0
+    default = SCHEDULES.get(config.scheduler).warmup or 0.0
+    warmup = default if config.warmup is None else config.warmup
     return SchedulePoint(step, total, steps_per_epoch, warmup, plateau)

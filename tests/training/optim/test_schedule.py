@@ -40,7 +40,11 @@ def factors(total: int, steps_per_epoch: int = 10, plateau: float = 1.0, **setti
 def test_onecycle_is_torchs(total: int, warmup: float | None) -> None:
     expected = torch_rates(
         lambda o: torchs.OneCycleLR(
-            o, 1.0, total_steps=total, pct_start=warmup or 0.3, cycle_momentum=False
+            o,
+            1.0,
+            total_steps=total,
+            pct_start=0.3 if warmup is None else warmup,
+            cycle_momentum=False,
         ),
         total,
     )
