@@ -19,6 +19,8 @@ from dlcli.zoo.base import SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import ActivationName, NormName, activation, init_body, init_head, mask_of, norm1d
 from dlcli.zoo.windows import WindowNorm, WindowNormName
 
+_COSINES, _FREQUENCY_STD = 16, 0.1  # of `NumberEmbedding`
+
 
 class MlpArgs(Frozen):
     """``widths`` of the hidden layers, ``dropout`` after each.
@@ -53,12 +55,14 @@ class MlpArgs(Frozen):
 class TabularMlpArgs(MlpArgs):
     """``widths``, ``depth``, ``dropout``, ``activation`` and ``norm`` as for images.
 
-    A category of n codes becomes a vector of 1.6 n^0.56 numbers, ``embedding`` at most.
+    A category of n codes becomes a vector of 1.6 n^0.56 numbers, ``embedding`` at most; a number, unless
+    it is a missing indicator, one of ``number_embedding``: itself, then `NumberEmbedding`'s.
     """
 
     widths: tuple[PositiveInt, ...] = (256, 256)
     dropout: float = Field(0.05, ge=0, lt=1)
     embedding: int = Field(50, ge=1)
+    number_embedding: int = Field(1, ge=1)
 
 
 class SeriesMlpArgs(MlpArgs):
@@ -93,14 +97,38 @@ class Mlp(nn.Module):
         return output
 
 
+class NumberEmbedding(nn.Module):
+    """Numbers (B, N) to (B, N * D): D linear maps of cosines of each, whose frequencies are learned.
+
+    With the number itself it is the PBLD embedding of Holzmueller et al., arXiv:2407.04491. The first
+    frequencies, from N(0, 0.1^2) per unit of a scaled number, hardly repeat over its range, so that
+    they bend its axis.
+    """
+
+    def __init__(self, numbers: int, size: int) -> None:
+        super().__init__()
+        std = 2 * math.pi * _FREQUENCY_STD
+        self.frequency = nn.Parameter(torch.empty(numbers, _COSINES).normal_(0, std))
+        self.phase = nn.Parameter(torch.empty(numbers, _COSINES).uniform_(-math.pi, math.pi))
+        self.weight = nn.Parameter(torch.empty(numbers, _COSINES, size).normal_(0, _COSINES**-0.5))
+        self.bias = nn.Parameter(torch.zeros(numbers, size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N) -> (B, N * D)."""
+        waves = torch.cos(x.unsqueeze(2) * self.frequency + self.phase)  # (B, N, 16)
+        return (torch.einsum("bnw,nwd->bnd", waves, self.weight) + self.bias).flatten(1)
+
+
 class TabularMlp(Mlp):
     """Columns (B, F + K) of `TabularInput` to (B, outputs)."""
 
     def __init__(self, spec: TabularInput, outputs: int, args: TabularMlpArgs) -> None:
         codes = [column.codes for column in spec.categories]
         sizes = [min(args.embedding, max(1, round(1.6 * n**0.56))) for n in codes]
-        super().__init__(spec.features + sum(sizes), outputs, args)
-        self.features = spec.features
+        numbers, size = len(spec.numbers), args.number_embedding - 1
+        super().__init__(spec.features + numbers * size + sum(sizes), outputs, args)
+        self.features, self.numbers = spec.features, numbers
+        self.number_embedding = NumberEmbedding(numbers, size) if numbers * size else None
         self.embeddings = nn.ModuleList(
             nn.Embedding(n, size) for n, size in zip(codes, sizes, strict=True)
         )
@@ -114,6 +142,8 @@ class TabularMlp(Mlp):
         """(B, F + K) -> (B, outputs)."""
         codes = columns[:, self.features :].long()
         parts = [table(codes[:, i]) for i, table in enumerate(self.embeddings)]
+        if self.number_embedding is not None:
+            parts.insert(0, self.number_embedding(columns[:, : self.numbers]))
         return super().forward(torch.cat([columns[:, : self.features], *parts], dim=1))
 
 
@@ -189,8 +219,13 @@ register(
         build=build_tabular,
         head=lambda module: "head",
         args=TabularMlpArgs,
-        recipe={"optim": {"lr": 2e-3}, "fit": {"epochs": 40, "batch_size": 128}},
-        summary="hidden layers over numbers and category embeddings",
+        # An argument of the recipe, since models of earlier versions have no embedding of numbers.
+        recipe={
+            "model": {"args": {"number_embedding": 4}},
+            "optim": {"lr": 2e-3},
+            "fit": {"epochs": 40, "batch_size": 128},
+        },
+        summary="hidden layers over embeddings of numbers and categories",
     )
 )
 register(

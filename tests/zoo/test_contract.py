@@ -26,6 +26,7 @@ from dlcli.formats.onnx.format import open_onnx, write_onnx
 from dlcli.task import (
     ImageInput,
     InputSpec,
+    TabularInput,
     TargetNumber,
     TaskKind,
     TaskSpec,
@@ -34,6 +35,7 @@ from dlcli.trust import ALL, allowing
 from dlcli.zoo.base import MODELS as REGISTRY
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.layers import ActivationName, NormName, StepPoolName
+from dlcli.zoo.mlp import NumberEmbedding
 
 CLASSES = 7
 CELLS = ("rnn", "gru", "lstm")
@@ -49,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cnn-vgg": {"widths": (8, 16)},
     "series/cnn": {"widths": (8, 8)},
     "series/mlp": {"widths": (16,)},
+    "tabular/mlp": {"number_embedding": 4},
     "text/cnn": {"dim": 8, "filters": 6},
     **{f"series/{cell}": {"hidden": 8, "layers": 2} for cell in CELLS},
     **{f"text/{cell}": {"hidden": 8, "dim": 8} for cell in CELLS},
@@ -409,6 +412,26 @@ def test_an_unknown_category_is_the_middle_of_the_known_ones() -> None:
     tables: nn.ModuleList = module.embeddings  # type: ignore[assignment]
     assert [table.num_embeddings for table in tables] == [4, 31]
     assert not any(table(torch.tensor([0])).any() for table in tables)
+
+
+def test_an_embedded_number_depends_on_its_own_column_alone() -> None:
+    module = NumberEmbedding(3, 2)
+    row = torch.randn(1, 3)
+    jacobian = torch.autograd.functional.jacobian(module, row)[0, :, 0]  # (6, 3)
+    own = torch.eye(3).repeat_interleave(2, dim=0).bool()
+    assert (jacobian != 0).equal(own)
+
+
+def test_numbers_are_embedded_by_the_recipe_and_missing_indicators_are_not() -> None:
+    task = task_of("tabular", "regression")
+    assert isinstance(task.input, TabularInput)
+    recipe = find_model("mlp", "tabular").recipe_for("regression")["model"]["args"]
+    inputs = []
+    for args in ({"number_embedding": 1}, recipe):
+        _, module = make("tabular", "mlp", task, **args)
+        inputs.append(next(m for m in module.modules() if isinstance(m, nn.Linear)).in_features)
+    assert task.input.features > len(task.input.numbers)  # there are indicators
+    assert inputs[1] - inputs[0] == 3 * len(task.input.numbers)
 
 
 def test_a_linear_table_model_is_linear_in_one_hot_columns() -> None:
