@@ -17,10 +17,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
-from dlcli.errors import EXIT_DEFECT, DlcliError, os_error_message
+from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, os_error_message
 from dlcli.files import user_path
 from dlcli.machine.threads import limit_spinning
 from dlcli.out_of_memory import MEMORY_HINT, out_of_memory_message
+from dlcli.signals import raising_terminated, signum_of
 from dlcli.synonyms import key_for
 from dlcli.wording import printable_lines
 
@@ -75,7 +76,7 @@ def _load(name: str) -> Any:
     paragraphs = inspect.getdoc(module.command) or ""
     flowing = "\n\n".join(" ".join(text.split()) for text in paragraphs.split("\n\n"))
     single.command(name, help=flowing, context_settings={"help_option_names": ["--help", "-h"]})(
-        _with_home(module.command)
+        _interruptible(_with_home(module.command))
     )
     return typer.main.get_command(single)
 
@@ -91,6 +92,23 @@ def _with_home(command: Callable[..., None]) -> Callable[..., None]:
         command(**{k: Path(user_path(v)) if isinstance(v, Path) else v for k, v in values.items()})
 
     return expanded
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command that a signal ends with 128 + its number, after its temporary files are gone.
+
+    typer itself knows Ctrl-C alone.
+    """
+
+    @wraps(command)
+    def interruptible(**values: Any) -> None:
+        try:
+            with raising_terminated():
+                command(**values)
+        except KeyboardInterrupt as exc:
+            raise Interrupted("interrupted", signum=signum_of(exc)) from exc
+
+    return interruptible
 
 
 app = typer.Typer(

@@ -39,7 +39,7 @@ class BoundMissed(DlcliError):
 
 
 class Interrupted(DlcliError):
-    """SIGINT or SIGTERM, raised after the state was saved; ``exit_code`` is 128 + the signal."""
+    """A signal ended the command, a run after its state was saved; ``exit_code`` is 128 + the signal."""
 
     def __init__(self, message: str, *, signum: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

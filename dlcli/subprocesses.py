@@ -14,7 +14,8 @@ import time
 # -P and -c the current folder is not on it, and a user's numpy.py there is none of them.
 _CODE = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "importlib.import_module(sys.argv[2]).main(sys.argv[3:])"
+    "from dlcli.subprocesses import die_with_parent; die_with_parent(int(sys.argv[2])); "
+    "importlib.import_module(sys.argv[3]).main(sys.argv[4:])"
 )
 _SIGNALS = {
     "SIGSEGV": "segmentation fault",
@@ -34,9 +35,22 @@ _POLL_S = 0.5
 
 
 def child_command(module: str, *args: str, interpreter_options: tuple[str, ...] = ()) -> list[str]:
-    """Return the command that calls ``main(args)`` of a module in a fresh interpreter."""
+    """Return the command that calls ``main(args)`` of a module in a fresh interpreter.
+
+    The child ends with this process, however that ends, and on Linux with the thread that starts it.
+    """
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-    return [sys.executable, "-P", *interpreter_options, "-c", _CODE, path, module, *args]
+    return [
+        sys.executable,
+        "-P",
+        *interpreter_options,
+        "-c",
+        _CODE,
+        path,
+        str(os.getpid()),
+        module,
+        *args,
+    ]
 
 
 def describe_exit(code: int) -> str:

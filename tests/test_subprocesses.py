@@ -28,14 +28,17 @@ def test_a_child_gets_the_search_path_and_nothing_of_the_current_folder(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's way")
-def test_a_child_dies_with_its_parent() -> None:
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     """The parent is killed, so that it can tell its child nothing."""
-    child = (
-        "import os, time; from dlcli.subprocesses import die_with_parent; die_with_parent(os.getppid());"
-        "print(os.getpid(), flush=True); time.sleep(60)"
+    (tmp_path / "a_child.py").write_text(
+        "import os, time\ndef main(argv): print(os.getpid(), flush=True); time.sleep(60)\n"
     )
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    code = (
+        "import subprocess, sys; from dlcli.subprocesses import child_command;"
+        "sys.path.append(sys.argv[1]); subprocess.run(child_command('a_child'))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         parent.kill()

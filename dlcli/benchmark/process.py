@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(self, job: Mapping[str, Any], log: Path) -> None:
         """Start the process; what it and its libraries print goes to ``log``."""
-        request = json.dumps({**job, "parent": os.getpid()})
+        request = json.dumps(dict(job))
         threads = str(job["threads"])
         env = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         self._log = log

@@ -19,7 +19,6 @@ import numpy as np
 
 from dlcli.errors import DlcliError
 from dlcli.machine.load import queue_wait_s
-from dlcli.subprocesses import die_with_parent
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ def main(argv: list[str]) -> None:
     job = json.loads(argv[0])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    die_with_parent(job["parent"])
     session = None
     try:
         session = Session(job)

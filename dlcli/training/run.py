@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from dlcli.runs.code import copy_code
 from dlcli.runs.folder import RunFolder, create_run, resume_command, started_now, versions
 from dlcli.runs.saved import settings_entry
 from dlcli.settings import dump_yaml
+from dlcli.signals import signum_of
 from dlcli.training.build_job import make_job
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import derive_seed, make_deterministic, restore_rng
@@ -114,7 +114,7 @@ def train(
             run.update_record(status="interrupted")
         raise Interrupted(
             f"interrupted; run {run.name} has not ended",
-            signum=signal.SIGINT,
+            signum=signum_of(exc),
             hint=f"resume with: {resume_command(run)}",
         ) from exc
     except BaseException as exc:

@@ -11,12 +11,12 @@ from typing import NoReturn
 
 def main(argv: list[str]) -> NoReturn:
     """Train the run in ``argv[0]`` with the other ranks; with `Screen.flags`, ``--trust``."""
-    from dlcli.training.distributed.parent_death import bind_to_launcher
-    from dlcli.training.loop.interrupt import stop_signals
+    from dlcli.signals import stop_signals
+    from dlcli.training.distributed.parent_death import leave_failed_group
 
     for signum in stop_signals():  # until training: nothing is there to be saved, nor to be said
         signal.signal(signum, _leave)
-    bind_to_launcher(Path(argv[0]))
+    leave_failed_group(Path(argv[0]))
 
     from dlcli.commands.train_session.report import Screen
     from dlcli.commands.train_session.run import train_here

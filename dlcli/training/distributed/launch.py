@@ -29,7 +29,6 @@ from dlcli.training.distributed.failures import Failure, failure_digest, failure
 from dlcli.training.distributed.parent_death import (
     EXIT_BUSY,
     EXIT_PEER_LOST,
-    LAUNCHER_PID,
     LOG_FILE,
     OLD_FAILURE,
 )
@@ -44,7 +43,7 @@ def launch(
 ) -> None:
     """Train a run in ``ranks`` processes here, with those of other machines; wait for the end.
 
-    ``command`` starts a rank: a program that calls `bind_to_launcher` and `run_rank`. Rank 0 writes to
+    ``command`` starts a rank: a program that calls `leave_failed_group` and `run_rank`. Rank 0 writes to
     this process's stdout and stderr. ``resume`` is the command to resume the run.
 
     Raises: the DlcliError that a rank failed with; Interrupted after a signal, when the ranks have
@@ -117,7 +116,7 @@ class _RankLogs(LogsSpecs):
         for local_rank, env in envs.items():
             log = str(self.folder / f"rank-{env['RANK']}.{self.start}.log")
             Path(log).unlink(missing_ok=True)
-            env |= {LAUNCHER_PID: str(os.getpid()), OLD_FAILURE: self.digest, LOG_FILE: log}
+            env |= {OLD_FAILURE: self.digest, LOG_FILE: log}
             env["TORCH_CPP_LOG_LEVEL"] = os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")
             main = env["RANK"] == "0"
             out[local_rank], err[local_rank] = ("", "") if main else (os.devnull, log)

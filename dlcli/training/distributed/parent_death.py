@@ -1,4 +1,4 @@
-"""When a rank ends without its own doing: with its launcher, and soon after its group failed."""
+"""When a rank ends without its own doing: soon after its group failed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from dlcli.subprocesses import die_with_parent
 from dlcli.training.distributed.failures import failure_digest, failure_since
 
-# Environment of a rank, set by the launcher: its process id, the digest of the failure.json that was
-# there at the launch, the rank's log file.
-LAUNCHER_PID, OLD_FAILURE, LOG_FILE = "DLCLI_LAUNCHER", "DLCLI_OLD_FAILURE", "DLCLI_RANK_LOG"
+# Environment of a rank, set by the launcher: the digest of the failure.json that was there at the
+# launch, the rank's log file.
+OLD_FAILURE, LOG_FILE = "DLCLI_OLD_FAILURE", "DLCLI_RANK_LOG"
 # Exit codes that the launcher reads: another process writes the run; a peer is lost; restart the group;
 # the group failed while this rank did something else than to wait for its peers.
 EXIT_BUSY, EXIT_PEER_LOST, EXIT_RESTART, EXIT_SILENT = 73, 76, 75, 77
@@ -25,12 +24,11 @@ _POLL_S = 0.5
 _GRACE_S = 3.0  # for a process that is about to end by itself
 
 
-def bind_to_launcher(run_path: Path) -> None:
-    """Have this rank end with its launcher; exit at once when its group must not start again.
+def leave_failed_group(run_path: Path) -> None:
+    """Exit at once when the group of this rank must not start again.
 
     Called before torch is imported, so that the ranks of a failed run end without delay.
     """
-    die_with_parent(int(os.environ[LAUNCHER_PID]))
     failure = failure_since(run_path, os.environ[OLD_FAILURE])
     if failure is not None and failure.kind == "error":
         sys.exit(0)

@@ -21,9 +21,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from dlcli.files import TMP_PREFIX
 from dlcli.runs.folder import RunFolder
+from dlcli.signals import stop_signals
 from dlcli.training.distributed.failures import Failure, write_failure
 from dlcli.training.distributed.parent_death import EXIT_SILENT
-from dlcli.training.loop.interrupt import stop_signals
 
 STOP_LIMIT_S = 22.0  # with the seconds below, and torchelastic's own end, less than 30
 _END_S = 5.0  # for ranks that know of the failure to write their stacks

@@ -8,14 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # SIGBREAK is Windows' Ctrl-Break
-
-
-def stop_signals() -> list[int]:
-    """The numbers of the signals that stop a run here; SIGHUP is none under nohup, which ignores it."""
-    present = [signum for name in SIGNALS if (signum := getattr(signal, name, None)) is not None]
-    hangup = getattr(signal, "SIGHUP", None)
-    return [s for s in present if s != hangup or signal.getsignal(s) is not signal.SIG_IGN]
+from dlcli.signals import stop_signals, write_nowhere
 
 
 class StopRequested(Exception):
@@ -52,7 +45,7 @@ class StopGuard:
         if self.signum is None:
             self.signum = signum
         if signum == getattr(signal, "SIGHUP", None):
-            _write_nowhere(self._terminals)
+            write_nowhere(self._terminals)
         if not self.patient:
             self._restore()
 
@@ -60,11 +53,3 @@ class StopGuard:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
-
-
-def _write_nowhere(descriptors: list[int]) -> None:
-    """Redirect descriptors of a terminal that is gone: writing there would fail before the run saved."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in descriptors:
-        os.dup2(nowhere, descriptor)
-    os.close(nowhere)

@@ -19,8 +19,8 @@ from dlcli.events import ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
+from dlcli.signals import stop_signals
 from dlcli.training import run as training
-from dlcli.training.loop import interrupt
 from dlcli.training.loop import step as step_module
 from dlcli.training.loop.state import load_newest
 from dlcli.training.planning import make_plan, read_plan
@@ -82,10 +82,10 @@ def test_sighup_is_no_stop_signal_where_it_is_ignored(monkeypatch: pytest.Monkey
         pytest.skip("no SIGHUP here")
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        assert signal.SIGHUP in interrupt.stop_signals()
+        assert signal.SIGHUP in stop_signals()
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
-        assert signal.SIGHUP not in interrupt.stop_signals()
-        assert signal.SIGTERM in interrupt.stop_signals()
+        assert signal.SIGHUP not in stop_signals()
+        assert signal.SIGTERM in stop_signals()
     finally:
         signal.signal(signal.SIGHUP, before)
 
