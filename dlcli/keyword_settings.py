@@ -64,8 +64,8 @@ def check_ignored(
 ) -> None:
     """Refuse settings of a group that only functions other than the chosen one take.
 
-    ``functions`` maps each name that the setting ``choice`` can have to what it stands for; settings at
-    their default pass. Raises: UsageError naming the setting and what it belongs to.
+    ``functions`` maps each registered name that the setting ``choice`` can have to what it stands for;
+    settings at their default pass. Raises: UsageError naming the setting and what it belongs to.
     """
     default = type(config)()
     for name in type(config).model_fields:
@@ -74,7 +74,8 @@ def check_ignored(
         if owners and chosen not in owners and value != getattr(default, name):
             raise UsageError(
                 f"{group}.{name} = {value} means nothing to {group}.{choice} = {chosen}",
-                hint=f"it belongs to {', '.join(owners)}",
+                hint=f"it belongs to {', '.join(owners)}"
+                + ("" if chosen in functions else f"; your own code takes {group}.args.{name}"),
             )
 
 

@@ -145,9 +145,9 @@ class RegisteredName:
             return name
         if self.group is not None and names_code(name, self.group):
             return full_name(name)
-        raise PydanticCustomError(
-            "unknown_name", "unknown {kind}", {"kind": self.kind, "hint": nearest(name, self.names())}
-        )
+        is_file = self.group is not None and name.endswith(".py")
+        hint = f"{name}:NAME is what it calls NAME" if is_file else nearest(name, self.names())
+        raise PydanticCustomError("unknown_name", "unknown {kind}", {"kind": self.kind, "hint": hint})
 
 
 def fields_of(config: type[BaseModel], prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.out_of_memory import is_out_of_memory
 from dlcli.trust import CODE_FILE, check_code, entry_points, full_name, remember_key
 from dlcli.wording import first_line
 
@@ -38,6 +39,11 @@ class UserObject:
     path: Path | None
     sha256: str | None
     _key: str
+
+    @property
+    def label(self) -> str:
+        """What messages call it: ``file.py:NAME`` without the folder."""
+        return self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
 
     def works(self) -> None:
         """Note that this user's dlcli has run the code: other commands may run it from now on."""
@@ -105,12 +111,17 @@ def read_code(path: Path) -> bytes:
 
 @contextmanager
 def user_errors(what: str, path: Path | None = None) -> Iterator[None]:
-    """Context in which an error of the user's code is a DlcliError that names its line in ``path``."""
+    """Context in which an error of the user's code is a DlcliError that names its line in ``path``.
+
+    Errors that mean that memory ran out stay what they are: training has ways out of them.
+    """
     try:
         yield
     except DlcliError:
         raise
     except Exception as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
+        if is_out_of_memory(exc):
+            raise
         text = f"{what}: {type(exc).__name__}: {first_line(exc)}"
         raise DlcliError(f"{text}{_line_of(exc, path)}", hint="--debug shows where") from exc
 

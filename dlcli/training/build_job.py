@@ -25,8 +25,10 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import TrainBatches
 from dlcli.training.loop.model import Forward, TrainableModel
 from dlcli.training.loop.objective import Objective
+from dlcli.training.loss_check import check_user_loss
 from dlcli.training.losses.base import Loss
 from dlcli.training.losses.make import loss_name, make_loss
+from dlcli.training.losses.user_loss import UserLoss
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.schedule import describe
@@ -127,11 +129,15 @@ def make_job(
         emit=emit,
     )
     notes = [balance.sentence, "" if augment is None else augment.sentence, checkpointing or ""]
+    if isinstance(loss, UserLoss):
+        notes += check_user_loss(job, loss)
     if config.cache_features == "on":
         notes.append(use_features(job, readers, head, copies=config.feature_copies))
     return BuiltJob(
         job,
-        loss=loss_name(task, plan.config.loss, focal=focal),
+        loss=loss.code.label
+        if isinstance(loss, UserLoss)
+        else loss_name(task, plan.config.loss, focal=focal),
         division=batches.plan.sentence,
         schedule=describe(plan.config.optim, job.total_steps, len(batches)),
         notes=tuple(note for note in (*notes, *plan_notes(plan, job)) if note),

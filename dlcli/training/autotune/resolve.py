@@ -8,6 +8,7 @@ from dlcli.events import Emit
 from dlcli.training.autotune.batch_size import find_batch_size
 from dlcli.training.autotune.fastest import choose_fastest
 from dlcli.training.autotune.features import choose_features
+from dlcli.training.autotune.first_step import try_first_step, uses_code
 from dlcli.training.autotune.lr_finder import find_lr
 from dlcli.training.autotune.trial import with_settings
 from dlcli.training.checks import check_plan
@@ -31,6 +32,8 @@ def resolve_auto(plan: Plan, emit: Emit) -> Plan:
             with_settings(plan, fit={"batch_size": batch_size}), notes=(*plan.notes, sentence)
         )
     plan = raise_epochs(plan)
+    if uses_code(plan.config):
+        try_first_step(plan)
     for choose in (choose_features, choose_fastest):
         plan, reason = choose(plan)
         plan = replace(plan, notes=(*plan.notes, reason)) if reason else plan

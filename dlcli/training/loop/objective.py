@@ -35,7 +35,8 @@ class Objective:
     """What a training step minimises.
 
     ``loss`` takes outputs, targets and, with a ``teacher``, the teacher's outputs; it returns the sum
-    over the samples and their count. ``head`` takes the batches that are features.
+    over the samples and their count. ``head`` takes the batches that are features. ``undivided`` is
+    the reason why a step's batch may not be divided into parts, where it may not: see `loss_check`.
     """
 
     task: TaskSpec
@@ -44,6 +45,7 @@ class Objective:
     teacher: Teacher | None = None
     augment: Augment | None = None
     head: nn.Module | None = None
+    undivided: str = ""
 
     @property
     def counts_correct(self) -> bool:
@@ -52,12 +54,9 @@ class Objective:
 
     def __call__(self, forward: Forward, batch: Batch) -> LossSums:
         """The loss of a micro-batch by ``forward``, ready for a backward pass. Raises: DlcliError."""
-        inputs, targets = batch.inputs, batch.targets
         if batch.is_features:
-            return self._of_features(inputs, targets)
-        if self.augment is not None:
-            pixels, targets = self.augment(inputs[0], targets, batch.indices, batch.epoch)
-            inputs = (pixels,)
+            return self._of_features(batch.inputs, batch.targets)
+        inputs, targets = self.augmented(batch)
         teacher_outputs = () if self.teacher is None else (self.teacher(inputs),)
         try:
             with self.precision.autocast():
@@ -72,6 +71,13 @@ class Objective:
                 "training samples, and leave --no-sync-bn out",
             ) from exc
         return LossSums(loss, count, self._correct(outputs.detach(), targets))
+
+    def augmented(self, batch: Batch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The inputs and targets of a batch, augmented where there is an augmentation."""
+        if self.augment is None:
+            return batch.inputs, batch.targets
+        pixels, targets = self.augment(batch.inputs[0], batch.targets, batch.indices, batch.epoch)
+        return (pixels,), targets
 
     def _of_features(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> LossSums:
         assert self.head is not None

@@ -184,6 +184,12 @@ def _halve_micro_batches(job: FitJob, batch: Batch, exc: BaseException) -> None:
     """Halve the micro-batches of this and all later steps. Raises: DlcliError, OutOfMemory."""
     plan = job.batches.plan
     before = min(plan.micro_batch, max(len(batch), 1))
+    if job.objective.undivided:
+        raise DlcliError(
+            f"{job.device} is out of memory with {before} samples in epoch {batch.epoch + 1}, and "
+            f"{job.objective.undivided}",
+            hint="use a smaller --batch-size, --img-size or model, or --grad-checkpointing auto",
+        ) from exc
     if before <= 1:
         words = f": {first_line(exc)}" if str(exc) else ""
         unsupported = "; or oneDNN does not support an operation of the model in this precision"

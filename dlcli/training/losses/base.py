@@ -76,6 +76,24 @@ def class_weights(context: LossContext) -> Callable[[Tensor], Tensor | None]:
     return DeviceConstant(context.class_weights).like
 
 
+def target_scaler(task: TaskSpec) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function (outputs, targets) -> the standardised targets, with the dtype of the outputs.
+
+    Targets are in the data's own units and standardised here, in float64: in float32 large values such
+    as years or prices would lose the digits in which samples differ.
+    """
+    statistics = DeviceConstant(
+        torch.tensor([(n.mean, n.std) for n in task.targets], dtype=torch.float64).T
+    )
+
+    def scale(outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, std = statistics.like(targets)
+        scaled: Tensor = (targets - mean) / std
+        return scaled.to(outputs.dtype)
+
+    return scale
+
+
 def sample_count(outputs: Tensor) -> Tensor:
     """The number of samples, created on the device, without synchronisation."""
     return torch.full((), len(outputs), dtype=outputs.dtype, device=outputs.device)

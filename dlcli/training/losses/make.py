@@ -9,6 +9,7 @@ from dlcli.errors import UsageError
 from dlcli.keyword_settings import check_args, check_ignored, keywords
 from dlcli.task import TaskKind, TaskSpec
 from dlcli.training.losses.base import LOSSES, Loss, LossBuilder, LossContext
+from dlcli.training.losses.user_loss import is_user_loss, load_user_loss
 
 DEFAULT_LOSS: dict[TaskKind, str] = {
     "classification": "cross_entropy",
@@ -35,7 +36,7 @@ def loss_name(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> str
     """
     names = losses_for(task.kind)
     name = config.name or ("focal" if focal else names[0])
-    if name not in names:
+    if name not in names and not is_user_loss(config):
         option = f"--loss {name}" if config.name else "--balance focal"
         instead = "; triplet is for --task embedding" if name == "triplet" else ""
         raise UsageError(
@@ -52,13 +53,16 @@ def loss_name(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> str
 def check_loss(task: TaskSpec, config: LossConfig, *, focal: bool = False) -> None:
     """Refuse a loss that does not fit the task, and settings that the loss would ignore.
 
-    Raises: UsageError.
+    Raises: UsageError; DlcliError from the user's code.
     """
     name = loss_name(task, config, focal=focal)
     builders: dict[str, list[LossBuilder]] = {}
     for key, build in LOSSES.entries():
         builders.setdefault(key.partition("/")[2], []).append(build)
     check_ignored("loss", "name", name, builders, config)
+    if is_user_loss(config):
+        load_user_loss(LossContext(task), config)
+        return
     check_args("loss.args", config, [LOSSES.get(f"{task.kind}/{name}")])
 
 
@@ -70,9 +74,14 @@ def make_loss(
     ``class_weights`` weight each class of a classifier, or the positive samples of each label of a
     multilabel task (`dlcli.training.class_balance` computes both); they change the sum, never the
     count, so class weights should have a mean of 1 over the training samples. ``focal`` is True with
-    ``--balance focal``. Raises: UsageError when the loss does not fit the task.
+    ``--balance focal``. Raises: UsageError when the loss does not fit the task; DlcliError from the
+    user's code.
     """
-    build = LOSSES.get(f"{task.kind}/{loss_name(task, config, focal=focal)}")
+    name = loss_name(task, config, focal=focal)
     has_classes = task.kind in ("classification", "multilabel")
     assert class_weights is None or has_classes, f"{task.kind} has no classes to weigh"
-    return build(LossContext(task, class_weights), **keywords(build, config))
+    context = LossContext(task, class_weights)
+    if is_user_loss(config):
+        return load_user_loss(context, config)
+    build = LOSSES.get(f"{task.kind}/{name}")
+    return build(context, **keywords(build, config))

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dlcli.training.losses.base import (
-    DeviceConstant,
     Loss,
     LossContext,
     register_loss,
     sample_count,
+    target_scaler,
 )
 
 
@@ -43,20 +42,12 @@ def huber(context: LossContext, *, huber_delta: float) -> Loss:
 
 
 def _scaled(context: LossContext, error: Callable[[Tensor, Tensor], Tensor]) -> Loss:
-    """Build the loss that applies ``error`` to outputs and standardised targets.
-
-    Targets are in the data's own units and standardised here, in float64: in float32 large values such
-    as years or prices would lose the digits in which samples differ.
-    """
-    statistics = DeviceConstant(
-        torch.tensor([(n.mean, n.std) for n in context.task.targets], dtype=torch.float64).T
-    )
+    """Build the loss that applies ``error`` to outputs and standardised targets."""
+    scale = target_scaler(context.task)
 
     def loss(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         # (B,) against (B, 1) would be broadcast to (B, B) without an error.
         assert outputs.shape == targets.shape, (outputs.shape, targets.shape)
-        mean, std = statistics.like(targets)
-        scaled = ((targets - mean) / std).to(outputs.dtype)
-        return error(outputs, scaled) / outputs[0].numel(), sample_count(outputs)
+        return error(outputs, scale(outputs, targets)) / outputs[0].numel(), sample_count(outputs)
 
     return loss

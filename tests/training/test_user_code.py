@@ -1,0 +1,102 @@
+"""Runs with code of the user's: resumed bit for bit, divided into micro-batches, mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dlcli.config import TrainConfig
+from dlcli.events import Event, StepDone, ignore
+from dlcli.formats.checkpoint import read_tensors
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run
+from dlcli.settings import merge, validate
+from dlcli.training import run as training
+from dlcli.training.loop.state import load_newest
+from dlcli.training.planning import make_plan, read_plan
+from dlcli.training.prepare import prepare_run
+from dlcli.trust import ALL, allowing
+
+LOSSES = """
+from torch.nn import functional as F
+
+def focal(outputs, targets, gamma=2.0):
+    log_p = F.log_softmax(outputs, dim=1).gather(1, targets[:, None])[:, 0]
+    return -((1 - log_p.exp()) ** gamma) * log_p
+"""
+# Settings of each sort of code. 1,439 digits in batches of 300 are 5 steps an epoch.
+CODE: dict[str, dict[str, Any]] = {
+    "loss": {"loss": {"name": "losses.py:focal", "args": {"gamma": 1.5}}},
+}
+BASE = {
+    "data": {"data": "digits"},
+    "model": {"name": "mlp", "args": {"widths": [8], "norm": "none", "dropout": 0.0}},
+    "optim": {"optimizer": "momentum", "lr": 0.05},
+    "fit": {"epochs": 2, "batch_size": 300, "checkpoint_every": "2", "log_every": 0, "device": "cpu"},
+}
+
+
+class Killed(BaseException):
+    """What a SIGKILL is to the code: nothing after it runs."""
+
+
+@pytest.fixture(autouse=True)
+def _code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The files of code, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("losses.py").write_text(LOSSES)
+    with allowing(ALL):
+        yield
+
+
+def train(name: str, emit: Callable[[Event], None] = ignore, **changes: Any) -> RunFolder:
+    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
+    run = training.new_run(prepare_run(plan), Path("runs"), name)
+    training.train(prepare_run(plan), run, emit, state=None)
+    return run
+
+
+def resume(run: RunFolder) -> None:
+    state, _ = load_newest(run.state)
+    training.train(prepare_run(read_plan(read_run(run), fresh=state is None)), run, ignore, state=state)
+
+
+def outcome(run: RunFolder) -> dict[str, torch.Tensor]:
+    """The tensors of the last state and of the best model."""
+    state, _ = load_newest(run.state)
+    assert state is not None
+    return state.tensors | {f"best/{k}": v for k, v in read_tensors(run.best)[0].items()}
+
+
+def weights(run: RunFolder) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in outcome(run).items() if k.startswith("model/")}
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_a_killed_run_goes_on_bit_for_bit(kind: str) -> None:
+    def kill(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 7:
+            raise Killed
+
+    whole = outcome(train("whole", **CODE[kind]))
+    with pytest.raises(Killed):
+        train("killed", kill, **CODE[kind])
+    run = RunFolder(Path("runs/killed"))
+    resume(run)
+    again = outcome(run)
+    assert again.keys() == whole.keys()
+    assert all(torch.equal(again[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize("kind", CODE)
+def test_micro_batches_are_the_whole_batch(kind: str) -> None:
+    whole = weights(train("whole", **CODE[kind]))
+    divided = weights(train("divided", **merge(CODE[kind], {"fit": {"grad_accum_steps": 3}})))
+    plain = weights(train("plain"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(divided[name], tensor, atol=1e-5, rtol=1e-4)
+    assert any(not torch.equal(plain[name], tensor) for name, tensor in whole.items())
