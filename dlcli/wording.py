@@ -60,6 +60,8 @@ def plural(number: int, noun: str) -> str:
     """``1 sample``, ``2,000 samples``, ``2 classes``, ``3 categories``."""
     if number == 1:
         return f"1 {noun}"
+    if noun.endswith("series"):
+        return f"{number:,} {noun}"
     if noun.endswith("y"):
         return f"{number:,} {noun[:-1]}ies"
     return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"

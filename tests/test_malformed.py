@@ -124,6 +124,10 @@ def _safetensors(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + b"\0" * 4
 
 
+def _npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n"
+
+
 def _nul_location(model: onnx.ModelProto) -> None:
     tensor = model.graph.initializer[0]
     tensor.ClearField("float_data")
@@ -145,6 +149,10 @@ BROKEN = {
     "list.safetensors": _safetensors(LISTED),
     "deep.safetensors": _safetensors(b'{"a":' * 40000 + b"1" + b"}" * 40000),
     "tokens.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4',",
+    "wraps.npy": _npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 4, 2)}"),
+    "larger-than-memory.npy": _npy(
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (10000000, 99999)}"
+    ),
     "source.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr' = 'f4'}\n",
 }
 COMMANDS = {".yaml": ["train", "--model", "mlp", "--config"], ".safetensors": ["info"], ".npy": ["data"]}

@@ -18,6 +18,7 @@ def test_sizes_have_three_digits_and_decimal_units(size_bytes: int, text: str) -
 def test_plurals_and_lists() -> None:
     assert [plural(n, "class") for n in (1, 2000)] == ["1 class", "2,000 classes"]
     assert plural(3, "category") == "3 categories"
+    assert plural(2, "series") == "2 series"
     assert listed(["a", "b", "c"], 2) == "a, b, and 1 more"
     assert listed(["a", "b"], 2) == "a, b"
 

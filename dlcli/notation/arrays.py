@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dlcli.errors import DlcliError
 from dlcli.files import check_unpacked
@@ -69,7 +70,7 @@ def shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     try:
         with path.open("rb") as file:
             if file.read(2) != b"PK":
-                array = np.load(path, allow_pickle=False, mmap_mode="r")
+                array = _mapped(path)
                 return {path.name: (array.shape, array.dtype)}
             file.seek(0)
             with zipfile.ZipFile(file) as archive:
@@ -96,7 +97,7 @@ def load(path: Path, names: Collection[str] | None = None) -> dict[str, Any]:
                     check_unpacked(path, sum(info.file_size for info in archive.zip.infolist()))
                     return {key: archive[key] for key in archive.files if names is None or key in names}
         # Memory-mapped, so that a damaged header with a huge shape fails before allocation.
-        return {path.name: np.load(path, allow_pickle=False, mmap_mode="r")}
+        return {path.name: _mapped(path)}
     except _DAMAGED as exc:
         if any(word in str(exc) for word in ("pickle", "Object arrays", "Python objects")):
             raise DlcliError(
@@ -105,6 +106,18 @@ def load(path: Path, names: Collection[str] | None = None) -> dict[str, Any]:
             ) from exc
         reason = " ".join(str(exc).split()) or type(exc).__name__
         raise DlcliError(f"cannot read {path}: {reason}") from exc
+
+
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    """The array of an `.npy`, mapped. Raises: what `_DAMAGED` lists."""
+    try:
+        with np.errstate(over="ignore"):  # of sizes in a damaged header, which are refused below
+            array: npt.NDArray[Any] = np.load(path, allow_pickle=False, mmap_mode="r")
+    except ValueError as exc:
+        if "mmap length" in str(exc):
+            raise ValueError("its header states more values than follow: it is cut off") from exc
+        raise
+    return array
 
 
 def load_one(path: Path) -> Any:

@@ -187,6 +187,23 @@ def test_compiled_python_next_to_trusted_code_is_not_run(
     assert (here / "code" / "harmless").exists()
 
 
+def test_a_cache_is_made_where_the_user_said(
+    run: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_settings(run, "data", cache_dir=str(here / "elsewhere"))
+    resume = ["train", "--resume", "a", "-q", "--force"]
+    Path("exp.yaml").write_text(yaml.safe_dump({"data": {"cache_dir": str(here / "elsewhere")}}))
+    begin = ["train", "-m", "linear", *DATA, "--name", "b", "--config", "exp.yaml"]
+    for command in (resume, begin):
+        assert main(command) == 1
+        assert f"names the folder {here / 'elsewhere'} for the cache" in capsys.readouterr().err
+    assert main([*resume, "--set", "data.cache_dir=null"]) == 0
+    assert not (here / "elsewhere").exists()
+    for trust in (["--trust"], []):  # known from then on
+        main([*begin, *trust, "--dry-run"])
+        assert "names the folder" not in capsys.readouterr().err
+
+
 def test_another_machine_is_reached_when_the_user_named_it(
     run: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -229,6 +229,13 @@ def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     file.write_bytes(idx(labels(19)))
     with pytest.raises(DlcliError, match="20 images but 19 labels in test"):
         named("mnist", tmp_path)
+    pixels = tmp_path / "t10k-images-idx3-ubyte"
+    photos = pixels.read_bytes()
+    file.write_bytes(idx(labels(0)))
+    pixels.write_bytes(idx(images(20)[:0]))
+    with pytest.raises(DlcliError, match="no pixels in test"):
+        named("mnist", tmp_path)
+    pixels.write_bytes(photos)
     file.write_bytes(idx(labels(20, 12)))
     with pytest.raises(DlcliError, match="labels of test range from 0 to 11, but there are 10 classes"):
         named("mnist", tmp_path)

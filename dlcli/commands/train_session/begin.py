@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.commands.options import Settings
-from dlcli.commands.train_session.granted import check_endpoint
+from dlcli.commands.train_session.granted import check_reach
 from dlcli.commands.train_session.join import check_launch_settings, find_or_create_run, join_group
 from dlcli.commands.train_session.report import Screen, report_finished
 from dlcli.commands.train_session.run import train_run
@@ -45,7 +45,7 @@ def begin_run(
     from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
 
     # Checked here, so that settings that cannot be launched leave no folder.
-    check_endpoint(config.launch)
+    check_reach(config, config.launch)
     check_machines(config.launch, name)
     local_ranks(config.launch, config.fit.device)
     if machine_range(config.launch) == (1, 1):
@@ -71,7 +71,9 @@ def show_dry_run(settings: Settings[TrainConfig], screen: Screen) -> None:
     """Show the plan of a run with these settings. Raises: DlcliError."""
     from dlcli.training.request import open_requested
 
-    source = open_requested(settings.resolve())
+    config = settings.resolve()
+    source = open_requested(config)
+    check_reach(config, config.launch)
     from dlcli.training.planning import make_plan
     from dlcli.ui.dry_run import show_plan
 

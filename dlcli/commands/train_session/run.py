@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from dlcli.commands.train_session.granted import check_endpoint
+from dlcli.commands.train_session.granted import check_reach
 from dlcli.commands.train_session.report import Screen, draw_plots, report_result
 from dlcli.config import LaunchConfig
 from dlcli.runs.folder import RunFolder, resume_command
@@ -47,7 +47,7 @@ def train_run(
 
     run, config = saved.folder, saved.config
     launch = launch or config.launch
-    check_endpoint(launch)
+    check_reach(config, launch)
     check_machines(launch, run.name)
     ranks = local_ranks(launch, config.fit.device)
     if ranks.notice:

@@ -66,8 +66,10 @@ def array_listing(
     for split, (pixels, labels) in splits.items():
         if len(pixels) != len(labels):
             raise DlcliError(f"{source}: {len(pixels)} images but {len(labels)} labels in {split}")
+        if not pixels.size:
+            raise DlcliError(f"{source}: no pixels in {split}: its images have shape {pixels.shape}")
         targets: Labels = labels.astype(np.int64)
-        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < len(class_names):
+        if not 0 <= int(targets.min()) <= int(targets.max()) < len(class_names):
             raise DlcliError(
                 f"{source}: labels of {split} range from {targets.min()} to {targets.max()}, "
                 f"but there are {len(class_names)} classes"

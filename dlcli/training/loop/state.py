@@ -35,7 +35,7 @@ _STATE_KEYS = {
     "epochs_without_improvement": "stale_epochs",
     "best_epochs": "kept",
 }
-_Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
 _TENSORS, _VALUES, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -71,7 +71,7 @@ class Progress:
     trained: _Count = 0
     finished: bool = False
     reason: str = ""
-    micro: int | None = None
+    micro: Annotated[int, Field(ge=1, lt=2**63)] | None = None
     skipped: _Count = 0
     bad_streak: _Count = 0
     plateau: Plateau = field(default_factory=Plateau)
@@ -169,6 +169,7 @@ class TrainingState:
             index, key = name.split("/")
             if int(index) in positions:
                 parameter = parameters[positions[int(index)]]
+                _check_fits(name, tensor, parameter)
                 if tensor.shape == parameter.shape:
                     # Fused optimizers need moments with the strides of their parameter.
                     tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
@@ -274,6 +275,16 @@ def load_state(folder: Path) -> TrainingState:
         raise DlcliError(f"{folder / _VALUES} is damaged: {problems(exc)}") from exc
     tensors, _ = read_tensors(folder / _TENSORS)
     return TrainingState(folder, progress, tensors, values)
+
+
+def _check_fits(name: str, tensor: torch.Tensor, parameter: torch.Tensor) -> None:
+    """Raises: ValueError where an optimizer's tensor is not broadcast to its parameter's shape."""
+    shape, whole = tuple(tensor.shape), tuple(parameter.shape)
+    factors = len(shape) in (0, len(whole)) and all(
+        size in (1, of) for size, of in zip(shape, whole, strict=False)
+    )
+    if not factors or (shape == whole != () and not tensor.is_floating_point()):
+        raise ValueError(f"its {name} is {tensor.dtype} {shape}, and its parameter {whole}")
 
 
 def _optimizer_kind(optimizer: torch.optim.Optimizer) -> str:

@@ -212,7 +212,13 @@ def test_values_of_a_state_that_cannot_be_are_damage(tmp_path: Path) -> None:
         *(("", value) for value in ([], {}, 3)),
         *(("schema", value) for value in ([], "2", None, 0, 10**400)),
         *((f"progress.{name}", "x") for name in ("step", "best", "elapsed_s", "phase_s", "kept")),
-        *(("progress", "x"), ("progress.epoch", -5), ("progress.plateau", [1]), ("progress.kept", [1])),
+        *(
+            ("progress", "x"),
+            ("progress.epoch", -5),
+            ("progress.batch", 10**30),
+            ("progress.plateau", [1]),
+            ("progress.kept", [1]),
+        ),
         *(("progress.phase_s", {"step": "x"}), ("optim", [1]), ("optim", {"a": {}}), ("scaler", [1])),
         *(("optimizer", "x"), ("optimizer.parameters", 3), ("optimizer.parameters", [["a"]])),
         *(("averages", []), ("rng", None), ("rng.python", [3, [1], None]), ("rng.numpy.pos", 10**6)),
@@ -242,6 +248,20 @@ def test_random_generators_that_cannot_be_are_damage(tmp_path: Path) -> None:
     write_tensors(path, tensors, metadata)
     _rewrite(state, "rng.python", [99, *whole[1:]])
     with pytest.raises(DlcliError, match="random generators"):
+        resume(run)
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(2), torch.zeros(1, 1, 1), torch.zeros(3, 9), "integers"])
+def test_moments_that_fit_no_parameter_are_damage(tmp_path: Path, odd: torch.Tensor | str) -> None:
+    run = train(tmp_path, fit={"epochs": 1}).run
+    (state,) = run.state.iterdir()
+    path = state / "tensors.safetensors"
+    tensors, metadata = read_tensors(path)
+    name = next(name for name in tensors if name.endswith("/exp_avg") and tensors[name].ndim == 2)
+    changed = tensors[name].long() if isinstance(odd, str) else odd
+    write_tensors(path, {**tensors, name: changed}, metadata)
+    _rewrite(state, "schema", 2)
+    with pytest.raises(DlcliError, match=r"does not belong to this model: its .*exp_avg is torch"):
         resume(run)
 
 
