@@ -142,9 +142,10 @@ class VariantBuilder:
         if path.suffix == ".safetensors":
             save_model(path, self.source.module(), card)
             return
-        model, _ = onnx_file.load(path)
-        if not onnx_file.has_external_data(model):  # beyond 2 GB
-            onnx_file.write(model, path, card)
+        content = onnx_file.read(path)
+        content.check()
+        if not content.external_files:  # beyond 2 GB
+            onnx_file.write(content.model, path, card)
 
     def _quantized(self, method: QuantizeMethod, layers: Collection[str]) -> ModelProto:
         ranges = () if method.calibrate is None else (self._ranges(method),)

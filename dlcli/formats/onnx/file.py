@@ -11,6 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,47 +29,124 @@ DIGEST_KEY = "dlcli.sha256"
 # A protobuf message may not be larger; the tensors of larger models go into a file next to it.
 PROTOBUF_LIMIT = 2**31 - 2**20
 _DIGEST_CHARS = 64
+# Fields of a ModelProto (onnx.proto3).
+_GRAPH, _METADATA = 7, 14
 _VERSION_KEY = "dlcli.version"
 _OWN_KEYS = (CARD_KEY, _VERSION_KEY, DIGEST_KEY)
 
 
-def load(path: Path, *, check: bool = True) -> tuple[ModelProto, bytes]:
-    """The model of a file, without external data, and the file's bytes.
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that was read whole.
 
-    Raises: DlcliError when it is damaged, no ONNX, refers to files outside its folder or, with
-    ``check``, does not match its digest.
+    Its metadata is found without ``onnx``, whose import and parser take longer than a prediction.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        data = path.read_bytes()
-        model = onnx.load_model_from_string(data)
-    except DecodeError as exc:
-        raise DlcliError(
-            f"{path} is damaged or no ONNX file: {exc}", hint="copy it again, or export it again"
-        ) from exc
-    except OSError as exc:
-        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
-    if not model.graph.node:
-        raise DlcliError(f"{path} is damaged or no ONNX file: it has no graph")
-    if check:
-        files = external_files(model, path)
-        intended = has_digest(model) or re.fullmatch(rb"[0-9a-f]{64}", data[-_DIGEST_CHARS:])
-        if intended and not _matches_digest(data, files):
+    path: Path
+    data: bytes
+    metadata: Mapping[str, str]  # metadata_props
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The parsed file, without external data. Raises: DlcliError when it is damaged or no ONNX."""
+        import onnx
+        from google.protobuf.message import DecodeError
+
+        try:
+            return onnx.load_model_from_string(self.data)
+        except DecodeError as exc:
+            raise _damaged(self.path, exc) from exc
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether it carries its digest; files of other programs carry none."""
+        return DIGEST_KEY in self.metadata
+
+    @property
+    def card(self) -> Card:
+        """The card in metadata_props. Raises: DlcliError when there is none."""
+        if CARD_KEY not in self.metadata:
             raise DlcliError(
-                f"{path} is damaged, or another program has changed it: its content does not match "
+                f"{self.path} is an ONNX file without a dlcli card: its classes and preprocessing are "
+                "unknown",
+                hint="dlcli reads the ONNX files that dlcli export wrote",
+            )
+        return Card.from_json(self.metadata[CARD_KEY], source=self.path)
+
+    @cached_property
+    def external_files(self) -> dict[str, Path]:
+        """The files with external data, by location; all must be in the model's folder or below it."""
+        # A tensor names its file under this key, and a string is in one piece: no key, no file.
+        return _external_files(self.model, self.path) if b"location" in self.data else {}
+
+    def check(self) -> None:
+        """Compare it, and its external data, with its digest. Raises: DlcliError."""
+        files = self.external_files
+        intended = self.has_digest or re.fullmatch(rb"[0-9a-f]{64}", self.data[-_DIGEST_CHARS:])
+        if intended and not _matches_digest(self.data, files):
+            raise DlcliError(
+                f"{self.path} is damaged, or another program has changed it: its content does not match "
                 "the SHA-256 in its metadata",
                 hint="copy it again, or export it again",
             )
         if not intended:
-            _refuse_other_names(path, files)
-    return model, data
+            _refuse_other_names(self.path, files)
 
 
-def has_digest(model: ModelProto) -> bool:
-    """Whether a file carries its digest; those of other programs carry none."""
-    return _value(model, DIGEST_KEY) is not None
+def read(path: Path) -> OnnxFile:
+    """Read a file. Raises: DlcliError when it is damaged or no ONNX."""
+    try:
+        data = path.read_bytes()
+        fields = list(_fields(memoryview(data)))
+        entries = [dict(_fields(field)) for number, field in fields if number == _METADATA]
+        metadata = {str(e.get(1, b""), "utf-8"): str(e.get(2, b""), "utf-8") for e in reversed(entries)}
+    except OSError as exc:
+        raise DlcliError(f"cannot read {path}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise _damaged(path, exc) from exc
+    if not any(number == _GRAPH and field for number, field in fields):
+        raise _damaged(path, "it has no graph")
+    return OnnxFile(path, data, metadata)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of the fields of a protobuf message that are strings, bytes or messages.
+
+    Raises: ValueError where it is no message. https://protobuf.dev/programming-guides/encoding
+    """
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            size, start = 0, _varint(message, at)[1]
+        elif wire == 2:
+            size, start = _varint(message, at)
+        elif wire in (1, 5):
+            size, start = 8 if wire == 1 else 4, at
+        else:
+            raise ValueError(f"a field has the wire type {wire}")
+        at = start + size
+        if at > len(message):
+            raise ValueError("it ends within a field")
+        if wire == 2:
+            yield number, message[start:at]
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, the lowest first, and where it ends. Raises: ValueError."""
+    value = 0
+    for shift, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 0x7F) << (7 * shift)
+        if byte < 0x80:
+            return value, at + shift + 1
+    raise ValueError("it ends within a number")
+
+
+def _damaged(path: Path, reason: object) -> DlcliError:
+    return DlcliError(
+        f"{path} is damaged or no ONNX file: {reason}", hint="copy it again, or export it again"
+    )
 
 
 def _refuse_other_names(path: Path, files: Mapping[str, Path]) -> None:
@@ -79,17 +158,6 @@ def _refuse_other_names(path: Path, files: Mapping[str, Path]) -> None:
                 "it could name any file",
                 hint=f"copy {location} and replace it by its copy",
             )
-
-
-def card_of(model: ModelProto, path: Path) -> Card:
-    """The card in metadata_props. Raises: DlcliError when there is none."""
-    text = _value(model, CARD_KEY)
-    if text is None:
-        raise DlcliError(
-            f"{path} is an ONNX file without a dlcli card: its classes and preprocessing are unknown",
-            hint="dlcli reads the ONNX files that dlcli export wrote",
-        )
-    return Card.from_json(text, source=path)
 
 
 def write(model: ModelProto, path: Path, card: Card, notes: Mapping[str, Any] | None = None) -> None:
@@ -133,13 +201,6 @@ def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
         yield from _of_attributes(function.attribute_proto)
 
 
-def has_external_data(model: ModelProto) -> bool:
-    """Whether some tensor is stored in another file."""
-    from onnx.external_data_helper import uses_external_data
-
-    return any(uses_external_data(tensor) for tensor in tensors_of(model))
-
-
 def _of_graph(graph: GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
@@ -162,8 +223,7 @@ def _of_attributes(attributes: Any) -> Iterator[TensorProto]:
             yield from _of_graph(graph)
 
 
-def external_files(model: ModelProto, path: Path) -> dict[str, Path]:
-    """The files with external data, by location; all must be in the model's folder or below it."""
+def _external_files(model: ModelProto, path: Path) -> dict[str, Path]:
     from onnx.external_data_helper import uses_external_data
 
     folder = path.resolve().parent
@@ -186,17 +246,16 @@ def external_files(model: ModelProto, path: Path) -> dict[str, Path]:
     return files
 
 
-def _value(model: ModelProto, key: str) -> str | None:
-    return next((entry.value for entry in model.metadata_props if entry.key == key), None)
-
-
 def _tail(digest: str) -> bytes:
-    """The digest as the last field of a file."""
-    from onnx import ModelProto
+    """The digest as the last field of a file: an entry of metadata_props."""
+    parts = [DIGEST_KEY.encode(), digest.encode()]
+    entry = b"".join(_field(number, part) for number, part in enumerate(parts, 1))
+    return _field(_METADATA, entry)
 
-    entry = ModelProto()
-    entry.metadata_props.add(key=DIGEST_KEY, value=digest)
-    return bytes(entry.SerializeToString())
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message of less than 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
 
 
 def _matches_digest(data: bytes, files: Mapping[str, Path]) -> bool:

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.card import Card
-from dlcli.config import ExportConfig
 from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
@@ -34,8 +33,7 @@ from dlcli.formats.static_shape import sizes_of
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-
+    from dlcli.config import ExportConfig
 
 _OPTIONS = frozenset(
     {"half", "embed_preprocessing", "softmax", "simplify", "dynamic", *OnnxVersions.model_fields}
@@ -80,8 +78,7 @@ def write_onnx(source: Artifact, path: Path, config: ExportConfig) -> None:
 
 def _companions(path: Path) -> list[Path]:
     """The files with external data."""
-    model, _ = onnx_file.load(path, check=False)
-    return list(onnx_file.external_files(model, path).values())
+    return list(onnx_file.read(path).external_files.values())
 
 
 def _depends_on_order(source: Artifact) -> bool:
@@ -93,19 +90,18 @@ def _depends_on_order(source: Artifact) -> bool:
 
 def read_card(path: Path) -> Card:
     """The card in metadata_props. Raises: DlcliError when the file is damaged or has none."""
-    model, _ = onnx_file.load(path, check=False)
-    return onnx_file.card_of(model, path)
+    return onnx_file.read(path).card
 
 
 def verify(path: Path) -> bool:
     """Compare the file, and its external data, with its digest. Raises: DlcliError."""
-    model, _ = onnx_file.load(path)
-    return onnx_file.has_digest(model)
+    file = onnx_file.read(path)
+    file.check()
+    return file.has_digest
 
 
 def _facts(path: Path) -> dict[str, str]:
-    model, _ = onnx_file.load(path, check=False)
-    return facts(model)
+    return facts(onnx_file.read(path).model)
 
 
 def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
@@ -113,16 +109,16 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     import onnxruntime
 
     path = file.path
-    model, data = onnx_file.load(path)
-    card = onnx_file.card_of(model, path)
-    _check_shapes(model, card, path)
+    content = onnx_file.read(path)
+    content.check()
+    card = content.card
     providers = _providers(runtime.device)
     options = onnxruntime.SessionOptions()
     if runtime.threads is not None:
         options.intra_op_num_threads = runtime.threads
     options.log_severity_level = 3  # errors; warnings about unused initializers help nobody
     # The bytes that were checked; external data needs the path.
-    source: bytes | str = str(path) if onnx_file.has_external_data(model) else data
+    source: bytes | str = str(path) if content.external_files else content.data
     try:
         session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     except Exception as exc:  # its errors share no base class but this
@@ -130,17 +126,17 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(exc)}",
             hint="it may be older than the file: export it again, --for onnxruntime==VERSION",
         ) from exc
+    _check_shapes(session, card, path)
     return OnnxArtifact(file, card, session)
 
 
-def _check_shapes(model: ModelProto, card: Card, path: Path) -> None:
+def _check_shapes(session: Any, card: Card, path: Path) -> None:
     """Raises: DlcliError where the graph's inputs and outputs are not those of the card."""
     expected = _signature(card)
-    optional = {tensor.name for tensor in model.graph.initializer}  # inputs with a default
+    # A dynamic size is a name, or None. Inputs with a default are not among them.
     actual = {
-        value.name: _dims(value)
-        for value in (*model.graph.input, *model.graph.output)
-        if value.name not in optional
+        value.name: tuple(size if isinstance(size, int) else None for size in value.shape)
+        for value in (*session.get_inputs(), *session.get_outputs())
     }
     for name, dims in expected.items():
         sizes = actual.get(name)
@@ -172,12 +168,6 @@ def _signature(card: Card) -> dict[str, tuple[int | str, ...]]:
         name: tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims)
         for name, dims in signature.items()
     }
-
-
-def _dims(value: Any) -> tuple[int | None, ...]:
-    """A graph input's or output's dimensions, None for dynamic ones."""
-    dims = value.type.tensor_type.shape.dim
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
 
 
 def _providers(device: str) -> list[Any]:

@@ -383,6 +383,26 @@ def test_tensors_next_to_the_file_are_in_its_digest(files: Files, tmp_path: Path
         open_artifact(path, device="cpu")
 
 
+def test_metadata_is_what_onnx_reads(files: Files) -> None:
+    model = onnx.load(files.onnx)
+    model.metadata_props.add(key="a", value="")
+    model.metadata_props.add(key="Ü" * 200, value="\u65e5" * 20_000)
+    model.ir_version, model.model_version = 10, 2**62
+    data = model.SerializeToString()
+    files.onnx.with_name("m.onnx").write_bytes(data)
+    assert onnx_file.read(files.onnx.with_name("m.onnx")).metadata == {
+        entry.key: entry.value for entry in model.metadata_props
+    }
+
+
+def test_a_file_that_ends_early_is_damaged(files: Files, tmp_path: Path) -> None:
+    data, path = files.onnx.read_bytes(), tmp_path / "x.onnx"
+    for end in [1, 2, *np.linspace(3, len(data) - 1, 20).astype(int)]:
+        path.write_bytes(data[:end])
+        with pytest.raises(DlcliError, match=r"is damaged|dlcli card"):
+            read_card(path)
+
+
 def outside(kind: str) -> onnx.ModelProto:
     """A model whose tensor of another folder is hidden in an attribute, a subgraph or a function."""
     tensor = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
