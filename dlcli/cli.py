@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import io
@@ -18,11 +19,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, os_error_message
-from dlcli.files import user_path
 from dlcli.machine.threads import limit_spinning
 from dlcli.out_of_memory import MEMORY_HINT, out_of_memory_message
 from dlcli.signals import raising_terminated, signum_of
-from dlcli.synonyms import key_for
 from dlcli.wording import printable_lines
 
 # --help lists these first, in this order; other commands follow by name.
@@ -89,6 +88,9 @@ def _with_home(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def expanded(**values: Any) -> None:
+        from dlcli.files import user_path
+
+        gc.enable()
         command(**{k: Path(user_path(v)) if isinstance(v, Path) else v for k, v in values.items()})
 
     return expanded
@@ -146,16 +148,18 @@ def _escape_what_streams_lack() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code; with ``--debug``, errors are raised."""
+    gc.disable()  # imports and --help leave little to collect, and looking for it is a tenth of them
     _escape_what_streams_lack()
     limit_spinning()
+    # Looking for plugins of pydantic reads the metadata of every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     args = list(sys.argv[1:] if argv is None else argv)
     # --debug works in any position: after a failure people append it.
     debug = "--debug" in args or os.environ.get("DLCLI_DEBUG") == "1"
     # Without a word there is nothing to do but to say what there is.
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
     try:
-        result = app(args, prog_name="dlcli", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return _run(args)
     except typer.Abort:
         return 130
     except KeyboardInterrupt:
@@ -183,6 +187,17 @@ def main(argv: list[str] | None = None) -> int:
             "this is a bug in dlcli; run it again with --debug and report the output",
             EXIT_DEFECT,
         )
+    finally:
+        gc.enable()
+
+
+def _run(args: list[str]) -> int:
+    """Run a command past the options of dlcli itself, for which typer would build validators."""
+    if args[0] in summaries():
+        result = _load(args[0])(args[1:], prog_name=f"dlcli {args[0]}", standalone_mode=False)
+    else:
+        result = app(args, prog_name="dlcli", standalone_mode=False)
+    return result if isinstance(result, int) else 0
 
 
 def _usage(exc: Any, args: list[str]) -> int:
@@ -200,6 +215,8 @@ def _meant_option(typed: str | None, context: Any) -> str | None:
     """Return the option that other programs call by the name that was typed."""
     if typed is None or context is None:
         return None
+    from dlcli.synonyms import key_for
+
     options = {param.name: param.opts[0] for param in context.command.params}
     key = key_for(typed.lstrip("-"), (name.replace("_", ".", 1) for name in options))
     return None if key is None else str(options[key.replace(".", "_", 1)])

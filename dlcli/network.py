@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import threading
-import urllib.error
-import urllib.request
 from urllib.parse import urlsplit
 
 from dlcli.errors import DlcliError
@@ -44,6 +41,10 @@ def require(url: str, *, what: str, hint: str | None = None, timeout_s: float = 
 
 
 def _problem(url: str, timeout_s: float) -> str | None:
+    # A twentieth of the time of a prediction, which needs no network.
+    import http.client
+    import urllib.request
+
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "dlcli"})
     try:
         # Not urlopen: it remembers the proxies of its first call.

@@ -7,10 +7,10 @@ are needed and imports cost too much (``--help``), `declared_names` reads them f
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -58,7 +58,12 @@ class Registry(Generic[T]):
             yield name, self._entries[name]
 
     def find(self, name: str) -> T | None:
-        """Return the entry of ``name``, or None; imports the modules unless it is registered already."""
+        """Return the entry of ``name``, or None.
+
+        Unless it is registered already, the module that declares it is imported, else all of them.
+        """
+        if name not in self._entries and self.entry_module is not None:
+            self._import_declaring(name)
         if name not in self._entries:
             self._discover()
         return self._entries.get(name)
@@ -76,6 +81,14 @@ class Registry(Generic[T]):
         self._discovered = True
         for name in self._modules():
             importlib.import_module(name)
+
+    def _import_declaring(self, name: str) -> None:
+        """Import the modules with ``.register("name")`` in their source: others take as long."""
+        for module in self._modules():
+            spec = importlib.util.find_spec(module)
+            path = spec.origin if spec else None
+            if path is not None and f'.register("{name}")' in Path(path).read_text(encoding="utf-8"):
+                importlib.import_module(module)
 
     def _modules(self) -> Iterator[str]:
         """Yield the names of the modules that may register entries."""
@@ -103,22 +116,13 @@ def declared_names(package: str, decorator: str, keyword: str | None = None) -> 
 
 @cache
 def _declared_in(folders: tuple[str, ...], decorator: str, keyword: str | None) -> tuple[str, ...]:
-    names: set[str] = set()
-    for folder in folders:
-        for path in sorted(Path(folder).rglob("*.py")):
-            source = path.read_text(encoding="utf-8")
-            if decorator in source:
-                names.update(_first_arguments(ast.parse(source, str(path)), decorator, keyword))
-    return tuple(sorted(names))
-
-
-def _first_arguments(tree: ast.Module, decorator: str, keyword: str | None) -> Iterator[str]:
-    """Yield the first argument of the uses of a decorator at the top level of a module."""
-    for node in tree.body:
-        for call in getattr(node, "decorator_list", ()):
-            match call:
-                case ast.Call(
-                    func=ast.Name(id=name), args=[ast.Constant(value=str(first)), *_], keywords=given
-                ):
-                    if name == decorator and (keyword is None or keyword in {k.arg for k in given}):
-                        yield first
+    # At the top level of a module: its first argument, then all up to what comes next there.
+    use = re.compile(
+        rf"""^@{decorator}\(\s*["']([^"']+)["'](.*?)(?=^(?:@|def |class ))""", re.MULTILINE | re.DOTALL
+    )
+    sources = (
+        path.read_text(encoding="utf-8") for folder in folders for path in Path(folder).rglob("*.py")
+    )
+    uses = (match for source in sources for match in use.finditer(source))
+    given = re.compile(rf"\b{keyword}\s*=")
+    return tuple(sorted({match[1] for match in uses if keyword is None or given.search(match[2])}))

@@ -260,7 +260,7 @@ def test_an_ascii_stream_shows_other_letters_as_escapes(monkeypatch: pytest.Monk
         print("café")
         return 0
 
-    monkeypatch.setattr(cli, "app", command)
+    monkeypatch.setattr(cli, "_load", lambda name: command)
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(["models"]) == 0
     stream.flush()

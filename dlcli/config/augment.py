@@ -1,7 +1,5 @@
 """Settings of image augmentation."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from dlcli.schema import Frozen

@@ -1,7 +1,5 @@
 """Settings of `dlcli benchmark`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from dlcli.config.shared import EvaluationData, Timing, parse_sizes

@@ -1,7 +1,5 @@
 """Settings of the training data: source, columns, splits, preprocessing."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from dlcli.config.shared import BadSamples, DataFolder, DecodingThreads, Offline

@@ -1,7 +1,5 @@
 """Names of devices, and numbers of devices and machines, as text."""
 
-from __future__ import annotations
-
 import re
 
 from dlcli.errors import UsageError

@@ -1,7 +1,5 @@
 """Settings of `dlcli eval` and `dlcli predict`."""
 
-from __future__ import annotations
-
 from dlcli.config.shared import BadSamples, EvaluationData, Inference, UserMetrics
 from dlcli.settings import setting
 

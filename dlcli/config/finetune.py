@@ -1,7 +1,5 @@
 """Settings of fine-tuning after pruning and of quantization-aware training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,8 +1,6 @@
 """Settings of the training loop."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -170,7 +168,7 @@ class FitConfig(UserMetrics, TrainingDevice):
         """The epochs that the schedule spans at a step, counted from 0: a resume may change them."""
         return [epochs for first, epochs in self.planned_history() if first <= step][-1]
 
-    def with_epochs_from(self, step: int, epochs: int) -> FitConfig:
+    def with_epochs_from(self, step: int, epochs: int) -> Self:
         """These settings of a run that is resumed at ``step`` with other ``epochs``."""
         history = [pair for pair in self.planned_history() if pair[0] < step]
         if not history or history[-1][1] != epochs:

@@ -1,7 +1,5 @@
 """Settings of training on several devices and machines."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from dlcli.config.devices import parse_devices, parse_machines

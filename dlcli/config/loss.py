@@ -1,7 +1,5 @@
 """Settings of the loss and of distillation."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from dlcli.schema import Frozen

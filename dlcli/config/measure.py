@@ -1,7 +1,5 @@
 """Settings of the measurement before and after `export`, `quantize` and `prune`."""
 
-from __future__ import annotations
-
 from dlcli.config.shared import EvaluationData, Split, Timing
 from dlcli.settings import setting
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from packaging.version import Version
 from pydantic import BaseModel
 
 from dlcli.settings import merge
@@ -26,9 +25,11 @@ def migrate(
         if old in settings and new in config.model_fields and old not in config.model_fields:
             renamed = {new: settings.pop(old)}
             settings = merge(renamed, settings)
-    if version is not None and Version(version) < Version("0.2"):
-        return _from_0_1(settings)
-    return settings
+    if version is None:
+        return settings
+    from packaging.version import Version
+
+    return _from_0_1(settings) if Version(version) < Version("0.2") else settings
 
 
 def _from_0_1(settings: dict[str, Any]) -> dict[str, Any]:

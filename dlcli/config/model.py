@@ -1,7 +1,5 @@
 """Settings of the model and its initial weights."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze

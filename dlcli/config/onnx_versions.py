@@ -1,7 +1,5 @@
 """Versions of ONNX that a file is written in: operator set, IR version, the runtime it is for."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Annotated

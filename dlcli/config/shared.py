@@ -3,8 +3,6 @@
 pydantic orders fields from the last base to the first, so the base with the first fields is named last.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator

@@ -1,7 +1,5 @@
 """All settings of `dlcli train`."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from dlcli.config.augment import AugmentConfig

@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Inputs, Reader, Samples
 from dlcli.data.notices import Notice
 from dlcli.pixels.cache.folder import CacheFolder
 from dlcli.registry import Registry
 from dlcli.task import InputSpec, TaskKind, TaskSpec
+
+if TYPE_CHECKING:
+    from dlcli.config import DataConfig, TrainConfig
 
 SpecT = TypeVar("SpecT", bound=InputSpec)
 SpecT_contra = TypeVar("SpecT_contra", bound=InputSpec, contravariant=True)

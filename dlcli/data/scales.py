@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from dlcli.config import ModelConfig
 from dlcli.data.base import DataSource
 from dlcli.task import InputSpec, TargetNumber, TaskSpec
+
+if TYPE_CHECKING:
+    from dlcli.config import ModelConfig
 
 
 def make_task(source: DataSource, spec: InputSpec, model: ModelConfig) -> TaskSpec:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli import transforms
 from dlcli.card import Card, TransformRecord
-from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.files import CannotWrite, temporary_files
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
@@ -33,6 +32,8 @@ from dlcli.trust import remember
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
+
+    from dlcli.config import ExportConfig
 
 NAME = "aoti"
 _MODEL = "data/aotinductor/"

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from dlcli import transforms
 from dlcli.card import Card
-from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
@@ -28,6 +27,8 @@ from dlcli.trust import allowing, code_is_known, is_known, names_code, remember,
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from dlcli.config import ExportConfig
 
 Outputs = npt.NDArray[np.float32]  # `TaskSpec.output` of a batch: logits or scaled numbers
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.card import Card
-from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime, head_of
 from dlcli.formats.torch_export import export_error, export_program, module_to_export, silence_torch
@@ -21,6 +20,8 @@ from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     import torch
+
+    from dlcli.config import ExportConfig
 
 NAME = "executorch"
 _MARKER, _EARLIER_MARKER = b"dlc-sha2", b"dlc-card"

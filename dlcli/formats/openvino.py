@@ -9,13 +9,12 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dlcli import transforms
 from dlcli.card import Card
-from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
@@ -24,6 +23,9 @@ from dlcli.formats import tail_digest
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.exported import ExportedArtifact
 from dlcli.wording import first_line
+
+if TYPE_CHECKING:
+    from dlcli.config import ExportConfig
 
 NAME = "openvino"
 _CARD_PATH = ["dlcli", "card"]  # in the graph's rt_info

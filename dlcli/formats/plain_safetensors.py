@@ -7,9 +7,9 @@ pruning or quantization stored its tensors another way; this format undoes that,
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlcli.card import CARD_KEY
-from dlcli.config import ExportConfig
 from dlcli.formats.base import FORMATS, Artifact, Format
 from dlcli.formats.checkpoint import (
     LAYOUT_KEY,
@@ -23,6 +23,9 @@ from dlcli.formats.checkpoint import (
 from dlcli.formats.pth import plain_state
 from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.trust import names_code, remember
+
+if TYPE_CHECKING:
+    from dlcli.config import ExportConfig
 
 NAME = "plain-safetensors"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli.card import CARD_KEY, Card
-from dlcli.config import ExportConfig
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.torch_export import export_program, module_to_export
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
@@ -15,6 +14,8 @@ from dlcli.trust import remember
 
 if TYPE_CHECKING:
     import torch
+
+    from dlcli.config import ExportConfig
 
 NAME = "pt2"
 

@@ -12,11 +12,10 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcli import transforms
 from dlcli.card import CARD_KEY, Card
-from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
@@ -25,6 +24,9 @@ from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_in_memory
 from dlcli.trust import names_code, remember
 from dlcli.wording import first_line
+
+if TYPE_CHECKING:
+    from dlcli.config import ExportConfig
 
 NAME = "pth"
 STATE_KEY = "state_dict"

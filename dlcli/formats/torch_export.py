@@ -14,7 +14,6 @@ import numpy as np
 
 from dlcli import transforms
 from dlcli.card import Card
-from dlcli.config import ExportConfig
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from torch.export import ExportedProgram
+
+    from dlcli.config import ExportConfig
 
 _TRACE_SHAPE = (2, 7)  # samples and steps; 1 might be taken for a constant
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dlcli.card import CARD_KEY, Card
-from dlcli.config import ExportConfig
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.static_shape import Sizes
@@ -23,6 +22,8 @@ from dlcli.wording import first_line
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from dlcli.config import ExportConfig
 
 NAME = "torchscript"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shlex
 import sys
@@ -11,7 +10,6 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +143,9 @@ def started_now(root: Path) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that a run's numbers depend on."""
+    import platform
+    from importlib.metadata import version
+
     packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
     return {"dlcli": __version__, "python": platform.python_version(), **packages}
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.config import DataConfig
 from dlcli.data.base import Pixels, Samples, Stacked, fingerprint
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
@@ -22,6 +21,9 @@ from dlcli.data.tables.split_names import SPLIT_NAMES, split_files
 from dlcli.data.tables.targets import encode, infer_target
 from dlcli.errors import DlcliError, UsageError
 from dlcli.notation.arrays import names_by_split, shapes
+
+if TYPE_CHECKING:
+    from dlcli.config import DataConfig
 
 _SHAPES = "images are uint8 (N, H, W) or (N, H, W, C) of 1 or 3 channels, or numbers from 0 to 1 or 255"
 _MIN_SIDE = 4  # (N, 3, 3) of uint8 are no images

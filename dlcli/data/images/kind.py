@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.config import DataConfig, ModelConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Pixels, Reader, Samples, Stacked
 from dlcli.data.class_folders import has_samples
 from dlcli.data.images.arrays import array_inputs, is_image_arrays, read_arrays
@@ -31,6 +31,9 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.pixels.decode import is_deep_file, normalize, read_values
 from dlcli.pixels.deep_values import fit_range
 from dlcli.task import ImageInput, TaskSpec
+
+if TYPE_CHECKING:
+    from dlcli.config import DataConfig, ModelConfig, TrainConfig
 
 # The channel statistics of ImageNet, for photos, whose own are unknown before decoding.
 _PHOTO_MEAN, _PHOTO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.config import DataConfig
 from dlcli.data.base import Listed, Samples, fingerprint
 from dlcli.data.images.manifest_paths import find_locator
 from dlcli.data.kinds import DataListing
@@ -30,6 +29,8 @@ from dlcli.pixels.formats import is_image
 
 if TYPE_CHECKING:
     import polars
+
+    from dlcli.config import DataConfig
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _MIN_IMAGE_SHARE = 0.9  # of the cells of a column of image files

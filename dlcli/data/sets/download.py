@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import sys
-import tarfile
-import urllib.error
-import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -71,6 +67,11 @@ def torchvision_datasets() -> ModuleType:
 
 
 def _download(name: str, entry: NamedSet, target: Path, hint: str) -> None:
+    import http.client
+    import tarfile
+    import urllib.error
+    import zipfile
+
     assert entry.fetch is not None
     with atomic_folder(target) as tmp:
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dlcli.config import DataConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SPECIAL_TOKENS, TextInput
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+    from dlcli.config import DataConfig
 
 _ALPHABET_SIZE = 256  # bytes
 

@@ -11,17 +11,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
 from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, replace_surrogates
 from dlcli.data.text.scripts import UNSPACED_SCRIPTS, unspaced_share
 from dlcli.errors import DlcliError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
+
+if TYPE_CHECKING:
+    from dlcli.config import DataConfig
 
 TokenIds = npt.NDArray[np.int64]  # (T,)
 
