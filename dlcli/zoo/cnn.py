@@ -13,7 +13,8 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
 from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
@@ -30,7 +31,33 @@ from dlcli.zoo.layers import (
 )
 
 
-class CnnArgs(Frozen):
+class ConvArgs(Frozen):
+    """What the blocks of both models share.
+
+    ``kernel_size`` (odd), ``stride``, ``dilation`` and ``groups`` are `nn.Conv2d`'s; a convolution whose
+    channels ``groups`` does not divide, as the first, has one group. ``dropout2d`` leaves whole channels
+    out after each convolution (Tompson et al., arXiv:1411.4280).
+    """
+
+    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout2d: float = Field(0.0, ge=0, lt=1)
+    activation: ActivationName = "relu"
+    norm: NormName = "batch"
+    pooling: PoolName = "max"
+    kernel_size: int = Field(3, ge=1, le=15)
+    stride: int = Field(1, ge=1, le=4)
+    dilation: int = Field(1, ge=1, le=8)
+    groups: int = Field(1, ge=1)
+
+    @field_validator("kernel_size")
+    @classmethod
+    def _check_odd(cls, size: int) -> int:
+        if size % 2 == 0:
+            raise PydanticCustomError("odd", "kernels have an odd size, such as 3 or 5")
+        return size
+
+
+class CnnArgs(ConvArgs):
     """``widths`` of the blocks, ``hidden`` units of the head, ``dropout`` before its last layer.
 
     ``pooling`` halves the image after each block.
@@ -38,13 +65,9 @@ class CnnArgs(Frozen):
 
     widths: tuple[PositiveInt, ...] = Field((16, 32, 64), min_length=1)
     hidden: int = Field(128, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    activation: ActivationName = "relu"
-    norm: NormName = "batch"
-    pooling: PoolName = "max"
 
 
-class VggArgs(Frozen):
+class VggArgs(ConvArgs):
     """``widths`` of the double blocks; ``dropout`` before the last layer.
 
     ``pooling`` halves the image after each block but the last, ``global_pooling`` takes all pixels
@@ -53,9 +76,6 @@ class VggArgs(Frozen):
 
     widths: tuple[PositiveInt, ...] = Field((64, 128, 256), min_length=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    activation: ActivationName = "relu"
-    norm: NormName = "batch"
-    pooling: PoolName = "max"
     global_pooling: Literal["avg", "max"] = "avg"
 
 
@@ -69,7 +89,7 @@ class Cnn(nn.Module):
         blocks: list[nn.Module] = []
         for width in args.widths:
             blocks += _conv(channels, width, args)
-            size = _halve(blocks, size, args.pooling)
+            size = _halve(blocks, _strided(size, args.stride), args.pooling)
             channels = width
         self.features = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(3)
@@ -99,6 +119,7 @@ class Vgg(nn.Module):
         blocks: list[nn.Module] = []
         for i, width in enumerate(args.widths):
             blocks += _conv(channels, width, args) + _conv(width, width, args)
+            size = _strided(size, args.stride**2)
             if i + 1 < len(args.widths):
                 size = _halve(blocks, size, args.pooling)
             channels = width
@@ -116,9 +137,25 @@ class Vgg(nn.Module):
         return output
 
 
-def _conv(channels: int, width: int, args: CnnArgs | VggArgs) -> list[nn.Module]:
+def _conv(channels: int, width: int, args: ConvArgs) -> list[nn.Module]:
+    divides = channels % args.groups == 0 and width % args.groups == 0
+    conv = nn.Conv2d(
+        channels,
+        width,
+        args.kernel_size,
+        stride=args.stride,
+        padding=args.dilation * (args.kernel_size // 2),
+        dilation=args.dilation,
+        groups=args.groups if divides else 1,
+    )
     norm = [] if args.norm == "none" else [norm2d(args.norm, width)]
-    return [nn.Conv2d(channels, width, 3, padding=1), *norm, activation(args.activation)]
+    dropout = [nn.Dropout2d(args.dropout2d)] if args.dropout2d else []
+    return [conv, *norm, activation(args.activation), *dropout]
+
+
+def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The size of a padded map after a stride: each side divided, rounded up."""
+    return (-(-size[0] // stride), -(-size[1] // stride))
 
 
 def _halve(blocks: list[nn.Module], size: tuple[int, int], pooling: PoolName) -> tuple[int, int]:

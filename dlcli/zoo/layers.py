@@ -8,38 +8,85 @@ output. Everything here exports to ONNX with a dynamic batch and length.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from torch import nn
 from torch.nn import functional
 
+from dlcli.errors import UsageError
 from dlcli.task import UNKNOWN
 
-ActivationName = Literal[
-    "relu", "leaky_relu", "prelu", "gelu", "silu", "swish", "tanh", "sigmoid"
-]  # swish is silu
-NormName = Literal["batch", "layer", "group", "none"]
 PoolName = Literal["max", "avg", "adaptive"]  # halves an image
 StepPoolName = Literal["last", "mean", "max"]  # takes the steps together
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+
+class LearnableSwish(nn.Module):
+    """x sigmoid(beta x) with a trained beta, 1 at first (Ramachandran et al., arXiv:1710.05941)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any shape, to the same."""
+        return x * torch.sigmoid(self.beta * x)
+
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "prelu": nn.PReLU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "swish": nn.SiLU,
+    "learnable_swish": LearnableSwish,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
+ACTIVATIONS = tuple(_ACTIVATIONS)
+NORMS = ("batch", "layer", "group", "none")
 _SATURATING = ("tanh", "sigmoid")
 _GROUPS = 8
 
 
+def _check_activation(name: str) -> str:
+    """Raises: PydanticCustomError, which is a ValueError, for a name that `activation` does not know."""
+    kind, _, slope = name.partition(":")
+    if name not in ACTIVATIONS and not (kind == "leaky_relu" and _number(slope, float) is not None):
+        raise PydanticCustomError(
+            "activation", f"one of {', '.join(ACTIVATIONS)}; leaky_relu:0.2 has that negative slope"
+        )
+    return name
+
+
+def _check_norm(name: str) -> str:
+    """Raises: PydanticCustomError for a name that the norms below do not know."""
+    kind, _, groups = name.partition(":")
+    if name not in NORMS and not (kind == "group" and (_number(groups, int) or 0) > 0):
+        raise PydanticCustomError("norm", f"one of {', '.join(NORMS)}; group:4 has 4 groups")
+    return name
+
+
+def _number(text: str, kind: Callable[[str], float]) -> float | None:
+    try:
+        return kind(text)
+    except ValueError:
+        return None
+
+
+# A name, or leaky_relu:0.2 with its slope; swish is silu. A name, or group:4 with the number of groups.
+ActivationName = Annotated[str, AfterValidator(_check_activation)]
+NormName = Annotated[str, AfterValidator(_check_norm)]
+
+
 def activation(name: ActivationName) -> nn.Module:
     """A fresh activation module."""
-    return _ACTIVATIONS[name]()
+    kind, _, slope = name.partition(":")
+    return nn.LeakyReLU(float(slope)) if slope else _ACTIVATIONS[kind]()
 
 
 def norm1d(name: NormName, channels: int) -> nn.Module:
@@ -53,8 +100,8 @@ def norm2d(name: NormName, channels: int) -> nn.Module:
     """A norm of feature maps (B, C, H, W); "layer" is over the channels of each pixel."""
     if name == "batch":
         return nn.BatchNorm2d(channels)
-    if name == "group":
-        return nn.GroupNorm(math.gcd(channels, _GROUPS), channels)
+    if name.startswith("group"):
+        return nn.GroupNorm(_num_groups(name, channels), channels)
     return _channel_norm(name, channels)
 
 
@@ -78,7 +125,20 @@ def normalise(norm: nn.Module, x: torch.Tensor, mask: torch.Tensor | None) -> to
 def _channel_norm(name: NormName, channels: int) -> nn.Module:
     if name == "none":
         return nn.Identity()
-    return ChannelNorm(channels, math.gcd(channels, _GROUPS) if name == "group" else 1)
+    return ChannelNorm(channels, _num_groups(name, channels) if name.startswith("group") else 1)
+
+
+def _num_groups(name: NormName, channels: int) -> int:
+    """The groups of a group norm: as given, else 8 or what divides the channels. Raises: UsageError."""
+    groups = name.partition(":")[2]
+    if not groups:
+        return math.gcd(channels, _GROUPS)
+    if channels % int(groups):
+        raise UsageError(
+            f"model.args.norm = {name}: {channels} channels cannot be divided into {groups} groups",
+            hint="give a number that divides all widths of the model",
+        )
+    return int(groups)
 
 
 class ChannelNorm(nn.Module):

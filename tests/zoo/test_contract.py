@@ -34,7 +34,7 @@ from dlcli.task import (
 from dlcli.trust import ALL, allowing
 from dlcli.zoo.base import MODELS as REGISTRY
 from dlcli.zoo.base import build_model, find_model
-from dlcli.zoo.layers import ActivationName, NormName, StepPoolName
+from dlcli.zoo.layers import ACTIVATIONS, NORMS, StepPoolName
 from dlcli.zoo.mlp import NumberEmbedding
 
 CLASSES = 7
@@ -266,7 +266,7 @@ def test_a_forecast_follows_the_level_of_its_window(name: str) -> None:
     assert not torch.allclose(raw(x + 5), raw(x) + 5, atol=0.1)
 
 
-ARGS = [("activation", v) for v in get_args(ActivationName)] + [("norm", v) for v in get_args(NormName)]
+ARGS = [("activation", v) for v in ACTIVATIONS] + [("norm", v) for v in NORMS]
 
 
 @pytest.mark.parametrize(("kind", "name"), MODELS)

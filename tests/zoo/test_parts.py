@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
-from dlcli.task import UNKNOWN
+from dlcli.card import ModelSpec
+from dlcli.errors import UsageError
+from dlcli.task import UNKNOWN, ImageInput, TaskSpec
+from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.layers import (
+    ACTIVATIONS,
+    NORMS,
     ActivationName,
     NormName,
     PoolName,
@@ -31,7 +36,6 @@ from dlcli.zoo.layers import (
     pool_steps,
 )
 
-NORMS = get_args(NormName)
 LENGTHS = torch.tensor([5, 1, 3])
 
 
@@ -42,7 +46,7 @@ def steps(extra: int = 0) -> torch.Tensor:
     return torch.where(mask_of(LENGTHS, 5 + extra).unsqueeze(2), x, 1e3)
 
 
-@pytest.mark.parametrize("name", get_args(ActivationName))
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_goes_up_and_has_a_gradient(name: ActivationName) -> None:
     x = torch.tensor([-2.0, 1.0, 3.0], requires_grad=True)
     y = activation(name)(x)
@@ -55,6 +59,42 @@ def test_every_activation_goes_up_and_has_a_gradient(name: ActivationName) -> No
 def test_swish_is_another_name_of_silu() -> None:
     x = torch.randn(8)
     assert torch.equal(activation("swish")(x), activation("silu")(x))
+
+
+def test_parameters_of_activations_and_norms_are_torchs() -> None:
+    x = torch.randn(6, 12)
+    assert torch.equal(activation("leaky_relu:0.2")(x), nn.functional.leaky_relu(x, 0.2))
+    assert torch.equal(norm2d("group:3", 12)(x), nn.GroupNorm(3, 12)(x))
+    swish = activation("learnable_swish")
+    assert torch.equal(swish(x), x * torch.sigmoid(x))
+    with torch.no_grad():
+        next(swish.parameters()).fill_(2.0)
+    assert torch.equal(swish(x), x * torch.sigmoid(2 * x))
+    with pytest.raises(UsageError, match="12 channels cannot be divided into 5 groups"):
+        norm1d("group:5", 12)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [{"activation": "leaky_relu:x"}, {"norm": "group:0"}, {"norm": "instance"}, {"kernel_size": 4}],
+)
+def test_unknown_parameters_say_what_there_is(args: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"one of .*leaky_relu:0\.2|one of .*group:4|odd size"):
+        find_model("cnn", "image").arguments(args)
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn-vgg"])
+@pytest.mark.parametrize("side", [8, 28, 33])
+def test_convolutions_take_the_arguments_of_torchs(name: str, side: int) -> None:
+    args = {"kernel_size": 5, "stride": 2, "dilation": 2, "groups": 4, "dropout2d": 0.2}
+    image = ImageInput(channels=1, height=side, width=side, resize_size=side, mean=(0.5,), std=(0.5,))
+    task = TaskSpec(input=image, class_names=("a", "b"))
+    module = build_model(ModelSpec(name=name, args=args), task)
+    convs = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
+    assert [conv.groups for conv in convs] == [1, *[4] * (len(convs) - 1)]
+    assert {(c.kernel_size, c.stride, c.dilation) for c in convs} == {((5, 5), (2, 2), (2, 2))}
+    assert sum(isinstance(part, nn.Dropout2d) for part in module.modules()) == len(convs)
+    assert module.eval()(torch.randn(2, 1, side, side)).shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", NORMS)
