@@ -123,10 +123,10 @@ def user_errors(what: str, path: Path | None = None) -> Iterator[None]:
         if is_out_of_memory(exc):
             raise
         text = f"{what}: {type(exc).__name__}: {first_line(exc)}"
-        raise DlcliError(f"{text}{_line_of(exc, path)}", hint="--debug shows where") from exc
+        raise DlcliError(f"{text}{line_of(exc, path)}", hint="--debug shows where") from exc
 
 
-def _line_of(exc: Exception, path: Path | None) -> str:
+def line_of(exc: BaseException, path: Path | None) -> str:
     """Return the last line of a file that an error went through, as ", in losses.py line 3: ..."."""
     if isinstance(exc, SyntaxError) and path is not None and exc.filename == str(path):
         return f", in {path.name} line {exc.lineno}"

@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.readable_outputs import check_softmax, with_readable_outputs
 from dlcli.formats.static_shape import Sizes, requested_sizes, run_static, with_sizes
 from dlcli.formats.torch_program import Tensors
+from dlcli.trust import CODE_FILE
+from dlcli.user_code import line_of
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -145,10 +148,23 @@ def export_program(module: nn.Module, card: Card, sizes: Sizes | None) -> Export
 
 
 def export_error(exporter: str, card: Card, exc: Exception, *, static: bool) -> DlcliError:
-    """The error for a model that an exporter or compiler refuses."""
+    """The error for a model that an exporter or compiler refuses: the first cause, the user's line."""
+    causes: list[BaseException] = [exc]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    match = CODE_FILE.fullmatch(card.model.name)
+    path = None if match is None else Path(match["path"])
+    line = next((text for cause in causes[::-1] if (text := line_of(cause, path))), "")
+    if any("data-dependent" in str(cause) for cause in causes):
+        return DlcliError(
+            f"{exporter} cannot export {card.model.name}: it branches on values of a tensor{line}, "
+            "and a graph has no such branch",
+            hint="write it with torch.where or torch.cond; or export --format torchscript, which keeps "
+            "branches where it can compile the code",
+        )
     hint = "" if static else "--static fixes the batch and the length, which more models support; "
     return DlcliError(
-        f"{exporter} cannot export {card.model.name}: {first_line(exc)}",
+        f"{exporter} cannot export {card.model.name}: {first_line(causes[-1])}{line}",
         hint=f"{hint}--debug shows the whole report",
     )
 

@@ -14,6 +14,9 @@ in_channels)`` gets the values of these names instead (`known_arguments`)::
         def forward(self, x):
             return self.head(torch.relu(self.body(x.flatten(1))))
 
+Of several outputs, a tuple or a dict, the first is the model's, or "logits" of the names in an attribute
+``outputs = ("aux", "logits")`` or of the keys; the others are left out, in training too.
+
 A package offers the same by an entry point of the group ``dlcli.models``, whose name is then the
 model's. Its head, for ``--freeze`` and ``--weights``, is the last linear layer, unless the module says
 otherwise in an attribute ``head_path``. The card holds the file's absolute path or the entry point's
@@ -24,7 +27,7 @@ only where `dlcli.trust.check_code` allows it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -96,9 +99,20 @@ def _build(full: str, task: TaskSpec, args: AnyArgs) -> nn.Module:
         module = code.value(*positional, **named)
     if not isinstance(module, nn.Module):
         raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
+    module.register_forward_hook(_single_output)
     _try_out(code, module, task)
     code.works()
     return module
+
+
+def _single_output(module: nn.Module, inputs: object, output: Any) -> Any:
+    """The output of a model that may have several, as a hook: so every export does the same."""
+    if isinstance(output, Mapping):
+        return output["logits"] if "logits" in output else next(iter(output.values()), None)
+    if isinstance(output, tuple | list):
+        names = list(getattr(module, "outputs", ()))
+        return output[names.index("logits") if "logits" in names else 0] if output else None
+    return output
 
 
 def known_arguments(task: TaskSpec) -> dict[str, int]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
+from dlcli.formats.onnx.export import export_graph
 from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
 from dlcli.trust import ALL, MODELS_GROUP, allowing
 from dlcli.zoo import timm_models, user_models
@@ -55,6 +57,39 @@ class Deaf(nn.Module):
 
 def text(task):
     return "a model"
+
+class Tuple(Net):
+    def forward(self, x):
+        return super().forward(x), x
+
+class Named(Net):
+    outputs = ("aux", "logits")
+    def forward(self, x):
+        return x, super().forward(x)
+
+class Keys(Net):
+    def forward(self, x):
+        return {"aux": x, "logits": super().forward(x)}
+
+class Branching(Net):
+    def forward(self, x):
+        if x.mean() > 0:
+            x = x * 2
+        return super().forward(x)
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+class Custom(Net):
+    def forward(self, x):
+        return super().forward(Square.apply(x))
 """
 
 
@@ -90,6 +125,37 @@ def test_a_class_or_a_function_of_a_file_is_a_model(code: Path, name: str) -> No
     assert module(torch.zeros(4, 1, 6, 6)).shape == (4, 3)
     assert module.get_submodule("first").out_features == 9
     assert find_model(f"{code}:{name}", "image").head(module) == "last"
+
+
+@pytest.mark.parametrize("name", ["Tuple", "Named", "Keys"])
+def test_of_several_outputs_the_logits_are_the_models(code: Path, name: str) -> None:
+    module, plain = build(f"{code}:{name}"), build(f"{code}:Net")
+    module.load_state_dict(plain.state_dict())
+    x = torch.randn(4, 1, 6, 6)
+    assert torch.equal(module.eval()(x), plain.eval()(x))
+    assert module.train()(x).shape == (4, 3)
+
+
+def export_to_onnx(code: Path, name: str, path: Path) -> nn.Module:
+    module = build(f"{code}:{name}").eval()
+    spec = ModelSpec(name=find_model(f"{code}:{name}", "image").name)
+    model = export_graph(module, Card(model=spec, task=image_task()), 20, None)
+    path.write_bytes(model.SerializeToString())
+    return module
+
+
+@pytest.mark.parametrize("name", ["Custom", "Keys"])
+def test_functions_of_the_users_own_export(code: Path, tmp_path: Path, name: str) -> None:
+    module = export_to_onnx(code, name, tmp_path / "m.onnx")
+    x = torch.randn(3, 1, 6, 6)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (outputs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.from_numpy(outputs), module(x), atol=1e-5)
+
+
+def test_a_branch_on_values_is_named_with_its_line(code: Path, tmp_path: Path) -> None:
+    with pytest.raises(DlcliError, match=r"branches on values of a tensor, in nets\.py line \d+: if x"):
+        export_to_onnx(code, "Branching", tmp_path / "m.onnx")
 
 
 def test_trying_a_model_out_changes_none_of_its_statistics(code: Path) -> None:

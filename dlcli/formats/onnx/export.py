@@ -10,7 +10,6 @@ from dlcli.card import Card
 from dlcli.config import ExportConfig
 from dlcli.config.onnx_versions import target_opset
 from dlcli.data.prepare import prepare, random_inputs
-from dlcli.errors import DlcliError
 from dlcli.formats.base import Artifact
 from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.onnx import embed as onnx_embed
@@ -20,8 +19,7 @@ from dlcli.formats.onnx.optimize_int8 import optimize_int8
 from dlcli.formats.onnx.versions import MIN_TRACED_OPSET, with_versions
 from dlcli.formats.readable_outputs import check_softmax, with_readable_outputs
 from dlcli.formats.static_shape import Sizes, requested_sizes, with_sizes
-from dlcli.formats.torch_export import silence_torch
-from dlcli.wording import first_line
+from dlcli.formats.torch_export import export_error, silence_torch
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -123,10 +121,7 @@ def export_graph(module: Any, card: Card, opset: int, sizes: Sizes | None) -> Mo
         onnx.version_converter.ConvertError,
         RuntimeError,
     ) as exc:
-        raise DlcliError(
-            f"torch cannot export {card.model.name} to ONNX opset {opset}: {first_line(exc)}",
-            hint="try another --opset; --debug shows the exporter's whole report",
-        ) from exc
+        raise export_error("torch.onnx", card, exc, static=sizes is not None) from exc
     return model
 
 
