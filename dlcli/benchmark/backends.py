@@ -7,7 +7,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,11 +129,11 @@ class TorchRunner(Runner):
     def __init__(self, artifact: Artifact, device: str, backend: str, amp: str) -> None:
         """Prepare the model. Raises: DlcliError where it or the device does not support the backend."""
         super().__init__(artifact, device)
-        import torch
+        from dlcli.zoo.precision import resolve_precision
 
         self._backend = backend
         self._module, self._device = _with_layout(artifact, backend)
-        self._amp = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
+        self._precision = resolve_precision(amp, self._device)
         self._model = self._compiled(dynamic=False) if backend == "compile" else self._module
 
     def prepare(self, inputs: Inputs) -> TimedCall:
@@ -172,10 +172,7 @@ class TorchRunner(Runner):
     def _mode(self) -> Iterator[None]:
         import torch
 
-        amp: AbstractContextManager[Any] = nullcontext()
-        if self._amp is not None:
-            amp = torch.autocast(self._device.type, dtype=self._amp)
-        with torch.inference_mode(), amp:
+        with torch.inference_mode(), self._precision.autocast():
             yield
 
     def _compiled(self, *, dynamic: bool) -> Callable[..., torch.Tensor]:

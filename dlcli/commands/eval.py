@@ -79,7 +79,9 @@ def command(
     trusted = [code for file in files for code in file.card.task.metrics if trust]
     typed = texts(merge(settings.sets, settings.flags))
     with progress_sink(quiet, json_output) as emit, allowing(*typed, *trusted):
-        models = [open_artifact(file, device=config.device, trust=trust) for file in files]
+        models = [
+            open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
+        ]
         models = [_measured_by(model, config.metrics) for model in models]
         warnings = list(data.warnings)
         if config.data is None:
@@ -89,7 +91,8 @@ def command(
         measure = _compare if compared else _evaluate
         report = measure(models, data, config, emit=emit, output=output)
     mirrored = "; mean over each image and its mirror image" if config.tta == "flip" else ""
-    missed = report(data.note + mirrored, bounds, json_output)
+    computed = f"; computed in {config.amp}" if config.amp != "none" else ""
+    missed = report(data.note + mirrored + computed, bounds, json_output)
     if missed:
         raise BoundMissed(missed[0])
 
@@ -159,7 +162,7 @@ def _evaluate(
     result = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, emit=emit)
     # A run has plots and figures of its own model alone.
     plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
-    if len(models) == 1 and config.data is None and config.tta == "none":
+    if len(models) == 1 and config.data is None and config.tta == config.amp == "none":
         _record_test(models[0], result, emit)
     worst = _write_worst(models[0].path if len(models) == 1 else None, result, output, emit)
 

@@ -89,7 +89,7 @@ def command(
     if not len(samples):
         raise DlcliError(f"{', '.join(arguments[:5])} has no inputs to predict")
     head, carried = _head(paths, task, samples, config)
-    models = [open_artifact(file, device=config.device, trust=trust) for file in files]
+    models = [open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files]
     ensemble = Ensemble(models, tta=config.tta)
 
     def read_as(member: TaskSpec) -> Reader:
@@ -152,6 +152,7 @@ def _head(
             "artifacts": [str(path) for path in paths],
             "task": task.kind,
             **top_k,
+            **({"amp": config.amp} if config.amp != "none" else {}),
         },
         task=task,
         inputs=names,

@@ -1,8 +1,8 @@
 """Settings of `dlcli benchmark`."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from dlcli.config.shared import EvaluationData, Timing, parse_sizes
+from dlcli.config.shared import EvaluationData, FixedAmp, Timing, parse_sizes
 from dlcli.settings import PathText, parsed_by, setting
 
 
@@ -25,4 +25,4 @@ class BenchConfig(Timing, EvaluationData):
     seconds: float = setting(2.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0)
     rounds: int = setting(5, "Rounds in which the models are timed in turn.", "--rounds", ge=2)
     device: str = setting("cpu", "cpu, cuda or cuda:1.", "--device")
-    amp: Literal["none", "fp16", "bf16"] = setting("none", "Mixed precision of torch models.", "--amp")
+    amp: FixedAmp = setting("none", "Mixed precision of torch models.", "--amp")

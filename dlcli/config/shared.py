@@ -15,6 +15,7 @@ from dlcli.trust import METRICS_GROUP, full_name, names_code
 
 Split = Literal["auto", "train", "val", "test", "all"]
 Amp = Literal["auto", "none", "bf16", "fp16"]
+FixedAmp = Literal["none", "bf16", "fp16"]
 
 
 def parse_sizes(text: str, flag: str = "--batch-sizes") -> tuple[int, ...]:
@@ -120,6 +121,9 @@ class Inference(Device, DecodingThreads):
         None, "Batch size (default: by image size).", "--batch-size", "-b", ge=1
     )
     beams: int = setting(1, "Beam width for translation; 1: greedy decoding.", "--beams", ge=1)
+    amp: FixedAmp = setting(
+        "none", "Mixed precision of a model that torch runs; its figures differ a little.", "--amp"
+    )
     tta: Literal["none", "flip"] = setting(
         "none", "Test-time augmentation: average over the image and its mirror image.", "--tta"
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from dlcli import transforms
 from dlcli.card import Card
 from dlcli.data.base import Inputs
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
 from dlcli.formats.encodings.base import ENCODINGS
 from dlcli.registry import Registry
@@ -175,11 +175,13 @@ class Artifact(ABC):
 class Runtime:
     """Where an artifact runs: a device's name ("auto", "cpu", "cuda:1") and, on CPU, its threads.
 
-    ``threads`` None is the library's default. In torch the number holds for the process.
+    ``threads`` None is the library's default. In torch the number holds for the process. ``amp`` is the
+    mixed precision of a trainable format: none, bf16 or fp16.
     """
 
     device: str = "auto"
     threads: int | None = None
+    amp: str = "none"
 
 
 @dataclass(frozen=True)
@@ -269,16 +271,27 @@ def head_of(path: Path, count: int = 64) -> bytes:
 
 
 def open_artifact(
-    source: Path | ModelFile, *, device: str = "auto", threads: int | None = None, trust: bool = False
+    source: Path | ModelFile,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    amp: str = "none",
+    trust: bool = False,
 ) -> Artifact:
     """Open a model file of any known format.
 
     One that could run code, its own or that of a ``file.py`` model, opens when this user's dlcli wrote
     it and has run that code, or ``trust`` says so; what was trusted once is known from then on. Raises:
-    DlcliError.
+    DlcliError, and UsageError for mixed precision of a format that does not run as a torch module.
     """
     file = recognize(source) if isinstance(source, Path) else source
     require_extra(file.format)
+    if amp != "none" and not file.format.trainable:
+        raise UsageError(
+            f"--amp {amp} is for models that torch runs, and {file.path} is a file of the format "
+            f"{file.format.name}, whose precision was chosen when it was written",
+            hint="leave --amp out, or name the run or its best.safetensors; export --half writes fp16",
+        )
     _check_transforms(file)
     strange = _strange_code(file)
     if strange and not (trust or trusts_all()):
@@ -288,7 +301,7 @@ def open_artifact(
             hint=f"if you trust its source: dlcli eval {as_typed(file.path)} --trust, once",
         )
     with allowing(file.card.model.name if strange else None):
-        artifact = file.format.open(file, Runtime(device, threads))
+        artifact = file.format.open(file, Runtime(device, threads, amp))
     if strange:
         file.remember()
     return artifact

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from dlcli.zoo.precision import Precision
+
 DIGEST_KEY = "dlcli.sha256"
 LAYOUT_KEY = "dlcli.layout"  # "plain" in what `plain_safetensors` writes
 _MAX_HEADER = 100_000_000  # safetensors' own limit
@@ -171,22 +173,30 @@ def card_of(path: Path) -> Card:
 class Checkpoint(Artifact):
     """The float model in torch, in eval mode, on one device."""
 
-    def __init__(self, file: ModelFile, card: Card, module: nn.Module, device: torch.device) -> None:
+    def __init__(self, file: ModelFile, card: Card, module: nn.Module, precision: Precision) -> None:
         super().__init__(file, card)
         self._module = module
-        self.device = device
+        self._precision = precision
+        self.device = precision.device
 
     def predict(self, inputs: Inputs) -> Outputs:
         """The module's outputs for a batch."""
         from dlcli.zoo.forward import predict
 
-        return predict(self._module, inputs, self.card.task, self.device)
+        with self._precision.autocast():
+            return predict(self._module, inputs, self.card.task, self.device)
 
     def prepare_call(self, inputs: Inputs) -> Callable[[], object]:
         """The module's call on tensors that lie on its device."""
         from dlcli.zoo.forward import prepare_call
 
-        return prepare_call(self._module, inputs, self.card.task, self.device)
+        call = prepare_call(self._module, inputs, self.card.task, self.device)
+
+        def in_precision() -> object:
+            with self._precision.autocast():
+                return call()
+
+        return in_precision if self._precision.dtype is not None else call
 
     def module(self) -> nn.Module:
         """The module, which takes the tensors of the card's signature."""
@@ -210,6 +220,7 @@ def build_checkpoint(file: ModelFile, state: Mapping[str, torch.Tensor], runtime
     from dlcli.zoo.base import build_model
     from dlcli.zoo.device import resolve_device, set_threads
     from dlcli.zoo.forward import load_tensors, place
+    from dlcli.zoo.precision import resolve_precision
 
     card = file.card
     try:
@@ -218,8 +229,9 @@ def build_checkpoint(file: ModelFile, state: Mapping[str, torch.Tensor], runtime
     except (RuntimeError, ValueError) as exc:
         raise _misfit(file.path, exc) from exc
     where = resolve_device(runtime.device)
+    precision = resolve_precision(runtime.amp, where)
     set_threads(runtime.threads)
-    return Checkpoint(file, card, place(module, where).eval(), where)
+    return Checkpoint(file, card, place(module, where).eval(), precision)
 
 
 def _misfit(path: Path, why: Exception) -> DlcliError:

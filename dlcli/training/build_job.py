@@ -34,7 +34,6 @@ from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.schedule import describe
 from dlcli.training.plan import Plan
 from dlcli.training.plan_notes import is_batch_norm, plan_notes
-from dlcli.training.precision import Precision, resolve_precision
 from dlcli.training.pruning_masks import make_masks
 from dlcli.training.run_files import RunFolderFiles
 from dlcli.training.snapshots import make_snapshot
@@ -43,6 +42,7 @@ from dlcli.training.validation import make_validate
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.base import find_model
 from dlcli.zoo.forward import has_images, make_contiguous, place, predict
+from dlcli.zoo.precision import Precision, resolve_precision
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dlcli.training.class_balance import balance_plan
 from dlcli.training.losses.make import check_loss
 from dlcli.training.optim.make import check_optim
 from dlcli.training.plan import Plan
-from dlcli.training.precision import resolve_precision
 from dlcli.zoo.device import resolve_device
+from dlcli.zoo.precision import resolve_precision
 
 
 def check_plan(plan: Plan) -> None:

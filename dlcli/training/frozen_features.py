@@ -23,9 +23,9 @@ from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.task import TaskSpec
 from dlcli.training.augmentation.augment import Augment
 from dlcli.training.loop.job import FitJob
-from dlcli.training.precision import Precision
 from dlcli.training.validation import make_validate
 from dlcli.zoo.forward import model_inputs
+from dlcli.zoo.precision import Precision
 
 # Of one split; a constant, since what a run computes must not depend on the machine.
 MAX_BYTES = 4 * 2**30

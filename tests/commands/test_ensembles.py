@@ -305,6 +305,31 @@ def write_graph(path: Path, task: TaskSpec) -> None:
     onnx.save(model, str(path))
 
 
+def test_mixed_precision_is_said_and_no_figure_of_the_run(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlcli.zoo.precision._try_bf16_on_cpu", lambda: None)  # of this machine
+    photo = "photos/green/0.jpg"
+    single, mixed = (
+        out_of(capsys, "predict", "one", photo, "--amp", amp)[0] for amp in ("none", "bf16")
+    )
+    assert "amp" not in single
+    assert mixed["amp"] == "bf16"
+    p, q = (out["predictions"][0]["probability"] for out in (single, mixed))
+    assert p != q
+    assert p == pytest.approx(q, abs=0.02)
+    assert out_of(capsys, "eval", "one", "--amp", "bf16")[0]["note"].endswith("; computed in bf16")
+    assert not RunFolder(here / "runs" / "one").test.exists()
+    out_of(capsys, "eval", "one")
+    assert RunFolder(here / "runs" / "one").test.exists()
+    assert main(["predict", "one", photo, "--amp", "fp16"]) == 1
+    assert "not for CPUs" in capsys.readouterr().err
+    write_graph(here / "x.onnx", images(8, "blue", "green", "red"))
+    for command in (["predict", "x.onnx", photo], ["eval", "one", "x.onnx"]):
+        assert main([*command, "--amp", "bf16"]) == 2
+        assert "for models that torch runs, and x.onnx" in capsys.readouterr().err
+
+
 def test_an_onnx_file_and_a_torch_model_are_one_ensemble(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

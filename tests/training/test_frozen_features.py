@@ -213,8 +213,8 @@ def test_samples_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
 
 def test_a_reader_gives_rows_in_order_and_again() -> None:
     made = plan()
-    from dlcli.training.precision import Precision
     from dlcli.training.readers import make_reader
+    from dlcli.zoo.precision import Precision
 
     module = build_model(made.model, made.task).requires_grad_(False)
     head = [name for name, _ in module.named_children()][-1]

@@ -42,6 +42,7 @@ from dlcli.training.plan import Plan
 from dlcli.training.prepare import prepare_run
 from dlcli.training.run import new_run
 from dlcli.wording import plural
+from dlcli.zoo.precision import Precision
 
 _EPOCHS_SHARE = 0.5  # of fine-tuning, relative to the epochs of the model's own run
 
@@ -238,7 +239,7 @@ class PruneJob:
             run = new_run(prepare_run(plan), self.runs_dir, name)
             card = make_card(plan, model.module)
         file = ModelFile(run.best, FORMATS.get("safetensors"))
-        unsaved = Checkpoint(file, card, model.module, torch.device("cpu"))
+        unsaved = Checkpoint(file, card, model.module, Precision("none", torch.device("cpu")))
         measured = self.reference.evaluate(unsaved)
         metrics = {"val": measured.metrics} if self.reference.split == "val" else {}
         save_model(run.best, model.module, card.model_copy(update={"metrics": metrics}))

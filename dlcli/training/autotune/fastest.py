@@ -24,10 +24,10 @@ from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import optimizer_step
 from dlcli.training.optim.make import set_lr
 from dlcli.training.plan import Plan
-from dlcli.training.precision import Precision, resolve_precision
 from dlcli.transforms import FAKE_QUANT
 from dlcli.wording import first_line
 from dlcli.zoo.forward import has_images, make_contiguous
+from dlcli.zoo.precision import Precision, resolve_precision
 
 # Outputs of bf16 have 8 significant bits: enough to rank classes, too few for numbers.
 _TASKS = ("classification", "multilabel", "seq2seq", "embedding")

@@ -19,7 +19,7 @@ from dlcli.training.loop.objective import Objective
 from dlcli.training.loop.phases import PhaseClock
 from dlcli.training.loop.state import Progress
 from dlcli.training.optim.schedule import lr_factor
-from dlcli.training.precision import Precision
+from dlcli.zoo.precision import Precision
 
 
 class RunFiles(Protocol):

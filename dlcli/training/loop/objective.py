@@ -14,8 +14,8 @@ from dlcli.training.augmentation.augment import Augment
 from dlcli.training.distillation import Teacher
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.model import Forward
-from dlcli.training.precision import Precision
 from dlcli.zoo.forward import model_inputs
+from dlcli.zoo.precision import Precision
 
 
 @dataclass(frozen=True)

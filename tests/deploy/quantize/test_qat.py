@@ -33,6 +33,7 @@ from dlcli.training.prepare import prepare_run
 from dlcli.training.run import TrainResult
 from dlcli.training.sync_batchnorm import RunningStatistics
 from dlcli.zoo.base import build_model
+from dlcli.zoo.precision import Precision
 from dlcli.zoo.structures.fake_quant import FakeQuantizer
 
 METHOD = method_of("qat", "onnxruntime")
@@ -154,7 +155,7 @@ def test_recurrent_models_are_refused(tmp_path: Path) -> None:
         ModelFile(tmp_path / "m", FORMATS.get("safetensors")),
         Card(model=spec, task=task),
         build_model(spec, task),
-        torch.device("cpu"),
+        Precision("none", torch.device("cpu")),
     )
     with pytest.raises(DlcliError, match="not support LSTM"):
         qat(lstm, METHOD, settings(), finetuner(tmp_path), tmp_path / "q.onnx")

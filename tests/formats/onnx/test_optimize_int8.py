@@ -22,6 +22,7 @@ from dlcli.formats.onnx.export import write_onnx
 from dlcli.formats.onnx.optimize_int8 import optimize_int8
 from dlcli.task import PairsInput, TaskSpec, TextInput
 from dlcli.zoo.base import build_model
+from dlcli.zoo.precision import Precision
 
 TEXT = TextInput(vocabulary=("<pad>", "<unk>", "<s>", "</s>", *"abcdefgh"), max_length=20)
 SMALL = {"layers": 2, "dim": 16, "heads": 2, "ff": 16}
@@ -41,7 +42,9 @@ def exported(task: TaskSpec, spec: ModelSpec, path: Path) -> Any:
     module = build_model(spec, task).eval()
     card = Card(model=spec, task=task)
     file = ModelFile(path, FORMATS.get("safetensors"))
-    write_onnx(Checkpoint(file, card, module, torch.device("cpu")), path, ExportConfig())
+    write_onnx(
+        Checkpoint(file, card, module, Precision("none", torch.device("cpu"))), path, ExportConfig()
+    )
     return onnx.load(str(path))
 
 

@@ -20,7 +20,7 @@ from dlcli.training.autotune.trial import training_batches, trial_job
 from dlcli.training.loop.step import optimizer_step
 from dlcli.training.plan import Plan
 from dlcli.training.planning import make_plan
-from dlcli.training.precision import Precision, resolve_precision
+from dlcli.zoo.precision import Precision, resolve_precision
 
 BASE = {
     "data": {"data": "digits"},

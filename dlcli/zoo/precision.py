@@ -1,7 +1,7 @@
-"""Mixed precision: the dtype of autocast in a training step, and the scaler that fp16 needs.
+"""Mixed precision: the dtype of autocast in a step, and the scaler that fp16 needs.
 
-Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740. Evaluation is always float32, so
-that the figures of a run are those of its artifact.
+Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740. Evaluation is float32 unless `eval` or
+`predict` are given another precision, so that the figures of a run are those of its artifact.
 """
 
 from __future__ import annotations
