@@ -110,7 +110,7 @@ def _source(path: Path) -> ModelFile:
     file = recognize(path)
     if file.card and not file.format.trainable:
         raise DlcliError(
-            f"{path} is an {file.format.name} file already, and holds no trainable model to export",
+            f"{path} is of the format {file.format.name} already, and holds no trainable model",
             hint="export the model that it was made from: the run's best.safetensors",
         )
     return file

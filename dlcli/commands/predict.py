@@ -15,6 +15,7 @@ from dlcli.config import PredictConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
+from dlcli.wording import listed
 
 if TYPE_CHECKING:
     from dlcli.data.base import Reader, Samples
@@ -87,7 +88,7 @@ def command(
     kind = kind_of(task)
     samples = kind.inputs(arguments, task)  # before loading weights: a wrong name fails at once
     if not len(samples):
-        raise DlcliError(f"{', '.join(arguments[:5])} has no inputs to predict")
+        raise DlcliError(f"{listed(arguments, 5)} has no inputs to predict")
     head, carried = _head(paths, task, samples, config)
     models = [open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files]
     ensemble = Ensemble(models, tta=config.tta)

@@ -20,6 +20,7 @@ from dlcli.data.sets.named import DATASETS, find_name
 from dlcli.data.splits import hold_out, match_classes
 from dlcli.errors import DlcliError, UsageError, naming, nearest
 from dlcli.task import TaskSpec
+from dlcli.wording import listed
 
 _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
 # Settings for files of the user's own; registered sets are read in their own way.
@@ -102,7 +103,7 @@ def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
     if unknown:
         names = list(unknown)
         raise DlcliError(
-            f"{source.origin} has samples of {', '.join(names[:5])}"
+            f"{source.origin} has samples of {listed(names, 5)}"
             f"{f' and {len(names) - 5} more classes' if len(names) > 5 else ''}, "
             "which the model does not know",
             hint="it knows "

@@ -148,8 +148,11 @@ class CheckResult:
         examples: Sequence[str] = (),
         hint: str | None = None,
     ) -> None:
-        """Add a finding, with at most `EXAMPLES` examples."""
-        self.findings.append(Finding(level, code, message, tuple(examples[:EXAMPLES]), hint))
+        """Add a finding, with at most `EXAMPLES` examples and how many more there are."""
+        shown, more = list(examples[:EXAMPLES]), len(examples) - EXAMPLES
+        if more > 0:
+            shown.append(f"and {more:,} more")
+        self.findings.append(Finding(level, code, message, tuple(shown), hint))
 
 
 @dataclass(frozen=True)

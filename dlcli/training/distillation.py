@@ -90,7 +90,7 @@ def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
     _check_inputs(own.input, task.input, named)
     if not file.format.trainable:
         raise UsageError(
-            f"{named} is an {file.format.name} file, which torch cannot run",
+            f"{named} is of the format {file.format.name}, which torch cannot run",
             hint="give the safetensors file that it was exported from",
         )
     return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)

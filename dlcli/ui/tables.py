@@ -243,6 +243,9 @@ def _print_baselines(result: EvalResult) -> None:
         own = f" {figure(result.metrics[metric])}" if metric in result.metrics else ""
         _print_table(f"baselines by {metric} (difference: the model's{own} minus theirs)", table)
     notes = {row.name: row.note for row in result.baselines if row.note}
+    block = max((row.block for row in result.baselines), default=1)
+    if block > 1:
+        notes["95 % interval"] = f"resamples blocks of {block} windows, since windows overlap"
     if notes:
         consoles.stdout().print()
         explained = [Row(printable(name), wording.one_line(note)) for name, note in notes.items()]

@@ -40,19 +40,19 @@ def csv_cell(value: object) -> object:
 
 
 def figure(value: float) -> str:
-    """Format a loss or a score: four decimals; fewer for large values, an exponent for tiny ones.
+    """Format a loss or a score: four decimals, four digits from 10 on, an exponent for tiny ones.
 
-    Errors in the data's own units may be of any size: ``0.1234``, ``123.4``, ``51234``, ``3.1e-05``.
+    Errors in the data's own units may be of any size: ``0.1234``, ``96.91``, ``104.5``, ``51234``,
+    ``3.1e-05``.
     """
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
     size = abs(value)
     if size >= 1e7:
         return f"{value:.3e}"
-    if size >= 1e4:
-        return f"{value:.0f}"
-    if size >= 100:
-        return f"{value:.4g}"
+    for least, decimals in ((999.95, 0), (99.995, 1), (9.9995, 2)):
+        if size >= least:
+            return f"{value:.{decimals}f}"
     if size < 1e-9:  # rounding errors about zero are no figures
         return "0.0000"
     return f"{value:.1e}" if size < 0.0005 else f"{value:.4f}"

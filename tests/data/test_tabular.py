@@ -408,6 +408,10 @@ def test_predict_without_a_feature_names_the_nearest(tmp_path):
     with pytest.raises(DlcliError, match="no column 'colour'") as caught:
         TABULAR.inputs([str(path)], task)
     assert "'color'" in caught.value.hint
+    path = save(tmp_path / "fewer.csv", ["x", "1"])
+    with pytest.raises(DlcliError, match=r"lacks 3 of 3 columns .*'colour'") as caught:
+        TABULAR.inputs([str(path)], task)
+    assert caught.value.hint == "it has 'x'"
     with pytest.raises(DlcliError, match="does not exist"):
         TABULAR.inputs([str(tmp_path / "gone.csv")], task)
 

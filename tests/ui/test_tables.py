@@ -171,7 +171,7 @@ def test_regression_shows_errors_in_the_datas_units(
     rows = [line.split() for line in out.splitlines()]
     # 50,000 off in each of the two rows; age is guessed as 30, 10 and 20 off.
     assert ["price", "50000", "50000", "0.7500"] in rows
-    assert ["age", "15.0000", "15.8114", "-0.1111"] in rows
+    assert ["age", "15.00", "15.81", "-0.1111"] in rows
     names = [row[0] for row in rows if row and row[0] in ("r2", "mae", "rmse", "mse", "loss")]
     assert names == ["r2", "mae", "rmse", "mse", "loss"]
     assert "in the data's own units" in out
@@ -221,7 +221,7 @@ def test_seq2seq_shows_its_scores_alone(width: int, capsys: pytest.CaptureFixtur
     check_fits(out, width)
     rows = [line.split() for line in out.splitlines()]
     assert rows.index(["loss", "2.1000"]) < rows.index(["accuracy", "0.6100"])
-    assert rows.index(["accuracy", "0.6100"]) < rows.index(["bleu", "23.4000"])
+    assert rows.index(["accuracy", "0.6100"]) < rows.index(["bleu", "23.40"])
     assert "target" not in out
 
 
@@ -321,7 +321,8 @@ def test_shortened_names_have_the_width(width: int) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0.12344, "0.1234"), (99.99, "99.9900"), (123.44, "123.4"), (51_234.4, "51234"),
+    [(0.12344, "0.1234"), (96.9091, "96.91"), (99.999, "100.0"), (104.0, "104.0"), (9.99991, "10.00"),
+     (1234.4, "1234"), (51_234.4, "51234"),
      (3.1e9, "3.100e+09"), (0.0, "0.0000"), (-2e-16, "0.0000"),
      (0.0005, "0.0005"), (3.14e-5, "3.1e-05"), (-3.14e-5, "-3.1e-05"),
      (float("nan"), "nan"), (float("-inf"), "-inf")],

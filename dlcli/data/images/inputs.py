@@ -15,6 +15,7 @@ from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.frames import is_table
 from dlcli.errors import DlcliError
 from dlcli.pixels.formats import is_image
+from dlcli.wording import listed
 
 
 def image_inputs(arguments: Sequence[str]) -> Samples:
@@ -63,7 +64,7 @@ def _find(arguments: Sequence[str]) -> list[tuple[str, bool, list[str]]]:
             empty.append(argument)
         parts.append((argument, table, new or [argument]))
     if len(empty) == len(arguments):
-        raise DlcliError(f"{', '.join(empty[:5])} holds no images", hint="give files, folders or globs")
+        raise DlcliError(f"{listed(empty, 5)} holds no images", hint="give files, folders or globs")
     return parts
 
 

@@ -232,7 +232,7 @@ def fit_forecast(source: DataSource, config: DataConfig) -> tuple[TaskSpec, list
     mean, std, constant = channel_statistics(rows, count)
     notices = list(first.notices)
     if constant:
-        shown = ", ".join(repr(channels[c]) for c in constant[:5])
+        shown = quoted_list([channels[c] for c in constant])
         notices.append(Notice(f"constant in the training rows, so not scaled: {shown}"))
     each = first.series_column is not None and config.series_scale == "each"
     scales = [SeriesScale(id=series.id) for series in trained if first.series_column is not None]

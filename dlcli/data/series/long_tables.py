@@ -16,7 +16,7 @@ from dlcli.data.base import Floats, Indices
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.series.panels import MAX_REPEATS, is_numeric, rows_by_series, series_columns
 from dlcli.data.tables.cells import as_numbers
-from dlcli.data.tables.frames import need_column
+from dlcli.data.tables.frames import need_column, need_columns
 from dlcli.data.tables.unused import has_header_gaps, is_counter
 from dlcli.errors import DlcliError
 from dlcli.timeline.times import (
@@ -124,8 +124,7 @@ def read_tables(
         columns, unused = _channels(frame, (name, *series), config, path)
         notices += unused
     else:
-        for channel in channels:
-            need_column(frame, channel, what="the model reads it", path=path)
+        need_columns(frame, channels, what="the model reads it", path=path)
         columns = {channel: as_numbers(frame[channel])[0] for channel in channels}
     values = np.stack([_to_numpy(column) for column in columns.values()], axis=1)
     groups = list(rows_by_series(frame, series)) if series else [("", np.arange(frame.height))]

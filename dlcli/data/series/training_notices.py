@@ -67,9 +67,10 @@ def _about_splits(facts: TrainingFacts) -> list[Notice]:
             if end > first and (last is None or table.clock[end - 1] > last[0]):
                 last = (table.clock[end - 1], table.times[end - 1])
         if last is not None:
-            parts.append(f"{split} {rows:,} rows to {last[1]}")
+            parts.append(f"{split} to {last[1]} ({rows:,} rows)")
     how = "by file" if facts.by_files else "by time"
-    message = f"split {how}: {', '.join(parts)}; inputs may begin in the split before, targets never do"
+    windows = "targets of a window lie in its split, its inputs may begin earlier"
+    message = f"split {how}: {', '.join(parts)}; {windows}"
     notices = [Notice(message)]
     unused = sum(len(table.values) - ends[2] for table, ends in zip(tables, bounds, strict=True))
     if unused:

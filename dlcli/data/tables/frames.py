@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from dlcli.data.text.scripts import UNSPACED_SCRIPTS
 from dlcli.errors import DlcliError, nearest
 from dlcli.files import check_unpacked, unpacked_limit
 from dlcli.notation.charset import decode_text
-from dlcli.wording import first_line, plural, quoted, shorten
+from dlcli.wording import first_line, plural, quoted, quoted_list, shorten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,6 +106,18 @@ def need_column(frame: polars.DataFrame, name: str, *, what: str, path: object) 
     """Raise DlcliError with the nearest name when ``frame`` has no column ``name``, the ``what``."""
     if name not in frame.columns:
         raise DlcliError(f"{path} has no column {name!r} ({what})", hint=nearest(name, frame.columns))
+
+
+def need_columns(frame: polars.DataFrame, names: Sequence[str], *, what: str, path: object) -> None:
+    """Raise DlcliError as `need_column`, or one that names all columns where several are missing."""
+    missing = [name for name in names if name not in frame.columns]
+    if len(missing) > 1:
+        raise DlcliError(
+            f"{path} lacks {len(missing)} of {len(names)} columns ({what}): {quoted_list(missing)}",
+            hint=f"it has {quoted_list(frame.columns)}",
+        )
+    for name in missing:
+        need_column(frame, name, what=what, path=path)
 
 
 def looks_like_text(column: polars.Series) -> bool:

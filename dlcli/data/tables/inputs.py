@@ -20,7 +20,7 @@ from dlcli.data.tables.frames import (
     TABLE_SUFFIXES,
     is_stdin,
     is_table,
-    need_column,
+    need_columns,
     read_typed,
 )
 from dlcli.data.tables.rows import TableRows, booleans_as_strings
@@ -80,9 +80,7 @@ def _read(name: str, spec: TabularInput, columns: list[str]) -> tuple[polars.Dat
     as_text = {n.source for n in spec.numbers if n.format} | {c.name for c in spec.categories}
     typed = read_typed(path, as_text=as_text, names=columns)
     known = set(typed.frame.columns)
-    for column in columns:
-        if column not in known:
-            need_column(typed.frame, column, what="the model was trained on it", path=name)
+    need_columns(typed.frame, columns, what="the model was trained on it", path=name)
     notices = []
     if any(notice.code == DUPLICATE_COLUMN for notice in typed.notices):
         others = sorted(known - set(columns))

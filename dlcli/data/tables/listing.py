@@ -21,6 +21,7 @@ from dlcli.data.tables.frames import (
     TABLE_SUFFIXES,
     has_default_names,
     need_column,
+    need_columns,
     read_typed,
     split_by_column,
 )
@@ -323,9 +324,9 @@ def _as_in_training(
     notices: list[Notice] = []
     own, train = ({c.name: c for c in f.iter_columns()} for f in (part.frame, first.frame))
     columns = []
-    for name in [*target.target_names, *features]:
-        if name not in own:
-            need_column(part.frame, name, what="a column of the training file", path=path)
+    names = [*target.target_names, *features]
+    need_columns(part.frame, names, what="of the training file", path=path)
+    for name in names:
         column, more = cast_to_training(own[name], train[name], where=path.name, form=formats.get(name))
         if name in target.target_names and more:  # not a number: an error, not a missing value
             column, more = own[name], []

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from dlcli.errors import DlcliError
+from dlcli.wording import listed
 
 SPLIT_NAMES = {
     **{"train": "train", "training": "train"},
@@ -82,7 +83,7 @@ def _single_data_set(path: Path, files: list[Path], suffixes: Collection[str]) -
     if groups:
         names = sorted(group["train"].name for group in groups.values())
         raise DlcliError(
-            f"{path} holds several data sets: {', '.join(names[:5])}",
+            f"{path} holds several data sets: {listed(names, 5)}",
             hint=f"give one of these files, such as {path if path.is_dir() else path.parent}/{names[0]}",
         )
     if len(files) == 1:
@@ -91,7 +92,7 @@ def _single_data_set(path: Path, files: list[Path], suffixes: Collection[str]) -
         return None  # such as lists of the contents of the folders
     names = sorted(file.name for file in files)
     raise DlcliError(
-        f"{path} holds {len(files)} files, none of which is named train: {', '.join(names[:5])}",
+        f"{path} holds {len(files)} files, none of which is named train: {listed(names, 5)}",
         hint="give one of them, or rename them to train, val and test",
     )
 

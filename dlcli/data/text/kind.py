@@ -155,10 +155,6 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
         if not len(indices):
             continue
         texts = [part.texts[i] for i in indices]
-        empty = sum(not text.strip() for text in texts)
-        if empty:
-            message = f"{part.where}: {empty:,} of {len(texts):,} texts are empty"
-            notices.append(Notice(message, "empty-text"))
         splits[split] = Samples(
             ids=tuple(part.ids[i] for i in indices),
             targets=targets,

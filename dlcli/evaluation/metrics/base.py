@@ -92,7 +92,8 @@ class BaselineRow:
     ``value`` is the ``metric`` of the baseline; ``difference`` is that of the model minus ``value``, and
     ``low`` and ``high`` its 95 % interval (infinite for too few samples). ``better`` is None where the
     interval contains 0. ``note`` describes how the baseline was fitted, where that limits it.
-    ``by_series`` is the metric of the baseline on each of several series.
+    ``by_series`` is the metric of the baseline on each of several series. The interval resamples
+    ``block`` consecutive samples together, since they overlap.
     """
 
     name: str
@@ -104,6 +105,7 @@ class BaselineRow:
     better: bool | None
     note: str = ""
     by_series: dict[str, float] = field(default_factory=dict)
+    block: int = 1
 
 
 @dataclass(frozen=True)

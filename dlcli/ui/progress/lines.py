@@ -59,7 +59,7 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
         *([("loss", event.loss.replace("_", " "))] if event.loss else []),
         ("optimizer", f"{event.optimizer}, lr {event.lr:g}"),
         ("schedule", event.schedule or event.scheduler),
-        ("best by", f"val {event.monitor}"),
+        ("best by", f"val {event.monitor}{_scale(event)}"),
         ("device", f"{event.device}, amp {event.amp}"),
     ]
     if event.resumed_step:
@@ -184,6 +184,12 @@ def _task(event: RunStarted) -> str:
         return event.task
     noun = "label" if event.task == "multilabel" else "class"
     return f"{event.task}, {wording.plural(event.num_classes, noun)}"
+
+
+def _scale(event: RunStarted) -> str:
+    """Say where a forecast's metric is not in the data's units."""
+    scaled = event.task == "forecast" and event.monitor in ("mse", "mae", "rmse", "loss")
+    return ", on scaled values" if scaled else ""
 
 
 def _shape(event: RunStarted) -> str:
