@@ -147,7 +147,7 @@ register(
         recipes={
             "forecast": {
                 "optim": {"lr": 1e-3},
-                "fit": {"epochs": 20, "batch_size": 64, "min_steps": 1000},
+                "fit": {"epochs": 10, "batch_size": 64, "min_steps": 1000},
             }
         },
         summary="forecasts as NLinear and DLinear do; a linear baseline for other tasks",
