@@ -28,6 +28,8 @@ def keywords(function: Function, config: BaseModel) -> dict[str, Any]:
     names = keyword_names(function)
     shared = {name: getattr(config, name) for name in names if name in type(config).model_fields}
     own = _arguments(function, type(config))
+    if not own.model_fields:
+        return shared
     values = {name: value for name, value in _args(config).items() if name in own.model_fields}
     return {**shared, **dict(own.model_validate(values))}
 

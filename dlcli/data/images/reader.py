@@ -120,8 +120,7 @@ class PixelReader(Reader):
     def _fill(self, indices: Indices) -> None:
         """Load the samples that are not in memory yet."""
         assert self._store is not None
-        missing = np.unique(indices)
-        missing = missing[~(self._filled[missing] | self._unreadable[missing])]
+        missing = np.unique(indices[~(self._filled[indices] | self._unreadable[indices])])
         self._load(missing, self._store, missing)
         self._filled[missing] = ~self._unreadable[missing]
 

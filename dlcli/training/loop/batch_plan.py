@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -53,11 +54,11 @@ class BatchPlan:
         limits = [limit for limit in (self.memory_limit, micro_batch) if limit is not None]
         return replace(self, memory_limit=min(limits, default=None))
 
-    def rank_shares(self, samples: int) -> list[Indices]:
+    def rank_shares(self, samples: int) -> tuple[Indices, ...]:
         """The positions in a batch of ``samples`` that each rank gets."""
         return portions(samples, self.world_size, mirrored=self.mirrored)
 
-    def micro_batches(self, samples: int, planned: int) -> list[Indices]:
+    def micro_batches(self, samples: int, planned: int) -> tuple[Indices, ...]:
         """The positions in a rank's share of ``samples`` that each micro-batch gets.
 
         ``planned`` are the samples of the whole batch, the unreadable ones included: every rank gets as
@@ -71,16 +72,19 @@ class BatchPlan:
         return portions(samples, count, mirrored=self.mirrored)
 
 
-def portions(samples: int, parts: int, *, mirrored: bool = False) -> list[Indices]:
+@lru_cache(maxsize=64)
+def portions(samples: int, parts: int, *, mirrored: bool = False) -> tuple[Indices, ...]:
     """The positions 0 .. samples - 1 in ``parts`` shares of nearly equal size, each ascending.
+
+    Cached, since nearly all batches of a run have one size: the arrays must not be modified.
 
     With ``mirrored`` a position and the one as far from the other end share a part, so that reversing a
     part gives each sample the partner that reversing the whole gives it. Shares may be empty.
     """
     if not mirrored:
-        return np.array_split(np.arange(samples, dtype=np.int64), parts)
+        return tuple(np.array_split(np.arange(samples, dtype=np.int64), parts))
     pairs = np.array_split(np.arange((samples + 1) // 2, dtype=np.int64), parts)
-    return [np.unique(np.concatenate([part, samples - 1 - part])) for part in pairs]
+    return tuple(np.unique(np.concatenate([part, samples - 1 - part])) for part in pairs)
 
 
 def batch_bounds(samples: int, batch_size: int) -> list[int]:

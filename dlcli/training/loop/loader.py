@@ -65,6 +65,10 @@ class Batch:
         return readable > 1 or readable == self.planned == 1
 
 
+# Inputs and targets on the device, indices and count: the first fields of a `Batch`.
+Gathered = tuple[tuple[torch.Tensor, ...], torch.Tensor, Indices, int]
+
+
 class TrainBatches:
     """The batches of a training split, epoch by epoch, from any position in an epoch.
 
@@ -123,12 +127,11 @@ class TrainBatches:
         reader = features or self.reader
         split = self._resident_split(reader)
         if split is not None:
-            batches = (self._from_resident(split, share, epoch) for share in shares)
+            gathered = (self._from_resident(split, share) for share in shares)
         else:
-            host_batches = prefetch(reader.read(share) for share in shares)
-            batches = (self._from_host(host, indices, epoch) for host, indices in host_batches)
-        for batch, planned in zip(batches, sizes, strict=True):
-            yield replace(batch, planned=planned, is_features=features is not None)
+            gathered = (self._from_host(*read) for read in prefetch(map(reader.read, shares)))
+        for (inputs, targets, indices, count), planned in zip(gathered, sizes, strict=True):
+            yield Batch(inputs, targets, indices, count, epoch, planned, features is not None)
         self.reader.flush()
 
     def example(self) -> Batch:
@@ -141,7 +144,7 @@ class TrainBatches:
             positions = np.arange(low, min(low + 2, len(self.reader)), dtype=np.int64)
             host, indices = self.reader.read(positions)
             if len(indices):
-                return self._from_host(host, indices, 0)
+                return Batch(*self._from_host(host, indices), epoch=0, planned=len(indices))
         raise self.unreadable()
 
     def unreadable(self) -> DlcliError:
@@ -152,33 +155,19 @@ class TrainBatches:
         )
 
     def _from_resident(
-        self,
-        split: tuple[tuple[torch.Tensor, ...], torch.Tensor],
-        indices: Indices,
-        epoch: int,
-    ) -> Batch:
+        self, split: tuple[tuple[torch.Tensor, ...], torch.Tensor], indices: Indices
+    ) -> Gathered:
         inputs, targets = split
         rows = to_device(torch.from_numpy(indices), self.device)
         count = len(indices) if self._count is None else self._count(self.reader.targets(indices))
-        return Batch(
-            inputs=tuple(tensor.index_select(0, rows) for tensor in inputs),
-            targets=targets.index_select(0, rows),
-            indices=indices,
-            count=count,
-            epoch=epoch,
-            planned=len(indices),
-        )
+        gathered = tuple(tensor.index_select(0, rows) for tensor in inputs)
+        return gathered, targets.index_select(0, rows), indices, count
 
-    def _from_host(self, host: Inputs, indices: Indices, epoch: int) -> Batch:
+    def _from_host(self, host: Inputs, indices: Indices) -> Gathered:
         targets = self.reader.targets(indices)
-        return Batch(
-            inputs=tuple(to_device(torch.from_numpy(array), self.device) for array in host),
-            targets=to_device(_as_tensor(targets, self.device), self.device),
-            indices=indices,
-            count=len(indices) if self._count is None else self._count(targets),
-            epoch=epoch,
-            planned=len(indices),
-        )
+        count = len(indices) if self._count is None else self._count(targets)
+        inputs = tuple(to_device(torch.from_numpy(array), self.device) for array in host)
+        return inputs, to_device(_as_tensor(targets, self.device), self.device), indices, count
 
     def _resident_split(self, reader: Reader) -> tuple[tuple[torch.Tensor, ...], torch.Tensor] | None:
         """The encoded split on the training device, where it is complete and fits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -34,17 +35,25 @@ class TrainableModel:
     sync_batch_norm: bool
     forward: Forward = field(init=False, repr=False)
     running_statistics: RunningStatistics = field(init=False, repr=False)
+    _unfreezing: list[tuple[nn.Parameter, float]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.forward = self.wrap(self.module)
         self.running_statistics = RunningStatistics(self.module)
+        starts = self.freezing.starts
+        self._unfreezing = [
+            (parameter, starts[name])
+            for name, parameter in self.module.named_parameters()
+            if math.isfinite(starts.get(name, math.inf))
+        ]
 
     def unfreeze(self, share: float) -> bool:
         """Unfreeze the layers that train from ``share`` (0 to 1) of the run on; True if any changed."""
-        changed: bool = self.freezing.apply(self.module, share)
-        if changed:
-            self.forward = self.wrap(self.module)
-        return changed
+        if not any(p.requires_grad != (share >= start) for p, start in self._unfreezing):
+            return False
+        self.freezing.apply(self.module, share)
+        self.forward = self.wrap(self.module)
+        return True
 
     def after_update(self) -> None:
         """Mask the pruned weights and update the moving average, after each step of the optimizer."""

@@ -29,6 +29,15 @@ class LossSums:
     count: torch.Tensor
     correct: torch.Tensor
 
+    def __add__(self, other: LossSums) -> LossSums:
+        return LossSums(self.loss + other.loss, self.count + other.count, self.correct + other.correct)
+
+    @staticmethod
+    def zero(device: torch.device) -> LossSums:
+        """The sums over no sample."""
+        zero = torch.zeros((), device=device)
+        return LossSums(zero, zero, zero.long())
+
 
 @dataclass
 class Objective:

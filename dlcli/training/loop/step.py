@@ -66,11 +66,11 @@ def optimizer_step(
     """
     statistics = job.model.running_statistics
     statistics.save()
-    parts = len(micro_batches(job, batch))
-    generators = capture_rng() if check_stop is not None and parts > 1 else None
+    parts = micro_batches(job, batch)
+    generators = capture_rng() if check_stop is not None and len(parts) > 1 else None
     while True:
         try:
-            sums = _gradient(job, batch, total, check_stop if generators is not None else None)
+            sums = _gradient(job, parts, total, check_stop if generators is not None else None)
             break
         except StopRequested:
             assert generators is not None
@@ -82,6 +82,7 @@ def optimizer_step(
             if not is_out_of_memory(exc):
                 raise
             _halve_micro_batches(job, batch, exc)
+        parts = micro_batches(job, batch)
         statistics.restore()  # no forward pass counts twice
     try:
         norm, updated = _update(job)
@@ -110,16 +111,14 @@ def micro_batches(job: FitJob, batch: Batch) -> list[Batch]:
 
 
 def _gradient(
-    job: FitJob, batch: Batch, total: float, check_stop: Callable[[], None] | None
+    job: FitJob, parts: list[Batch], total: float, check_stop: Callable[[], None] | None
 ) -> LossSums:
     """Accumulate the gradient of a batch in the parameters; sums over this process's samples.
 
-    Raises: StopRequested from ``check_stop``, between two micro-batches.
+    ``parts`` are its micro-batches. Raises: StopRequested from ``check_stop``, between two of them.
     """
     job.optimizer.zero_grad(set_to_none=True)
-    parts = micro_batches(job, batch)
-    zero = torch.zeros((), device=job.device)
-    loss, count, correct = zero, zero, zero.long()
+    sums: LossSums | None = None
     for number, part in enumerate(parts, 1):
         if number > 1 and check_stop is not None:
             check_stop()
@@ -127,9 +126,9 @@ def _gradient(
             if not len(part):
                 _empty_backward(job, part)
                 continue
-            sums = _forward_backward(job, part, total / job.world.size)
-        loss, count, correct = loss + sums.loss, count + sums.count, correct + sums.correct
-    return LossSums(loss, count, correct)
+            part_sums = _forward_backward(job, part, total / job.world.size)
+        sums = part_sums if sums is None else sums + part_sums
+    return LossSums.zero(job.device) if sums is None else sums
 
 
 def _empty_backward(job: FitJob, empty: Batch) -> None:
@@ -160,24 +159,35 @@ def _update(job: FitJob) -> tuple[torch.Tensor, bool | torch.Tensor]:
     job.scaler.unscale_(job.optimizer)
     groups = job.optimizer.param_groups  # faster than module.parameters()
     with_grad = [p for group in groups for p in group["params"] if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in with_grad if p.grad is not None])
+    norm = _norm([p.grad for p in with_grad])
     if job.optim.clip_grad_value is not None:
         nn.utils.clip_grad_value_(with_grad, job.optim.clip_grad_value)
     if job.optim.clip_grad_norm is not None:
         nn.utils.clip_grads_with_norm_(with_grad, job.optim.clip_grad_norm, norm)
-    finite = torch.isfinite(norm)
     if job.scaler.is_enabled():
         job.scaler.step(job.optimizer)  # skips the update itself
         job.scaler.update()
-    elif norm.device.type == "cuda" and getattr(job.optimizer, "_step_supports_amp_scaling", False):
+        return norm, torch.isfinite(norm)
+    if norm.device.type == "cuda" and getattr(job.optimizer, "_step_supports_amp_scaling", False):
         # A fused optimizer reads on the device whether to update, without waiting for it.
+        finite = torch.isfinite(norm)
         job.optimizer.grad_scale, job.optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
         job.optimizer.step()
-    else:
-        if updated := bool(finite):
-            job.optimizer.step()
-        return norm, updated
-    return norm, finite
+        return norm, finite
+    if updated := math.isfinite(norm.item()):
+        job.optimizer.step()
+    return norm, updated
+
+
+def _norm(gradients: list[torch.Tensor]) -> torch.Tensor:
+    """The 2-norm of all gradients.
+
+    As `nn.utils.get_total_norm`, which first groups them by device: here all are on one.
+    """
+    if not gradients:
+        return torch.zeros(())
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
 
 
 def _halve_micro_batches(job: FitJob, batch: Batch, exc: BaseException) -> None:
