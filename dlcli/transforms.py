@@ -64,3 +64,10 @@ def is_float(card: Card) -> bool:
 def of_the_model(card: Card) -> tuple[TransformRecord, ...]:
     """Return the records of a card that also hold for a model made from its file."""
     return tuple(record for record in card.transforms if record.kind not in OF_THE_FILE)
+
+
+def simulates_int8(card: Card) -> bool:
+    """Return whether a model was trained with fake quantization, and is not the int8 file itself."""
+    return find_record(card.transforms, FAKE_QUANT) is not None and (
+        find_record(card.transforms, QUANTIZE) is None
+    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
+from dlcli.transforms import FAKE_QUANT
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
@@ -155,7 +156,10 @@ def _next_commands(run: RunFolder) -> list[str]:
     """Commands for the run's model, which name the run unless it is their default."""
     root = run.path.parent
     name = "" if root == DEFAULT_ROOT and newest_run(root) == run else f" {as_typed(run.path)}"
-    return [f"dlcli eval{name}", f"dlcli predict{name} FILE", f"dlcli export{name} --onnx"]
+    records = (run.read_record().get("plan") or {}).get("transforms", ())
+    simulated = any(record.get("kind") == FAKE_QUANT for record in records)
+    last = f"dlcli quantize{name}" if simulated else f"dlcli export{name} --onnx"
+    return [f"dlcli eval{name}", f"dlcli predict{name} FILE", last]
 
 
 def _baseline(result: TrainResult) -> list[tuple[str, str]]:

@@ -32,8 +32,9 @@ from dlcli.formats.checkpoint import open_checkpoint
 from dlcli.formats.onnx.format import write_onnx
 from dlcli.keyword_settings import keywords
 from dlcli.provenance import provenance_record
-from dlcli.runs.folder import RunFolder
+from dlcli.runs.folder import RunFolder, run_of
 from dlcli.runs.saved import read_run_of
+from dlcli.runs.unfinished import parent_of
 from dlcli.training.finetune import FinetuneDefaults, Finetuner, finetune_plan, some_epochs
 from dlcli.zoo.base import build_model
 from dlcli.zoo.forward import load_tensors, model_inputs
@@ -43,6 +44,18 @@ from dlcli.zoo.forward import load_tensors, model_inputs
 # on 3,000 photos moved away from them.
 _EPOCHS_SHARE, _LR_SHARE = 0.1, 0.02
 _EXAMPLE_LENGTH = 12  # of the sequences of the traced forward pass
+
+
+def original_of(trained: Artifact) -> Path:
+    """The float model that a run of quantization-aware training began with. Raises: DlcliError."""
+    run = run_of(trained.path)
+    path = Path(parent_of(run.read_record()) if run is not None else trained.card.parent or "")
+    if not path.is_file():
+        raise DlcliError(
+            f"{trained.path} simulates int8, and its original {path} is not there to compare it with",
+            hint="put the original back; dlcli eval measures what is simulated",
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -82,8 +95,7 @@ def qat(
     name = source.path.stem if own is None else own.name
     result = finetuner(plan, f"{name}-{method.name}")
     int8 = open_checkpoint(recognize(result.run.best), Runtime("cpu"))
-    config = ExportConfig.model_validate(settings.quantize.requested_versions)
-    write_int8(int8, method, path, config)
+    write_int8(int8, method, path, settings)
     return QatResult(path, result.run)
 
 
@@ -116,8 +128,11 @@ def prepare(
     return module, records
 
 
-def write_int8(finetuned: Artifact, method: QuantizeMethod, path: Path, config: ExportConfig) -> None:
+def write_int8(
+    finetuned: Artifact, method: QuantizeMethod, path: Path, settings: QuantizeSettings
+) -> None:
     """Write the int8 model that an artifact simulates as ONNX, with a record of it in the card."""
+    config = ExportConfig.model_validate(settings.quantize.requested_versions)
     card = finetuned.card
     record = TransformRecord(
         kind=transforms.QUANTIZE, args={"method": method.name, "backend": method.backend}

@@ -36,7 +36,7 @@ from dlcli.deploy.search import BoundSearch
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, ModelFile, open_artifact, read_card, recognize
-from dlcli.runs.folder import RunFolder
+from dlcli.runs.folder import RunFolder, run_of
 from dlcli.training.finetune import Finetuner
 from dlcli.wording import plural
 
@@ -57,13 +57,20 @@ def quantize(
 ) -> QuantizeResult:
     """Write a quantized copy of a model next to it, or at ``output``, and measure it.
 
-    The source stays as it is, and a failure leaves no file. Raises: DlcliError where the model or the
-    data do not suit, UsageError for options that do not apply.
+    The source stays as it is, and a failure leaves no file. A run of quantization-aware training, such
+    as one that was killed and resumed, is written as it is and compared with its original.
+
+    Raises: DlcliError where the model or the data do not suit, UsageError for options that do not apply.
     """
     config = settings.quantize
     bound = parse_bound(config.max_drop)
     check_options(config)
-    source = open_artifact(path, device="cpu", trust=trust)
+    source, trained = open_artifact(path, device="cpu", trust=trust), None
+    if transforms.simulates_int8(source.card):
+        from dlcli.deploy.quantize.qat import original_of
+
+        trained, settings = source, _for_training(settings)
+        source = open_artifact(original_of(trained), device="cpu", trust=trust)
     check_source(source)
     reference = ReferenceEvaluator(source, settings.measure, emit)
     annotations = []
@@ -80,12 +87,24 @@ def quantize(
         builder = VariantBuilder(
             source, settings, folder, annotations=annotations, trust=trust, emit=emit
         )
-        job = _QuantizeJob(source, settings, builder, reference, finetuner, bound, output, emit)
+        job = _QuantizeJob(source, settings, builder, reference, finetuner, bound, output, emit, trained)
         return job.run(folder, trust=trust)
 
 
+def _for_training(settings: QuantizeSettings) -> QuantizeSettings:
+    """The settings for a model that was trained for int8. Raises: UsageError for another method."""
+    name = next(method.name for method in in_auto_order() if method.trains)
+    if settings.quantize.method not in ("auto", name):
+        raise UsageError(
+            f"--method {settings.quantize.method}: this model was trained for int8 already",
+            hint="leave --method out, or quantize its original",
+        )
+    config = settings.quantize.model_copy(update={"method": name})
+    return settings.model_copy(update={"quantize": config})
+
+
 class _QuantizeJob:
-    """The search for one quantized file."""
+    """The search for one quantized file. ``trained`` is a model that simulates int8 already."""
 
     def __init__(
         self,
@@ -97,7 +116,9 @@ class _QuantizeJob:
         bound: Bound | None,
         output: Path | None,
         emit: Emit,
+        trained: Artifact | None,
     ) -> None:
+        self.trained = trained
         self.source, self.settings, self.builder = source, settings, builder
         self.reference, self.finetuner, self.bound = reference, finetuner, bound
         self.output, self.emit = output, emit
@@ -230,15 +251,20 @@ class _QuantizeJob:
         return self._evaluated(method, backend, file, layers)
 
     def _train(self, method: QuantizeMethod, folder: Path) -> QuantizeCandidate:
-        from dlcli.deploy.quantize.qat import qat
+        from dlcli.deploy.quantize.qat import qat, write_int8
 
         own_folder = folder / method.name
         own_folder.mkdir()
         path = own_folder / self._file_name(method.name, method.backend)
-        result = qat(self.source, method, self.settings, self.finetuner, path, self.emit)
-        record = transforms.find_record(read_card(result.path).transforms, transforms.FAKE_QUANT)
+        run: RunFolder | None
+        if self.trained is None:
+            run = qat(self.source, method, self.settings, self.finetuner, path, self.emit).run
+        else:
+            write_int8(self.trained, method, path, self.settings)
+            run = run_of(self.trained.path)
+        record = transforms.find_record(read_card(path).transforms, transforms.FAKE_QUANT)
         layers = [] if record is None else [name for name, _ in record.args["layers"]]
-        return self._evaluated(method.name, method.backend, result.path, layers, result.run)
+        return self._evaluated(method.name, method.backend, path, layers, run)
 
     def _evaluated(
         self,

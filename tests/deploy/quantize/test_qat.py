@@ -15,6 +15,7 @@ from dlcli.card import Card, ModelSpec
 from dlcli.compress.quantize.base import method_of
 from dlcli.config import EvalConfig, QuantizeSettings, TrainConfig
 from dlcli.deploy.quantize.qat import QatResult, prepare, qat
+from dlcli.deploy.quantize.quantize import quantize
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate import evaluate
@@ -87,6 +88,22 @@ def test_the_file_computes_what_the_run_simulates(source: Artifact, tuned: QatRe
     measured = evaluate(file.predict, reader, file.card.task, split="test").metrics
     same = evaluate(simulated.predict, reader, source.card.task, split="test").metrics
     assert measured["loss"] == pytest.approx(same["loss"], rel=0.05)
+
+
+def test_a_finished_run_becomes_the_file_that_was_never_written(
+    source: Artifact, tuned: QatResult, tmp_path: Path
+) -> None:
+    def never(plan: Plan, name: str) -> TrainResult:
+        raise AssertionError("it is trained already")
+
+    given = settings(measure={"latency": False})
+    result = quantize(tuned.run.best, given, output=tmp_path / "again.onnx", finetuner=never)
+    before, after = (open_artifact(p, device="cpu") for p in (tuned.path, result.output))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 1), dtype=np.uint8)
+    assert np.array_equal(before.predict((pixels,)), after.predict((pixels,)))
+    assert result.source == source.path
+    with pytest.raises(UsageError, match="trained for int8 already"):
+        quantize(tuned.run.best, settings(quantize={"method": "static"}), finetuner=never)
 
 
 def test_the_cards_say_what_was_done(source: Artifact, tuned: QatResult) -> None:
