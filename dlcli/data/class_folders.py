@@ -65,10 +65,15 @@ class ClassFolders:
     _followed: set[str] = field(default_factory=set)
 
 
-def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+def natural(name: str) -> tuple[tuple[int, int, str, str], ...]:
     """Sort key of natural order: "2" before "10"."""
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return tuple((0, int(p), p) if p[0] in "0123456789" else (1, 0, p) for p in parts)
+    return tuple(
+        # Python refuses to read numbers of more than 4,300 digits.
+        (0, len(digits := part.lstrip("0")), digits, part)
+        if part[0] in "0123456789"
+        else (1, 0, part, "")
+        for part in re.findall(r"[0-9]+|[^0-9]+", name)
+    )
 
 
 def class_name(folder: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 30  # of a table; a longer one shows its beginning and its end
 FIRST, LAST = 15, 5
+MAX_EXAMPLE = 400  # characters of a sample that a finding points at
 NAME_WIDTH = 32
 NARROW = 60  # columns of a screen: below it, tables that do not fit are lists
 EVERY_S = 15.0  # between lines of progress where nothing can be redrawn
@@ -135,7 +136,8 @@ def _print_findings(report: DataReport) -> None:
 
 def _finding_rows(finding: Finding) -> list[Row]:
     rows = [Row(finding.level, wording.one_line(finding.message), style=_STYLES[finding.level])]
-    rows += [Row("", f"  {wording.one_line(example)}", style="dim") for example in finding.examples]
+    examples = (wording.shorten(wording.one_line(example), MAX_EXAMPLE) for example in finding.examples)
+    rows += [Row("", f"  {example}", style="dim") for example in examples]
     if finding.hint:
         rows.append(Row("", f"-> {wording.one_line(finding.hint)}"))
     return rows

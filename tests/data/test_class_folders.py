@@ -20,6 +20,7 @@ from tiny_data import write_image
 from dlcli.checksums import with_checksums
 from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource
+from dlcli.data.class_folders import natural
 from dlcli.data.images.kind import fit
 from dlcli.data.kinds import ModelNeeds
 from dlcli.data.notices import messages
@@ -244,3 +245,8 @@ def test_names_are_the_same_in_every_locale(tmp_path: Path) -> None:
         outputs.add(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
     assert len(outputs) == 1
     assert b"'caf\\xe9'" in outputs.pop()
+
+
+def test_natural_order_takes_numbers_of_any_length() -> None:
+    names = ["b", "a10", "a2", "a02", "1" * 5000, "9" * 4999, "0", ""]
+    assert sorted(names, key=natural) == ["", "0", "9" * 4999, "1" * 5000, "a02", "a2", "a10", "b"]
