@@ -33,6 +33,30 @@ def is_required(function: Callable[..., Any], name: str) -> bool:
     return signature.parameters[name].default is inspect.Parameter.empty
 
 
+def taken_by(
+    function: Callable[..., Any], given: Mapping[str, Any], passed: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Return those of the keyword arguments that a function takes, which share a setting with others'.
+
+    ``passed`` names the positional arguments that dlcli passes.
+    """
+    names = argument_names(function, given, passed)
+    return {name: value for name, value in given.items() if name in names}
+
+
+def argument_names(
+    function: Callable[..., Any], given: Mapping[str, Any], passed: tuple[str, ...] = ()
+) -> set[str]:
+    """Return the names that a function declares, and all that are given where it takes any."""
+    signature = signature_of(function)
+    if signature is None:
+        return set(given)
+    parameters = list(signature.parameters.values())
+    names = {p.name for p in parameters[len(passed) :] if p.kind in _NAMED}
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return names | set(given) if anything else names
+
+
 def check_arguments(
     label: str,
     function: Callable[..., Any],

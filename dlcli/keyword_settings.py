@@ -8,7 +8,7 @@ annotation, and it keeps its default otherwise.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -40,13 +40,16 @@ def keyword_names(function: Function) -> tuple[str, ...]:
     return tuple(p.name for p in _parameters(function))
 
 
-def check_args(key: str, config: BaseModel, functions: Iterable[Function]) -> None:
+def check_args(
+    key: str, config: BaseModel, functions: Iterable[Function], also: Collection[str] = ()
+) -> None:
     """Refuse ``args`` of a group that none of the functions takes, and values of another type.
 
-    ``key`` is the dotted key of the arguments, such as "loss.args". Raises: UsageError naming the key.
+    ``key`` is the dotted key of the arguments, such as "loss.args"; ``also`` are names that the user's
+    own code takes. Raises: UsageError naming the key.
     """
     models = [_arguments(function, type(config)) for function in functions]
-    known = {name for model in models for name in model.model_fields}
+    known = {name for model in models for name in model.model_fields} | set(also)
     for name in _args(config):
         if name not in known:
             hint = nearest(name, known) if known else "it has no arguments of its own"

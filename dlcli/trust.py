@@ -120,6 +120,12 @@ def full_name(name: str) -> str:
     return name if match is None else f"{Path(match['path']).expanduser().resolve()}:{match['name']}"
 
 
+def short_name(name: str) -> str:
+    """Return a name without the folder, where it names a file of code, for messages."""
+    match = CODE_FILE.fullmatch(name)
+    return name if match is None else f"{Path(match['path']).name}:{match['name']}"
+
+
 def code_key(name: str, args: Mapping[str, Any], source: bytes, group: str = MODELS_GROUP) -> str:
     """Return the key of code: its absolute name, its arguments, what its file holds, its group."""
     own = () if group == MODELS_GROUP else (group,)

@@ -21,7 +21,7 @@ from typing import Any
 
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.out_of_memory import is_out_of_memory
-from dlcli.trust import CODE_FILE, check_code, entry_points, full_name, remember_key
+from dlcli.trust import CODE_FILE, check_code, entry_points, full_name, remember_key, short_name
 from dlcli.wording import first_line
 
 _modules: dict[Path, tuple[str, ModuleType]] = {}  # the files that were run, with their SHA-256
@@ -43,7 +43,7 @@ class UserObject:
     @property
     def label(self) -> str:
         """What messages call it: ``file.py:NAME`` without the folder."""
-        return self.name if self.path is None else f"{self.path.name}:{self.name.rpartition(':')[2]}"
+        return short_name(self.name)
 
     def works(self) -> None:
         """Note that this user's dlcli has run the code: other commands may run it from now on."""
@@ -124,6 +124,14 @@ def user_errors(what: str, path: Path | None = None) -> Iterator[None]:
             raise
         text = f"{what}: {type(exc).__name__}: {first_line(exc)}"
         raise DlcliError(f"{text}{line_of(exc, path)}", hint="--debug shows where") from exc
+
+
+def line_in_user_file(exc: Exception) -> str:
+    """Return the last line of a user's file that an error went through, "" where there is none."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    paths = {str(path): path for path in _modules}
+    last = next((frame for frame in reversed(frames) if frame.filename in paths), None)
+    return "" if last is None else line_of(exc, paths[last.filename])
 
 
 def line_of(exc: BaseException, path: Path | None) -> str:

@@ -7,12 +7,23 @@ from pydantic import Field
 from dlcli.schema import Frozen
 from dlcli.settings import RegisteredName, setting
 
+# Entry points of packages that offer optimizers and schedules.
+OPTIMIZERS_GROUP, SCHEDULES_GROUP = "dlcli.optimizers", "dlcli.schedules"
 # Names of registered functions: a new file in the package is a new name.
 Optimizer = Annotated[
-    str, RegisteredName("optimizer", "dlcli.training.optim.optimizers", "register_optimizer")
+    str,
+    RegisteredName(
+        "optimizer",
+        "dlcli.training.optim.optimizers",
+        "register_optimizer",
+        group=OPTIMIZERS_GROUP,
+    ),
 ]
 Scheduler = Annotated[
-    str, RegisteredName("schedule", "dlcli.training.optim.schedules", "register_schedule")
+    str,
+    RegisteredName(
+        "schedule", "dlcli.training.optim.schedules", "register_schedule", group=SCHEDULES_GROUP
+    ),
 ]
 
 

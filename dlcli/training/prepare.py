@@ -14,6 +14,7 @@ from dlcli.training.distillation import Teacher, open_teacher
 from dlcli.training.loop.determinism import RngState, capture_rng
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import make_optimizer
+from dlcli.training.optim.user_optimizer import check_weight_decay
 from dlcli.training.plan import Plan
 from dlcli.zoo.base import find_model
 
@@ -52,5 +53,7 @@ def _check_layers(plan: Plan, module: nn.Module) -> None:
     config = plan.config
     head = find_model(plan.model.name, plan.task.input.kind).head(module)
     freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)
-    make_optimizer(module, config.optim, head=head, never=freezing.never)
+    optimizer = make_optimizer(module, config.optim, head=head, never=freezing.never)
+    if plan.user_config is not None:
+        check_weight_decay(optimizer, plan.user_config.optim)
     find_checkpoint_chains(module, config.fit.grad_checkpointing)

@@ -25,6 +25,7 @@ from dlcli.runs.saved import settings_entry
 from dlcli.settings import dump_yaml
 from dlcli.signals import signum_of
 from dlcli.training.build_job import make_job
+from dlcli.training.code_errors import code_errors
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import derive_seed, make_deterministic, restore_rng
 from dlcli.training.loop.epoch_end import reopen
@@ -105,7 +106,8 @@ def train(
     DlcliError, Interrupted; models and states saved before stay valid.
     """
     try:
-        return _train(prepared, run, with_hints(emit, run) if world.main else ignore, state, world)
+        with code_errors():
+            return _train(prepared, run, with_hints(emit, run) if world.main else ignore, state, world)
     except OutOfMemory as exc:
         write_json(run.micro, {"micro": exc.micro_batch})
         raise

@@ -16,6 +16,7 @@ from dlcli.training.build_job import BuiltJob
 from dlcli.training.diagnostics.hints import Hints
 from dlcli.training.loop.state import Progress
 from dlcli.training.plan import Plan
+from dlcli.trust import short_name
 from dlcli.zoo.device import describe_device
 
 
@@ -41,7 +42,7 @@ def run_started(
         steps_per_epoch=len(job.batches),
         total_steps=job.total_steps,
         batch_size=config.fit.step_samples,
-        optimizer=config.optim.optimizer,
+        optimizer=short_name(config.optim.optimizer),
         scheduler=config.optim.scheduler,
         lr=config.optim.peak_lr,
         device=describe_device(device),

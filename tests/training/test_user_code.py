@@ -28,9 +28,35 @@ def focal(outputs, targets, gamma=2.0):
     log_p = F.log_softmax(outputs, dim=1).gather(1, targets[:, None])[:, 0]
     return -((1 - log_p.exp()) ** gamma) * log_p
 """
+OPTIMIZERS = """
+import torch
+
+class Averaged(torch.optim.Optimizer):
+    def __init__(self, params, lr=1e-3, beta=0.9, weight_decay=0.0):
+        super().__init__(params, {"lr": lr, "beta": beta, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["steps"], state["mean"] = 0, torch.zeros_like(p)
+                state["steps"] += 1
+                state["mean"].lerp_(p.grad + group["weight_decay"] * p, 1 - group["beta"])
+                p.sub_(group["lr"] * state["mean"] / (1 - group["beta"] ** state["steps"]))
+"""
+SCHEDULES = """
+def root(share, power=0.5):
+    return (1 - share) ** power
+"""
 # Settings of each sort of code. 1,439 digits in batches of 300 are 5 steps an epoch.
 CODE: dict[str, dict[str, Any]] = {
     "loss": {"loss": {"name": "losses.py:focal", "args": {"gamma": 1.5}}},
+    "optimizer": {"optim": {"optimizer": "optimizers.py:Averaged", "lr": 0.02, "args": {"beta": 0.8}}},
+    "schedule": {"optim": {"scheduler": "schedules.py:root", "warmup": 0.2, "args": {"power": 2}}},
 }
 BASE = {
     "data": {"data": "digits"},
@@ -48,7 +74,8 @@ class Killed(BaseException):
 def _code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The files of code, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    Path("losses.py").write_text(LOSSES)
+    for name, code in (("losses", LOSSES), ("optimizers", OPTIMIZERS), ("schedules", SCHEDULES)):
+        Path(f"{name}.py").write_text(code)
     with allowing(ALL):
         yield
 

@@ -22,6 +22,7 @@ from dlcli.data.base import Reader
 from dlcli.events import Emit, ignore
 from dlcli.runs.folder import RunFolder
 from dlcli.training.build_job import BuiltJob, make_job
+from dlcli.training.code_errors import code_errors
 from dlcli.training.distributed.ranks import local_ranks, machine_range
 from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import make_deterministic, preserved_rng
@@ -70,7 +71,7 @@ def trial_job(
     plan = replace(plan, config=_trial_settings(plan.config, 1 if share else several))
     device = first_device(plan.config)
     make_deterministic(plan.config.fit.deterministic, device)  # before cuBLAS starts
-    with preserved_rng(device):
+    with preserved_rng(device), code_errors():
         module, load_notes = plan.build()
         teacher = load_teacher(plan)
         layers = summarize(module, plan.task) if summary else None

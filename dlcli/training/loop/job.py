@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -19,6 +20,8 @@ from dlcli.training.loop.objective import Objective
 from dlcli.training.loop.phases import PhaseClock
 from dlcli.training.loop.state import Progress
 from dlcli.training.optim.schedule import lr_factor
+from dlcli.training.optim.schedules.base import ScheduleEntry
+from dlcli.training.optim.user_schedule import schedule_entry
 from dlcli.zoo.precision import Precision
 
 
@@ -86,7 +89,13 @@ class FitJob:
 
     def lr_factor(self, step: int, plateau: float = 1.0) -> float:
         """The share of the peak learning rate at ``step``, counted from 0."""
-        return lr_factor(step, self.planned_steps(step), len(self.batches), self.optim, plateau)
+        steps = len(self.batches)
+        return lr_factor(step, self.planned_steps(step), steps, self.optim, plateau, self._schedule)
+
+    @cached_property
+    def _schedule(self) -> ScheduleEntry:
+        """The schedule: code of the user's is read once, not at every step."""
+        return schedule_entry(self.optim)
 
     def _steps_of(self, epochs: int) -> int:
         steps = len(self.batches) * epochs

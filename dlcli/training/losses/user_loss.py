@@ -41,7 +41,7 @@ from dlcli.config import LossConfig
 from dlcli.config.loss import LOSSES_GROUP
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import PAD, TaskSpec
-from dlcli.training.losses.base import LossContext, sample_count, target_scaler
+from dlcli.training.losses.base import LOSSES, LossContext, sample_count, target_scaler
 from dlcli.trust import names_code
 from dlcli.user_code import UserObject, load_object
 
@@ -50,7 +50,10 @@ _PASSED = ("outputs", "targets")
 
 def is_user_loss(config: LossConfig) -> bool:
     """Whether the settings name a loss of the user's own code."""
-    return config.name is not None and names_code(config.name, LOSSES_GROUP)
+    name = config.name
+    if name is None or any(key.partition("/")[2] == name for key in LOSSES.names()):
+        return False
+    return names_code(name, LOSSES_GROUP)  # it reads the metadata of all packages
 
 
 class UserLoss:

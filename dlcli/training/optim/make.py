@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from dlcli.call_arguments import argument_names
 from dlcli.config import OptimConfig
 from dlcli.errors import UsageError
 from dlcli.keyword_settings import check_args, check_ignored, keywords
 from dlcli.training.optim.depth import parameter_depths
 from dlcli.training.optim.optimizers.base import OPTIMIZERS, Groups
 from dlcli.training.optim.schedules.base import SCHEDULES
+from dlcli.training.optim.user_optimizer import is_user_optimizer, load_optimizer, make_user_optimizer
+from dlcli.training.optim.user_schedule import check_schedule, is_user_schedule, load_schedule
 
 
 def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> None:
@@ -21,14 +24,17 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
 
     ``requested`` are the settings without the model's recipe: settings of a recipe may be ignored when
     the user chose another optimizer or schedule. By default all of ``config`` counts as requested.
-    Raises: UsageError naming the setting and the optimizers or schedules that have it.
+    Raises: UsageError naming the setting and the optimizers or schedules that have it; DlcliError from
+    the user's code.
     """
     requested = config if requested is None else requested
     optimizers = {name: (entry.build,) for name, entry in OPTIMIZERS.entries()}
     schedules = {name: entry.functions for name, entry in SCHEDULES.entries()}
     check_ignored("optim", "optimizer", config.optimizer, optimizers, requested)
     check_ignored("optim", "scheduler", config.scheduler, schedules, requested)
-    check_args("optim.args", config, (*optimizers[config.optimizer], *schedules[config.scheduler]))
+    own = _arguments_of_code(config)
+    registered = (*optimizers.get(config.optimizer, ()), *schedules.get(config.scheduler, ()))
+    check_args("optim.args", config, registered, own)
     if config.optimizer == "nesterov" and not config.momentum:
         raise UsageError("optim.optimizer = nesterov needs optim.momentum > 0", hint="--optimizer sgd")
     if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
@@ -43,6 +49,21 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
                     "of epochs",
                     hint="0.5 is half of the run, 30 is thirty epochs",
                 )
+
+
+def _arguments_of_code(config: OptimConfig) -> set[str]:
+    """Names of the arguments that the user's own optimizer and schedule take, both checked.
+
+    Raises: UsageError, DlcliError.
+    """
+    names: set[str] = set()
+    if is_user_optimizer(config):
+        code, _ = load_optimizer(config)
+        names |= argument_names(code.value, config.args, ("params",)) - {"lr"}
+    if is_user_schedule(config):
+        check_schedule(config)
+        names |= argument_names(load_schedule(config).value, config.args, ("share",))
+    return names
 
 
 def make_optimizer(
@@ -60,10 +81,10 @@ def make_optimizer(
     optimizer states number parameters in this order. Raises: UsageError when muon has no parameter to
     update.
     """
-    entry = OPTIMIZERS.get(config.optimizer)
+    select = None if is_user_optimizer(config) else OPTIMIZERS.get(config.optimizer).select
     scales = lr_scales(module, config, head=head)
-    selected = set() if entry.select is None else entry.select(module, head) - set(never)
-    if entry.select is not None and not selected:
+    selected = set() if select is None else select(module, head) - set(never)
+    if select is not None and not selected:
         raise UsageError(
             f"optim.optimizer = {config.optimizer} has no parameter to update: no matrix or kernel "
             "before the head trains",
@@ -77,7 +98,7 @@ def make_optimizer(
                 "params": [],
                 "weight_decay": 0.0 if vector else config.weight_decay,
                 "lr_scale": scale,
-                **({} if entry.select is None else {config.optimizer: name in selected}),
+                **({} if select is None else {config.optimizer: name in selected}),
             }
             key = (vector, name not in selected, scale)
             groups.setdefault(key, group)["params"].append(p)
@@ -101,6 +122,8 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def _build(groups: Groups, config: OptimConfig) -> torch.optim.Optimizer:
-    build = OPTIMIZERS.get(config.optimizer).build
     lr = 1e-3 if config.lr == "auto" else config.lr  # set_lr sets the actual one before each step
+    if is_user_optimizer(config):
+        return make_user_optimizer(groups, lr, config)
+    build = OPTIMIZERS.get(config.optimizer).build
     return build(groups, lr, **keywords(build, config))

@@ -7,20 +7,28 @@ from dataclasses import dataclass, replace
 
 from dlcli.config import OptimConfig
 from dlcli.keyword_settings import keywords
-from dlcli.training.optim.schedules.base import SCHEDULES, SchedulePoint
+from dlcli.training.optim.schedules.base import SCHEDULES, ScheduleEntry, SchedulePoint
 from dlcli.training.optim.schedules.drops import DEFAULT_GAMMA
+from dlcli.training.optim.user_schedule import is_user_schedule, schedule_entry
+from dlcli.trust import short_name
 
 
 def lr_factor(
-    step: int, total: int, steps_per_epoch: int, config: OptimConfig, plateau: float = 1.0
+    step: int,
+    total: int,
+    steps_per_epoch: int,
+    config: OptimConfig,
+    plateau: float = 1.0,
+    entry: ScheduleEntry | None = None,
 ) -> float:
     """The share of the peak learning rate, in [0, 1], for ``step`` of ``total``, counted from 0.
 
     All schedules but onecycle start with a linear warm-up over ``warmup`` of the run. Curves decay over
     the rest of it and reach ``lr_min`` at ``total``, one step after the last. ``plateau`` is the product
-    of the drops of the plateau schedule so far.
+    of the drops of the plateau schedule so far; ``entry`` is `schedule_entry`, which runs the user's
+    file where the schedule is their own.
     """
-    entry = SCHEDULES.get(config.scheduler)
+    entry = entry or schedule_entry(config)
     point = _point(step, total, steps_per_epoch, config, plateau)
     factor = entry.function(point, **keywords(entry.function, config))
     if entry.warmup is None and step < point.warmup_steps:
@@ -68,7 +76,7 @@ class Plateau:
 
 def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:
     """Describe the schedule in one line: per step or per epoch, and its range."""
-    entry = SCHEDULES.get(config.scheduler)
+    entry = schedule_entry(config)
     end = _point(total, total, steps_per_epoch, config)
     if entry.describe is not None:
         unit, text = entry.describe(end, **keywords(entry.describe, config))
@@ -77,7 +85,7 @@ def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:
         unit, text = "per step", f"down to {100 * lowest:g} % of the peak"
     steps = end.warmup_steps
     warmup = f"warm-up over {steps:,} of {total:,} steps, " if steps else ""
-    return f"{config.scheduler}, {unit}: {warmup}{text}"
+    return f"{short_name(config.scheduler)}, {unit}: {warmup}{text}"
 
 
 def warmup_steps(total: int, config: OptimConfig) -> int:
@@ -88,6 +96,7 @@ def warmup_steps(total: int, config: OptimConfig) -> int:
 def _point(
     step: int, total: int, steps_per_epoch: int, config: OptimConfig, plateau: float = 1.0
 ) -> SchedulePoint:
-    default = SCHEDULES.get(config.scheduler).warmup or 0.0
+    rise = None if is_user_schedule(config) else SCHEDULES.get(config.scheduler).warmup
+    default = rise or 0.0
     warmup = default if config.warmup is None else config.warmup
     return SchedulePoint(step, total, steps_per_epoch, warmup, plateau)
