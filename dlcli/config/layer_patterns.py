@@ -1,4 +1,4 @@
-"""Names and patterns of layers, as text: ``layer1,conv*`` and ``layer4@50%,layer3@75%``."""
+"""Names and patterns of layers, as text: ``layer1,conv*``, ``layer4@50%,layer3@75%``, ``fc=1e-3``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,26 @@ def parse_freeze(text: str) -> list[str]:
 def parse_unfreeze(text: str) -> list[tuple[str, float]]:
     """Return the patterns in ``model.unfreeze``, each with the share of the run. Raises: UsageError."""
     return [_with_share(item) for item in _items(text, "model.unfreeze")]
+
+
+def parse_lr_of(text: str) -> list[tuple[str, float]]:
+    """Return the patterns in ``optim.lr_of``, each with its peak learning rate. Raises: UsageError."""
+    return [_with_lr(item) for item in _items(text, "optim.lr_of")]
+
+
+def _with_lr(item: str) -> tuple[str, float]:
+    """Parse ``fc=1e-3`` into the pattern and the rate."""
+    pattern, _, text = (part.strip() for part in item.partition("="))
+    try:
+        lr = float(text)
+    except ValueError:
+        lr = math.nan
+    if not pattern or not 0 < lr < math.inf:
+        raise UsageError(
+            f"optim.lr_of = {item!r} is not NAME=LR with LR above 0",
+            hint="--lr-of 'fc=1e-3,layer4=1e-4'",
+        )
+    return pattern, lr
 
 
 def _items(text: str, setting: str) -> list[str]:

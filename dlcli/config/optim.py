@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from dlcli.config.layer_patterns import parse_lr_of
 from dlcli.schema import Frozen
-from dlcli.settings import RegisteredName, setting
+from dlcli.settings import RegisteredName, parsed_by, setting
 
 # Entry points of packages that offer optimizers and schedules.
 OPTIMIZERS_GROUP, SCHEDULES_GROUP = "dlcli.optimizers", "dlcli.schedules"
@@ -63,6 +64,12 @@ class OptimConfig(Frozen):
         gt=0,
         advanced=True,
     )
+    lr_of: Annotated[str | None, parsed_by(parse_lr_of)] = setting(
+        None,
+        "Peak learning rates of layers, in place of theirs: 'fc=1e-3,layer4=1e-4'.",
+        "--lr-of",
+        advanced=True,
+    )
     scheduler: Scheduler = setting("onecycle", "Learning rate schedule.", "--scheduler")
     warmup: float | None = setting(
         None,
@@ -90,6 +97,10 @@ class OptimConfig(Frozen):
         1.0, "Factor by which each cycle of cosine-restarts is longer than the last.", ge=1
     )
     plateau_patience: int = setting(2, "Patience of plateau, in epochs.", ge=0)
+    plateau_cooldown: int = setting(0, "Epochs after a drop of plateau that do not count.", ge=0)
+    plateau_threshold: float = setting(
+        0.0, "Minimum improvement for plateau, as a share of the best value.", ge=0, lt=1
+    )
     clip_grad_norm: float | None = setting(
         None, "Gradient clipping: maximum norm.", "--clip-grad-norm", gt=0, advanced=True
     )

@@ -66,12 +66,12 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     trainable = [name for name, p in parameters.items() if p.requires_grad]
     starts: dict[str, float] = {}
     for pattern in parse_freeze(freeze):
-        names = _matching(pattern, trainable, head=head, setting="model.freeze")
+        names = matching(pattern, trainable, head=head, setting="model.freeze")
         starts |= dict.fromkeys(names, math.inf)
     unfrozen: dict[str, float] = {}
     unfreezing = [] if unfreeze is None else parse_unfreeze(unfreeze)
     for pattern, share in unfreezing:
-        for name in _matching(pattern, trainable, head=head, setting="model.unfreeze"):
+        for name in matching(pattern, trainable, head=head, setting="model.unfreeze"):
             unfrozen[name] = min(share, unfrozen.get(name, math.inf))
     starts |= unfrozen
     if trainable and not any(starts.get(name, 0.0) <= 0 for name in trainable):
@@ -89,8 +89,8 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     return Freezing(starts, frozenset(never), tuple(sentences))
 
 
-def _matching(pattern: str, names: list[str], *, head: str, setting: str) -> list[str]:
-    """The parameters at or below the paths that match ``pattern``."""
+def matching(pattern: str, names: list[str], *, head: str, setting: str) -> list[str]:
+    """The parameters at or below the paths that match ``pattern``. Raises: UsageError for none."""
     if pattern == "backbone":
         matches = [name for name in names if not below(name, head)]
     else:

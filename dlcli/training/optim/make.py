@@ -10,13 +10,16 @@ from torch import nn
 
 from dlcli.call_arguments import argument_names
 from dlcli.config import OptimConfig
+from dlcli.config.layer_patterns import parse_lr_of
 from dlcli.errors import UsageError
 from dlcli.keyword_settings import check_args, check_ignored, keywords
 from dlcli.training.optim.depth import parameter_depths
+from dlcli.training.optim.freezing import matching
 from dlcli.training.optim.optimizers.base import OPTIMIZERS, Groups
 from dlcli.training.optim.schedules.base import SCHEDULES
 from dlcli.training.optim.user_optimizer import is_user_optimizer, load_optimizer, make_user_optimizer
 from dlcli.training.optim.user_schedule import check_schedule, is_user_schedule, load_schedule
+from dlcli.wording import first_line
 
 
 def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> None:
@@ -39,6 +42,8 @@ def check_optim(config: OptimConfig, requested: OptimConfig | None = None) -> No
         raise UsageError("optim.optimizer = nesterov needs optim.momentum > 0", hint="--optimizer sgd")
     if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
         raise UsageError(f"optim.betas = {config.betas}: each must be at least 0 and below 1")
+    if config.lr_of is not None and config.lr == "auto":
+        raise UsageError("--lr auto and --lr-of exclude each other", hint="give --lr a number")
     if config.scheduler == "multistep" and not config.milestones:
         raise UsageError("optim.milestones is empty", hint="--scheduler constant")
     for name, values in (("decay_every", (config.decay_every,)), ("milestones", config.milestones)):
@@ -106,13 +111,20 @@ def make_optimizer(
 
 
 def lr_scales(module: nn.Module, config: OptimConfig, *, head: str) -> dict[str, float]:
-    """The learning rate of each parameter by name, relative to that of the head."""
+    """The learning rate of each parameter by name, relative to the peak rate.
+
+    That is the head's, unless ``lr_of`` gives it another. Raises: UsageError for unknown layers.
+    """
     depths = parameter_depths(module, head=head)
     backbone = [
         config.backbone_lr * config.layer_decay ** (depths.layers - i) for i in range(depths.layers)
     ]
     scale = [*backbone, 1.0]
-    return {name: scale[depths.of[name]] for name, _ in module.named_parameters()}
+    scales = {name: scale[depths.of[name]] for name, _ in module.named_parameters()}
+    for pattern, lr in parse_lr_of(config.lr_of) if config.lr_of else ():
+        names = matching(pattern, list(scales), head=head, setting="optim.lr_of")
+        scales |= dict.fromkeys(names, lr / config.peak_lr)
+    return scales
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -126,4 +138,7 @@ def _build(groups: Groups, config: OptimConfig) -> torch.optim.Optimizer:
     if is_user_optimizer(config):
         return make_user_optimizer(groups, lr, config)
     build = OPTIMIZERS.get(config.optimizer).build
-    return build(groups, lr, **keywords(build, config))
+    try:
+        return build(groups, lr, **keywords(build, config))
+    except ValueError as exc:  # torch's own bounds
+        raise UsageError(f"optim.optimizer = {config.optimizer}: {first_line(exc)}") from exc

@@ -40,12 +40,14 @@ def lr_factor(
 class Plateau:
     """The state of the plateau schedule.
 
-    ``factor`` is the product of its drops, ``stale`` the number of epochs without improvement.
+    ``factor`` is the product of its drops, ``stale`` the number of epochs without improvement,
+    ``cooldown`` that of the epochs that will not count.
     """
 
     factor: float = 1.0
     best: float | None = None
     stale: int = 0
+    cooldown: int = 0
 
     def after(
         self,
@@ -58,20 +60,22 @@ class Plateau:
     ) -> Plateau:
         """The state after an epoch with the metric ``value``; ``direction`` is 1 if higher is better.
 
-        As torch's ReduceLROnPlateau with an absolute threshold: the rate drops after more than
-        ``plateau_patience`` epochs without an improvement of more than ``min_delta``, and the count is
-        reset. NaN is never an improvement. Without ``counts``, in the warm-up, no drop is
-        nearer after it.
+        As torch's ReduceLROnPlateau: the rate drops after more than ``plateau_patience`` epochs without
+        an improvement of more than ``min_delta`` and the share ``plateau_threshold`` of the best value,
+        and the count is reset; the next ``plateau_cooldown`` epochs do not count. NaN is never an
+        improvement. Without ``counts``, in the warm-up, no drop is nearer after it.
         """
         best = -math.inf if self.best is None else self.best * direction
-        if value * direction > best + min_delta:
-            return replace(self, best=value, stale=0)
-        if not counts:
-            return self
+        least = 0.0 if self.best is None else config.plateau_threshold * abs(self.best)
+        cooldown = max(self.cooldown - 1, 0)
+        if value * direction > best + max(min_delta, least):
+            return replace(self, best=value, stale=0, cooldown=cooldown)
+        if not counts or self.cooldown:
+            return replace(self, cooldown=cooldown)
         if self.stale < config.plateau_patience:
             return replace(self, stale=self.stale + 1)
         factor = max(self.factor * (config.gamma or DEFAULT_GAMMA), config.lr_min)
-        return replace(self, factor=factor, stale=0)
+        return replace(self, factor=factor, stale=0, cooldown=config.plateau_cooldown)
 
 
 def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:

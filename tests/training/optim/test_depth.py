@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dlcli.config import OptimConfig
+from dlcli.errors import UsageError
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,
@@ -172,3 +173,16 @@ def test_without_discriminative_rates_all_learn_alike() -> None:
         "heads.head.bias",
     }
     assert set(backbone.values()) == {1.0, 0.3}
+
+
+def test_layers_get_the_rates_that_are_named() -> None:
+    module, head = built("cnn")
+    config = OptimConfig(lr=1e-2, layer_decay=0.5, lr_of="head=1e-3, features.*=2e-2")
+    scales = lr_scales(module, config, head=head)
+    assert {scales[name] for name in scales if name.startswith("head.")} == {1e-3 / 1e-2}
+    assert {scales[name] for name in scales if name.startswith("features.")} == {2.0}
+    with pytest.raises(UsageError, match=r"optim\.lr_of: 'fc' matches no"):
+        lr_scales(module, OptimConfig(lr_of="fc=1"), head=head)
+    for text in ("fc", "fc=0", "=1", "fc=x"):
+        with pytest.raises(ValueError, match="NAME=LR"):
+            OptimConfig(lr_of=text)

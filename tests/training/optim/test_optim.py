@@ -389,3 +389,35 @@ def test_what_only_a_recipe_brings_may_be_ignored() -> None:
         check_optim(merged, requested=OptimConfig(scheduler="cosine", cycles=5))
     # The recipe's own schedule makes sense of what the user adds to it.
     check_optim(OptimConfig(scheduler="step", gamma=0.5), requested=OptimConfig(gamma=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "oracle"),
+    [
+        ("adam", {"eps": 0.1, "amsgrad": True}, lambda p: torch.optim.Adam(p, eps=0.1, amsgrad=True)),
+        ("adamw", {"eps": 0.1}, lambda p: torch.optim.AdamW(p, eps=0.1)),
+        ("momentum", {"dampening": 0.3}, lambda p: torch.optim.SGD(p, momentum=0.9, dampening=0.3)),
+        (
+            "rmsprop",
+            {"alpha": 0.5, "eps": 0.1, "centered": True},
+            lambda p: torch.optim.RMSprop(p, alpha=0.5, eps=0.1, centered=True, momentum=0.9),
+        ),
+    ],
+)
+def test_arguments_of_torchs_optimizers(
+    name: str, args: dict[str, Any], oracle: Callable[[Any], torch.optim.Optimizer]
+) -> None:
+    ours, theirs = net(), net()
+    optimizer = made(ours, name, args=args)
+    reference = oracle([{"params": list(theirs.parameters()), "lr": LR}])
+    for group in (*optimizer.param_groups, *reference.param_groups):
+        group["weight_decay"] = 0.0
+    for number in range(4):
+        for module, step in ((ours, optimizer), (theirs, reference)):
+            step.zero_grad()
+            loss_of(module, number).backward()
+            step.step()
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(own, other, atol=1e-6)
+    with pytest.raises(UsageError, match=r"optim\.optimizer = adam: Invalid epsilon"):
+        made(net(), "adam", args={"eps": -1.0})

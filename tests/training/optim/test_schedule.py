@@ -141,6 +141,29 @@ def test_plateau_is_torchs(direction: int, patience: int, min_delta: float, lr_m
     assert memory.factor < 0.3
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize(("cooldown", "threshold"), [(3, 0.0), (0, 0.2), (2, 0.1)])
+def test_cooldown_and_relative_threshold_are_torchs(
+    direction: int, cooldown: int, threshold: float
+) -> None:
+    generator = torch.Generator().manual_seed(cooldown)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torchs.ReduceLROnPlateau(
+        optimizer, mode="max" if direction > 0 else "min", patience=1, threshold=threshold,
+        factor=0.5, cooldown=cooldown, eps=0.0,
+    )  # fmt: skip
+    config = OptimConfig(
+        scheduler="plateau", gamma=0.5, plateau_patience=1,
+        plateau_cooldown=cooldown, plateau_threshold=threshold,
+    )  # fmt: skip
+    memory = Plateau()
+    for value in (1 + torch.rand(40, generator=generator)).tolist():
+        reference.step(value)
+        memory = memory.after(value, direction=direction, config=config, min_delta=0.0)
+        assert memory.factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=EXACT)
+    assert memory.factor < 0.3
+
+
 def test_plateau_begins_without_a_value_that_is_none() -> None:
     config = OptimConfig(scheduler="plateau", plateau_patience=0)
     after = Plateau().after(math.nan, direction=1, config=config, min_delta=0.0)

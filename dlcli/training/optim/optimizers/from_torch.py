@@ -23,15 +23,19 @@ Betas = tuple[float, float] | None
 
 
 @register_optimizer("adamw")
-def adamw(groups: Groups, lr: float, *, betas: Betas) -> optim.Optimizer:
+def adamw(groups: Groups, lr: float, *, betas: Betas, eps: float = 1e-8) -> optim.Optimizer:
     """`torch.optim.AdamW`."""
-    return optim.AdamW(groups, lr=lr, fused=has_fused_kernels(groups), **_betas_kwarg(betas))
+    fused = has_fused_kernels(groups)
+    return optim.AdamW(groups, lr=lr, eps=eps, fused=fused, **_betas_kwarg(betas))
 
 
 @register_optimizer("adam")
-def adam(groups: Groups, lr: float, *, betas: Betas) -> optim.Optimizer:
+def adam(
+    groups: Groups, lr: float, *, betas: Betas, eps: float = 1e-8, amsgrad: bool = False
+) -> optim.Optimizer:
     """`torch.optim.Adam`."""
-    return optim.Adam(groups, lr=lr, fused=has_fused_kernels(groups), **_betas_kwarg(betas))
+    fused = has_fused_kernels(groups)
+    return optim.Adam(groups, lr=lr, eps=eps, amsgrad=amsgrad, fused=fused, **_betas_kwarg(betas))
 
 
 @register_optimizer("sgd")
@@ -41,8 +45,12 @@ def sgd(groups: Groups, lr: float) -> optim.Optimizer:
 
 
 @register_optimizer("momentum")
-def sgd_momentum(groups: Groups, lr: float, *, momentum: float) -> optim.Optimizer:
+def sgd_momentum(
+    groups: Groups, lr: float, *, momentum: float, dampening: float = 0.0
+) -> optim.Optimizer:
     """`torch.optim.SGD` with momentum."""
+    if dampening:  # the first buffer is not dampened, so it cannot begin as 0; foreach takes it as None
+        return optim.SGD(groups, lr=lr, momentum=momentum, dampening=dampening, foreach=True)
     return _sgd(groups, lr, momentum)
 
 
@@ -53,9 +61,17 @@ def sgd_nesterov(groups: Groups, lr: float, *, momentum: float) -> optim.Optimiz
 
 
 @register_optimizer("rmsprop")
-def rmsprop(groups: Groups, lr: float, *, momentum: float) -> optim.Optimizer:
+def rmsprop(
+    groups: Groups,
+    lr: float,
+    *,
+    momentum: float,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    centered: bool = False,
+) -> optim.Optimizer:
     """`torch.optim.RMSprop`."""
-    return optim.RMSprop(groups, lr=lr, momentum=momentum)
+    return optim.RMSprop(groups, lr=lr, momentum=momentum, alpha=alpha, eps=eps, centered=centered)
 
 
 @register_optimizer("adagrad")

@@ -51,12 +51,21 @@ def multistep(
 
 
 def describe_plateau(
-    end: SchedulePoint, *, gamma: float | None, lr_min: float, plateau_patience: int
+    end: SchedulePoint,
+    *,
+    gamma: float | None,
+    lr_min: float,
+    plateau_patience: int,
+    plateau_cooldown: int,
+    plateau_threshold: float,
 ) -> tuple[str, str]:
     """Describe after how many epochs without improvement the rate drops."""
     epochs = plateau_patience + 1
     when = "after each epoch" if epochs == 1 else f"after {epochs} epochs in a row"
-    text = f"times {gamma or DEFAULT_GAMMA:g} {when} without a better metric"
+    better = f" by {100 * plateau_threshold:g} %" if plateau_threshold else ""
+    text = f"times {gamma or DEFAULT_GAMMA:g} {when} without a better metric{better}"
+    if plateau_cooldown:
+        text += f", then {plateau_cooldown} that do not count"
     return "per epoch", text + _floor(lr_min)
 
 
