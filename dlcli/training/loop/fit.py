@@ -29,7 +29,7 @@ from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.phases import DeviceWork
 from dlcli.training.loop.profiling import StepProfiler
 from dlcli.training.loop.state import Progress
-from dlcli.training.loop.step import StepOutput, optimizer_step
+from dlcli.training.loop.step import StepOutput, non_finite_gradients, optimizer_step
 from dlcli.training.loop.timing import Timing
 from dlcli.training.optim.make import set_lr
 from dlcli.zoo.device import peak_memory_mib
@@ -293,5 +293,6 @@ class Trainer:
             raise self._diverged(streak)
 
     def _diverged(self, streak: int) -> DlcliError:
-        reason = f"the gradient was not finite in the last {streak} steps"
+        where = non_finite_gradients(self.job.model.module)
+        reason = f"the gradient was not finite in the last {streak} steps{where}"
         return diverged(reason, self.progress, self.job.files.run)

@@ -23,7 +23,7 @@ from dlcli.training.loop.interrupt import StopRequested
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.objective import LossSums
-from dlcli.wording import first_line
+from dlcli.wording import first_line, listed
 from dlcli.zoo.forward import model_inputs
 
 
@@ -221,3 +221,13 @@ def _halve_micro_batches(job: FitJob, batch: Batch, exc: BaseException) -> None:
     )
     if job.world.size > 1:
         raise OutOfMemory(plan.micro_batch) from None
+
+
+def non_finite_gradients(module: nn.Module) -> str:
+    """Name the parameters whose gradient of the last step is not finite; "" where that is all, or none.
+
+    The gradient flows backwards, so the cause is often in the last layer of those.
+    """
+    grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+    names = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
+    return f", of {listed(names, 3)}" if 0 < len(names) < len(grads) else ""

@@ -184,5 +184,5 @@ def test_layers_get_the_rates_that_are_named() -> None:
     with pytest.raises(UsageError, match=r"optim\.lr_of: 'fc' matches no"):
         lr_scales(module, OptimConfig(lr_of="fc=1"), head=head)
     for text in ("fc", "fc=0", "=1", "fc=x"):
-        with pytest.raises(ValueError, match="NAME=LR"):
+        with pytest.raises(UsageError, match="NAME=LR"):
             OptimConfig(lr_of=text)
