@@ -30,7 +30,7 @@ class ModelConfig(Frozen):
         "--pretrained/--no-pretrained",
     )
     weights: PathText = setting(
-        None, "Initial weights: a dlcli artifact, .pth or .safetensors.", "--weights"
+        None, "Initial weights: a dlcli model, .pth, .safetensors, or a hub's snapshot.", "--weights"
     )
     freeze: Annotated[str, parsed_by(parse_freeze)] = setting(
         "none",

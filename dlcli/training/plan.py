@@ -16,7 +16,8 @@ from dlcli.task import TaskSpec
 from dlcli.training.autotune.lr_sweep import LrSweep
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.forward import load_tensors
-from dlcli.zoo.weights import StateDict, adapt, load_matching
+from dlcli.zoo.matching import StateDict, load_matching
+from dlcli.zoo.weights import adapt
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class Plan:
                     module, initial, old=self.initial_task, new=self.task, head=head
                 )
                 notes += [f"{self.weights_from}: {text}" for text in adapted]
-            loaded = load_matching(module, initial, source=self.weights_from)
+            loaded = load_matching(module, initial, source=self.weights_from, head=head)
             fresh_backbone = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
             # A head that does not fit is expected of published weights.
-            incomplete = bool(loaded.fresh or loaded.unused)
+            incomplete = bool(loaded.fresh or loaded.unused or not loaded.is_plain)
             if fresh_backbone or (self.config.model.weights is not None and incomplete):
                 notes.append(f"{self.weights_from}: {loaded.sentence()}")
         if self.config.model.freeze != "none" and self.weights_from == "scratch":

@@ -29,7 +29,8 @@ from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
 from dlcli.training.request import open_requested
 from dlcli.zoo.base import ModelEntry, check_name, find_model
-from dlcli.zoo.weights import StateDict, pretrained_or_reason, read_state_dict
+from dlcli.zoo.matching import StateDict
+from dlcli.zoo.weights import pretrained_or_reason, read_state_dict, weights_file
 
 
 def make_plan(
@@ -201,7 +202,7 @@ def _initial_weights(
     if model.weights is not None:
         if model.pretrained:
             raise UsageError("--weights and --pretrained exclude each other")
-        path = Path(model.weights)
+        path = weights_file(Path(model.weights))
         task = _task_of(path)
         if task is not None:
             verify(path)  # a file of dlcli's carries a digest

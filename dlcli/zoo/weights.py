@@ -5,9 +5,10 @@ Files are read without unpickling code: safetensors, or ``torch.load(weights_onl
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -15,35 +16,18 @@ import torch
 from torch import nn
 
 from dlcli.errors import DlcliError
+from dlcli.files import check_unpacked, temporary_folder
 from dlcli.network import require
 from dlcli.task import TabularInput, TaskSpec, TextInput
 from dlcli.wording import first_line
 from dlcli.zoo.base import ModelEntry, Weights
-from dlcli.zoo.forward import load_tensors
+from dlcli.zoo.matching import StateDict
 
-StateDict = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class LoadedWeights:
-    """Names of the tensors that `load_matching` loaded, left at their initial values, and ignored."""
-
-    loaded: tuple[str, ...]
-    fresh: tuple[str, ...]
-    unused: tuple[str, ...]
-
-    def sentence(self) -> str:
-        """A summary for the user: how many tensors fit, and which do not."""
-        text = f"{len(self.loaded)} of {len(self.loaded) + len(self.fresh)} tensors fit"
-        if self.fresh:
-            text += f"; {_some(self.fresh)} keep their initial values"
-        if self.unused:
-            text += f"; not used: {_some(self.unused)}"
-        return text
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+# Files of weights in a folder: of a run, of a hub's snapshot.
+FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
+# Entries of checkpoints that hold the model's tensors, next to an optimizer's and an epoch.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module", "net")
+_MAX_NESTING = 4  # of state dicts in a checkpoint
 
 
 def published(weights: Weights, *, offline: bool) -> StateDict:
@@ -65,19 +49,72 @@ def published(weights: Weights, *, offline: bool) -> StateDict:
     return read_state_dict(cached)
 
 
+def weights_file(path: Path) -> Path:
+    """The file of weights that a path leads to: in a folder, the one with a name of `FILES`.
+
+    Raises: DlcliError for a folder without one.
+    """
+    if not path.is_dir():
+        return path
+    for name in FILES:
+        if (path / name).is_file():
+            return path / name
+    raise DlcliError(
+        f"--weights {path} has no file of weights",
+        hint=f"give the file, or a folder with one of {', '.join(FILES)}",
+    )
+
+
 def read_state_dict(path: Path) -> StateDict:
     """Read the tensors of a .safetensors or .pth file, by name.
 
-    Checkpoints that nest them in ``state_dict`` or ``model`` are unwrapped, and the ``module.`` prefix
-    of DataParallel is removed. Raises: DlcliError when the file is missing, damaged or contains code.
+    A zip archive or folder may hold such a file: the snapshot of a hub. Checkpoints that nest tensors in
+    an entry such as ``state_dict`` are unwrapped, and the ``_orig_mod.`` that torch.compile puts into
+    names is removed. Raises: DlcliError when the file is missing, damaged or contains code.
     """
+    path = weights_file(path)
     if not path.is_file():
         raise DlcliError(f"--weights {path} does not exist")
+    member = _snapshot_member(path)
+    if member is not None:
+        with temporary_folder() as folder:
+            return _read_file(_unpack(path, member, folder), path)
+    return _read_file(path, path)
+
+
+def _read_file(path: Path, named: Path) -> StateDict:
+    """Read a file; ``named`` is what messages call it."""
     with path.open("rb") as file:
         head = file.read(9)
-    if len(head) == 9 and head[8:9] == b"{":
-        return _read_safetensors(path)
-    return _read_pth(path)
+    state = _read_safetensors(path, named) if head[8:9] == b"{" else _read_pth(path, named)
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+
+
+def _snapshot_member(path: Path) -> str | None:
+    """The file of weights in a zip archive, the least deep; None for torch's archives."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.rpartition("/")[2] in FILES]
+    except (zipfile.BadZipFile, OSError) as exc:
+        raise DlcliError(f"{path} is damaged: {exc}") from exc
+    return min(
+        names, key=lambda name: (name.count("/"), FILES.index(name.rpartition("/")[2])), default=None
+    )
+
+
+def _unpack(path: Path, member: str, folder: Path) -> Path:
+    """Unpack a member of an archive; its checksum is verified. Raises: DlcliError."""
+    target = folder / member.rpartition("/")[2]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked(path, archive.getinfo(member).file_size)
+            with archive.open(member) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as exc:
+        raise DlcliError(f"{path} is damaged: its {member}: {exc}", hint="download it again") from exc
+    return target
 
 
 def adapt(
@@ -128,28 +165,6 @@ def _by_token(
     return moved, len(pairs)
 
 
-def load_matching(module: nn.Module, state: StateDict, *, source: object) -> LoadedWeights:
-    """Load every tensor whose name and shape match; the others keep their initial values.
-
-    Raises: DlcliError when less than half of the module's tensors match: then the file is of another
-    model.
-    """
-    own = module.state_dict()
-    state = _fit_positions(own, state)
-    matching = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    if len(matching) < len(own) / 2:
-        raise DlcliError(
-            f"{source} does not fit: only {len(matching)} of the model's {len(own)} tensors are in it",
-            hint="is it a file of another model? --model must be the one it was trained with",
-        )
-    load_tensors(module, matching, strict=False)
-    return LoadedWeights(
-        loaded=tuple(matching),
-        fresh=tuple(k for k in own if k not in matching),
-        unused=tuple(k for k in state if k not in matching),
-    )
-
-
 def pretrained_or_reason(entry: ModelEntry, *, offline: bool) -> StateDict | str:
     """The published weights, or a message why they are not available."""
     if entry.weights is None:
@@ -160,17 +175,17 @@ def pretrained_or_reason(entry: ModelEntry, *, offline: bool) -> StateDict | str
         return exc.message
 
 
-def _read_safetensors(path: Path) -> StateDict:
+def _read_safetensors(path: Path, named: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError) as exc:
-        raise DlcliError(f"{path} is damaged or not a safetensors file: {exc}") from exc
+        raise DlcliError(f"{named} is damaged or not a safetensors file: {exc}") from exc
 
 
-def _read_pth(path: Path) -> StateDict:
+def _read_pth(path: Path, named: Path) -> StateDict:
     import pickle
 
     try:
@@ -178,36 +193,40 @@ def _read_pth(path: Path) -> StateDict:
     except Exception as exc:  # damaged files raise anything from IndexError to OSError
         if isinstance(exc, pickle.UnpicklingError) and "GLOBAL" in str(exc):
             raise DlcliError(
-                f"{path} contains more than tensors, and loading it could run code",
+                f"{named} contains more than tensors, and loading it could run code",
                 hint="save its state dict: torch.save(model.state_dict(), FILE)",
             ) from exc
         first = first_line(exc)
         raise DlcliError(
-            f"{path} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
+            f"{named} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
         ) from exc
-    for key in ("state_dict", "model_state_dict", "model", "model_state", "module"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not loaded:
-        raise DlcliError(f"{path} has no state dict", hint="torch.save(model.state_dict(), FILE)")
-    return {str(k).removeprefix("module."): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    state = _nested_state(loaded, named)
+    return {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
 
 
-def _fit_positions(own: StateDict, state: StateDict) -> StateDict:
-    """Interpolate the position embedding (1, 1 + h*w, D) of a ViT bicubically to another input size.
+def _nested_state(loaded: object, named: Path) -> Mapping[object, object]:
+    """The mapping with tensors in a checkpoint. Raises: DlcliError where there is none, or several."""
+    for _ in range(_MAX_NESTING):
+        if not isinstance(loaded, Mapping):
+            break
+        keys = [key for key in _STATE_KEYS if isinstance(loaded.get(key), Mapping)][:1]
+        if not keys and not _has_tensors(loaded):
+            keys = [key for key, value in loaded.items() if _has_tensors(value)]
+        if len(keys) > 1:
+            raise DlcliError(
+                f"{named} has several state dicts: {', '.join(map(str, keys))}",
+                hint="save the one that is meant: torch.save(model.state_dict(), FILE)",
+            )
+        if not keys:
+            break
+        loaded = loaded[keys[0]]
+    if not isinstance(loaded, Mapping) or not _has_tensors(loaded):
+        raise DlcliError(f"{named} has no state dict", hint="torch.save(model.state_dict(), FILE)")
+    return loaded
 
-    Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv:2010.11929, section 3.2.
-    """
-    key = "encoder.pos_embedding"
-    if key not in own or key not in state or own[key].shape == state[key].shape:
-        return state
-    old, new = state[key], own[key]
-    if old.ndim != 3 or old.shape[2] != new.shape[2]:
-        return state
-    side_old, side_new = math.isqrt(old.shape[1] - 1), math.isqrt(new.shape[1] - 1)
-    if side_old**2 != old.shape[1] - 1 or side_new**2 != new.shape[1] - 1:
-        return state
-    grid = old[:, 1:].transpose(1, 2).reshape(1, -1, side_old, side_old)  # (1, D, h, w)
-    grid = nn.functional.interpolate(grid, size=(side_new, side_new), mode="bicubic", align_corners=True)
-    resampled = torch.cat([old[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
-    return {**state, key: resampled}
+
+def _has_tensors(value: object) -> bool:
+    """Whether a mapping has tensors of a layer among its values; a loss or a step is a single number."""
+    return isinstance(value, Mapping) and any(
+        isinstance(item, torch.Tensor) and item.ndim > 0 for item in value.values()
+    )
