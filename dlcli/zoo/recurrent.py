@@ -260,7 +260,7 @@ def _register(cell: Cell, what: str) -> None:
             needs=ModelNeeds(name=cell),
             recipe={
                 "optim": {"lr": 2e-3, "clip_grad_norm": 1.0},
-                "fit": {"epochs": 15, "batch_size": 64},
+                "fit": {"epochs": 15, "batch_size": 64, "min_steps": 600},  # see `cnn_text`
             },
             summary=f"{what} over the tokens, in both directions",
         )

@@ -262,7 +262,10 @@ register(
         head=lambda module: "head",
         tasks=SUPERVISED,
         args=TextArgs,
-        recipe={"optim": {"lr": 1e-3, "clip_grad_norm": 1.0}, "fit": {"epochs": 10, "batch_size": 64}},
+        recipe={
+            "optim": {"lr": 1e-3, "clip_grad_norm": 1.0},
+            "fit": {"epochs": 10, "batch_size": 64, "min_steps": 600},  # see `cnn_text`
+        },
         summary="encoder of tokens, mean or class-token pooling",
     )
 )
