@@ -186,6 +186,7 @@ register(
         head=lambda module: "head",
         args=CnnArgs,
         needs=ModelNeeds(photo_size=96),
+        recipe={"fit": {"min_steps": 300}},
         summary="three conv blocks and a two-layer head, about 100 K parameters",
     )
 )
