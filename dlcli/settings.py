@@ -122,20 +122,22 @@ class RegisteredName:
     """The type of a setting that names a registered function: ``Annotated[str, RegisteredName(...)]``.
 
     The names come from the sources (`dlcli.registry.declared_names`), so that no module is imported to
-    validate one or to list them in ``--help``. ``others`` are choices that are not registered. With a
+    validate one or to list them in ``--help``. ``others`` are choices that are not registered; without a
+    ``package`` they are all. With a
     ``group`` of entry points the setting also takes ``file.py:NAME``, whose path becomes absolute, and
     what installed packages offer: see `dlcli.user_code`.
     """
 
     kind: str  # the word used in messages
-    package: str
-    decorator: str
+    package: str = ""
+    decorator: str = ""
     others: tuple[str, ...] = ()
     group: str | None = None
 
     def names(self) -> tuple[str, ...]:
         """Return all names that the setting can have."""
-        return (*self.others, *declared_names(self.package, self.decorator))
+        registered = declared_names(self.package, self.decorator) if self.package else ()
+        return (*self.others, *registered)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))

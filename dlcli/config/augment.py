@@ -1,18 +1,22 @@
 """Settings of image augmentation."""
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from dlcli.schema import Frozen
-from dlcli.settings import setting
+from dlcli.settings import RegisteredName, setting
+
+AUGMENTATIONS_GROUP = "dlcli.augmentations"  # entry points of packages that offer augmentations
+LEVELS = ("none", "light", "standard", "strong")
+Level = Annotated[str, RegisteredName("augmentation", others=LEVELS, group=AUGMENTATIONS_GROUP)]
 
 
 class AugmentConfig(Frozen):
     """Augmentation"""
 
-    level: Literal["none", "light", "standard", "strong"] | None = setting(
+    level: Level | None = setting(
         None,
-        "Strength of image augmentation (default: the model's, else none). All levels but "
-        "none flip images: turn it off with --set augment.flip=0 for digits and letters.",
+        "Image augmentation (default: the model's, else none). All levels but none flip images: "
+        "--set augment.flip=0 for digits and letters.",
         "--augment",
     )
     crop_scale: float | None = setting(None, "Random resized crop: minimum area; 1: off.", gt=0, le=1)

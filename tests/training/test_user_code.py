@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from dlcli.cli import main
 from dlcli.config import TrainConfig
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.checkpoint import read_tensors
-from dlcli.runs.folder import RunFolder
+from dlcli.runs.folder import RunFolder, read_events
 from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
@@ -52,11 +55,26 @@ SCHEDULES = """
 def root(share, power=0.5):
     return (1 - share) ** power
 """
+AUGMENTATIONS = """
+import torch
+
+def make(most=1):
+    def shift(image):
+        return torch.roll(image, int(torch.randint(-most, most + 1, ())), dims=2)
+    return shift
+"""
 # Settings of each sort of code. 1,439 digits in batches of 300 are 5 steps an epoch.
 CODE: dict[str, dict[str, Any]] = {
     "loss": {"loss": {"name": "losses.py:focal", "args": {"gamma": 1.5}}},
     "optimizer": {"optim": {"optimizer": "optimizers.py:Averaged", "lr": 0.02, "args": {"beta": 0.8}}},
     "schedule": {"optim": {"scheduler": "schedules.py:root", "warmup": 0.2, "args": {"power": 2}}},
+    "augmentation": {"augment": {"level": "augmentations.py:make", "args": {"make": {"most": 2}}}},
+}
+FILES = {
+    "losses": LOSSES,
+    "optimizers": OPTIMIZERS,
+    "schedules": SCHEDULES,
+    "augmentations": AUGMENTATIONS,
 }
 BASE = {
     "data": {"data": "digits"},
@@ -74,7 +92,7 @@ class Killed(BaseException):
 def _code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The files of code, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    for name, code in (("losses", LOSSES), ("optimizers", OPTIMIZERS), ("schedules", SCHEDULES)):
+    for name, code in FILES.items():
         Path(f"{name}.py").write_text(code)
     with allowing(ALL):
         yield
@@ -127,3 +145,46 @@ def test_micro_batches_are_the_whole_batch(kind: str) -> None:
     for name, tensor in whole.items():
         torch.testing.assert_close(divided[name], tensor, atol=1e-5, rtol=1e-4)
     assert any(not torch.equal(plain[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.slow  # two starts of two processes
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    settings = ("model.args.norm=none", "model.args.dropout=0", "fit.min_steps=1", "fit.log_every=0")
+    common = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "300", "-e", "1", "-q"]
+    common += ["--loss", "losses.py:focal", "--augment", "augmentations.py:make"]
+    common += ["--optimizer", "optimizers.py:Averaged", "--scheduler", "schedules.py:root"]
+    common += [text for setting in settings for text in ("--set", setting)]
+    assert main([*common, "--name", "one"]) == 0
+    two_processes = [*common, "--name", "two", "--devices", "2"]
+    subprocess.run([sys.executable, "-m", "dlcli", *two_processes], check=True, timeout=300)
+    events = [read_events(RunFolder(Path("runs") / name).metrics) for name in ("one", "two")]
+    one, two = ([e["loss"] for e in run if e["event"] == "StepDone"] for run in events)
+    assert len(one) == 5
+    assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_a_mistake_at_a_late_step_is_mended_and_the_run_goes_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loss = "from torch.nn import functional as F\nsteps = []\ndef own(outputs, targets):\n"
+    bad = f"{loss}    steps.append(1)\n    if len(steps) > 20:\n        outputs.oops()\n"
+    mean = "    return F.cross_entropy(outputs, targets)\n"
+    Path("late.py").write_text(bad + mean)
+    train = ["train", "-m", "linear", "-d", "digits", "--device", "cpu", "-b", "300", "-e", "4", "-q"]
+    save = ["--set", "fit.min_steps=1", "--set", "fit.checkpoint_every='2'"]
+    assert main([*train, *save, "--loss", "late.py:own", "--name", "late"]) == 1
+    err = capsys.readouterr().err
+    assert (
+        "AttributeError: 'Tensor' object has no attribute 'oops', in late.py line 6: outputs.oops()"
+        in err
+    )
+    assert RunFolder(Path("runs/late")).read_record()["status"] == "failed"
+    state, _ = load_newest(RunFolder(Path("runs/late")).state)
+    assert state is not None
+    Path("late.py").write_text(loss + mean)
+    assert main(["train", "--resume", "late", "-q"]) == 1
+    assert "has changed since run late began" in " ".join(capsys.readouterr().err.split())
+    assert main(["train", "--resume", "late", "-q", "--force"]) == 0
+    record = RunFolder(Path("runs/late")).read_record()
+    assert record["status"] == "finished"
+    assert len(record["code"]) == 1

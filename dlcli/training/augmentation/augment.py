@@ -3,10 +3,10 @@
 The random parameters are a function of (seed, epoch, sample): see
 `dlcli.training.augmentation.parameters`.
 
-The order: flips, random resized crop, shift, rotation and RandAugment's geometric operations in one
-interpolation; colour jitter; RandAugment's other operations; registered operations; random erasing;
-MixUp or CutMix. Crops are taken from the image at the model's input size: a crop of half the area is
-upsampled, not decoded again.
+The order: the user's own code; flips, random resized crop, shift, rotation and RandAugment's geometric
+operations in one interpolation; colour jitter; RandAugment's other operations; registered operations;
+random erasing; MixUp or CutMix. Crops are taken from the image at the model's input size: a crop of half
+the area is upsampled, not decoded again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ from dlcli.training.augmentation.parameters import (
     AugmentParameters,
     ParameterSampler,
     Policy,
+)
+from dlcli.training.augmentation.user_augmentation import (
+    UserAugmentation,
+    is_user_augmentation,
+    load_augmentation,
 )
 
 # All but "none" flip images horizontally; for digits and letters set flip = 0.
@@ -65,10 +70,12 @@ class Augment:
         task: TaskSpec,
         device: torch.device,
         operations: Sequence[Operation] = (),
+        own: UserAugmentation | None = None,
     ) -> None:
         self.policy = draw.policy
         self._draw = draw
         self._operations = tuple(operations)
+        self._own = own
         self._task = task
         self._device = device
         self._drawn: tuple[int, AugmentParameters] | None = None
@@ -84,7 +91,8 @@ class Augment:
         default = asdict(Policy())
         values = {k: v for k, v in asdict(self.policy).items() if v != default[k]}
         parts = [f"{name} {value:g}" for name, value in values.items()]
-        return "augmentation: " + ", ".join((*parts, *(op.sentence for op in self._operations)))
+        own = [] if self._own is None else [self._own.sentence]
+        return "augmentation: " + ", ".join((*own, *parts, *(op.sentence for op in self._operations)))
 
     def __call__(
         self, pixels: Tensor, targets: Tensor, indices: Indices, epoch: int
@@ -101,6 +109,8 @@ class Augment:
             Pixels (B, H, W, C) in [0, 255], a new tensor: uint8 without interpolation, else float32
             (`dlcli.zoo.forward.input_tensor` takes both); and the targets.
         """
+        if self._own is not None:
+            pixels = self._own(pixels, indices, epoch)
         drawn = self._of(epoch).select(indices)
         if drawn.steps is not None:
             pixels = ops.move_pixels(pixels, self._put(drawn.steps))
@@ -181,14 +191,16 @@ def make_augment(
     """Build the augmentation of the settings; None without augmentation.
 
     ``samples`` is the size of the train split. A level mixes samples only for classification and
-    multilabel. Raises: UsageError for data other than images, and for MixUp or CutMix of other tasks.
+    multilabel. Raises: UsageError for data other than images, and for MixUp or CutMix of other tasks;
+    DlcliError from the user's code.
     """
     requested = {k: v for k, v in config.model_dump(exclude={"level", "args"}).items() if v is not None}
-    policy, operations = (
-        replace(LEVELS[config.level or "none"], **requested),
-        make_operations(config.args),
-    )
-    if policy == replace(Policy(), randaugment_ops=policy.randaugment_ops) and not operations:
+    own = load_augmentation(config, seed) if is_user_augmentation(config) else None
+    policy = replace(LEVELS["none" if own else config.level or "none"], **requested)
+    registered = {name: args for name, args in config.args.items() if not own or name != own.key}
+    operations = make_operations(registered)
+    plain = policy == replace(Policy(), randaugment_ops=policy.randaugment_ops)
+    if plain and not operations and own is None:
         return None
     if not isinstance(task.input, ImageInput):
         raise UsageError(
@@ -204,7 +216,7 @@ def make_augment(
         policy = replace(policy, mixup=0.0, cutmix=0.0)
     numbers = tuple((operation.name, operation.numbers) for operation in operations)
     return Augment(
-        ParameterSampler(policy, task.input, samples, seed, numbers), task, device, operations
+        ParameterSampler(policy, task.input, samples, seed, numbers), task, device, operations, own
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
+from dlcli.training.augmentation.user_augmentation import is_user_augmentation
 from dlcli.training.autotune.trial import training_batches, trial_job
 from dlcli.training.loop.determinism import capture_rng, preserved_rng
 from dlcli.training.loop.job import FitJob
@@ -28,7 +29,12 @@ _STEPS = 3  # enough for what an optimizer remembers to differ from its beginnin
 
 def uses_code(config: TrainConfig) -> bool:
     """Whether a training step runs code of the user's own, other than the model's."""
-    return is_user_loss(config.loss) or is_user_optimizer(config.optim) or is_user_schedule(config.optim)
+    return (
+        is_user_loss(config.loss)
+        or is_user_optimizer(config.optim)
+        or is_user_schedule(config.optim)
+        or is_user_augmentation(config.augment)
+    )
 
 
 def try_first_step(plan: Plan) -> None:
