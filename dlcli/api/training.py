@@ -11,7 +11,7 @@ from typing import Any
 from dlcli.api.models import Model, load
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.begin import begin_run
-from dlcli.commands.train_session.granted import granting
+from dlcli.commands.train_session.granted import grant_reach
 from dlcli.commands.train_session.report import Screen
 from dlcli.commands.train_session.resume import resume_run
 from dlcli.config import TrainConfig
@@ -56,7 +56,8 @@ class Run:
         Raises: DlcliError, UsageError as ``--resume``.
         """
         given = Settings(TrainConfig, flags=_nested(settings))
-        with granting(given, trust=False):
+        grant_reach(given)
+        with given.granting(trust=False):
             resume_run(RunFolder(self.path), given, Screen(quiet, result=False), force=force)
         return self
 
@@ -95,7 +96,8 @@ def train(
         path = RunFolder(path).config if RunFolder(path).record.is_file() else path
         file, file_name = migrate(TrainConfig, load_yaml(path)), str(path)
     given = Settings(TrainConfig, file=file, flags=merge(values, _nested(settings)), file_name=file_name)
-    with granting(given, trust=trust):
+    grant_reach(given)
+    with given.granting(trust=trust):
         folder = begin_run(given, name, Path(runs_dir), Screen(quiet, result=False))
     return Run(folder.path)
 

@@ -12,8 +12,6 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, check_links, find_artifact, run_of
-from dlcli.settings import merge, texts
-from dlcli.trust import allowing
 
 if TYPE_CHECKING:
     from dlcli.evaluation.eval_data import EvalData
@@ -76,9 +74,7 @@ def command(
     _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
     check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
     data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
-    trusted = [code for file in files for code in file.card.task.metrics if trust]
-    typed = texts(merge(settings.sets, settings.flags))
-    with progress_sink(quiet, json_output) as emit, allowing(*typed, *trusted):
+    with progress_sink(quiet, json_output) as emit:
         models = [
             open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
         ]

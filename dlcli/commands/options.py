@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin
@@ -14,7 +15,17 @@ from pydantic import BaseModel
 
 from dlcli.config.migrate import migrate
 from dlcli.runs.folder import RunFolder
-from dlcli.settings import RegisteredName, fields_of, load_yaml, merge, nested, parse_set, validate
+from dlcli.settings import (
+    RegisteredName,
+    fields_of,
+    load_yaml,
+    merge,
+    nested,
+    parse_set,
+    texts,
+    validate,
+)
+from dlcli.trust import ALL, allowing
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 _NOTHING = object()
@@ -70,6 +81,15 @@ class Settings(Generic[ConfigT]):
         """Defaults < recipe < file < --set < flags, validated. Raises: UsageError."""
         return validate(self.config, merge(recipe or {}, self.overrides))
 
+    @contextmanager
+    def granting(self, *, trust: bool) -> Iterator[None]:
+        """Context in which code that was typed as ``file.py:NAME`` may run, or any with ``trust``.
+
+        Settings of ``--config`` are those of a file, which may be another person's.
+        """
+        with allowing(*texts(merge(self.sets, self.flags)), ALL if trust else None):
+            yield
+
     def origins(self, recipe: dict[str, Any]) -> dict[str, str]:
         """Return where each setting's value comes from, by dotted key.
 
@@ -92,9 +112,9 @@ def takes_config(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give the command every flagged field as an option, plus ``--config`` and ``--set``.
 
-    With ``only``, of those fields alone, by dotted key. The command is called with ``settings:
-    Settings[config]`` as its first argument. Raises: ValueError at import when two fields claim one
-    flag.
+    With ``only``, of those fields alone, by dotted key. The command is called in `Settings.granting`,
+    with ``settings: Settings[config]`` as its first argument. Raises: ValueError at import when two
+    fields claim one flag.
 
     ``--help`` lists the options that are not advanced, or all of them where ``only`` selects some;
     ``--help-all`` lists every option.
@@ -127,7 +147,8 @@ def takes_config(
                 flags=flags,
                 file_name=str(file or ""),
             )
-            command(settings, **values)
+            with settings.granting(trust=bool(values.get("trust"))):
+                command(settings, **values)
 
         extra = [
             _parameter("ctx", typer.Context),

@@ -43,23 +43,23 @@ def command(
     saves and stops; --resume last resumes.
     """
     from dlcli.commands.train_session.begin import begin_run, show_dry_run
-    from dlcli.commands.train_session.granted import granting
+    from dlcli.commands.train_session.granted import grant_reach
     from dlcli.commands.train_session.report import Screen
     from dlcli.commands.train_session.resume import resume_run
 
     if resume is None and force:
         raise UsageError("--force is for --resume")
     screen = Screen(quiet, json_output)
-    with granting(settings, trust=trust):
-        if resume is not None:
-            if name is not None:
-                raise UsageError("--name is for new runs; --resume already names one")
-            if dry_run:
-                raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
-            settings.resolve()
-            run = find_run(resume, runs_dir)
-            resume_run(run, settings, screen, force=force)
-        elif dry_run:
-            show_dry_run(settings, screen)
-        else:
-            begin_run(settings, name, runs_dir, screen)
+    grant_reach(settings)
+    if resume is not None:
+        if name is not None:
+            raise UsageError("--name is for new runs; --resume already names one")
+        if dry_run:
+            raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
+        settings.resolve()
+        run = find_run(resume, runs_dir)
+        resume_run(run, settings, screen, force=force)
+    elif dry_run:
+        show_dry_run(settings, screen)
+    else:
+        begin_run(settings, name, runs_dir, screen)

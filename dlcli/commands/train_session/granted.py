@@ -1,10 +1,8 @@
-"""What a training may run and reach: what the user typed or trusts, not what a file alone names."""
+"""The machines that a training may reach: those that the user typed or trusts, not a file alone."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from dlcli.commands.options import Settings
@@ -12,27 +10,24 @@ from dlcli.config import LaunchConfig, TrainConfig
 from dlcli.errors import DlcliError
 from dlcli.files import user_path
 from dlcli.runs.folder import as_typed
-from dlcli.settings import merge, texts
-from dlcli.trust import ALL, allowing, key, key_is_known, remember_key, trusts_all
+from dlcli.settings import merge
+from dlcli.trust import key, key_is_known, remember_key, trusts_all
 
 
-@contextmanager
-def granting(settings: Settings[TrainConfig], *, trust: bool) -> Iterator[None]:
-    """Context in which code that was typed as ``file.py:NAME`` may run, or any with --trust.
+def grant_reach(settings: Settings[TrainConfig]) -> None:
+    """Remember the machine and the cache folder that were typed.
 
     Settings of ``--config`` are those of a file, which may be another person's.
     """
     typed = merge(settings.sets, settings.flags)
-    with allowing(*texts(typed), ALL if trust else None):
-        for group, name, key_of in (
-            ("launch", "rdzv_endpoint", _endpoint_key),
-            ("data", "cache_dir", _cache_key),
-        ):
-            values = typed.get(group)
-            value = values.get(name) if isinstance(values, dict) else None
-            if isinstance(value, str):  # others are refused with the settings
-                remember_key(key_of(value))
-        yield
+    for group, name, key_of in (
+        ("launch", "rdzv_endpoint", _endpoint_key),
+        ("data", "cache_dir", _cache_key),
+    ):
+        values = typed.get(group)
+        value = values.get(name) if isinstance(values, dict) else None
+        if isinstance(value, str):  # others are refused with the settings
+            remember_key(key_of(value))
 
 
 def check_reach(config: TrainConfig, launch: LaunchConfig) -> None:
