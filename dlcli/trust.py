@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Groups of entry points, by which packages offer models and more.
 MODELS_GROUP = "dlcli.models"
 METRICS_GROUP = "dlcli.metrics"
+DATA_GROUP = "dlcli.data"
 CODE_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 ALL = "*"  # in `allowing`: whatever a file names, as --trust says
 

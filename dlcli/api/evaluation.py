@@ -12,6 +12,7 @@ from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.settings import validate
+from dlcli.trust import allowing
 
 
 def evaluate(
@@ -34,5 +35,6 @@ def evaluate(
     opened = model if isinstance(model, Model) else load(model)
     values = {**settings, "data": None if data is None else str(data), "split": split}
     config = validate(EvalConfig, values)
-    samples = eval_data(opened.card, opened.artifact.path, config)
+    with allowing(config.data):
+        samples = eval_data(opened.card, opened.artifact.path, config)
     return evaluate_ensemble(Ensemble([opened.artifact], tta=config.tta), samples, config)

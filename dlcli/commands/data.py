@@ -12,6 +12,7 @@ from dlcli.commands.options import Json, Quiet, Settings, takes_config
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.settings import merge, validate
+from dlcli.trust import allowing
 from dlcli.wording import plural
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ def command(
     *,
     path: Annotated[
         str | None,
-        typer.Argument(metavar="PATH", help="A folder, a file, or a data set's name such as digits."),
+        typer.Argument(
+            metavar="PATH", help="A folder, a file, a data set's name such as digits, or file.py:NAME."
+        ),
     ] = None,
     show_augment: Annotated[
         bool,
@@ -85,7 +88,8 @@ def command(
     from dlcli.ui.json_output import print_json
 
     try:
-        source = open_source(config.data, seed=config.fit.seed)
+        with allowing(path):
+            source = open_source(config.data, seed=config.fit.seed)
     except UsageError:
         raise
     except DlcliError as exc:

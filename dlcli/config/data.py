@@ -12,11 +12,12 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
 
     data: PathText = setting(
         None,
-        "Folder, file or name of a data set (digits, mnist, ...).",
+        "Folder, file or name of a data set (digits, mnist, ...), or file.py:NAME of your own.",
         "--data",
         "-d",
         on_resume="forced",
     )
+    args: dict[str, Any] = setting({}, "Arguments of the class or function of --data file.py:NAME.")
     kind: str | None = setting(
         None,
         "Kind of data: image, text, tabular, series or pairs (default: detected).",

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -62,12 +63,17 @@ class Items(ABC):
 
 @dataclass(frozen=True)
 class Listed(Items):
-    """Items of any kind in a tuple: paths of photos, texts, pairs of texts, series of unequal length."""
+    """Items of any kind in a tuple: paths of photos, texts, pairs of texts, arrays of unequal shape."""
 
     values: tuple[Any, ...]
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def are_files(self) -> bool:
+        """Whether the items are paths of files."""
+        return bool(self.values) and isinstance(self.values[0], Path)
 
     @classmethod
     def gather(cls, parts: Sequence[Listed], where: Indices) -> Listed:
@@ -114,6 +120,27 @@ class Stacked(Items):
         return [[array_key(row) for row in part.values] for part in parts]
 
 
+class LiveSamples(ABC):
+    """Samples whose content differs from reading to reading, as by a random transform."""
+
+    @abstractmethod
+    def take(self, indices: Indices) -> Any:
+        """The samples at ``indices``, in that order."""
+
+    @classmethod
+    @abstractmethod
+    def gather(cls, parts: Sequence[Any], where: Indices) -> Any:
+        """The samples at ``where`` in the concatenation of several parts."""
+
+    @abstractmethod
+    def draw(self, indices: Indices, draw: str) -> tuple[Items | None, Indices, dict[int, str]]:
+        """Draw samples anew; the same for the same ``draw``, whichever others are asked for.
+
+        Returns the items (None without any), their indices, and the reasons why others have none.
+        Global generators are seeded meanwhile, so no other thread may draw from them.
+        """
+
+
 @dataclass(frozen=True)
 class Samples:
     """One split of a data set, listed but not encoded.
@@ -121,7 +148,8 @@ class Samples:
     ``ids`` are stable names of the samples (a path relative to the root, or ``train/17``); ``targets``
     are `Targets`, where class indices refer to the class names of the source. The samples of a group (a
     patient, a user) stay in one split; ``groups`` is None without groups. ``source_rows`` are those of
-    the inputs of `predict`, where some are rows of tables.
+    the inputs of `predict`, where some are rows of tables. ``live`` draws the items anew, where
+    they are only one reading of them.
     """
 
     ids: tuple[str, ...]
@@ -129,6 +157,7 @@ class Samples:
     items: Items
     groups: tuple[str, ...] | None = None
     source_rows: SourceRows | None = None
+    live: LiveSamples | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -141,6 +170,7 @@ class Samples:
             items=self.items.take(indices),
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
             source_rows=None if self.source_rows is None else self.source_rows.take(indices),
+            live=None if self.live is None else self.live.take(indices),
         )
 
 
@@ -188,8 +218,11 @@ class Reader(ABC):
     ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
     ``lengths`` are the lengths of the samples (N,) where they vary: batches then group samples of
     similar length. ``notices`` are messages of the encoder (unknown words, truncated texts).
-    ``streams`` is whether samples are decoded at every read, since no cache holds them.
+    ``streams`` is whether samples are decoded at every read, since no cache holds them. ``in_turn``:
+    whether it draws from global generators, so that no other thread may read ahead.
     """
+
+    in_turn: ClassVar[bool] = False
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -208,6 +241,10 @@ class Reader(ABC):
         Order and repetitions are kept. Arrays of varying length are padded to the longest of the batch.
         The arrays are copies.
         """
+
+    def at_epoch(self, seed: int, epoch: int) -> Reader:
+        """The reader of an epoch of training, where its samples differ from epoch to epoch."""
+        return self
 
     def targets(self, indices: Indices) -> Targets:
         """The targets of samples, one row each."""

@@ -1,4 +1,4 @@
-"""Open the data set that ``--data`` names, with its splits: a path, or a registered name."""
+"""Open the data set that ``--data`` names, with its splits: a path, a registered name, or code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from dlcli.data.notices import Notice
 from dlcli.data.sets.download import load_named_set
 from dlcli.data.sets.named import DATASETS, find_name
 from dlcli.data.splits import hold_out, match_classes
+from dlcli.data.user_sets.listing import read_user_set
 from dlcli.errors import DlcliError, UsageError, naming, nearest
 from dlcli.task import TaskSpec
+from dlcli.trust import DATA_GROUP, names_code
 from dlcli.wording import listed
 
 _WHAT = "give a folder of class folders, a table (.csv .tsv .jsonl .parquet), texts, or series (.ts)"
@@ -29,7 +31,8 @@ _READING = (
     "group_column",
     *("time_column", "series_column", "window", "horizon", "time_splits"),
 )
-_SET_ONLY = ("label_separators", "text", "drop", "formats", "time_splits")  # settings without a flag
+# Settings without a flag.
+_SET_ONLY = ("label_separators", "text", "drop", "keep", "formats", "time_splits")
 
 
 def open_source(config: DataConfig, *, seed: int) -> DataSource:
@@ -142,6 +145,10 @@ def _listed(config: DataConfig, *, other: bool) -> DataSource:
     name = text if DATASETS.find(text) is not None else None
     if name is None and not path.exists():
         name = find_name(text)
+        if name is None and names_code(text, DATA_GROUP):
+            return _of_user(text, config, other=other)
+    if config.args and not other:
+        raise UsageError("data.args are for --data file.py:NAME", hint="leave them out")
     if name is not None:
         entry = DATASETS.get(name)
         listing = load_named_set(name, entry, data_dir=data_dir, offline=config.offline)
@@ -164,6 +171,19 @@ def _listed(config: DataConfig, *, other: bool) -> DataSource:
     return _source(listing, kind=kind, name=name, origin=str(path), data_dir=None)
 
 
+def _of_user(text: str, config: DataConfig, *, other: bool) -> DataSource:
+    """The data set of the user's own code."""
+    if not other:
+        for key in (*_READING, "keep"):
+            if getattr(config, key) not in (None, (), {}):
+                raise UsageError(
+                    f"{_flag_of(key)} is for files, and {text} gives samples",
+                    hint="leave it out, and let the code give what is wanted",
+                )
+    listing, kind, full = read_user_set(text, config, other)
+    return _source(listing, kind=kind, name=text.rpartition(":")[2], origin=full, data_dir=None)
+
+
 def _refuse_settings(config: DataConfig, listing: DataListing, kind: str, name: str) -> None:
     """Refuse settings that contradict a registered set: they must not be ignored. Raises: UsageError."""
     own = {"kind": kind, **listing.options, "task": listing.task}
@@ -172,7 +192,7 @@ def _refuse_settings(config: DataConfig, listing: DataListing, kind: str, name: 
     for key in ("kind", "task", *_READING):
         value = getattr(config, key)
         if value not in (None, (), {}) and value != own.get(key):
-            flag = f"data.{key}" if key in _SET_ONLY else _flag(key)
+            flag = _flag_of(key)
             shown = f"{flag} {value}"
             if isinstance(value, bool):
                 shown = flag if value else flag.replace("--", "--no-", 1)
@@ -183,8 +203,8 @@ def _refuse_settings(config: DataConfig, listing: DataListing, kind: str, name: 
             )
 
 
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
+def _flag_of(key: str) -> str:
+    return f"data.{key}" if key in _SET_ONLY else "--" + key.replace("_", "-")
 
 
 def _recognised(path: Path) -> tuple[DataListing, str] | None:

@@ -258,11 +258,13 @@ def _take(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples:
         start += len(part)
     ids = [id_ for part in parts for id_ in part.ids]
     groups = [g for part in parts for g in part.groups or ()]
+    live = [part.live for part in parts if part.live is not None]
     return Samples(
         ids=tuple(ids[i] for i in where),
         targets=np.concatenate([part.targets for part in parts])[where],
         items=parts[0].items.gather([part.items for part in parts], where),
         groups=tuple(groups[i] for i in where) if groups else None,
+        live=live[0].gather(live, where) if live else None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlcli.data.base import DataSource, Indices, Labels, Listed, Pixels, Samples, Stacked
+from dlcli.data.base import DataSource, Indices, Labels, Listed, Pixels, Stacked
 from dlcli.data.images.synthetic import reference_input
 from dlcli.data.kinds import ModelNeeds
 from dlcli.datacheck.base import (
@@ -62,7 +62,8 @@ class PhotoFacts:
 def check_images(source: DataSource, task: TaskSpec | None, options: CheckOptions) -> CheckResult:
     """The check of the kind "image"."""
     result = CheckResult(noun="image")
-    if isinstance(source.splits["train"].items, Stacked):
+    items = source.splits["train"].items
+    if not (isinstance(items, Listed) and items.are_files):
         _check_arrays(source, result)
         return result
     result.noun = "photo"
@@ -271,28 +272,23 @@ def _most_common(words: Iterator[str]) -> str:
 
 
 def _check_arrays(source: DataSource, result: CheckResult) -> None:
-    """Raw pixels (N, H, W, C) of one size."""
+    """Raw pixels (H, W, C), of one size or not."""
     channels, height, width = source.native
-    result.facts["size"] = f"{width} x {height}, {'grey' if channels == 1 else f'{channels} channels'}"
+    size = f"{width} x {height}" if width else "different sizes"
+    result.facts["size"] = f"{size}, {'grey' if channels == 1 else f'{channels} channels'}"
     blank: list[str] = []
     values = {}
     for split, samples in source.splits.items():
-        pixels = _pixels(samples)
-        flat = pixels.reshape(len(pixels), -1)
-        result.contents[split] = [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
-        where = np.flatnonzero(flat.min(axis=1) == flat.max(axis=1))
-        blank += [samples.ids[i] for i in where.tolist()]
-        values[split] = flat.mean(axis=1, dtype=np.float32)
+        assert isinstance(samples.items, Stacked | Listed)
+        images: Sequence[Pixels] = [np.ascontiguousarray(image) for image in samples.items.values]
+        digests = (hashlib.blake2b(image.data, digest_size=16).digest() for image in images)
+        result.contents[split] = list(digests)
+        blank += [samples.ids[i] for i, image in enumerate(images) if image.min() == image.max()]
+        values[split] = np.array([image.mean(dtype=np.float32) for image in images])
     result.charts.append(Histogram("brightness", "mean of an image", "mean pixel, 0 to 255", values))
     if blank:
         message = f"{plural(len(blank), 'image')} of one colour: nothing is on them"
         result.report("warning", "blank", message, examples=blank)
-
-
-def _pixels(samples: Samples) -> Pixels:
-    items = samples.items
-    assert isinstance(items, Stacked)
-    return np.ascontiguousarray(items.values)
 
 
 CHECKS.register("image")(check_images)

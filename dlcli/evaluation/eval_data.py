@@ -83,7 +83,7 @@ def _is_own(card: Card, source: DataSource) -> bool:
 def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str], bool]:
     """The data, warnings about it, and whether the artifact was trained on it."""
     if config.data is not None:
-        opened = _config(config.data, config.data_dir, config, _options(card))
+        opened = _config(config.data, config.data_dir, config, _options(card, config.data))
         source = open_other(opened, card.task)
         if config.split not in ("auto", *source.splits):
             recorded = recorded_splits(card, run_of(artifact), source, opened)
@@ -100,12 +100,15 @@ def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource,
     return open_other(opened, card.task), [], True
 
 
-def _options(card: Card) -> Mapping[str, Any]:
-    """The options that the training data was read with.
+def _options(card: Card, data: str | None = None) -> Mapping[str, Any]:
+    """The options that the training data was read with, for itself or for other ``data``.
 
-    Cards of texts before 0.2 leave the task out; without it other cells could suggest another task.
+    Arguments of code are for the same class or function, wherever its file is now. Cards of texts
+    before 0.2 leave the task out; without it other cells could suggest another task.
     """
     options = {} if card.data is None else card.data.options
+    if card.data is not None and data is not None and Path(data).name != Path(card.data.data).name:
+        options = {key: value for key, value in options.items() if key != "args"}
     return {"task": card.task.kind, **options} if card.task.input.kind == "text" else options
 
 
@@ -114,7 +117,7 @@ def _config(
 ) -> DataConfig:
     """The settings to open data for a model, with the options of its training data."""
     values = {**options, "data": data, "data_dir": data_dir, "offline": config.offline}
-    return validate(DataConfig, values)
+    return validate(DataConfig, {**values, "on_bad_sample": config.on_bad_sample})
 
 
 def _choose(source: DataSource, config: EvalConfig) -> str:

@@ -31,6 +31,7 @@ _RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_GREY_MODES = ("1", "L", "LA", "La")
 _MAY_BE_TRANSPARENT = ("P", "PA", "LA", "RGBA", "RGBa")
 
 
@@ -46,6 +47,21 @@ def decode(image: Path | Pixels, spec: ImageInput) -> Pixels:
     if image.shape == (spec.height, spec.width, spec.channels) and keeps_size(spec):
         return image
     return resize(_from_array(image, spec.channels), spec)
+
+
+def from_pillow(image: Image.Image) -> npt.NDArray[Any]:
+    """Convert an image that is open to uint8 (H, W, C) of 1 or 3 channels, upright.
+
+    One of more than 8 bits is its values (H, W) instead.
+    """
+    deep = is_deep(image)
+    image.load()
+    turned = orientation(image)
+    if deep:
+        return np.array(upright(image, turned))
+    channels = 1 if image.mode in _GREY_MODES else 3
+    pixels = np.array(_to_mode(upright(image, turned), channels))
+    return pixels[:, :, None] if channels == 1 else pixels
 
 
 def whole_image(image: Path | Pixels, spec: ImageInput) -> Pixels:
@@ -138,7 +154,7 @@ def is_grayscale(path: Path) -> bool | None:
     """Whether a file is grayscale by its header; None when the header cannot be read."""
     try:
         with opened(path) as file, open_image(file) as image:
-            return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+            return image.mode in (*_GREY_MODES, "I", "F") or image.mode.startswith("I;16")
     except BadSample:
         return None
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from dlcli.data.base import Reader, Samples
 from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.data.streaming import StreamedReader
 from dlcli.machine.threads import usable_cores
 from dlcli.pixels.cache.folder import disk_cache
 from dlcli.pixels.cache.memory import memory_budget
@@ -25,13 +28,14 @@ def make_readers(plan: Plan, world: World) -> dict[str, Reader]:
     if plan.config.fit.overfit_batches is not None:
         splits = dict.fromkeys(splits, _first_batches(plan, plan.config.fit.overfit_batches))
     return {
-        name: _open(plan, splits[name], share, world.local_size) for name, share in _CACHE_SHARES.items()
+        name: _open(plan, name, splits[name], share, world.local_size)
+        for name, share in _CACHE_SHARES.items()
     }
 
 
 def make_reader(plan: Plan, split: str, cache_share: float) -> Reader:
     """The reader of a split, which may cache decoded pixels in a share of the free memory."""
-    return _open(plan, plan.source.splits[split], cache_share, 1)
+    return _open(plan, split, plan.source.splits[split], cache_share)
 
 
 def _first_batches(plan: Plan, count: int) -> Samples:
@@ -50,7 +54,7 @@ def _first_batches(plan: Plan, count: int) -> Samples:
     return samples.take(batches.order(0)[: count * config.fit.step_samples])
 
 
-def _open(plan: Plan, samples: Samples, cache_share: float, processes: int) -> Reader:
+def _open(plan: Plan, split: str, samples: Samples, cache_share: float, processes: int = 1) -> Reader:
     """A reader of one of some processes, which share this machine's memory and cores."""
     config = plan.config.data
     options = ReadOptions(
@@ -59,4 +63,14 @@ def _open(plan: Plan, samples: Samples, cache_share: float, processes: int) -> R
         disk=disk_cache(config.cache, config.cache_dir, config.cache_limit),
         on_bad_sample=config.on_bad_sample,
     )
-    return kind_of(plan.task).reader(samples, plan.task, options)
+    kind = kind_of(plan.task)
+    reader = kind.reader(samples, plan.task, options)
+    if split != "train" or samples.live is None:
+        return reader
+    drawn = replace(options, workers=1, cache_bytes=0, disk=None)
+    return StreamedReader(
+        samples,
+        reader,
+        lambda part: kind.reader(part, plan.task, drawn),
+        fail=options.on_bad_sample == "fail",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
@@ -13,6 +13,7 @@ from dlcli.data.sources import open_undivided
 from dlcli.errors import DlcliError
 from dlcli.runs.folder import resume_command
 from dlcli.runs.saved import SavedRun
+from dlcli.trust import DATA_GROUP, names_code
 
 
 def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> TrainConfig:
@@ -21,6 +22,7 @@ def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> 
         "data": source.origin,
         "data_dir": source.data_dir or config.data.data_dir,
         "class_names": source.options.get("class_names"),
+        "args": source.options.get("args", {}),
     }
     if config.data.cache_dir is not None:
         data["cache_dir"] = os.path.abspath(config.data.cache_dir)
@@ -45,7 +47,7 @@ def with_recorded_paths(saved: SavedRun) -> TrainConfig:
     config, start = saved.config, Path(str(saved.record.get("cwd") or ""))
     data, weights = config.data, config.model.weights
     text = data.data
-    if text is not None and find_name(text) is None and "data.data" not in saved.changes:
+    if _is_path(text) and "data.data" not in saved.changes:
         path = start / text
         moved = Path(os.path.relpath(path, start))
         text = str((path if path.exists() or not moved.exists() else moved).absolute())
@@ -66,10 +68,15 @@ def open_recorded(saved: SavedRun, config: TrainConfig) -> DataSource:
         return open_undivided(config.data)
     except DlcliError as exc:
         data = config.data.data
-        if data is None or find_name(data) is not None or Path(data).exists():
+        if not _is_path(data) or Path(data).exists():
             raise
         raise DlcliError(
             f"run {saved.name} was trained on {data}, which is not there",
             hint="put it back, or say where it is now: "
             f"{resume_command(saved.folder)} --data PLACE --force",
         ) from exc
+
+
+def _is_path(data: str | None) -> TypeGuard[str]:
+    """Whether it is a file or folder, neither a name nor code."""
+    return data is not None and find_name(data) is None and not names_code(data, DATA_GROUP)

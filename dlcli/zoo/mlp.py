@@ -161,6 +161,21 @@ class SeriesMlp(Mlp):
         return super().forward(x)
 
 
+class TensorMlp(Mlp):
+    """Any tensors (B, ...), side by side and normalised by batch statistics, to (B, outputs)."""
+
+    variadic = True  # for torch.export
+
+    def __init__(self, features: int, outputs: int, args: MlpArgs) -> None:
+        super().__init__(features, outputs, args)
+        self.scale = nn.BatchNorm1d(features)
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """(B, ...) each -> (B, outputs)."""
+        rows = [tensor.reshape(tensor.shape[0], -1).float() for tensor in tensors]
+        return super().forward(self.scale(torch.cat(rows, dim=1)))
+
+
 class MlpForecaster(nn.Module):
     """Windows (B, T, C) to forecasts (B, horizon, targets)."""
 
@@ -186,6 +201,12 @@ def fixed_length(x: torch.Tensor, lengths: torch.Tensor, length: int) -> torch.T
 def build_image(task: TaskSpec, args: MlpArgs) -> nn.Module:
     """The model for a task's image size and outputs."""
     return Mlp(math.prod(d for d in task.input.shape), task.num_outputs, args)
+
+
+def build_tensors(task: TaskSpec, args: MlpArgs) -> nn.Module:
+    """The model for all values of a task's tensors."""
+    sizes = [math.prod(d for d in t.dims[1:] if isinstance(d, int)) for t in task.input.signature]
+    return TensorMlp(sum(sizes), task.num_outputs, args)
 
 
 def build_tabular(task: TaskSpec, args: TabularMlpArgs) -> nn.Module:
@@ -239,5 +260,15 @@ register(
         recipe={"fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"}},
         recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}},
         summary="hidden layers over a flattened series",
+    )
+)
+register(
+    ModelEntry(
+        name="mlp",
+        kind="tensor",
+        build=build_tensors,
+        head=lambda module: "head",
+        args=MlpArgs,
+        summary="hidden layers over all values of the tensors",
     )
 )

@@ -100,6 +100,7 @@ def _build(full: str, task: TaskSpec, args: AnyArgs) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
     module.register_forward_hook(_single_output)
+    _check_order(code, module, task)
     _try_out(code, module, task)
     code.works()
     return module
@@ -179,6 +180,18 @@ def _call(
 
 def _required(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
     return [p for p in parameters if p.default is p.empty]
+
+
+def _check_order(code: UserObject, module: nn.Module, task: TaskSpec) -> None:
+    """Raises: DlcliError where ``forward`` names the tensors of the data in another order."""
+    names = [tensor.name for tensor in task.input.signature]
+    parameters = [name for name in inspect.signature(module.forward).parameters if name in names]
+    if sorted(parameters) == sorted(names) and parameters != names:
+        raise DlcliError(
+            f"forward of {code.name} takes {', '.join(parameters)}, "
+            f"and the data gives {', '.join(names)}",
+            hint="put them into one order: tensors are passed by position",
+        )
 
 
 def _try_out(code: UserObject, module: nn.Module, task: TaskSpec) -> None:

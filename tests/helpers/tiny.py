@@ -12,6 +12,7 @@ from torch import nn
 
 from dlcli.card import Card, ModelSpec
 from dlcli.data.prepare import prepare, random_inputs
+from dlcli.data.tensors.spec import TensorInput, TensorPart
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.formats.checkpoint import save_model
 from dlcli.task import (
@@ -80,7 +81,19 @@ def pairs(source: TextInput | None = None, target: TextInput | None = None) -> P
     return PairsInput(source=source, target=target or source)
 
 
+def tensors(**shapes: tuple[int, ...]) -> TensorInput:
+    """Tensors of floats from -1 to 1 by name; by default (3, 4) and (5,)."""
+    parts = shapes or {"plane": (3, 4), "line": (5,)}
+    return TensorInput(
+        tensors=tuple(
+            TensorPart(name=name, dtype="float32", shape=shape, low=-1, high=1)
+            for name, shape in parts.items()
+        )
+    )
+
+
 INPUTS: dict[str, InputSpec] = {
+    "tensor": tensors(),
     "image": image(),
     "tabular": table(),
     "text": text(),
@@ -130,6 +143,7 @@ MODELS: dict[str, tuple[ModelSpec, TaskSpec]] = {
     "forecast": (ModelSpec(name="linear"), make_task(series(), "forecast", targets=("u",))),
     "table": (ModelSpec(name="mlp"), make_task(table(("n",), {"c": "xy"}), "multilabel")),
     "seq2seq": (ModelSpec(name="seq2seq", args=_ENCODER), make_task(pairs())),
+    "tensors": (ModelSpec(name="mlp", args={"widths": [8]}), make_task(tensors())),
 }
 # Batch and longest length, neither of them those that anything is traced with.
 SHAPES = ((1, 1), (1, 5), (7, 10), (32, 3))

@@ -187,6 +187,15 @@ def write_pairs(root: Path) -> Path:
     return write_csv(root / "pairs.csv", ("source", "target"), rows)
 
 
+def write_tensors(root: Path) -> Path:
+    """Arrays of floats and of whole numbers, and a numeric target."""
+    rng = np.random.default_rng(0)
+    plane, codes = rng.normal(size=(40, 3, 4)).astype(np.float32), rng.integers(0, 5, (40, 2))
+    path = root / "tensors.npz"
+    np.savez(path, plane=plane, codes=codes, target=plane.sum(axis=(1, 2)) + codes[:, 0])
+    return path
+
+
 def _itself(path: Path) -> list[str]:
     return [str(path)]
 
@@ -279,6 +288,13 @@ DATA: dict[str, TinyData] = {
         {"model": {"name": "linear"}, "data": {"window": 14, "horizon": _HORIZON}},
         _last_without_horizon,
         "test",
+    ),
+    "tensors": TinyData(
+        "tensor",
+        "regression",
+        write_tensors,
+        {"model": {"name": "mlp", "args": {"widths": [8]}}, "data": {"kind": "tensor"}},
+        _itself,
     ),
     "pairs": TinyData(
         "pairs",

@@ -78,7 +78,7 @@ def read_arrays(path: Path, config: DataConfig, other: bool) -> DataListing:
         if labels is None:
             notices.append(left_out(f"the images for {split} have no labels, so they are not used"))
             continue
-        columns[split] = label_columns(_classes_of_one_hot(labels), len(images), where)
+        columns[split] = label_columns(classes_of_one_hot(labels), len(images), where)
     if not columns:
         raise DlcliError(f"{path} has no labels", hint="name the arrays X and y, or x_train and y_train")
     base = columns.get("train", next(iter(columns.values())))
@@ -184,7 +184,7 @@ def _is_image_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     return len(shape) == 4
 
 
-def _classes_of_one_hot(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def classes_of_one_hot(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Class indices (N,) of labels (N, classes) with one 1 in each row; others unchanged."""
     if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "fiub":
         return labels

@@ -90,7 +90,8 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     """
     spec, notices = image_input(source, config.model, needs), []
     items = source.splits["train"].items
-    fitted = fit_range(items.values, is_deep_file, read_values) if isinstance(items, Listed) else None
+    photos = items.values if isinstance(items, Listed) and items.are_files else ()
+    fitted = fit_range(photos, is_deep_file, read_values)
     if fitted is not None:
         value_range, message = fitted
         spec = spec.model_copy(update={"value_range": value_range})

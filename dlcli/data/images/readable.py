@@ -39,7 +39,7 @@ def _unreadable_classes(source: DataSource, split: str, spec: ImageInput) -> dic
     samples = source.splits.get(split)
     if samples is None or source.task not in ("classification", "embedding"):
         return {}
-    if not isinstance(samples.items, Listed):
+    if not isinstance(samples.items, Listed) or not samples.items.are_files:
         return {}
     paths: dict[int, list[Path]] = {}
     for label, path in zip(samples.targets.tolist(), samples.items.values, strict=True):

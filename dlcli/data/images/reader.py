@@ -67,7 +67,7 @@ class PixelReader(Reader):
                 shape, dtype=np.uint8
             )  # memory pages are allocated when they are written
         self._disk: DiskCache | None = None
-        if disk is not None and isinstance(samples.items, Listed):
+        if disk is not None and isinstance(samples.items, Listed) and samples.items.are_files:
             self._disk = DiskCache(disk, samples.items.values, spec)
         self.streams = self._store is None and self._disk is None
         self._disk_problem_reported = False
@@ -197,8 +197,8 @@ class PixelReader(Reader):
             raw: Pixels = self._raw_pixels[index]
             return raw
         assert isinstance(self.samples.items, Listed)
-        path: Path = self.samples.items.values[index]
-        return path
+        image: Path | Pixels = self.samples.items.values[index]
+        return image
 
     def _record_bad(self, index: int, exc: BadSample) -> None:
         """Record an unreadable sample. Raises: DlcliError if ``on_bad_sample`` is "fail"."""

@@ -92,6 +92,7 @@ def export_graph(module: Any, card: Card, opset: int, sizes: Sizes | None) -> Mo
         {axis: name for axis, name in enumerate(tensor.dims) if isinstance(name, str)}
         for tensor in task.input.signature
     )
+    shapes = (dynamic,) if getattr(module, "variadic", False) else dynamic  # ``*inputs`` are one
     if sizes is not None:
         example = tuple(
             _of_sizes(t, [sizes.get(str(dim), dim) for dim in tensor.dims], tensor.name)
@@ -106,7 +107,7 @@ def export_graph(module: Any, card: Card, opset: int, sizes: Sizes | None) -> Mo
                 opset_version=min(opset, _MAX_TRACED_OPSET),
                 input_names=list(arrays),
                 output_names=[task.output.name],
-                dynamic_shapes=dynamic if sizes is None else None,
+                dynamic_shapes=shapes if sizes is None else None,
                 verbose=False,
             )
             assert program is not None  # None only without the dynamo exporter

@@ -16,11 +16,16 @@ def memory_budget(cache: CacheMode) -> int:
         return 0
     if cache == "ram":
         return sys.maxsize
+    return int(_AUTO_SHARE * free_memory())
+
+
+def free_memory() -> int:
+    """Free bytes of the machine, within the limit of a container."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
     limit = container_free()
-    return int(_AUTO_SHARE * (free if limit is None else min(free, limit)))
+    return free if limit is None else min(free, limit)
 
 
 def container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -42,6 +42,7 @@ def _reason(plan: Plan) -> str:
     if not isinstance(plan.task.input, ImageInput):
         return f"features are cached for images, and this is {plan.task.input.kind} data"
     reasons = {
+        "the data set draws its samples anew": plan.source.splits["train"].live is not None,
         "distillation needs the samples": config.loss.teacher is not None,
         "--swa needs the samples": config.fit.swa is not None,
         "--grad-checkpointing is for layers that train": config.fit.grad_checkpointing != "none",

@@ -124,12 +124,14 @@ class TrainBatches:
         shares = [order[low:high][self.plan.rank_shares(high - low)[self._rank]] for low, high in spans]
         sizes = [high - low for low, high in spans]
         features = None if self.features is None else self.features(epoch)
-        reader = features or self.reader
+        reader = features or self.reader.at_epoch(self.seed, epoch)
         split = self._resident_split(reader)
         if split is not None:
             gathered = (self._from_resident(split, share) for share in shares)
         else:
-            gathered = (self._from_host(*read) for read in prefetch(map(reader.read, shares)))
+            read = map(reader.read, shares)
+            host = read if reader.in_turn else prefetch(read)
+            gathered = (self._from_host(*each) for each in host)
         for (inputs, targets, indices, count), planned in zip(gathered, sizes, strict=True):
             yield Batch(inputs, targets, indices, count, epoch, planned, features is not None)
         self.reader.flush()

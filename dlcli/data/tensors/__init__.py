@@ -1,0 +1,1 @@
+"""Tensors as they are: one or several for each sample, for models that take just these."""

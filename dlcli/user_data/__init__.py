@@ -1,0 +1,1 @@
+"""Data sets of the user's own code: the call, the samples, one reading of all of them."""
