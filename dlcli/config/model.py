@@ -32,6 +32,12 @@ class ModelConfig(Frozen):
     weights: PathText = setting(
         None, "Initial weights: a dlcli model, .pth, .safetensors, or a hub's snapshot.", "--weights"
     )
+    word_vectors: PathText = setting(
+        None,
+        "Word vectors for the embedding of texts: GloVe, word2vec text, or .npy and its words.",
+        "--word-vectors",
+        advanced=True,
+    )
     freeze: Annotated[str, parsed_by(parse_freeze)] = setting(
         "none",
         "Layers to freeze: backbone (all but the head), or names, comma-separated: layer1,conv*.",

@@ -151,7 +151,8 @@ def _changes(
     if not distill or own.data.balance == "focal":
         plain = LossConfig()
         loss = {key: getattr(plain, key) for key in ("teacher", "distill_alpha", "temperature")}
-    model = {"weights": None, "pretrained": False, "freeze": "none", "unfreeze": None}
+    model: dict[str, Any] = {"weights": None, "word_vectors": None, "pretrained": False}
+    model |= {"freeze": "none", "unfreeze": None}
     return {"fit": fit, "optim": optim, "loss": loss, "model": model}
 
 

@@ -11,12 +11,14 @@ from torch import nn
 from dlcli.card import DataRecord, ModelSpec, TransformRecord
 from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
+from dlcli.data.text.word_vectors import WordVectors
 from dlcli.evaluation.metrics import default_monitor
 from dlcli.task import TaskSpec
 from dlcli.training.autotune.lr_sweep import LrSweep
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.forward import load_tensors
 from dlcli.zoo.matching import StateDict, load_matching
+from dlcli.zoo.token_embedding import TokenEmbedding
 from dlcli.zoo.weights import adapt
 
 
@@ -24,7 +26,8 @@ from dlcli.zoo.weights import adapt
 class Plan:
     """What a run trains, on which data, from which weights.
 
-    ``initial`` is None where the weights are random, ``initial_task`` that of their artifact.
+    ``initial`` is None where the weights are random, ``initial_task`` that of their artifact. The
+    rows of ``word_vectors`` are put into the embedding of random weights.
     ``user_config`` are the settings without the model's recipe, None for an existing run.
     """
 
@@ -35,6 +38,7 @@ class Plan:
     weights_from: str = "scratch"
     initial: StateDict | None = field(default=None, repr=False)
     initial_task: TaskSpec | None = field(default=None, repr=False)
+    word_vectors: WordVectors | None = field(default=None, repr=False)
     recipe: dict[str, Any] = field(default_factory=dict)  # settings of the model's entry
     user_config: TrainConfig | None = None
     transforms: tuple[TransformRecord, ...] = ()  # changes of the structure, such as pruning
@@ -83,7 +87,13 @@ class Plan:
             incomplete = bool(loaded.fresh or loaded.unused or not loaded.is_plain)
             if fresh_backbone or (self.config.model.weights is not None and incomplete):
                 notes.append(f"{self.weights_from}: {loaded.sentence()}")
-        if self.config.model.freeze != "none" and self.weights_from == "scratch":
+        if self.word_vectors is not None:
+            ids, rows = map(torch.from_numpy, (self.word_vectors.ids, self.word_vectors.rows))
+            for embedding in module.modules():
+                if isinstance(embedding, TokenEmbedding):
+                    embedding.set_rows(ids, rows)
+        random = self.weights_from == "scratch" and self.config.model.word_vectors is None
+        if self.config.model.freeze != "none" and random:
             layers = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
             notes.append(f"{layers} frozen at random weights: nothing was loaded into the model")
         return module, notes

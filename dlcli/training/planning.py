@@ -16,6 +16,7 @@ from dlcli.data.base import DataSource
 from dlcli.data.kinds import KINDS
 from dlcli.data.notices import messages
 from dlcli.data.splits import apply_splits
+from dlcli.data.text.word_vectors import WordVectors, read_word_vectors
 from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors, verify
@@ -24,11 +25,11 @@ from dlcli.formats.zip_archive import check_whole, looks_zipped
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge, validate
-from dlcli.task import TaskSpec
+from dlcli.task import TaskSpec, TextInput
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
 from dlcli.training.request import open_requested
-from dlcli.zoo.base import ModelEntry, check_name, find_model
+from dlcli.zoo.base import MODELS, ModelEntry, check_name, find_model
 from dlcli.zoo.matching import StateDict
 from dlcli.zoo.weights import pretrained_or_reason, read_state_dict, weights_file
 
@@ -58,6 +59,12 @@ def make_plan(
         )
     kind = KINDS.get(source.kind)
     entry = find_model(user_config.model.name, kind.name)
+    if user_config.model.word_vectors is not None and entry.word_vectors is None:
+        others = sorted({other.name for _, other in MODELS.entries() if other.word_vectors})
+        raise UsageError(
+            f"--word-vectors: model {entry.name} has no embedding of words",
+            hint=f"these have: {', '.join(others)}",
+        )
     if source.task not in entry.tasks:
         raise UsageError(
             f"model {entry.name} does {', '.join(entry.tasks)} on {kind.name} data, not {source.task}",
@@ -75,7 +82,9 @@ def make_plan(
     with naming(source.origin):
         task, notices = kind.fit(source, config, needs)
     task = task.model_copy(update={"metrics": config.fit.metrics})
-    spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model))
+    word_vectors = _word_vectors(config.model, task)
+    spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model, word_vectors))
+    vector_notes = [] if word_vectors is None else [word_vectors.sentence()]
     return Plan(
         config=config,
         source=source,
@@ -84,10 +93,11 @@ def make_plan(
         weights_from=weights_from,
         initial=initial,
         initial_task=initial_task,
+        word_vectors=word_vectors,
         recipe=recipe,
         user_config=user_config,
         warnings=tuple(warnings),
-        notes=tuple(dict.fromkeys([*decisions, *messages(notices)])),
+        notes=tuple(dict.fromkeys([*decisions, *messages(notices), *vector_notes])),
     )
 
 
@@ -137,6 +147,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
         initial, _, initial_task = _initial_weights(
             find_model(model.name, task.input.kind), validate(TrainConfig, required), []
         )
+    word_vectors = _recorded_word_vectors(saved, task) if fresh and parent is None else None
     return Plan(
         config=config,
         source=source,
@@ -145,6 +156,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
         weights_from=weights_from,
         initial=initial,
         initial_task=initial_task,
+        word_vectors=word_vectors,
         transforms=transforms,
         parent=parent,
         warnings=warnings,
@@ -182,8 +194,36 @@ def _check_teacher(saved: SavedRun) -> None:
         )
 
 
-def _model_args(entry: ModelEntry, model: ModelConfig) -> dict[str, Any]:
+def _word_vectors(model: ModelConfig, task: TaskSpec) -> WordVectors | None:
+    """The vectors of the vocabulary's words, where a file of them is named. Raises: DlcliError."""
+    if model.word_vectors is None:
+        return None
+    assert isinstance(task.input, TextInput)
+    return read_word_vectors(Path(model.word_vectors), task.input)
+
+
+def _recorded_word_vectors(saved: SavedRun, task: TaskSpec) -> WordVectors | None:
+    """The vectors that a run began with. Raises: DlcliError when the file is missing or has changed."""
+    vectors = _word_vectors(saved.config.model, task)
+    if vectors is not None and list(vectors.digests) != saved.record.get("word_vectors_sha256"):
+        raise DlcliError(
+            f"run {saved.name} cannot be resumed: its word vectors {vectors.path} have changed",
+            hint="put the file back, or start a new run",
+        )
+    return vectors
+
+
+def _model_args(entry: ModelEntry, model: ModelConfig, vectors: WordVectors | None) -> dict[str, Any]:
     values = dict(model.args)
+    if vectors is not None:
+        assert entry.word_vectors is not None  # `make_plan` refuses other models
+        given = values.setdefault(entry.word_vectors, vectors.dim)
+        if given != vectors.dim:
+            raise UsageError(
+                f"model.args.{entry.word_vectors} = {given}, and the vectors of {vectors.path.name} "
+                f"have {vectors.dim} numbers",
+                hint="leave it out",
+            )
     if "head" in entry.args.model_fields:
         values.setdefault("head", model.head)
     elif model.head != "linear":

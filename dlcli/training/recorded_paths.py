@@ -29,6 +29,8 @@ def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> 
     named = {"name": model}
     if config.model.weights is not None:
         named["weights"] = os.path.abspath(config.model.weights)
+    if config.model.word_vectors is not None:
+        named["word_vectors"] = os.path.abspath(config.model.word_vectors)
     return config.model_copy(
         update={
             "data": config.data.model_copy(update=data),

@@ -28,6 +28,7 @@ def check_request(config: TrainConfig) -> None:
             "--data is missing", hint=f"dlcli train --model {config.model.name} --data FOLDER"
         )
     check_applies(config)
+    _check_word_vectors(config)
     check_spelling(config.model.name)
 
 
@@ -43,6 +44,22 @@ def open_requested(config: TrainConfig) -> DataSource:
     return source
 
 
+def _check_word_vectors(config: TrainConfig) -> None:
+    """Raises: UsageError for word vectors with other weights, or with parts of words as tokens."""
+    if config.model.word_vectors is None:
+        return
+    if config.model.weights is not None:
+        raise UsageError(
+            "--word-vectors and --weights exclude each other",
+            hint="the weights of a model have its word vectors in them",
+        )
+    if config.data.tokenizer != "word":
+        raise UsageError(
+            f"--word-vectors are for --tokenizer word, not {config.data.tokenizer}",
+            hint="leave one of them out",
+        )
+
+
 def _check_monitor(name: str | None, task: TaskKind) -> None:
     """Raises: UsageError for a metric of no task; which of them a task has is checked with the plan."""
     if name is not None and name not in directions() and "_" not in name:
@@ -55,6 +72,9 @@ def _check_files(config: TrainConfig) -> None:
     weights = config.model.weights
     if weights is not None and not Path(weights).exists():
         raise DlcliError(f"--weights {weights} does not exist")
+    vectors = config.model.word_vectors
+    if vectors is not None and not Path(vectors).is_file():
+        raise DlcliError(f"--word-vectors {vectors} does not exist, or is no file")
     cache, data = config.data.cache_dir, os.path.realpath(str(config.data.data))
     if cache is not None and os.path.isdir(data) and Path(os.path.realpath(cache)).is_relative_to(data):
         raise UsageError(

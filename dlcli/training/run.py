@@ -78,6 +78,7 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
             "git": _git_commit(),
             "fingerprint": plan.source.fingerprint,
             "teacher_sha256": sha256_file(Path(teacher)) if teacher else None,
+            "word_vectors_sha256": plan.word_vectors and list(plan.word_vectors.digests),
             "plan": {
                 "model": plan.model.model_dump(mode="json"),
                 "task": plan.task.model_dump(mode="json"),

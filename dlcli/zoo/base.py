@@ -46,7 +46,8 @@ class ModelEntry:
     gives ``task.output`` (of an embedding any length: `build_model` scales it to 1); its head is the
     submodule at ``head(module)``. ``tasks`` are those it can be trained for. ``recipe`` holds settings
     that beat the general defaults, and ``recipes`` more of them for one task, which beat ``recipe``.
-    ``needs`` is what it asks of its input. ``summary`` is a line for `dlcli models`.
+    ``needs`` is what it asks of its input. ``word_vectors`` names the argument that is the length of a
+    word vector, of a model with a `TokenEmbedding`. ``summary`` is a line for `dlcli models`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class ModelEntry:
     recipes: dict[TaskKind, dict[str, Any]] = field(default_factory=dict)
     needs: ModelNeeds = field(default_factory=ModelNeeds)
     weights: Weights | None = None
+    word_vectors: str | None = None
     summary: str = ""
 
     def recipe_for(self, task: TaskKind) -> dict[str, Any]:

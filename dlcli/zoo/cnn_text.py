@@ -17,12 +17,12 @@ from dlcli.zoo.layers import (
     NormName,
     StepConv,
     StepPoolName,
-    TokenEmbedding,
     init_body,
     init_head,
     mask_of,
     pool_steps,
 )
+from dlcli.zoo.token_embedding import TokenEmbedding
 
 
 class TextCnnArgs(Frozen):
@@ -96,6 +96,7 @@ register(
         build=build,
         head=lambda module: "head",
         args=TextCnnArgs,
+        word_vectors="dim",
         # Some hundred texts need hundreds of steps. The rate is high early: at half of it, and with
         # onecycle's own warm-up of 0.3, the first four to eight of twenty epochs changed nothing.
         recipe={

@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn import functional
 
 from dlcli.errors import UsageError
-from dlcli.task import UNKNOWN
 
 PoolName = Literal["max", "avg", "adaptive"]  # halves an image
 StepPoolName = Literal["last", "mean", "max"]  # takes the steps together
@@ -278,29 +277,6 @@ class StepConv(nn.Module):
         x = normalise(self.norm, self.conv(x), mask)
         x = self.dropout(self.activation(x))
         return x if mask is None else torch.where(mask, x, 0.0)
-
-
-class TokenEmbedding(nn.Module):
-    """Ids (B, T) to vectors (B, T, D), drawn from N(0, 1/D) so that a vector's length is about 1.
-
-    While training, ``token_dropout`` is the share of tokens that are replaced by UNKNOWN: its vector
-    must be learned too, for words that only turn up later.
-    """
-
-    def __init__(self, vocab_size: int, dim: int, *, dropout: float, token_dropout: float) -> None:
-        super().__init__()
-        self.table = nn.Embedding(vocab_size, dim)
-        nn.init.normal_(self.table.weight, std=dim**-0.5)
-        self.token_dropout = token_dropout
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """int64 (B, T) to (B, T, D)."""
-        if self.training and self.token_dropout > 0:
-            lost = torch.rand(tokens.shape, device=tokens.device) < self.token_dropout
-            tokens = torch.where(lost, UNKNOWN, tokens)
-        out: torch.Tensor = self.dropout(self.table(tokens))
-        return out
 
 
 def init_body(module: nn.Module, name: ActivationName) -> None:

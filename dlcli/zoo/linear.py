@@ -17,7 +17,8 @@ from torch import nn
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, TabularInput, TaskSpec, TextInput
 from dlcli.zoo.base import ModelEntry, register
-from dlcli.zoo.layers import StepPoolName, TokenEmbedding, init_head, pool_steps
+from dlcli.zoo.layers import StepPoolName, init_head, pool_steps
+from dlcli.zoo.token_embedding import TokenEmbedding
 
 
 class LinearArgs(Frozen):
@@ -136,6 +137,7 @@ register(
         build=build_text,
         head=lambda module: "head",
         args=BagArgs,
+        word_vectors="dim",
         recipe={"optim": {"lr": 1e-2}, "fit": {"epochs": 20, "batch_size": 64}},
         summary="a linear layer on the mean of the words' vectors",
     )

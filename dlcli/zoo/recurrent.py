@@ -23,7 +23,6 @@ from dlcli.zoo.layers import (
     ActivationName,
     NormName,
     StepPoolName,
-    TokenEmbedding,
     activation,
     flip_steps,
     init_body,
@@ -31,6 +30,7 @@ from dlcli.zoo.layers import (
     norm1d,
     pool_steps,
 )
+from dlcli.zoo.token_embedding import TokenEmbedding
 from dlcli.zoo.windows import WindowNorm, WindowNormName
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -257,6 +257,7 @@ def _register(cell: Cell, what: str) -> None:
             build=lambda task, args: _build_text(cell, task, args),
             head=_head,
             args=TextRecurrentArgs,
+            word_vectors="dim",
             needs=ModelNeeds(name=cell),
             recipe={
                 "optim": {"lr": 2e-3, "clip_grad_norm": 1.0},

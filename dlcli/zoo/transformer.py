@@ -14,7 +14,8 @@ from torch import nn
 from dlcli.task import SeriesInput, TabularInput, TaskSpec, TextInput
 from dlcli.zoo.attention import Encoder, EncoderArgs, PositionName, Positions, head
 from dlcli.zoo.base import SUPERVISED, ModelEntry, register
-from dlcli.zoo.layers import TokenEmbedding, mask_of, pool_steps
+from dlcli.zoo.layers import mask_of, pool_steps
+from dlcli.zoo.token_embedding import TokenEmbedding
 from dlcli.zoo.windows import WindowNorm, WindowNormName, own_channels
 
 PoolingName = Literal["mean", "max", "cls"]
@@ -27,12 +28,14 @@ _PATCHES = 6
 class TextArgs(EncoderArgs):
     """``pooling`` over the valid tokens, or "cls": the output of a class token, put first.
 
-    ``token_dropout`` is the share of tokens that training replaces by the unknown one.
+    ``token_dropout`` is the share of tokens that training replaces by the unknown one,
+    ``vector_dim`` the length of word vectors that are projected to ``dim`` (default: ``dim``).
     """
 
     positions: PositionName = "sinusoidal"
     pooling: PoolingName = "mean"
     token_dropout: float = Field(0.1, ge=0, lt=1)
+    vector_dim: int | None = Field(None, ge=1)
 
 
 class SeriesArgs(EncoderArgs):
@@ -93,7 +96,11 @@ class TextTransformer(nn.Module):
     def __init__(self, spec: TextInput, outputs: int, args: TextArgs) -> None:
         super().__init__()
         self.embedding = TokenEmbedding(
-            spec.vocab_size, args.dim, dropout=0.0, token_dropout=args.token_dropout
+            spec.vocab_size,
+            args.dim,
+            dropout=0.0,
+            token_dropout=args.token_dropout,
+            vector_dim=args.vector_dim,
         )
         self.body = Pooled(args, args.positions, args.pooling, spec.max_length)
         self.drop = nn.Dropout(args.dropout)
@@ -262,6 +269,7 @@ register(
         head=lambda module: "head",
         tasks=SUPERVISED,
         args=TextArgs,
+        word_vectors="vector_dim",
         recipe={
             "optim": {"lr": 1e-3, "clip_grad_norm": 1.0},
             "fit": {"epochs": 10, "batch_size": 64, "min_steps": 600},  # see `cnn_text`

@@ -22,7 +22,6 @@ from dlcli.zoo.layers import (
     StepBatchNorm,
     StepConv,
     StepPoolName,
-    TokenEmbedding,
     activation,
     flip_steps,
     init_body,
@@ -35,6 +34,7 @@ from dlcli.zoo.layers import (
     pool2d,
     pool_steps,
 )
+from dlcli.zoo.token_embedding import TokenEmbedding
 
 LENGTHS = torch.tensor([5, 1, 3])
 

@@ -225,6 +225,7 @@ def test_the_head_is_sized_by_the_data(name: str, kind: str) -> None:
         pytest.param("text", {"positions": "learned", "pooling": "max"}, marks=pytest.mark.slow),
         pytest.param("text", {"norm": "batch", "norm_first": False}, marks=pytest.mark.slow),
         pytest.param("text", {"norm": "group"}, marks=pytest.mark.slow),
+        pytest.param("text", {"vector_dim": 5}, marks=pytest.mark.slow),
         pytest.param("varying", {"patch": 4, "stride": 2}, marks=pytest.mark.slow),
         pytest.param("series", {}, marks=pytest.mark.slow),
         pytest.param("table", {}, marks=pytest.mark.slow),

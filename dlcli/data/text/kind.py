@@ -211,7 +211,7 @@ KINDS.register("text")(
         noise=noise,
         describe=describe,
         size_words="up to {} tokens",
-        own_settings=TEXT_SETTINGS,
+        own_settings=(*TEXT_SETTINGS, "model.word_vectors"),
         order=30,
     )
 )
