@@ -8,7 +8,9 @@ px with batches of 32. Programs: dlcli by its own defaults and with ``--amp none
 DataLoader, ``.item()`` in each step) without and with workers; six lines over one tensor in memory;
 Lightning; for photos Ultralytics. Every program is a process of its own with the same number of threads.
 Figures are samples a second over the steps of the last epoch, with reading and augmentation, without
-validation; the accuracy is that of the test split. ``--output FILE`` writes all as JSON.
+validation; the accuracy is that of the test split. ``--clock cpu`` counts processor seconds instead of
+those on the wall, which other programs on the machine disturb less; programs with workers are left out,
+as their seconds would not count. ``--output FILE`` writes all as JSON.
 """
 
 from __future__ import annotations
@@ -42,6 +44,14 @@ PROGRAMS = {
     "ultralytics": ("resnet18",),
 }
 LOOPS = Path(__file__).parent / "peers" / "loops.py"
+# Before a program is imported, so that all of its own figures are of processor seconds.
+CPU_CLOCK = """
+import runpy, sys, time
+time.perf_counter = time.process_time
+sys.argv = sys.argv[1:]
+run = runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module
+run(sys.argv[0], run_name="__main__")
+"""
 
 
 @dataclass(frozen=True)
@@ -53,11 +63,12 @@ class Measured:
     note: str = ""
 
 
-def run_dlcli(row: str, data: str, epochs: int, extra: list[str], seed: int) -> Measured:
+def run_dlcli(row: str, data: str, epochs: int, extra: list[str], seed: int, clock: str) -> Measured:
     """Train and evaluate by the command line; the rate is that of the last epoch's events."""
     with tempfile.TemporaryDirectory() as folder:
         said = [*ARGS[row], "--data", data, "--epochs", str(epochs), "--device", "cpu", "--quiet"]
-        command = [sys.executable, "-m", "dlcli", "train", *said, "--seed", str(seed), *extra]
+        start = ["-m", "dlcli"] if clock == "wall" else ["-c", CPU_CLOCK, "dlcli"]
+        command = [sys.executable, *start, "train", *said, "--seed", str(seed), *extra]
         command += ["--runs-dir", folder, "--name", "run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         run = Path(folder) / "run"
@@ -80,10 +91,11 @@ def _accuracy(result: dict[str, Any]) -> float:
 
 
 def run_peer(
-    python: str, program: str, row: str, data: str, epochs: int, samples: int, seed: int
+    python: str, program: str, row: str, data: str, epochs: int, samples: int, seed: int, clock: str
 ) -> Measured:
     name, _, workers = program.partition(", ")
-    command = [python, str(LOOPS), name, row, data, "--epochs", str(epochs), "--seed", str(seed)]
+    command = [python, *([] if clock == "wall" else ["-c", CPU_CLOCK]), str(LOOPS), name, row, data]
+    command += ["--epochs", str(epochs), "--seed", str(seed)]
     out = subprocess.run(
         [*command, "--workers", workers.partition(" ")[0] or "0"],
         check=True,
@@ -99,16 +111,19 @@ def measure(
 ) -> dict[str, list[Measured]]:
     """Each program in turn, ``args.rounds`` times, with another seed in each round."""
     programs = [name for name, rows in PROGRAMS.items() if row in rows]
+    if args.clock == "cpu":
+        programs = [name for name in programs if "workers" not in name]
     if args.peers is None:
         programs = [name for name in programs if name not in ("lightning", "ultralytics")]
     found: dict[str, list[Measured]] = {name: [] for name in programs}
     for number in range(args.rounds):
         for name in programs:
             if name.startswith("dlcli"):
-                one = run_dlcli(row, data, args.epochs, name.split()[1:], number)
+                one = run_dlcli(row, data, args.epochs, name.split()[1:], number, args.clock)
             else:
                 python = args.peers or sys.executable
-                one = run_peer(python, name, row, data, args.epochs, samples["train"], number)
+                size = samples["train"]
+                one = run_peer(python, name, row, data, args.epochs, size, number, args.clock)
             found[name].append(one)
             line = f"{one.rate:,.0f} samples/s, test {one.accuracy:.4f} {one.note}"
             print(f"  round {number + 1}  {row}  {name}: {line}", flush=True)
@@ -135,13 +150,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--quick", action="store_true", help="one round of one epoch")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.epochs = 1, 1
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
-    print(machine(), f"{args.threads} threads", flush=True)
+    load = os.getloadavg()[0]
+    print(machine(), f"{args.threads} threads, {args.clock} time, load {load:.1f}", flush=True)
     everything = {}
     for row in args.rows:
         data = args.photos if row == "resnet18" else args.fashion_mnist
