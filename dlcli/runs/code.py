@@ -12,6 +12,7 @@ from dlcli.files import write_bytes
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import flat, texts
 from dlcli.trust import code_files
+from dlcli.user_code import read_code
 
 _CODE = "code"  # entry of run.json: path of a file -> {"copy", "sha256"}
 
@@ -24,7 +25,7 @@ def copy_code(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     """
     entries = {}
     for path in code_files(texts(flat(config))):
-        source = path.read_bytes()
+        source = read_code(path)
         digest = hashlib.sha256(source).hexdigest()
         copy = run.code / f"{path.stem}-{digest[:8]}.py"
         write_bytes(copy, source)
