@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from dlcli.trust import allowing
 
 if TYPE_CHECKING:
     from dlcli.task import TaskSpec
+    from dlcli.zoo.base import ModelEntry
 
 
 def command(
@@ -62,10 +64,22 @@ def _list(kind: str | None, as_json: bool) -> None:
             )
     rows.sort(key=lambda row: (list(kinds).index(row["kind"]), row["params"]))
     families = {family.title: family.names() for family in FAMILIES if kind in (None, "image")}
+    cached = _cached(name for names in families.values() for name in names)
     if as_json:
-        print_json({"command": "models", "models": rows, "families": families})
+        print_json({"command": "models", "models": rows, "families": families, "cached": cached})
     else:
-        print_models(rows, families, kinds)
+        print_models(rows, families, cached, kinds)
+
+
+def _cached(names: Iterable[str]) -> dict[str, int]:
+    """The bytes of the weights in torch's cache by the names of their models."""
+    from dlcli.zoo.base import find_model
+    from dlcli.zoo.weights import cache_folder
+
+    if not any(cache_folder().glob("*")):
+        return {}
+    facts = {name: _weights(find_model(name, "image")) for name in names}
+    return {name: known["bytes"] for name, known in facts.items() if known and known["cached"]}
 
 
 def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
@@ -98,11 +112,28 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
     summary = summarize(build_model(spec, task), task)
     entry = find_model(name, task.input.kind)
     facts = {"name": name, "kind": task.input.kind, "kinds": own_kinds(name), **_facts(task, spec.args)}
+    facts["weights"] = _weights(entry)
     recipe = entry.recipe_for(task.kind)
     if as_json:
         print_json({"command": "models", **facts, "recipe": recipe, **summary.to_dict()})
     else:
         print_model(facts, recipe, summary)
+
+
+def _weights(entry: ModelEntry) -> dict[str, Any] | None:
+    """The published weights: where they are from, whether they are cached, their size in bytes."""
+    from dlcli.zoo.weights import cache_file
+
+    if entry.weights is None:
+        return None
+    path = cache_file(entry.weights)
+    cached = path.is_file()
+    return {
+        "label": entry.weights.label,
+        "url": entry.weights.url,
+        "cached": str(path) if cached else None,
+        "bytes": path.stat().st_size if cached else entry.weights.size,
+    }
 
 
 def _facts(task: TaskSpec, args: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,13 @@ _MOST_NAMES = 100  # timm has a thousand
 def print_models(
     rows: Sequence[Mapping[str, Any]],
     families: Mapping[str, Sequence[str]],
+    cached: Mapping[str, int],
     sentences: Mapping[str, str],
 ) -> None:
-    """Print the models by kind of data, with parameters at typical sizes; then those of libraries."""
+    """Print the models by kind of data, with parameters at typical sizes; then those of libraries.
+
+    ``cached`` are bytes of the weights that need no download, by name.
+    """
     sections = []
     for kind in dict.fromkeys(str(row["kind"]) for row in rows):
         own = [row for row in rows if row["kind"] == kind]
@@ -35,7 +39,11 @@ def print_models(
         if names:
             shown = ", ".join(names[:_MOST_NAMES])
             more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
-            sections.append(Section(f"image: {len(names):,} names of {title}", [Row("", shown + more)]))
+            lines = [Row("", shown + more)]
+            own_files = [f"{name} ({wording.size(cached[name])})" for name in names if name in cached]
+            if own_files:
+                lines.append(Row("", f"weights in the cache: {', '.join(own_files)}"))
+            sections.append(Section(f"image: {len(names):,} names of {title}", lines))
     print_sections(sections)
 
 
@@ -54,6 +62,7 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
         Row("output", f"({_dims(facts['output'])})"),
         Row("parameters", wording.count(summary.params)),
         Row("multiply-adds", wording.count(summary.macs)),
+        Row("weights", _weights(facts["weights"])),
     ]
     arguments = [Row(name, str(value)) for name, value in facts["args"].items()]
     settings = [
@@ -74,6 +83,17 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
     ]
     consoles.stdout().print()
     print_comparison("layers", ["layer", "type", "output shape", "parameters"], table)
+
+
+def _weights(facts: Mapping[str, Any] | None) -> str:
+    """Whether there are published weights, how large they are, and where."""
+    if facts is None:
+        return "none are published"
+    size = "" if facts["bytes"] is None else f", {wording.size(facts['bytes'])}"
+    place = (
+        f"in the cache: {facts['cached']}" if facts["cached"] else f"not in the cache: {facts['url']}"
+    )
+    return f"{facts['label']}{size}, {place}"
 
 
 def _dims(dims: Sequence[Any]) -> str:

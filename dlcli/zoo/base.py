@@ -29,13 +29,17 @@ class NoArgs(Frozen):
 
 @dataclass(frozen=True)
 class Weights:
-    """Published weights of a model, by URL, with the preprocessing they were trained with."""
+    """Published weights of a model, by URL, with the preprocessing they were trained with.
+
+    ``size`` of the file is in bytes, where the library knows it.
+    """
 
     label: str  # "ResNet18_Weights.IMAGENET1K_V1"
     url: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     recipe: dict[str, Any] = field(default_factory=dict)
+    size: int | None = None
 
 
 @dataclass(frozen=True)

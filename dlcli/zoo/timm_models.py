@@ -160,4 +160,4 @@ def _head(module: nn.Module) -> str:
     return str(classifier if isinstance(classifier, str) else classifier[0])
 
 
-FAMILIES.append(Family(owns, entry, names))
+FAMILIES.append(Family(owns, entry, names, "timm"))

@@ -89,6 +89,7 @@ def entry(name: str, kind: str) -> ModelEntry:
             mean=tuple(preset.mean),
             std=tuple(preset.std),
             recipe=recipe,
+            size=round(weights.meta["_file_size"] * 2**20),
         ),
     )
 

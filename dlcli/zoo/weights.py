@@ -30,12 +30,22 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module
 _MAX_NESTING = 4  # of state dicts in a checkpoint
 
 
+def cache_file(weights: Weights) -> Path:
+    """Where torch's cache has the file of published weights, or will have it."""
+    return cache_folder() / Path(urlparse(weights.url).path).name
+
+
+def cache_folder() -> Path:
+    """Torch's folder of downloaded weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
 def published(weights: Weights, *, offline: bool) -> StateDict:
     """Load the published state dict, from torch's cache or the network.
 
     Raises: DlcliError within three seconds when it is not cached and cannot be downloaded.
     """
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+    cached = cache_file(weights)
     if not cached.is_file():
         if offline:
             raise DlcliError(
