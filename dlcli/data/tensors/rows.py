@@ -76,14 +76,14 @@ def fit_parts(rows: TensorRows) -> tuple[TensorPart, ...]:
         if not finite.size:
             raise DlcliError(f"{name} has no finite value in the training split")
         pixels = array.dtype == np.uint8
-        shape = array.shape[1:]
+        shape, scale = array.shape[1:], 255 if pixels else 1
         parts.append(
             TensorPart(
                 name=name,
                 dtype="int64" if array.dtype == np.int64 else "float32",
                 shape=(shape[2], *shape[:2]) if pixels else shape,
-                low=float(finite.min()),
-                high=float(finite.max()),
+                low=float(finite.min()) / scale,
+                high=float(finite.max()) / scale,
                 pixels=pixels,
             )
         )

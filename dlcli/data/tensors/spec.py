@@ -12,9 +12,10 @@ from dlcli.task import InputSpec, TensorSpec
 
 
 class TensorPart(Frozen):
-    """One tensor of a sample, of ``shape`` without the batch; ``low`` and ``high`` are of training.
+    """One tensor of a model's input, of ``shape`` without the batch.
 
-    With ``pixels`` it is uint8 (H, W, C) in the data and float32 (C, H, W) from 0 to 1 for the model.
+    ``low`` and ``high`` are its lowest and highest value in training. With ``pixels`` it is uint8
+    (H, W, C) in the data and float32 (C, H, W) from 0 to 1 for the model.
     """
 
     name: str

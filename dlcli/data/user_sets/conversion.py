@@ -93,7 +93,11 @@ def fit_conversion(
     UsageError for a kind that the samples do not fit; DlcliError where none does.
     """
     forms = dict(first.structure)
-    kind = kind or _kind(first, splits)
+    fitted: tuple[PixelRange, bool] | None = None
+    if kind in (None, "image") and len(forms) == 1 and _is_image(first) and not _all_8_bit(first):
+        (name,) = forms
+        fitted = _fit_range([split[name] for split in splits], _channels_first(first, name))
+    kind = kind or _kind(first, exact=fitted is not None and fitted[1])
     if kind == "tabular":
         return Conversion(kind, columns=_column_names(first, columns))
     if kind == "tensor":
@@ -115,16 +119,18 @@ def fit_conversion(
         )
     if kind != "image":
         return Conversion(kind)
-    ((name, form),) = forms.items()
-    first_axis = _channels_first(first, name)
-    if form.startswith("uint8"):
+    first_axis = _channels_first(first, next(iter(forms)))
+    if _all_8_bit(first):
         return Conversion(kind, first_axis)
-    fitted, exact = _fit_range([split[name] for split in splits], first_axis)
-    return Conversion(kind, first_axis, fitted, exact)
+    if fitted is None:
+        raise DlcliError("images have values that are no numbers (NaN or infinite)")
+    return Conversion(kind, first_axis, *fitted)
 
 
-def _fit_range(splits: Sequence[Rows], channels_first: bool) -> tuple[PixelRange, bool]:
+def _fit_range(splits: Sequence[Rows], channels_first: bool) -> tuple[PixelRange, bool] | None:
     """The values that become pixels 0 and 255 in each channel, and whether all values are pixels then.
+
+    None for images that hold NaN or infinite values.
 
     They are where they have 256 evenly spaced values, from 0 to 1, from 0 to 255, or from the lowest to
     the highest of the channel: what torchvision's ToTensor makes of an image, and a Normalize after it.
@@ -135,7 +141,7 @@ def _fit_range(splits: Sequence[Rows], channels_first: bool) -> tuple[PixelRange
     low = np.min([[plane.min() for plane in part] for part in planes], axis=0).astype(np.float64)
     high = np.max([[plane.max() for plane in part] for part in planes], axis=0).astype(np.float64)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise DlcliError("images have values that are no numbers (NaN or infinite)")
+        return None
     own = low, np.where(high > low, high, low + 1)
     usual = [(np.zeros_like(low), np.full_like(high, top)) for top in (1, 255)]
     ranges = [each for each in usual if (low >= 0).all() and (high <= each[1]).all()] + [own]
@@ -158,36 +164,36 @@ def _by_channel(images: Array, channels_first: bool) -> list[Array]:
 def _on_grid(values: Array, low: float, high: float) -> bool:
     flat = values.reshape(-1)
     for start in range(0, len(flat), _CHUNK):
-        steps = (flat[start : start + _CHUNK].astype(np.float64) - low) * (255 / (high - low))
+        part = flat[start : start + _CHUNK].astype(np.float32)
+        steps = (part - np.float32(low)) * np.float32(255 / (high - low))
         if not bool((np.abs(steps - np.rint(steps)) <= _OFF_GRID).all()):
             return False
     return True
 
 
-def _kind(first: Sample, splits: Sequence[Mapping[str, Rows]]) -> str:
+def _kind(first: Sample, *, exact: bool) -> str:
+    """The kind of samples; ``exact``: whether floats of the shape of an image are 8-bit pixels."""
     forms = dict(first.structure)
-    if all(form in ("text", "number") for form in forms.values()) and len(forms) > 1:
-        return "tabular"
     if len(forms) > 1:
-        return "tensor"
+        return "tabular" if set(forms.values()) <= {"text", "number"} else "tensor"
     ((name, form),) = forms.items()
     if form == "text":
         return "text"
     if form == "number" or form.endswith(" 1 axes"):
         return "tabular"
-    if _is_image(first):
-        if form.startswith("uint8") or name in first.images:
-            return "image"
-        rows = [split[name] for split in splits]
-        if form == "float array of 3 axes" and _fit_range(rows, _channels_first(first, name))[1]:
-            return "image"
-    if form.endswith(" 2 axes"):
-        return "series"
-    return "tensor"
+    # Floats of two axes may also be steps and channels of a series.
+    is_pixels = form.startswith("uint8") or name in first.images or (exact and form.endswith(" 3 axes"))
+    if _is_image(first) and is_pixels:
+        return "image"
+    return "series" if form.endswith(" 2 axes") else "tensor"
 
 
 def _is_image(first: Sample) -> bool:
     return _has_image_shape(next(iter(first.inputs.values())))
+
+
+def _all_8_bit(first: Sample) -> bool:
+    return all(_is_8_bit(first, name) for name in first.inputs)
 
 
 def _is_8_bit(first: Sample, name: str) -> bool:

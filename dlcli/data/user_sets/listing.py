@@ -81,7 +81,8 @@ def _listing(
         target_names=() if inferred is None or task != "regression" else inferred.target_names,
         native=_native(splits) if conversion.kind == "image" else (0, 0, 0),
         options={
-            **{"kind": conversion.kind, "task": task, "args": dict(user.args)},
+            **{"kind": conversion.kind, "task": task},
+            **({"args": dict(user.args)} if user.args else {}),
             **({} if inferred is None else inferred.options),
         },
         notices=tuple(notices),

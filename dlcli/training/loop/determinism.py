@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dlcli.user_data.chance import seed_host_generators
+
 RngState = tuple[dict[str, torch.Tensor], dict[str, Any]]  # of one process: tensors and plain values
 
 
@@ -28,13 +30,8 @@ def derive_seed(*parts: int) -> int:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """Seed the generators of Python, NumPy and torch, the latter on the CPU and the device.
-
-    ``torch.manual_seed`` takes 100 times as long: it notes a stack for each device not in use yet.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
+    """Seed the generators of Python, NumPy and torch, the latter on the CPU and the device."""
+    seed_host_generators(seed)
     if device.type != "cpu":
         getattr(torch, device.type).manual_seed(seed)
 
