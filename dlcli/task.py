@@ -103,16 +103,19 @@ class ImageInput(InputSpec):
 
 
 class TextInput(InputSpec):
-    """How a text becomes token ids: PAD is 0, UNKNOWN 1; ``vocabulary[i]`` is the token of id i.
+    """How a text becomes token ids; ``vocabulary[i]`` is the token of id i, padding is 0 at the end.
 
-    ``tokenizer`` "word" splits into words and punctuation marks; "bpe" is described by ``merges``, the
-    JSON of the tokenizers library. A text of more than ``max_length`` tokens is truncated.
+    ``tokenizer`` "word" splits into words and punctuation marks; "bpe" and "file", which came with
+    pretrained weights, are described by ``merges``, the JSON of the tokenizers library. The first two
+    begin with SPECIAL_TOKENS; in a file's vocabulary ``unknown`` may be any id, and 0 any token, since
+    models go by the lengths. A text of more than ``max_length`` tokens is truncated.
     """
 
     kind: Literal["text"] = "text"
-    tokenizer: Literal["word", "bpe"] = "word"
+    tokenizer: Literal["word", "bpe", "file"] = "word"
     vocabulary: tuple[str, ...] = Field(min_length=len(SPECIAL_TOKENS))
     merges: str | None = None
+    unknown: int = Field(default=UNKNOWN, ge=0)
     lowercase: bool = True
     max_length: int = Field(ge=1)
     column: str | None = None
@@ -129,7 +132,7 @@ class TextInput(InputSpec):
 
     @property
     def signature(self) -> tuple[TensorSpec, ...]:
-        """Token ids (B, T), padded with PAD at the end, and the true lengths (B,), each at least 1."""
+        """Token ids (B, T), padded with 0 at the end, and the true lengths (B,), each at least 1."""
         return (
             TensorSpec("tokens", "int64", ("batch", "length")),
             TensorSpec("lengths", "int64", ("batch",)),

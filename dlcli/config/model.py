@@ -30,7 +30,9 @@ class ModelConfig(Frozen):
         "--pretrained/--no-pretrained",
     )
     weights: PathText = setting(
-        None, "Initial weights: a dlcli model, .pth, .safetensors, or a hub's snapshot.", "--weights"
+        None,
+        "Initial weights: a dlcli model, .pth, .safetensors, or a hub's snapshot or name (bert).",
+        "--weights",
     )
     word_vectors: PathText = setting(
         None,

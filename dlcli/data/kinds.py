@@ -17,7 +17,7 @@ from dlcli.data.base import DataSource, Inputs, Reader, Samples
 from dlcli.data.notices import Notice
 from dlcli.pixels.cache.folder import CacheFolder
 from dlcli.registry import Registry
-from dlcli.task import InputSpec, TaskKind, TaskSpec
+from dlcli.task import InputSpec, TaskKind, TaskSpec, TextInput
 
 if TYPE_CHECKING:
     from dlcli.config import DataConfig, TrainConfig
@@ -54,7 +54,8 @@ class ModelNeeds:
 
     ``photo_size`` is the default input size for photos of varying size, ``min_size`` the smallest
     side the model accepts, ``size_multiple`` what the side must be a multiple of; ``mean`` and ``std``
-    are those of its pretrained weights, or None.
+    are those of its pretrained weights, or None. ``text`` is the tokenizer of pretrained weights, its
+    ``max_length`` the most that the model takes.
     """
 
     name: str = ""  # of the model, for messages
@@ -64,6 +65,7 @@ class ModelNeeds:
     size_multiple: int = 1
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    text: TextInput | None = None
 
 
 @dataclass(frozen=True)

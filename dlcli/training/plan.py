@@ -73,7 +73,8 @@ class Plan:
             if self.initial is not None:
                 load_tensors(module, self.initial)
             return module, notes
-        head = find_model(self.model.name, self.task.input.kind).head(module)
+        entry = find_model(self.model.name, self.task.input.kind)
+        head = entry.head(module)
         if self.initial is not None:
             initial = self.initial
             if self.initial_task is not None:
@@ -85,7 +86,8 @@ class Plan:
             fresh_backbone = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
             # A head that does not fit is expected of published weights.
             incomplete = bool(loaded.fresh or loaded.unused or not loaded.is_plain)
-            if fresh_backbone or (self.config.model.weights is not None and incomplete):
+            published = self.config.model.weights is None or entry.snapshot is not None
+            if fresh_backbone or (incomplete and not published):
                 notes.append(f"{self.weights_from}: {loaded.sentence()}")
         if self.word_vectors is not None:
             ids, rows = map(torch.from_numpy, (self.word_vectors.ids, self.word_vectors.rows))

@@ -19,19 +19,18 @@ from dlcli.data.splits import apply_splits
 from dlcli.data.text.word_vectors import WordVectors, read_word_vectors
 from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.files import sha256_file
-from dlcli.formats.checkpoint import card_of, read_tensors, verify
+from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.formats.encodings.base import decode
-from dlcli.formats.zip_archive import check_whole, looks_zipped
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge, validate
 from dlcli.task import TaskSpec, TextInput
+from dlcli.training.initial_weights import find_initial_weights
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
 from dlcli.training.request import open_requested
 from dlcli.zoo.base import MODELS, ModelEntry, check_name, find_model
 from dlcli.zoo.matching import StateDict
-from dlcli.zoo.weights import pretrained_or_reason, read_state_dict, weights_file
 
 
 def make_plan(
@@ -72,27 +71,30 @@ def make_plan(
         )
     warnings = messages(notice for notice in source.notices if not notice.is_decision)
     decisions = messages(notice for notice in source.notices if notice.is_decision)
-    initial, weights_from, initial_task = _initial_weights(entry, user_config, warnings)
-    published = entry.weights if weights_from not in ("scratch", user_config.model.weights) else None
+    initial = find_initial_weights(entry, user_config, warnings)
+    published = entry.weights if initial.published else None
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
-    config = with_absolute_paths(_with_teacher_path(resolve(recipe)), source, entry.name)
-    needs = replace(entry.needs, name=entry.name)
+    recipe = merge(recipe, initial.recipes.get(source.task, {}))
+    config = with_absolute_paths(
+        _with_teacher_path(resolve(recipe)), source, entry.name, weights=initial.source
+    )
+    needs = replace(entry.needs, name=entry.name, text=initial.text)
     if published is not None:
         needs = replace(needs, mean=published.mean, std=published.std)
     with naming(source.origin):
         task, notices = kind.fit(source, config, needs)
     task = task.model_copy(update={"metrics": config.fit.metrics})
     word_vectors = _word_vectors(config.model, task)
-    spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model, word_vectors))
+    spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model, initial.args, word_vectors))
     vector_notes = [] if word_vectors is None else [word_vectors.sentence()]
     return Plan(
         config=config,
         source=source,
         task=task,
         model=spec,
-        weights_from=weights_from,
-        initial=initial,
-        initial_task=initial_task,
+        weights_from=initial.source,
+        initial=initial.state,
+        initial_task=initial.task,
         word_vectors=word_vectors,
         recipe=recipe,
         user_config=user_config,
@@ -144,9 +146,10 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
     elif fresh and weights_from != "scratch":
         # With other weights it would be another run, so here they are required.
         required = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
-        initial, _, initial_task = _initial_weights(
+        weights = find_initial_weights(
             find_model(model.name, task.input.kind), validate(TrainConfig, required), []
         )
+        initial, initial_task = weights.state, weights.task
     word_vectors = _recorded_word_vectors(saved, task) if fresh and parent is None else None
     return Plan(
         config=config,
@@ -213,14 +216,17 @@ def _recorded_word_vectors(saved: SavedRun, task: TaskSpec) -> WordVectors | Non
     return vectors
 
 
-def _model_args(entry: ModelEntry, model: ModelConfig, vectors: WordVectors | None) -> dict[str, Any]:
-    values = dict(model.args)
+def _model_args(
+    entry: ModelEntry, model: ModelConfig, given: dict[str, Any], vectors: WordVectors | None
+) -> dict[str, Any]:
+    """The arguments: those ``given`` by the weights, under those of the settings."""
+    values = {**given, **model.args}
     if vectors is not None:
         assert entry.word_vectors is not None  # `make_plan` refuses other models
-        given = values.setdefault(entry.word_vectors, vectors.dim)
-        if given != vectors.dim:
+        dim = values.setdefault(entry.word_vectors, vectors.dim)
+        if dim != vectors.dim:
             raise UsageError(
-                f"model.args.{entry.word_vectors} = {given}, and the vectors of {vectors.path.name} "
+                f"model.args.{entry.word_vectors} = {dim}, and the vectors of {vectors.path.name} "
                 f"have {vectors.dim} numbers",
                 hint="leave it out",
             )
@@ -229,43 +235,3 @@ def _model_args(entry: ModelEntry, model: ModelConfig, vectors: WordVectors | No
     elif model.head != "linear":
         raise UsageError(f"--head {model.head} is for torchvision models; {entry.name} has its own head")
     return entry.arguments(values).model_dump(mode="json")
-
-
-def _initial_weights(
-    entry: ModelEntry, config: TrainConfig, warnings: list[str]
-) -> tuple[StateDict | None, str, TaskSpec | None]:
-    """The initial weights, where they come from, and the task they were trained for if it is known.
-
-    Weights that are not available by default add a warning.
-    """
-    model = config.model
-    if model.weights is not None:
-        if model.pretrained:
-            raise UsageError("--weights and --pretrained exclude each other")
-        path = weights_file(Path(model.weights))
-        task = _task_of(path)
-        if task is not None:
-            verify(path)  # a file of dlcli's carries a digest
-        elif path.is_file() and looks_zipped(path):
-            check_whole(path)  # torch does not
-        return read_state_dict(path), model.weights, task
-    if model.pretrained is False or (model.pretrained is None and entry.weights is None):
-        return None, "scratch", None
-    state = pretrained_or_reason(entry, offline=config.data.offline)
-    if not isinstance(state, str):
-        assert entry.weights is not None  # `pretrained_or_reason` gives a reason otherwise
-        return state, entry.weights.label, None
-    if model.pretrained:
-        raise DlcliError(
-            f"--pretrained: {state}", hint="use --weights FILE, or --no-pretrained to train from scratch"
-        )
-    warnings.append(f"TRAINING FROM SCRATCH: {state}. Expect less accuracy and more epochs.")
-    return None, "scratch", None
-
-
-def _task_of(path: Path) -> TaskSpec | None:
-    """The task of an artifact of dlcli; None for other files."""
-    try:
-        return card_of(path).task
-    except DlcliError:
-        return None

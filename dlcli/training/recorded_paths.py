@@ -14,10 +14,16 @@ from dlcli.errors import DlcliError
 from dlcli.runs.folder import resume_command
 from dlcli.runs.saved import SavedRun
 from dlcli.trust import DATA_GROUP, names_code
+from dlcli.zoo.names import hub_name
 
 
-def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> TrainConfig:
-    """Make the paths of data, weights and a user's model absolute: a run may be resumed elsewhere."""
+def with_absolute_paths(
+    config: TrainConfig, source: DataSource, model: str, *, weights: str
+) -> TrainConfig:
+    """Make the paths of data, weights and a user's model absolute: a run may be resumed elsewhere.
+
+    ``weights`` is where they come from: of the hub's, a name with the commit.
+    """
     data: dict[str, Any] = {
         "data": source.origin,
         "data_dir": source.data_dir or config.data.data_dir,
@@ -28,7 +34,8 @@ def with_absolute_paths(config: TrainConfig, source: DataSource, model: str) -> 
         data["cache_dir"] = os.path.abspath(config.data.cache_dir)
     named = {"name": model}
     if config.model.weights is not None:
-        named["weights"] = os.path.abspath(config.model.weights)
+        exists = os.path.exists(config.model.weights)
+        named["weights"] = os.path.abspath(config.model.weights) if exists else weights
     if config.model.word_vectors is not None:
         named["word_vectors"] = os.path.abspath(config.model.word_vectors)
     return config.model_copy(
@@ -55,7 +62,8 @@ def with_recorded_paths(saved: SavedRun) -> TrainConfig:
         text = str((path if path.exists() or not moved.exists() else moved).absolute())
     folder = data.data_dir if data.data_dir is None else str((start / data.data_dir).absolute())
     if weights is not None and not Path(weights).exists():
-        weights = str((start / weights).absolute())
+        path = (start / weights).absolute()
+        weights = str(path) if path.exists() or hub_name(weights) is None else weights
     return config.model_copy(
         update={
             "data": data.model_copy(update={"data": text, "data_dir": folder}),

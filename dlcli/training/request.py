@@ -16,7 +16,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.settings import check_applies, fields_of, flat, texts
 from dlcli.task import TaskKind
 from dlcli.trust import code_files
-from dlcli.zoo.names import check_kind, check_spelling
+from dlcli.zoo.names import check_kind, check_spelling, hub_name
 
 
 def check_request(config: TrainConfig) -> None:
@@ -70,7 +70,7 @@ def _check_monitor(name: str | None, task: TaskKind) -> None:
 def _check_files(config: TrainConfig) -> None:
     """Raises: DlcliError where a file that a setting names does not exist."""
     weights = config.model.weights
-    if weights is not None and not Path(weights).exists():
+    if weights is not None and not Path(weights).exists() and hub_name(weights) is None:
         raise DlcliError(f"--weights {weights} does not exist")
     vectors = config.model.word_vectors
     if vectors is not None and not Path(vectors).is_file():

@@ -169,13 +169,20 @@ class EncoderBlock(nn.Module):
     Pre-norm (Xiong et al., arXiv:2002.04745) or post-norm (arXiv:1706.03762).
     """
 
-    def __init__(self, args: EncoderArgs, *, rotary: bool = False) -> None:
+    def __init__(
+        self,
+        args: EncoderArgs,
+        *,
+        rotary: bool = False,
+        norm_eps: float = 1e-5,
+        feed_dropout: bool = True,
+    ) -> None:
         super().__init__()
         self.norm_first = args.norm_first
         self.attention = Attention(args.dim, args.heads, dropout=args.dropout, rotary=rotary)
-        self.feed = feed_forward(args)
-        self.norm1 = StepNorm(args.norm, args.dim)
-        self.norm2 = StepNorm(args.norm, args.dim)
+        self.feed = feed_forward(args, dropout=feed_dropout)
+        self.norm1 = StepNorm(args.norm, args.dim, norm_eps)
+        self.norm2 = StepNorm(args.norm, args.dim, norm_eps)
         self.drop = nn.Dropout(args.dropout)
 
     def forward(
@@ -192,11 +199,24 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks; after pre-norm blocks one more norm, since their sum has none."""
+    """A stack of blocks; after pre-norm blocks one more norm, since their sum has none.
 
-    def __init__(self, args: EncoderArgs, *, rotary: bool = False) -> None:
+    ``norm_eps`` is that of layer norms, ``feed_dropout`` whether the perceptrons have dropout inside.
+    """
+
+    def __init__(
+        self,
+        args: EncoderArgs,
+        *,
+        rotary: bool = False,
+        norm_eps: float = 1e-5,
+        feed_dropout: bool = True,
+    ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(EncoderBlock(args, rotary=rotary) for _ in range(args.layers))
+        self.blocks = nn.ModuleList(
+            EncoderBlock(args, rotary=rotary, norm_eps=norm_eps, feed_dropout=feed_dropout)
+            for _ in range(args.layers)
+        )
         self.norm = StepNorm(args.norm if args.norm_first else "none", args.dim)
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
@@ -214,10 +234,10 @@ class StepNorm(nn.Module):
     "layer" and "group" look at one step alone, "batch" takes its statistics over the real ones.
     """
 
-    def __init__(self, name: NormName, dim: int) -> None:
+    def __init__(self, name: NormName, dim: int, eps: float = 1e-5) -> None:
         super().__init__()
         # The same as norm_steps has, without turning the axes around: it is what most models use.
-        self.norm = nn.LayerNorm(dim) if name == "layer" else norm_steps(name, dim)
+        self.norm = nn.LayerNorm(dim, eps) if name == "layer" else norm_steps(name, dim)
         self.turn = name in ("batch", "group")
 
     def forward(self, x: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
@@ -230,12 +250,12 @@ class StepNorm(nn.Module):
         ).transpose(1, 2)
 
 
-def feed_forward(args: EncoderArgs) -> nn.Sequential:
-    """The perceptron of a block, applied to each step alone."""
+def feed_forward(args: EncoderArgs, *, dropout: bool = True) -> nn.Sequential:
+    """The perceptron of a block, applied to each step alone, with dropout after its activation."""
     return nn.Sequential(
         nn.Linear(args.dim, args.ff),
         activation(args.activation),
-        nn.Dropout(args.dropout),
+        nn.Dropout(args.dropout if dropout else 0.0),
         nn.Linear(args.ff, args.dim),
     )
 

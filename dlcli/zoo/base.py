@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
 from dlcli.settings import merge
-from dlcli.task import Frozen, TaskKind, TaskSpec
+from dlcli.task import Frozen, TaskKind, TaskSpec, TextInput
 from dlcli.zoo.replay import replay
 
 # Tasks of any head with ``task.num_outputs`` outputs a sample.
@@ -43,6 +44,20 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """Published weights with the structure and the tokenizer that belong to them, read from a folder.
+
+    ``args`` are arguments of the model, ``state`` its tensors by name, without the head. ``text`` is the
+    tokenizer, ``recipes`` are settings for a task that follow from the structure.
+    """
+
+    args: dict[str, Any]
+    state: dict[str, torch.Tensor]
+    text: TextInput
+    recipes: dict[TaskKind, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """A model for one kind of input; the same name may be registered for several kinds.
 
@@ -50,8 +65,9 @@ class ModelEntry:
     gives ``task.output`` (of an embedding any length: `build_model` scales it to 1); its head is the
     submodule at ``head(module)``. ``tasks`` are those it can be trained for. ``recipe`` holds settings
     that beat the general defaults, and ``recipes`` more of them for one task, which beat ``recipe``.
-    ``needs`` is what it asks of its input. ``word_vectors`` names the argument that is the length of a
-    word vector, of a model with a `TokenEmbedding`. ``summary`` is a line for `dlcli models`.
+    ``needs`` is what it asks of its input. ``snapshot`` reads the folder of weights that such a model
+    always starts from, with its structure and tokenizer. ``word_vectors`` names the argument that is the
+    length of a word vector, of a model with a `TokenEmbedding`. ``summary`` is for `dlcli models`.
     """
 
     name: str
@@ -65,6 +81,7 @@ class ModelEntry:
     needs: ModelNeeds = field(default_factory=ModelNeeds)
     weights: Weights | None = None
     word_vectors: str | None = None
+    snapshot: Callable[[Path], Snapshot] | None = None
     summary: str = ""
 
     def recipe_for(self, task: TaskKind) -> dict[str, Any]:

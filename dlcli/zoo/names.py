@@ -15,6 +15,8 @@ _TEXT = re.compile(r'"([\w.-]+)"')
 _OWN = re.compile(r'\b(?:_register\(|name=)"([\w.-]+)"')
 _TORCHVISION = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 
+_HUB_NAME = re.compile(r"(\w[\w.-]*/(?!.*\.(?:safetensors|pth?|bin|ckpt|onnx)$)[\w.-]+)(?:@([\w.-]+))?")
+
 
 def check_spelling(name: str) -> None:
     """Refuse a name that no model can have, in a fraction of the time that importing torch takes.
@@ -36,6 +38,15 @@ def check_kind(name: str, kind: str) -> None:
     own = _TEXT.findall(_sources(Path(__file__).parent))
     if kind != "image" and name not in own and name in torchvision_names():
         raise wrong_kind(name, kind)
+
+
+def hub_name(text: str) -> tuple[str, str | None] | None:
+    """Return the repository and the revision of ``OWNER/NAME`` or ``OWNER/NAME@REVISION``.
+
+    They are weights of the Hugging Face hub, where no file has that name; None for other texts.
+    """
+    match = _HUB_NAME.fullmatch(text)
+    return None if match is None else (match[1], match[2])
 
 
 def wrong_kind(name: str, kind: str) -> UsageError:

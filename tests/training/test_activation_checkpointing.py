@@ -50,6 +50,7 @@ DEEP: dict[str, tuple[dict[str, Any], int]] = {
     "series/cnn": ({"widths": (8, 8, 8, 8), "dropout": 0.2}, 4),
     "series/mlp": ({"widths": (16,), "depth": 4, "dropout": 0.2}, 4),
     "series/transformer": (ENCODER, 4),
+    "text/bert": ({**ENCODER, "vocab": 24, "positions": 10}, 4),
     "text/cnn": ({"dim": 8, "filters": 6, "norm": "batch"}, 3),
     "text/transformer": ({**ENCODER, "norm": "batch"}, 4),
     "pairs/seq2seq": ({**ENCODER, "decoder_layers": 3}, 7),

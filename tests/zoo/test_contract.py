@@ -43,7 +43,7 @@ MODELS: list[tuple[str, str]] = [
     (entry.kind, entry.name)
     for _, entry in REGISTRY.entries()
     if entry.kind != "pairs"
-    and entry.name not in ("transformer", "vit-tiny")
+    and entry.name not in ("transformer", "vit-tiny", "bert")
     and (entry.kind, entry.name) != ("series", "linear")  # a forecaster: `test_forecasters`
 ]
 ENCODER = {"layers": 1, "heads": 2, "dim": 8, "ff": 8}
@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "series/cnn": {"widths": (8, 8)},
     "series/mlp": {"widths": (16,)},
     "tabular/mlp": {"number_embedding": 4},
+    "text/bert": {**ENCODER, "vocab": 44, "positions": 16},
     "text/cnn": {"dim": 8, "filters": 6},
     **{f"series/{cell}": {"hidden": 8, "layers": 2} for cell in CELLS},
     **{f"text/{cell}": {"hidden": 8, "dim": 8} for cell in CELLS},

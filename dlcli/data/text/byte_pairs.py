@@ -22,8 +22,10 @@ class BytePairTokenizer:
     Raises: DlcliError when it is damaged or the library is missing.
     """
 
+    special: tuple[int, ...] = ()
+
     def __init__(self, spec: TextInput) -> None:
-        tokenizers = _import_tokenizers()
+        tokenizers = import_tokenizers("byte-pair encoding", ", or --tokenizer word")
         try:
             self._tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(spec.merges or "")
         except Exception as exc:  # the library raises no subclass
@@ -54,7 +56,7 @@ def fit_byte_pairs(texts: Sequence[str], config: DataConfig) -> tuple[TextInput,
             f"data.vocab_size = {config.vocab_size} is too small for byte-pair encoding",
             hint=f"use at least {min_vocab_size}, or --tokenizer word",
         )
-    tk = _import_tokenizers()
+    tk = import_tokenizers("byte-pair encoding", ", or --tokenizer word")
     tokenizer = tk.Tokenizer(tk.models.BPE())
     steps = [tk.normalizers.NFC(), *([tk.normalizers.Lowercase()] if config.lowercase else [])]
     tokenizer.normalizer = tk.normalizers.Sequence(steps)
@@ -80,7 +82,8 @@ def fit_byte_pairs(texts: Sequence[str], config: DataConfig) -> tuple[TextInput,
     return spec, [len(fitted.encode(text)) for text in texts]
 
 
-def _import_tokenizers() -> Any:
+def import_tokenizers(what: str, otherwise: str = "") -> Any:
+    """Import the tokenizers library. Raises: DlcliError saying that ``what`` needs it."""
     try:
         import tokenizers
         import tokenizers.decoders
@@ -90,8 +93,8 @@ def _import_tokenizers() -> Any:
         import tokenizers.trainers
     except ModuleNotFoundError as exc:
         raise DlcliError(
-            "byte-pair encoding needs the tokenizers library, which is not installed",
-            hint='pip install "dlcli[text]", or --tokenizer word',
+            f"{what} needs the tokenizers library, which is not installed",
+            hint=f'pip install "dlcli[text]"{otherwise}',
         ) from exc
     return tokenizers
 

@@ -6,7 +6,11 @@ from dlcli import wording
 from dlcli.data.kinds import Description, Facts
 from dlcli.task import TextInput
 
-_TOKENIZERS = {"word": "words and punctuation marks", "bpe": "byte pairs"}
+_TOKENIZERS = {
+    "word": "words and punctuation marks",
+    "bpe": "byte pairs",
+    "file": "of the pretrained weights",
+}
 
 
 def describe(spec: TextInput) -> Description:
@@ -16,9 +20,11 @@ def describe(spec: TextInput) -> Description:
 
 def text_facts(spec: TextInput) -> Facts:
     """Return (name, value) pairs of one text input."""
-    case = "lowercase" if spec.lowercase else "case-sensitive"
+    # The file's own normalizer decides about the case.
+    case = ", lowercase" if spec.lowercase else ", case-sensitive"
+    case = "" if spec.tokenizer == "file" else case
     facts = (
-        ("tokens", f"{_TOKENIZERS[spec.tokenizer]}, {case}"),
+        ("tokens", f"{_TOKENIZERS[spec.tokenizer]}{case}"),
         ("vocabulary", wording.plural(spec.vocab_size, "entry")),
         ("max length", f"{wording.plural(spec.max_length, 'token')}; longer texts are truncated"),
     )

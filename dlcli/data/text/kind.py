@@ -83,7 +83,9 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     """Fit the vocabulary and maximum length on the training texts, and the scales of numeric targets."""
     items = source.splits["train"].items
     assert isinstance(items, Listed)
-    spec, notices = fit_text(items.values, config.data, column=source.options.get("text"))
+    spec, notices = fit_text(
+        items.values, config.data, column=source.options.get("text"), pretrained=needs.text
+    )
     return make_task(source, spec, config.model), notices
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from dlcli.data.notices import Notice
 from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, replace_surrogates
+from dlcli.data.text.pretrained import FileTokenizer, check_pretrained
 from dlcli.data.text.scripts import UNSPACED_SCRIPTS, unspaced_share
 from dlcli.errors import DlcliError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
@@ -45,10 +47,12 @@ _QUOTES = frozenset("\"'")
 
 
 class Tokenizer(Protocol):
-    """A tokenizer with its vocabulary."""
+    """A tokenizer with its vocabulary; ``special`` are the ids that it puts around every text."""
+
+    special: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, not truncated."""
+        """Return the token ids of a text, not truncated, the special ones included."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without PAD, START and END."""
@@ -90,28 +94,42 @@ def split_words(text: str, *, lowercase: bool = True) -> list[str]:
 
 
 def fit_text(
-    texts: Sequence[str], config: DataConfig, *, column: str | None = None, what: str = "texts"
+    texts: Sequence[str],
+    config: DataConfig,
+    *,
+    column: str | None = None,
+    what: str = "texts",
+    pretrained: TextInput | None = None,
 ) -> tuple[TextInput, list[Notice]]:
     """Fit tokenizer, vocabulary and maximum length on training texts; also return notices.
 
     The word vocabulary is SPECIAL_TOKENS, then words with at least ``min_count`` occurrences by
     descending frequency, then alphabetically, up to ``vocab_size`` entries. ``max_length`` defaults to
-    the 99 % quantile, but at least 128 (or the longest text) and at most 512.
+    the 99 % quantile, but at least 128 (or the longest text) and at most 512. Of a ``pretrained``
+    tokenizer only the maximum length is fitted, up to its own.
 
     Raises: DlcliError when all texts are empty, or the library for byte-pair encoding is missing;
-    UsageError when ``vocab_size`` is too small for it.
+    UsageError when ``vocab_size`` is too small for it, and for settings of a vocabulary that is given.
     """
-    if config.tokenizer == "bpe":
+    empty_length = 0
+    if pretrained is not None:
+        check_pretrained(pretrained, config)
+        tokenizer = tokenizer_of(pretrained)
+        empty_length = len(tokenizer.special)
+        spec, counts = pretrained, [len(tokenizer.encode(text)) for text in texts]
+    elif config.tokenizer == "bpe":
         spec, counts = fit_byte_pairs(texts, config)
     else:
         spec, counts = _fit_words(texts, config)
     lengths = np.array(counts, dtype=np.int64)
-    if not lengths.size or lengths.max() == 0:
+    if not lengths.size or lengths.max() == empty_length:
         raise DlcliError(
             f"all {len(lengths):,} training {what} are empty",
             hint="check the text column (data.text)",
         )
     limit = config.max_length or default_length(lengths)
+    if pretrained is not None:
+        limit = min(limit, pretrained.max_length)
     spec = spec.model_copy(update={"max_length": limit, "column": column})
     return spec, [*_fit_notices(spec, lengths, config, what), *_script_notices(spec, texts, what)]
 
@@ -124,7 +142,10 @@ def default_length(lengths: npt.NDArray[np.int64]) -> int:
 
 
 def encode(text: str, spec: TextInput) -> TokenIds:
-    """Encode a text as token ids (T,), 1 <= T <= ``max_length``; an empty text is one UNKNOWN."""
+    """Encode a text as token ids (T,), 1 <= T <= ``max_length``.
+
+    An empty text is the unknown token, or the special tokens of its tokenizer.
+    """
     return encode_all([text], spec).ids[0]
 
 
@@ -134,11 +155,23 @@ def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
     out, truncated, empty, mostly_unknown = [], 0, 0, 0
     for text in texts:
         ids = tokenizer.encode(text)
+        count = len(ids) - len(tokenizer.special)
         truncated += len(ids) > spec.max_length
-        empty += not ids
-        mostly_unknown += 2 * ids.count(UNKNOWN) > len(ids)
-        out.append(np.array(ids[: spec.max_length] or [UNKNOWN], dtype=np.int64))
+        empty += count == 0
+        mostly_unknown += 2 * ids.count(spec.unknown) > count
+        out.append(
+            np.array(truncate(ids, spec.max_length, tokenizer.special) or [spec.unknown], dtype=np.int64)
+        )
     return EncodedTexts(out, truncated, empty, mostly_unknown)
+
+
+def truncate(ids: list[int], length: int, special: Sequence[int]) -> list[int]:
+    """Truncate a text's ids (T,) at its end; the special tokens after the text stay."""
+    if len(ids) <= length:
+        return ids
+    before = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, special, strict=False)))
+    after = len(special) - before
+    return [*ids[: max(0, length - after)], *ids[len(ids) - after :]][:length]
 
 
 def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
@@ -158,11 +191,15 @@ def decode(ids: Sequence[int] | npt.NDArray[Any], spec: TextInput) -> str:
 @lru_cache(maxsize=8)
 def tokenizer_of(spec: TextInput) -> Tokenizer:
     """Return the tokenizer of a spec. Raises: DlcliError when it is invalid or a library is missing."""
+    if spec.tokenizer == "file":
+        return FileTokenizer(spec)
     return BytePairTokenizer(spec) if spec.tokenizer == "bpe" else WordTokenizer(spec)
 
 
 class WordTokenizer:
     """Word tokenizer with a fixed vocabulary."""
+
+    special: tuple[int, ...] = ()
 
     def __init__(self, spec: TextInput) -> None:
         self._spec = spec
@@ -254,7 +291,7 @@ def _fit_words(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, lis
 def _script_notices(spec: TextInput, texts: Sequence[str], what: str) -> list[Notice]:
     """Return a notice of scripts without spaces between words, and of what is a token there."""
     share, script = unspaced_share(texts)
-    if share < MIN_UNSPACED_SHARE:
+    if share < MIN_UNSPACED_SHARE or spec.tokenizer == "file":
         return []
     message = f"{what}: {share:.0%} of the letters are {script}, written without spaces between words; "
     if spec.tokenizer == "bpe":
