@@ -34,14 +34,17 @@ def samples_of(values: Any, task: TaskSpec) -> list[Samples]:
 
     Raises: UsageError for others; DlcliError for what cannot be read.
     """
+    if isinstance(values, list | tuple) and not values:
+        return []
     paths = _paths(values, texts=isinstance(task.input, TextInput))
     if paths is not None:
         return [kind_of(task).inputs(paths, task)]
     spec = task.input
     if isinstance(spec, TextInput):
         texts = [values] if isinstance(values, str) else list(values)
-        if not all(isinstance(text, str) for text in texts):
-            raise _refused(values, "a text or a list of texts")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UsageError(f"item {i} is {text!r:.40}", hint="give a text or a list of texts")
         return [_samples(Listed(tuple(texts)))]
     if isinstance(spec, TabularInput):
         return [_samples(_rows(values, spec))]

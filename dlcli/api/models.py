@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import numpy.typing as npt
 
 from dlcli.api.inputs import samples_of
 from dlcli.card import Card
+from dlcli.data.base import Reader, Samples
 from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.data.notices import messages
 from dlcli.errors import DlcliError
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.predict import predict
@@ -46,13 +49,14 @@ class Model:
             The rows; a forecast has one for each step. ``input`` is the path, or the index in
             ``values``.
 
-        Raises: DlcliError when an input cannot be read or is not of the model's kind.
+        What `dlcli predict` would warn of, such as unknown categories, is a Python warning. Raises:
+        DlcliError when an input cannot be read or is not of the model's kind.
         """
         task, rows, first = self.card.task, [], 0
         if top_k is not None:
             top_k = min(top_k, max(1, task.num_classes))
         for samples in samples_of(values, task):
-            reader = kind_of(task).reader(samples, task, ReadOptions(on_bad_sample="fail"))
+            reader = self._reader(samples)
             size = batch_size or default_batch_size(task)
             for prediction in predict(self.artifact.predict, reader, task, top_k=top_k, batch_size=size):
                 if prediction.error is not None:
@@ -70,7 +74,7 @@ class Model:
         """
         task, parts = self.card.task, []
         for samples in samples_of(values, task):
-            reader = kind_of(task).reader(samples, task, ReadOptions(on_bad_sample="fail"))
+            reader = self._reader(samples)
             size = batch_size or default_batch_size(task)
             for start in range(0, len(reader), size):
                 indices = np.arange(start, min(start + size, len(reader)))
@@ -78,7 +82,15 @@ class Model:
                 if len(readable) < len(indices):
                     raise DlcliError(next(f"{name}: {reason}" for name, reason in reader.bad.items()))
                 parts.append(self.artifact.predict(inputs))
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.zeros((0, self.card.task.num_outputs), np.float32)
+
+    def _reader(self, samples: Samples) -> Reader:
+        """The reader of samples; what it has to say of them is a Python warning."""
+        task = self.card.task
+        reader = kind_of(task).reader(samples, task, ReadOptions(on_bad_sample="fail"))
+        for message in messages(reader.notices):
+            warnings.warn(message, stacklevel=4)
+        return reader
 
     def module(self) -> nn.Module:
         """The PyTorch module, in eval mode. Raises: DlcliError for formats without one, such as ONNX."""

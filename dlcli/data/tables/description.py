@@ -29,7 +29,9 @@ def describe(spec: TabularInput) -> Description:
 
 def _number(column: NumberColumn) -> str:
     if column.period:
-        return f"sine of the times of {wording.printable(column.source)}"
+        return (
+            f"{'cosine' if column.phase else 'sine'} of the times of {wording.printable(column.source)}"
+        )
     text = f"mean {wording.number(column.mean)}, std {wording.number(column.std)}"
     if column.log:
         text += " after sign(x) log(1 + |x|)"

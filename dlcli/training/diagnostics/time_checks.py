@@ -16,9 +16,10 @@ def busy_machine(history: History) -> str | None:
     event = history.finished
     if event is None or sum(event.phase_s.values()) < MIN_RUN_S or event.core_wait < LARGE_CORE_WAIT:
         return None
+    fewer = ", and so it may be with fewer threads (OMP_NUM_THREADS=1)" if event.cores > 1 else ""
     return (
         f"{event.core_wait:.0%} of the time the run was ready and had no core: other programs were busy "
-        "on this machine. Alone it is faster, and so it may be with fewer threads (OMP_NUM_THREADS=1)"
+        f"on this machine. Alone it is faster{fewer}"
     )
 
 

@@ -104,9 +104,12 @@ def _report_not_finite(
     ``undefined`` is the reason why the samples do not define it, if they do not.
     """
     if undefined is not None:
+        own = any(entry.name == job.monitor for entry in user_metrics(job.task))
         raise DlcliError(
             f"--monitor {job.monitor} cannot select the best epoch: in the val split {undefined}",
-            hint="choose another metric, such as --monitor loss",
+            hint="return a number for every split, or a dict whose names higher_is_better has"
+            if own
+            else "choose another metric, such as --monitor loss",
         )
     name, value = ("loss", score.loss) if not math.isfinite(score.loss) else (job.monitor, score.value)
     if name != "loss" and not progress.best_epoch:
