@@ -33,7 +33,6 @@ class InitialWeights:
     state: StateDict | None = None
     source: str = "scratch"
     task: TaskSpec | None = None
-    published: bool = False  # the entry's own weights
     args: dict[str, Any] = field(default_factory=dict)
     text: TextInput | None = None
     recipes: dict[TaskKind, dict[str, Any]] = field(default_factory=dict)
@@ -62,7 +61,7 @@ def find_initial_weights(entry: ModelEntry, config: TrainConfig, warnings: list[
     state = pretrained_or_reason(entry, offline=config.data.offline)
     if not isinstance(state, str):
         assert entry.weights is not None  # `pretrained_or_reason` gives a reason otherwise
-        return InitialWeights(state, entry.weights.label, published=True)
+        return InitialWeights(state, entry.weights.label)
     if model.pretrained:
         raise DlcliError(
             f"--pretrained: {state}", hint="use --weights FILE, or --no-pretrained to train from scratch"

@@ -72,7 +72,10 @@ def make_plan(
     warnings = messages(notice for notice in source.notices if not notice.is_decision)
     decisions = messages(notice for notice in source.notices if notice.is_decision)
     initial = find_initial_weights(entry, user_config, warnings)
-    published = entry.weights if initial.published else None
+    # A file without a card is taken to have the preprocessing of the model's published weights.
+    published = entry.weights if initial.state is not None and initial.task is None else None
+    if published is not None and user_config.model.weights is not None:
+        decisions.append(f"images are resized and normalised as for {published.label}")
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
     recipe = merge(recipe, initial.recipes.get(source.task, {}))
     config = with_absolute_paths(

@@ -14,7 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
+from dlcli.settings import merge, validate
+from dlcli.task import ImageInput
+from dlcli.training.planning import make_plan
 from dlcli.zoo.matching import load_matching
 from dlcli.zoo.weights import read_state_dict
 
@@ -216,3 +220,23 @@ def test_a_published_efficientnet_gives_timms_outputs() -> None:
         expected = reference(images)
         assert expected.std() > 0.1  # trained, not constant
         assert torch.allclose(module(images), expected, atol=1e-4)
+
+
+def test_weights_of_another_project_come_with_the_preprocessing_of_the_published_ones(
+    tmp_path: Path, photo_folder: Callable[..., Path]
+) -> None:
+    from torchvision import models
+
+    weights = tmp_path / "w.pth"
+    torch.save(models.get_model("squeezenet1_1", weights=None).state_dict(), weights)
+    data = photo_folder(("red", "blue"))
+    settings = {
+        "data": {"data": str(data)},
+        "model": {"name": "squeezenet1_1", "img_size": 64, "weights": str(weights)},
+    }
+    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, settings)))
+    image = plan.task.input
+    assert isinstance(image, ImageInput)
+    assert image.mean == (0.485, 0.456, 0.406)
+    assert image.resize_size == round(64 / (224 / 256))
+    assert any("normalised as for SqueezeNet1_1_Weights" in note for note in plan.notes)
