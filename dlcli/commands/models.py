@@ -113,6 +113,7 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
     entry = find_model(name, task.input.kind)
     facts = {"name": name, "kind": task.input.kind, "kinds": own_kinds(name), **_facts(task, spec.args)}
     facts["weights"] = _weights(entry)
+    facts["weights_required"] = entry.snapshot is not None
     recipe = entry.recipe_for(task.kind)
     if as_json:
         print_json({"command": "models", **facts, "recipe": recipe, **summary.to_dict()})

@@ -62,7 +62,7 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
         Row("output", f"({_dims(facts['output'])})"),
         Row("parameters", wording.count(summary.params)),
         Row("multiply-adds", wording.count(summary.macs)),
-        Row("weights", _weights(facts["weights"])),
+        Row("weights", _weights(facts["weights"], required=facts["weights_required"])),
     ]
     arguments = [Row(name, str(value)) for name, value in facts["args"].items()]
     settings = [
@@ -85,8 +85,10 @@ def print_model(facts: Mapping[str, Any], recipe: Mapping[str, Any], summary: Su
     print_comparison("layers", ["layer", "type", "output shape", "parameters"], table)
 
 
-def _weights(facts: Mapping[str, Any] | None) -> str:
+def _weights(facts: Mapping[str, Any] | None, *, required: bool) -> str:
     """Whether there are published weights, how large they are, and where."""
+    if required:
+        return "those that --weights names: a folder, or OWNER/NAME of the Hugging Face hub"
     if facts is None:
         return "none are published"
     size = "" if facts["bytes"] is None else f", {wording.size(facts['bytes'])}"

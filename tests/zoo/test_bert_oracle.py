@@ -31,10 +31,10 @@ def texts(count: int = 100) -> list[str]:
 
 
 def weights_folder() -> Path:
-    """The folder that benchmarks/fetch_weights.py wrote, named by DLCLI_TEST_WEIGHTS."""
-    folder = Path(os.environ.get("DLCLI_TEST_WEIGHTS", "")) / "all-MiniLM-L6-v2"
+    """The folder that benchmarks/fetch_weights.py wrote, named by DLCLI_WEIGHTS."""
+    folder = Path(os.environ.get("DLCLI_WEIGHTS", "")) / "all-MiniLM-L6-v2"
     if not (folder / "model.safetensors").is_file():
-        pytest.skip("DLCLI_TEST_WEIGHTS names no folder of benchmarks/fetch_weights.py")
+        pytest.skip("DLCLI_WEIGHTS names no folder of benchmarks/fetch_weights.py")
     return folder
 
 
