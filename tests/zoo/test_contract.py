@@ -287,6 +287,8 @@ def test_activations_and_norms_go_by_name(kind: str, name: str, key: str, value:
 
 @pytest.mark.parametrize(("kind", "name"), MODELS)
 def test_dropout_can_be_none_at_all(kind: str, name: str) -> None:
+    if kind == "tensor":
+        pytest.skip("raw tensors are normalised by batch statistics")
     task = task_of(kind, "classification")
     _, module = make(kind, name, task, dropout=0.0, token_dropout=0.0, norm="none")
     inputs = batch_of(task)
