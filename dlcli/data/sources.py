@@ -106,9 +106,7 @@ def open_other(config: DataConfig, task: TaskSpec) -> DataSource:
     if unknown:
         names = list(unknown)
         raise DlcliError(
-            f"{source.origin} has samples of {listed(names, 5)}"
-            f"{f' and {len(names) - 5} more classes' if len(names) > 5 else ''}, "
-            "which the model does not know",
+            f"{source.origin} has samples of classes that the model does not know: {listed(names, 5)}",
             hint="it knows "
             + ", ".join(task.class_names[:12])
             + (" ..." if task.num_classes > 12 else ""),

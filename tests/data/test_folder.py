@@ -344,7 +344,9 @@ def test_other_data_is_matched_by_name(photo_folder: Make) -> None:
 
 
 def test_other_data_of_unknown_classes_is_refused(photo_folder: Make) -> None:
-    with pytest.raises(DlcliError, match="has samples of green, which the model does not know") as info:
+    with pytest.raises(
+        DlcliError, match="has samples of classes that the model does not know: green"
+    ) as info:
         other(photo_folder(), ("red", "blue"))
     assert info.value.hint == "it knows red, blue"
 

@@ -258,7 +258,7 @@ def test_other_data_by_name_keeps_its_splits(tmp_path: Path) -> None:
     assert list(source.splits) == ["train", "test"]
     assert source.splits["test"].targets[:3].tolist() == [9, 8, 7]
     with pytest.raises(
-        DlcliError, match="samples of T-shirt/top, Trouser, Pullover, Dress, Coat and 5 more"
+        DlcliError, match="does not know: T-shirt/top, Trouser, Pullover, Dress, Coat, and 5 more"
     ):
         open_other(DataConfig(data="fashion-mnist", data_dir=str(tmp_path)), digits("0123456789"))
 

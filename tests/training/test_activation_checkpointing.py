@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import tensors
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -50,6 +51,7 @@ DEEP: dict[str, tuple[dict[str, Any], int]] = {
     "series/cnn": ({"widths": (8, 8, 8, 8), "dropout": 0.2}, 4),
     "series/mlp": ({"widths": (16,), "depth": 4, "dropout": 0.2}, 4),
     "series/transformer": (ENCODER, 4),
+    "tensor/mlp": ({"widths": (16,), "depth": 4, "dropout": 0.2}, 4),
     "text/bert": ({**ENCODER, "vocab": 24, "positions": 10}, 4),
     "text/cnn": ({"dim": 8, "filters": 6, "norm": "batch"}, 3),
     "text/transformer": ({**ENCODER, "norm": "batch"}, 4),
@@ -71,6 +73,7 @@ def input_of(kind: str) -> InputSpec:
             channels=("u", "v"), mean=(0.0,) * 2, std=(1.0,) * 2, length=12, varies=True
         ),
         "text": words,
+        "tensor": tensors(),
         "pairs": PairsInput(source=words, target=words),
     }
     return specs[kind]
