@@ -100,7 +100,7 @@ def test_a_command_without_memory_fails_as_expected_failures_do(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "_load", lambda name: fail)
     assert main(["info"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: out of memory")

@@ -35,7 +35,7 @@ def command(
     path: Annotated[
         str | None,
         typer.Argument(
-            metavar="PATH", help="A folder, a file, a data set's name such as digits, or file.py:NAME."
+            metavar="PATH", help="Folder, file, file.py:NAME, or a data set such as digits."
         ),
     ] = None,
     show_augment: Annotated[
