@@ -97,7 +97,9 @@ def test_auto_is_looked_for_and_shown(capsys: pytest.CaptureFixture[str]) -> Non
     rate, size = said["settings"]["optim.lr"], said["settings"]["fit.batch_size"]
     assert rate == {"value": said["lr_sweep"]["suggestion"], "origin": "--lr auto"}
     assert size == {"value": said["steps"]["batch_size"], "origin": "--set auto"}
-    assert [note.split(":")[0] for note in said["notes"][:2]] == ["batch size auto", "lr auto"]
+    # Between the two the epochs may be raised, where the batches are large.
+    heads = [note.split(":")[0] for note in said["notes"]]
+    assert [head for head in heads if head.endswith(" auto")][:2] == ["batch size auto", "lr auto"]
     assert err == ""
 
 
