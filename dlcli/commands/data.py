@@ -34,9 +34,7 @@ def command(
     *,
     path: Annotated[
         str | None,
-        typer.Argument(
-            metavar="PATH", help="Folder, file, file.py:NAME, or a data set such as digits."
-        ),
+        typer.Argument(metavar="PATH", help="Folder, file, file.py:NAME, or a data set such as digits."),
     ] = None,
     show_augment: Annotated[
         bool,
