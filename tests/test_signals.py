@@ -32,11 +32,16 @@ def test_a_command_that_a_signal_ends_leaves_no_temporary_files(
             os.kill(os.getpid(), signum)
 
     monkeypatch.setattr("dlcli.evaluation.run_summaries.summaries", interrupted)
-    before = signal.getsignal(signum)
-    assert main(["runs", "--runs-dir", str(tmp_path)]) == code
+    # Where the tests run in the background of a shell, SIGINT is ignored.
+    own = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    before = signal.signal(signum, own)
+    try:
+        assert main(["runs", "--runs-dir", str(tmp_path)]) == code
+        assert signal.getsignal(signum) is own
+    finally:
+        signal.signal(signum, before)
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == "error: interrupted\n"
-    assert signal.getsignal(signum) is before
 
 
 def test_a_second_signal_ends_the_process() -> None:

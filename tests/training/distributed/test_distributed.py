@@ -223,7 +223,9 @@ def test_what_the_system_refuses_a_rank_is_not_tried_again(tmp_path: Path) -> No
 
 
 def test_no_process_outlives_its_launcher(here: Path) -> None:
-    launcher = start("train", *COMMON, *net(pause=0.05), "-e", "1000", "--name", "a", "--devices", "2")
+    # The trial of --amp auto would take half a minute of a model that sleeps.
+    more = ("-e", "1000", "--name", "a", "--devices", "2", "--amp", "none")
+    launcher = start("train", *COMMON, *net(pause=0.05), *more)
     wait_for(lambda: Path("runs/a/metrics.jsonl").exists() and len(losses("a")) > 3)
     ranks = ranks_of("a")
     assert len(ranks) == 2
