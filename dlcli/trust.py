@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 # Groups of entry points, by which packages offer models and more.
-MODELS_GROUP = "dlcli.models"
-METRICS_GROUP = "dlcli.metrics"
-DATA_GROUP = "dlcli.data"
+MODELS_GROUP, DATA_GROUP, METRICS_GROUP = "dlcli.models", "dlcli.data", "dlcli.metrics"
+LOSSES_GROUP, AUGMENTATIONS_GROUP = "dlcli.losses", "dlcli.augmentations"
+OPTIMIZERS_GROUP, SCHEDULES_GROUP = "dlcli.optimizers", "dlcli.schedules"
 CODE_FILE = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 ALL = "*"  # in `allowing`: whatever a file names, as --trust says
 

@@ -24,20 +24,19 @@ from dlcli.out_of_memory import is_out_of_memory
 from dlcli.trust import CODE_FILE, check_code, entry_points, full_name, remember_key, short_name
 from dlcli.wording import first_line
 
-_modules: dict[Path, tuple[str, ModuleType]] = {}  # the files that were run, with their SHA-256
+_modules: dict[Path, tuple[bytes, ModuleType]] = {}  # the files that were run, with what they held
 
 
 @dataclass(frozen=True)
 class UserObject:
     """An object of the user's code; ``name`` has the absolute path of its file.
 
-    ``path`` and ``sha256`` are those of the file, None for an entry point.
+    ``path`` is that of the file, None for an entry point.
     """
 
     name: str
     value: Any
     path: Path | None
-    sha256: str | None
     _key: str
 
     @property
@@ -79,21 +78,20 @@ def load_object(
     if match is None:
         key = check_code(name, args, b"", group)
         with user_errors(f"{name} cannot be imported"):
-            return UserObject(name, entry_points(group)[name].load(), None, None, key)
+            return UserObject(name, entry_points(group)[name].load(), None, key)
     path = Path(match["path"]).expanduser().resolve()
     source = read_code(path)
     key = check_code(name, args, source, group)
-    digest = hashlib.sha256(source).hexdigest()
-    value = getattr(_run(path, source, digest), match["name"], None)
+    module = _run(path, source)
+    value = getattr(module, match["name"], None)
     if value is None or not fits(value):
-        module = _modules[path][1]
         known = [k for k, v in vars(module).items() if not k.startswith("_") and _is_own(v, module)]
         known = [k for k in known if fits(getattr(module, k))]
         raise UsageError(
             f"{path} has no {word} {match['name']!r}",
             hint=nearest(match["name"], known) if known else f"it defines no {word}",
         )
-    return UserObject(full_name(name), value, path, digest, key)
+    return UserObject(full_name(name), value, path, key)
 
 
 def read_code(path: Path) -> bytes:
@@ -146,10 +144,10 @@ def line_of(exc: BaseException, path: Path | None) -> str:
     return f", in {path.name} line {last.lineno}" + (f": {last.line}" if last.line else "")
 
 
-def _run(path: Path, source: bytes, digest: str) -> ModuleType:
+def _run(path: Path, source: bytes) -> ModuleType:
     """Return the module of a file, which runs once as long as it does not change."""
     known = _modules.get(path)
-    if known is not None and known[0] == digest:
+    if known is not None and known[0] == source:
         return known[1]
     # Two files of one name must not be one module, and dataclasses look their module up.
     name = f"dlcli_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -160,7 +158,7 @@ def _run(path: Path, source: bytes, digest: str) -> ModuleType:
     with user_errors(f"{path} cannot be run", path), _importable(path.parent):
         # These bytes were checked; the loader would read the file again, or a .pyc in its place.
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-    _modules[path] = digest, module
+    _modules[path] = source, module
     return module
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 from tiny_data import write_photos
+
+from dlcli.trust import ALL, allowing
 
 # Before torch is imported anywhere: tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -33,3 +35,10 @@ def photo_folder(tmp_path: Path) -> Callable[..., Path]:
         return write_photos(tmp_path / name, *args, **settings)
 
     return write
+
+
+@pytest.fixture
+def trusted() -> Iterator[None]:
+    """Code of any file may run, as under ``--trust``."""
+    with allowing(ALL):
+        yield

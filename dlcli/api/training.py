@@ -17,7 +17,8 @@ from dlcli.commands.train_session.resume import resume_run
 from dlcli.config import TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import UsageError, nearest
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, read_events
+from dlcli.formats.base import read_card
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, read_events
 from dlcli.settings import fields_of, load_yaml, merge, nested
 from dlcli.synonyms import key_for
 
@@ -41,7 +42,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The best model's metrics on the validation split."""
-        return load(self.best, device="cpu").card.metrics.get("val", {})
+        return read_card(self.best).metrics.get("val", {})
 
     def events(self) -> list[dict[str, Any]]:
         """The events of the training, as in metrics.jsonl: settings, losses, metrics of epochs."""
@@ -101,11 +102,6 @@ def train(
     with given.granting(trust=trust):
         folder = begin_run(given, name, Path(runs_dir), Screen(quiet, result=False))
     return Run(folder.path)
-
-
-def find(run: str, *, runs_dir: str | PathLike[str] = DEFAULT_ROOT) -> Run:
-    """The run of a name or path. Raises: DlcliError."""
-    return Run(find_run(run, Path(runs_dir)).path)
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

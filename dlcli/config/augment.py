@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from dlcli.schema import Frozen
 from dlcli.settings import RegisteredName, setting
+from dlcli.trust import AUGMENTATIONS_GROUP
 
-AUGMENTATIONS_GROUP = "dlcli.augmentations"  # entry points of packages that offer augmentations
 LEVELS = ("none", "light", "standard", "strong")
 Level = Annotated[str, RegisteredName("augmentation", others=LEVELS, group=AUGMENTATIONS_GROUP)]
 

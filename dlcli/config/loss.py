@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from dlcli.schema import Frozen
 from dlcli.settings import PathText, RegisteredName, setting
+from dlcli.trust import LOSSES_GROUP
 
-LOSSES_GROUP = "dlcli.losses"  # entry points of packages that offer losses
 # A registered function: a new file in the package is a new name.
 LossName = Annotated[
     str, RegisteredName("loss", "dlcli.training.losses", "register_loss", group=LOSSES_GROUP)

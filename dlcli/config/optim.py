@@ -7,9 +7,8 @@ from pydantic import Field
 from dlcli.config.layer_patterns import parse_lr_of
 from dlcli.schema import Frozen
 from dlcli.settings import RegisteredName, parsed_by, setting
+from dlcli.trust import OPTIMIZERS_GROUP, SCHEDULES_GROUP
 
-# Entry points of packages that offer optimizers and schedules.
-OPTIMIZERS_GROUP, SCHEDULES_GROUP = "dlcli.optimizers", "dlcli.schedules"
 # Names of registered functions: a new file in the package is a new name.
 Optimizer = Annotated[
     str,

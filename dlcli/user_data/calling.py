@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlcli.errors import DlcliError, UsageError
+from dlcli.call_arguments import check_arguments
+from dlcli.errors import DlcliError
 from dlcli.trust import DATA_GROUP
 from dlcli.user_code import UserObject, load_object
 from dlcli.user_data.chance import preserved, seed_generators
@@ -38,7 +38,8 @@ class UserSet:
             if value is not None:
                 return value
             parts = getattr(inner, "datasets", None)
-            inner = parts[0] if isinstance(parts, list | tuple) and parts else None or _wrapped(inner)
+            first = parts[0] if isinstance(parts, list | tuple) and parts else None
+            inner = getattr(inner, "dataset", None) if first is None else first
         return None
 
 
@@ -51,7 +52,7 @@ def call(name: str, args: Mapping[str, Any], split_names: Mapping[str, str]) -> 
     """
     args = absolute_paths(args)
     code = load_object(name, DATA_GROUP, args)
-    _check_arguments(code, args)
+    check_arguments(code.label, code.value, "data.args", args)
     with preserved(), code.errors(f"{code.name} failed"):
         seed_generators("data set")
         value = code.value(**args)
@@ -98,20 +99,6 @@ def _absolute(value: str) -> str:
     return str(Path(value).expanduser().absolute())
 
 
-def _check_arguments(code: UserObject, args: Mapping[str, Any]) -> None:
-    try:
-        signature = inspect.signature(code.value)
-    except (TypeError, ValueError):  # written in C
-        return
-    try:
-        signature.bind(**args)
-    except TypeError as exc:
-        raise UsageError(
-            f"{code.name}{signature} cannot be called with data.args {dict(args)}: {exc}",
-            hint="its arguments are set by --set data.args.NAME=VALUE",
-        ) from exc
-
-
 def _checked(data: Any, where: str) -> Any:
     """Raises: DlcliError for an object that is no data set."""
     kind = type(data).__name__
@@ -126,7 +113,3 @@ def _checked(data: Any, where: str) -> Any:
         lacks = "" if wrong else ", without __len__ and __getitem__ and without __iter__"
         raise DlcliError(f"{where} gave a {kind}{lacks}", hint=_WANTED)
     return data
-
-
-def _wrapped(data: Any) -> Any:
-    return getattr(data, "dataset", None)

@@ -35,6 +35,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
+from dlcli.call_arguments import signature_of
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import (
     ImageInput,
@@ -154,10 +155,10 @@ def _call(
 
     Raises: UsageError that lists what it can be called with, for other required parameters.
     """
-    try:
-        parameters = list(inspect.signature(make).parameters.values())
-    except (TypeError, ValueError):  # written in C
+    signature = signature_of(make)
+    if signature is None:
         return (task,), given
+    parameters = list(signature.parameters.values())
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     known = known_arguments(task)
     takes_task = any(p.name == "task" for p in named) or any(

@@ -283,11 +283,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "no such name": ("def date(): pass", {}, "has no class or function 'data'"),
     "not callable": ("data = [1, 2]", {}, "has no class or function 'data'"),
     "fails": ("def data(): return 1 / 0", {}, r"failed: ZeroDivisionError: .*in data.py line \d+"),
-    "missing argument": ("def data(root): pass", {}, "cannot be called .* missing a required argument"),
+    "missing argument": ("def data(root): pass", {}, "is called with .* missing a required argument"),
     "unknown argument": (
         "def data(): pass",
         {"args": {"root": "x"}},
-        "unexpected keyword argument 'root'",
+        "unknown setting .data.args.root",
     ),
     "nothing": ("def data(): pass", {}, "gave a NoneType"),
     "a path": ("def data(): return 'imgs'", {}, "gave a str"),

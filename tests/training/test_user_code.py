@@ -10,18 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from training_runs import resume_run, train_run
 
 from dlcli.cli import main
-from dlcli.config import TrainConfig
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder, read_events
-from dlcli.runs.saved import read_run
-from dlcli.settings import merge, validate
-from dlcli.training import run as training
+from dlcli.settings import merge
 from dlcli.training.loop.state import load_newest
-from dlcli.training.planning import make_plan, read_plan
-from dlcli.training.prepare import prepare_run
 from dlcli.trust import ALL, allowing
 
 LOSSES = """
@@ -99,15 +95,7 @@ def _code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def train(name: str, emit: Callable[[Event], None] = ignore, **changes: Any) -> RunFolder:
-    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    run = training.new_run(prepare_run(plan), Path("runs"), name)
-    training.train(prepare_run(plan), run, emit, state=None)
-    return run
-
-
-def resume(run: RunFolder) -> None:
-    state, _ = load_newest(run.state)
-    training.train(prepare_run(read_plan(read_run(run), fresh=state is None)), run, ignore, state=state)
+    return train_run(Path("runs"), name, BASE, changes, emit=emit)
 
 
 def outcome(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -131,7 +119,7 @@ def test_a_killed_run_goes_on_bit_for_bit(kind: str) -> None:
     with pytest.raises(Killed):
         train("killed", kill, **CODE[kind])
     run = RunFolder(Path("runs/killed"))
-    resume(run)
+    resume_run(run)
     again = outcome(run)
     assert again.keys() == whole.keys()
     assert all(torch.equal(again[key], whole[key]) for key in whole)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from dlcli.training.losses.make import check_loss, make_loss
 from dlcli.training.plan import Plan
 from dlcli.training.planning import make_plan
 from dlcli.training.readers import make_readers
-from dlcli.trust import ALL, allowing
 
 HEAD = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
 B, K = 7, 3
@@ -34,10 +33,7 @@ WEIGHTS = torch.tensor([0.5, 1.0, 1.5])
 Write = Callable[..., str]
 
 
-@pytest.fixture(autouse=True)
-def _trusted() -> Iterator[None]:
-    with allowing(ALL):
-        yield
+pytestmark = pytest.mark.usefixtures("trusted")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.export import export_graph
 from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
-from dlcli.trust import ALL, MODELS_GROUP, allowing
+from dlcli.trust import MODELS_GROUP
 from dlcli.zoo import timm_models, user_models
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.layers import mean_steps
@@ -101,10 +100,7 @@ def image_task(side: int = 6, channels: int = 1) -> TaskSpec:
     return TaskSpec(input=image, class_names=("a", "b", "c"))
 
 
-@pytest.fixture(autouse=True)
-def _trusted() -> Iterator[None]:
-    with allowing(ALL):
-        yield
+pytestmark = pytest.mark.usefixtures("trusted")
 
 
 @pytest.fixture

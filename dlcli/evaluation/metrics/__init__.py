@@ -67,8 +67,8 @@ _MONITORS: dict[TaskKind, str] = {
 
 def make_counts(task: TaskSpec) -> Counts:
     """Empty counts for a task."""
-    counts = _own_counts(task)
-    return WithRegistered(counts, task, metric_entries) if metric_entries(task) else counts
+    counts = WithRegistered(_own_counts(task), task, metric_entries)
+    return counts if counts.entries else counts.counts
 
 
 def metric_entries(task: TaskSpec) -> tuple[MetricEntry, ...]:

@@ -27,7 +27,7 @@ from dlcli.evaluation.metrics.base import (
 from dlcli.registry import Registry
 from dlcli.task import TaskKind, TaskSpec
 
-# Outputs held in memory, as float32: 256 MiB, a thousand classes of 67,000 samples.
+# Outputs held in memory: 256 MiB as float32, a thousand classes of 67,000 samples; numbers are float64.
 MAX_NUMBERS = 2**26
 
 # (outputs (N, ...), targets (N, ...), task) -> the metric of N samples, at least 1, in any order
@@ -93,7 +93,7 @@ class WithRegistered(Counts):
         self, counts: Counts, task: TaskSpec, load: Callable[[TaskSpec], Sequence[MetricEntry]]
     ) -> None:
         self.counts, self.task, self._load = counts, task, load
-        self._entries = load(task)
+        self.entries = load(task)
         self._outputs: list[Outputs] = []
         self._targets: list[Targets] = []
         self._values: dict[str, float | str] | None = None  # cache of `_registered`
@@ -151,11 +151,11 @@ class WithRegistered(Counts):
         return replace(result, metrics=self.metrics(), undefined=self.undefined())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_entries": (), "_values": None}
+        return {**self.__dict__, "entries": (), "_values": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._entries = self._load(self.task)
+        self.entries = self._load(self.task)
 
     def _store(self, outputs: list[Outputs], targets: list[Targets]) -> None:
         """Hold outputs of counted samples, unless there are too many in all."""
@@ -171,7 +171,7 @@ class WithRegistered(Counts):
         self._targets = [np.concatenate(self._targets)]
 
     def _entry(self, metric: str) -> MetricEntry | None:
-        return next((entry for entry in self._entries if entry.name == metric), None)
+        return next((entry for entry in self.entries if entry.name == metric), None)
 
     def _registered(self) -> dict[str, float | str]:
         """The value of each registered metric, or why it is undefined."""
@@ -180,11 +180,11 @@ class WithRegistered(Counts):
                 "" if self.samples else "there are no samples"
             )
             if reason:
-                self._values = {entry.name: reason for entry in self._entries}
+                self._values = {entry.name: reason for entry in self.entries}
             else:
                 self._join()
                 data = self._outputs[0], self._targets[0]
-                self._values = {entry.name: self._value(entry, *data) for entry in self._entries}
+                self._values = {entry.name: self._value(entry, *data) for entry in self.entries}
         return self._values
 
     def _value(self, entry: MetricEntry, outputs: Outputs, targets: Targets) -> float | str:

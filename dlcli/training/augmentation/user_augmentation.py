@@ -31,11 +31,11 @@ from torch import Tensor
 
 from dlcli.call_arguments import check_arguments, signature_of
 from dlcli.config import AugmentConfig
-from dlcli.config.augment import AUGMENTATIONS_GROUP, LEVELS
+from dlcli.config.augment import LEVELS
 from dlcli.data.base import Indices
 from dlcli.errors import DlcliError
 from dlcli.training.loop.determinism import derive_seed, preserved_rng, seed_generators
-from dlcli.trust import names_code
+from dlcli.trust import AUGMENTATIONS_GROUP, names_code
 from dlcli.user_code import UserObject, load_object
 
 _KEY = 77  # of the seeds, next to those of the built-in operations

@@ -25,6 +25,10 @@ from dlcli.training.plan import Plan
 from dlcli.zoo.base import find_model
 
 _STEPS = 3  # enough for what an optimizer remembers to differ from its beginning
+_HINT = (
+    "keep what it remembers in self.state[p]: tensors in the parameter's dtype, or numbers; nothing in "
+    "other attributes or in the groups"
+)
 
 
 def uses_code(config: TrainConfig) -> bool:
@@ -97,9 +101,3 @@ def _check_resume(plan: Plan, job: FitJob) -> None:
                 f"its next step gives another {name}, so no run could be resumed",
                 hint=_HINT,
             )
-
-
-_HINT = (
-    "keep what it remembers in self.state[p]: tensors in the parameter's dtype, or numbers; nothing in "
-    "other attributes or in the groups"
-)

@@ -38,11 +38,10 @@ from torch import Tensor, nn
 
 from dlcli.call_arguments import check_arguments, is_required, takes
 from dlcli.config import LossConfig
-from dlcli.config.loss import LOSSES_GROUP
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import PAD, TaskSpec
 from dlcli.training.losses.base import LOSSES, LossContext, sample_count, target_scaler
-from dlcli.trust import names_code
+from dlcli.trust import LOSSES_GROUP, names_code
 from dlcli.user_code import UserObject, load_object
 
 _PASSED = ("outputs", "targets")

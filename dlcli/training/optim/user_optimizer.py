@@ -22,10 +22,9 @@ import torch
 
 from dlcli.call_arguments import argument_names, check_arguments, signature_of, taken_by
 from dlcli.config import OptimConfig
-from dlcli.config.optim import OPTIMIZERS_GROUP
 from dlcli.errors import DlcliError, UsageError
 from dlcli.training.optim.optimizers.base import OPTIMIZERS, Groups
-from dlcli.trust import names_code
+from dlcli.trust import OPTIMIZERS_GROUP, names_code
 from dlcli.user_code import UserObject, load_object
 
 _PASSED = ("params",)

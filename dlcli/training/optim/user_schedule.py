@@ -18,10 +18,9 @@ from numbers import Real
 
 from dlcli.call_arguments import check_arguments, taken_by
 from dlcli.config import OptimConfig
-from dlcli.config.optim import SCHEDULES_GROUP
 from dlcli.errors import DlcliError
 from dlcli.training.optim.schedules.base import SCHEDULES, ScheduleEntry, SchedulePoint
-from dlcli.trust import names_code
+from dlcli.trust import SCHEDULES_GROUP, names_code
 from dlcli.user_code import UserObject, load_object
 
 _PASSED = ("share",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from dlcli.config import AugmentConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.training.augmentation.augment import Augment, make_augment
-from dlcli.trust import ALL, allowing
 
 Write = Callable[..., str]
 TASK = tiny.make_task(tiny.image(6))
@@ -82,10 +81,7 @@ together.batched = True
 RANDOM = ("noise", "make", "albumentations", "kornia")
 
 
-@pytest.fixture(autouse=True)
-def _trusted() -> Iterator[None]:
-    with allowing(ALL):
-        yield
+pytestmark = pytest.mark.usefixtures("trusted")
 
 
 @pytest.fixture

@@ -15,20 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from training_runs import resume_run, train_run
 
 from dlcli import files
 from dlcli.cli import main
-from dlcli.config import TrainConfig
 from dlcli.events import Event, StepDone, ignore
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.runs.folder import RunFolder
-from dlcli.runs.saved import read_run
-from dlcli.settings import merge, validate
-from dlcli.training import run as training
 from dlcli.training.loop import state as state_module
 from dlcli.training.loop.state import load_newest
-from dlcli.training.planning import make_plan, read_plan
-from dlcli.training.prepare import prepare_run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -63,15 +58,7 @@ class Killed(BaseException):
 
 
 def train(root: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> RunFolder:
-    plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, EVERYTHING, changes)))
-    run = training.new_run(prepare_run(plan), root, "run")
-    training.train(prepare_run(plan), run, emit, state=None)
-    return run
-
-
-def resume(run: RunFolder) -> None:
-    state, _ = load_newest(run.state)
-    training.train(prepare_run(read_plan(read_run(run), fresh=state is None)), run, ignore, state=state)
+    return train_run(root, "run", EVERYTHING, changes, emit=emit)
 
 
 def outcome(run: RunFolder) -> dict[str, torch.Tensor]:
@@ -105,7 +92,7 @@ def test_a_run_with_everything_on_goes_on_exactly(
     with pytest.raises(Killed):
         train(tmp_path, kill)
     run = RunFolder(tmp_path / "run")
-    resume(run)
+    resume_run(run)
     assert same(outcome(run), whole)
 
 
@@ -127,7 +114,7 @@ def test_a_save_that_dies_at_any_of_its_steps_loses_nothing(
             with pytest.raises(Killed):
                 train(root)
         run = RunFolder(root / "run")
-        resume(run)
+        resume_run(run)
         assert same(outcome(run), whole), f"died at call {points}"
         points += 1
 

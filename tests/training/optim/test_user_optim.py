@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,11 @@ from dlcli.training.optim.make import check_optim, make_optimizer
 from dlcli.training.optim.schedule import describe, lr_factor
 from dlcli.training.optim.user_optimizer import check_weight_decay
 from dlcli.training.planning import make_plan
-from dlcli.trust import ALL, allowing
 
 Write = Callable[[str, str], str]
 
 
-@pytest.fixture(autouse=True)
-def _trusted() -> Iterator[None]:
-    with allowing(ALL):
-        yield
+pytestmark = pytest.mark.usefixtures("trusted")
 
 
 @pytest.fixture
