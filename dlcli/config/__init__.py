@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dlcli.config.augment import AugmentConfig as AugmentConfig
     from dlcli.config.benchmark import BenchConfig as BenchConfig
     from dlcli.config.bounds import Bound as Bound
+    from dlcli.config.bounds import parse_amount as parse_amount
     from dlcli.config.bounds import parse_bound as parse_bound
     from dlcli.config.bounds import parse_names as parse_names
     from dlcli.config.data import DataConfig as DataConfig
@@ -40,6 +41,7 @@ _MODULES = {
     "benchmark": ("BenchConfig",),
     "bounds": (
         "Bound",
+        "parse_amount",
         "parse_bound",
         "parse_names",
     ),

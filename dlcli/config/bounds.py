@@ -1,4 +1,4 @@
-"""Bounds on how much worse a metric may get, and comma-separated names."""
+"""Texts with a syntax of their own: bounds on a drop, amounts to prune, comma-separated names."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ def parse_bound(text: str | None, flag: str = "--max-drop") -> Bound | None:
             f"{flag} {text!r} is not a bound", hint=f"{flag} 0.01 in the metric's unit, or {flag} 1%"
         )
     return Bound(amount, relative)
+
+
+def parse_amount(text: str, flag: str = "--amount") -> int | float:
+    """Parse how much to prune, as `torch.nn.utils.prune` has it: 0.5 is a share, 200 a number of them.
+
+    Raises: UsageError for whatever is neither a share between 0 and 1 nor a whole number from 1 on.
+    """
+    for number_type in (int, float):
+        try:
+            amount = number_type(text)
+        except (ValueError, OverflowError):
+            continue
+        if amount >= 1 if number_type is int else 0 < amount < 1:
+            return amount
+    raise UsageError(
+        f"{flag} {text} is neither a share between 0 and 1 nor a whole number from 1 on",
+        hint=f"{flag} 0.5 prunes half, {flag} 200 prunes 200",
+    )
 
 
 def parse_names(text: str | None) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
+from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_amount, parse_bound
 from dlcli.config.finetune import FinetuneConfig, refuse_finetuning
 from dlcli.config.measure import MeasureConfig
 from dlcli.errors import UsageError
@@ -34,12 +34,11 @@ class PruneConfig(Frozen):
         "--method",
         "-m",
     )
-    amount: float | None = setting(
+    amount: Annotated[str | None, parsed_by(parse_amount)] = setting(
         None,
-        "Share to prune: of channels or hidden units (channel, ln), else of weights.",
+        "What to prune of each layer (global methods: of the model): a share (0.5) or a number (200) of "
+        "channels (channel), slices (ln) or weights.",
         "--amount",
-        gt=0,
-        lt=1,
     )
     target_params: float | None = setting(
         None,
@@ -75,9 +74,10 @@ class PruneConfig(Frozen):
         advanced=True,
         applies_to={"method": ("ln",)},
     )
-    round_to: int = setting(
-        8,
-        "Round the number of remaining channels to a multiple of this.",
+    round_to: int | None = setting(
+        None,
+        "Round the number of remaining channels to a multiple of this (default: 8; 1 if --amount is a "
+        "number).",
         "--round-to",
         ge=1,
         advanced=True,

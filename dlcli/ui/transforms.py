@@ -34,7 +34,10 @@ def in_words(record: TransformRecord) -> str:
 
 
 def _channels(args: Mapping[str, Any]) -> str:
-    description = [f"amount {args['amount']:.3g}"] if "amount" in args else []
+    amount = args.get("amount")
+    description = (
+        [] if amount is None else [f"amount {amount if isinstance(amount, int) else f'{amount:.3g}'}"]
+    )
     description += [f"by {args['importance']}"] if "importance" in args else []
     return "pruned by channel" + (f": {', '.join(description)}" if description else "")
 

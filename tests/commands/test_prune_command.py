@@ -114,7 +114,7 @@ def test_what_cannot_be_pruned_is_refused_and_nothing_is_written(
 ) -> None:
     runs = sorted(path.name for path in Path("runs").iterdir())
     assert "--max-drop 0.01: then the largest" in refuse(capsys, "net", code=2)
-    for amount in ("0", "1", "1.5", "-1"):
+    for amount in ("0", "1.0", "1.5", "-1"):
         assert "--amount" in refuse(capsys, "net", "--amount", amount, code=2)
     assert "'features.0'" in refuse(
         capsys, "net", "--amount", ".5", "--skip", "feature.0", *QUICK, code=2

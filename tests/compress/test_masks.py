@@ -111,7 +111,7 @@ def test_a_mask_names_what_was_pruned_before() -> None:
     assert set(rows) == {weight.name for weight in weights_of(second.module)}
 
 
-@pytest.mark.parametrize("amount", [0.3, 0.75])
+@pytest.mark.parametrize("amount", [0.3, 0.75, 3, 31])
 def test_l1_is_that_of_torch(amount: float) -> None:
     model, own = Small(), mask_weights(Small(), "l1", amount).module
     for weight in list(weights_of(model)):
@@ -135,6 +135,19 @@ def test_ln_is_that_of_torch(norm: str, dim: int) -> None:
             prune.ln_structured(weight.owner, weight.attribute, 0.5, n=float(norm), dim=dim)
             prune.remove(weight.owner, weight.attribute)
     assert equal(model.eval(), own)
+
+
+def test_a_number_is_of_weights_or_slices_and_never_all() -> None:
+    rows = mask_weights(Small(), "ln", 3, head="head").layers
+    slices = (16, 32, 32, 10)
+    assert all(r.of - r.kept == 3 * r.of // n for r, n in zip(rows, slices, strict=True))
+    for method, amount, reason in (
+        ("l1", 40, "at most 39 of 'head' can go"),
+        ("ln", 10, "at most 9 of 'odd' can go"),
+        ("global-l1", 10**6, "of 'the model'"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            mask_weights(Small(), method, amount, head="head")
 
 
 def test_ln_leaves_classes_and_words_alone() -> None:

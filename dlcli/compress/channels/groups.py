@@ -49,9 +49,29 @@ class Group:
         """The number of units."""
         return len(self.bins)
 
+    @property
+    def step(self) -> int:
+        """The number of channels of the layer that names the group which go together, at least."""
+        return self.width * self.norm_groups
+
+    @property
+    def channels(self) -> int:
+        """The number of channels or heads of the layer that names the group."""
+        return self._bin_size * self.step
+
+    @property
+    def _bin_size(self) -> int:
+        return self.size // int(self.bins.max() + 1)
+
     def num_remaining(self, amount: float, round_to: int) -> int:
-        """Return how many units of a bin stay when the share ``amount`` is removed."""
-        size = self.size // int(self.bins.max() + 1)
+        """Return how many units of a bin stay when ``amount`` is removed.
+
+        As in `torch.nn.utils.prune`, a float is a share and an int a number, here of channels of the
+        layer that names the group.
+        """
+        size = self._bin_size
+        if isinstance(amount, int):
+            amount /= self.channels
         step = round_to // math.gcd(round_to, self.width * self.norm_groups) if self.rounds else 1
         steps = math.floor(size * (1 - amount) / step + 0.5)
         return min(size, max(1, steps) * step)

@@ -25,7 +25,7 @@ from dlcli.compress.channels.removal import (
     remove_channels,
 )
 from dlcli.compress.channels.sites import Sites, is_layer
-from dlcli.compress.layer_names import match_layers
+from dlcli.compress.layer_names import check_count, match_layers
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import TaskSpec
@@ -35,6 +35,7 @@ from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.macs import count_macs
 
 _SEQUENCE_LENGTH = 12  # of the probing inputs: any length will do
+_ROUND_TO = 8  # channels: kernels are fastest at multiples of it
 _BISECTIONS = 20  # of the amount that reaches a target
 
 
@@ -67,8 +68,9 @@ class LayerChange:
 class PrunedChannels:
     """The smaller ``module``, its record for a card, and each layer before and after.
 
-    ``amount`` is the share that was requested, or that reaches the target; ``notes`` are sentences on
-    what differs from the request. ``params`` and ``macs`` are those of the whole model.
+    ``amount`` is the share or number that was requested, or the share that reaches the target;
+    ``notes`` are sentences on what differs from the request. ``params`` and ``macs`` are those of the
+    whole model.
     """
 
     module: nn.Module
@@ -103,18 +105,21 @@ def prune_channels(
     target_macs: float | None = None,
     importance: str = "magnitude",
     importance_args: Mapping[str, Any] = MappingProxyType({}),
-    round_to: int = 8,
+    removed: Mapping[str, int] = MappingProxyType({}),
+    round_to: int | None = None,
     skip: Sequence[str] = (),
     batches: Batches | None = None,
     loss: Loss | None = None,
 ) -> PrunedChannels:
     """Return a copy of ``module`` (any device) with fewer channels in each layer, in eval mode.
 
-    ``amount`` is the share to remove of each layer's channels, hidden units, feed-forward units and
-    heads; ``target_params`` and ``target_macs`` derive it: the share of parameters or multiply-adds that
-    may be left. Exactly one of the three. What is left is a multiple of ``round_to``, at least one of
-    them; heads are not rounded, but never split. Channels that are added are removed together. Outputs,
-    inputs, embeddings and the width of a Transformer stay. ``skip`` names layers that keep all their
+    ``amount`` is what to remove of each layer's channels, hidden units, feed-forward units and heads: a
+    float is a share, an int a number, as in `torch.nn.utils.prune`. What earlier steps ``removed``, by
+    layer, counts as part of a number. ``target_params`` and ``target_macs`` derive a share: that of
+    parameters or multiply-adds that may be left. Exactly one of the three. What is left is a multiple of
+    ``round_to`` (default: 8, and 1 for a number), at least one of them; heads are not rounded, but never
+    split. Channels that are added are removed together. Outputs, inputs, embeddings and the width of a
+    Transformer stay. ``skip`` names layers that keep all their
     outputs (see `match_layers`). ``importance`` is a registered name, ``importance_args`` its keyword
     arguments; "taylor" needs ``batches`` (inputs as the module takes them on its device, targets) and
     ``loss`` (a mean over a batch). Deterministic.
@@ -122,6 +127,8 @@ def prune_channels(
     Raises: UsageError for amounts, targets and patterns that cannot be used, and for an importance that
     the model does not support; DlcliError when it has nothing to remove.
     """
+    if round_to is None:
+        round_to = 1 if isinstance(amount, int) else _ROUND_TO
     _check(amount, target_params, target_macs, round_to)
     inputs = model_inputs(
         [torch.from_numpy(x) for x in random_inputs(task, 2, length=_SEQUENCE_LENGTH)], task
@@ -139,13 +146,21 @@ def prune_channels(
             + (" besides those of --skip" * bool(skip)),
             hint="masks prune single weights: --method l1",
         )
+    if amount is not None:
+        check_count(amount, {g.name: g.channels - g.step + removed.get(g.name, 0) for g in groups})
     context = ImportanceContext(module, sites, batches, loss)
     scores, notes = _scores(groups, context, importance, importance_args)
     macs = _macs(module, task)
 
-    def removal_at(share: float) -> Removal:
-        pairs = zip(groups, scores, strict=True)
-        return removal_of(groups, [group.keep_mask(s, share, round_to) for group, s in pairs])
+    def amount_of(group: Group, amount: float) -> float:
+        return max(0, amount - removed.get(group.name, 0)) if isinstance(amount, int) else amount
+
+    def removal_at(amount: float) -> Removal:
+        keep = [
+            group.keep_mask(score, amount_of(group, amount), round_to)
+            for group, score in zip(groups, scores, strict=True)
+        ]
+        return removal_of(groups, keep)
 
     if amount is None:
         amount = _amount_for(module, macs, removal_at, target_params, target_macs, round_to)
@@ -153,8 +168,13 @@ def prune_channels(
     if not removal:
         raise NothingToPrune(
             f"an amount of {amount:g} removes nothing: no layer has that many channels",
-            hint=f"a larger --amount, or a smaller --round-to than {round_to}",
+            hint="a larger --amount"
+            + (f", or a smaller --round-to than {round_to}" if round_to > 1 else ""),
         )
+    together = {g.name: g.step for g in groups if isinstance(amount, int) and amount % g.step}
+    if together:
+        names = listed([f"{name} ({step})" for name, step in together.items()], 4)
+        notes = (*notes, f"channels that only go together, so --amount is rounded: {names}")
     smaller, args = remove_channels(module, sites, removal)
     smaller.eval()
     after = _macs(smaller, task)
@@ -213,7 +233,7 @@ def _check(
             "--target-params and --target-macs"
         )
     for name, value in given.items():
-        if not 0 < value < 1:
+        if not 0 < value < 1 and not (isinstance(value, int) and value >= 1):
             raise UsageError(
                 f"{name} {value:g}: a share between 0 and 1, both excluded",
                 hint="every layer keeps at least one channel",

@@ -19,7 +19,7 @@ from torch.nn.utils import prune
 
 from dlcli import transforms
 from dlcli.card import TransformRecord
-from dlcli.compress.layer_names import match_layers
+from dlcli.compress.layer_names import check_count, match_layers
 from dlcli.compress.masks.base import GROUP, MASK_METHODS, MaskMethod, Weight
 from dlcli.errors import DlcliError
 from dlcli.keyword_settings import keyword_names
@@ -59,14 +59,16 @@ def mask_weights(
     seed: int = 0,
     **settings: Any,
 ) -> MaskedModel:
-    """Return a copy of ``module`` (any device) with ``amount`` (0 to 1) of its weights zero; eval mode.
+    """Return a copy of ``module`` (any device) with ``amount`` of its weights zero; eval mode.
 
+    ``amount`` is a share (float, 0 to 1) or a number (int) of the weights or slices of each tensor, of
+    all tensors for a global method, as in `torch.nn.utils.prune`.
     ``method`` is the name of a `MaskMethod`, ``settings`` its keyword arguments, which the record names
     too. Something of each tensor, of all tensors for a global method, always stays. Existing zeros count
     and stay. ``head`` is the path of the model's head. ``earlier`` are the weights pruned before, which
     the record still names. Deterministic for a seed. Raises: UsageError for an unknown method, a pattern
-    of ``skip`` that matches nothing and settings that the model does not suit; DlcliError when there are
-    no weights to prune.
+    of ``skip`` that matches nothing, a number that leaves nothing of a tensor, and settings that the
+    model does not suit; DlcliError when there are no weights to prune.
     """
     entry = MASK_METHODS.get(method)
     pruned = copy.deepcopy(module).eval()
@@ -172,9 +174,14 @@ def _masks(
         return [_two_of_four(w, score) for w, score in zip(weights, scores, strict=True)]
     flat = [score.flatten() for score in scores]
     if method.ranking == "global":
+        check_count(amount, {"the model": sum(map(len, flat)) - 1})
         whole = _without_lowest(torch.cat(flat), amount)
         masks = whole.split([len(score) for score in flat])  # type: ignore[no-untyped-call]
     else:
+        most: dict[str, int] = {}  # a recurrent layer has several weights
+        for weight, score in zip(weights, flat, strict=True):
+            most[weight.layer] = min(most.get(weight.layer, len(score)), len(score) - 1)
+        check_count(amount, most)
         masks = [_without_lowest(score, amount) for score in flat]
     return [
         mask.view_as(score).expand_as(weight.tensor)
@@ -185,7 +192,7 @@ def _masks(
 def _without_lowest(scores: torch.Tensor, amount: float) -> torch.Tensor:
     """Return 0 for the lowest scores (n,), ``amount`` of them but never all, and 1 for the others."""
     total = len(scores)
-    pruned = min(round(amount * total), total - 1)
+    pruned = min(amount if isinstance(amount, int) else round(amount * total), total - 1)
     k = min(pruned, total - pruned)  # the time of topk grows with k
     indices = scores.topk(k, largest=k != pruned).indices
     mask = torch.full_like(scores, 1.0 if k == pruned else 0.0)

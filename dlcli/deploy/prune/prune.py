@@ -249,8 +249,8 @@ def _rank(candidate: PruneCandidate) -> tuple[float, ...]:
 
 def _run_name(base: str, target: PruneTarget) -> str:
     """Return the name of a run: resnet18-channel50, cnn-l1-90, resnet18-channel-params25."""
-    separator = "-" if target.kind != "amount" or base[-1].isdigit() else ""
-    return f"{base}{separator}{target.tag()}"
+    tag = target.tag()
+    return f"{base}{'' if tag[0].isdigit() and not base[-1].isdigit() else '-'}{tag}"
 
 
 def _missed(delta: MetricDelta, bound: str | None) -> str:

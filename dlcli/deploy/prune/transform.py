@@ -35,19 +35,33 @@ from dlcli.zoo.macs import count_macs
 
 @dataclass(frozen=True)
 class PruneTarget:
-    """How much to prune: the share of weights or channels to remove, or of a total that may be left."""
+    """How much to prune: weights or channels to remove, or the share of a total that may be left.
+
+    An amount is a share (float) or a number (int), as in `torch.nn.utils.prune`; ``counted`` says what
+    the number counts, in words.
+    """
 
     kind: Literal["amount", "params", "macs"]
     value: float
+    counted: str = ""
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is a number of weights or channels, not a share."""
+        return isinstance(self.value, int)
 
     def at(self, fraction: float) -> PruneTarget:
         """Return the target of the step that completes ``fraction`` of the total change."""
+        if self.is_number:
+            return replace(self, value=round(self.value * fraction))
         if self.kind == "amount":
             return replace(self, value=self.value * fraction)
         return replace(self, value=1 - (1 - self.value) * fraction)
 
     def relative_to(self, reached: PruneTarget) -> PruneTarget:
         """Return the same target for a model that already ``reached`` another one, as shares of it."""
+        if self.is_number:  # `prune_channels` is told what each layer has lost
+            return self
         if self.kind == "amount":
             return replace(self, value=1 - (1 - self.value) / (1 - reached.value))
         return replace(self, value=self.value / reached.value)
@@ -58,11 +72,15 @@ class PruneTarget:
         return self.value > 0 if self.kind == "amount" else self.value < 1
 
     def tag(self) -> str:
-        """Return it in percent, for the names of runs: "50", "params25"."""
+        """Return it for the names of runs, a share in percent: "50", "params25", "number200"."""
+        if self.is_number:
+            return f"number{self.value}"
         return f"{'' if self.kind == 'amount' else self.kind}{100 * self.value:.4g}"
 
     def describe(self) -> str:
-        """Return it in percent, in words."""
+        """Return it in words, a share in percent."""
+        if self.is_number:
+            return f"{self.value:,}{self.counted} removed"
         what = {"amount": "removed", "params": "of the parameters left", "macs": "of the MACs left"}
         return f"{100 * self.value:.3g} % {what[self.kind]}"
 
@@ -149,6 +167,7 @@ def _without_channels(
             amount=target.value if target.kind == "amount" else None,
             target_params=target.value if target.kind == "params" else None,
             target_macs=target.value if target.kind == "macs" else None,
+            removed={row.name: row.of - row.kept for row in model.layers},
             importance=config.importance,
             importance_args=keywords(IMPORTANCES.get(config.importance).function, config),
             round_to=config.round_to,
@@ -199,7 +218,7 @@ def _masked(
     if masked.record.args["zeros"] <= zeros:
         raise NothingToPrune(
             f"there is nothing to prune: {zeros / masked.record.args['of']:.2%} of the weights are zero "
-            f"already, which is at least --amount {target.value:g}",
+            f"already, which is at least --amount {target.value}",
             hint="give a larger --amount, or another --method",
         )
     return masked.module, masked.record
@@ -234,6 +253,8 @@ def _reached(
     pruned: PrunedChannels,
     layers: Sequence[LayerChange],
 ) -> PruneTarget:
+    if target.is_number:
+        return target
     if target.kind == "amount":  # of the layers that lost channels: some cannot
         changed = [row for row in layers if row.kept < row.of]
         total = sum(row.of for row in changed)

@@ -412,6 +412,35 @@ def test_rounding_keeps_multiples_and_at_least_one() -> None:
     assert kept["features.8"] == (1, 6)
 
 
+def test_a_number_is_of_each_layers_channels() -> None:
+    task = image_task(16)
+    _, module = make("cnn", task, widths=(12, 40, 6), hidden=30)
+    result = prune_channels(module, task, amount=5)
+    assert {of - kept for kept, of in kept_of(result).values()} == {5, 0}  # 0: the classes
+    assert (result.amount, result.record.args["amount"], result.notes) == (5, 5, ())
+    again = prune_channels(module, task, amount=5, removed=dict.fromkeys(kept_of(result), 2))
+    assert {of - kept for kept, of in kept_of(again).values()} == {3, 0}
+    with pytest.raises(UsageError, match=r"--amount 6: at most 5 of 'features\.8' can go") as caught:
+        prune_channels(module, task, amount=6)
+    assert "--skip features.8" in str(caught.value.hint)
+
+
+def test_a_number_is_rounded_where_channels_only_go_together() -> None:
+    task = image_task(16)
+    _, module = make("cnn", task, norm="group", widths=(16, 32))
+    result = prune_channels(module, task, amount=5)
+    assert {of - kept for kept, of in kept_of(result).values()} == {
+        8,
+        5,
+        0,
+    }  # a norm's groups stay equal
+    assert "channels that only go together, so --amount is rounded: features.0 (8)" in result.notes[0]
+    task = series_task()
+    _, module = make("lstm", task, hidden=16, layers=2)
+    kept = kept_of(prune_channels(module, task, amount=5))
+    assert (11, 16) in kept.values()
+
+
 def test_magnitude_and_batch_norms_find_the_dead_channels() -> None:
     task = image_task(16)
     _, module = make("cnn", task, norm="batch")

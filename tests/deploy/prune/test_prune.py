@@ -191,6 +191,33 @@ def test_goals_of_steps_are_shares_of_what_is_left() -> None:
     assert not half.relative_to(PruneTarget("amount", 0.6)).removes_anything
 
 
+def test_an_amount_is_a_share_or_a_number() -> None:
+    """As in torch.nn.utils.prune; also from YAML, where both are numbers."""
+    for amount, value in ((0.5, 0.5), ("0.5", 0.5), (1, 1), ("200", 200), (200, 200)):
+        (target,) = targets_of(settings("channel", amount=amount))
+        assert (target.value, type(target.value)) == (value, type(value))
+    number = targets_of(settings("l1", amount=200))[0]
+    assert (number.tag(), number.describe()) == ("number200", "200 of each weight tensor removed")
+    assert number.at(1 / 3).value == 67
+
+
+def test_a_number_of_channels_is_exact_in_steps_too(trained: RunFolder, tmp_path: Path) -> None:
+    steps = {"schedule": "agp", "steps": 3}
+    requested = settings("channel", amount=3, tune={"epochs": 0}, **steps)
+    result = run_prune(trained.best, tmp_path, requested)
+    assert {row.of - row.kept for row in result.layers} == {3, 0}  # 0: the classes
+    assert (result.run.name, result.schedule) == ("net-channel-number3", (2, 3, 3))
+    assert (result.to_dict()["amount"], result.target.describe()) == (3, "3 of each layer removed")
+    record = next(r for r in card_of(RunFolder(result.run).best).transforms if r.kind == "channels")
+    assert record.args["amount"] == 3
+    zeros = settings("l1", amount=20, tune={"epochs": 0}, **steps)
+    masked = run_prune(trained.best, tmp_path, zeros)
+    assert {row.of - row.kept for row in masked.layers} == {20}
+    with pytest.raises(UsageError, match=r"--amount 10: at most 7 of 'features\.0'") as caught:
+        run_prune(trained.best, tmp_path, settings("channel", amount=10, **steps))
+    assert "--skip features.0" in str(caught.value.hint)
+
+
 def test_epochs_are_shared_out_over_the_steps() -> None:
     assert epochs_by_step(7, 3) == (2, 2, 3)
     assert epochs_by_step(2, 3) == (0, 1, 1)
@@ -411,8 +438,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             targets_of(settings("l1", amount=0.5, tune={"epochs": 0, **tune}))
-    for amount in (0, 1, 1.5, -0.5):
-        with pytest.raises(UsageError, match=r"prune\.amount"):
+    for amount in (0, 1.0, 1.5, -0.5, -3, "nan", "half"):
+        with pytest.raises(UsageError, match=r"neither a share .* nor a whole number"):
             settings("l1", amount=amount)
     assert [target.value for target in targets_of(settings("channel", max_drop="1%"))] == list(
         SLICE_AMOUNTS
