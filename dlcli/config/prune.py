@@ -36,8 +36,7 @@ class PruneConfig(Frozen):
     )
     amount: Annotated[str | None, parsed_by(parse_amount)] = setting(
         None,
-        "What to prune of each layer (global methods: of the model): a share (0.5) or a number (200) of "
-        "channels (channel), slices (ln) or weights.",
+        "Share (0.5) or number (200) to prune: of a layer's channels (channel), slices (ln) or weights.",
         "--amount",
     )
     target_params: float | None = setting(
