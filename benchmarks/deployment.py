@@ -5,8 +5,8 @@
 RUNS_DIR holds a run of each model, named as by compression.py (resnet18-s0, cnn-s0, ...); those it lacks
 are trained with --train, from a DATA_ROOT with clothing_small, fashion_mnist and trec. Each is exported
 and quantized by the command line, then all its files are benchmarked together. Prints the two Markdown
-tables of the README, medians side by side and every figure with its range. A file is compared with its
-model in eager PyTorch: that is what the promises are about.
+tables of docs/benchmarks.md, medians side by side and every figure with its range. A file is compared
+with its model in eager PyTorch: that is what the promises are about.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""README's commands, run as they stand but for a smaller model and fewer epochs, or marked."""
+"""Commands of README and `docs/`, run as they stand but for a smaller model and fewer epochs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from dlcli import cli
 from dlcli.cli import main
 from dlcli.registry import declared_names
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")))
 MARK = re.compile(r"<!-- not run by a test: .+ -->")
-# What makes a command small: words of README, and what the test puts in their place.
+# What makes a command small: words of a page, and what the test puts in their place.
 SMALLER = {
     "resnet18": "cnn",
     "dlcli train": "dlcli train --epochs 1 --batch-size 8",
@@ -29,10 +31,10 @@ SMALLER = {
 BOUNDS = ("--min", "--max-drop", "--require")
 
 
-def blocks() -> list[tuple[str, bool]]:
-    """Every indented block of README, and whether a mark before it says why it is not run."""
+def blocks(document: Path) -> list[tuple[str, bool]]:
+    """Every indented block of a page, and whether a mark before it says why it is not run."""
     found: list[tuple[str, bool]] = []
-    paragraphs = README.read_text(encoding="utf-8").split("\n\n")
+    paragraphs = document.read_text(encoding="utf-8").split("\n\n")
     for before, paragraph in zip(["", *paragraphs], paragraphs, strict=False):
         if paragraph.strip("\n").startswith("    "):
             if found and before.strip("\n").startswith("    "):  # a blank line within a block
@@ -41,12 +43,21 @@ def blocks() -> list[tuple[str, bool]]:
     return found
 
 
-RUN = [text for text, marked in blocks() if not marked]
+BLOCKS = [(page, text, marked) for page in DOCUMENTS for text, marked in blocks(page)]
+RUN = [
+    pytest.param(text, id=f"{page.stem}-{text.split()[1]}")
+    for page, text, marked in BLOCKS
+    if not marked
+]
+
+
+def words_of(*documents: Path) -> str:
+    return "\n".join(page.read_text(encoding="utf-8") for page in documents)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data that README's commands name."""
+    """The data that the commands name."""
     root = tmp_path_factory.mktemp("readme")
     rng = np.random.default_rng(0)
     for channel, label in enumerate(("blue", "green", "red")):
@@ -75,8 +86,8 @@ def smaller(line: str) -> str:
     return line
 
 
-def test_every_option_that_readme_names_is_one() -> None:
-    text = README.read_text(encoding="utf-8").partition("## Measured")[0]
+def test_every_option_that_documents_name_is_one() -> None:
+    text = words_of(*(page for page in DOCUMENTS if page.stem != "benchmarks"))
     known = {
         part
         for name in cli.summaries()
@@ -84,7 +95,7 @@ def test_every_option_that_readme_names_is_one() -> None:
         for part in (*parameter.opts, *parameter.secondary_opts)
     }
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text))
-    assert named <= known | {"--debug", "--help"}  # of dlcli itself
+    assert named <= known | {"--debug", "--help", "--dist"}  # of dlcli itself; of pytest
     assert len(named) > 80
 
 
@@ -97,21 +108,23 @@ def test_every_option_that_readme_names_is_one() -> None:
         ("dlcli.compress.quantize", "register_quantize_method"),
     ],
 )
-def test_readme_names_all_that_is_registered(package: str, decorator: str) -> None:
-    text = README.read_text(encoding="utf-8")
+def test_documents_name_all_that_is_registered(package: str, decorator: str) -> None:
+    text = words_of(*DOCUMENTS)
     names = declared_names(package, decorator)
     assert names
     assert [n for n in names if not re.search(rf"(?<![\w-]){n}(?![\w-])", text)] == []
 
 
 def test_every_block_runs_or_says_why_not() -> None:
-    for text, marked in blocks():
+    for _page, text, marked in BLOCKS:
         assert marked or all("dlcli" in line for line in text.splitlines()), text
 
 
-@pytest.mark.parametrize("block", RUN, ids=lambda text: re.sub(r"\W+", "-", text.strip())[:40])
-def test_the_commands_of_readme_run(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of the page, in one folder; pipes and launchers in a shell of their own."""
+@pytest.mark.parametrize("block", RUN)
+def test_the_commands_of_documents_run(
+    block: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of each page, in one folder; pipes and launchers in a shell of their own."""
     monkeypatch.chdir(folder)
     for line in map(smaller, map(str.strip, block.splitlines())):
         if (
@@ -122,3 +135,12 @@ def test_the_commands_of_readme_run(block: str, folder: Path, monkeypatch: pytes
         else:
             code = main(shlex.split(line)[1:])
         assert code in ((0, 3) if any(bound in line for bound in BOUNDS) else (0,)), line
+
+
+def test_links_lead_to_files_and_every_page_is_in_the_lists() -> None:
+    for page in DOCUMENTS:
+        links = re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).is_file()] == [], page
+    pages = [page.name for page in DOCUMENTS[1:]]
+    assert [n for n in pages if n != "index.md" and f"(docs/{n})" not in words_of(README)] == []
+    assert [n for n in pages if f'"{n}"' not in words_of(ROOT / "zensical.toml")] == []
