@@ -34,6 +34,12 @@ class ModelConfig(Frozen):
         "Initial weights: a dlcli model, .pth, .safetensors, or a hub's snapshot or name (bert).",
         "--weights",
     )
+    optimizer_state: bool = setting(
+        False,
+        "Begin with the optimizer's state in the file of --weights too.",
+        "--optimizer-state",
+        advanced=True,
+    )
     word_vectors: PathText = setting(
         None,
         "Word vectors for the embedding of texts: GloVe, word2vec text, or .npy and its words.",

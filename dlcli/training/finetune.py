@@ -152,6 +152,7 @@ def _changes(
         plain = LossConfig()
         loss = {key: getattr(plain, key) for key in ("teacher", "distill_alpha", "temperature")}
     model: dict[str, Any] = {"weights": None, "word_vectors": None, "pretrained": False}
+    model |= {"optimizer_state": False}
     model |= {"freeze": "none", "unfreeze": None}
     return {"fit": fit, "optim": optim, "loss": loss, "model": model}
 

@@ -19,7 +19,8 @@ from dlcli.zoo.hub import hub_folder
 from dlcli.zoo.matching import StateDict
 from dlcli.zoo.names import hub_name
 from dlcli.zoo.reference import reference_task
-from dlcli.zoo.weights import pretrained_or_reason, read_state_dict, weights_file
+from dlcli.zoo.saved_optimizer import SavedOptimizer
+from dlcli.zoo.weights import pretrained_or_reason, read_weights, weights_file
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class InitialWeights:
 
     ``task`` is that of an artifact. ``args`` are the arguments of the model that they belong to,
     ``text`` its tokenizer, ``recipes`` settings for a task that follow from them.
+    ``optimizers`` are the states of optimizers in the same file.
     """
 
     state: StateDict | None = None
@@ -36,6 +38,7 @@ class InitialWeights:
     args: dict[str, Any] = field(default_factory=dict)
     text: TextInput | None = None
     recipes: dict[TaskKind, dict[str, Any]] = field(default_factory=dict)
+    optimizers: tuple[SavedOptimizer, ...] = ()
 
 
 def find_initial_weights(entry: ModelEntry, config: TrainConfig, warnings: list[str]) -> InitialWeights:
@@ -77,7 +80,8 @@ def _of_file(weights: str) -> InitialWeights:
         verify(path)  # a file of dlcli's carries a digest
     elif path.is_file() and looks_zipped(path):
         check_whole(path)  # torch does not
-    return InitialWeights(read_state_dict(path), weights, None if card is None else card.task)
+    state, optimizers = read_weights(path)
+    return InitialWeights(state, weights, None if card is None else card.task, optimizers=optimizers)
 
 
 def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWeights:

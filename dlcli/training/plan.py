@@ -17,7 +17,8 @@ from dlcli.task import TaskSpec
 from dlcli.training.autotune.lr_sweep import LrSweep
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.forward import load_tensors
-from dlcli.zoo.matching import StateDict, load_matching
+from dlcli.zoo.matching import LoadedWeights, StateDict, load_matching
+from dlcli.zoo.saved_optimizer import SavedOptimizer
 from dlcli.zoo.token_embedding import TokenEmbedding
 from dlcli.zoo.weights import adapt
 
@@ -26,7 +27,8 @@ from dlcli.zoo.weights import adapt
 class Plan:
     """What a run trains, on which data, from which weights.
 
-    ``initial`` is None where the weights are random, ``initial_task`` that of their artifact. The
+    ``initial`` is None where the weights are random, ``initial_task`` that of their artifact,
+    ``initial_optimizers`` the states of optimizers in their file. The
     rows of ``word_vectors`` are put into the embedding of random weights.
     ``user_config`` are the settings without the model's recipe, None for an existing run.
     """
@@ -38,6 +40,7 @@ class Plan:
     weights_from: str = "scratch"
     initial: StateDict | None = field(default=None, repr=False)
     initial_task: TaskSpec | None = field(default=None, repr=False)
+    initial_optimizers: tuple[SavedOptimizer, ...] = field(default=(), repr=False)
     word_vectors: WordVectors | None = field(default=None, repr=False)
     recipe: dict[str, Any] = field(default_factory=dict)  # settings of the model's entry
     user_config: TrainConfig | None = None
@@ -61,9 +64,10 @@ class Plan:
             options={**self.source.options, **self.config.data.meaning()},
         )
 
-    def build(self) -> tuple[nn.Module, list[str]]:
+    def build(self) -> tuple[nn.Module, list[str], LoadedWeights | None]:
         """Build the module with its initial weights; returns it with sentences about what was loaded.
 
+        The last is which tensors of a file these were, None where weights are random or a parent's.
         Random weights are a function of the seed.
         """
         torch.manual_seed(self.config.fit.seed)
@@ -72,9 +76,9 @@ class Plan:
         if self.parent is not None:
             if self.initial is not None:
                 load_tensors(module, self.initial)
-            return module, notes
+            return module, notes, None
         entry = find_model(self.model.name, self.task.input.kind)
-        head = entry.head(module)
+        head, loaded = entry.head(module), None
         if self.initial is not None:
             initial = self.initial
             if self.initial_task is not None:
@@ -98,4 +102,4 @@ class Plan:
         if self.config.model.freeze != "none" and random:
             layers = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
             notes.append(f"{layers} frozen at random weights: nothing was loaded into the model")
-        return module, notes
+        return module, notes, loaded

@@ -31,6 +31,7 @@ from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, wi
 from dlcli.training.request import open_requested
 from dlcli.zoo.base import MODELS, ModelEntry, check_name, find_model
 from dlcli.zoo.matching import StateDict
+from dlcli.zoo.saved_optimizer import SavedOptimizer
 
 
 def make_plan(
@@ -98,6 +99,7 @@ def make_plan(
         weights_from=initial.source,
         initial=initial.state,
         initial_task=initial.task,
+        initial_optimizers=initial.optimizers,
         word_vectors=word_vectors,
         recipe=recipe,
         user_config=user_config,
@@ -144,6 +146,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
             f"run {run.name} cannot be resumed: {run.record} is damaged",
             hint=f"start a new run from this one's weights: --weights {run.best}",
         ) from exc
+    optimizers: tuple[SavedOptimizer, ...] = ()
     if fresh and parent is not None:
         initial = load_start(run)
     elif fresh and weights_from != "scratch":
@@ -152,7 +155,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
         weights = find_initial_weights(
             find_model(model.name, task.input.kind), validate(TrainConfig, required), []
         )
-        initial, initial_task = weights.state, weights.task
+        initial, initial_task, optimizers = weights.state, weights.task, weights.optimizers
     word_vectors = _recorded_word_vectors(saved, task) if fresh and parent is None else None
     return Plan(
         config=config,
@@ -162,6 +165,7 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
         weights_from=weights_from,
         initial=initial,
         initial_task=initial_task,
+        initial_optimizers=optimizers,
         word_vectors=word_vectors,
         transforms=transforms,
         parent=parent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +15,25 @@ from dlcli.training.distillation import Teacher, open_teacher
 from dlcli.training.loop.determinism import RngState, capture_rng
 from dlcli.training.optim.freezing import parse_freezing
 from dlcli.training.optim.make import make_optimizer
+from dlcli.training.optim.optimizer_state import initial_entries
 from dlcli.training.optim.user_optimizer import check_weight_decay
 from dlcli.training.plan import Plan
 from dlcli.zoo.base import find_model
+from dlcli.zoo.saved_optimizer import Entry
 
 
 @dataclass(frozen=True)
 class PreparedRun:
     """A checked plan with its first weights; one training run consumes it.
 
-    ``module`` and ``teacher`` are on the CPU. ``load_notes`` are sentences about the loaded
-    weights. ``rng_state`` is that of the generators after building, with which training begins.
+    ``module`` and ``teacher`` are on the CPU. ``optimizer_entries`` are what the optimizer begins
+    with, by parameter. ``load_notes`` are sentences about the loaded weights. ``rng_state`` is that
+    of the generators after building, with which training begins.
     """
 
     plan: Plan
     module: nn.Module
+    optimizer_entries: Mapping[str, Entry]
     load_notes: tuple[str, ...]
     teacher: Teacher | None
     rng_state: RngState
@@ -37,9 +42,11 @@ class PreparedRun:
 def prepare_run(plan: Plan) -> PreparedRun:
     """Check a plan, and build its model and its teacher. Raises: UsageError, DlcliError."""
     check_plan(plan)
-    module, load_notes = plan.build()
-    _check_layers(plan, module)
-    return PreparedRun(plan, module, tuple(load_notes), load_teacher(plan), capture_rng())
+    module, load_notes, loaded = plan.build()
+    optimizer = _check_layers(plan, module)
+    entries, notes = initial_entries(plan, module, loaded, optimizer)
+    load_notes += notes
+    return PreparedRun(plan, module, entries, tuple(load_notes), load_teacher(plan), capture_rng())
 
 
 def load_teacher(plan: Plan) -> Teacher | None:
@@ -48,8 +55,11 @@ def load_teacher(plan: Plan) -> Teacher | None:
     return None if path is None else open_teacher(Path(path), plan.task, torch.device("cpu"))
 
 
-def _check_layers(plan: Plan, module: nn.Module) -> None:
-    """Raises: UsageError for settings that name or need layers which the model does not have."""
+def _check_layers(plan: Plan, module: nn.Module) -> torch.optim.Optimizer:
+    """Return an optimizer as of the run.
+
+    Raises: UsageError for settings that name or need layers which the model does not have.
+    """
     config = plan.config
     head = find_model(plan.model.name, plan.task.input.kind).head(module)
     freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)
@@ -57,3 +67,4 @@ def _check_layers(plan: Plan, module: nn.Module) -> None:
     if plan.user_config is not None:
         check_weight_decay(optimizer, plan.user_config.optim)
     find_checkpoint_chains(module, config.fit.grad_checkpointing)
+    return optimizer

@@ -70,6 +70,8 @@ def _check_monitor(name: str | None, task: TaskKind) -> None:
 def _check_files(config: TrainConfig) -> None:
     """Raises: DlcliError where a file that a setting names does not exist."""
     weights = config.model.weights
+    if config.model.optimizer_state and weights is None:
+        raise UsageError("--optimizer-state is for --weights FILE", hint="leave it out")
     if weights is not None and not Path(weights).exists() and hub_name(weights) is None:
         raise DlcliError(f"--weights {weights} does not exist")
     vectors = config.model.word_vectors

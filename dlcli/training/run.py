@@ -35,6 +35,7 @@ from dlcli.training.loop.phases import time_record
 from dlcli.training.loop.state import Progress, TrainingState
 from dlcli.training.loop.step import OutOfMemory
 from dlcli.training.model_card import make_card
+from dlcli.training.optim.optimizer_state import load_entries
 from dlcli.training.plan import Plan
 from dlcli.training.prepare import PreparedRun
 from dlcli.training.readers import make_readers
@@ -148,6 +149,8 @@ def _train(
     job, progress = built.job, Progress()
     if world.rank:  # the same on all ranks until here; each draws its own dropout masks
         torch.manual_seed(derive_seed(config.seed, world.rank, 0))
+    if state is None and prepared.optimizer_entries:
+        load_entries(job.model.module, job.optimizer, prepared.optimizer_entries)
     if state is not None:
         progress = state.progress
         if not state.same_optimizer(job.optimizer):

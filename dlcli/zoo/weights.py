@@ -22,6 +22,7 @@ from dlcli.task import TabularInput, TaskSpec, TextInput
 from dlcli.wording import first_line
 from dlcli.zoo.base import ModelEntry, Weights
 from dlcli.zoo.matching import StateDict
+from dlcli.zoo.saved_optimizer import SavedOptimizer, find_optimizers
 
 # Files of weights in a folder: of a run, of a hub's snapshot.
 FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
@@ -76,7 +77,12 @@ def weights_file(path: Path) -> Path:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read the tensors of a .safetensors or .pth file, by name.
+    """Read the tensors of a .safetensors or .pth file, by name. Raises: as `read_weights`."""
+    return read_weights(path)[0]
+
+
+def read_weights(path: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
+    """Read a model's tensors of a .safetensors or .pth file, and the states of optimizers next to them.
 
     A zip archive or folder may hold such a file: the snapshot of a hub. Checkpoints that nest tensors in
     an entry such as ``state_dict`` are unwrapped, and the ``_orig_mod.`` that torch.compile puts into
@@ -92,12 +98,16 @@ def read_state_dict(path: Path) -> StateDict:
     return _read_file(path, path)
 
 
-def _read_file(path: Path, named: Path) -> StateDict:
+def _read_file(path: Path, named: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
     """Read a file; ``named`` is what messages call it."""
     with path.open("rb") as file:
         head = file.read(9)
-    state = _read_safetensors(path, named) if head[8:9] == b"{" else _read_pth(path, named)
-    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+    optimizers: tuple[SavedOptimizer, ...] = ()
+    if head[8:9] == b"{":
+        state = _read_safetensors(path, named)
+    else:
+        state, optimizers = _read_pth(path, named)
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}, optimizers
 
 
 def _snapshot_member(path: Path) -> str | None:
@@ -195,7 +205,7 @@ def _read_safetensors(path: Path, named: Path) -> StateDict:
         raise DlcliError(f"{named} is damaged or not a safetensors file: {exc}") from exc
 
 
-def _read_pth(path: Path, named: Path) -> StateDict:
+def _read_pth(path: Path, named: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
     import pickle
 
     try:
@@ -211,7 +221,8 @@ def _read_pth(path: Path, named: Path) -> StateDict:
             f"{named} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
         ) from exc
     state = _nested_state(loaded, named)
-    return {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    return tensors, find_optimizers(loaded)
 
 
 def _nested_state(loaded: object, named: Path) -> Mapping[object, object]:

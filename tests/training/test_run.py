@@ -219,7 +219,7 @@ def test_early_stopping_counts_epochs_without_a_better_metric(tmp_path: Path) ->
 
 def test_freezing_the_backbone_changes_the_head_alone(tmp_path: Path) -> None:
     made = plan(model={"freeze": "backbone"})
-    before, _ = made.build()
+    before, *_ = made.build()
     old = {k: v.clone() for k, v in before.state_dict().items()}
     run = train(tmp_path, model={"freeze": "backbone"}).run
     new = read_tensors(run.best)[0]

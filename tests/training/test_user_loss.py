@@ -224,7 +224,7 @@ def plan_of(loss: str, **fit: Any) -> Plan:
 def notes(loss: str, processes: int = 1, **fit: Any) -> str:
     """What the plan of a run says, as the first of some processes."""
     plan, world = plan_of(loss, **fit), World(size=processes, local_size=processes)
-    module, _ = plan.build()
+    module, *_ = plan.build()
     folder, cpu = RunFolder(Path("none")), torch.device("cpu")
     readers = make_readers(plan, world)
     return " ".join(make_job(plan, folder, module, None, readers, cpu, ignore, world).notes)

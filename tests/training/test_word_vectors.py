@@ -46,7 +46,7 @@ def plan_of(files: tuple[Path, Path], **settings: Any) -> Plan:
 
 
 def embedding_of(plan: Plan) -> TokenEmbedding:
-    module, _ = plan.build()
+    module, *_ = plan.build()
     (embedding,) = [part for part in module.modules() if isinstance(part, TokenEmbedding)]
     return embedding
 

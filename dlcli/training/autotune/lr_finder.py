@@ -41,7 +41,7 @@ def find_lr(plan: Plan, emit: Emit) -> LrSweep:
     with trial_job(plan) as trial:
         job = trial.job
         steps = max(FEWEST_STEPS, min(MOST_STEPS, job.total_steps))
-        initial, _ = plan.build()
+        initial, *_ = plan.build()
         rates, losses = _sweep(job, place(initial, job.device), steps, emit)
     return suggest(rates, losses)
 

@@ -72,7 +72,7 @@ def trial_job(
     device = first_device(plan.config)
     make_deterministic(plan.config.fit.deterministic, device)  # before cuBLAS starts
     with preserved_rng(device), code_errors():
-        module, load_notes = plan.build()
+        module, load_notes, _ = plan.build()
         teacher = load_teacher(plan)
         layers = summarize(module, plan.task) if summary else None
         readers = make_readers(plan, world)

@@ -23,6 +23,7 @@ from dlcli.files import TMP_PREFIX, atomic_folder, read_json, sha256_file
 from dlcli.formats.checkpoint import read_tensors, write_tensors
 from dlcli.training.loop.determinism import RngState, restore_rng
 from dlcli.training.loop.state_values import StateValues, parse_values, problems
+from dlcli.training.optim.optimizer_state import load_entries, optimizer_kind, parameter_names
 from dlcli.training.optim.schedule import Plateau
 from dlcli.training.weight_averaging import WeightAverage
 from dlcli.zoo.forward import load_tensors
@@ -128,7 +129,7 @@ class TrainingState:
         try:
             load_tensors(module, _with_prefix(self.tensors, "model/"))
             if self.same_optimizer(optimizer):
-                optimizer.load_state_dict(self._optimizer_state(module, optimizer))
+                load_entries(module, optimizer, self._optimizer_entries(module, optimizer))
             for name, average in averages.items():
                 if name in self.values.averages:
                     average.load(
@@ -153,32 +154,21 @@ class TrainingState:
     def same_optimizer(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether the state is of this kind of optimizer; True for old states without a kind."""
         saved = self.values.optimizer
-        return saved is None or saved.kind == _optimizer_kind(optimizer)
+        return saved is None or saved.kind == optimizer_kind(optimizer)
 
-    def _optimizer_state(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        state: dict[int, dict[str, Any]] = {}
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        positions = dict(enumerate(range(len(parameters))))  # saved index: current index
-        if (
-            self.values.optimizer is not None
-        ):  # groups are sorted by learning rates, which may have changed
-            current = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
-            saved = self.values.optimizer.parameters
-            positions = {i: current[name] for i, name in enumerate(saved) if name in current}
-        for name, tensor in _with_prefix(self.tensors, "optim/").items():
-            index, key = name.split("/")
-            if int(index) in positions:
-                parameter = parameters[positions[int(index)]]
-                _check_fits(name, tensor, parameter)
-                if tensor.shape == parameter.shape:
-                    # Fused optimizers need moments with the strides of their parameter.
-                    tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-                state.setdefault(positions[int(index)], {})[key] = tensor
-        for saved_index, values in self.values.optim.items():
-            if saved_index in positions:
-                state.setdefault(positions[saved_index], {}).update(values)
-        # The groups' settings come from the run's own configuration, not from the file.
-        return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    def _optimizer_entries(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, dict[str, Any]]:
+        """What the optimizer remembers, by parameter; states of 0.1 number these in its order."""
+        saved = self.values.optimizer
+        names = parameter_names(module, optimizer) if saved is None else saved.parameters
+        entries: dict[str, dict[str, Any]] = {}
+        for path, tensor in _with_prefix(self.tensors, "optim/").items():
+            number, key = path.split("/")
+            entries.setdefault(names[int(number)], {})[key] = tensor
+        for index, values in self.values.optim.items():
+            entries.setdefault(names[index], {}).update(values)
+        return entries
 
 
 def save_state(
@@ -213,8 +203,8 @@ def save_state(
         "progress": progress.to_dict(),
         "optim": plain,
         "optimizer": {
-            "kind": _optimizer_kind(optimizer),
-            "parameters": _parameter_names(module, optimizer),
+            "kind": optimizer_kind(optimizer),
+            "parameters": parameter_names(module, optimizer),
         },
         "scaler": scaler.state_dict(),
         "averages": {name: average.n for name, average in averages.items()},
@@ -275,28 +265,6 @@ def load_state(folder: Path) -> TrainingState:
         raise DlcliError(f"{folder / _VALUES} is damaged: {problems(exc)}") from exc
     tensors, _ = read_tensors(folder / _TENSORS)
     return TrainingState(folder, progress, tensors, values)
-
-
-def _check_fits(name: str, tensor: torch.Tensor, parameter: torch.Tensor) -> None:
-    """Raises: ValueError where an optimizer's tensor is not broadcast to its parameter's shape."""
-    shape, whole = tuple(tensor.shape), tuple(parameter.shape)
-    factors = len(shape) in (0, len(whole)) and all(
-        size in (1, of) for size, of in zip(shape, whole, strict=False)
-    )
-    if not factors or (shape == whole != () and not tensor.is_floating_point()):
-        raise ValueError(f"its {name} is {tensor.dtype} {shape}, and its parameter {whole}")
-
-
-def _optimizer_kind(optimizer: torch.optim.Optimizer) -> str:
-    """The kind of optimizer, as far as it decides which tensors are stored per parameter."""
-    momentum = any(group.get("momentum") for group in optimizer.param_groups)
-    return type(optimizer).__name__ + (" with momentum" if momentum else "")
-
-
-def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """The names of the optimizer's parameters, in its order."""
-    names = {id(p): name for name, p in module.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
 
 
 def _state_folders(root: Path) -> list[Path]:

@@ -110,6 +110,23 @@ def make_optimizer(
     return _build([groups[key] for key in sorted(groups)], config)
 
 
+def state_keys(optimizer: torch.optim.Optimizer, config: OptimConfig) -> list[set[str]]:
+    """What the optimizer remembers of a parameter, by group; ``config`` is what it was built from.
+
+    A twin takes one step, so that this holds of every optimizer, a user's own too.
+    """
+    groups: Groups = []
+    for group in optimizer.param_groups:
+        parameter = nn.Parameter(torch.ones([2] * group["params"][0].ndim))
+        parameter.grad = torch.ones_like(parameter)
+        given = ("weight_decay", "lr_scale", config.optimizer)
+        groups.append({"params": [parameter], **{key: group[key] for key in given if key in group}})
+    twin = _build(groups, config)
+    twin.step()
+    states = [twin.state[p] for group in twin.param_groups for p in group["params"]]
+    return [{key for key, value in state.items() if value is not None} for state in states]
+
+
 def lr_scales(module: nn.Module, config: OptimConfig, *, head: str) -> dict[str, float]:
     """The learning rate of each parameter by name, relative to the peak rate.
 

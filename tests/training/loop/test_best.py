@@ -188,7 +188,7 @@ def test_an_average_that_is_not_finite_ends_the_run(
 
 def test_a_model_of_an_earlier_version_whose_loss_is_nan_is_still_read(tmp_path: Path) -> None:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE)))
-    module, _ = plan.build()
+    module, *_ = plan.build()
     card = make_card(plan, module, metrics={"val": {"loss": NAN}}, epoch=1)
     save_model(tmp_path / "old.safetensors", module, card)
     assert math.isnan(card_of(tmp_path / "old.safetensors").metrics["val"]["loss"])

@@ -54,7 +54,7 @@ def resume(
 
 def job_of(root: Path, **changes: Any) -> FitJob:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, BASE, changes)))
-    module, _ = plan.build()
+    module, *_ = plan.build()
     readers = make_readers(plan, ALONE)
     return make_job(plan, RunFolder(root), module, None, readers, torch.device("cpu"), ignore, ALONE).job
 

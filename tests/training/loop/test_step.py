@@ -46,7 +46,7 @@ def plan(**changes: Any) -> Plan:
 
 def job_of(tmp_path: Path, emit: Callable[[Event], None] = ignore, **changes: Any) -> FitJob:
     run_plan = plan(**changes)
-    module, _ = run_plan.build()
+    module, *_ = run_plan.build()
     readers = make_readers(run_plan, ALONE)
     cpu = torch.device("cpu")
     return make_job(run_plan, RunFolder(tmp_path), module, None, readers, cpu, emit, ALONE).job
@@ -127,7 +127,7 @@ def test_micro_batches_give_the_gradient_of_the_batch(tmp_path: Path, accum: int
             run_plan = make_plan(
                 lambda recipe, settings=settings: validate(TrainConfig, merge(recipe, settings))
             )
-            module, _ = run_plan.build()
+            module, *_ = run_plan.build()
             readers, cpu = make_readers(run_plan, ALONE), torch.device("cpu")
             job = make_job(run_plan, RunFolder(tmp_path), module, None, readers, cpu, ignore, ALONE).job
         else:
