@@ -60,7 +60,7 @@ class ModelConfig(Frozen):
         on_resume="forced",
     )
     head: Literal["linear", "mlp"] = setting(
-        "linear", "Head of a torchvision model.", "--head", advanced=True
+        "linear", "Head of a torchvision, timm or bert model.", "--head", advanced=True
     )
     embedding_size: int = setting(
         128, "Dimension of the embedding (--task embedding).", "--embedding-size", ge=2, advanced=True

@@ -30,6 +30,7 @@ from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
 from dlcli.training.request import open_requested
 from dlcli.zoo.base import MODELS, ModelEntry, check_name, find_model
+from dlcli.zoo.heads import HeadArgs
 from dlcli.zoo.matching import StateDict
 from dlcli.zoo.saved_optimizer import SavedOptimizer
 
@@ -240,5 +241,11 @@ def _model_args(
     if "head" in entry.args.model_fields:
         values.setdefault("head", model.head)
     elif model.head != "linear":
-        raise UsageError(f"--head {model.head} is for torchvision models; {entry.name} has its own head")
+        raise UsageError(
+            f"--head {model.head} is for models of torchvision, timm and bert; {entry.name} has its own"
+        )
+    if values.get("head") == "linear" and issubclass(entry.args, HeadArgs):
+        for key in entry.args.only_mlp:
+            if key in model.args:
+                raise UsageError(f"model.args.{key} is for --head mlp", hint="add --head mlp")
     return entry.arguments(values).model_dump(mode="json")

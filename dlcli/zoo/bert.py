@@ -13,14 +13,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from dlcli.task import Frozen, TaskSpec, TextInput
+from dlcli.task import TaskSpec, TextInput
 from dlcli.zoo.attention import Encoder, EncoderArgs, Positions, head
 from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.heads import HeadArgs, replace_head
 from dlcli.zoo.layers import ActivationName, mask_of, mean_steps
 from dlcli.zoo.snapshots import read_snapshot
 
 
-class BertArgs(Frozen):
+class BertArgs(HeadArgs):
     """The structure, which the weights' own configuration gives; by default that of BERT base.
 
     ``vocab`` rows of the token embedding, ``positions`` the most tokens, ``types`` the rows of the
@@ -28,6 +29,7 @@ class BertArgs(Frozen):
 
     ``pooling``: the mean over all tokens, or "cls", the output of the first one. Published encoders
     without a task have no trained first token (MiniLM was tuned by the mean), hence the mean.
+    ``head`` linear or mlp (hidden layers of ``hidden`` units, ``dropout`` after each).
     """
 
     vocab: int = Field(30_522, ge=1)
@@ -100,7 +102,8 @@ def build(task: TaskSpec, args: BertArgs) -> nn.Module:
     """
     assert isinstance(task.input, TextInput)
     module = Bert(task.num_outputs, args)
-    if task.kind == "embedding" and task.num_outputs == args.dim:
+    replace_head(module, "head", args, name="bert", dropout=args.dropout)
+    if args.head == "linear" and task.kind == "embedding" and task.num_outputs == args.dim:
         nn.init.eye_(module.head.weight)
     return module
 

@@ -15,8 +15,9 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.task import Frozen, ImageInput, Interpolation, TaskSpec
+from dlcli.task import ImageInput, Interpolation, TaskSpec
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights
+from dlcli.zoo.heads import HeadArgs, replace_head
 from dlcli.zoo.names import wrong_kind
 
 _PREFIX = "timm:"
@@ -25,8 +26,11 @@ _HOSTS = ("github.com/huggingface/pytorch-image-models", "github.com/rwightman/p
 _DEFAULT_SIDE = 224
 
 
-class TimmArgs(Frozen):
-    """``dropout`` before the head, ``drop_path`` the rate of stochastic depth."""
+class TimmArgs(HeadArgs):
+    """``dropout`` before the head and after each hidden layer of it, ``drop_path`` of stochastic depth.
+
+    ``head`` linear or mlp (hidden layers of ``hidden`` units).
+    """
 
     dropout: float = Field(0.0, ge=0, lt=1)
     drop_path: float = Field(0.0, ge=0, lt=1)
@@ -150,6 +154,7 @@ def _build(own: str, fixed: bool, task: TaskSpec, args: TimmArgs) -> nn.Module:
             f"timm cannot build {own} for {size} with {args}: {exc}",
             hint="--img-size N and model.args change that",
         ) from exc
+    replace_head(module, _head(module), args, name=f"{_PREFIX}{own}", dropout=args.dropout)
     return module
 
 

@@ -6,15 +6,16 @@ torchvision is imported when a name is looked up: it costs about two seconds.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError
-from dlcli.task import Frozen, ImageInput, TaskSpec
+from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry, Weights
+from dlcli.zoo.heads import HeadArgs, MlpHead, replace_head
 from dlcli.zoo.names import wrong_kind
 
 # Settings of the torchvision constructors that dlcli fixes for the two Inceptions: their auxiliary
@@ -26,12 +27,16 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 
 
-class TransferArgs(Frozen):
-    """``head`` linear or mlp (one hidden layer of ``hidden`` units); ``dropout`` inside an mlp head."""
+class TransferArgs(HeadArgs):
+    """``head`` linear or mlp (hidden layers of ``hidden`` units, ``dropout`` after each).
 
-    head: Literal["linear", "mlp"] = "linear"
-    hidden: int = Field(512, ge=1)
+    ``head_dropout`` is in front of either head.
+    """
+
+    only_mlp: ClassVar[tuple[str, ...]] = ("hidden", "dropout")
+
     dropout: float = Field(0.2, ge=0, lt=1)
+    head_dropout: float = Field(0.0, ge=0, lt=1)
 
 
 # What only names of other families contain: asking torchvision would import it for nothing.
@@ -109,18 +114,6 @@ def head_name(module: nn.Module) -> str:
     return last
 
 
-class MlpHead(nn.Sequential):
-    """Linear, ReLU, dropout, linear."""
-
-    def __init__(self, features: int, args: TransferArgs, num_classes: int) -> None:
-        super().__init__(
-            nn.Linear(features, args.hidden),
-            nn.ReLU(),
-            nn.Dropout(args.dropout),
-            nn.Linear(args.hidden, num_classes),
-        )
-
-
 def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
     from torchvision import models
 
@@ -134,12 +127,9 @@ def _build(name: str, task: TaskSpec, args: TransferArgs) -> nn.Module:
             hint=f"--img-size {near}",
         )
     module: nn.Module = models.get_model(name, weights=None, **settings_of(name, task))
-    if args.head == "mlp":
-        path = head_name(module)
-        last = module.get_submodule(path)
-        if not isinstance(last, nn.Linear):
-            raise UsageError(f"{name} has a convolutional head", hint="use --head linear")
-        module.set_submodule(path, MlpHead(last.in_features, args, task.num_outputs))
+    replace_head(
+        module, head_name(module), args, name=name, dropout=args.dropout, first=args.head_dropout
+    )
     return module
 
 

@@ -239,7 +239,11 @@ def test_divergence_is_named(tmp_path: Path) -> None:
     [
         ({"model": {"name": "cn"}}, "unknown model 'cn'"),
         ({"model": {"args": {"width": 3}}}, "has no argument 'width'"),
-        ({"model": {"head": "mlp"}}, "--head mlp is for torchvision models"),
+        ({"model": {"head": "mlp"}}, "--head mlp is for models of torchvision, timm and bert; cnn"),
+        (
+            {"model": {"name": "resnet18", "pretrained": False, "args": {"hidden": 9}}},
+            "model.args.hidden is for --head mlp",
+        ),
         ({"model": {"pretrained": True}}, "--pretrained: cnn has no published weights"),
         ({"fit": {"monitor": "acc"}}, "--monitor 'acc'"),
         ({"fit": {"checkpoint_every": "5sec"}}, "--checkpoint-every"),

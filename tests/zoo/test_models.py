@@ -145,8 +145,38 @@ def test_an_mlp_head_replaces_the_last_layer() -> None:
     assert head_name(module) == "fc"
     assert module.fc[0].out_features == 11
     assert module(batch(spec)[0]).shape == (4, CLASSES)
-    with pytest.raises(UsageError, match="convolutional head"):
+    with pytest.raises(UsageError, match="no linear layer"):
         build_model(ModelSpec(name="squeezenet1_1", args={"head": "mlp"}), task("squeezenet1_1"))
+
+
+def test_a_head_may_have_several_hidden_layers_and_dropout_before_it() -> None:
+    spec = task("resnet18")
+    args = {"head": "mlp", "hidden": [13, 11], "dropout": 0.3, "head_dropout": 0.4}
+    wide = find_model("resnet18", "image").arguments(args).model_dump(mode="json")
+    module = build_model(ModelSpec(name="resnet18", args=wide), spec)
+    parts = [type(part).__name__ for part in module.fc]
+    assert parts == ["Dropout", *["Linear", "ReLU", "Dropout"] * 2, "Linear"]
+    assert [part.p for part in module.fc if isinstance(part, nn.Dropout)] == [0.4, 0.3, 0.3]
+    assert [p.out_features for p in module.fc if isinstance(p, nn.Linear)] == [13, 11, CLASSES]
+    assert head_name(module) == "fc"
+    module = build_model(ModelSpec(name="resnet18", args={"head_dropout": 0.4}), spec)
+    assert [type(part).__name__ for part in module.fc] == ["Dropout", "Linear"]
+    plain = build_model(ModelSpec(name="resnet18", args={"dropout": 0.4}), spec)  # of an old card
+    assert isinstance(plain.fc, nn.Linear)
+    for wrong in ({"hidden": 0}, {"hidden": []}, {"hidden": [3, 0]}, {"head_dropout": 1}):
+        with pytest.raises(UsageError, match=r"model\.args\."):
+            find_model("resnet18", "image").arguments({"head": "mlp", **wrong})
+
+
+def test_timm_and_bert_take_an_mlp_head_too() -> None:
+    pytest.importorskip("timm")
+    spec = task("timm:resnet10t")
+    args = {"head": "mlp", "hidden": 11, "dropout": 0.3}
+    module = build_model(ModelSpec(name="timm:resnet10t", args=args), spec)
+    path = find_model("timm:resnet10t", "image").head(module)
+    head = module.get_submodule(path)
+    assert [type(part).__name__ for part in head] == ["Linear", "ReLU", "Dropout", "Linear"]
+    assert module(batch(spec)[0]).shape == (4, CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,8 @@ CASES: list[tuple[str, TaskSpec, dict[str, Any]]] = [
     ("lstm", text_task(), {"hidden": 16, "bidirectional": False, "pooling": "last"}),
     ("gru", text_task(), {"hidden": 16, "layers": 2, "norm": "batch"}),
     ("rnn", series_task(), {"hidden": 16}),
+    ("bert", text_task(), {"vocab": 64, "layers": 1, "dim": 16, "heads": 4, "ff": 16, "positions": 16,
+                           "head": "mlp", "hidden": (24, 16)}),
     ("transformer", text_task(), {"dim": 16, "heads": 4, "ff": 16}),
     ("transformer", text_task(), {"dim": 16, "heads": 2, "ff": 16, "positions": "rotary"}),
     ("transformer", series_task(), {"dim": 16, "heads": 4, "ff": 16, "norm_first": False}),
