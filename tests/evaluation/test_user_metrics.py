@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,25 +142,59 @@ def test_what_is_no_metric_is_refused_before_training(code: Path, name: str, mes
         check_metrics(TASK.model_copy(update={"metrics": (full,)}))
 
 
+TRAIN = ["train", "-m", "linear", "-d", "digits", "-e", "1", "-b", "500", "--device", "cpu", "-q"]
+MISTAKES = """
+def broken(outputs, targets):
+    return outputs.argmax(1) @ nothing
+
+broken.higher_is_better = True
+
+def other(outputs, targets):
+    return {"b": 1.0}
+
+other.higher_is_better = {"a": True}
+
+def large(outputs, targets):
+    if len(targets) < 100:
+        raise ValueError("too few")
+    return float("nan") if outputs.argmax(1).unique().numel() < 11 else 1.0
+
+large.higher_is_better = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("broken", "of val: broken failed: NameError: name 'nothing' is not defined, in own.py line 3"),
+        ("other", "other returns 'b', where its higher_is_better has 'a'"),
+    ],
+)
+def test_a_mistake_in_a_metric_leaves_no_run(
+    code: Path, name: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(code.parent)
+    Path("own.py").write_text(MISTAKES)
+    assert main([*TRAIN, "--metric", f"own.py:{name}"]) == 1
+    assert reason in " ".join(capsys.readouterr().err.split())
+    assert not Path("runs").exists()
+
+
+def test_a_metric_is_tried_on_all_samples_where_some_do_not_define_it(
+    code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number is no mistake: it is undefined, as after each epoch."""
+    monkeypatch.chdir(code.parent)
+    monkeypatch.setattr("dlcli.training.autotune.first_step._METRIC_SAMPLES", 8)
+    Path("own.py").write_text(MISTAKES)
+    assert main([*TRAIN, "--metric", "own.py:large", "--name", "r"]) == 0
+
+
 def test_a_run_and_its_exports_are_measured_by_it(
     code: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(code.parent)
-    train = [
-        "train",
-        "-m",
-        "linear",
-        "--data",
-        "digits",
-        "-e",
-        "1",
-        "-b",
-        "500",
-        "--device",
-        "cpu",
-        "-q",
-    ]
-    assert main([*train, "--metric", "metrics.py:kappa", "--monitor", "kappa", "--name", "r"]) == 0
+    assert main([*TRAIN, "--metric", "metrics.py:kappa", "--monitor", "kappa", "--name", "r"]) == 0
     assert main(["export", "r", "--onnx", "-q", "--no-latency"]) == 0
     capsys.readouterr()
     values = []

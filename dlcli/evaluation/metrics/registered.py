@@ -166,6 +166,13 @@ class WithRegistered(Counts):
             self._outputs = [*self._outputs, *outputs]
             self._targets = [*self._targets, *targets]
 
+    def held(self) -> tuple[Outputs, Targets] | None:
+        """The outputs and targets that registered metrics get; None where there are none."""
+        if not self._outputs:
+            return None
+        self._join()
+        return self._outputs[0], self._targets[0]
+
     def _join(self) -> None:
         self._outputs = [np.concatenate(self._outputs)]
         self._targets = [np.concatenate(self._targets)]

@@ -67,15 +67,35 @@ def check_metrics(task: TaskSpec) -> None:
         _load(code, task)
 
 
+def try_metrics(task: TaskSpec, outputs: Outputs, targets: Targets) -> None:
+    """Call each of the user's metrics on some samples. Raises: DlcliError for a mistake in its code.
+
+    A value that is not finite is none: other outputs may define the metric.
+    """
+    for code in task.metrics:
+        function, _ = _load_function(code, task)
+        function.compute(outputs, targets)
+
+
 def _load(code: str, task: TaskSpec) -> list[MetricEntry]:
     """The entries of a function. Raises: DlcliError."""
+    function, directions = _load_function(code, task)
+    _directions.update({name: 1 if higher else -1 for name, higher in directions.items()})
+    return [
+        MetricEntry(name, partial(function.value, name), (task.kind,), _directions[name])
+        for name in directions
+    ]
+
+
+def _load_function(code: str, task: TaskSpec) -> tuple[_Function, Mapping[str, bool]]:
+    """A function, and whether higher is better, by the names of its metrics. Raises: DlcliError."""
     if task.kind == "seq2seq":
         raise DlcliError(f"--metric {code}: the logits of seq2seq are too large to hold in memory")
     loaded = load_object(code, METRICS_GROUP, {}, word="function")
     own = getattr(loaded.value, "__name__", _function_name(code))
     better = getattr(loaded.value, "higher_is_better", None)
-    directions = better if isinstance(better, Mapping) else {own: better}
-    for name, higher in directions.items():
+    directions: dict[str, bool] = {}
+    for name, higher in (better if isinstance(better, Mapping) else {own: better}).items():
         if not isinstance(higher, bool):
             raise DlcliError(
                 f"--metric {code} does not say whether higher is better",
@@ -86,12 +106,8 @@ def _load(code: str, task: TaskSpec) -> list[MetricEntry]:
             raise DlcliError(
                 f"--metric {code}: {name} is a metric of dlcli's own", hint="give it another name"
             )
-    function = _Function(loaded, own, tuple(directions))
-    _directions.update({name: 1 if higher else -1 for name, higher in directions.items()})
-    return [
-        MetricEntry(name, partial(function.value, name), (task.kind,), _directions[name])
-        for name in directions
-    ]
+        directions[name] = higher
+    return _Function(loaded, own, tuple(directions)), directions
 
 
 class _Function:
@@ -112,25 +128,31 @@ class _Function:
 
     def _call(self, outputs: Outputs, targets: Targets) -> dict[str, float | str]:
         """Each value by name, or why it is undefined."""
-        import torch
-
         try:
-            with self._loaded.errors(f"{self._own} failed"):
-                # Copies: a function may write into its arguments.
-                result = self._loaded.value(torch.tensor(outputs), torch.tensor(targets))
-                values = result if isinstance(result, Mapping) else {self._own: result}
-                numbers = {name: _number(value) for name, value in values.items()}
+            numbers = self.compute(outputs, targets)
         except DlcliError as exc:
             return dict.fromkeys(self._names, exc.message)
-        self._loaded.works()
-        if set(numbers) != set(self._names):
-            names = quoted_list(list(map(str, numbers))), quoted_list(self._names)
-            reason = f"{self._own} returns {names[0]}, where its higher_is_better has {names[1]}"
-            return dict.fromkeys(self._names, reason)
         return {
             name: value if math.isfinite(value) else f"{self._own} returns {value}"
             for name, value in numbers.items()
         }
+
+    def compute(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        """Each value by name, which may be no finite number. Raises: DlcliError."""
+        import torch
+
+        with self._loaded.errors(f"{self._own} failed"):
+            # Copies: a function may write into its arguments.
+            result = self._loaded.value(torch.tensor(outputs), torch.tensor(targets))
+            values = result if isinstance(result, Mapping) else {self._own: result}
+            numbers = {name: _number(value) for name, value in values.items()}
+        self._loaded.works()
+        if set(numbers) != set(self._names):
+            names = quoted_list(list(map(str, numbers))), quoted_list(self._names)
+            raise DlcliError(
+                f"{self._own} returns {names[0]}, where its higher_is_better has {names[1]}"
+            )
+        return numbers
 
 
 def _number(value: Any) -> float:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError
+from dlcli.evaluation.evaluate import count
+from dlcli.evaluation.metrics.registered import WithRegistered
+from dlcli.evaluation.metrics.user_metrics import try_metrics
 from dlcli.training.augmentation.user_augmentation import is_user_augmentation
 from dlcli.training.autotune.trial import training_batches, trial_job
 from dlcli.training.loop.determinism import capture_rng, preserved_rng
@@ -22,8 +27,11 @@ from dlcli.training.optim.make import make_optimizer, set_lr
 from dlcli.training.optim.user_optimizer import is_user_optimizer, load_optimizer
 from dlcli.training.optim.user_schedule import is_user_schedule
 from dlcli.training.plan import Plan
+from dlcli.training.readers import make_reader
 from dlcli.zoo.base import find_model
+from dlcli.zoo.forward import predict
 
+_METRIC_SAMPLES = 512  # of val, on which a user's metric is tried
 _STEPS = 3  # enough for what an optimizer remembers to differ from its beginning
 _HINT = (
     "keep what it remembers in self.state[p]: tensors in the parameter's dtype, or numbers; nothing in "
@@ -38,13 +46,15 @@ def uses_code(config: TrainConfig) -> bool:
         or is_user_optimizer(config.optim)
         or is_user_schedule(config.optim)
         or is_user_augmentation(config.augment)
+        or bool(config.fit.metrics)
     )
 
 
 def try_first_step(plan: Plan) -> None:
     """Train some steps and discard them: mistakes in the code are errors that leave no run behind.
 
-    A user's own optimizer is also saved and restored. Raises: UsageError, DlcliError.
+    A user's own optimizer is also saved and restored, a metric computed on samples of val. Raises:
+    UsageError, DlcliError.
     """
     with trial_job(plan, share=True) as trial:
         job, batches = trial.job, training_batches(trial.job)
@@ -57,6 +67,41 @@ def try_first_step(plan: Plan) -> None:
         batches.close()
         if own_optimizer:
             _check_resume(plan, job)
+        if plan.task.metrics:
+            _try_metrics(trial.plan, job)
+
+
+def _try_metrics(plan: Plan, job: FitJob) -> None:
+    """Compute the user's metrics on some validation samples, and on all of them where that fails.
+
+    Raises: DlcliError where it fails on all: after the first epoch it would, too.
+    """
+    samples = plan.source.splits["val"]
+    job.model.module.eval()
+    # Some of every class: many metrics need two.
+    order = np.argsort(samples.targets, kind="stable") if np.ndim(samples.targets) == 1 else None
+    rows = np.linspace(0, len(samples) - 1, min(len(samples), _METRIC_SAMPLES)).round().astype(np.int64)
+    few = samples.take(rows if order is None else np.sort(order[rows]))
+    for part in (few, samples):
+        source = replace(plan.source, splits={**plan.source.splits, "val": part})
+        reader = make_reader(replace(plan, source=source), "val", 0.0)
+        counts = count(
+            lambda inputs: predict(job.model.module, inputs, plan.task, job.device),
+            reader,
+            plan.task,
+            split="val",
+        )
+        held = counts.held() if isinstance(counts, WithRegistered) else None
+        try:
+            if held is not None:
+                try_metrics(plan.task, *held)
+            return
+        except DlcliError as exc:
+            if len(part) == len(samples):
+                raise DlcliError(
+                    f"--metric, tried on {len(samples):,} samples of val: {exc.message}",
+                    hint="where samples do not define it, return float('nan'): it is undefined then",
+                ) from exc
 
 
 def _check_resume(plan: Plan, job: FitJob) -> None:
