@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.run_summaries import RunSummary
+    from dlcli.machine.facts import Facts
 
 _Artifact = Annotated[
     str | None,
@@ -22,74 +27,149 @@ _Require = Annotated[
     list[str] | None,
     typer.Option(
         "--require",
-        metavar="DEVICE",
-        help="Exit with 3 unless this device works: cpu, cuda, cuda:1, mps or xpu.",
+        metavar="NAME",
+        help="Exit with 3 unless it works: cpu, cuda, cuda:1, mps, xpu, bf16, avx512, amx, nccl, "
+        "compile ...",
         show_default=False,
     ),
 ]
 _Timeout = Annotated[
     float, typer.Option("--timeout", min=1, help="Time limit of the library tests, in seconds.")
 ]
+_Quick = Annotated[bool, typer.Option("--quick", help="Import and test nothing; under a second.")]
+_Deep = Annotated[
+    bool, typer.Option("--deep", help="Also torch.compile, and an all-reduce of two processes.")
+]
+_Markdown = Annotated[
+    bool, typer.Option("--markdown", help="For bug reports: without user name, home and host name.")
+]
 
 
 def command(
     artifact: _Artifact = None,
     require: _Require = None,
+    quick: _Quick = False,
+    deep: _Deep = False,
     timeout: _Timeout = 120.0,
     runs_dir: RunsDir = DEFAULT_ROOT,
     as_json: Json = False,
+    markdown: _Markdown = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show this machine's devices and libraries, or the card of a model file.
+    """Show this machine, what is wrong with it and what mends that; or the card of a model file.
 
-    Without an argument: versions, hardware, and a test computation on every device. It also works, and
-    says what is wrong, when torch or torchvision is broken.
+    Without an argument: versions, hardware, and a test of every device: products, convolutions, mixed
+    precision and a tiny training, compared with the CPU. It also works, and says what is wrong, when
+    torch or torchvision is broken.
     """
     if artifact is not None:
-        if require:
-            raise UsageError("--require is for this machine, not for a model file")
+        given = {"--require": require, "--quick": quick, "--deep": deep, "--markdown": markdown}
+        for option in (name for name, value in given.items() if value):
+            raise UsageError(f"{option} is for this machine, not for a model file")
         _show_artifact(artifact, runs_dir, as_json=as_json)
-    else:
-        _show_machine(require or [], timeout, as_json=as_json, quiet=quiet)
+        return
+    _check(require or [], quick=quick, deep=deep, as_json=as_json, markdown=markdown)
+    facts = _facts(runs_dir, timeout, quick=quick, deep=deep, quiet=quiet or as_json)
+    _show_machine(facts, require or [], runs_dir, as_json=as_json, markdown=markdown)
 
 
-def _show_machine(require: list[str], timeout_s: float, *, as_json: bool, quiet: bool) -> None:
-    from dlcli.machine.report import DEVICE_KINDS, inspect_machine
-    from dlcli.ui import console
-    from dlcli.ui import json_output as report
-    from dlcli.ui.info import print_machine
+def _check(require: list[str], *, quick: bool, deep: bool, as_json: bool, markdown: bool) -> None:
+    """Raises: UsageError for requirements that are not known, and options that exclude each other."""
+    from dlcli.machine.requirements import DEEP, REQUIREMENTS, is_known
 
-    for device in require:
-        if device.partition(":")[0] not in DEVICE_KINDS:
-            raise UsageError(f"--require {device}: no such device", hint=nearest(device, DEVICE_KINDS))
-    err = console.stderr()
-    if quiet or as_json or not console.on_terminal(err):
-        machine = inspect_machine(timeout_s=timeout_s)
-    else:
-        with err.status("testing torch, the devices and ONNX Runtime (a few seconds)"):
-            machine = inspect_machine(timeout_s=timeout_s)
-    reasons = {device: machine.missing(device) for device in require}
-    required = [{"device": d, "ok": r is None, "reason": r} for d, r in reasons.items()]
-    cache = _image_cache()
-    result: dict[str, Any] = {
-        "command": "info",
-        **machine.to_dict(),
-        "required": required,
-        "image_cache": cache,
-    }
-    if as_json:
-        report.print_json(result)
-    else:
-        print_machine(machine, cache)
-    for device, reason in reasons.items():
-        if reason is not None:
-            raise BoundMissed(
-                f"--require {device}: {reason}",
-                hint="run dlcli info without --require to see every device",
+    for name in require:
+        if not is_known(name):
+            raise UsageError(
+                f"--require {name}: no such device or feature", hint=nearest(name, REQUIREMENTS)
             )
-    if not machine.usable:
-        first = machine.problems[0]
-        raise DlcliError(first.message, hint=first.hint)
+        if name in DEEP and not deep:
+            raise UsageError(f"--require {name} needs a test that takes long", hint="add --deep")
+    if quick and (deep or require):
+        other = "--deep" if deep else "--require"
+        raise UsageError(f"--quick tests nothing, and {other} needs tests", hint="leave --quick out")
+    if as_json and markdown:
+        raise UsageError("--json and --markdown exclude each other")
+
+
+def _facts(runs_dir: Path, timeout_s: float, *, quick: bool, deep: bool, quiet: bool) -> Facts:
+    """Read and test; on a terminal with a line that says what takes so long."""
+    from dlcli.files import user_cache
+    from dlcli.machine.causes.system import SHARED_MEMORY
+    from dlcli.machine.facts import probe_facts, read_facts
+    from dlcli.ui import console
+
+    disks = {"runs": runs_dir, SHARED_MEMORY: Path("/dev/shm")}
+    with suppress(OSError):  # a user without a home has no cache
+        disks["cache"] = user_cache()
+    if not disks[SHARED_MEMORY].is_dir():
+        del disks[SHARED_MEMORY]
+    if quick:
+        return read_facts(disks=disks)
+    err = console.stderr()
+    if quiet or not console.on_terminal(err):
+        return probe_facts(disks=disks, timeout_s=timeout_s, deep=deep)
+    slow = "torch, the devices, torch.compile" if deep else "torch, the devices"
+    with err.status(f"testing {slow} and ONNX Runtime (a {'minute' if deep else 'few seconds'})"):
+        return probe_facts(disks=disks, timeout_s=timeout_s, deep=deep)
+
+
+def _show_machine(
+    facts: Facts, require: list[str], runs_dir: Path, *, as_json: bool, markdown: bool
+) -> None:
+    from dlcli.machine.causes.base import find_causes
+    from dlcli.machine.requirements import missing
+    from dlcli.ui.info import Report, print_report
+    from dlcli.ui.info_markdown import print_markdown
+    from dlcli.ui.json_output import print_json
+
+    causes = find_causes(facts)
+    unmet = {name: missing(facts, causes, name) for name in require}
+    cache, run = _image_cache(), _newest_run(runs_dir)
+    if as_json:
+        result: dict[str, Any] = {
+            "command": "info",
+            **facts.to_dict(),
+            "causes": [cause.to_dict() for cause in causes],
+            "required": [
+                {"name": name, "ok": why is None, "reason": why and why.reason}
+                for name, why in unmet.items()
+            ],
+            "image_cache": cache,
+            "newest_run": run and run.path,
+        }
+        print_json(result)
+    else:
+        report = Report(facts, causes, cache, _in_words(run) if run else "")
+        (print_markdown if markdown else print_report)(report)
+    for name, why in unmet.items():
+        if why is not None:
+            hint = why.hint or "run dlcli info without --require to see every device"
+            raise BoundMissed(f"--require {name}: {why.reason}", hint=hint)
+    if facts.probed and not facts.usable:
+        first = causes[0]
+        raise DlcliError(
+            f"{first.what}: {first.evidence}" if first.evidence else first.what, hint=first.hint
+        )
+
+
+def _newest_run(runs_dir: Path) -> RunSummary | None:
+    """The newest run, as far as its files can be read; None where there is none."""
+    from dlcli.evaluation.run_summaries import summarise
+    from dlcli.runs.folder import list_runs
+
+    runs = list_runs(runs_dir) if runs_dir.is_dir() else []
+    return summarise(runs[-1]) if runs else None
+
+
+def _in_words(run: RunSummary) -> str:
+    import math
+
+    words = [run.path, run.status]
+    if not math.isnan(run.best):
+        words.append(f"{run.monitor} {run.best:.4g} in epoch {run.best_epoch}")
+    if run.started_at:
+        words.append(f"begun {run.started_at[:10]}")
+    return ", ".join(words)
 
 
 def _image_cache() -> dict[str, Any] | None:

@@ -17,7 +17,12 @@ from dlcli.subprocesses import child_command, describe_exit
 NOT_TRIED = "it was not tried"
 
 # The name of the step of a child that ended before its first record.
-START = {"torch": "start python for torch", "onnx": "start python for onnxruntime"}
+START = {
+    "torch": "start python for torch",
+    "onnx": "start python for onnxruntime",
+    "nvml": "start python for NVML",
+    "deep": "start python for compile and all-reduce",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Outcome:
 
 
 def run_probe(part: str, *, timeout_s: float) -> dict[str, Outcome]:
-    """Run a part of the probe ("torch" or "onnx"); the outcome of each step that was reached.
+    """Run a part of the probe ("torch", "onnx" ...); the outcome of each step that was reached.
 
     A step that kills the child is noted, and a new child does the rest without it.
     """

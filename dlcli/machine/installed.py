@@ -1,4 +1,4 @@
-"""What is installed, and why it does not work together: read from metadata, nothing is imported.
+"""What is installed, read from metadata and a few files of the packages: nothing is imported.
 
 The rule for which torch a torchvision needs is the one its own wheel declares (Requires-Dist), so
 there is no table of pairs to keep.
@@ -7,12 +7,11 @@ there is no table of pairs to keep.
 from __future__ import annotations
 
 import ast
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.machinery import PathFinder
-from importlib.metadata import Distribution, PackageNotFoundError
+from importlib.metadata import Distribution, MetadataPathFinder
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import InvalidVersion, Version
@@ -46,16 +45,10 @@ STAND_INS = {
 }
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something that does not work: which part, one sentence, and the way out."""
-
-    part: str
-    message: str
-    hint: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+# Indexes of wheels that hold a torch which dlcli admits, by the CUDA of the driver: a build for CUDA
+# 12.x runs on every driver for 12.y, and so on. pytorch.org/get-started/locally lists more of them.
+CUDA_INDEXES = {12: "cu126", 13: "cu130"}
+_INDEX = "https://download.pytorch.org/whl"
 
 
 @dataclass(frozen=True)
@@ -71,40 +64,113 @@ class Build:
         """The version without its local part: 2.15.0 of 2.15.0+cu132."""
         return self.version.partition("+")[0] if self.version else None
 
+    @property
+    def cuda(self) -> str | None:
+        """The version of CUDA, if that is what it was compiled for."""
+        name, _, version = (self.kind or "").partition(" ")
+        return version if name == "CUDA" else None
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package: by its metadata, and by the files that an import would take.
+
+    ``distributions`` are the names that hold the module (onnxruntime, onnxruntime-gpu), ``folders``
+    where one lies on the path, the first one is imported; ``installed_in`` is where pip put it.
+    """
+
+    name: str
+    version: str | None = None
+    requires: tuple[str, ...] = ()
+    build: Build | None = None
+    distributions: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    installed_in: str | None = None
+
+    @property
+    def actual(self) -> str | None:
+        """The version of the files, else that of the metadata."""
+        return (self.build.version if self.build else None) or self.version
+
+    @property
+    def requirements(self) -> dict[str, Requirement]:
+        """What it requires here (markers evaluated, extras left out), by name."""
+        requirements: dict[str, Requirement] = {}
+        for line in self.requires:
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement:
+                continue  # damaged metadata says nothing; the import will
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                requirements[requirement.name] = requirement
+        return requirements
+
+
+# Modules whose own files tell what they were built for, and where there may be several copies.
+_BUILT = ("torch", "torchvision", "onnxruntime")
+
+
+def read_packages(folders: Sequence[str] | None = None) -> dict[str, Package]:
+    """Return what is installed in ``folders`` (None: ``sys.path``), by name, dlcli among them."""
+    return {name: read_package(name, folders) for name in ("dlcli", *PACKAGES)}
+
+
+def read_package(name: str, folders: Sequence[str] | None = None) -> Package:
+    """Return what is known of one package; all is empty where it is missing."""
+    holders = {
+        holder: distribution
+        for holder in (name, *STAND_INS.get(name, ()))
+        if (distribution := _distribution(holder, folders)) is not None
+    }
+    first = next(iter(holders.values()), None)
+    built = name in _BUILT
+    return Package(
+        name=name,
+        version=(first.version or None) if first else None,  # None where the metadata is damaged
+        requires=tuple(first.requires or ()) if first else (),
+        build=build_of(name, folders) if built else None,
+        distributions=tuple(holders),
+        folders=tuple(_copies(name, folders)) if built else (),
+        installed_in=str(first.locate_file(name)) if first else None,
+    )
+
 
 def version_of(package: str) -> str | None:
     """The installed version by its metadata, or None."""
-    for name in (package, *STAND_INS.get(package, ())):
-        with suppress(PackageNotFoundError):
-            return Distribution.from_name(name).version or None  # None where the metadata is damaged
-    return None
+    return read_package(package).version
 
 
-def requirements_of(package: str) -> dict[str, Requirement]:
-    """What an installed package requires here (markers evaluated, extras left out), by name."""
-    try:
-        lines = Distribution.from_name(package).requires or []
-    except PackageNotFoundError:
-        return {}
-    installed: dict[str, Requirement] = {}
-    for line in lines:
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement:
-            continue  # damaged metadata says nothing; the import will
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            installed[requirement.name] = requirement
-    return installed
+def _distribution(name: str, folders: Sequence[str] | None) -> Distribution | None:
+    context = MetadataPathFinder.Context(
+        name=name, **({} if folders is None else {"path": list(folders)})
+    )
+    return next(iter(MetadataPathFinder.find_distributions(context)), None)
 
 
-def unmet(package: str, *, actual: dict[str, str | None] | None = None) -> list[tuple[Requirement, str]]:
-    """Requirements of ``package`` that the installed versions do not meet: (requirement, version).
+def _copies(module: str, folders: Sequence[str] | None) -> list[str]:
+    """The folders that hold a module of this name, in the order of the path."""
+    import sys
 
-    ``actual`` overrides versions by name. Packages that are missing are not listed.
-    """
     out = []
-    for name, requirement in requirements_of(package).items():
-        version = (actual or {}).get(name) or version_of(name)
+    for folder in sys.path if folders is None else folders:
+        spec = PathFinder.find_spec(module, [folder])
+        if spec is not None and spec.origin is not None:
+            place = Path(spec.origin).resolve()  # lib64 is often a link to lib
+            out.append(str(place.parent if place.stem == "__init__" else place))
+    return list(dict.fromkeys(out))
+
+
+def unmet(
+    package: Package, packages: Iterable[Package], *, actual: bool = False
+) -> list[tuple[Requirement, str]]:
+    """Requirements of a package that the installed versions do not meet: (requirement, version).
+
+    ``actual`` judges by the versions of the files. Packages that are missing are not listed.
+    """
+    versions = {other.name: other.actual if actual else other.version for other in packages}
+    out = []
+    for name, requirement in package.requirements.items():
+        version = versions.get(name)
         try:
             fits = version is None or requirement.specifier.contains(Version(version), prereleases=True)
         except InvalidVersion:
@@ -114,13 +180,16 @@ def unmet(package: str, *, actual: dict[str, str | None] | None = None) -> list[
     return out
 
 
-def build_of(module: str) -> Build | None:
-    """What ``module/version.py`` says, without importing it; None when there is no such module."""
-    spec = PathFinder.find_spec(module)
+def build_of(module: str, folders: Sequence[str] | None = None) -> Build | None:
+    """What a module's files say, without importing it; None when there is no such module."""
+    spec = PathFinder.find_spec(module, None if folders is None else list(folders))
     if spec is None:
         return None
     folder = Path(next(iter(spec.submodule_search_locations or ()), None) or spec.origin or ".")
     constants = _constants(folder / "version.py")
+    if module == "onnxruntime":
+        constants = _constants(folder / "capi" / "build_and_package_info.py")
+        constants["cuda"] = constants.get("cuda_version", "")
     version = constants.get("__version__")
     return Build(version, _kind(module, version or "", constants), str(folder))
 
@@ -156,77 +225,15 @@ def _kind(module: str, version: str, constants: dict[str, str]) -> str | None:
     return "CPU" if module == "torch" and "__version__" in constants else None
 
 
-def pip_line(*flags: str) -> str:
-    """The command that installs a torch and a torchvision that fit each other and dlcli."""
-    wanted = requirements_of("dlcli")
+def pip_line(dlcli: Package | None, *flags: str, index: str | None = None) -> str:
+    """The command that installs a torch and a torchvision that fit each other and dlcli.
+
+    ``index`` is one of pytorch.org's ("cpu", "cu126").
+    """
+    wanted = dlcli.requirements if dlcli else {}
     names = []
     for name in ("torch", "torchvision"):
         bounds = sorted(map(str, wanted[name].specifier), reverse=True) if name in wanted else []
         names.append(f'"{name}{",".join(bounds)}"' if bounds else name)
-    return " ".join(["python -m pip install", *flags, *names])
-
-
-def explain_torch(error: str) -> Problem:
-    """Why torch does not import; ``error`` is the message of its import."""
-    version, build = version_of("torch"), build_of("torch")
-    if build is None:
-        if version is None:
-            return Problem("torch", "torch is not installed", pip_line())
-        message = f"torch {version} is listed as installed, but its files are gone"
-        return Problem("torch", message, pip_line("--force-reinstall"))
-    message = f"torch {build.version or version or ''}".strip() + f" {error}"
-    hider = _hides("torch", build)
-    return Problem("torch", message, hider or pip_line("--force-reinstall"))
-
-
-def explain_torchvision(error: str) -> Problem:
-    """Why torchvision does not import while torch does: a wrong pair, a wrong build, its own fault."""
-    version, vision, torch = version_of("torchvision"), build_of("torchvision"), build_of("torch")
-    if vision is None:
-        return Problem("torchvision", "torchvision is not installed", pip_line())
-    name = f"torchvision {vision.version or version or ''}".strip()
-    torch_version = torch.version if torch else None
-    for requirement, installed in unmet("torchvision", actual={"torch": torch_version}):
-        if requirement.name == "torch":
-            message = f"{name} needs torch{requirement.specifier}, but torch {installed} is installed"
-            return Problem("torchvision", f"{message} ({name} {error})", pip_line("--upgrade"))
-    if torch and torch.kind and vision.kind and torch.kind != vision.kind:
-        message = f"torch {torch.version} is a {torch.kind} build and {name} a {vision.kind} build"
-        hint = f"take both from the same index: {pip_line('--force-reinstall')}"
-        return Problem("torchvision", f"{message}: they must be of one kind ({name} {error})", hint)
-    hider = _hides("torchvision", vision)
-    return Problem("torchvision", f"{name} {error}", hider or pip_line("--force-reinstall"))
-
-
-def version_warnings(*, pair: bool) -> list[str]:
-    """Sentences about versions that may work but were not meant to be together.
-
-    ``pair``: also for torch and torchvision, unless a failed import has reported it.
-    """
-    out = []
-    for module in ("torch", "torchvision"):
-        build, version = build_of(module), version_of(module)
-        if build and version and build.public and build.public != version.partition("+")[0]:
-            out.append(
-                f"{module}'s files are of {build.version} but its metadata says {version}: "
-                f"two versions lie over each other; {pip_line('--force-reinstall')}"
-            )
-    for package in ("dlcli", "torchvision") if pair else ("dlcli",):
-        for requirement, installed in unmet(package):
-            wants = f"{requirement.name}{requirement.specifier}"
-            out.append(f"{package} is made for {wants}; {requirement.name} {installed} is installed")
-    for name, requirement in requirements_of("dlcli").items():
-        if name not in ("torch", "torchvision") and version_of(name) is None:
-            out.append(f'{name} is not installed: python -m pip install "{requirement}"')
-    return out
-
-
-def _hides(module: str, build: Build) -> str | None:
-    """A hint when what would be imported is not what was installed under that name."""
-    try:
-        installed = Path(str(Distribution.from_name(module).locate_file(module)))
-    except PackageNotFoundError:
-        return None
-    if installed.resolve() == Path(build.folder).resolve() or not installed.exists():
-        return None
-    return f"{build.folder} hides the {module} that was installed: rename it, or take it off PYTHONPATH"
+    where = [f"--index-url {_INDEX}/{index}"] if index else []
+    return " ".join(["python -m pip install", *flags, *names, *where])

@@ -1,5 +1,8 @@
 """Import and really use torch, torchvision and ONNX Runtime, in a process that may hang or die.
 
+`is_available()` only says what a library hopes for. Here matrix products, convolutions, mixed
+precision and a tiny training run on every device and are compared with float64 on the CPU.
+
 `dlcli.machine.child` starts this in a child process. Each step writes one JSON line when it starts
 and one when it ends, so that the parent knows what was learnt before a crash, and where it crashed::
 
@@ -14,10 +17,14 @@ import importlib
 import json
 import math
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TextIO
+
+from dlcli.machine import deep
+from dlcli.machine.nvidia import read_nvml
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +32,26 @@ if TYPE_CHECKING:
 # Of the largest value of the reference. float32 stays near 1e-6; TF32, which cuDNN uses for
 # convolutions by default, near 1e-3; a wrong kernel is off by the size of the values themselves.
 TOLERANCE = 5e-3
+# Of 16-bit products: bfloat16 has 8 bits of mantissa, and inputs and results are rounded.
+HALF_TOLERANCE = 2e-2
 
 IMPORT_TORCH = "import torch"
 IMPORT_TORCHVISION = "import torchvision"
 FIND_DEVICES = "find devices"
 IMPORT_ONNXRUNTIME = "import onnxruntime"
 RUN_ONNX = "run an ONNX graph"
+ASK_NVML = "ask NVML"
+FIND_DEEP = "find devices and backends"
 
 
 def use_step(device: str) -> str:
     """The name of the step that uses a device."""
     return f"use {device}"
+
+
+def autocast_step(device: str) -> str:
+    """The name of the step that computes in mixed precision; apart, as AMX may be an illegal one."""
+    return f"autocast on {device}"
 
 
 class Steps:
@@ -64,7 +80,7 @@ class Steps:
 
 
 def main(argv: list[str]) -> None:
-    """Run the steps of one part (``argv[0]``: "torch" or "onnx") but those named after it.
+    """Run the steps of one part (``argv[0]``: "torch", "onnx" ...) but those named after it.
 
     The records go to the process's stdout.
     """
@@ -73,7 +89,7 @@ def main(argv: list[str]) -> None:
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         warnings.simplefilter("ignore")
-        {"torch": probe_torch, "onnx": probe_onnx}[part](Steps(out, skip))
+        PARTS[part](Steps(out, skip))
 
 
 def probe_torch(steps: Steps) -> None:
@@ -81,10 +97,15 @@ def probe_torch(steps: Steps) -> None:
     if steps.run(IMPORT_TORCH, _import_torch) is None:
         return
     steps.run(IMPORT_TORCHVISION, _import_torchvision)
-    steps.run(use_step("cpu"), lambda: use_device("cpu"))
+    _use(steps, "cpu")
     listing = steps.run(FIND_DEVICES, _find_devices)
     for device in listing["devices"] if listing else ():
-        steps.run(use_step(device), lambda device=device: use_device(device))  # type: ignore[misc]
+        _use(steps, device)
+
+
+def _use(steps: Steps, device: str) -> None:
+    steps.run(use_step(device), lambda: use_device(device))
+    steps.run(autocast_step(device), lambda: use_autocast(device))
 
 
 def probe_onnx(steps: Steps) -> None:
@@ -93,18 +114,56 @@ def probe_onnx(steps: Steps) -> None:
         steps.run(RUN_ONNX, run_onnx)
 
 
+def probe_nvml(steps: Steps) -> None:
+    """NVIDIA's management library, whose driver may hang."""
+    steps.run(ASK_NVML, read_nvml)
+
+
+def probe_deep(steps: Steps) -> None:
+    """torch.compile on the CPU and the accelerator, all-reduce with the backends that are there."""
+    listing = steps.run(FIND_DEEP, lambda: {"devices": deep.deep_devices(), "backends": deep.backends()})
+    for device in listing["devices"] if listing else ():
+        steps.run(deep.compile_step(device), lambda device=device: deep.compile_on(device))  # type: ignore[misc]
+    for backend in listing["backends"] if listing else ():
+        name = deep.all_reduce_step(backend)
+        steps.run(name, lambda backend=backend: deep.sum_over_processes(backend))  # type: ignore[misc]
+
+
+PARTS: dict[str, Callable[[Steps], None]] = {
+    "torch": probe_torch,
+    "onnx": probe_onnx,
+    "nvml": probe_nvml,
+    "deep": probe_deep,
+}
+
+
 def _import_torch() -> dict[str, Any]:
     torch: Any = importlib.import_module("torch")
-    cudnn = torch.backends.cudnn
+    cudnn, distributed = torch.backends.cudnn, torch.distributed
+    backends = distributed.is_available()
+    nccl = backends and distributed.is_nccl_available()
     return {
         "version": str(torch.__version__),
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "cudnn": cudnn.version() if torch.version.cuda and cudnn.is_available() else None,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())) if nccl else None,
+        "gloo": backends and distributed.is_gloo_available(),
+        "mps_built": torch.backends.mps.is_built(),
+        "libuv": _has_libuv(torch) if sys.platform == "win32" and backends else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "interop_threads": torch.get_num_interop_threads(),
     }
+
+
+def _has_libuv(torch: Any) -> bool:
+    """Whether torch's TCP store was built with libuv, which torchelastic asks for."""
+    try:
+        torch.distributed.TCPStore("127.0.0.1", 0, 1, True, use_libuv=True)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _import_torchvision() -> dict[str, Any]:
@@ -134,17 +193,30 @@ def _find_devices() -> dict[str, Any]:
             reason = str(exc).strip()
     if torch.backends.mps.is_available():
         devices.append("mps")
+    no_mps = None
+    if torch.backends.mps.is_built() and not torch.backends.mps.is_available():
+        try:
+            torch.ones(1, device="mps")
+        except RuntimeError as exc:
+            no_mps = " ".join(str(exc).split())
     if torch.xpu.is_available():
         devices += [f"xpu:{i}" for i in range(torch.xpu.device_count())]
     # Compiled kernels: a device outside this list has none ("no kernel image is available").
-    arch_list = torch.cuda.get_arch_list() if torch.cuda.is_available() else []
-    return {"devices": devices, "no_cuda": reason, "arch_list": arch_list}
+    arch_list = torch.cuda.get_arch_list() if torch.version.cuda or torch.version.hip else []
+    return {"devices": devices, "no_cuda": reason, "no_mps": no_mps, "arch_list": arch_list}
 
 
 def use_device(device: str) -> dict[str, Any]:
     """What the device is, and how a matrix product and a convolution with its gradients went there."""
     facts = _describe(device)
-    return facts | {"operations": [_operation("matmul", device), _operation("conv2d", device)]}
+    return facts | {
+        "operations": [_operation(name, device) for name in ("matmul", "conv2d", "training")]
+    }
+
+
+def use_autocast(device: str) -> dict[str, Any]:
+    """How a matrix product went under autocast, in the device's 16-bit type."""
+    return {"operations": [_operation("autocast", device)]}
 
 
 def _describe(device: str) -> dict[str, Any]:
@@ -158,6 +230,7 @@ def _describe(device: str) -> dict[str, Any]:
         free, total = torch.cuda.mem_get_info(device)
         facts |= {"name": torch.cuda.get_device_name(device), "capability": f"{major}.{minor}"}
         facts |= {"total_bytes": total, "free_bytes": free}
+        facts |= {"uuid": str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))}
     elif kind == "xpu":
         properties = torch.xpu.get_device_properties(device)
         facts |= {"name": properties.name, "driver": properties.driver_version}
@@ -170,22 +243,32 @@ def _describe(device: str) -> dict[str, Any]:
 
 
 def _operation(name: str, device: str) -> dict[str, Any]:
-    """Run an operation on ``device`` in float32 and compare it with float64 on the CPU."""
-    work = {"matmul": _matmul, "conv2d": _conv2d}[name]
-    report = {"name": name, "ok": False, "ms": None, "max_error": None, "reason": None}
+    """Run an operation on ``device`` and compare it with float64 on the CPU."""
+    work = _OPERATIONS[name]
+    dtype = half_type(device) if name == "autocast" else "float32"
+    report = {"name": name, "dtype": dtype, "ok": False, "ms": None, "max_error": None, "reason": None}
     try:
         expected, _ = work("cpu", "float64")
-        got, _ = work(device, "float32")  # also loads the kernels, so that the time is of a warm run
-        times = [work(device, "float32")[1] for _ in range(3)]
+        got, _ = work(device, dtype)  # also loads the kernels, so that the time is of a warm run
+        times = [work(device, dtype)[1] for _ in range(3)]
     except (RuntimeError, NotImplementedError, AssertionError) as exc:
         return report | {"reason": f"{type(exc).__name__}: {' '.join(str(exc).split())}"}
     errors = [_relative_error(g, e) for g, e in zip(got, expected, strict=True)]
     error = max(math.inf if math.isnan(e) else e for e in errors)  # max() alone can lose a NaN
     report |= {"ms": round(min(times) * 1e3, 3), "max_error": _plain(error)}
-    if error > TOLERANCE:
-        reason = f"the result is off by {error:.2g} of its size; {TOLERANCE:g} is allowed"
+    allowed = HALF_TOLERANCE if name == "autocast" else TOLERANCE
+    if error > allowed:
+        reason = f"the result is off by {error:.2g} of its size; {allowed:g} is allowed"
         return report | {"reason": reason}
     return report | {"ok": True}
+
+
+def half_type(device: str) -> str:
+    """The 16-bit type of autocast there: bfloat16 where the hardware has it, as `--amp auto` chooses."""
+    import torch
+
+    has_bf16 = not device.startswith("cuda") or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_bf16 and device != "mps" else "float16"
 
 
 def _relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -230,6 +313,69 @@ def _conv2d(device: str, dtype: str) -> tuple[list[torch.Tensor], float]:
     grad_x, grad_weight = torch.autograd.grad(y, (x, weight), upstream.detach())
     results = [t.detach().cpu() for t in (y, grad_x, grad_weight)]
     return results, time.perf_counter() - t0
+
+
+def _autocast(device: str, dtype: str) -> tuple[list[torch.Tensor], float]:
+    """A (256, 256) linear layer under autocast, float64 without; its result has the 16-bit type."""
+    import torch
+
+    x, weight = _inputs(
+        [(256, 256), (256, 256)], device, "float64" if dtype == "float64" else "float32", False
+    )
+    _wait(x)
+    kind = device.partition(":")[0]
+    half = getattr(torch, dtype)
+    t0 = time.perf_counter()
+    with torch.autocast(kind, dtype=half, enabled=dtype != "float64"):
+        y = torch.nn.functional.linear(x, weight)
+    results = [y.cpu()]
+    elapsed_s = time.perf_counter() - t0
+    if y.dtype != half:
+        raise RuntimeError(f"autocast gave {y.dtype} where {half} was requested")
+    return results, elapsed_s
+
+
+def _training(device: str, dtype: str) -> tuple[list[torch.Tensor], float]:
+    """Five steps of SGD with momentum on a small network: its weights, and the losses of the steps.
+
+    Raises: RuntimeError where the loss did not fall.
+    """
+    import torch
+
+    torch_dtype = getattr(torch, dtype)
+    x, y, *weights = _inputs([(64, 16), (64, 4), (32, 16), (4, 32)], "cpu", "float64", False)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(16, 32, bias=False), torch.nn.ReLU(), torch.nn.Linear(32, 4, bias=False)
+    )
+    with torch.no_grad():
+        for parameter, weight in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(weight / parameter.shape[1] ** 0.5)
+    # The type first: MPS has no float64 to convert from.
+    model.to(torch_dtype).to(device)
+    x, y = (tensor.to(torch_dtype).to(device) for tensor in (x, y))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    t0 = time.perf_counter()
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(model(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.detach())
+    results = [torch.stack(losses).cpu(), *(p.detach().cpu() for p in model.parameters())]
+    elapsed_s = time.perf_counter() - t0
+    first, *_, last = results[0].tolist()
+    if not last < first:
+        raise RuntimeError(f"the loss of a tiny training rose from {first:.3g} to {last:.3g}")
+    return results, elapsed_s
+
+
+_OPERATIONS: dict[str, Callable[[str, str], tuple[list[torch.Tensor], float]]] = {
+    "matmul": _matmul,
+    "conv2d": _conv2d,
+    "autocast": _autocast,
+    "training": _training,
+}
 
 
 def _wait(tensor: torch.Tensor) -> None:

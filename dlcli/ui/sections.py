@@ -22,13 +22,15 @@ _MARK_WIDTH = len("failed")
 class Row:
     """A key (empty: continues the row above), a value, and the result of a test.
 
-    ``ok`` is shown as a word, not by colour alone; None shows nothing. ``style`` is rich's.
+    ``ok`` is shown as a word, not by colour alone; None shows nothing. ``style`` is rich's. A command
+    that takes several lines ends them with a backslash, so that it can be copied into a shell.
     """
 
     key: str
     value: str
     ok: bool | None = None
     style: str = ""
+    is_command: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ def _print_row(row: Row, key_width: int, marks: bool) -> None:
         prefix.append(word, style).append(" " * (_MARK_WIDTH - len(word) + _GAP))
     value = Text(printable(row.value), row.style)
     width = max(20, console.width - prefix.cell_len)
-    for number, line in enumerate(value.wrap(console, width, overflow="fold") or [value]):
+    wrapped = [Text(line, row.style) for line in _command_lines(value.plain, width)]
+    lines = wrapped if row.is_command else list(value.wrap(console, width, overflow="fold")) or [value]
+    for number, line in enumerate(lines):
         line.rstrip()
         console.print((prefix if number == 0 else Text(" " * prefix.cell_len)) + line, soft_wrap=True)
+
+
+def _command_lines(command: str, width: int) -> list[str]:
+    """Divide a command between words alone: within one it would be another command."""
+    lines = ["$"]
+    for word in command.split(" "):
+        if len(lines[-1]) > 1 and len(lines[-1]) + len(word) + 3 > width:
+            lines[-1] += " \\"
+            lines.append(" ")
+        lines[-1] = f"{lines[-1]} {word}"
+    return lines

@@ -13,36 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_machines import LIGHT_TORCH, good_steps, machine_of, make_package
+from fake_machines import LIGHT_TORCH, facts_of, good_steps, make_package, operation, without_gpu
 from safetensors.numpy import save_file
 
 from dlcli.card import CARD_KEY, Card, DataRecord, ModelSpec, TransformRecord
 from dlcli.cli import main
 from dlcli.formats.checkpoint import write_tensors
-from dlcli.machine import report
+from dlcli.machine import facts as machine_facts
 from dlcli.machine.child import Outcome
-from dlcli.machine.probe import FIND_DEVICES, IMPORT_TORCH, use_step
+from dlcli.machine.probe import IMPORT_TORCH, use_step
 from dlcli.task import ImageInput, TaskSpec
 
 REPORT_KEYS = {
-    "schema",
-    "command",
-    "usable",
-    "problems",
-    "notes",
-    "dlcli",
-    "python",
-    "system",
-    "cpu",
-    "memory",
-    "packages",
-    "image_cache",
-    "torch",
-    "torchvision",
-    "devices",
-    "onnxruntime",
-    "traces",
-    "required",
+    *("schema", "command", "usable", "causes", "required", "dlcli", "python", "system", "cpu", "memory"),
+    *("container", "load", "disks", "environment", "packages", "image_cache", "newest_run", "torch"),
+    *("torchvision", "onnxruntime", "nvidia", "amd", "devices", "deep", "traces"),
 }
 
 
@@ -52,9 +37,16 @@ def run_info(
     """`dlcli info` in a process of its own, with a folder before the installed packages."""
     environment = {**os.environ, "PYTHONSAFEPATH": "1", **env}
     if first_on_path is not None:
-        environment["PYTHONPATH"] = str(first_on_path)
+        others = [path for path in sys.path if path]  # the tested package, wherever it is
+        environment["PYTHONPATH"] = os.pathsep.join([str(first_on_path), *others])
     command = [sys.executable, "-m", "dlcli", "info", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=120)
+
+
+def show(steps: dict[str, Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `dlcli info` see this machine with other results of the probe."""
+    facts = facts_of(steps)
+    monkeypatch.setattr(machine_facts, "probe_facts", lambda **options: facts)
 
 
 # the machine
@@ -67,11 +59,12 @@ def test_the_real_machine_works() -> None:
     assert set(found) == REPORT_KEYS
     assert (found["schema"], found["command"]) == (1, "info")
     assert found["usable"]
-    assert found["required"] == [{"device": "cpu", "ok": True, "reason": None}]
+    assert found["required"] == [{"name": "cpu", "ok": True, "reason": None}]
     assert found["packages"]["torch"].split("+")[0] == found["torch"]["version"].split("+")[0]
     cpu = found["devices"][0]
     assert (cpu["device"], cpu["ok"]) == ("cpu", True)
-    assert {op["name"]: op["ok"] for op in cpu["operations"]} == {"matmul": True, "conv2d": True}
+    tested = {op["name"]: op["ok"] for op in cpu["operations"]}
+    assert tested == dict.fromkeys(("matmul", "conv2d", "training", "autocast"), True)
     assert found["onnxruntime"]["ok"]
     assert "CPUExecutionProvider" in found["onnxruntime"]["providers"]
     assert done.stderr == ""
@@ -97,7 +90,7 @@ def test_a_broken_torch_does_not_take_info_down(tmp_path: Path, code: str, said:
     assert error.startswith("error: torch 2.15.0 cannot be imported: ")
     assert said in error
     assert (blank, hint.startswith("hint: python -m pip install ")) == ("", True)
-    assert "torch         failed  2.15.0" in done.stdout
+    assert "torch        failed  2.15.0" in done.stdout
     assert "not ready: torch does not work" in done.stdout
     assert "Packages" in done.stdout
 
@@ -110,7 +103,7 @@ def test_a_broken_torch_is_in_the_json_and_misses_every_requirement(tmp_path: Pa
     assert set(found) == REPORT_KEYS
     assert not found["usable"]
     assert found["torch"]["error"] == "ImportError: no"
-    assert [problem["part"] for problem in found["problems"]] == ["torch"]
+    assert [c["part"] for c in found["causes"] if c["level"] == "error"] == ["torch"]
     assert found["required"][0]["ok"] is False
     assert done.stderr.startswith("error: --require cuda: torch does not work")
 
@@ -122,7 +115,7 @@ def test_a_torchvision_for_another_torch_is_one_line_and_a_way_out(tmp_path: Pat
     done = run_info(first_on_path=tmp_path)
     assert done.returncode == 1
     error, _, hint = done.stderr.splitlines()
-    assert "torchvision 0.26.0 needs torch==2.11.0, but torch 2.15.0 is installed" in error
+    assert "torchvision 0.26.0 was built for another torch: it requires torch==2.11.0" in error
     assert "operator torchvision::nms does not exist" in error
     assert "pip install" in hint
 
@@ -134,9 +127,7 @@ def test_a_cpu_torch_with_a_cuda_torchvision_is_named(tmp_path: Path) -> None:
     make_package(tmp_path, "torchvision", code=nms, version="0.29.0+cu132", requires=("torch>=2.14.0",))
     done = run_info(first_on_path=tmp_path)
     assert done.returncode == 1
-    assert (
-        "torch 2.15.0+cpu is a CPU build and torchvision 0.29.0+cu132 a CUDA 13.2 build" in done.stderr
-    )
+    assert "torch 2.15.0+cpu is a CPU build, torchvision 0.29.0+cu132 a CUDA 13.2 build" in done.stderr
 
 
 def test_a_torch_that_hangs_ends_at_the_limit(tmp_path: Path) -> None:
@@ -149,30 +140,19 @@ def test_a_torch_that_hangs_ends_at_the_limit(tmp_path: Path) -> None:
 def test_a_missing_device_exits_with_3_and_says_so_in_the_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    none = Outcome({"devices": [], "no_cuda": "Found no NVIDIA driver on your system.", "arch_list": []})
-    machine = machine_of(good_steps() | {FIND_DEVICES: none}, monkeypatch)
-    monkeypatch.setattr(report, "inspect_machine", lambda timeout_s: machine)
+    show(without_gpu("Found no NVIDIA driver on your system."), monkeypatch)
     assert main(["info", "--json", "--require", "cuda", "--require", "cpu"]) == 3
     out, err = capsys.readouterr()
-    required = {entry["device"]: entry["ok"] for entry in json.loads(out)["required"]}
+    required = {entry["name"]: entry["ok"] for entry in json.loads(out)["required"]}
     assert required == {"cuda": False, "cpu": True}
-    assert err.startswith("error: --require cuda: no NVIDIA driver on this machine")
+    assert err.startswith("error: --require cuda: no GPU on this machine")
 
 
 def test_a_device_whose_operation_fails_exits_with_3(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = {
-        "name": "matmul",
-        "ok": False,
-        "ms": 1.0,
-        "max_error": 0.3,
-        "reason": "the result is off by 0.3",
-    }
-    machine = machine_of(
-        good_steps() | {use_step("cuda:0"): Outcome({"operations": [bad]})}, monkeypatch
-    )
-    monkeypatch.setattr(report, "inspect_machine", lambda timeout_s: machine)
+    bad = operation("matmul", ok=False, max_error=0.3, reason="the result is off by 0.3")
+    show(good_steps() | {use_step("cuda:0"): Outcome({"operations": [bad]})}, monkeypatch)
     assert main(["info"]) == 0
     assert "but cuda:0 does not work" in capsys.readouterr().out
     assert main(["info", "--require", "cuda"]) == 3
@@ -183,7 +163,13 @@ def test_a_device_whose_operation_fails_exits_with_3(
     ("arguments", "said"),
     [
         (["--require", "cuba"], "did you mean 'cuda'?"),
+        (["--require", "cuda:x"], "no such device"),
+        (["--require", "compile"], "add --deep"),
+        (["--quick", "--require", "cpu"], "leave --quick out"),
+        (["--quick", "--deep"], "leave --quick out"),
+        (["--json", "--markdown"], "exclude each other"),
         (["x.safetensors", "--require", "cpu"], "--require"),
+        (["x.safetensors", "--markdown"], "--markdown"),
     ],
 )
 def test_a_wrong_request_exits_with_2(
@@ -201,8 +187,7 @@ def test_the_screen_fits_and_is_clean(
     steps = good_steps()
     if broken:
         steps |= {IMPORT_TORCH: Outcome(error="OSError: " + "libfoo.so.1 is missing; " * 12)}
-    machine = machine_of(steps, monkeypatch)
-    monkeypatch.setattr(report, "inspect_machine", lambda timeout_s: machine)
+    show(steps, monkeypatch)
     monkeypatch.setenv("COLUMNS", columns)
     main(["info"])
     lines = capsys.readouterr().out.splitlines()
@@ -210,6 +195,55 @@ def test_the_screen_fits_and_is_clean(
     assert all(line == line.rstrip() for line in lines)
     assert "\x1b" not in "".join(lines)
     assert lines[-1].startswith("not ready" if broken else "ready: dlcli can train here, on cuda:0")
+
+
+def test_quick_imports_nothing_and_starts_no_process(tmp_path: Path) -> None:
+    make_package(tmp_path, "torch", code="raise SystemExit('imported')", version="2.15.0")
+    code = (
+        "import subprocess, sys\n"
+        "subprocess.Popen = None\n"
+        "from dlcli.cli import main\n"
+        "code = main(['info', '--quick'])\n"
+        "assert not {'torch', 'onnxruntime'} & set(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "torch        2.15.0" in done.stdout
+    assert done.stdout.splitlines()[-1] == "nothing was tested (--quick)"
+
+
+def test_the_newest_run_and_its_metric_are_shown(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(good_steps(), monkeypatch)
+    assert main(["info", "--runs-dir", str(run_folder.parent)]) == 0
+    assert f"newest run   {run_folder}, " in capsys.readouterr().out
+
+
+def test_markdown_tells_neither_who_nor_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home" / "jane.doe"
+    (home / "runs").mkdir(parents=True)
+    variables = {"HOME": home, "USERPROFILE": home, "USER": "jane.doe", "LOGNAME": "jane.doe"}
+    variables |= {"HF_TOKEN": "hf_secret", "DLCLI_CACHE": home / "cache", "OMP_NUM_THREADS": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(sys, "executable", str(home / "venv/bin/python"))
+    monkeypatch.setattr("platform.node", lambda: "ws-17.lab.example")
+    failed = {"error": f"OSError: /srv/jane.doe/lib on jane.doe@ws-17: {home}/lib is missing | damaged"}
+    show(good_steps() | {IMPORT_TORCH: Outcome(**failed)}, monkeypatch)
+    assert main(["info", "--markdown", "--runs-dir", str(home / "runs")]) == 1
+    out = capsys.readouterr().out
+    for secret in ("jane", "hf_secret", "ws-17", str(tmp_path)):
+        assert secret not in out
+    assert "~/venv/bin/python" in out
+    assert "~/lib is missing \\| damaged" in out
+    assert "/srv/USER/lib on USER@HOST" in out
+    tables = [line for line in out.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in tables} == {4}
 
 
 # an artifact

@@ -10,18 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_machines import GOOD_OPERATIONS, LIGHT_TORCH, good_steps, machine_of, make_package
+from fake_machines import GOOD_OPERATIONS, LIGHT_TORCH, facts_of, good_steps, make_package
 
-from dlcli.machine import hardware, installed, probe, threads
+from dlcli.machine import cgroups, hardware, installed, probe, threads
+from dlcli.machine.causes.base import Cause, find_causes
 from dlcli.machine.child import Outcome, run_probe
+from dlcli.machine.facts import Facts, read_facts
+from dlcli.machine.host import Host
+from dlcli.machine.nvidia import read_nvidia
 from dlcli.machine.probe import (
     FIND_DEVICES,
     IMPORT_ONNXRUNTIME,
     IMPORT_TORCH,
     IMPORT_TORCHVISION,
     RUN_ONNX,
+    autocast_step,
     use_step,
 )
+from dlcli.machine.requirements import missing
 from dlcli.subprocesses import describe_exit
 
 
@@ -42,7 +48,7 @@ def fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_container_quota_is_read_in_cores(text: str, cores: float | None, tmp_path: Path) -> None:
     (tmp_path / "cpu.max").write_text(text)
-    assert threads.cpu_quota(tmp_path, tmp_path / "none") == cores
+    assert cgroups.cpu_quota(tmp_path, tmp_path / "none") == cores
 
 
 def test_the_lowest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
@@ -50,13 +56,13 @@ def test_the_lowest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
     inner = root / "user.slice" / "job.scope"
     inner.mkdir(parents=True)
     own.write_text("4:memory:/elsewhere\n0::/user.slice/job.scope\n")
-    assert threads.cpu_quota(root, own) is None
+    assert cgroups.cpu_quota(root, own) is None
     (inner / "cpu.max").write_text("max 100000")
     (root / "user.slice" / "cpu.max").write_text("300000 100000")
     (tmp_path / "cpu.max").write_text("100000 100000")  # not of the hierarchy
-    assert threads.cpu_quota(root, own) == 3
+    assert cgroups.cpu_quota(root, own) == 3
     (inner / "cpu.max").write_text("150000 100000")
-    assert threads.cpu_quota(root, own) == 1.5
+    assert cgroups.cpu_quota(root, own) == 1.5
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_torch_has_as_many_threads_as_requested_or_cores(
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("text", "version"),
     [
         ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun 6\n", "535.54.03"),
         ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65  Release\n", "580.65"),
@@ -129,43 +135,74 @@ def test_torch_has_as_many_threads_as_requested_or_cores(
     ],
 )
 def test_the_nvidia_driver_is_read_from_the_kernel(
-    said: str, version: str | None, monkeypatch: pytest.MonkeyPatch
+    text: str, version: str | None, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(hardware, "_read", lambda path: said)
-    monkeypatch.setenv("PATH", "")
-    assert hardware.nvidia_driver() == version
+    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
+    (tmp_path / "proc/driver/nvidia/version").write_text(text)
+    assert read_nvidia(Host(root=tmp_path, environ={"PATH": ""})).driver == version
 
 
-def test_instruction_sets_come_from_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpuinfo = (
+def test_instruction_sets_come_from_the_flags(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(
         "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512_vnni amx_tile amx_bf16\n"
     )
-    monkeypatch.setattr(hardware, "_read", lambda path: cpuinfo if path == "/proc/cpuinfo" else "")
-    cpu = hardware.cpu()
+    cpu = hardware.cpu(Host(root=tmp_path))
     assert cpu["model"] == "Some CPU"
     assert cpu["instruction_sets"] == ["AVX2", "AVX512-VNNI", "AMX-BF16"]
     assert cpu["usable_cores"] >= 1
 
 
-def test_a_system_without_proc_still_gives_facts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_read", lambda path: "")
-    assert hardware.cpu()["model"]
-    assert hardware.memory()["total_bytes"] > hardware.memory()["available_bytes"] > 0
+def test_a_system_without_proc_still_gives_facts(tmp_path: Path) -> None:
+    facts = read_facts(Host(root=tmp_path, environ={}))
+    assert facts.cpu["model"]
+    assert facts.memory["total_bytes"] > facts.memory["available_bytes"] > 0
+    assert facts.load is None
+    assert not facts.probed
+
+
+@pytest.mark.parametrize(
+    ("files", "environ", "name"),
+    [
+        ({}, {}, None),
+        ({".dockerenv": ""}, {}, "Docker"),
+        ({"run/.containerenv": ""}, {}, "Podman"),
+        ({".dockerenv": ""}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "Kubernetes"),
+        ({}, {"APPTAINER_NAME": "torch.sif"}, "Apptainer"),
+        ({"proc/version": "Linux version 6.6 (Microsoft@Microsoft.com)"}, {}, "WSL"),
+        ({}, {"container": "lxc"}, "lxc"),
+    ],
+)
+def test_containers_are_recognised(
+    files: dict[str, str], environ: dict[str, str], name: str | None, tmp_path: Path
+) -> None:
+    for file, text in files.items():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    assert hardware.container(Host(root=tmp_path, environ=environ)) == name
 
 
 # installed
+
+
+def causes_of(folder: Path, **errors: str) -> dict[str, Cause]:
+    """The causes, by code, where ``folder`` is the path; ``errors`` are those of imports."""
+    from dataclasses import replace
+
+    facts = read_facts(Host(packages=[str(folder)]))
+    for name, error in errors.items():
+        library = replace(getattr(facts, name), tried=True, error=error or None)
+        facts = replace(facts, **{name: library})
+    return {cause.code: cause for cause in find_causes(facts) if cause.part != "system"}
 
 
 def test_a_missing_package_has_no_version() -> None:
     assert installed.version_of("no-such-package-at-all") is None
 
 
-def test_a_gpu_build_of_onnxruntime_counts_as_onnxruntime(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_build_of_onnxruntime_counts_as_onnxruntime(tmp_path: Path) -> None:
     make_package(tmp_path, "onnxruntime_gpu", version="1.30.0")
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert installed.version_of("onnxruntime") == "1.30.0"
+    assert installed.read_package("onnxruntime", [str(tmp_path)]).version == "1.30.0"
 
 
 @pytest.mark.parametrize(
@@ -181,11 +218,13 @@ def test_a_gpu_build_of_onnxruntime_counts_as_onnxruntime(
     ],
 )
 def test_the_wheel_itself_says_which_torch_it_needs(
-    fakes: Path, torch: str, requirement: str, fits: bool
+    tmp_path: Path, torch: str, requirement: str, fits: bool
 ) -> None:
-    make_package(fakes, "torch", version=torch)
-    make_package(fakes, "torchvision", version="0.29.0", requires=(requirement, "numpy"))
-    assert [found for _, found in installed.unmet("torchvision")] == ([] if fits else [torch])
+    make_package(tmp_path, "torch", version=torch)
+    make_package(tmp_path, "torchvision", version="0.29.0", requires=(requirement, "numpy"))
+    packages = installed.read_packages([str(tmp_path)])
+    unmet = installed.unmet(packages["torchvision"], packages.values())
+    assert [version for _, version in unmet] == ([] if fits else [torch])
 
 
 @pytest.mark.parametrize(
@@ -201,52 +240,74 @@ def test_the_wheel_itself_says_which_torch_it_needs(
     ],
 )
 def test_the_build_is_read_without_importing(
-    fakes: Path, module: str, version: str, says: str, kind: str | None
+    tmp_path: Path, module: str, version: str, says: str, kind: str | None
 ) -> None:
-    make_package(fakes, module, code="raise SystemExit('imported')", version=version, says=says)
-    build = installed.build_of(module)
+    make_package(tmp_path, module, code="raise SystemExit('imported')", version=version, says=says)
+    build = installed.build_of(module, [str(tmp_path)])
     assert build is not None
     assert (build.version, build.kind) == (version, kind)
 
 
-def test_a_torchvision_for_another_torch_is_explained(fakes: Path) -> None:
-    make_package(fakes, "torch", version="2.15.0")
-    make_package(fakes, "torchvision", version="0.26.0", requires=("torch==2.11.0",))
-    problem = installed.explain_torchvision("cannot be imported: RuntimeError: no operator")
-    assert "torchvision 0.26.0 needs torch==2.11.0, but torch 2.15.0 is installed" in problem.message
-    assert "no operator" in problem.message
-    assert problem.hint is not None
-    assert problem.hint.startswith("python -m pip install")
+def test_a_torchvision_for_another_torch_is_explained(tmp_path: Path) -> None:
+    make_package(tmp_path, "torch", version="2.15.0")
+    make_package(tmp_path, "torchvision", version="0.26.0", requires=("torch==2.11.0",))
+    causes = causes_of(tmp_path, torch="", torchvision="RuntimeError: no operator")
+    cause = causes.pop("torch-pair")
+    assert causes == {}
+    assert (cause.level, cause.part) == ("error", "torchvision")
+    assert "requires torch==2.11.0; torch 2.15.0 is installed" in cause.evidence
+    assert "no operator" in cause.evidence
+    assert str(cause.command).startswith("python -m pip install")
 
 
-def test_a_cpu_torch_with_a_cuda_torchvision_is_explained(fakes: Path) -> None:
-    make_package(fakes, "torch", version="2.15.0", file_version="2.15.0+cpu", says="cuda = None")
-    make_package(fakes, "torchvision", version="0.29.0+cu132", requires=("torch==2.15.0",))
-    problem = installed.explain_torchvision("cannot be imported: RuntimeError")
-    assert "torch 2.15.0+cpu is a CPU build and torchvision 0.29.0+cu132 a CUDA 13.2" in problem.message
+def test_a_cpu_torch_with_a_cuda_torchvision_is_explained(tmp_path: Path) -> None:
+    make_package(tmp_path, "torch", version="2.15.0", file_version="2.15.0+cpu", says="cuda = None")
+    make_package(tmp_path, "torchvision", version="0.29.0+cu132", requires=("torch==2.15.0",))
+    cause = causes_of(tmp_path, torch="", torchvision="RuntimeError")["torch-pair"]
+    assert "torch 2.15.0+cpu is a CPU build, torchvision 0.29.0+cu132 a CUDA 13.2" in cause.evidence
 
 
-def test_a_module_that_hides_torch_is_named(fakes: Path) -> None:
-    (fakes / "torch.py").write_text("raise ImportError('mine')")
-    problem = installed.explain_torch("cannot be imported: ImportError: mine")
-    assert problem.hint is not None
-    assert str(fakes / "torch.py") in problem.hint
+def test_a_module_that_hides_torch_is_named(tmp_path: Path) -> None:
+    mine, site = tmp_path / "mine", tmp_path / "site"
+    mine.mkdir()
+    (mine / "torch.py").write_text("raise ImportError('mine')")
+    make_package(site, "torch", version="2.15.0")
+    from dataclasses import replace
+
+    facts = read_facts(Host(packages=[str(mine), str(site)]))
+    facts = replace(facts, torch=replace(facts.torch, tried=True, error="ImportError: mine"))
+    causes = {cause.code: cause for cause in find_causes(facts)}
+    assert str(mine / "torch.py") in causes["torch-import"].advice
+    assert causes["torch-import"].command is None
+    assert "several-torches" in causes
 
 
-def test_missing_libraries_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert installed.explain_torch("...").message == "torch is not installed"
-    assert installed.explain_torchvision("...").message == "torchvision is not installed"
-    assert installed.pip_line() == "python -m pip install torch torchvision"
+def test_missing_libraries_are_explained(tmp_path: Path) -> None:
+    causes = causes_of(tmp_path)
+    assert causes["torch-import"].what == "torch is not installed"
+    assert causes["torchvision-import"].what == "torchvision is not installed"
+    assert causes["torch-import"].command == (
+        "python -m pip install --force-reinstall torch torchvision"
+    )
 
 
-def test_two_versions_over_each_other_are_noticed(fakes: Path) -> None:
-    make_package(fakes, "torch", version="2.15.0", file_version="2.13.0+cpu")
-    (warning,) = [
-        line for line in installed.version_warnings(pair=False) if line.startswith("torch's files")
+def test_two_versions_over_each_other_are_noticed(tmp_path: Path) -> None:
+    make_package(tmp_path, "torch", version="2.15.0", file_version="2.13.0+cpu")
+    cause = causes_of(tmp_path)["mixed-files"]
+    assert "2.13.0+cpu" in cause.evidence
+    assert "2.15.0" in cause.evidence
+
+
+def test_versions_that_dlcli_does_not_admit_and_missing_packages_are_named(tmp_path: Path) -> None:
+    make_package(tmp_path, "dlcli", requires=("torch>=2.11,<2.16", "onnx>=1.22", "numpy>=2"))
+    make_package(tmp_path, "torch", version="2.9.1")
+    make_package(tmp_path, "numpy", version="2.4.0")
+    facts = read_facts(Host(packages=[str(tmp_path)]))
+    causes = [cause for cause in find_causes(facts) if cause.code == "versions"]
+    assert [(cause.part, cause.what) for cause in causes] == [
+        ("torch", "dlcli is made for torch<2.16,>=2.11"),
+        ("onnx", "onnx is not installed"),
     ]
-    assert "2.13.0+cpu" in warning
-    assert "2.15.0" in warning
 
 
 # child
@@ -315,27 +376,35 @@ def test_endings_are_put_in_words(code: int, words: str) -> None:
 
 
 def test_the_cpu_computes_what_float64_says() -> None:
-    facts = probe.use_device("cpu")
-    assert [(op["name"], op["ok"]) for op in facts["operations"]] == [("matmul", True), ("conv2d", True)]
-    assert all(0 < op["ms"] < 10_000 for op in facts["operations"])
-    assert all(0 <= op["max_error"] < 1e-4 for op in facts["operations"])
+    operations = probe.use_device("cpu")["operations"] + probe.use_autocast("cpu")["operations"]
+    assert [op["name"] for op in operations] == ["matmul", "conv2d", "training", "autocast"]
+    assert all(op["ok"] and 0 < op["ms"] < 10_000 for op in operations)
+    *exact, half = (op["max_error"] for op in operations)
+    assert all(0 <= error < 1e-4 for error in exact)
+    assert 1e-4 < half < probe.HALF_TOLERANCE  # it was bfloat16
 
 
-@pytest.mark.parametrize("factor", [1.02, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["matmul", "conv2d"])
+@pytest.mark.parametrize("factor", [1.05, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["matmul", "conv2d", "training", "autocast"])
 def test_a_wrong_result_fails(name: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = getattr(probe, f"_{name}")
+    right = probe._OPERATIONS[name]
 
     def wrong(device: str, dtype: str) -> Any:
         tensors, elapsed_s = right(device, dtype)
-        if dtype == "float32":  # in one result of several, as a broken gradient would be
+        if dtype != "float64":  # in one result of several, as a broken gradient would be
             tensors[-1] = tensors[-1] * factor
         return tensors, elapsed_s
 
-    monkeypatch.setattr(probe, f"_{name}", wrong)
+    monkeypatch.setitem(probe._OPERATIONS, name, wrong)
     operation = probe._operation(name, "cpu")
     assert not operation["ok"]
     assert "the result is off by" in operation["reason"]
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_what_float64_says() -> None:
+    operations = probe.use_device("cuda:0")["operations"] + probe.use_autocast("cuda:0")["operations"]
+    assert [op["reason"] for op in operations] == [None] * 4
 
 
 def test_an_operation_that_raises_says_why() -> None:
@@ -349,92 +418,142 @@ def test_onnxruntime_runs_a_graph() -> None:
 
 
 def test_the_child_module_imports_nothing_heavy() -> None:
-    code = "import dlcli.machine.report, sys; assert not {'torch', 'numpy', 'onnx'} & set(sys.modules)"
+    code = (
+        "import sys; from dlcli.machine.causes.base import CAUSES; CAUSES.names(); "
+        "assert not {'torch', 'numpy', 'onnx'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# report
+@pytest.mark.slow
+def test_the_deep_steps_compile_and_sum_over_two_processes() -> None:
+    steps = run_probe("deep", timeout_s=500)
+    del steps[probe.FIND_DEEP]
+    assert {"compile on cpu", "all-reduce with gloo"} <= set(steps)
+    assert {name: step.error for name, step in steps.items() if step.error} == {}
 
 
-def test_a_good_machine_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = machine_of(good_steps(), monkeypatch)
-    assert machine.usable
-    assert machine.problems == []
-    assert machine.missing("cuda") is None
-    assert machine.missing("cuda:0") is None
-    assert machine.missing("cpu") is None
-    assert machine.devices[1]["driver"] == "580.65"
-    assert "cuda:1" not in str(machine.missing("mps"))
-    assert "only cpu, cuda:0" in str(machine.missing("cuda:1"))
+# facts
 
 
-def test_a_gpu_without_kernels_fails_and_says_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "RuntimeError: CUDA error: no kernel image is available for execution on the device"
-    bad = [{**GOOD_OPERATIONS[0], "ok": False, "reason": reason}, GOOD_OPERATIONS[1]]
-    steps = good_steps() | {use_step("cuda:0"): Outcome({"name": "Old GPU", "operations": bad})}
-    machine = machine_of(steps, monkeypatch)
-    assert machine.usable  # the CPU is there
-    assert "this torch has kernels for sm_90" in str(machine.missing("cuda"))
-    assert machine.problems[0].message.startswith("cuda:0 (Old GPU): matmul: RuntimeError")
+def why(facts: Facts, wanted: str) -> str | None:
+    unmet = missing(facts, find_causes(facts), wanted)
+    return unmet and unmet.reason
 
 
-def test_a_gpu_that_crashes_leaves_the_cpu_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+def errors(facts: Facts) -> list[Cause]:
+    return [cause for cause in find_causes(facts) if cause.level == "error"]
+
+
+def test_a_good_machine_has_no_problems() -> None:
+    facts = facts_of(good_steps())
+    assert facts.usable
+    assert facts.best == "cuda:0"
+    assert errors(facts) == []
+    assert [why(facts, name) for name in ("cuda", "cuda:0", "cpu", "bf16", "gloo", "nccl")] == [None] * 6
+    assert "cuda:1" not in str(why(facts, "mps"))
+    assert "only cpu, cuda:0" in str(why(facts, "cuda:1"))
+
+
+def test_a_gpu_that_crashes_leaves_the_cpu_usable() -> None:
     crash = Outcome(error="it crashed with SIGSEGV (segmentation fault)", trace="frames")
-    machine = machine_of(good_steps() | {use_step("cuda:0"): crash}, monkeypatch)
-    assert machine.usable
-    assert machine.missing("cuda") == "cuda:0: it crashed with SIGSEGV (segmentation fault)"
-    assert machine.traces == {use_step("cuda:0"): "frames"}
+    facts = facts_of(good_steps() | {use_step("cuda:0"): crash})
+    assert (facts.usable, facts.best) == (True, "cpu")
+    assert why(facts, "cuda") == "cuda:0: it crashed with SIGSEGV (segmentation fault)"
+    assert facts.traces == {use_step("cuda:0"): "frames"}
 
 
 @pytest.mark.parametrize("step", [IMPORT_TORCH, IMPORT_TORCHVISION, use_step("cpu")])
-def test_the_machine_is_unusable_when_a_part_is_broken(
-    step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine = machine_of(good_steps() | {step: Outcome(error="OSError: broken")}, monkeypatch)
-    assert not machine.usable
-    assert len(machine.problems) == 1
-    assert "OSError: broken" in machine.problems[0].message
+def test_the_machine_is_unusable_when_a_part_is_broken(step: str) -> None:
+    facts = facts_of(good_steps() | {step: Outcome(error="OSError: broken")})
+    assert not facts.usable
+    (cause,) = errors(facts)
+    assert "OSError: broken" in cause.evidence
 
 
 @pytest.mark.parametrize("step", [IMPORT_ONNXRUNTIME, RUN_ONNX])
-def test_a_broken_onnxruntime_is_a_problem_but_training_works(
-    step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_onnxruntime_is_a_problem_but_training_works(step: str) -> None:
     steps = good_steps()
     del steps[RUN_ONNX]
-    machine = machine_of(steps | {step: Outcome(error="OSError: broken")}, monkeypatch)
-    assert machine.usable
-    assert [problem.part for problem in machine.problems] == ["onnxruntime"]
-    assert not machine.onnxruntime["ok"]
+    facts = facts_of(steps | {step: Outcome(error="OSError: broken")})
+    assert facts.usable
+    assert [cause.part for cause in errors(facts)] == ["onnxruntime"]
+    assert not facts.onnxruntime.ok
 
 
 @pytest.mark.parametrize(
-    ("environment", "reason", "said"),
+    ("half", "sets", "reason"),
     [
-        ({}, "Found no NVIDIA driver on your system. Please check", "no NVIDIA driver on this machine"),
-        (
-            {},
-            "The NVIDIA driver ... is too old (found version 12040). Please",
-            "it runs up to CUDA 12.4",
-        ),
-        ({"CUDA_VISIBLE_DEVICES": ""}, "No CUDA GPUs are available", "CUDA_VISIBLE_DEVICES='' hides"),
-        (
-            {"CUDA_VISIBLE_DEVICES": "-1"},
-            "No CUDA GPUs are available",
-            "CUDA_VISIBLE_DEVICES='-1' hides",
-        ),
-        ({"CUDA_VISIBLE_DEVICES": "0"}, "No CUDA GPUs are available", "No CUDA GPUs are available"),
+        ("bfloat16", ["AVX512-BF16"], None),
+        ("bfloat16", ["AVX2"], "no instructions for bfloat16"),
+        ("float16", ["AVX512-BF16"], "no bfloat16, only float16"),
     ],
 )
-def test_why_there_is_no_gpu_is_a_note(
-    environment: dict[str, str], reason: str, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    none = Outcome({"devices": [], "no_cuda": reason, "arch_list": []})
-    machine = machine_of(good_steps() | {FIND_DEVICES: none}, monkeypatch)
-    assert machine.usable
-    assert machine.problems == []
-    assert any(said in note for note in machine.notes)
-    assert said in str(machine.missing("cuda"))
+def test_bf16_is_what_the_best_device_has(half: str, sets: list[str], reason: str | None) -> None:
+    from dataclasses import replace
+
+    steps = good_steps() | {FIND_DEVICES: Outcome({"devices": [], "no_cuda": None, "arch_list": []})}
+    steps[autocast_step("cpu")] = Outcome(
+        {"operations": [GOOD_OPERATIONS[0] | {"name": "autocast", "dtype": half}]}
+    )
+    facts = facts_of(steps)
+    facts = replace(facts, cpu=facts.cpu | {"instruction_sets": sets})
+    unmet = why(facts, "bf16")
+    assert unmet is None if reason is None else reason in str(unmet)
+
+
+# NVML
+
+
+def test_nvml_has_all_functions_that_are_called() -> None:
+    nvml = pytest.importorskip("pynvml")
+    source = Path(importlib.import_module("dlcli.machine.nvidia").__file__ or "").read_text()
+    import re
+
+    names = set(re.findall(r"\b(?:nvml[A-Z]\w+|NVML\w+)", source)) - {"NVML"}
+    assert len(names) > 12
+    assert [name for name in sorted(names) if not hasattr(nvml, name)] == []
+
+
+def test_nvml_is_asked_in_a_child_and_its_reply_is_what_nvidia_smi_would_say(fakes: Path) -> None:
+    (fakes / "pynvml.py").write_text(FAKE_NVML)
+    outcome = run_probe("nvml", timeout_s=60)[probe.ASK_NVML]
+    assert outcome.error is None
+    nvidia = read_nvidia(Host(root=fakes, environ={}), outcome.value)
+    assert (nvidia.driver, nvidia.cuda, nvidia.source) == ("580.65", "13.0", "NVML")
+    first, second = nvidia.gpus
+    assert (first.name, first.capability, first.total_bytes) == ("GPU 0", "9.0", 80 << 30)
+    assert (first.mig, first.mig_devices, first.nvlinks) == (True, 2, 2)
+    assert (second.mig, second.nvlinks, second.temperature_c) == (None, None, 41)
+
+
+FAKE_NVML = """
+from types import SimpleNamespace as S
+NVML_NVLINK_MAX_LINKS, NVML_TEMPERATURE_GPU = 4, 0
+class NVMLError(Exception): pass
+def nvmlInit(): pass
+nvmlShutdown = nvmlInit
+nvmlSystemGetCudaDriverVersion_v2 = lambda: 13000
+nvmlSystemGetDriverVersion = lambda: b"580.65"
+nvmlDeviceGetCount = lambda: 2
+nvmlDeviceGetHandleByIndex = lambda index: index
+nvmlDeviceGetName = lambda gpu: f"GPU {gpu}".encode()
+nvmlDeviceGetUUID = lambda gpu: f"GPU-{gpu}"
+nvmlDeviceGetMemoryInfo = lambda gpu: S(total=80 << 30, used=1 << 30)
+nvmlDeviceGetUtilizationRates = lambda gpu: S(gpu=7)
+nvmlDeviceGetCudaComputeCapability = lambda gpu: (9, 0)
+nvmlDeviceGetTemperature = lambda gpu, sensor: 41
+nvmlDeviceGetMaxMigDeviceCount = lambda gpu: 7
+def only_first(value):
+    def ask(gpu, index=0):
+        if gpu or index > 2:
+            raise NVMLError("not supported")
+        return value(index)
+    return ask
+nvmlDeviceGetMigMode = only_first(lambda index: (1, 1))
+nvmlDeviceGetNvLinkState = only_first(lambda link: link < 2)
+def nvmlDeviceGetMigDeviceHandleByIndex(gpu, index):
+    if index > 1:
+        raise NVMLError("not found")
+    return index
+"""
