@@ -11,7 +11,9 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
-from dlcli.runs.folder import DEFAULT_ROOT, check_links, find_artifact, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, check_links, run_of
+from dlcli.runs.folds import find_artifacts, find_folds
+from dlcli.runs.saved import read_run
 
 if TYPE_CHECKING:
     from dlcli.evaluation.eval_data import EvalData
@@ -57,12 +59,11 @@ def command(
     By default on the data that it was trained on: the test split where there is one, else val. --data
     evaluates it on other data, with classes matched by name.
     """
-    config = settings.resolve()
+    config = _with_folds(settings.resolve(), artifacts or [], runs_dir)
     bounds = [_parse_bound(text) for text in minimum or []]
-    compared = len(artifacts or []) > 1 and not config.ensemble
-    _check(config, artifacts or [], output)
-    named: Sequence[str | None] = artifacts or [None]
-    paths = [find_artifact(text, runs_dir) for text in named]
+    paths = find_artifacts(artifacts or [None], runs_dir)
+    compared = len(paths) > 1 and not config.ensemble
+    _check(config, paths, output)
 
     from dlcli.evaluation.ensemble import check_members, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
@@ -93,6 +94,29 @@ def command(
         raise BoundMissed(missed[0])
 
 
+def _with_folds(config: EvalConfig, artifacts: Sequence[str], root: Path) -> EvalConfig:
+    """Return the settings with which the models of a cross-validation are evaluated: as an ensemble.
+
+    On the data's own test split, which no fold has seen, unless other data is given. Raises: UsageError
+    where there is none.
+    """
+    groups = [group for text in artifacts if (group := find_folds(text, root)) is not None]
+    if not groups:
+        return config
+    update: dict[str, Any] = {"ensemble": True}
+    if config.data is None:
+        saved = read_run(groups[0].run(1))
+        if not groups[0].has_test():
+            raise UsageError(
+                f"each sample of {saved.config.data.data} was seen in training by some of the models of "
+                f"{groups[0].path}",
+                hint=f"give other data with --data; {groups[0].predictions} has what each sample was "
+                "predicted by the model that has not seen it",
+            )
+        update |= {"data": saved.config.data.data, "split": "test"}
+    return config.model_copy(update=update)
+
+
 def _measured_by(model: Artifact, metrics: tuple[str, ...]) -> Artifact:
     """Return a model with more of the user's metrics in its task. Raises: DlcliError, UsageError."""
     from dlcli.evaluation.metrics.user_metrics import check_metrics
@@ -103,7 +127,7 @@ def _measured_by(model: Artifact, metrics: tuple[str, ...]) -> Artifact:
     return model.with_card(model.card.model_copy(update={"task": added}))
 
 
-def _check(config: EvalConfig, artifacts: Sequence[str], output: Path | None) -> None:
+def _check(config: EvalConfig, artifacts: Sequence[Path], output: Path | None) -> None:
     """Raises: UsageError for options that have no effect together."""
     if config.ensemble and len(artifacts) < 2:
         raise UsageError("--ensemble averages several models", hint="dlcli eval A B --ensemble")

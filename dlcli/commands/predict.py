@@ -14,7 +14,8 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_
 from dlcli.config import PredictConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import user_path
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder
+from dlcli.runs.folds import FoldsFolder, find_artifacts
 from dlcli.wording import listed
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def command(
     _check(config, chosen, top_k=settings.origins({})["top_k"] != "default")
     front, arguments = (artifact, inputs) if artifact else _split_arguments(inputs, runs_dir)
     named: Sequence[str | None] = front or [None]
-    paths = [find_artifact(text, runs_dir) for text in named]
+    paths = find_artifacts(named, runs_dir)
 
     from dlcli.data.kinds import ReadOptions, kind_of
     from dlcli.evaluation.ensemble import Ensemble, check_members
@@ -244,8 +245,11 @@ def _is_artifact(text: str, runs_dir: Path) -> bool:
             return False
         return True
     if os.path.exists(path):
-        return os.path.isfile(RunFolder(path).record)
-    return text == "last" or os.path.isfile(RunFolder(runs_dir / text).record)
+        return os.path.isfile(RunFolder(path).record) or os.path.isfile(FoldsFolder(path).record)
+    if text == "last":
+        return True
+    named = runs_dir / text
+    return os.path.isfile(RunFolder(named).record) or os.path.isfile(FoldsFolder(named).record)
 
 
 def _output_format(requested: OutputFormat | None, output: Path | None, as_json: bool) -> str:

@@ -10,6 +10,7 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_run
+from dlcli.runs.folds import find_folds
 
 
 @takes_config(TrainConfig)
@@ -43,6 +44,7 @@ def command(
     saves and stops; --resume last resumes.
     """
     from dlcli.commands.train_session.begin import begin_run, show_dry_run
+    from dlcli.commands.train_session.folds import begin_folds, of_fold, resume_folds
     from dlcli.commands.train_session.granted import grant_reach
     from dlcli.commands.train_session.report import Screen
     from dlcli.commands.train_session.resume import resume_run
@@ -51,15 +53,21 @@ def command(
         raise UsageError("--force is for --resume")
     screen = Screen(quiet, json_output)
     grant_reach(settings)
+    data = settings.resolve().data
+    all_folds = data.folds is not None and data.fold is None
     if resume is not None:
         if name is not None:
             raise UsageError("--name is for new runs; --resume already names one")
         if dry_run:
             raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
-        settings.resolve()
-        run = find_run(resume, runs_dir)
-        resume_run(run, settings, screen, force=force)
+        group = find_folds(resume, runs_dir)
+        if group is not None:
+            resume_folds(group, settings, screen)
+        else:
+            resume_run(find_run(resume, runs_dir), settings, screen, force=force)
     elif dry_run:
-        show_dry_run(settings, screen)
+        show_dry_run(of_fold(settings, 1) if all_folds else settings, screen)
+    elif all_folds:
+        begin_folds(settings, name, runs_dir, screen)
     else:
         begin_run(settings, name, runs_dir, screen)

@@ -82,6 +82,15 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         None,
         "Train, val and test of a long series, in order of time: fractions below 1, or numbers of rows.",
     )
+    folds: int | None = setting(
+        None,
+        "Cross-validation: train as many models, each with another part of the samples held out.",
+        "--folds",
+        ge=2,
+        le=100,
+        advanced=True,
+    )
+    fold: int | None = setting(None, "The one of data.folds to hold out, from 1 (default: each).", ge=1)
     tokenizer: Literal["word", "bpe"] = setting("word", "Tokenizer.", "--tokenizer", advanced=True)
     vocab_size: int = setting(20_000, "Maximum vocabulary size.", ge=8)
     min_count: int = setting(1, "Minimum frequency of a token; rarer ones are unknown.", ge=1)

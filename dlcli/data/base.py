@@ -181,6 +181,7 @@ class DataSource:
     ``kind`` is the name of its `DataKind`. ``given`` are the splits of the source itself; the others
     were held out by dlcli. ``native`` is (C, H, W) of images of one size known without decoding, else
     (C, 0, 0). ``notices`` are messages of the listing (empty class folders, for instance).
+    ``left_out`` are the ids of a given test split that has no part in the folds of cross-validation.
     """
 
     name: str  # short, for run names: "digits", "imgs"
@@ -196,6 +197,7 @@ class DataSource:
     options: dict[str, Any] = field(default_factory=dict)
     data_dir: str | None = None
     notices: tuple[Notice, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Samples
 from dlcli.data.class_names import rename_classes
 from dlcli.data.copies import leak_notices
+from dlcli.data.folds import with_fold
 from dlcli.data.kinds import KINDS, DataKind, DataListing, find_kind
 from dlcli.data.notices import Notice
 from dlcli.data.sets.download import load_named_set
@@ -39,11 +40,27 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     """Open the data set of ``config`` with train and val, and test where there is one.
 
     A source without splits is divided in three; of one with train but no val a part of train is held
-    out; a given test split is never changed. Photos are listed, not decoded. Raises: DlcliError when the
-    data is missing or unfit, UsageError when ``data`` or the fractions make no sense.
+    out; a given test split is never changed. With ``data.fold`` test is that fold of the samples. Photos
+    are listed, not decoded. Raises: DlcliError when the
+    data is missing or unfit, UsageError when ``data``, the fractions or the fold make no sense.
     """
-    source = _find(config, other=False)
+    if (config.fold is None) != (config.folds is None) or (config.fold or 0) > (config.folds or 0):
+        raise UsageError(
+            f"data.fold = {config.fold} of data.folds = {config.folds} is no fold",
+            hint="--folds 5 --set data.fold=1 holds out the first of five folds",
+        )
+    source = _divided(_find(config, other=False), config, seed=seed)
+    if source.task == "embedding":
+        _need_pairs(source)
+    return replace(source, notices=(*source.notices, *_thin_classes(source), *leak_notices(source)))
+
+
+def _divided(source: DataSource, config: DataConfig, *, seed: int) -> DataSource:
+    """The source with what is held out of the samples; see `open_source`."""
     least = 2 if source.task == "embedding" else 1
+    in_time = not source.given and "train" in source.splits  # divided by its kind
+    if config.folds is not None and config.fold is not None and not in_time:
+        return with_fold(source, config.folds, config.fold, seed=seed, val_fraction=config.val_fraction)
     if "all" in source.splits:
         if config.val_fraction + config.test_fraction >= 1:
             raise UsageError(
@@ -63,10 +80,7 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
     ordered: dict[str, Samples] = {
         name: splits[name] for name in ("train", "val", "test") if name in splits
     }
-    source = replace(source, splits=ordered)
-    if source.task == "embedding":
-        _need_pairs(source)
-    return replace(source, notices=(*source.notices, *_thin_classes(source), *leak_notices(source)))
+    return replace(source, splits=ordered)
 
 
 def open_undivided(config: DataConfig) -> DataSource:

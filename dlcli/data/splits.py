@@ -37,7 +37,7 @@ def hold_out(
     positive = {name: share for name, share in fractions.items() if share > 0}
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in positive}}
     for stratum in _strata(samples, least):
-        drawn = sorted(stratum, key=lambda unit: (_draw(seed, unit), unit))
+        drawn = sorted(stratum, key=lambda unit: (draw(seed, unit), unit))
         members = drawn if samples.groups is not None else _small_first(drawn, stratum)
         start = 0
         for name, count in _counts(len(members), positive, least).items():
@@ -63,6 +63,7 @@ def write_splits(path: Path, source: DataSource) -> None:
         "class_names": list(source.class_names),
         "given": sorted(source.given),
         "splits": {name: list(samples.ids) for name, samples in source.splits.items()},
+        **({"left_out": list(source.left_out)} if source.left_out else {}),
     }
     write_json(path, with_checksums(record))
 
@@ -85,7 +86,7 @@ def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]
     missing: list[str] = []
     for split, ids in record["splits"].items():
         indices = [i for i in map(position.get, ids) if i is not None]
-        part, _ = match_classes(_take(parts, np.array(indices, dtype=np.int64)), source, names)
+        part, _ = match_classes(take_from(parts, np.array(indices, dtype=np.int64)), source, names)
         if not len(part):
             raise DlcliError(
                 f"none of the {len(ids)} samples of the {split} split are in {source.origin} any more",
@@ -95,7 +96,8 @@ def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]
             present = set(part.ids)
             missing += [id_ for id_ in ids if id_ not in present]
         splits[split] = part
-    known = {id_ for ids in record["splits"].values() for id_ in ids}
+    left_out = tuple(record.get("left_out", ()))
+    known = {id_ for ids in (*record["splits"].values(), left_out) for id_ in ids}
     new = [id_ for id_ in pool if id_ not in known]
     if missing:
         messages.append(
@@ -108,7 +110,8 @@ def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]
     if not missing and not new and record["fingerprint"] != source.fingerprint:
         messages.append(f"{source.origin} has changed since the run: same samples, other contents")
     given = frozenset(record["given"])
-    return replace(source, class_names=tuple(names), splits=splits, given=given), messages
+    source = replace(source, class_names=tuple(names), splits=splits, given=given, left_out=left_out)
+    return source, messages
 
 
 def match_classes(
@@ -165,7 +168,7 @@ def _strata(samples: Samples, least: int) -> Iterator[dict[str, list[int]]]:
             by_group.setdefault(group, []).append(index)
         yield by_group
         return
-    labels = samples.targets if _one_class(samples) else np.zeros(len(samples), dtype=np.int64)
+    labels = samples.targets if one_class(samples) else np.zeros(len(samples), dtype=np.int64)
     units: dict[str, list[int]] = {}
     for index, unit in enumerate(copy_units(samples)):
         units.setdefault(unit, []).append(index)
@@ -185,12 +188,13 @@ def _small_first(drawn: list[str], stratum: Mapping[str, Sequence[int]]) -> list
     return sorted(drawn, key=lambda unit: 2 * len(stratum[unit]) > total)
 
 
-def _one_class(samples: Samples) -> bool:
+def one_class(samples: Samples) -> bool:
     """Whether each sample has one class, rather than several labels or numbers."""
     return samples.targets.ndim == 1 and samples.targets.dtype == np.int64
 
 
-def _draw(seed: int, id_: str) -> int:
+def draw(seed: int, id_: str) -> int:
+    """A number below 2^64 that depends on the seed and the id alone."""
     digest = hashlib.blake2b(f"{seed}/{id_}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -216,14 +220,14 @@ def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
             f"{len(set(samples.groups))} groups are too few to hold one out for validation",
             hint="give a split column, or leave the group column out",
         )
-    one_class = _one_class(samples)
-    labels = samples.targets[train] if one_class else np.zeros(len(train), dtype=np.int64)
+    is_class = one_class(samples)
+    labels = samples.targets[train] if is_class else np.zeros(len(train), dtype=np.int64)
     classes, counts = np.unique(labels, return_counts=True)
     if counts.max() >= 2:
         return train.pop(int(np.argmax(labels == classes[counts.argmax()])))
     if test:
         return test.pop()
-    what = f"{len(samples)} samples, one a class, are" if one_class else "one sample is"
+    what = f"{len(samples)} samples, one a class, are" if is_class else "one sample is"
     raise DlcliError(
         f"{what} too few to hold out a validation split",
         hint="add samples: a class needs at least 2, better 20",
@@ -236,7 +240,7 @@ def _read(path: Path) -> dict[str, Any]:
         if record["schema"] != SPLITS_SCHEMA:
             raise DlcliError(f"{path} has schema {record['schema']}, this dlcli reads {SPLITS_SCHEMA}")
         names, given, splits = record["class_names"], record["given"], record["splits"]
-        lists = [names, given, *splits.values()]
+        lists = [names, given, *splits.values(), record.get("left_out", [])]
         is_valid = all(
             isinstance(part, list) and all(isinstance(x, str) for x in part) for part in lists
         )
@@ -249,7 +253,7 @@ def _read(path: Path) -> dict[str, Any]:
     return splits_record
 
 
-def _take(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples:
+def take_from(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples:
     """The samples at ``where`` in the concatenation of splits; a whole split is not copied."""
     start = 0
     for part in parts:

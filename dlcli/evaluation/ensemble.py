@@ -47,7 +47,7 @@ class Ensemble:
         self.averaged = averaged
         self.task = members[0].card.task
         self._predict = [with_tta(m.predict, m.card.task, tta) for m in members]
-        self._aligned = [_alignment(m.card.task, self.task) for m in members]
+        self._aligned = [alignment(m.card.task, self.task) for m in members]
         self._distinct: list[Artifact] = []  # members whose input differs from all before
         self._inputs: list[slice] = []  # of each member, among the inputs of `reader`
         slices: list[slice] = []
@@ -219,8 +219,8 @@ class _JoinedReader(Reader):
             reader.close()
 
 
-def _alignment(task: TaskSpec, reference: TaskSpec) -> Callable[[Outputs], Outputs]:
-    """A function that maps outputs (B, ..., K) of ``task`` to the classes or scales of ``reference``."""
+def alignment(task: TaskSpec, reference: TaskSpec) -> Callable[[Outputs], Outputs]:
+    """Map outputs (B, ..., K) of ``task`` to the classes or scales of ``reference``."""
     if task.class_names:
         if task.class_names == reference.class_names:
             return lambda outputs: outputs

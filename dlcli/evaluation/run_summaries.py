@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.evaluation.metrics import default_monitor, directions
 from dlcli.files import read_json, write_json
 from dlcli.formats.base import read_card
-from dlcli.runs.folder import RunFolder, list_runs, read_events
+from dlcli.runs.folder import FOLDS, RunFolder, list_runs, read_events
 from dlcli.runs.saved import read_settings
 from dlcli.runs.unfinished import parent_of, status_of
 
@@ -65,6 +65,7 @@ class RunSummary:
 def summaries(root: Path) -> list[RunSummary]:
     """Summarise the runs in ``root``, oldest first, after folders of runs without run.json.
 
+    Runs of a cross-validation have the name of its folder before theirs.
     Empty if ``root`` does not exist. Raises: DlcliError when ``root`` is not a folder.
     """
     if not root.exists():
@@ -73,7 +74,13 @@ def summaries(root: Path) -> list[RunSummary]:
         raise DlcliError(f"{root} is a file, not a folder of runs", hint="give --runs-dir FOLDER")
     folders = [RunFolder(path) for path in sorted(root.iterdir()) if path.is_dir()]
     without_record = [run for run in folders if not run.record.is_file() and _was_a_run(run)]
-    return [summarise(run) for run in (*without_record, *list_runs(root))]
+    nested = [
+        replace(summarise(run), name=f"{folder.name}/{run.name}")
+        for folder in folders
+        if (folder.path / FOLDS).is_file()
+        for run in list_runs(folder.path)
+    ]
+    return [*nested, *map(summarise, (*without_record, *list_runs(root)))]
 
 
 def summarise(run: RunFolder) -> RunSummary:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dlcli.data.base import Indices, Listed, Reader, Targets
+from dlcli.data.base import Indices, Reader, Targets
 from dlcli.errors import UsageError
 from dlcli.evaluation.ensemble import Ensemble
 from dlcli.evaluation.metrics import Counts, cross_entropy, default_monitor
 from dlcli.evaluation.metrics.base import Floats, WorstRow
 from dlcli.evaluation.metrics.multilabel import binary_cross_entropy
 from dlcli.evaluation.predict import row_function
+from dlcli.evaluation.true_values import true_values
 from dlcli.formats.base import Outputs
-from dlcli.task import PairsInput, TaskSpec
+from dlcli.task import TaskSpec
 
 
 def check_worst(task: TaskSpec) -> None:
@@ -73,7 +75,7 @@ def worst_rows(
             WorstRow(
                 input=reader.samples.ids[index],
                 loss=loss,
-                target=_target(reader, one, ensemble.task),
+                target="; ".join(map(_cells, true_values(reader, index, ensemble.task))),
                 prediction="; ".join(_prediction(row) for row in predicted),
                 probability=predicted[0].get("probability"),
             )
@@ -81,33 +83,15 @@ def worst_rows(
     return tuple(rows)
 
 
-def _target(reader: Reader, one: Indices, task: TaskSpec) -> str:
-    if isinstance(task.input, PairsInput):
-        assert isinstance(reader.samples.items, Listed)
-        return str(reader.samples.items.values[int(one[0])][1])
-    target, series = reader.targets(one)[0], reader.series(one)
-    if series is not None:
-        target = target * series.std[0] + series.mean[0]
-    if task.kind == "classification":
-        return task.class_names[int(target)]
-    if task.kind == "multilabel":
-        return _labels([name for name, yes in zip(task.class_names, target, strict=True) if yes])
-    return "; ".join(_numbers(step) for step in np.atleast_2d(target).tolist())
-
-
 def _prediction(row: dict[str, Any]) -> str:
     if "label" in row:
         return str(row["label"])
     if "labels" in row:
-        return _labels(row["labels"])
+        return "|".join(row["labels"])
     if "text" in row:
         return str(row["text"])
-    return _numbers(row["values"].values() if "values" in row else [row["value"]])
+    return _cells(row["values"].values() if "values" in row else [row["value"]])
 
 
-def _labels(names: list[str]) -> str:
-    return "|".join(names)
-
-
-def _numbers(values: Any) -> str:
-    return ", ".join(f"{value:.6g}" for value in values)
+def _cells(values: Iterable[str | float]) -> str:
+    return ", ".join(value if isinstance(value, str) else f"{value:.6g}" for value in values)

@@ -15,10 +15,11 @@ from typing import Any
 
 from dlcli import __version__
 from dlcli.checksums import KEY, changed_entries, with_checksums
-from dlcli.errors import DlcliError, nearest
+from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.files import parse_json, read_json, user_path, write_json
 
 DEFAULT_ROOT = Path("runs")
+FOLDS = "folds.json"  # of a folder with the runs of a cross-validation
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,11 @@ def find_run(text: str, root: Path) -> RunFolder:
         if RunFolder(path).record.is_file():
             # "." and ".." have no name, by which a hint could name the run.
             return RunFolder(path if path.name not in ("", "..") else path.resolve())
+        if (path / FOLDS).is_file():
+            raise UsageError(
+                f"{path} is a cross-validation, and this needs one model",
+                hint=f"name one of its runs: {as_typed(path / 'fold-1')}",
+            )
     names = [run.name for run in list_runs(root)]
     raise DlcliError(
         f"there is no run {text!r} in {root}{os.sep}",

@@ -11,23 +11,24 @@ from dlcli.ui.text import figure
 from dlcli.wording import listed, printable
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.folds import MeanRow
     from dlcli.evaluation.metrics import BaselineRow
     from dlcli.evaluation.metrics.base import MemberRow
 
 _VERDICTS = {True: "better", False: "worse", None: "not significant"}
 
 
-def interval(row: BaselineRow | MemberRow) -> str:
+def interval(row: BaselineRow | MemberRow | MeanRow) -> str:
     """Format the 95 % interval of a difference."""
     return f"{text.signed(row.low)} to {text.signed(row.high)}" if _bounded(row) else "unknown"
 
 
-def verdict(row: BaselineRow | MemberRow) -> str:
+def verdict(row: BaselineRow | MemberRow | MeanRow) -> str:
     """Say whether a difference is significant."""
     return _VERDICTS[row.better] if _bounded(row) else "too few samples"
 
 
-def _bounded(row: BaselineRow | MemberRow) -> bool:
+def _bounded(row: BaselineRow | MemberRow | MeanRow) -> bool:
     return math.isfinite(row.low) and math.isfinite(row.high)
 
 

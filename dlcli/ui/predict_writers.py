@@ -127,10 +127,16 @@ def prediction_columns(task: TaskSpec, top_k: int | None) -> list[str]:
 
 
 def _cells(row: Row, head: Head) -> list[Any]:
+    """Return the cells of a row."""
+    keys = [row.get(name, "") for name in head.keys]
+    return [row["input"], *keys, *prediction_cells(row, head.task, head.top_k)]
+
+
+def prediction_cells(row: Row, task: TaskSpec, top_k: int | None) -> list[Any]:
     """Return the cells of `prediction_columns`, with all digits of a float32."""
-    cells: list[Any] = [row["input"], *(row.get(name, "") for name in head.keys)]
-    kind = head.task.kind
-    if kind == "classification" and head.top_k is not None:
+    cells: list[Any] = []
+    kind = task.kind
+    if kind == "classification" and top_k is not None:
         for item in row["top_k"]:
             cells += [item["label"], f"{item['probability']:.6f}"]
     elif kind in ("classification", "multilabel"):

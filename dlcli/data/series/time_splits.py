@@ -12,6 +12,7 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.base import Indices
+from dlcli.data.folds import expanding_window
 from dlcli.data.series.long_tables import LongTable
 from dlcli.data.series.panels import common_times
 from dlcli.errors import DlcliError, UsageError
@@ -54,6 +55,10 @@ def split_in_time(tables: Sequence[LongTable], splits: Sequence[str], config: Da
 def time_bounds(rows: int, config: DataConfig) -> Bounds:
     """Return the ends of the splits of one file. Raises: UsageError for sizes that do not fit."""
     requested = config.time_splits
+    if config.folds is not None and config.fold is not None:
+        if requested is not None:
+            raise UsageError("data.time_splits and --folds exclude each other", hint="leave one out")
+        return expanding_window(rows, config.folds, config.fold, config.val_fraction)
     if requested is None:
         val, test = round(rows * config.val_fraction), round(rows * config.test_fraction)
         if config.val_fraction + config.test_fraction >= 1:
@@ -115,7 +120,15 @@ def too_short_error(path: object, what: str, rows: int, required: int) -> DlcliE
 
 
 def _file_bounds(table: LongTable, splits: Sequence[str], config: DataConfig) -> Bounds:
-    """Return the ends of the files in one series; without a val file, val is the end of train."""
+    """Return the ends of the files in one series; without a val file, val is the end of train.
+
+    Raises: UsageError for folds, which divide one file in time.
+    """
+    if config.folds is not None:
+        raise UsageError(
+            f"--folds divide the rows of one file in time, and these are {len(splits)} files",
+            hint="give the file of the training rows, and evaluate on the other with --data",
+        )
     counts = np.bincount(table.files, minlength=len(splits)).tolist()
     sizes = dict(zip(splits, counts, strict=True))
     val = sizes.get("val", round(sizes["train"] * config.val_fraction))

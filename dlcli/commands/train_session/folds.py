@@ -1,0 +1,175 @@
+"""Cross-validation: train a run for each fold, then evaluate each model on what it has not seen."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dlcli.commands.options import Settings
+from dlcli.commands.train_session.begin import create_prepared_run
+from dlcli.commands.train_session.granted import check_reach
+from dlcli.commands.train_session.report import Screen
+from dlcli.commands.train_session.run import train_run
+from dlcli.config import TrainConfig
+from dlcli.errors import DlcliError, Interrupted, UsageError
+from dlcli.runs.folds import FoldsFolder, open_folds
+from dlcli.runs.locks import RunBusy, is_locked, run_lock
+from dlcli.runs.saved import read_run, read_settings
+from dlcli.settings import merge
+
+_POLL_S = 1.0
+
+
+def begin_folds(settings: Settings[TrainConfig], name: str | None, root: Path, screen: Screen) -> None:
+    """Train and evaluate the folds of ``settings``; those that are trained already stay.
+
+    Raises: UsageError, DlcliError, Interrupted.
+    """
+    from dlcli.training.distributed.ranks import check_machines, local_ranks, machine_range
+    from dlcli.training.request import open_requested
+
+    _check_alone()
+    first = of_fold(settings, 1).resolve()
+    source = open_requested(first)
+    check_reach(first, first.launch)
+    check_machines(first.launch, name)
+    local_ranks(first.launch, first.fit.device)
+    if machine_range(first.launch) != (1, 1):
+        raise UsageError(
+            "--folds trains on one machine",
+            hint="several machines share the folds where each starts the same command, with one --name "
+            "in a folder that they share",
+        )
+    overrides = merge(settings.overrides, {"data": {"data": source.origin}})
+    default = f"{str(first.model.name).rpartition(':')[2]}-{source.name}-folds"
+    group = open_folds(root, name or default, overrides, named=name is not None)
+    _train_folds(group, settings, screen)
+
+
+def resume_folds(group: FoldsFolder, settings: Settings[TrainConfig], screen: Screen) -> None:
+    """Train the folds that are left, and evaluate all. Raises: UsageError, DlcliError, Interrupted."""
+    _check_alone()
+    if settings.overrides:
+        raise UsageError(
+            f"--resume of {group.path}, a cross-validation, takes no other settings",
+            hint=f"leave them out, or name one run: --resume {group.run(1).path}",
+        )
+    stored = Settings(TrainConfig, file=group.read()["settings"], file_name=str(group.record))
+    _train_folds(group, stored, screen)
+
+
+def _check_alone() -> None:
+    from dlcli.training.distributed.external_launcher import external_group
+
+    group = external_group()
+    if group is not None:
+        raise UsageError(
+            f"--folds trains one run after another, which {group.launcher} would start together",
+            hint="start a run for each fold: --folds 5 --set data.fold=1",
+        )
+
+
+def _train_folds(group: FoldsFolder, settings: Settings[TrainConfig], screen: Screen) -> None:
+    from dlcli.events import Noted
+    from dlcli.ui.progress.sinks import progress_sink
+
+    folds = group.read()["folds"]
+    each = replace(screen, result=False)
+    for fold in range(1, folds + 1):
+        if group.is_finished(fold):
+            continue
+        with progress_sink(screen.quiet, screen.as_json) as show:
+            show(Noted(f"fold {fold} of {folds}, in {group.run(fold).path}"))
+        try:
+            with run_lock(group.claim(fold), grace_s=0):
+                _train_fold(group, fold, settings, each)
+        except RunBusy:
+            with progress_sink(screen.quiet, screen.as_json) as show:
+                show(Noted(f"fold {fold} is trained by another process"))
+        except Interrupted as exc:
+            exc.hint = f"resume with: {group.resume_command}"
+            raise
+    left = [fold for fold in range(1, folds + 1) if not group.is_finished(fold)]
+    if left:
+        _report_left(group, left, screen)
+    else:
+        _report(group, folds, screen)
+
+
+def _train_fold(group: FoldsFolder, fold: int, settings: Settings[TrainConfig], screen: Screen) -> None:
+    """Train the run of a fold from where it is. Raises: DlcliError, Interrupted."""
+    run = group.run(fold)
+    if run.record.is_file():
+        if not group.is_finished(fold):
+            train_run(read_run(run), screen)
+        return
+    group.discard_begun(fold)
+    if fold > 1:
+        settings = _settings_of_first(group)
+    run, prepared = create_prepared_run(
+        of_fold(settings, fold), group.path, name=f"fold-{fold}", screen=screen
+    )
+    train_run(read_run(run), screen, prepared=prepared)
+
+
+def _settings_of_first(group: FoldsFolder) -> Settings[TrainConfig]:
+    """The settings of the first fold's run, which all others repeat: what was "auto" is measured once.
+
+    Waits for the process that is about to create it. Raises: DlcliError.
+    """
+    first = group.run(1)
+    while not first.record.is_file():
+        if not is_locked(group.claim(1)):
+            raise DlcliError(
+                f"{first.path} is missing, whose settings the other folds repeat",
+                hint=f"train it: {group.resume_command}",
+            )
+        time.sleep(_POLL_S)
+    return Settings(
+        TrainConfig, file=read_settings(first, first.read_record()), file_name=str(first.path)
+    )
+
+
+def of_fold(settings: Settings[TrainConfig], fold: int) -> Settings[TrainConfig]:
+    """The settings of the run that holds out one fold."""
+    sets: dict[str, Any] = merge(settings.sets, {"data": {"fold": fold}})
+    return replace(settings, sets=sets)
+
+
+def _report_left(group: FoldsFolder, left: list[int], screen: Screen) -> None:
+    from dlcli.ui.console import stdout
+    from dlcli.ui.json_output import print_json
+    from dlcli.wording import listed, plural
+
+    facts = {"command": "train", "folds": str(group.path), "status": "running", "left": left}
+    if screen.as_json:
+        print_json(facts)
+        return
+    numbers = listed(list(map(str, left)), 10)
+    stdout().print(
+        f"{plural(len(left), 'fold')} left ({numbers}), which other processes train; the last of them "
+        f"to end reports all. If none does: {group.resume_command}",
+        soft_wrap=True,
+    )
+
+
+def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
+    """Evaluate the folds, write out-of-fold.csv and the result, and print it."""
+    from dlcli.evaluation.folds import FoldModels
+    from dlcli.ui.folds import print_folds, write_out_of_fold
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.progress.sinks import progress_sink
+
+    runs = [group.run(fold) for fold in range(1, folds + 1)]
+    models = FoldModels([run.best for run in runs], device=read_run(runs[0]).config.fit.device)
+    with progress_sink(screen.quiet, screen.as_json) as show:
+        result = models.evaluate(show)
+    write_out_of_fold(group.predictions, models.predictions(), models.task)
+    group.update(result=result.to_dict())
+    if screen.as_json:
+        facts = {"command": "train", "folds": str(group.path), "status": "finished"}
+        print_json({**facts, "out_of_fold": str(group.predictions), **result.to_dict()})
+    else:
+        print_folds(result, group, has_test=group.has_test())

@@ -1,0 +1,83 @@
+"""The screen of a cross-validation, and its file of out-of-fold predictions."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli import wording
+from dlcli.files import atomic_file
+from dlcli.runs.folder import as_typed
+from dlcli.ui.console import stdout
+from dlcli.ui.differences import interval, verdict
+from dlcli.ui.predict_writers import prediction_cells, prediction_columns
+from dlcli.ui.sections import Row, Section, print_sections
+from dlcli.ui.tables import metric_order, print_comparison
+from dlcli.ui.text import csv_cell, figure, signed
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.folds import FoldsResult
+    from dlcli.runs.folds import FoldsFolder
+    from dlcli.task import TaskSpec
+
+_METRICS = 3  # columns of the table of folds, the metric that chose the models first
+
+
+def print_folds(result: FoldsResult, group: FoldsFolder, *, has_test: bool) -> None:
+    """Print the metrics of each fold, their mean, the baselines, and what to do next.
+
+    ``has_test``: whether the data has a test split of its own, on which their ensemble can be evaluated.
+    """
+    others = [n for n in metric_order(result.task, result.folds[0].metrics) if n != result.metric]
+    names = [result.metric, *others][:_METRICS]
+    table = [
+        [str(row.fold), f"{row.train_samples:,}", f"{row.samples:,}"]
+        + [figure(row.metrics[name]) if name in row.metrics else "-" for name in names]
+        for row in result.folds
+    ]
+    stdout().print()
+    print_comparison(f"cross-validation {group.name}", ["fold", "train", "held out", *names], table)
+    stdout().print()
+    mean = result.mean
+    rows = [
+        Row(f"mean {mean.name}", f"{figure(mean.value)}, std {figure(mean.std)} over the folds"),
+        Row("", f"95 % interval {figure(mean.low)} to {figure(mean.high)}, for models of such data"),
+        *_pooled(result),
+        Row("note", "a fold's own val split chose its epoch: what is held out chose nothing"),
+        Row("predictions", str(group.predictions)),
+        Row("next", f"dlcli predict -a {as_typed(group.path)} FILE     the mean of {len(table)} models"),
+        Row("", f"dlcli eval {as_typed(group.path)}" + ("" if has_test else " --data FILE")),
+        Row("", f"dlcli export {as_typed(group.run(1).path)} --onnx"),
+    ]
+    print_sections([Section("held-out folds", rows)])
+    if result.baselines:
+        stdout().print()
+        print_comparison(
+            f"baselines by {result.metric}, on the same folds (difference: the model's minus theirs)",
+            ["baseline", "difference", "95 % interval", "the model is"],
+            [[row.name, signed(row.value), interval(row), verdict(row)] for row in result.baselines],
+        )
+
+
+def _pooled(result: FoldsResult) -> list[Row]:
+    if result.metric not in result.pooled:
+        return []
+    value = figure(result.pooled[result.metric])
+    return [Row("out of fold", f"{result.metric} {value} on {wording.plural(result.samples, 'sample')}")]
+
+
+def write_out_of_fold(path: Path, rows: Iterable[Mapping[str, Any]], task: TaskSpec) -> None:
+    """Write `FoldModels.predictions` as CSV: input, fold, true values, and the columns of `predict`.
+
+    Raises: DlcliError when the file cannot be written.
+    """
+    several = len(task.targets) > 1
+    true = [f"true_{target.name}" for target in task.targets] if several else ["true"]
+    with atomic_file(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(map(csv_cell, ["input", "fold", *true, *prediction_columns(task, None)]))
+        for row in rows:
+            cells = [row["input"], row["fold"], *row["true"], *prediction_cells(row, task, None)]
+            out.writerow(map(csv_cell, cells))

@@ -1,0 +1,166 @@
+"""`dlcli train --folds`: every sample is predicted by a model that has not seen it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, r2_score
+
+from dlcli.cli import main
+from dlcli.formats.base import read_card
+from dlcli.formats.checkpoint import read_tensors
+from dlcli.task import TabularInput, TextInput
+
+HOUSES = "--model mlp --data houses.csv --target price --epochs 2 --folds 3 --device cpu"
+TEXTS = "--model cnn --data texts --epochs 1 --folds 3 --device cpu"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of numbers, and texts of which each has a word of its own, with a test split.
+
+    H and T are their cross-validations; H.json is what that of the numbers printed.
+    """
+    tmp_path = tmp_path_factory.mktemp("folds")
+    rng = np.random.default_rng(0)
+    rooms, area = rng.integers(1, 9, 90), rng.normal(100, 20, 90)
+    prices = 1000 * (30 * rooms + area + rng.normal(0, 5, 90))
+    rows = [f"{r},{a:.3f},{p:.2f}" for r, a, p in zip(rooms, area, prices, strict=True)]
+    (tmp_path / "houses.csv").write_text("rooms,area,price\n" + "\n".join(rows) + "\n")
+    (tmp_path / "texts").mkdir()
+    for split, count in (("train", 60), ("test", 12)):
+        lines = [
+            f"{('sun', 'rain')[i % 2]} only{split}{i},{('dry', 'wet')[i % 2]}" for i in range(count)
+        ]
+        (tmp_path / "texts" / f"{split}.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+        patch.chdir(tmp_path)
+        assert main(["train", *HOUSES.split(), "--name", "H", "--json"]) == 0
+        (tmp_path / "H.json").write_text(out.getvalue())
+        assert main(["train", *TEXTS.split(), "--name", "T", "--quiet"]) == 0
+    return tmp_path
+
+
+@pytest.fixture
+def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    return trained
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_out_of_fold_predictions_give_the_metrics(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", *HOUSES.split(), "--name", "H", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    rows = rows_of(here / "runs/H/out-of-fold.csv")
+    assert len({row["input"] for row in rows}) == len(rows) == result["samples"] == 90
+    true = np.array([float(row["true"]) for row in rows])
+    predicted = np.array([float(list(row.values())[-1]) for row in rows])
+    assert abs(r2_score(true, predicted) - result["pooled"]["r2"]) < 1e-9
+    for fold in result["folds"]:
+        own = np.array([int(row["fold"]) == fold["fold"] for row in rows])
+        assert abs(r2_score(true[own], predicted[own]) - fold["metrics"]["r2"]) < 1e-9
+    values = [fold["metrics"]["rmse"] for fold in result["folds"]]
+    mean = result["mean"]
+    assert np.isclose(mean["value"], np.mean(values))
+    assert np.isclose(mean["std"], np.std(values, ddof=1))
+    assert mean["low"] < mean["value"] < mean["high"]
+    assert [row["name"] for row in result["baselines"]] == ["mean"]
+
+
+def test_no_fold_sees_what_it_holds_out(here: Path) -> None:
+    held: list[str] = []
+    for fold in (1, 2, 3):
+        run = here / f"runs/T/fold-{fold}"
+        splits = json.loads((run / "splits.json").read_text())["splits"]
+        encoder = read_card(run / "best.safetensors").task.input
+        assert isinstance(encoder, TextInput)
+        own_words = {word for word in encoder.vocabulary if word.startswith("only")}
+        # Row i of train.csv is the sample train/i, whose word is "onlytraini".
+        assert own_words == {f"onlytrain{id_.rpartition('/')[2]}" for id_ in splits["train"]}
+        held += splits["test"]
+    assert len(set(held)) == len(held) == 60
+    rows = rows_of(here / "runs/T/out-of-fold.csv")
+    assert sorted(row["input"] for row in rows) == sorted(held)
+    result = json.loads((here / "runs/T/folds.json").read_text())["result"]
+    accuracy = accuracy_score([row["true"] for row in rows], [row["label"] for row in rows])
+    assert np.isclose(result["pooled"]["accuracy"], accuracy)
+
+
+def test_the_scales_of_a_fold_are_of_its_training_rows(here: Path) -> None:
+    area = np.loadtxt(here / "houses.csv", delimiter=",", skiprows=1)[:, 1]
+    for fold in (1, 2, 3):
+        run = here / f"runs/H/fold-{fold}"
+        splits = json.loads((run / "splits.json").read_text())["splits"]
+        encoder = read_card(run / "best.safetensors").task.input
+        assert isinstance(encoder, TabularInput)
+        column = next(column for column in encoder.numbers if column.name == "area")
+        rows = [int(re.split("[:/]", id_)[-1]) for id_ in splits["train"]]
+        assert np.isclose(column.mean, area[rows].mean(), rtol=1e-5)
+
+
+def test_the_folds_are_an_ensemble(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "T", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["samples"], len(result["members"])) == (12, 3)  # the test split, that none has seen
+    assert main(["predict", "T", "texts/test.csv", "--json", "--quiet"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["predictions"]) == 12
+    assert main(["export", "T", "--onnx"]) == 2
+    assert "runs/T/fold-1" in capsys.readouterr().err
+    assert main(["runs", "--json"]) == 0
+    names = [run["name"] for run in json.loads(capsys.readouterr().out)["runs"]]
+    assert [name for name in names if name.startswith("T/")] == ["T/fold-1", "T/fold-2", "T/fold-3"]
+
+
+def test_killed_folds_go_on_to_the_same_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "dlcli", "train", *HOUSES.split(), "--name", "killed", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = here / "runs/killed/fold-2"
+    deadline = time.monotonic() + 120
+    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert second.exists()
+    assert not (here / "runs/killed/out-of-fold.csv").exists()
+    assert main(["train", "--resume", "killed", "--quiet"]) == 0
+    for fold in (1, 2, 3):
+        tensors = [
+            read_tensors(here / f"runs/{name}/fold-{fold}/best.safetensors")[0]
+            for name in ("H", "killed")
+        ]
+        assert tensors[0].keys() == tensors[1].keys()
+        assert all(tensors[0][key].equal(tensors[1][key]) for key in tensors[0])
+    texts = [(here / f"runs/{name}/out-of-fold.csv").read_text() for name in ("H", "killed")]
+    assert texts[0] == texts[1]
+    capsys.readouterr()
+    assert main(["train", *HOUSES.split(), "--name", "killed", "--json"]) == 0  # nothing is left
+    assert json.loads(capsys.readouterr().out)["status"] == "finished"
+
+
+def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        ("train --resume H --epochs 3", "takes no other settings"),
+        (f"train {HOUSES} --lr 0.1 --name H", "has folds of other settings"),
+        ("eval H", "was seen in training by some of the models"),
+        (f"train {HOUSES} --name houses.csv --runs-dir .", "is something else"),
+    ):
+        assert main(arguments.split()) == 2, arguments
+        assert message in capsys.readouterr().err
