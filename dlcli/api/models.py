@@ -111,4 +111,7 @@ def load(
     ``trust`` is for files of others that can run code. Raises: DlcliError.
     """
     path = find_artifact(None if artifact is None else str(artifact), DEFAULT_ROOT)
-    return Model(open_artifact(path, device=device, trust=trust))
+    opened = open_artifact(path, device=device, trust=trust)
+    for note in opened.notes:
+        warnings.warn(note, stacklevel=2)
+    return Model(opened)

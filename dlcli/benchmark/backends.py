@@ -85,10 +85,16 @@ class Runner:
         device = self._torch_device()
         if device is None:  # a runtime of its own, which runs on the requested device or fails
             cpu = f"cpu ({plural(threads, 'thread')})"
-            return cpu if self._requested_device == "cpu" else self._requested_device
+            on_cpu = self._requested_device == "cpu" or self.provider == "CPUExecutionProvider"
+            return cpu if on_cpu else self._requested_device
         from dlcli.zoo.device import describe_device
 
         return describe_device(device)
+
+    @property
+    def provider(self) -> str:
+        """What of the runtime executes the artifact; empty where there is no choice."""
+        return self.artifact.provider
 
     def peak_mib(self) -> float:
         """Return the peak memory so far: allocated by torch on a GPU, else resident in the process.

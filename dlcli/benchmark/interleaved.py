@@ -171,6 +171,7 @@ class InterleavedTimer:
         try:
             reply = slot.worker.read(self._patience_s())
             slot.startup_s, slot.device = slot.worker.age_s, reply["device"]
+            slot.provider = reply["provider"]
         except DlcliError as exc:
             slot.error = exc.message + (f" ({exc.hint})" if exc.hint else "")
         except WorkerLost as exc:

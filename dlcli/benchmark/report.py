@@ -49,6 +49,7 @@ class BenchmarkRow:
             "backend": self.backend or None,
             "amp": self.amp,
             "device": None if timing is None else timing.device,
+            "provider": None if timing is None else timing.provider or None,
             "size_bytes": self.size_bytes,
             "params": self.params,
             "macs": self.macs,

@@ -40,6 +40,7 @@ class Timing:
     startup_s: float  # from the start of the process to the first output
     peak_mib: float
     device: str  # in words: "cpu (2 threads)"
+    provider: str = ""  # that ran, of a runtime with several: "CPUExecutionProvider"
     error: str | None = None
     failed: dict[int, str] = field(default_factory=dict)
     spinning: bool = False
@@ -102,6 +103,7 @@ class WorkerSlot:
     startup_s: float = float("nan")
     peak_mib: float = float("nan")
     device: str = ""
+    provider: str = ""
     error: str | None = None
     spinning: bool = False
 
@@ -141,6 +143,7 @@ class WorkerSlot:
             startup_s=self.startup_s,
             peak_mib=self.peak_mib,
             device=self.device,
+            provider=self.provider,
             error=self.error,
             failed=dict(self.failed),
             spinning=self.spinning,

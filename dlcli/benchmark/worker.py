@@ -78,7 +78,8 @@ class Session:
     def ready(self) -> dict[str, Any]:
         """Run the model once, and return where it runs."""
         self._call(self._job["first"]).run()
-        return {"device": self._runner.device(self._job["threads"])}
+        device = self._runner.device(self._job["threads"])
+        return {"device": device, "provider": self._runner.provider}
 
     def serve(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to one request, or ``error``."""

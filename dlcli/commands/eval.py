@@ -80,7 +80,7 @@ def command(
             open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
         ]
         models = [_measured_by(model, config.metrics) for model in models]
-        warnings = list(data.warnings)
+        warnings = [*data.warnings, *(note for model in models for note in model.notes)]
         if config.data is None:
             warnings += seen_in_training(models, data.reader.samples.ids)
         for message in warnings:

@@ -106,7 +106,8 @@ def command(
     # A live view would interleave with a table on the same screen.
     silent = quiet or json_output or (chosen == "table" and output is None)
     with progress_sink(silent, json_output) as emit:
-        for message in (*(notice.message for notice in reader.notices), *carried.messages):
+        opened = (note for model in models for note in model.notes)
+        for message in (*opened, *(notice.message for notice in reader.notices), *carried.messages):
             emit(Warned(message))
         predictions = predict(
             ensemble.predict,

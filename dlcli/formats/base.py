@@ -155,6 +155,16 @@ class Artifact(ABC):
         other._card = card
         return other
 
+    @property
+    def provider(self) -> str:
+        """What of its runtime executes it, where the runtime has several: ONNX Runtime's provider."""
+        return ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know of how it was opened."""
+        return ()
+
     @abstractmethod
     def predict(self, inputs: Inputs) -> Outputs:
         """The outputs for a batch; pixels come as uint8 (n, H, W, C) and are normalised here."""

@@ -24,8 +24,8 @@ GAP = 2  # between the columns of a table
 MISSING = "-"
 UNKNOWN = "not known"
 FIELDS = (
-    "artifact", "format", "backend", "amp", "device", "threads", "size_bytes", "params", "macs",
-    "metric", "value", "agreement", "samples", "startup_s", "peak_mib", "batch_size", "calls",
+    "artifact", "format", "backend", "amp", "device", "provider", "threads", "size_bytes", "params",
+    "macs", "metric", "value", "agreement", "samples", "startup_s", "peak_mib", "batch_size", "calls",
     "p50_ms", "p95_ms", "p99_ms", "throughput", "speedup", "speedup_low", "speedup_high", "clock",
     "doubt", "front", "error",
 )  # fmt: skip

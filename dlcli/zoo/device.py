@@ -11,6 +11,7 @@ import torch
 
 from dlcli.config.devices import parse_device
 from dlcli.errors import DlcliError
+from dlcli.machine.causes.why import why_not
 from dlcli.machine.threads import requested_threads, usable_cores
 
 
@@ -23,9 +24,11 @@ def resolve_device(name: str) -> torch.device:
         return next((torch.device(kind) for kind in ("cuda", "xpu", "mps") if _count(kind)), _CPU)
     kind, index = parse_device(name)
     if kind != "cpu" and index >= _count(kind):
+        cause = why_not(kind) if not _count(kind) else None
+        why = f": {cause.what} ({cause.evidence})" if cause else ""
         raise DlcliError(
-            f"--device {name}: this machine has {_count(kind)} {kind} devices that torch can use",
-            hint="dlcli info shows what torch sees and why",
+            f"--device {name}: this machine has {_count(kind)} {kind} devices that torch can use{why}",
+            hint=(cause.hint if cause else None) or "dlcli info shows what torch sees and why",
         )
     return torch.device(name)
 

@@ -8,7 +8,6 @@ of one size (`dlcli.formats.static_shape`), with raw inputs (`embed`) or readabl
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,14 @@ from dlcli.card import Card
 from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
-from dlcli.errors import DlcliError, UsageError
+from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
 from dlcli.formats.exported import ExportedArtifact
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.example import example
 from dlcli.formats.onnx.postprocess import output_name
+from dlcli.formats.onnx.providers import check_providers, open_session, providers_for
 from dlcli.formats.onnx.versions import facts
 from dlcli.formats.readable_outputs import has_readable_outputs, to_model_outputs
 from dlcli.formats.static_shape import sizes_of
@@ -43,10 +43,21 @@ _OPTIONS = frozenset(
 class OnnxArtifact(ExportedArtifact):
     """A session of ONNX Runtime and the card of its file."""
 
-    def __init__(self, file: ModelFile, card: Card, session: Any) -> None:
+    def __init__(self, file: ModelFile, card: Card, session: Any, notes: tuple[str, ...] = ()) -> None:
         super().__init__(file, card)
         self.session = session
+        self._notes = notes
         self._raw = onnx_embed.takes_raw_inputs(card)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that comes first: it has the nodes that it can run."""
+        return str(self.session.get_providers()[0])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where it runs instead of where it could."""
+        return self._notes
 
     def run_feeds(self, feeds: dict[str, npt.NDArray[Any]]) -> Outputs:
         """The model's outputs for the graph's own inputs by name."""
@@ -112,7 +123,7 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     content = onnx_file.read(path)
     content.check()
     card = content.card
-    providers = _providers(runtime.device)
+    providers = providers_for(runtime.device)
     options = onnxruntime.SessionOptions()
     if runtime.threads is not None:
         options.intra_op_num_threads = runtime.threads
@@ -120,14 +131,15 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     # The bytes that were checked; external data needs the path.
     source: bytes | str = str(path) if content.external_files else content.data
     try:
-        session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
+        session = open_session(source, options, providers)
     except Exception as exc:  # its errors share no base class but this
         raise DlcliError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(exc)}",
             hint="it may be older than the file: export it again, --for onnxruntime==VERSION",
         ) from exc
+    notes = check_providers(session.get_providers(), providers, runtime.device, path)
     _check_shapes(session, card, path)
-    return OnnxArtifact(file, card, session)
+    return OnnxArtifact(file, card, session, notes)
 
 
 def _check_shapes(session: Any, card: Card, path: Path) -> None:
@@ -168,28 +180,6 @@ def _signature(card: Card) -> dict[str, tuple[int | str, ...]]:
         name: tuple(sizes.get(dim, dim) if isinstance(dim, str) else dim for dim in dims)
         for name, dims in signature.items()
     }
-
-
-def _providers(device: str) -> list[Any]:
-    import onnxruntime
-
-    match = re.fullmatch(r"(auto|cpu|cuda|xpu|mps)(?::(\d+))?", device)
-    if match is None:
-        raise UsageError(f"--device {device!r} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps")
-    kind, index = match[1], match[2]
-    cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-    if kind == "cuda" and not cuda:
-        raise DlcliError(
-            f"--device {device}: this ONNX Runtime has no CUDA provider",
-            hint="python -m pip install onnxruntime-gpu, or --device cpu",
-        )
-    if kind in ("xpu", "mps"):
-        raise DlcliError(f"--device {device}: ONNX files run on cpu or cuda", hint="--device cpu")
-    if cuda and kind in ("auto", "cuda"):
-        # TF32, its default, would move logits by 1e-3 from the model's.
-        settings = {"device_id": int(index or 0), "use_tf32": 0}
-        return [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
 
 
 def _sniff(path: Path) -> bool:
