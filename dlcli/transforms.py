@@ -29,6 +29,7 @@ SIMPLIFY = "simplify"
 ONNX_VERSIONS = "onnx-versions"  # args: "opset", "ir_version", and "runtime" where it decided them
 EXPORTED = "exported"  # args: "source", the name of the file it was made from; "sha256" of its bytes
 UNVERIFIED = "not verified on data"  # args["reason"]: why nothing was compared on real samples
+ONE_BRANCH = "one branch"  # args["lines"]: of the user's code, where tracing took the way of its example
 
 KNOWN = frozenset(
     {
@@ -36,14 +37,14 @@ KNOWN = frozenset(
         *(HALF, GROUPS, SPARSE),
         *(MASK, QUANTIZE),
         *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, ONNX_VERSIONS),
-        *(EXPORTED, UNVERIFIED),
+        *(EXPORTED, UNVERIFIED, ONE_BRANCH),
     }
 )
 
 # With one of these a model is no float model any more.
 NOT_FLOAT = frozenset({QUANTIZE, GROUPS, HALF, FAKE_QUANT})
 # These describe a file, and no model that is made from it.
-OF_THE_FILE = frozenset({EXPORTED, UNVERIFIED})
+OF_THE_FILE = frozenset({EXPORTED, UNVERIFIED, ONE_BRANCH})
 
 
 def find_record(records: Iterable[TransformRecord], kind: str) -> TransformRecord | None:

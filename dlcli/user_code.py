@@ -111,20 +111,24 @@ def read_code(path: Path) -> bytes:
 def user_errors(what: str, path: Path | None = None) -> Iterator[None]:
     """Context in which an error of the user's code is a DlcliError that names its line in ``path``.
 
-    Errors that mean that memory ran out stay what they are: training has ways out of them.
+    Errors that mean that memory ran out stay what they are: training has ways out of them. An exit, of
+    ``sys.exit`` or of a parser of arguments, would end dlcli without a word.
     """
     try:
         yield
     except DlcliError:
         raise
-    except Exception as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
+    except (
+        Exception,
+        SystemExit,
+    ) as exc:  # foreign code may raise anything, and none of it is a defect of dlcli
         if is_out_of_memory(exc):
             raise
         text = f"{what}: {type(exc).__name__}: {first_line(exc)}"
         raise DlcliError(f"{text}{line_of(exc, path)}", hint="--debug shows where") from exc
 
 
-def line_in_user_file(exc: Exception) -> str:
+def line_in_user_file(exc: BaseException) -> str:
     """Return the last line of a user's file that an error went through, "" where there is none."""
     frames = traceback.extract_tb(exc.__traceback__)
     paths = {str(path): path for path in _modules}
@@ -154,12 +158,18 @@ def _run(path: Path, source: bytes) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the name ends in .py
     module = importlib.util.module_from_spec(spec)
+    module.__dict__["print"] = _print
     sys.modules[name] = module
     with user_errors(f"{path} cannot be run", path), _importable(path.parent):
         # These bytes were checked; the loader would read the file again, or a .pyc in its place.
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     _modules[path] = source, module
     return module
+
+
+def _print(*values: object, file: Any = None, **how: Any) -> None:
+    """The ``print`` of a user's file: to stderr, since stdout is for results, as those of --json."""
+    print(*values, file=sys.stderr if file is None else file, **how)
 
 
 @contextmanager

@@ -251,6 +251,8 @@ def _read(path: Path, text: str, config: DataConfig, *, other: bool) -> tuple[Da
             f"{text} is no data that dlcli knows",
             hint="unpack it first"
             if is_archive
+            else f"a data set of your own code is --data {text}:NAME"
+            if path.suffix == ".py"
             else f"--kind {'|'.join(KINDS.names())} says what it is",
         )
     with naming(str(path)):

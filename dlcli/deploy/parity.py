@@ -76,7 +76,9 @@ class Parity:
     """The result of a parity check. ``data`` is the split, or "random" with the reason in ``note``.
 
     ``metrics`` are the model's on the same samples; empty without labels. ``missed`` are the bounds that
-    were missed, in words. ``raw`` is for files with embedded preprocessing, where there is raw data.
+    were missed, in words. ``one_branch`` are lines of the user's code that branch on values of a tensor:
+    the file took one way there, and so did all of these samples, or both ways give the same outputs.
+    ``raw`` is for files with embedded preprocessing, where there is raw data.
     """
 
     data: str
@@ -86,6 +88,7 @@ class Parity:
     batches: tuple[BatchParity, ...]
     missed: tuple[str, ...]
     raw: RawParity | None = None
+    one_branch: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -129,7 +132,16 @@ def check_parity(
             batch = _compare(*pair, batch_size, steps, after_metrics, task)
             batches.append(batch)
             missed += _missed(batch, metrics, tolerance, config, task)
-    return Parity(data, len(inputs[0]), note, metrics, tuple(batches), tuple(missed))
+    branches = transforms.find_record(after.card.transforms, transforms.ONE_BRANCH)
+    return Parity(
+        data,
+        len(inputs[0]),
+        note,
+        metrics,
+        tuple(batches),
+        tuple(missed),
+        one_branch=() if branches is None else tuple(branches.args["lines"]),
+    )
 
 
 def _tolerance(before: Artifact, config: ExportConfig) -> float:

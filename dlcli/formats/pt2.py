@@ -48,14 +48,17 @@ def open_pt2(file: ModelFile, runtime: Runtime) -> TorchProgram:
 def _load(path: Path, device: torch.device) -> Program:
     import torch
 
-    from dlcli.zoo.forward import place
+    from dlcli.zoo.forward import keep_contiguous, place
 
     program: Any = torch.export.load(path)
     if device.type != "cpu":
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, str(device))
-    return place(program.module(), device)
+    module = program.module()
+    if any(node.target is torch.ops.aten.view.default for node in program.graph.nodes):
+        keep_contiguous(module)  # the strides that it was exported with
+    return place(module, device)
 
 
 def _sniff(path: Path) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import linecache
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,7 +18,8 @@ from dlcli.formats.static_shape import Sizes
 from dlcli.formats.torch_export import example_inputs, module_to_export, noise_batch
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
 from dlcli.formats.zip_archive import card_in, check_whole, holds, members, write_in_memory
-from dlcli.trust import remember
+from dlcli.transforms import ONE_BRANCH
+from dlcli.trust import names_code, remember
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -37,15 +40,19 @@ def write_torchscript(source: Artifact, path: Path, config: ExportConfig) -> Non
     """Trace the source's module or compile its code, whichever gives the model's outputs.
 
     Tracing follows one path through the code; where torch warns that another input might take another
-    path, compiled code is preferred. Raises: DlcliError when neither gives the model's outputs.
+    path, compiled code is preferred, and where that fails, the card names these lines of the code.
+    Raises: DlcliError when neither gives the model's outputs.
     """
     import torch
 
     module, card, sizes = module_to_export(source, config)
     module = module.cpu()
     with torch.no_grad(), _without_deprecations():
-        script, method = _trace_or_script(module, card, sizes, half=config.half)
-        extra = {CARD_KEY: card.with_record(NAME, by=method).to_json()}
+        script, method, lines = _trace_or_script(module, card, sizes, half=config.half)
+        card = card.with_record(NAME, by=method)
+        if lines:
+            card = card.with_record(ONE_BRANCH, lines=lines)
+        extra = {CARD_KEY: card.to_json()}
         write_in_memory(path, lambda file: _save(script, extra, file))
     remember(path)
 
@@ -70,9 +77,11 @@ def _save(script: Any, extra: dict[str, str], file: BinaryIO) -> None:
 
 def _trace_or_script(
     module: nn.Module, card: Card, sizes: Sizes | None, *, half: bool
-) -> tuple[Any, str]:
-    """The module as TorchScript, and the method, "trace" or "script". Raises: DlcliError."""
-    import torch
+) -> tuple[Any, str, list[str]]:
+    """The module as TorchScript; "trace" or "script"; the lines of the user's that a trace went one way.
+
+    Raises: DlcliError.
+    """
 
     def attempt(make: Callable[[], Any]) -> tuple[Any, str]:
         """The result of ``make``, and what is wrong with it."""
@@ -82,15 +91,16 @@ def _trace_or_script(
             return None, first_line(exc)
         return script, _difference(script, module, card, sizes, half=half)
 
-    branches: list[str] = []
-    traced, trace_error = attempt(lambda: _trace(module, example_inputs(card, sizes), branches))
+    branches: list[warnings.WarningMessage] = []
+    example = example_inputs(card, sizes)
+    traced, trace_error = attempt(lambda: _trace(module, example, branches))
     if not trace_error and not branches:
-        return traced, "trace"
-    scripted, script_error = attempt(lambda: torch.jit.script(module))
+        return traced, "trace", []
+    scripted, script_error = attempt(lambda: _compile(module, example))
     if not script_error:
-        return scripted, "script"
+        return scripted, "script", []
     if not trace_error:
-        return traced, "trace"
+        return traced, "trace", _lines(branches) if names_code(card.model.name) else []
     raise DlcliError(
         f"{card.model.name} cannot be written as TorchScript: trace: {trace_error}; "
         f"script: {script_error}",
@@ -98,8 +108,10 @@ def _trace_or_script(
     )
 
 
-def _trace(module: nn.Module, example: tuple[torch.Tensor, ...], branches: list[str]) -> Any:
-    """The traced module; ``branches`` gets torch's warnings of branches on the values of a tensor."""
+def _trace(
+    module: nn.Module, example: tuple[torch.Tensor, ...], branches: list[warnings.WarningMessage]
+) -> Any:
+    """The traced module; ``branches`` gets torch's warnings of a tensor's value in Python's hands."""
     import torch
 
     jit: Any = torch.jit  # not typed
@@ -107,8 +119,28 @@ def _trace(module: nn.Module, example: tuple[torch.Tensor, ...], branches: list[
         warnings.simplefilter("always", jit.TracerWarning)
         # Its own check compares bit by bit and with the example's shapes alone.
         traced = jit.trace(module, example, check_trace=False)
-    branches += [str(w.message) for w in caught if "Python boolean" in str(w.message)]
+    branches += [w for w in caught if "Converting a tensor to a Python" in str(w.message)]
     return traced
+
+
+def _compile(module: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+    """The scripted module; of one output without the hook for several, which no compiler reads."""
+    import torch
+
+    from dlcli.zoo.user_models import single_output
+
+    if isinstance(module.forward(*example), torch.Tensor):
+        module = copy.deepcopy(module)
+        for key in [key for key, hook in module._forward_hooks.items() if hook is single_output]:
+            del module._forward_hooks[key]
+    return torch.jit.script(module)
+
+
+def _lines(branches: Sequence[warnings.WarningMessage]) -> list[str]:
+    """The lines of code that the warnings are about, as "net.py line 3: if x.sum() > 0:"."""
+    places = dict.fromkeys((Path(w.filename), w.lineno) for w in branches)
+    texts = ((path, line, linecache.getline(str(path), line).strip()) for path, line in places)
+    return [f"{path.name} line {line}: {text}" for path, line, text in texts]
 
 
 def _difference(script: Any, module: nn.Module, card: Card, sizes: Sizes | None, *, half: bool) -> str:

@@ -23,7 +23,7 @@ def code_errors() -> Iterator[None]:
         yield
     except DlcliError:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         line = "" if is_out_of_memory(exc) or is_peer_loss(exc) else line_in_user_file(exc)
         if not line:
             raise

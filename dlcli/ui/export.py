@@ -36,8 +36,8 @@ def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
         missed = "; ".join(result.parity.missed)
         print_key_values(title, [*rows, ("verdict", f"DIFFERS: {missed}")])
         return
-    first = "outputs are the same"
-    print_change(result.change, title, [first, *verdict(result.change, expect_smaller=False)], facts)
+    first = ["outputs are the same", *_one_branch(result.parity)]
+    print_change(result.change, title, [*first, *verdict(result.change, expect_smaller=False)], facts)
 
 
 def print_exports(results: Sequence[ExportResult | ExportFailure]) -> None:
@@ -68,7 +68,7 @@ def print_exports(results: Sequence[ExportResult | ExportFailure]) -> None:
         elif not result.ok:
             difference.append("DIFFERS: " + "; ".join(result.parity.missed))
         elif result.change is not None:
-            difference += verdict(result.change, expect_smaller=False)
+            difference += _one_branch(result.parity) + verdict(result.change, expect_smaller=False)
         facts += [(result.format if i == 0 else "", text) for i, text in enumerate(difference)]
     print_key_values("exports", facts)
     stdout().print()
@@ -100,6 +100,13 @@ def _parity(parity: Parity) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def _one_branch(parity: Parity) -> list[str]:
+    return [
+        f"ONE BRANCH ONLY: the samples compared all went one way at {line}, and the file has no other"
+        for line in parity.one_branch
+    ]
 
 
 def _at(batch: BatchParity) -> str:

@@ -111,6 +111,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     ),
     "onnx-versions": _onnx_versions,
     "exported": lambda args: f"exported from {args.get('source')}",
+    "one branch": lambda args: f"ONE BRANCH ONLY of {'; '.join(map(str, args.get('lines', ())))}",
     "not verified on data": lambda args: f"NOT VERIFIED ON DATA: {args.get('reason')}",
 }
 

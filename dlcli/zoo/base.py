@@ -162,7 +162,8 @@ def find_model(name: str, kind: str) -> ModelEntry:
             return family.make(name, kind)
     check_name(name)
     raise UsageError(
-        f"model {name} takes no {kind} data", hint=f"for {kind}: {', '.join(own_names(kind))}"
+        f"model {name} takes no {kind} data, but {', '.join(own_kinds(name))}",
+        hint=f"for {kind}: {', '.join(own_names(kind))}; or --kind, if the data can be read so",
     )
 
 

@@ -16,6 +16,8 @@ from dlcli.data.base import Inputs
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.device import keep_freed_memory
 
+_CONTIGUOUS_ONLY = "_dlcli_contiguous_only"  # attribute of modules
+
 
 def place(module: nn.Module, device: torch.device) -> nn.Module:
     """Move a module to the device, its convolution kernels in the layout of `input_tensor`."""
@@ -28,8 +30,20 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 def has_images(module: nn.Module) -> bool:
-    """Whether a module has kernels of two-dimensional convolutions, for which the layout matters."""
+    """Whether a module has kernels of two-dimensional convolutions, for which the layout is a choice."""
+    if getattr(module, _CONTIGUOUS_ONLY, False):
+        return False
     return any(parameter.ndim == 4 for parameter in module.parameters())
+
+
+def keep_contiguous(module: nn.Module) -> None:
+    """Let a module have torch's own layout wherever it is placed: `has_images` is False from now on.
+
+    For the code of others, in which ``x.view(len(x), -1)`` is common: with channels-last strides it
+    raises a RuntimeError.
+    """
+    setattr(module, _CONTIGUOUS_ONLY, True)
+    make_contiguous(module)
 
 
 def make_contiguous(module: nn.Module) -> RemovableHandle:
@@ -39,8 +53,13 @@ def make_contiguous(module: nn.Module) -> RemovableHandle:
     """
     module.to(memory_format=torch.contiguous_format)
     return module.register_forward_pre_hook(
-        lambda _, inputs: tuple(tensor.contiguous() for tensor in inputs)
+        lambda _, inputs: tuple(_contiguous(tensor) for tensor in inputs)
     )
+
+
+def _contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with the strides of its shape: images of one channel may have those of both layouts."""
+    return tensor.contiguous().view(-1).view(tensor.shape) if tensor.ndim == 4 else tensor
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:

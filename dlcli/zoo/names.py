@@ -24,12 +24,14 @@ def check_spelling(name: str) -> None:
     `dlcli.zoo.base.check_name` decides; this refuses nothing that it knows. Raises: UsageError naming
     the nearest names.
     """
+    if name.endswith(".py"):
+        raise UsageError(f"--model {name} names no class of the file", hint=f"--model {name}:NAME")
     own = _sources(Path(__file__).parent)
     if name in _TEXT.findall(own) or names_code(name) or name.startswith(_OTHER_LIBRARIES):
         return
     others = torchvision_names()
     if others and name not in others:
-        known = (*_OWN.findall(own), *others)
+        known = dict.fromkeys((*_OWN.findall(own), *others))
         raise UsageError(f"unknown model {name!r}", hint=f"{nearest(name, known)}; see dlcli models")
 
 

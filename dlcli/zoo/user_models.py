@@ -26,6 +26,7 @@ only where `dlcli.trust.check_code` allows it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from dlcli.call_arguments import signature_of
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import (
     ImageInput,
+    PairsInput,
     SeriesInput,
     TabularInput,
     TaskKind,
@@ -49,6 +51,7 @@ from dlcli.task import (
 from dlcli.trust import CODE_FILE, MODELS_GROUP, entry_points, full_name, names_code
 from dlcli.user_code import UserObject, load_object, read_code
 from dlcli.zoo.base import FAMILIES, Family, ModelEntry
+from dlcli.zoo.forward import has_images, keep_contiguous
 
 
 class AnyArgs(BaseModel):
@@ -100,14 +103,14 @@ def _build(full: str, task: TaskSpec, args: AnyArgs) -> nn.Module:
         module = code.value(*positional, **named)
     if not isinstance(module, nn.Module):
         raise DlcliError(f"{full} gave a {type(module).__name__}, not an nn.Module")
-    module.register_forward_hook(_single_output)
+    module.register_forward_hook(single_output)
     _check_order(code, module, task)
     _try_out(code, module, task)
     code.works()
     return module
 
 
-def _single_output(module: nn.Module, inputs: object, output: Any) -> Any:
+def single_output(module: nn.Module, inputs: object, output: Any) -> Any:
     """The output of a model that may have several, as a hook: so every export does the same."""
     if isinstance(output, Mapping):
         return output["logits"] if "logits" in output else next(iter(output.values()), None)
@@ -121,7 +124,7 @@ def known_arguments(task: TaskSpec) -> dict[str, int]:
     """The values that a class may ask for by name, as tutorials call them.
 
     ``input_size`` is that of the first layer: all pixels of an image, the columns of a row, the channels
-    of a series.
+    of a series, the vocabulary of the texts to translate.
     """
     spec = task.input
     outputs = ("num_outputs", "n_outputs", "out_features", "output_size", "output_dim")
@@ -141,6 +144,10 @@ def known_arguments(task: TaskSpec) -> dict[str, int]:
         values |= dict.fromkeys(("seq_len", "sequence_length", "window"), spec.length)
     elif isinstance(spec, TextInput):
         values |= {"vocab_size": spec.vocab_size, "max_length": spec.max_length}
+    elif isinstance(spec, PairsInput):
+        size = spec.source.vocab_size
+        for names, side in ((("source", "src"), spec.source), (("target", "tgt", "trg"), spec.target)):
+            values |= dict.fromkeys((f"{name}_vocab_size" for name in names), side.vocab_size)
     if size is not None:
         values |= dict.fromkeys(("input_size", "in_features", "input_dim", "num_features"), size)
     if task.horizon:
@@ -158,6 +165,9 @@ def _call(
     signature = signature_of(make)
     if signature is None:
         return (task,), given
+    bases = [base for base in getattr(make, "__mro__", ()) if base not in (nn.Module, object)]
+    if bases and not any("__init__" in vars(base) for base in bases):  # no arguments at all
+        return (), given
     parameters = list(signature.parameters.values())
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     known = known_arguments(task)
@@ -184,8 +194,18 @@ def _required(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
 
 
 def _check_order(code: UserObject, module: nn.Module, task: TaskSpec) -> None:
-    """Raises: DlcliError where ``forward`` names the tensors of the data in another order."""
+    """Raises: DlcliError where ``forward`` cannot be called with the data's tensors, or names them in
+    another order.
+    """
     names = [tensor.name for tensor in task.input.signature]
+    try:
+        inspect.signature(module.forward).bind(*names)
+    except TypeError as exc:
+        raise DlcliError(
+            f"{code.name} cannot take {_shapes(task.input.signature)}: TypeError: forward: {exc}",
+            hint=f"def forward(self, {', '.join(names)})"
+            + (": the true lengths tell padding from steps" if "lengths" in names else ""),
+        ) from exc
     parameters = [name for name in inspect.signature(module.forward).parameters if name in names]
     if sorted(parameters) == sorted(names) and parameters != names:
         raise DlcliError(
@@ -196,20 +216,40 @@ def _check_order(code: UserObject, module: nn.Module, task: TaskSpec) -> None:
 
 
 def _try_out(code: UserObject, module: nn.Module, task: TaskSpec) -> None:
-    """Check the output shape on two samples of zeros: on a GPU it would fail far from its cause."""
-    sizes: dict[str, int] = {"batch": 2}
-    inputs = [_zeros(spec, sizes) for spec in task.input.signature]
+    """Check the output's shape on two samples of zeros and on one: on a GPU it would fail elsewhere."""
     was_training = module.training
-    with torch.no_grad(), code.errors(f"{code.name} cannot take {_shapes(task.input.signature)}"):
-        output = module.eval()(*inputs)
+    module.eval()
+    for count, words in ((2, "two samples"), (1, "one sample")):
+        sizes: dict[str, int] = {"batch": count}
+        inputs = [_zeros(spec, sizes) for spec in task.input.signature]
+        with torch.no_grad(), code.errors(f"{code.name} cannot take {_shapes(task.input.signature)}"):
+            output = module(*inputs)
+        expected = tuple(sizes.get(d, 2) if isinstance(d, str) else d for d in task.output.dims)
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        if shape != expected:
+            way = "size its last layer by task.num_outputs"
+            raise DlcliError(
+                f"{code.name} outputs {shape} for {words}, where the task needs {expected}",
+                hint=way if count > 1 else "squeeze() drops the batch too where it is 1: leave it out",
+            )
+    if has_images(module) and not _takes_channels_last(module, inputs):
+        keep_contiguous(module)
     module.train(was_training)
-    expected = tuple(sizes.get(d, 2) if isinstance(d, str) else d for d in task.output.dims)
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if shape != expected:
-        raise DlcliError(
-            f"{code.name} outputs {shape} for two samples, where the task needs {expected}",
-            hint="size its last layer by task.num_outputs",
-        )
+
+
+def _takes_channels_last(module: nn.Module, inputs: list[torch.Tensor]) -> bool:
+    """Whether the code computes in that layout too, having computed in torch's own.
+
+    A copy tries it: kernels of one channel would not get their own strides back.
+    """
+    layouts = (torch.channels_last if x.ndim == 4 else torch.contiguous_format for x in inputs)
+    arranged = [x.contiguous(memory_format=f) for x, f in zip(inputs, layouts, strict=True)]
+    try:
+        with torch.no_grad():
+            copy.deepcopy(module).to(memory_format=torch.channels_last)(*arranged)
+    except RuntimeError:  # of ``view``
+        return False
+    return True
 
 
 def _zeros(spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:

@@ -97,6 +97,25 @@ class data(Pixels):
     np.testing.assert_array_equal(pixels(source), pixels(whole))
 
 
+USUAL = {"0.5": (0.5, 0.5), "ImageNet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
+
+
+@pytest.mark.parametrize(("mean", "std"), USUAL.values(), ids=USUAL)
+def test_photos_without_black_or_white_are_known_by_a_usual_normalize(
+    mean: Any, std: Any, write: Write
+) -> None:
+    code = f"""
+class data(Pixels):
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        mean, std = (torch.tensor(v).expand(3)[:, None, None] for v in ({mean}, {std}))
+        return ((40 + image // 2) / 255 - mean) / std, label
+"""
+    source = opened(write(code))
+    assert source.kind == "image"
+    np.testing.assert_array_equal(pixels(source), 40 + pixels(opened(write("data = Pixels"))) // 2)
+
+
 def test_floats_that_were_none_are_tensors_unless_they_are_to_be_rounded(write: Write) -> None:
     code = "def data(): return [(torch.rand(3, 8, 8), i % 2) for i in range(20)]"
     source = opened(write(code))
@@ -413,6 +432,11 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         r"input has different shapes: \(3, 4, 5, 2\) and",
     ),
     "not that kind": ("data = Pixels", {"kind": "text"}, "cannot be text data"),
+    "token ids as texts": (
+        "def data(): return [(torch.arange(4), torch.arange(4) % 3)] * 9",
+        {"task": "seq2seq"},
+        "cannot be pairs data",
+    ),
     "not that task": ("data = Pixels", {"task": "forecast"}, "task 'forecast' does not apply"),
     "a setting of files": ("data = Pixels", {"target": "label"}, "--target is for files"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -17,10 +18,11 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
 from dlcli.formats.onnx.export import export_graph
-from dlcli.task import SPECIAL_TOKENS, ImageInput, TaskSpec, TextInput
+from dlcli.task import SPECIAL_TOKENS, ImageInput, PairsInput, TaskSpec, TextInput
 from dlcli.trust import MODELS_GROUP
 from dlcli.zoo import timm_models, user_models
 from dlcli.zoo.base import build_model, find_model
+from dlcli.zoo.forward import has_images, input_tensor, place
 from dlcli.zoo.layers import mean_steps
 
 CODE = """
@@ -276,6 +278,53 @@ def test_what_a_class_is_called_with_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"asks for hidden_size; .*num_classes=3") as caught:
         build(f"{path}:Mlp")
     assert "--set model.args.hidden_size=VALUE" in (caught.value.hint or "")
+
+
+VIEWS = """
+from torch import nn
+
+class Flat(nn.Module):
+    def __init__(self, in_channels):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 4, 3)
+        self.fc = nn.Linear(64, 3)
+
+    def flat(self, x):
+        return x.view(x.size(0), -1)
+
+    def forward(self, x):
+        return self.fc(self.flat(self.conv(x)))
+
+class Any(Flat):
+    def flat(self, x):
+        return x.flatten(1)
+"""
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["Flat", "Any"])
+def test_code_that_views_its_maps_as_rows_keeps_torchs_layout(
+    tmp_path: Path, name: str, channels: int
+) -> None:
+    (tmp_path / "t.py").write_text(VIEWS)
+    task = image_task(channels=channels)
+    assert isinstance(task.input, ImageInput)
+    module = build(f"{tmp_path}/t.py:{name}", task).eval()
+    pixels = torch.randint(256, (5, 6, 6, channels), dtype=torch.uint8)
+    x = input_tensor(pixels, task.input)  # of channels-last strides
+    expected = module.get_submodule("fc")(module.get_submodule("conv")(x.clone()).flatten(1))
+    placed = place(copy.deepcopy(module), torch.device("cpu"))
+    assert torch.allclose(placed(x), expected, atol=1e-6)
+    assert has_images(placed) == (name == "Any")
+
+
+def test_a_translator_may_name_both_vocabularies() -> None:
+    text = TextInput(vocabulary=(*SPECIAL_TOKENS, "x"), max_length=9)
+    other = text.model_copy(update={"vocabulary": (*SPECIAL_TOKENS, "y", "z")})
+    task = TaskSpec(kind="seq2seq", input=PairsInput(source=text, target=other))
+    known = user_models.known_arguments(task)
+    assert known["src_vocab_size"] == known["source_vocab_size"] == known["input_dim"] == 5
+    assert known["tgt_vocab_size"] == known["trg_vocab_size"] == known["output_dim"] == 6
 
 
 class Words(nn.Module):

@@ -20,6 +20,18 @@ from dlcli.user_data.reading import Rows
 from dlcli.user_data.samples import Array, Sample, Value
 
 PixelRange = tuple[tuple[float, ...], tuple[float, ...]]  # the values of 0 and of 255, by channel
+# The usual mean and std of Normalize, by channel: 0.5, ImageNet, CIFAR-10 (two), CIFAR-100, MNIST,
+# Fashion-MNIST. Images that have no black or no white pixel are told from others by these alone.
+_NORMALIZED: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = (
+    ((0.5,), (0.5,)),
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    ((0.1307,), (0.3081,)),
+    ((0.2860,), (0.3530,)),
+)
+_SLACK = 1e-6  # of float32, at the ends
 _OFF_GRID = 1e-3  # of a step between two of the 256 values: the rounding of float32
 _CHUNK = 2**24  # values that are checked at once
 
@@ -114,8 +126,10 @@ def fit_conversion(
         "series": all(form.endswith((" 1 axes", " 2 axes")) for form in forms.values()),
     }
     if len(forms) != 1 or not fits.get(kind, False):
+        way = "return the two texts: dlcli fits their vocabularies"
         raise UsageError(
-            f"samples of {first.describe()} cannot be {kind} data", hint="leave --kind and --task out"
+            f"samples of {first.describe()} cannot be {kind} data",
+            hint=way if kind == "pairs" else "leave --kind and --task out",
         )
     if kind != "image":
         return Conversion(kind)
@@ -132,8 +146,9 @@ def _fit_range(splits: Sequence[Rows], channels_first: bool) -> tuple[PixelRange
 
     None for images that hold NaN or infinite values.
 
-    They are where they have 256 evenly spaced values, from 0 to 1, from 0 to 255, or from the lowest to
-    the highest of the channel: what torchvision's ToTensor makes of an image, and a Normalize after it.
+    They are where they have 256 evenly spaced values, from 0 to 1, from 0 to 255, between those of a
+    usual Normalize, or from the lowest to the highest of the channel: what torchvision's ToTensor makes
+    of an image, and a Normalize after it.
     """
     parts = [np.asarray(row)[None] for rows in splits if isinstance(rows, list) for row in rows]
     parts += [rows for rows in splits if isinstance(rows, np.ndarray)]
@@ -143,14 +158,25 @@ def _fit_range(splits: Sequence[Rows], channels_first: bool) -> tuple[PixelRange
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return None
     own = low, np.where(high > low, high, low + 1)
-    usual = [(np.zeros_like(low), np.full_like(high, top)) for top in (1, 255)]
-    ranges = [each for each in usual if (low >= 0).all() and (high <= each[1]).all()] + [own]
-    for lowest, highest in ranges:
+    plain = [(np.zeros_like(low), np.full_like(high, top)) for top in (1, 255)]
+    normalized = [
+        (
+            (0 - np.array(mean)) / std + np.zeros_like(low),
+            (1 - np.array(mean)) / std + np.zeros_like(low),
+        )
+        for mean, std in _NORMALIZED
+        if len(mean) in (1, len(low))
+    ]
+    plain, normalized = (
+        [r for r in usual if (low >= r[0] - _SLACK).all() and (high <= r[1] + _SLACK).all()]
+        for usual in (plain, normalized)
+    )
+    for lowest, highest in (*plain, *normalized, own):
         if all(
             _on_grid(plane, lowest[c], highest[c]) for part in planes for c, plane in enumerate(part)
         ):
             return (tuple(lowest.tolist()), tuple(highest.tolist())), True
-    lowest, highest = ranges[0]
+    lowest, highest = (*plain, own)[0]
     return (tuple(lowest.tolist()), tuple(highest.tolist())), False
 
 
