@@ -19,11 +19,13 @@ from dlcli.registry import declared_names
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")))
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run by a test: .+ -->")
 # What makes a command small: words of a page, and what the test puts in their place.
 SMALLER = {
     "resnet18": "cnn",
     "dlcli train": "dlcli train --epochs 1 --batch-size 8",
+    "--data digits": "--data digits --batch-size 300",
     "dlcli prune": "dlcli prune --epochs 1",
     "dlcli benchmark": "dlcli benchmark --batch-sizes 1",
 }
@@ -34,7 +36,7 @@ BOUNDS = ("--min", "--max-drop", "--require")
 def blocks(document: Path) -> list[tuple[str, bool]]:
     """Every indented block of a page, and whether a mark before it says why it is not run."""
     found: list[tuple[str, bool]] = []
-    paragraphs = document.read_text(encoding="utf-8").split("\n\n")
+    paragraphs = FENCED.sub("", document.read_text(encoding="utf-8")).split("\n\n")
     for before, paragraph in zip(["", *paragraphs], paragraphs, strict=False):
         if paragraph.strip("\n").startswith("    "):
             if found and before.strip("\n").startswith("    "):  # a blank line within a block
@@ -55,10 +57,18 @@ def words_of(*documents: Path) -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in documents)
 
 
+def write_files(folder: Path) -> None:
+    """Write the Python files of the pages, each of which begins with its name: ``# net.py``."""
+    for language, code in FENCED.findall(words_of(*DOCUMENTS)):
+        if language == "python":
+            (folder / code.splitlines()[0].removeprefix("# ")).write_text(code)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data that the commands name."""
+    """The data and the files that the commands name."""
     root = tmp_path_factory.mktemp("readme")
+    write_files(root)
     rng = np.random.default_rng(0)
     for channel, label in enumerate(("blue", "green", "red")):
         for folder, count in ((f"imgs/{label}", 12), (f"new/{label}", 1)):
@@ -127,10 +137,10 @@ def test_the_commands_of_documents_run(
     """In the order of each page, in one folder; pipes and launchers in a shell of their own."""
     monkeypatch.chdir(folder)
     for line in map(smaller, map(str.strip, block.splitlines())):
-        if (
-            "|" in line or "--devices" in line
-        ):  # PyTorch's launcher leaves a socket to the interpreter's end
-            command = line.replace("dlcli ", f"{sys.executable} -m dlcli ")
+        # PyTorch's launcher leaves a socket to the interpreter's end.
+        if "|" in line or "--devices" in line or not line.startswith("dlcli "):
+            command = re.sub(r"^python ", f"{sys.executable} ", line)
+            command = command.replace("dlcli ", f"{sys.executable} -m dlcli ")
             code = subprocess.run(command, shell=True, check=False).returncode
         else:
             code = main(shlex.split(line)[1:])

@@ -45,6 +45,9 @@ def run_as_ranks(folder: Path, argv: Sequence[str], ranks: int = 2) -> None:
         processes[-1].start()
     for process in processes:
         process.join(_TIMEOUT_S)
+        process.kill()  # one that waits for another that failed
+    for process in processes:
+        process.join()
     assert [process.exitcode for process in processes] == [0] * ranks
 
 
