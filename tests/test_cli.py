@@ -103,6 +103,7 @@ MISTAKES = [
     ["quantize", "--epochs", "3"],
     ["prune"],
     ["prune", "--amount", "0.5", "--target-params", "0.5"],
+    ["train", "-m", "cnn", "-d", "digits", "--epochs", "2", "--set", "fit.min_steps=50"],
     ["prune", "--amount", "0.5", "--epochs", "0", "--lr", "1"],
     ["prune", "--amount", "0.5", "--max-drop", "little"],
     ["export", "--onnx", "--max-drop", "little"],

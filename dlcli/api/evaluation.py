@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any
 
 from dlcli.api.models import Model, load
+from dlcli.api.python_words import python_words
 from dlcli.config import EvalConfig
 from dlcli.evaluation.ensemble import Ensemble
 from dlcli.evaluation.eval_data import eval_data
@@ -15,6 +16,7 @@ from dlcli.settings import validate
 from dlcli.trust import allowing
 
 
+@python_words()
 def evaluate(
     model: Model | str | PathLike[str] | None = None,
     data: str | PathLike[str] | None = None,

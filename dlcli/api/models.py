@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.api.inputs import samples_of
+from dlcli.api.python_words import python_words
 from dlcli.card import Card
 from dlcli.data.base import Reader, Samples
 from dlcli.data.kinds import ReadOptions, kind_of
@@ -35,6 +36,7 @@ class Model:
         """What the model is, what it predicts, what its data and its metrics were."""
         return self.artifact.card
 
+    @python_words()
     def predict(
         self, values: Any, *, top_k: int | None = 3, batch_size: int | None = None
     ) -> list[dict[str, Any]]:
@@ -67,6 +69,7 @@ class Model:
             first += len(samples)
         return rows
 
+    @python_words()
     def outputs(self, values: Any, *, batch_size: int | None = None) -> npt.NDArray[np.float32]:
         """The model's raw outputs for values, (N, ...): logits, scaled numbers, embeddings.
 
@@ -88,7 +91,7 @@ class Model:
         """The reader of samples; what it has to say of them is a Python warning."""
         task = self.card.task
         reader = kind_of(task).reader(samples, task, ReadOptions(on_bad_sample="fail"))
-        for message in messages(reader.notices):
+        for message in messages([*samples.notices, *reader.notices]):
             warnings.warn(message, stacklevel=4)
         return reader
 
@@ -103,6 +106,7 @@ class Model:
         )
 
 
+@python_words()
 def load(
     artifact: str | PathLike[str] | None = None, *, device: str = "auto", trust: bool = False
 ) -> Model:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.api.models import Model, load
+from dlcli.api.python_words import python_words
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.begin import begin_run
 from dlcli.commands.train_session.granted import grant_reach
@@ -52,6 +53,7 @@ class Run:
         """Open the best model. Raises: DlcliError."""
         return load(self.best, device=device)
 
+    @python_words()
     def resume(self, *, force: bool = False, quiet: bool = True, **settings: Any) -> Run:
         """Train on from the last state, with other settings such as ``epochs=20``: see `train`.
 
@@ -64,6 +66,7 @@ class Run:
         return self
 
 
+@python_words()
 def train(
     config: str | PathLike[str] | Mapping[str, Any] | None = None,
     *,

@@ -107,7 +107,8 @@ def command(
     silent = quiet or json_output or (chosen == "table" and output is None)
     with progress_sink(silent, json_output) as emit:
         opened = (note for model in models for note in model.notes)
-        for message in (*opened, *(notice.message for notice in reader.notices), *carried.messages):
+        notices = (notice.message for notice in (*samples.notices, *reader.notices))
+        for message in (*opened, *notices, *carried.messages):
             emit(Warned(message))
         predictions = predict(
             ensemble.predict,

@@ -149,7 +149,7 @@ class Samples:
     are `Targets`, where class indices refer to the class names of the source. The samples of a group (a
     patient, a user) stay in one split; ``groups`` is None without groups. ``source_rows`` are those of
     the inputs of `predict`, where some are rows of tables. ``live`` draws the items anew, where
-    they are only one reading of them.
+    they are only one reading of them. ``notices`` are about inputs of `predict` that are no samples.
     """
 
     ids: tuple[str, ...]
@@ -158,6 +158,7 @@ class Samples:
     groups: tuple[str, ...] | None = None
     source_rows: SourceRows | None = None
     live: LiveSamples | None = None
+    notices: tuple[Notice, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -147,17 +147,17 @@ def _metrics(metrics: dict[str, dict[str, float]]) -> list[Row]:
 
 
 def _origin(card: Card) -> list[Row]:
-    rows = [Row("weights from", card.weights_from)]
+    rows = [Row("weights from", text.from_here(card.weights_from))]
     if card.parent:
-        rows.append(Row("parent", card.parent))
+        rows.append(Row("parent", text.from_here(card.parent)))
     if card.epoch is not None:
         rows.append(Row("epoch", str(card.epoch)))
     if card.data is not None:
-        rows.append(Row("data", card.data.data))
+        rows.append(Row("data", text.from_here(card.data.data)))
         if card.data.options:
             rows.append(Row("read with", _arguments(card.data.options)))
         if card.data.data_dir:
-            rows.append(Row("data folder", card.data.data_dir))
+            rows.append(Row("data folder", text.from_here(card.data.data_dir)))
         if card.data.fingerprint:
             rows.append(Row("fingerprint", card.data.fingerprint))
     if card.versions:

@@ -71,7 +71,7 @@ def reading_progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], No
 def print_report(report: DataReport, plots: Sequence[Path]) -> None:
     """Print facts, tables, findings (the worst last) and the paths of plots."""
     rows = [
-        Row("data", report.origin),
+        Row("data", text.from_here(report.origin)),
         Row("kind", f"{report.kind}, {report.task}"),
         Row("samples", _samples(report)),
         *(Row(text.key(key), value) for key, value in report.facts.items()),

@@ -254,6 +254,8 @@ def _value(value: Any) -> str:
     shown = (
         ",".join(map(str, value))
         if isinstance(value, Sequence) and not isinstance(value, str)
+        else text.from_here(value)
+        if isinstance(value, str)
         else value
     )
     return wording.shorten(wording.printable(str(shown)), _VALUE_WIDTH)

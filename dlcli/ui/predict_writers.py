@@ -109,7 +109,7 @@ def reserved_names(task: TaskSpec, top_k: int | None) -> set[str]:
 
 def prediction_columns(task: TaskSpec, top_k: int | None) -> list[str]:
     """Return the columns of a prediction in CSV."""
-    values = [f"value_{target.name}" for target in task.targets] if len(task.targets) > 1 else ["value"]
+    values = [f"value_{target.name}" for target in task.targets]
     by_class = [f"probability_{name}" for name in task.class_names]
     ranked = [
         column if rank == 1 else f"{column}_{rank}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 from dlcli.wording import printable, shorten
 
@@ -18,6 +19,15 @@ SHORT_NAMES = {
     "roc_auc": "auc",
     "average_precision": "ap",
 }
+
+
+def from_here(path: str) -> str:
+    """Return a path, or code ``PATH:NAME``, relative to the working folder if that is above it."""
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except OSError:  # it was deleted
+        return path
+    return path.removeprefix(here) or path
 
 
 def key(name: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import dlcli
+from dlcli.api.python_words import in_python
 from dlcli.cli import main
 
 DIGITS: dict[str, Any] = {"data": "digits", "epochs": 1, "batch_size": 500, "device": "cpu"}
@@ -82,6 +83,32 @@ def test_wrong_settings_are_named(folder: Path, settings: dict[str, Any], messag
     with pytest.raises(dlcli.DlcliError, match=message) as caught:
         dlcli.train(**{"model": "linear", **DIGITS, **settings})
     assert "learning_rate" not in settings or "'lr'" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("--epochs sets another number", "epochs sets another number"),
+        ("use --batch-size 2 or more", "use batch_size=2 or more"),
+        ("--weights FILE or --no-pretrained", "weights=FILE or pretrained=False"),
+        ("add --trust, or --offline", "add trust=True, or offline=True"),
+        ("--set optim.args.eps=1e-6; --lr 3e-4", 'optim={"args": {"eps": 1e-6}}; lr=3e-4'),
+        ("--lr and --lr-of exclude each other", "lr and lr_of exclude each other"),
+        ("resume with: dlcli train --resume r", "resume with: dlcli train --resume r"),
+        ("--nonsense 3", "--nonsense 3"),
+    ],
+)
+def test_errors_are_in_the_words_of_python(text: str, words: str) -> None:
+    assert in_python(text) == words
+
+
+def test_a_traceback_shows_the_hint_in_the_words_of_python(folder: Path) -> None:
+    with pytest.raises(dlcli.DlcliError, match="cnn has no published weights") as caught:
+        dlcli.train(**{**DIGITS, "model": "cnn", "pretrained": True})
+    assert caught.value.message.startswith("pretrained=True: ")
+    hint = "use weights=FILE, or pretrained=False to train from scratch"
+    assert caught.value.hint == hint
+    assert caught.value.__notes__ == [f"hint: {hint}"]
 
 
 def test_images_in_any_form_get_the_same_prediction(run: dlcli.Run, folder: Path) -> None:

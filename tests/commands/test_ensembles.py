@@ -379,4 +379,4 @@ def test_texts_of_stdin_are_read_once(
     stdin = io.TextIOWrapper(io.BytesIO(b"who is it\nit is\n"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", stdin)
     out, _ = out_of(capsys, "predict", "-a", "a.safetensors", "-a", "b.safetensors", "-")
-    assert [row["input"] for row in out["predictions"]] == ["-:1", "-:2"]
+    assert [row["input"] for row in out["predictions"]] == ["stdin:0", "stdin:1"]

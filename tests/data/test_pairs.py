@@ -230,7 +230,7 @@ def test_the_prefix_of_predict_is_start(tmp_path: Path, monkeypatch: pytest.Monk
     one_column.write_text("english\ntwo dogs\n")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"three\n")))
     found = inputs([str(plain), str(paired), str(one_column), "-", "how many?", ""], task)
-    assert found.ids[:5] == (f"{plain}:1", f"{plain}:3", f"{paired}:1", f"{one_column}:1", "-:1")
+    assert found.ids[:5] == (f"{plain}:0", f"{plain}:2", f"{paired}:0", f"{one_column}:0", "stdin:0")
     assert [text for text, _ in found.items.values] == [  # type: ignore[attr-defined]
         *("one red house", "four", "one red house", "two dogs", "three", "how many?", "")
     ]

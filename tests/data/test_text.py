@@ -322,7 +322,7 @@ class TestInputs:
     def test_tables_need_no_target(self, tmp_path: Path, task: TaskSpec) -> None:
         path = table(tmp_path / "new.csv", "n,text", ["1,a cat", "2,", "3,a hammer"])
         samples = inputs([str(path)], task)
-        assert samples.ids == (f"{path}:1", f"{path}:2", f"{path}:3")
+        assert samples.ids == (f"{path}:0", f"{path}:1", f"{path}:2")
         assert samples.items.values == ("a cat", "", "a hammer")  # type: ignore[attr-defined]
         path = table(tmp_path / "wrong.csv", "n,texts", ["1,a cat"])
         with pytest.raises(DlcliError, match="no column 'text'") as info:
@@ -336,7 +336,11 @@ class TestInputs:
         path.write_text("a cat\n\na hammer\r\n")
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("été\n\nlast".encode())))
         samples = inputs([str(path), "-"], task)
-        assert samples.ids == (f"{path}:1", f"{path}:3", "-:1", "-:3")
+        assert samples.ids == (f"{path}:0", f"{path}:2", "stdin:0", "stdin:2")
+        assert [notice.message for notice in samples.notices] == [
+            f"{path}: empty lines, which have no prediction: 1 of 3",
+            "stdin: empty lines, which have no prediction: 1 of 3",
+        ]
         assert samples.items.values == ("a cat", "a hammer", "été", "last")  # type: ignore[attr-defined]
         assert len(samples.targets) == 0
 

@@ -284,6 +284,13 @@ def test_a_sample_that_fails_is_left_out_and_counted(write: Write) -> None:
     assert "disk on fire, in data.py line" in message
 
 
+def test_slow_reading_is_mentioned(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for least, mentioned in ((0.0, True), (1e6, False)):
+        monkeypatch.setattr("dlcli.data.user_sets.listing._SLOW_S", least)
+        source = opened(write("def data(): return [(torch.rand(4), i / 2) for i in range(20)]"))
+        assert any("each command reads" in n.message for n in source.notices) is mentioned
+
+
 def test_a_sample_without_a_target_is_left_out_and_counted(write: Write) -> None:
     code = "def data(): return [(torch.rand(4), None if i == 3 else i / 2) for i in range(20)]"
     source = opened(write(code))

@@ -189,7 +189,7 @@ def test_json_and_lines_hold_the_rows(task: str) -> None:
                             "label_2": "where", "probability_2": "0.200000"}),
         ("multilabel", {"input": "a.jpg", "labels": "cat|[b]dog", "probability_cat": "0.750000",
                         "probability_[b]dog": "0.875000", "probability_sky": "0.250000"}),
-        ("regression", {"input": "row 1", "value": "206855.816"}),
+        ("regression", {"input": "row 1", "value_price": "206855.816"}),
         ("regressions", {"input": "row 1", "value_price": "206855.816", "value_age": "31.25"}),
         ("forecast", {"input": "ETT", "step": "1", "value_HUFL": "1.5", "value_OT": "-2"}),
         ("seq2seq", {"input": "pairs.tsv:1", "text": "the cat sat . " * 15}),
@@ -203,11 +203,11 @@ def test_csv_has_a_column_for_each_value(task: str, first: Row) -> None:
     assert None not in rows[0]  # no cell without a column
 
 
-def test_csv_of_one_target_says_value() -> None:
+def test_csv_of_one_target_names_it() -> None:
     head = Head({}, TASKS["regression"], [], top_k=0, failed=[])
     file = io.StringIO()
     WRITERS["csv"](iter(()), file, head)
-    assert file.getvalue() == "input,value\n"
+    assert file.getvalue() == "input,value_price\n"
     assert TASKS["regression"].targets == (PRICE,)
 
 

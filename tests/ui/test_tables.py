@@ -413,3 +413,13 @@ def test_the_sentence_of_a_run_names_each_baseline_that_the_model_is_worse_than(
         "it is worse than naive 0.3000 too"
     )
     assert "too" not in baselines_sentence(last, (last,)).replace("too few", "")
+
+
+def test_paths_below_the_working_folder_are_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert text.from_here(f"{tmp_path}/imgs/a.png") == "imgs/a.png"
+    assert text.from_here(f"{tmp_path}/own.py:Net") == "own.py:Net"
+    for other in (str(tmp_path), f"{tmp_path}2/x", "digits", "/elsewhere", ""):
+        assert text.from_here(other) == other

@@ -12,9 +12,10 @@ from dlcli.commands.train_session.join import check_launch_settings, find_or_cre
 from dlcli.commands.train_session.report import Screen, report_finished
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.runs.folder import RunFolder, run_of, safe_name
 from dlcli.runs.saved import read_run, resume_changes
+from dlcli.settings import merge
 
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource
@@ -30,6 +31,7 @@ def begin_run(
 
     config = settings.resolve()
     check_request(config)
+    check_steps(settings)
     create = partial(create_prepared_run, settings, name=name, screen=screen)
     group = external_group()
     if group is not None:
@@ -118,6 +120,17 @@ def create_prepared_run(
             except DlcliError as exc:
                 show(Warned(f"no plot: {exc.message}"))
     return run, prepared
+
+
+def check_steps(settings: Settings[TrainConfig]) -> None:
+    """Raises: UsageError where a number of epochs and one of steps, which raises it, were both typed."""
+    typed = merge(settings.sets, settings.flags).get("fit", {})
+    least = settings.resolve().fit.min_steps
+    if "epochs" in typed and "min_steps" in typed and least > 1:  # every run has one step
+        raise UsageError(
+            f"fit.min_steps = {least} raises the epochs where --epochs does not give their number",
+            hint="leave one of them out",
+        )
 
 
 def _not_repeated(settings: Settings[TrainConfig]) -> list[str]:

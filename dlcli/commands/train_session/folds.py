@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.commands.options import Settings
-from dlcli.commands.train_session.begin import create_prepared_run
+from dlcli.commands.train_session.begin import check_steps, create_prepared_run
 from dlcli.commands.train_session.granted import check_reach
 from dlcli.commands.train_session.report import Screen
 from dlcli.commands.train_session.run import train_run
@@ -32,6 +32,7 @@ def begin_folds(settings: Settings[TrainConfig], name: str | None, root: Path, s
 
     _check_alone()
     first = of_fold(settings, 1).resolve()
+    check_steps(settings)
     source = open_requested(first)
     check_reach(first, first.launch)
     check_machines(first.launch, name)

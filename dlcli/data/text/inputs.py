@@ -6,8 +6,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from dlcli.data.notices import Notice
 from dlcli.data.sets.named import valid_unicode
 from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.frames import is_table, need_column
@@ -17,41 +19,58 @@ from dlcli.data.text.tables import read_texts, text_cells, text_column
 from dlcli.errors import DlcliError
 
 _MAX_ID_LENGTH = 60  # characters
+STDIN = "stdin"  # in the ids of its rows and lines
+
+
+@dataclass(frozen=True)
+class PredictTexts:
+    """Ids and texts of the arguments of `predict`, the rows of tables that they are, and notices."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    rows: SourceRows | None
+    notices: tuple[Notice, ...]
 
 
 def predict_texts(
     arguments: Sequence[str], column: str | None, *, plain: Callable[[list[str]], list[str]]
-) -> tuple[list[str], list[str], SourceRows | None]:
-    """Return ids and texts of the arguments of `predict`, and the rows of tables that they are.
+) -> PredictTexts:
+    """Return the texts of the arguments of `predict`.
 
-    The texts are the rows of a table (id ``file:row``, from 1), the non-empty lines of other files
-    (``file:line``) and of standard input for "-" (``-:line``), and the text files of a folder. An
-    argument that is not a file and does not look like a path is itself a text; its id is its beginning.
+    The texts are the rows of a table (id ``file:row``), the lines of other files (``file:line``) and of
+    standard input for "-" (``stdin:line``), and the text files of a folder. Rows and lines count from 0;
+    empty lines are no texts, and a notice counts them. An argument that is not a file and does not look
+    like a path is itself a text; its id is its beginning.
     ``plain`` removes the labels from the lines of a training file.
 
     Raises: DlcliError for a missing file, a table without the column, or nothing to read.
     """
     ids: list[str] = []
     texts: list[str] = []
+    notices: list[Notice] = []
     parts: list[tuple[str | None, int]] = []
     for argument in arguments:
-        pairs = list(_read_argument(argument, column, plain))
+        pairs = list(_read_argument(argument, column, plain, notices))
         if not pairs:
             name = "standard input" if argument == "-" else argument
             raise DlcliError(f"{name} has no text", hint="give a text, or files with one text per line")
         ids += [id_ for id_, _ in pairs]
         texts += [text for _, text in pairs]
         parts.append((argument if _is_table_file(argument) else None, len(pairs)))
-    return ids, texts, SourceRows.of(parts, () if column is None else (column,))
+    rows = SourceRows.of(parts, () if column is None else (column,))
+    return PredictTexts(tuple(ids), tuple(texts), rows, tuple(notices))
 
 
 def _read_argument(
-    argument: str, column: str | None, plain: Callable[[list[str]], list[str]]
+    argument: str,
+    column: str | None,
+    plain: Callable[[list[str]], list[str]],
+    notices: list[Notice],
 ) -> Iterator[tuple[str, str]]:
     path = Path(os.path.expanduser(argument))
     if argument == "-":
         text, _ = decode_bytes(sys.stdin.buffer.read(), "standard input")
-        yield from _numbered_lines("-", split_lines(text))
+        yield from _numbered_lines(STDIN, split_lines(text), notices)
     elif not argument.strip() or not _exists(path):
         if looks_like_path(argument):
             raise DlcliError(
@@ -65,7 +84,7 @@ def _read_argument(
     elif _is_table_file(argument):
         yield from _table_rows(argument, path, column)
     else:
-        yield from _numbered_lines(valid_unicode(argument), plain(read_lines(path)[0]))
+        yield from _numbered_lines(valid_unicode(argument), plain(read_lines(path)[0]), notices)
 
 
 def _table_rows(argument: str, path: Path, column: str | None) -> Iterator[tuple[str, str]]:
@@ -75,7 +94,7 @@ def _table_rows(argument: str, path: Path, column: str | None) -> Iterator[tuple
     text_name = column or text_column(frame) or (frame.columns[0] if frame.width == 1 else None)
     if text_name is None:
         raise DlcliError(f"{path} has no column that looks like text", hint="rename the column to text")
-    for row, text in enumerate(text_cells(frame[text_name]), start=1):
+    for row, text in enumerate(text_cells(frame[text_name])):
         yield f"{valid_unicode(argument)}:{row}", text
 
 
@@ -97,10 +116,14 @@ def text_id(text: str) -> str:
     return line if len(line) <= _MAX_ID_LENGTH else line[: _MAX_ID_LENGTH - 3] + "..."
 
 
-def _numbered_lines(name: str, lines: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines, start=1):
+def _numbered_lines(name: str, lines: Sequence[str], notices: list[Notice]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines):
         if line.strip():
             yield f"{name}:{number}", line.strip()
+    empty = sum(not line.strip() for line in lines)
+    if empty:
+        message = f"{name}: empty lines, which have no prediction: {empty:,} of {len(lines):,}"
+        notices.append(Notice(message, "empty-text", "warning"))
 
 
 def _exists(path: Path) -> bool:

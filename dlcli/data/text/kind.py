@@ -121,9 +121,9 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
             else lines
         )
 
-    ids, texts, rows = predict_texts(arguments, task.input.column, plain=without_labels)
+    read = predict_texts(arguments, task.input.column, plain=without_labels)
     empty = np.zeros(0, dtype=np.int64)
-    return Samples(tuple(ids), empty, Listed(tuple(texts)), source_rows=rows)
+    return Samples(read.ids, empty, Listed(read.texts), source_rows=read.rows, notices=read.notices)
 
 
 def _plain_head(path: Path) -> list[str] | None:

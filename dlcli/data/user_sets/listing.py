@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from dlcli.user_data.calling import UserSet, call, is_map_style
 from dlcli.user_data.reading import Columns, Rows, read_split
 from dlcli.wording import number, plural
 
+_SLOW_S = 5.0  # seconds of reading that are worth a note
+
 
 def read_user_set(text: str, config: DataConfig, other: bool) -> tuple[DataListing, str, str]:
     """Run the user's code and read its data set; returns the listing, its kind and its full name.
@@ -28,11 +31,13 @@ def read_user_set(text: str, config: DataConfig, other: bool) -> tuple[DataListi
     With ``other`` it is for a trained model. Raises: DlcliError and UsageError, in one sentence, for
     whatever the code or its samples lack.
     """
+    started = time.monotonic()
     user = call(text, config.args, SPLIT_NAMES)
     parts: dict[str, Columns] = {}
     for split in (name for name in ("all", "train", "val", "test") if name in user.splits):
         first = next(iter(parts.values())).first if parts else None
         parts[split] = read_split(user, split, first, fail=config.on_bad_sample == "fail")
+    seconds = time.monotonic() - started
     _unify(list(parts.values()))
     first_part = next(iter(parts.values()))
     kind = "pairs" if config.task == "seq2seq" else config.kind
@@ -44,6 +49,9 @@ def read_user_set(text: str, config: DataConfig, other: bool) -> tuple[DataListi
         names if isinstance(names, list | tuple) else (),
     )
     listing = _listing(user, parts, conversion, config, other)
+    if seconds >= _SLOW_S:  # code can read anything, so no cache could tell when its samples change
+        message = f"reading it took {seconds:.0f} s; each command reads a data set of your own anew"
+        listing = replace(listing, notices=(*listing.notices, Notice(message)))
     user.code.works()
     return listing, conversion.kind, user.code.name
 

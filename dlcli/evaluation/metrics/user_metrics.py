@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from dlcli.data.base import Targets
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.metrics.base import DIRECTIONS, Outputs, Undefined
 from dlcli.evaluation.metrics.registered import METRICS, MetricEntry
 from dlcli.task import TaskSpec
@@ -90,7 +90,10 @@ def _load(code: str, task: TaskSpec) -> list[MetricEntry]:
 def _load_function(code: str, task: TaskSpec) -> tuple[_Function, Mapping[str, bool]]:
     """A function, and whether higher is better, by the names of its metrics. Raises: DlcliError."""
     if task.kind == "seq2seq":
-        raise DlcliError(f"--metric {code}: the logits of seq2seq are too large to hold in memory")
+        raise UsageError(
+            f"--metric {code}: the logits of seq2seq are too large to hold in memory",
+            hint="leave it out; BLEU is measured",
+        )
     loaded = load_object(code, METRICS_GROUP, {}, word="function")
     own = getattr(loaded.value, "__name__", _function_name(code))
     better = getattr(loaded.value, "higher_is_better", None)

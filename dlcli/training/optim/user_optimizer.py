@@ -43,7 +43,7 @@ def load_optimizer(config: OptimConfig) -> tuple[UserObject, dict[str, Any]]:
     """
     code = load_object(config.optimizer, OPTIMIZERS_GROUP, config.args)
     if "lr" not in argument_names(code.value, {"lr": 0.0}, _PASSED):
-        raise UsageError(
+        raise DlcliError(  # a mistake in the code, not in the settings
             f"the optimizer {code.label} has no parameter lr",
             hint="it is called with (params, lr=..., **optim.args)",
         )

@@ -45,8 +45,11 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
     )
     samples = ", ".join(f"{name} {wording.count(n)}" for name, n in event.samples.items())
     rows = [
-        ("model", f"{event.model}, {wording.plural(event.params, 'parameter')}{trainable}"),
-        ("data", event.data),
+        (
+            "model",
+            f"{text.from_here(event.model)}, {wording.plural(event.params, 'parameter')}{trainable}",
+        ),
+        ("data", text.from_here(event.data)),
         ("task", f"{event.kind} data, {_task(event)}"),
         ("samples", samples),
         ("input", _shape(event)),
