@@ -47,6 +47,7 @@ ROWS = (
     Row("trec-transformer", "trec", "--model transformer", "accuracy", 0.86),
     Row("trec-cnn", "trec", "--model cnn", "accuracy", 0.88),
     Row("trec-bert", "trec", "--model bert --weights {}/all-MiniLM-L6-v2", "accuracy", 0.955),
+    Row("trec-lora", "trec", "--model bert --weights {}/all-MiniLM-L6-v2 --lora 8", "accuracy", 0.958),
     Row("banking77-cnn", "banking77", "--model cnn", "accuracy", 0.87),
     *(
         Row(f"{data}-{model}", data, f"--model {model}", "accuracy", 0.0)

@@ -14,6 +14,7 @@ from dlcli.card import Card, TransformRecord
 CHANNELS = "channels"
 FOLD_BATCHNORM = "fold-batchnorm"
 FAKE_QUANT = "fake-quant"
+LORA = "lora"
 # Encodings
 HALF = "half"
 GROUPS = "groups"
@@ -21,6 +22,7 @@ SPARSE = "sparse"
 # Annotations of the model
 MASK = "mask"  # args["weights"]: names of the weights whose zeros stay
 QUANTIZE = "quantize"  # args["method"]: how an ONNX file was quantized
+MERGED_LORA = "merged-lora"  # args: "rank", "alpha" of the factors that its weights took in
 # Annotations of its file
 STATIC_SHAPE = "static"  # args: the fixed sizes by name
 PROBABILITIES = "probabilities"
@@ -33,9 +35,9 @@ ONE_BRANCH = "one branch"  # args["lines"]: of the user's code, where tracing to
 
 KNOWN = frozenset(
     {
-        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT),
+        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT, LORA),
         *(HALF, GROUPS, SPARSE),
-        *(MASK, QUANTIZE),
+        *(MASK, QUANTIZE, MERGED_LORA),
         *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, ONNX_VERSIONS),
         *(EXPORTED, UNVERIFIED, ONE_BRANCH),
     }

@@ -28,7 +28,7 @@ def command(
         typer.Option(
             "--format",
             help="Formats to write, comma-separated: onnx, torchscript, pt2, aoti, state-dict, "
-            "openvino, executorch.",
+            "openvino, executorch, adapter (of LoRA).",
         ),
     ] = None,
     every: Annotated[
@@ -74,10 +74,10 @@ def command(
     from dlcli.ui.progress.sinks import progress_sink
 
     names = [*parse_names(formats), *(["onnx"] if onnx else [])]
-    entries = _formats(list(dict.fromkeys(names)), config.export if every else None)
+    source = _source(path)
+    entries = _formats(list(dict.fromkeys(names)), config.export if every else None, source)
     if output is not None and len(entries) > 1:
         raise UsageError(f"--output names one file, but {len(entries)} formats are given")
-    source = _source(path)
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
     some = any(entry.example is not None for entry in entries)
     for entry, target in wanted:
@@ -116,8 +116,8 @@ def _source(path: Path) -> ModelFile:
     return file
 
 
-def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
-    """Return the requested formats; ``every`` adds all that can be written with these options.
+def _formats(names: list[str], every: ExportConfig | None, source: ModelFile) -> list[Format]:
+    """Return the requested formats; ``every`` adds all of ``source`` that these options can write.
 
     Raises: UsageError for none, and for one that cannot be written.
     """
@@ -126,7 +126,7 @@ def _formats(names: list[str], every: ExportConfig | None) -> list[Format]:
 
     entries = formats_named(names)
     if every is not None:
-        entries += [entry for entry in installed_writers(every) if entry not in entries]
+        entries += [entry for entry in installed_writers(every, source.card) if entry not in entries]
     if not entries:
         raise UsageError("no format is given", hint="dlcli export --onnx")
     return entries

@@ -17,6 +17,11 @@ def parse_unfreeze(text: str) -> list[tuple[str, float]]:
     return [_with_share(item) for item in _items(text, "model.unfreeze")]
 
 
+def parse_lora_targets(text: str) -> list[str]:
+    """Return the patterns in ``model.lora_targets``. Raises: UsageError for an empty name."""
+    return _items(text, "model.lora_targets")
+
+
 def parse_lr_of(text: str) -> list[tuple[str, float]]:
     """Return the patterns in ``optim.lr_of``, each with its peak learning rate. Raises: UsageError."""
     return [_with_lr(item) for item in _items(text, "optim.lr_of")]

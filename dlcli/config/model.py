@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze
+from dlcli.config.layer_patterns import parse_freeze, parse_lora_targets, parse_unfreeze
 from dlcli.schema import Frozen, Interpolation
 from dlcli.settings import PathText, parsed_by, setting
 
@@ -58,6 +58,21 @@ class ModelConfig(Frozen):
         "--unfreeze",
         advanced=True,
         on_resume="forced",
+    )
+    lora: int | None = setting(
+        None,
+        "LoRA of this rank: train low-rank factors of layers and the head; the rest is frozen.",
+        "--lora",
+        ge=1,
+    )
+    lora_targets: Annotated[str | None, parsed_by(parse_lora_targets)] = setting(
+        None,
+        "Layers of LoRA by name: 'query,value' or 'attn.*' (default: all linear and convolution).",
+        "--lora-targets",
+        advanced=True,
+    )
+    lora_alpha: float | None = setting(
+        None, "LoRA: the factors count alpha / rank times (default: 2 x rank).", gt=0
     )
     head: Literal["linear", "mlp"] = setting(
         "linear", "Head of a torchvision, timm or bert model.", "--head", advanced=True

@@ -93,11 +93,11 @@ class ExportFailure:
         }
 
 
-def installed_writers(config: ExportConfig) -> list[Format]:
-    """Return the formats that support the options and whose dependencies are installed."""
+def installed_writers(config: ExportConfig, card: Card) -> list[Format]:
+    """Return the formats for a model that support the options and whose dependencies are installed."""
     formats = []
     for _, entry in FORMATS.entries():
-        if entry.write is not None and unsupported_option(entry, config) is None:
+        if entry.write is not None and entry.applies(card) and unsupported_option(entry, config) is None:
             with suppress(DlcliError):
                 require_extra(entry)
                 formats.append(entry)
@@ -168,6 +168,8 @@ def export_all(
 ) -> list[ExportResult | ExportFailure]:
     """`export` to several formats, measured on the same samples; a failure does not stop the others.
 
+    Low-rank factors are merged in the files, and each is compared with the model as it was trained.
+
     Raises: DlcliError when the source itself cannot be opened, UsageError for an option that one of the
     formats does not support.
     """
@@ -177,12 +179,15 @@ def export_all(
         require_extra(targets[0][0])
     artifact = open_artifact(source, device="cpu", trust=trust)
     artifact.module()  # what has none is refused before its samples are read
+    original = artifact
+    if transforms.find_record(artifact.card.transforms, transforms.MERGED_LORA) is not None:
+        original = open_artifact(artifact.file, device="cpu", merge=False, trust=True)
     measure = settings.measure
     reference = None
     reason = "--no-verify"
     if verify:
         measure = measure.model_copy(update={"samples": measure.samples or SAMPLES})
-        reference = ReferenceEvaluator(artifact, measure, emit)
+        reference = ReferenceEvaluator(original, measure, emit)
         reason = reference.note if reference.split == "random" else ""
     record = provenance_record(artifact.path)
     card = _annotated(artifact.card, record.kind, **record.args)
@@ -194,7 +199,9 @@ def export_all(
         emit(Noted(f"writing {target}"))
         try:
             results.append(
-                _export_one(artifact, target, entry, settings, reference, trust=trust, emit=emit)
+                _export_one(
+                    artifact, original, target, entry, settings, reference, trust=trust, emit=emit
+                )
             )
         except DlcliError as exc:
             results.append(ExportFailure(entry.name, target, exc))
@@ -209,6 +216,7 @@ def _annotated(card: Card, kind: str, **args: Any) -> Card:
 
 def _export_one(
     artifact: Artifact,
+    original: Artifact,
     target: Path,
     entry: Format,
     settings: ExportSettings,
@@ -230,7 +238,7 @@ def _export_one(
         written = recognize(staged)
         if reference is not None:
             opened = open_artifact(written, device="cpu", trust=True)
-            parity = _parity(artifact, opened, reference, settings)
+            parity = _parity(original, opened, reference, settings)
         good = parity is None or parity.ok
         output = target if good else target.with_name(target.name + ".failed")
         card, size = written.card, written.size

@@ -186,12 +186,14 @@ class Runtime:
     """Where an artifact runs: a device's name ("auto", "cpu", "cuda:1") and, on CPU, its threads.
 
     ``threads`` None is the library's default. In torch the number holds for the process. ``amp`` is the
-    mixed precision of a trainable format: none, bf16 or fp16.
+    mixed precision of a trainable format: none, bf16 or fp16. Low-rank factors (LoRA) are added to their
+    weights with ``merge``, else they stay apart, as they were trained.
     """
 
     device: str = "auto"
     threads: int | None = None
     amp: str = "none"
+    merge: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class Format:
             allows it. Raises: DlcliError.
         open: Load the model. Raises: DlcliError.
         write: Export an artifact that has a module; None where a format is only read.
+        applies: Whether a model of this card has what its files hold.
         options: Settings of `ExportConfig` that its files honour, by name.
         static: Whether its files take batches and lengths of one size only.
         trainable: Whether its artifacts have a `module()`.
@@ -230,6 +233,7 @@ class Format:
     read_card: Callable[[Path], Card]
     open: Callable[[ModelFile, Runtime], Artifact]
     write: Callable[[Artifact, Path, ExportConfig], None] | None = None
+    applies: Callable[[Card], bool] = lambda card: True
     options: frozenset[str] = frozenset()
     static: bool = False
     trainable: bool = False
@@ -286,6 +290,7 @@ def open_artifact(
     device: str = "auto",
     threads: int | None = None,
     amp: str = "none",
+    merge: bool = True,
     trust: bool = False,
 ) -> Artifact:
     """Open a model file of any known format.
@@ -311,7 +316,7 @@ def open_artifact(
             hint=f"if you trust its source: dlcli eval {as_typed(file.path)} --trust, once",
         )
     with allowing(file.card.model.name if strange else None):
-        artifact = file.format.open(file, Runtime(device, threads, amp))
+        artifact = file.format.open(file, Runtime(device, threads, amp, merge))
     if strange:
         file.remember()
     return artifact

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from dlcli.zoo.precision import Precision
 
 DIGEST_KEY = "dlcli.sha256"
-LAYOUT_KEY = "dlcli.layout"  # "plain" in what `plain_safetensors` writes
+LAYOUT_KEY = "dlcli.layout"  # of files in another form than the state dict that the card describes
+PLAIN_LAYOUT, ADAPTER_LAYOUT = "plain", "adapter"
 _MAX_HEADER = 100_000_000  # safetensors' own limit
 _KINDS = {"F": "float", "I": "int", "U": "uint"}
 _DTYPES = {  # of safetensors, and torch's names of them, which the digest is over
@@ -210,31 +211,37 @@ def open_checkpoint(file: ModelFile, runtime: Runtime) -> Checkpoint:
     try:
         state = decode(stored, card.transforms)
     except ValueError as exc:
-        raise _misfit(file.path, exc) from exc
+        raise misfit(file.path, exc) from exc
     return build_checkpoint(file, state, runtime)
 
 
 def build_checkpoint(file: ModelFile, state: Mapping[str, torch.Tensor], runtime: Runtime) -> Checkpoint:
-    """The card's model with the tensors of a state dict. Raises: DlcliError when they do not fit."""
+    """The card's model with the tensors of a state dict.
 
+    Low-rank factors are merged unless ``runtime`` keeps them. Raises: DlcliError when they do not fit.
+    """
     from dlcli.zoo.base import build_model
     from dlcli.zoo.device import resolve_device, set_threads
     from dlcli.zoo.forward import load_tensors, place
     from dlcli.zoo.precision import resolve_precision
+    from dlcli.zoo.structures.lora import merged
 
     card = file.card
     try:
+        if runtime.merge:
+            card, state = merged(card, state)
         module = build_model(card.model, card.task, card.transforms)
         load_tensors(module, state)
     except (RuntimeError, ValueError) as exc:
-        raise _misfit(file.path, exc) from exc
+        raise misfit(file.path, exc) from exc
     where = resolve_device(runtime.device)
     precision = resolve_precision(runtime.amp, where)
     set_threads(runtime.threads)
     return Checkpoint(file, card, place(module, where).eval(), precision)
 
 
-def _misfit(path: Path, why: Exception) -> DlcliError:
+def misfit(path: Path, why: Exception) -> DlcliError:
+    """The error of a file whose tensors are not those of its card."""
     return DlcliError(f"{path}: its tensors do not fit its card: {why}")
 
 
@@ -244,19 +251,19 @@ def looks_like(path: Path) -> bool:
     return len(head) >= 10 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _MAX_HEADER
 
 
-def is_plain(path: Path) -> bool:
-    """Whether a file that begins as safetensors says that it is in plain layout. Raises: OSError."""
+def layout_of(path: Path) -> str | None:
+    """The layout that a file in safetensors form names; None for the state dict of its card."""
     try:
-        return LAYOUT_KEY in read_metadata(path)
+        return read_metadata(path).get(LAYOUT_KEY)
     except DlcliError:
-        return False  # damaged: opening it says how
+        return None  # damaged: opening it says how
 
 
 FORMATS.register("safetensors")(
     Format(
         name="safetensors",
         suffix=".safetensors",
-        sniff=lambda path: looks_like(path) and not is_plain(path),
+        sniff=lambda path: looks_like(path) and layout_of(path) is None,
         read_card=card_of,
         open=open_checkpoint,
         verify=verify,

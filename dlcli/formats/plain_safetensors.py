@@ -13,8 +13,9 @@ from dlcli.card import CARD_KEY
 from dlcli.formats.base import FORMATS, Artifact, Format
 from dlcli.formats.checkpoint import (
     LAYOUT_KEY,
+    PLAIN_LAYOUT,
     card_of,
-    is_plain,
+    layout_of,
     looks_like,
     open_checkpoint,
     verify,
@@ -33,7 +34,7 @@ NAME = "plain-safetensors"
 def write_plain(source: Artifact, path: Path, config: ExportConfig) -> None:
     """Save the source's state dict to ``path``. Raises: DlcliError when it has no module."""
     state, card = plain_state(source, config)
-    write_tensors(path, state, {CARD_KEY: card.to_json(), LAYOUT_KEY: "plain"})
+    write_tensors(path, state, {CARD_KEY: card.to_json(), LAYOUT_KEY: PLAIN_LAYOUT})
     if names_code(card.model.name):
         remember(path)
 
@@ -42,7 +43,7 @@ FORMATS.register(NAME)(
     Format(
         name=NAME,
         suffix=".plain.safetensors",
-        sniff=lambda path: looks_like(path) and is_plain(path),
+        sniff=lambda path: looks_like(path) and layout_of(path) == PLAIN_LAYOUT,
         read_card=card_of,
         open=open_checkpoint,
         write=write_plain,

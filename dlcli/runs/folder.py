@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "best.safetensors"
 
     @property
+    def adapter(self) -> Path:
+        """The low-rank factors and the head of the best model, of a LoRA run."""
+        return self.path / "adapter.safetensors"
+
+    @property
     def micro(self) -> Path:
         """The largest micro-batch, written when memory ran out in one of several processes."""
         return self.path / "micro-batch.json"

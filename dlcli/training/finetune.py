@@ -27,6 +27,7 @@ from dlcli.settings import merge, validate
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import with_recorded_paths
 from dlcli.training.run import TrainResult
+from dlcli.zoo.base import find_model
 
 # Fine-tunes a plan in a new run of this name. `commands` passes one that shows and logs the run.
 Finetuner = Callable[[Plan, str], TrainResult]
@@ -135,7 +136,7 @@ def _changes(
     if finetune.seed is not None:
         fit["seed"] = finetune.seed
     optim: dict[str, Any] = {
-        "lr": own.optim.peak_lr * defaults.lr_share if finetune.lr is None else finetune.lr,
+        "lr": _peak_lr(own, source.card) * defaults.lr_share if finetune.lr is None else finetune.lr,
         "scheduler": finetune.scheduler or "cosine",
         "warmup": 0.1,
         "layer_decay": 1.0,
@@ -154,7 +155,16 @@ def _changes(
     model: dict[str, Any] = {"weights": None, "word_vectors": None, "pretrained": False}
     model |= {"optimizer_state": False}
     model |= {"freeze": "none", "unfreeze": None}
+    model |= {"lora": None, "lora_targets": None, "lora_alpha": None}  # the factors were merged
     return {"fit": fit, "optim": optim, "loss": loss, "model": model}
+
+
+def _peak_lr(own: TrainConfig, card: Card) -> float:
+    """The peak learning rate of a model's own run; of LoRA's, what its model has without it."""
+    if own.model.lora is None:
+        return own.optim.peak_lr
+    recipe = find_model(card.model.name, card.task.input.kind).recipe_for(card.task.kind)
+    return validate(TrainConfig, recipe).optim.peak_lr
 
 
 def _source(

@@ -13,14 +13,17 @@ from dlcli.config import TrainConfig
 from dlcli.data.base import DataSource
 from dlcli.data.text.word_vectors import WordVectors
 from dlcli.evaluation.metrics import default_monitor
+from dlcli.formats.initial_weights import InitialWeights, load_initial
 from dlcli.task import TaskSpec
 from dlcli.training.autotune.lr_sweep import LrSweep
+from dlcli.training.lora import freeze_base
+from dlcli.transforms import LORA, find_record
 from dlcli.zoo.base import build_model, find_model
 from dlcli.zoo.forward import load_tensors
-from dlcli.zoo.matching import LoadedWeights, StateDict, load_matching
+from dlcli.zoo.matching import LoadedWeights, StateDict
+from dlcli.zoo.replay import replay
 from dlcli.zoo.saved_optimizer import SavedOptimizer
 from dlcli.zoo.token_embedding import TokenEmbedding
-from dlcli.zoo.weights import adapt
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Plan:
         """The validation metric that selects the best epoch."""
         return self.config.fit.monitor or default_monitor(self.task)
 
+    @property
+    def lora(self) -> TransformRecord | None:
+        """The record of the low-rank factors that are trained, if any."""
+        return find_record(self.transforms, LORA)
+
     def data_record(self) -> DataRecord:
         """The training data as the card records it."""
         return DataRecord(
@@ -71,35 +79,30 @@ class Plan:
         Random weights are a function of the seed.
         """
         torch.manual_seed(self.config.fit.seed)
-        module = build_model(self.model, self.task, self.transforms)
+        # Files of weights have no factors: those come afterwards.
+        structure = [record for record in self.transforms if record is not self.lora]
+        module = build_model(self.model, self.task, structure)
         notes: list[str] = []
         if self.parent is not None:
             if self.initial is not None:
                 load_tensors(module, self.initial)
             return module, notes, None
         entry = find_model(self.model.name, self.task.input.kind)
-        head, loaded = entry.head(module), None
-        if self.initial is not None:
-            initial = self.initial
-            if self.initial_task is not None:
-                initial, adapted = adapt(
-                    module, initial, old=self.initial_task, new=self.task, head=head
-                )
-                notes += [f"{self.weights_from}: {text}" for text in adapted]
-            loaded = load_matching(module, initial, source=self.weights_from, head=head)
-            fresh_backbone = [k for k in loaded.fresh if not k.startswith(f"{head}.")]
-            # A head that does not fit is expected of published weights.
-            incomplete = bool(loaded.fresh or loaded.unused or not loaded.is_plain)
-            published = self.config.model.weights is None or entry.snapshot is not None
-            if fresh_backbone or (incomplete and not published):
-                notes.append(f"{self.weights_from}: {loaded.sentence()}")
+        head = entry.head(module)
+        initial = InitialWeights(self.initial, self.weights_from, self.initial_task)
+        published = self.config.model.weights is None or entry.snapshot is not None
+        loaded, notes = load_initial(module, initial, self.task, entry, published=published)
         if self.word_vectors is not None:
             ids, rows = map(torch.from_numpy, (self.word_vectors.ids, self.word_vectors.rows))
             for embedding in module.modules():
                 if isinstance(embedding, TokenEmbedding):
                     embedding.set_rows(ids, rows)
         random = self.weights_from == "scratch" and self.config.model.word_vectors is None
-        if self.config.model.freeze != "none" and random:
-            layers = "the backbone is" if self.config.model.freeze == "backbone" else "layers are"
+        if (self.config.model.freeze != "none" or self.lora is not None) and random:
+            all_layers = self.lora is not None or self.config.model.freeze == "backbone"
+            layers = "the backbone is" if all_layers else "layers are"
             notes.append(f"{layers} frozen at random weights: nothing was loaded into the model")
+        if self.lora is not None:
+            replay(module, [self.lora])
+            freeze_base(module, head=head)
         return module, notes, loaded

@@ -12,6 +12,7 @@ from dlcli.training.activation_checkpointing import memory_saving_sentence
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import micro_batches
+from dlcli.training.lora import lora_sentence
 from dlcli.training.plan import Plan
 from dlcli.zoo.forward import model_inputs
 
@@ -21,6 +22,8 @@ def plan_notes(plan: Plan, job: FitJob) -> list[str]:
     notes = _overfit(plan, job)
     if plan.config.fit.grad_checkpointing != "none":
         notes.append(_activation_memory(job))
+    if plan.lora is not None:
+        notes.append(lora_sentence(job.model.module, plan.lora, job.model.freezing.never))
     notes += [*job.model.freezing.sentences, *_exactness(plan, job)]
     return [*notes, *_weights(plan.config), *_limits(plan.config)]
 

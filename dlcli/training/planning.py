@@ -21,11 +21,12 @@ from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.files import sha256_file
 from dlcli.formats.checkpoint import card_of, read_tensors
 from dlcli.formats.encodings.base import decode
+from dlcli.formats.initial_weights import find_initial_weights
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.runs.saved import SavedRun
-from dlcli.settings import merge, validate
+from dlcli.settings import merge
 from dlcli.task import TaskSpec, TextInput
-from dlcli.training.initial_weights import find_initial_weights
+from dlcli.training.lora import LORA_RECIPE, lora_record
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
 from dlcli.training.request import open_requested
@@ -73,13 +74,14 @@ def make_plan(
         )
     warnings = messages(notice for notice in source.notices if not notice.is_decision)
     decisions = messages(notice for notice in source.notices if notice.is_decision)
-    initial = find_initial_weights(entry, user_config, warnings)
+    initial = find_initial_weights(entry, user_config.model, warnings, offline=user_config.data.offline)
     # A file without a card is taken to have the preprocessing of the model's published weights.
     published = entry.weights if initial.state is not None and initial.task is None else None
     if published is not None and user_config.model.weights is not None:
         decisions.append(f"images are resized and normalised as for {published.label}")
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
     recipe = merge(recipe, initial.recipes.get(source.task, {}))
+    recipe = merge(recipe, LORA_RECIPE if user_config.model.lora is not None else {})
     config = with_absolute_paths(
         _with_teacher_path(resolve(recipe)), source, entry.name, weights=initial.source
     )
@@ -91,6 +93,7 @@ def make_plan(
     task = task.model_copy(update={"metrics": config.fit.metrics})
     word_vectors = _word_vectors(config.model, task)
     spec = ModelSpec(name=entry.name, args=_model_args(entry, config.model, initial.args, word_vectors))
+    lora = lora_record(config.model, spec, task)
     vector_notes = [] if word_vectors is None else [word_vectors.sentence()]
     return Plan(
         config=config,
@@ -104,6 +107,7 @@ def make_plan(
         word_vectors=word_vectors,
         recipe=recipe,
         user_config=user_config,
+        transforms=() if lora is None else (lora,),
         warnings=tuple(warnings),
         notes=tuple(dict.fromkeys([*decisions, *messages(notices), *vector_notes])),
     )
@@ -152,9 +156,9 @@ def read_plan(saved: SavedRun, *, fresh: bool) -> Plan:
         initial = load_start(run)
     elif fresh and weights_from != "scratch":
         # With other weights it would be another run, so here they are required.
-        required = merge(config.model_dump(), {"model": {"pretrained": config.model.weights is None}})
+        required = config.model.model_copy(update={"pretrained": config.model.weights is None})
         weights = find_initial_weights(
-            find_model(model.name, task.input.kind), validate(TrainConfig, required), []
+            find_model(model.name, task.input.kind), required, [], offline=config.data.offline
         )
         initial, initial_task, optimizers = weights.state, weights.task, weights.optimizers
     word_vectors = _recorded_word_vectors(saved, task) if fresh and parent is None else None

@@ -17,8 +17,9 @@ from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.events import Emit, ModelReady, Warned, ignore
 from dlcli.files import finite, sha256_file, write_json, write_text
+from dlcli.formats.adapter import has_adapter, save_adapter
 from dlcli.formats.base import Runtime, recognize
-from dlcli.formats.checkpoint import open_checkpoint, save_model
+from dlcli.formats.checkpoint import card_of, open_checkpoint, save_model
 from dlcli.runs.code import copy_code
 from dlcli.runs.folder import RunFolder, create_run, resume_command, started_now, versions
 from dlcli.runs.saved import settings_entry
@@ -204,6 +205,8 @@ def _finish(
         if bad:
             job.emit(Warned(_bad_samples_sentence(bad, run)))
         if result.signum is None:
+            if has_adapter(card_of(run.best)):
+                save_adapter(run.best, run.adapter)
             best = open_checkpoint(recognize(run.best), Runtime(str(job.device)))
             counts = count(best.predict, readers["val"], plan.task, split="val")
             baselines = compare_with_baselines(

@@ -88,6 +88,13 @@ def _onnx_versions(args: Mapping[str, Any]) -> str:
     return f"written as ONNX opset {args.get('opset')}, IR version {args.get('ir_version')}{runtime}"
 
 
+def _lora(args: Mapping[str, Any]) -> str:
+    return (
+        f"LoRA of rank {args.get('rank')}, alpha {args.get('alpha', 0):g}, on "
+        f"{wording.plural(len(args.get('layers', ())), 'layer')}"
+    )
+
+
 _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "channels": _channels,
     "mask": _mask,
@@ -97,6 +104,8 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "aoti": _aoti,
     "sparse": lambda args: "zeros are not stored (sparse)",
     "half": lambda args: f"weights in {args.get('dtype', 'float16')}",
+    "lora": _lora,
+    "merged-lora": lambda args: f"LoRA of rank {args.get('rank')}, merged into the weights",
     "fold-batchnorm": lambda args: (
         f"{wording.plural(len(args.get('pairs', ())), 'batch norm')} folded into the layers before"
     ),

@@ -181,8 +181,12 @@ def test_what_a_format_cannot_do_is_refused(form: str, options: dict[str, object
 
 
 def test_all_formats_are_those_that_the_options_fit() -> None:
+    spec, task = MODELS["cnn"]
+    card = Card(model=spec, task=task)
+
     def names(**options: object) -> set[str]:
-        return {entry.name for entry in installed_writers(ExportConfig.model_validate(options))}
+        config = ExportConfig.model_validate(options)
+        return {entry.name for entry in installed_writers(config, card)}
 
     assert {"onnx", "pt2", "torchscript", "pth", "plain-safetensors"} <= names()
     assert names(softmax=True) == names(dynamic=False) == names() - {"pth", "plain-safetensors"}

@@ -64,6 +64,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
                 "command": "train",
                 "run": str(run.path),
                 "artifact": str(run.best),
+                **({"adapter": str(run.adapter)} if run.adapter.is_file() else {}),
                 "status": "finished",
                 "stopped_early": progress.stopped_early,
                 "reason": progress.reason or "epochs",
@@ -94,6 +95,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
         *_baseline(result),
         *([("note", "a test: these are the training samples")] if overfit else []),
         ("model", str(run.best)),
+        *([("adapter", str(run.adapter))] if run.adapter.is_file() else []),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
         *(("next" if not i else "", command) for i, command in enumerate(_next_commands(run))),
     ]

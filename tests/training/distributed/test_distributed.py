@@ -162,6 +162,22 @@ def test_two_processes_learn_what_one_learns(here: Path, model: str) -> None:
 
 
 @pytest.mark.slow
+def test_two_processes_train_the_factors_that_one_trains(here: Path) -> None:
+    same = ("--model", "cnn", "--lora", "2", "--set", "model.args.dropout=0", "-e", "1")
+    same += ("--optimizer", "nesterov", "--lr", "0.02")
+    for name, devices in (("one", "1"), ("two", "2")):
+        train(*same, "--name", name, "--devices", devices)
+    one, two = losses("one"), losses("two")
+    assert len(one) == len(two) > 20
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5
+    ours, theirs = weights("one"), weights("two")
+    assert any("lora_B" in name for name in ours)
+    for name, values in ours.items():
+        trains = "lora_" in name or "classifier" in name or "head" in name
+        assert theirs[name] == (pytest.approx(values, abs=1e-4) if not trains else theirs[name])
+
+
+@pytest.mark.slow
 def test_three_processes_count_every_sample_once(here: Path) -> None:
     same = ("--model", "mlp", "--set", "model.args.dropout=0", "-e", "2", "--json")
     one, _ = train(*same, "--name", "one")

@@ -1,26 +1,31 @@
-"""The weights that a new run begins with, and what they bring along."""
+"""The weights that a new run begins with, and what they bring along.
+
+Adapters (`dlcli.formats.adapter`) are of such weights too. Torch is imported where it is used: an ONNX
+file is read without.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from dlcli.card import Card, ModelSpec
-from dlcli.config import TrainConfig
+from dlcli.config import ModelConfig
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.checkpoint import card_of, verify
+from dlcli.formats.checkpoint import ADAPTER_LAYOUT, card_of, layout_of, misfit, verify
+from dlcli.formats.encodings.base import decode
 from dlcli.formats.zip_archive import check_whole, looks_zipped
+from dlcli.runs.folder import as_typed
 from dlcli.task import TaskKind, TaskSpec, TextInput
-from dlcli.zoo.base import ModelEntry, Snapshot, build_model
-from dlcli.zoo.hub import hub_folder
-from dlcli.zoo.matching import StateDict
 from dlcli.zoo.names import hub_name
-from dlcli.zoo.reference import reference_task
-from dlcli.zoo.saved_optimizer import SavedOptimizer
-from dlcli.zoo.weights import pretrained_or_reason, read_weights, weights_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from dlcli.zoo.base import ModelEntry, Snapshot
+    from dlcli.zoo.matching import LoadedWeights, StateDict
+    from dlcli.zoo.saved_optimizer import SavedOptimizer
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,20 @@ class InitialWeights:
     optimizers: tuple[SavedOptimizer, ...] = ()
 
 
-def find_initial_weights(entry: ModelEntry, config: TrainConfig, warnings: list[str]) -> InitialWeights:
+def find_initial_weights(
+    entry: ModelEntry, model: ModelConfig, warnings: list[str], *, offline: bool
+) -> InitialWeights:
     """The initial weights that the settings name, or the entry's own.
 
     Weights that are not available by default add a warning. Raises: UsageError, DlcliError.
     """
-    model = config.model
+    from dlcli.zoo.weights import pretrained_or_reason
+
     if model.weights is not None:
         if model.pretrained:
             raise UsageError("--weights and --pretrained exclude each other")
         if entry.snapshot is not None:
-            return _of_encoder(entry, model.weights, offline=config.data.offline)
+            return _of_encoder(entry, model.weights, offline=offline)
         return _of_file(model.weights)
     if entry.snapshot is not None:
         raise UsageError(
@@ -61,7 +69,7 @@ def find_initial_weights(entry: ModelEntry, config: TrainConfig, warnings: list[
         )
     if model.pretrained is False or (model.pretrained is None and entry.weights is None):
         return InitialWeights()
-    state = pretrained_or_reason(entry, offline=config.data.offline)
+    state = pretrained_or_reason(entry, offline=offline)
     if not isinstance(state, str):
         assert entry.weights is not None  # `pretrained_or_reason` gives a reason otherwise
         return InitialWeights(state, entry.weights.label)
@@ -73,19 +81,66 @@ def find_initial_weights(entry: ModelEntry, config: TrainConfig, warnings: list[
     return InitialWeights()
 
 
+def load_initial(
+    module: nn.Module,
+    initial: InitialWeights,
+    task: TaskSpec,
+    entry: ModelEntry,
+    *,
+    published: bool = True,
+) -> tuple[LoadedWeights | None, list[str]]:
+    """Load initial weights into a module of ``task``; returns which, and sentences on what does not fit.
+
+    That ``published`` weights have another head needs none. Raises: DlcliError where they are of another
+    model.
+    """
+    from dlcli.zoo.matching import load_matching
+    from dlcli.zoo.weights import adapt
+
+    state, head, notes = initial.state, entry.head(module), []
+    if state is None:
+        return None, []
+    if initial.task is not None:
+        state, adapted = adapt(module, state, old=initial.task, new=task, head=head)
+        notes += [f"{initial.source}: {text}" for text in adapted]
+    loaded = load_matching(module, state, source=initial.source, head=head)
+    fresh_backbone = [name for name in loaded.fresh if not name.startswith(f"{head}.")]
+    incomplete = bool(loaded.fresh or loaded.unused or not loaded.is_plain)
+    if fresh_backbone or (incomplete and not published):
+        notes.append(f"{initial.source}: {loaded.sentence()}")
+    return loaded, notes
+
+
 def _of_file(weights: str) -> InitialWeights:
+    from dlcli.zoo.structures.lora import merged
+    from dlcli.zoo.weights import read_state_dict, read_weights, weights_file
+
     path = weights_file(Path(weights))
     card = _card_of(path)
-    if card is not None:
-        verify(path)  # a file of dlcli's carries a digest
-    elif path.is_file() and looks_zipped(path):
-        check_whole(path)  # torch does not
-    state, optimizers = read_weights(path)
-    return InitialWeights(state, weights, None if card is None else card.task, optimizers=optimizers)
+    if card is not None and layout_of(path) == ADAPTER_LAYOUT:
+        raise DlcliError(
+            f"--weights {path} is an adapter, low-rank factors and a head alone",
+            hint="give best.safetensors of its run, or the whole model: dlcli export "
+            f"{as_typed(path)} --format state-dict",
+        )
+    if card is None:
+        if path.is_file() and looks_zipped(path):
+            check_whole(path)  # torch does not
+        state, optimizers = read_weights(path)
+        return InitialWeights(state, weights, optimizers=optimizers)
+    verify(path)  # a file of dlcli's carries a digest
+    try:
+        _, state = merged(card, decode(read_state_dict(path), card.transforms))
+    except ValueError as exc:
+        raise misfit(path, exc) from exc
+    return InitialWeights(state, weights, card.task)
 
 
 def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWeights:
     """Weights with structure and tokenizer: a folder, a name of the hub, or an artifact of the model."""
+    from dlcli.zoo.hub import hub_folder
+    from dlcli.zoo.weights import weights_file
+
     assert entry.snapshot is not None
     path, source = Path(weights), weights
     card = _card_of(weights_file(path)) if path.exists() else None
@@ -111,6 +166,11 @@ def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWei
 
 def _check_complete(entry: ModelEntry, snapshot: Snapshot, path: Path) -> None:
     """Raises: DlcliError unless the tensors are those of the structure that came with them."""
+    import torch
+
+    from dlcli.zoo.base import build_model
+    from dlcli.zoo.reference import reference_task
+
     task = reference_task(entry.kind, entry.needs, entry.tasks)
     args = entry.arguments(snapshot.args).model_dump(mode="json")
     with torch.device("meta"):
