@@ -1,4 +1,4 @@
-"""The runs of a cross-validation, in one folder: ``folds.json out-of-fold.csv fold-1/ fold-2/ ...``."""
+"""The runs of a cross-validation, in one folder: ``folds.json fold-1/ fold-2/ ...``."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ class FoldsFolder:
     def predictions(self) -> Path:
         """What each sample was predicted by the model that has not seen it."""
         return self.path / "out-of-fold.csv"
+
+    @property
+    def label_issues(self) -> Path:
+        """The samples whose label the models contradict that have not seen them."""
+        return self.path / "label-issues.csv"
 
     @property
     def resume_command(self) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
+from dlcli.evaluation.label_issues import LabelIssue
 from dlcli.files import atomic_file
 from dlcli.runs.folder import as_typed
 from dlcli.ui.console import stdout
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 _METRICS = 3  # columns of the table of folds, the metric that chose the models first
 
 
-def print_folds(result: FoldsResult, group: FoldsFolder, *, has_test: bool) -> None:
+def print_folds(
+    result: FoldsResult, group: FoldsFolder, issues: Sequence[LabelIssue], *, has_test: bool
+) -> None:
     """Print the metrics of each fold, their mean, the baselines, and what to do next.
 
     ``has_test``: whether the data has a test split of its own, on which their ensemble can be evaluated.
@@ -47,6 +51,7 @@ def print_folds(result: FoldsResult, group: FoldsFolder, *, has_test: bool) -> N
         *_pooled(result),
         Row("note", "a fold's own val split chose its epoch: what is held out chose nothing"),
         Row("predictions", str(group.predictions)),
+        *_labels(issues, group.label_issues),
         Row("next", f"dlcli predict -a {as_typed(group.path)} FILE     the mean of {len(table)} models"),
         Row("", f"dlcli eval {as_typed(group.path)}" + ("" if has_test else " --data FILE")),
         Row("", f"dlcli export {as_typed(group.run(1).path)} --onnx"),
@@ -61,11 +66,33 @@ def print_folds(result: FoldsResult, group: FoldsFolder, *, has_test: bool) -> N
         )
 
 
+def _labels(issues: Sequence[LabelIssue], path: Path) -> list[Row]:
+    if not issues:
+        return []
+    count = wording.plural(len(issues), "label")
+    return [
+        Row(
+            "labels",
+            f"{count} contradicted by the model that has not seen the sample, least probable first:",
+        ),
+        Row("", str(path)),
+    ]
+
+
 def _pooled(result: FoldsResult) -> list[Row]:
     if result.metric not in result.pooled:
         return []
     value = figure(result.pooled[result.metric])
     return [Row("out of fold", f"{result.metric} {value} on {wording.plural(result.samples, 'sample')}")]
+
+
+def write_label_issues(path: Path, issues: Iterable[LabelIssue]) -> None:
+    """Write the issues as CSV, in their order. Raises: DlcliError when it cannot be written."""
+    with atomic_file(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(field.name for field in fields(LabelIssue))
+        for issue in issues:
+            out.writerow(map(csv_cell, astuple(issue)))
 
 
 def write_out_of_fold(path: Path, rows: Iterable[Mapping[str, Any]], task: TaskSpec) -> None:

@@ -104,6 +104,23 @@ def test_no_fold_sees_what_it_holds_out(here: Path) -> None:
     assert np.isclose(result["pooled"]["accuracy"], accuracy)
 
 
+def test_labels_that_the_models_contradict_are_listed(here: Path) -> None:
+    rows = rows_of(here / "runs/T/out-of-fold.csv")
+    issues = rows_of(here / "runs/T/label-issues.csv")
+    contradicted = {row["input"] for row in rows if row["true"] != row["label"]}
+    assert {issue["input"] for issue in issues} == contradicted
+    probabilities = [float(issue["label_probability"]) for issue in issues]
+    assert probabilities == sorted(probabilities)
+    by_input = {row["input"]: row for row in rows}
+    for issue in issues:
+        row = by_input[issue["input"]]
+        assert (issue["label"], issue["prediction"]) == (row["true"], row["label"])
+        assert np.isclose(
+            float(issue["label_probability"]), float(row[f"probability_{row['true']}"]), atol=1e-6
+        )
+    assert not (here / "runs/H/label-issues.csv").exists()  # of numbers
+
+
 def test_the_scales_of_a_fold_are_of_its_training_rows(here: Path) -> None:
     area = np.loadtxt(here / "houses.csv", delimiter=",", skiprows=1)[:, 1]
     for fold in (1, 2, 3):

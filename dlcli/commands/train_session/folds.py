@@ -159,7 +159,8 @@ def _report_left(group: FoldsFolder, left: list[int], screen: Screen) -> None:
 def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
     """Evaluate the folds, write out-of-fold.csv and the result, and print it."""
     from dlcli.evaluation.folds import FoldModels
-    from dlcli.ui.folds import print_folds, write_out_of_fold
+    from dlcli.evaluation.label_issues import LabelIssues
+    from dlcli.ui.folds import print_folds, write_label_issues, write_out_of_fold
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
 
@@ -167,10 +168,15 @@ def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
     models = FoldModels([run.best for run in runs], device=read_run(runs[0]).config.fit.device)
     with progress_sink(screen.quiet, screen.as_json) as show:
         result = models.evaluate(show)
-    write_out_of_fold(group.predictions, models.predictions(), models.task)
+    labels = LabelIssues()
+    write_out_of_fold(group.predictions, labels.collect(models.predictions()), models.task)
+    issues = labels.ranked()
+    if models.task.kind == "classification":
+        write_label_issues(group.label_issues, issues)
     group.update(result=result.to_dict())
     if screen.as_json:
         facts = {"command": "train", "folds": str(group.path), "status": "finished"}
-        print_json({**facts, "out_of_fold": str(group.predictions), **result.to_dict()})
+        counted = {"out_of_fold": str(group.predictions), "label_issues": len(issues)}
+        print_json({**facts, **counted, **result.to_dict()})
     else:
-        print_folds(result, group, has_test=group.has_test())
+        print_folds(result, group, issues, has_test=group.has_test())
