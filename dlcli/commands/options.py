@@ -108,13 +108,13 @@ class Settings(Generic[ConfigT]):
 
 
 def takes_config(
-    config: type[ConfigT], *, only: Collection[str] | None = None
+    config: type[ConfigT], *, only: Collection[str] | None = None, without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give the command every flagged field as an option, plus ``--config`` and ``--set``.
 
-    With ``only``, of those fields alone, by dotted key. The command is called in `Settings.granting`,
-    with ``settings: Settings[config]`` as its first argument. Raises: ValueError at import when two
-    fields claim one flag.
+    With ``only``, of those fields alone, by dotted key, else of all but those ``without``. The command
+    is called in `Settings.granting`, with ``settings: Settings[config]`` as its first argument. Raises:
+    ValueError at import when two fields claim one flag.
 
     ``--help`` lists the options that are not advanced, or all of them where ``only`` selects some;
     ``--help-all`` lists every option.
@@ -122,7 +122,7 @@ def takes_config(
     options = {
         name: option
         for name, option in _options(config, hide=only is None).items()
-        if only is None or option[1] in only
+        if (only is None or option[1] in only) and option[1] not in without
     }
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

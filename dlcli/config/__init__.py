@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from dlcli.config.quantize import QuantizeSettings as QuantizeSettings
     from dlcli.config.shared import parse_sizes as parse_sizes
     from dlcli.config.train import TrainConfig as TrainConfig
+    from dlcli.config.tune import SearchConfig as SearchConfig
+    from dlcli.config.tune import TuneConfig as TuneConfig
 
 _MODULES = {
     "augment": ("AugmentConfig",),
@@ -78,6 +80,10 @@ _MODULES = {
     ),
     "shared": ("parse_sizes",),
     "train": ("TrainConfig",),
+    "tune": (
+        "SearchConfig",
+        "TuneConfig",
+    ),
 }
 
 

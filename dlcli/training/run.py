@@ -31,7 +31,7 @@ from dlcli.training.distributed.world import ALONE, World
 from dlcli.training.loop.determinism import derive_seed, make_deterministic, restore_rng
 from dlcli.training.loop.epoch_end import reopen
 from dlcli.training.loop.fit import FitResult, fit
-from dlcli.training.loop.job import FitJob
+from dlcli.training.loop.job import FitJob, Prune
 from dlcli.training.loop.phases import time_record
 from dlcli.training.loop.state import Progress, TrainingState
 from dlcli.training.loop.step import OutOfMemory
@@ -102,15 +102,17 @@ def train(
     *,
     state: TrainingState | None,
     world: World = ALONE,
+    prune: Prune | None = None,
 ) -> TrainResult:
     """Train a run from ``state`` to its end, an early stop or a signal; then validate its best model.
 
-    Every process of ``world`` calls this; only the main one writes files and emits events. Raises:
-    DlcliError, Interrupted; models and states saved before stay valid.
+    Every process of ``world`` calls this; only the main one writes files and emits events. ``prune`` is
+    that of a `FitJob`. Raises: DlcliError, Interrupted; models and states saved before stay valid.
     """
     try:
         with code_errors():
-            return _train(prepared, run, with_hints(emit, run) if world.main else ignore, state, world)
+            emit = with_hints(emit, run) if world.main else ignore
+            return _train(prepared, run, emit, state, world, prune)
     except OutOfMemory as exc:
         write_json(run.micro, {"micro": exc.micro_batch})
         raise
@@ -134,7 +136,12 @@ def train(
 
 
 def _train(
-    prepared: PreparedRun, run: RunFolder, emit: Emit, state: TrainingState | None, world: World
+    prepared: PreparedRun,
+    run: RunFolder,
+    emit: Emit,
+    state: TrainingState | None,
+    world: World,
+    prune: Prune | None,
 ) -> TrainResult:
     plan = prepared.plan
     config, device = plan.config.fit, world.device(plan.config.fit.device)
@@ -148,6 +155,7 @@ def _train(
         emit = with_notices(emit, readers)
     built = make_job(plan, run, prepared.module, prepared.teacher, readers, device, emit, world)
     job, progress = built.job, Progress()
+    job.prune = prune
     if world.rank:  # the same on all ranks until here; each draws its own dropout masks
         torch.manual_seed(derive_seed(config.seed, world.rank, 0))
     if state is None and prepared.optimizer_entries:

@@ -24,6 +24,10 @@ from dlcli.zoo.replay import replay
 SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression", "embedding")
 
 
+# What is searched for any model, as `dlcli.tune.space` reads it.
+SEARCH = {"optim.lr": "0.1x..10x:log", "optim.weight_decay": "1e-4..0.3:log"}
+
+
 class NoArgs(Frozen):
     """A model without arguments of its own."""
 
@@ -67,7 +71,8 @@ class ModelEntry:
     that beat the general defaults, and ``recipes`` more of them for one task, which beat ``recipe``.
     ``needs`` is what it asks of its input. ``snapshot`` reads the folder of weights that such a model
     always starts from, with its structure and tokenizer. ``word_vectors`` names the argument that is the
-    length of a word vector, of a model with a `TokenEmbedding`. ``summary`` is for `dlcli models`.
+    length of a word vector, of a model with a `TokenEmbedding`. ``search`` is the search space of `dlcli
+    tune`, the domain of each setting as text. ``summary`` is for `dlcli models`.
     """
 
     name: str
@@ -82,6 +87,7 @@ class ModelEntry:
     weights: Weights | None = None
     word_vectors: str | None = None
     snapshot: Callable[[Path], Snapshot] | None = None
+    search: dict[str, str] = field(default_factory=lambda: dict(SEARCH))
     summary: str = ""
 
     def recipe_for(self, task: TaskKind) -> dict[str, Any]:

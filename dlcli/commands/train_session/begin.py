@@ -19,6 +19,7 @@ from dlcli.settings import merge
 
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource
+    from dlcli.events import Emit
     from dlcli.training.prepare import PreparedRun
 
 
@@ -91,9 +92,24 @@ def create_prepared_run(
     screen: Screen,
     source: DataSource | None = None,
 ) -> tuple[RunFolder, PreparedRun]:
+    """`prepare_new_run`, with its progress on the screen."""
+    from dlcli.ui.progress.sinks import progress_sink
+
+    with progress_sink(screen.quiet, screen.as_json) as show:
+        return prepare_new_run(settings, root, name=name, show=show, source=source)
+
+
+def prepare_new_run(
+    settings: Settings[TrainConfig],
+    root: Path,
+    *,
+    name: str | None,
+    show: Emit,
+    source: DataSource | None = None,
+) -> tuple[RunFolder, PreparedRun]:
     """Plan and prepare a run, with "auto" resolved, and create its folder below ``root``.
 
-    ``source`` is its data, where that is listed already.
+    ``source`` is its data, where that is listed already. Raises: DlcliError.
     """
     from dlcli.events import Warned
     from dlcli.training.autotune.resolve import resolve_auto
@@ -101,24 +117,22 @@ def create_prepared_run(
     from dlcli.training.prepare import prepare_run
     from dlcli.training.run import new_run
     from dlcli.ui.plots.lr_sweep import save_sweep
-    from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.progress.tensorboard import check_installed
 
-    with progress_sink(screen.quiet, screen.as_json) as show:
-        for message in _not_repeated(settings):
-            show(Warned(message))
-        plan = make_plan(settings.resolve, source)
-        if plan.config.fit.tensorboard:
-            check_installed()
-        prepared = prepare_run(resolve_auto(plan, show))
-        run = new_run(prepared, root, name)
-        if name is not None and run.name != safe_name(name):
-            show(Warned(f"there is a run {safe_name(name)} already, so this one is {run.name}"))
-        if prepared.plan.lr_sweep is not None:
-            try:
-                save_sweep(run.plots / "lr.png", prepared.plan.lr_sweep)
-            except DlcliError as exc:
-                show(Warned(f"no plot: {exc.message}"))
+    for message in _not_repeated(settings):
+        show(Warned(message))
+    plan = make_plan(settings.resolve, source)
+    if plan.config.fit.tensorboard:
+        check_installed()
+    prepared = prepare_run(resolve_auto(plan, show))
+    run = new_run(prepared, root, name)
+    if name is not None and run.name != safe_name(name):
+        show(Warned(f"there is a run {safe_name(name)} already, so this one is {run.name}"))
+    if prepared.plan.lr_sweep is not None:
+        try:
+            save_sweep(run.plots / "lr.png", prepared.plan.lr_sweep)
+        except DlcliError as exc:
+            show(Warned(f"no plot: {exc.message}"))
     return run, prepared
 
 

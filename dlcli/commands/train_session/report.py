@@ -85,6 +85,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
         return
     end = {
         "patience": ", stopped early",
+        "pruned": ", pruned",
         "steps": ", ended by --max-steps",
         "time": ", ended by --max-time",
     }.get(progress.reason, "")

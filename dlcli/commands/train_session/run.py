@@ -19,8 +19,10 @@ from dlcli.trust import trusts_all
 if TYPE_CHECKING:
     from dlcli.events import Emit
     from dlcli.training.distributed.world import World
+    from dlcli.training.loop.job import Prune
     from dlcli.training.loop.state import TrainingState
     from dlcli.training.prepare import PreparedRun
+    from dlcli.training.run import TrainResult
 
 _REPEATED = {"fit.epochs", "fit.epochs_history"}
 # The module of a rank's process, by name since it imports this one.
@@ -80,23 +82,45 @@ def train_here(
 
     Raises: DlcliError, Interrupted.
     """
-    from dlcli.events import Noted, Warned, ignore
+    from dlcli.events import Warned, ignore
+    from dlcli.ui.progress.sinks import progress_sink
+
+    with ExitStack() as stack:
+        show: Emit = ignore
+        if world.main:
+            lock_warning = stack.enter_context(run_lock(saved.folder.path))
+            show = stack.enter_context(progress_sink(screen.quiet, screen.as_json))
+            if lock_warning:
+                show(Warned(lock_warning))
+        result = train_saved(saved, world, show, prepared=prepared)
+        plots = draw_plots(result, show) if world.main else []
+    if world.main or result.fit.signum is not None:
+        report_result(result, plots, saved.config, screen)
+
+
+def train_saved(
+    saved: SavedRun,
+    world: World,
+    show: Emit,
+    *,
+    prepared: PreparedRun | None = None,
+    prune: Prune | None = None,
+) -> TrainResult:
+    """Train a run of a folder from its last state, with its log and all that its settings enable.
+
+    ``prepared`` is a new run's; by default it is made from the folder. ``prune`` is that of
+    `dlcli.training.run.train`. The main process holds the run's lock. Raises: DlcliError, Interrupted.
+    """
+    from dlcli.events import Noted, Warned
     from dlcli.training.loop.state import load_state
     from dlcli.training.planning import read_plan
     from dlcli.training.prepare import prepare_run
     from dlcli.training.run import train
     from dlcli.ui.progress.metrics_log import truncate_events
     from dlcli.ui.progress.run_sinks import run_sinks
-    from dlcli.ui.progress.sinks import progress_sink
 
     run = saved.folder
     with ExitStack() as stack:
-        show: Emit = ignore
-        if world.main:
-            lock_warning = stack.enter_context(run_lock(run.path))
-            show = stack.enter_context(progress_sink(screen.quiet, screen.as_json))
-            if lock_warning:
-                show(Warned(lock_warning))
         state = None
         if prepared is None:
             # Rank 0 chooses: machines that share a disk may see different states.
@@ -116,10 +140,7 @@ def train_here(
         emit = show
         if world.main:
             emit = stack.enter_context(run_sinks(run, prepared.plan.config.fit, show))
-        result = train(prepared, run, emit, state=state, world=world)
-        plots = draw_plots(result, show) if world.main else []
-    if world.main or result.fit.signum is not None:
-        report_result(result, plots, saved.config, screen)
+        return train(prepared, run, emit, state=state, world=world, prune=prune)
 
 
 def _newest_step(run: RunFolder) -> int:

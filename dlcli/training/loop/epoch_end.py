@@ -174,6 +174,8 @@ def _finish_if_over(job: FitJob, progress: Progress) -> None:
         progress.reason = "patience"
     elif progress.epoch < epochs and progress.step >= job.total_steps:
         progress.reason = "steps"
+    elif progress.epoch < epochs and job.prune is not None and job.prune(progress):
+        progress.reason = "pruned"
     progress.finished = bool(progress.reason) or progress.epoch >= epochs
 
 

@@ -24,6 +24,8 @@ from dlcli.training.optim.schedules.base import ScheduleEntry
 from dlcli.training.optim.user_schedule import schedule_entry
 from dlcli.zoo.precision import Precision
 
+Prune = Callable[[Progress], bool]
+
 
 class RunFiles(Protocol):
     """Where a run's models and states go. All processes of a group call the methods together."""
@@ -53,7 +55,9 @@ class FitJob:
     """The inputs of `fit`.
 
     ``validate`` evaluates the module on the validation split; its argument is called repeatedly and
-    may raise StopRequested. ``snapshot`` draws images and histograms after an epoch.
+    may raise StopRequested. ``snapshot`` draws images and histograms after an epoch. ``prune`` is asked
+    after each whole epoch, of a run in one process, and ends the run where it returns True: it has to be
+    a function of the epochs so far, as a resumed run asks again.
     """
 
     task: TaskSpec
@@ -71,6 +75,7 @@ class FitJob:
     files: RunFiles
     snapshot: Callable[[Progress], None]
     emit: Emit
+    prune: Prune | None = None
     clock: PhaseClock = field(default_factory=PhaseClock)
 
     @property

@@ -1,0 +1,1 @@
+"""The parts of `dlcli tune`: begin, resume, work, and the end."""

@@ -1,0 +1,72 @@
+"""The end of a study: its best trial, the comparison with the default, plots."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from dlcli.commands.train_session.report import Screen
+from dlcli.errors import DlcliError
+from dlcli.files import finite, write_json, write_text
+from dlcli.tune.study import Study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dlcli.events import Emit
+    from dlcli.tune.outcome import Outcome
+    from dlcli.tune.trials import Trials
+
+
+def end_study(study: Study, trials: Trials, screen: Screen) -> None:
+    """Show what a study gave, and write it into its folder.
+
+    Raises: DlcliError where no trial has finished.
+    """
+    from dlcli.tune.outcome import outcome_of
+    from dlcli.ui.json_output import print_json
+    from dlcli.ui.progress.sinks import progress_sink
+    from dlcli.ui.tune import print_outcome
+
+    with progress_sink(screen.quiet, screen.as_json) as show:
+        outcome = outcome_of(study, trials, emit=show)
+        if outcome is None:
+            raise _none_finished(study, trials)
+        write_text(study.folder.best, outcome.best.run.config.read_text(encoding="utf-8"))
+        plots = _draw(outcome, show)
+    result = {
+        "command": "tune",
+        **outcome.to_dict(),
+        "plots": [str(plot) for plot in plots],
+    }
+    write_json(study.folder.result, finite(result))
+    if screen.as_json:
+        print_json(result)
+    else:
+        print_outcome(outcome, plots)
+
+
+def _none_finished(study: Study, trials: Trials) -> DlcliError:
+    """The error of a study without a model."""
+    ended = trials.all()
+    reasons = Counter(trial.reason for trial in ended if trial.status == "failed")
+    if not reasons:
+        return DlcliError(
+            f"no trial of study {study.folder.name} has finished", hint=study.folder.resume_command
+        )
+    reason, count = reasons.most_common(1)[0]
+    return DlcliError(
+        f"{len(ended)} trials, and none has finished; {count} failed with: {reason}",
+        hint=f"the first alone: dlcli train --resume trial-000 --runs-dir {study.folder.path}",
+    )
+
+
+def _draw(outcome: Outcome, show: Emit) -> list[Path]:
+    from dlcli.events import Warned
+    from dlcli.ui.plots.study import save_study
+
+    try:
+        return save_study(outcome)
+    except DlcliError as exc:
+        show(Warned(f"no plot: {exc.message}"))
+        return []

@@ -1,0 +1,29 @@
+"""A process that works on a study, started by `watch_workers`; no command of dlcli."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from dlcli.commands.tune_session.work import work
+from dlcli.errors import DlcliError, Interrupted
+from dlcli.trust import ALL, allowing
+from dlcli.tune.study import StudyFolder, read_study
+from dlcli.wording import printable_lines
+
+
+def main(argv: list[str]) -> None:
+    """Work on the study of the folder in ``argv[0]``; the process that watches shows its trials."""
+    from dlcli.tune.trials import Trials
+    from dlcli.ui.progress.study import study_view
+
+    study = read_study(StudyFolder(Path(argv[0])))
+    try:
+        with allowing(ALL if "--trust" in argv else None), study_view(study, True, False) as view:
+            work(study, Trials(study), view, view.event)
+    except DlcliError as exc:
+        if not isinstance(exc, Interrupted):
+            typer.echo(f"error: {printable_lines(exc.message)}", err=True)
+        sys.exit(exc.exit_code)

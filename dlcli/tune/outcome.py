@@ -1,0 +1,173 @@
+"""What a study gave: its best trial, whether that is better than the default, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from dlcli.config import EvalConfig
+from dlcli.errors import DlcliError
+from dlcli.evaluation.comparing import compare_models
+from dlcli.evaluation.ensemble import Ensemble
+from dlcli.evaluation.eval_data import eval_data
+from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
+from dlcli.evaluation.intervals import Z
+from dlcli.evaluation.metrics.base import MemberRow
+from dlcli.evaluation.run_summaries import record_test
+from dlcli.events import Emit, Warned, ignore
+from dlcli.formats.base import Artifact, open_artifact, recognize
+from dlcli.tune.study import Study
+from dlcli.tune.trials import Trial, Trials, best_of
+
+COMPARED = 10  # of the best trials, whose models are evaluated on the validation split once more
+# With fewer finished trials an importance says little.
+ENOUGH_FOR_IMPORTANCE = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study gave.
+
+    ``rows`` has the best trials' differences from trial 0, by number; ``test`` are the best model's
+    metrics on the test split, of ``test_samples``, which no trial saw; empty where the data has none.
+    ``importance`` of each setting adds up to 1. ``chance`` is how far ahead of trial 0 the best of as
+    many equally good trials would be on average; NaN where that is unknown.
+    """
+
+    study: Study
+    trials: tuple[Trial, ...]
+    best: Trial
+    rows: dict[int, MemberRow] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    test_samples: int = 0
+    importance: dict[str, float] = field(default_factory=dict)
+    chance: float = math.nan
+    damaged: int = 0
+
+    @property
+    def gain(self) -> float:
+        """The best trial's metric minus that of trial 0, as positive where it is better."""
+        row = self.rows.get(self.best.number)
+        return math.nan if row is None else self.study.direction * row.difference
+
+    @property
+    def better(self) -> bool | None:
+        """Whether the best trial is significantly better than trial 0; None where that is not clear."""
+        row = self.rows.get(self.best.number)
+        return None if row is None else row.better
+
+    @property
+    def too_small(self) -> bool:
+        """Whether the validation split is too small for the number of trials."""
+        return math.isfinite(self.chance) and self.gain < self.chance
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        study = self.study
+        return {
+            "study": str(study.folder.path),
+            "monitor": study.monitor,
+            "best": self.best.to_dict(),
+            "best_config": str(study.folder.best),
+            "artifact": str(self.best.run.best),
+            "difference_from_default": _as_dict(self.rows.get(self.best.number)),
+            "better_than_default": self.better,
+            "gain_by_chance": self.chance,
+            "val_samples": study.val_samples,
+            "val_too_small": self.too_small,
+            "test": {"metrics": self.test, "samples": self.test_samples} if self.test else None,
+            "importance": self.importance,
+            "trials": [
+                {**trial.to_dict(), "difference": _as_dict(self.rows.get(trial.number))}
+                for trial in self.trials
+            ],
+            "damaged_lines": self.damaged,
+        }
+
+
+def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome | None:
+    """Return what a study gave; None where no trial has finished.
+
+    The models of trial 0 and of the best trials are evaluated on the validation split, and the best one
+    on the test split. Raises: DlcliError.
+    """
+    ended = tuple(trials.all())
+    best = best_of(list(ended), study.direction)
+    if best is None:
+        return None
+    outcome = Outcome(study, ended, best, damaged=trials.journal.damaged)
+    default = ended[0]
+    if default.status == "finished" and best is not default:
+        outcome = replace(outcome, rows=_compared(study, default, ended))
+        outcome = replace(outcome, chance=_chance(outcome))
+    test, samples = _tested(study, best, emit)
+    return replace(outcome, test=test, test_samples=samples, importance=_importance(trials, ended))
+
+
+def _compared(study: Study, default: Trial, trials: Sequence[Trial]) -> dict[int, MemberRow]:
+    """Return the differences of the best trials from trial 0, paired over the validation samples."""
+    others = [trial for trial in trials if trial.status == "finished" and trial is not default]
+    ranked = sorted(others, key=lambda trial: -study.direction * trial.value)[:COMPARED]
+    config = EvalConfig(split="val")
+    models = [_opened(trial, config) for trial in (default, *ranked)]
+    data = eval_data(models[0].card, models[0].path, config)
+    rows = compare_models(models, data, config).models[1:]
+    return {trial.number: row for trial, row in zip(ranked, rows, strict=True)}
+
+
+def _opened(trial: Trial, config: EvalConfig) -> Artifact:
+    return open_artifact(recognize(trial.run.best), device=config.device)
+
+
+def _tested(study: Study, best: Trial, emit: Emit) -> tuple[dict[str, float], int]:
+    """Return the best model's metrics on the test split, and its samples; recorded in its run too."""
+    if "test" not in study.splits:
+        return {}, 0
+    config = EvalConfig(split="test")
+    model = _opened(best, config)
+    data = replace(eval_data(model.card, model.path, config), train=None)
+    result = evaluate_ensemble(Ensemble([model]), data, config)
+    try:
+        record_test(best.run, model.card.metrics.get("val", {}), result.metrics)
+    except DlcliError as exc:
+        emit(Warned(f"not recorded in the run: {exc.message}"))
+    return result.metrics, result.samples
+
+
+def _chance(outcome: Outcome) -> float:
+    """Return the expected maximum of the differences of equally good trials from trial 0.
+
+    They are taken as normal with the standard error of the best one's difference; their maximum is by
+    Blom's formula (1958).
+    """
+    from scipy.special import ndtri
+
+    row = outcome.rows[outcome.best.number]
+    if not (math.isfinite(row.low) and math.isfinite(row.high)):
+        return math.nan
+    count = sum(trial.status == "finished" for trial in outcome.trials) - 1
+    std = (row.high - row.low) / (2 * Z)
+    return max(0.0, std * float(ndtri((count - 0.375) / (count + 0.25))))
+
+
+def _importance(trials: Trials, ended: Sequence[Trial]) -> dict[str, float]:
+    """Return the importance of each setting by PED-ANOVA (Watanabe et al., arXiv:2304.10255)."""
+    import optuna
+
+    finished = [trial for trial in ended if trial.status == "finished"]
+    if len(finished) < ENOUGH_FOR_IMPORTANCE or len({trial.value for trial in finished}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few trials; the screen says how many there are
+        importance = optuna.importance.get_param_importances(trials.as_optuna())
+    return {key: float(value) for key, value in importance.items()}
+
+
+def _as_dict(row: MemberRow | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    names = ("metric", "difference", "low", "high", "better")
+    return {name: value for name, value in asdict(row).items() if name in names}

@@ -1,0 +1,200 @@
+"""What a trial tries, and whether it ends early: functions of the seed and of the trials before it.
+
+Optuna's samplers and pruners have a state of their own: random generators, notes in the storage. Here
+each question is put to a sampler and a pruner that are made for it, with a generator seeded by the
+number of the trial, over a study in memory that has the trials before it. So a search that was killed
+goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState
+
+from dlcli.tune.space import Choices, Domain, Space, combinations, grid_size
+from dlcli.tune.study import Study
+
+MODEL = "model.name"  # the parameter of a study of several models
+# Random before TPE or GP begins; Optuna's default of 10 is much of a small study.
+STARTUP_TRIALS = 6
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a trial tries: a model, and parameters of its `Space`."""
+
+    model: str
+    params: dict[str, Any]
+
+
+def is_default(study: Study, number: int) -> bool:
+    """Return whether a trial has the default settings of its model: the first of each model has."""
+    return number < len(study.models)
+
+
+def propose(study: Study, number: int, before: Sequence[FrozenTrial]) -> Proposal:
+    """Return what a trial tries, after those ``before`` it, some of which may still run."""
+    models = list(study.models)
+    if is_default(study, number):
+        model = models[number]
+        defaults, space = study.models[model].defaults, study.models[model].space
+        params = {key: domain.param(defaults[key]) for key, domain in space.items()}
+        return Proposal(model, {key: param for key, param in params.items() if param is not None})
+    if study.tune.sampler == "grid":
+        return _grid_point(study, number - len(models))
+    with _quiet():
+        trial = _memory(study, number, before, pruner=None).ask()
+        model = models[0] if len(models) == 1 else trial.suggest_categorical(MODEL, models)
+        params = {
+            key: _suggest(trial, _name(study, model, key), distribution(domain))
+            for key, domain in study.models[model].space.items()
+        }
+    return Proposal(model, params)
+
+
+def is_pruned(
+    study: Study, number: int, before: Sequence[FrozenTrial], values: Mapping[int, float]
+) -> tuple[bool, dict[str, Any]]:
+    """Return whether a trial ends after the last epoch in ``values``, and the pruner's notes on it.
+
+    ``values`` has the monitored metric by epoch; ``before`` are as for `propose`, with their own notes.
+    """
+    if study.tune.pruner == "none" or is_default(study, number):
+        return False, {}
+    with _quiet():
+        memory = _memory(study, number, before, pruner=_pruner(study))
+        trial = memory.ask()
+        pruned = False
+        for epoch in sorted(values):
+            trial.report(values[epoch], epoch)
+            pruned = trial.should_prune()
+            if pruned:
+                break
+        return pruned, dict(memory.get_trials()[-1].system_attrs)
+
+
+def running_trial(study: Study, proposal: Proposal, attributes: Mapping[str, Any]) -> FrozenTrial:
+    """Return a trial that runs, as Optuna records it."""
+    space = study.models[proposal.model].space
+    distributions: dict[str, BaseDistribution] = {
+        _name(study, proposal.model, key): distribution(space[key]) for key in proposal.params
+    }
+    params = {_name(study, proposal.model, key): param for key, param in proposal.params.items()}
+    if len(study.models) > 1:
+        distributions[MODEL] = CategoricalDistribution(list(study.models))
+        params[MODEL] = proposal.model
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=params, distributions=distributions, user_attrs=dict(attributes)
+    )
+
+
+def proposal_of(study: Study, trial: FrozenTrial) -> Proposal:
+    """Return what a recorded trial tries."""
+    model = str(trial.params.get(MODEL, next(iter(study.models))))
+    params = {
+        key: trial.params[name]
+        for key in study.models[model].domains
+        if (name := _name(study, model, key)) in trial.params
+    }
+    return Proposal(model, params)
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """Return Optuna's distribution of a domain."""
+    if isinstance(domain, Choices):
+        return CategoricalDistribution(domain.texts)
+    if domain.whole:
+        step = 1 if domain.step is None else int(domain.step)
+        return IntDistribution(int(domain.low), int(domain.high), log=domain.log, step=step)
+    return FloatDistribution(domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+def _suggest(trial: optuna.Trial, name: str, chosen: BaseDistribution) -> Any:
+    if isinstance(chosen, CategoricalDistribution):
+        return trial.suggest_categorical(name, chosen.choices)
+    if isinstance(chosen, IntDistribution):
+        return trial.suggest_int(name, chosen.low, chosen.high, step=chosen.step, log=chosen.log)
+    assert isinstance(chosen, FloatDistribution)
+    return trial.suggest_float(name, chosen.low, chosen.high, step=chosen.step, log=chosen.log)
+
+
+def _name(study: Study, model: str, key: str) -> str:
+    """Return the name of a parameter: ranges differ between models, so each has its own."""
+    return key if len(study.models) == 1 else f"{model}/{key}"
+
+
+def _grid_point(study: Study, index: int) -> Proposal:
+    """Return the combination of an index, model after model."""
+    for model, search in study.models.items():
+        size = grid_size(search.space)
+        if index < size:
+            return Proposal(model, _nth(search.space, index))
+        index -= size
+    raise AssertionError("a study has no more trials than its grid has combinations")
+
+
+def _nth(space: Space, index: int) -> dict[str, Any]:
+    return next(params for i, params in enumerate(combinations(space)) if i == index)
+
+
+def _memory(
+    study: Study,
+    number: int,
+    before: Sequence[FrozenTrial],
+    *,
+    pruner: optuna.pruners.BasePruner | None,
+) -> optuna.Study:
+    """Return a study in memory with the trials before a number, and samplers of its own."""
+    memory = optuna.create_study(
+        study_name=study.folder.name,
+        direction="maximize" if study.direction > 0 else "minimize",
+        sampler=_sampler(study, number),
+        pruner=pruner or optuna.pruners.NopPruner(),
+    )
+    memory.add_trials(before[:number])
+    return memory
+
+
+def _sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
+    digest = hashlib.sha256(f"{study.seed} {number}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    match study.tune.sampler:
+        case "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        case "gp":
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        case _:
+            return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _pruner(study: Study) -> optuna.pruners.BasePruner:
+    if study.tune.pruner == "median":
+        # A third of the epochs: a rate that still rises says little about the end.
+        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=study.epochs // 3)
+    return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=study.epochs, reduction_factor=3)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's own lines are left out: dlcli shows its own, and tries no experimental argument."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)

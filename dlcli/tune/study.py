@@ -1,0 +1,187 @@
+"""A study: its folder, and what was decided when it began."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dlcli.config import SearchConfig, TrainConfig
+from dlcli.config.migrate import migrate
+from dlcli.errors import DlcliError, nearest
+from dlcli.files import read_json, user_path, write_json
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed
+from dlcli.settings import merge, nested
+from dlcli.tune.space import Space, make_space
+
+_TRIAL = re.compile(r"trial-(\d{3,})")
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """One study: ``study.json journal.log best.yaml plots/`` and its runs ``trial-000/``..."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def record(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.log"
+
+    @property
+    def best(self) -> Path:
+        """The settings of the best trial, for ``train --config``."""
+        return self.path / "best.yaml"
+
+    @property
+    def result(self) -> Path:
+        """What the study gave, as ``--json`` prints it."""
+        return self.path / "result.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    def trial(self, number: int) -> RunFolder:
+        return RunFolder(self.path / f"trial-{number:03d}")
+
+    def claim(self, number: int) -> Path:
+        """The folder whose lock a process holds while it works on a trial."""
+        return self.path / "claims" / f"trial-{number:03d}"
+
+    def errors(self, number: int) -> Path:
+        """The traceback of a trial that ended with an error of code."""
+        return self.path / "errors" / f"trial-{number:03d}.txt"
+
+    @property
+    def resume_command(self) -> str:
+        root = self.path.parent
+        where = "" if root == DEFAULT_ROOT else f" --runs-dir {as_typed(root)}"
+        return f"dlcli tune --resume {as_typed(self.name)}{where}"
+
+
+@dataclass(frozen=True)
+class ModelSearch:
+    """What is searched for one model: the text of each setting's domain, and its value by default."""
+
+    domains: dict[str, str]
+    defaults: dict[str, Any]
+
+    @property
+    def space(self) -> Space:
+        return make_space(self.domains, self.defaults)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as `read_study` gives it.
+
+    ``settings`` are the user's for every trial, nested; ``models`` what is searched for each, in the
+    order given. ``monitor`` is the metric that is searched for on the validation split, of
+    ``val_samples``, and ``direction`` is 1 where more of it is better, else -1. ``fingerprint`` is that
+    of the data. ``epochs`` are the most of any model.
+    """
+
+    folder: StudyFolder
+    version: str
+    settings: dict[str, Any]
+    tune: SearchConfig
+    models: dict[str, ModelSearch]
+    monitor: str
+    direction: int
+    task: str
+    seed: int
+    epochs: int
+    data: str
+    fingerprint: str
+    val_samples: int
+    splits: tuple[str, ...]
+
+    @property
+    def trials(self) -> int:
+        """The number of trials: those asked for, or as many as a grid has."""
+        if self.tune.sampler != "grid":
+            return self.tune.trials
+        from dlcli.tune.space import grid_size
+
+        return min(self.tune.trials, sum(1 + grid_size(model.space) for model in self.models.values()))
+
+    def trial_settings(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the nested settings of a trial over the defaults and the model's recipe."""
+        space = self.models[model].space
+        own = [nested(key, space[key].value(param)) for key, param in params.items()]
+        return merge(self.settings, nested("model.name", model), *own)
+
+    def with_tune(self, changes: Mapping[str, Any]) -> Study:
+        """Return the study with other values of `SearchConfig`."""
+        return replace(self, tune=self.tune.model_copy(update=dict(changes)))
+
+    def write(self) -> None:
+        """Write study.json. Raises: DlcliError."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values.pop("folder")
+        models = {name: asdict(model) for name, model in self.models.items()}
+        write_json(
+            self.folder.record,
+            {**values, "tune": self.tune.model_dump(mode="json"), "models": models},
+        )
+
+
+def read_study(folder: StudyFolder) -> Study:
+    """Read the study of a folder. Raises: DlcliError where study.json is damaged."""
+    values = read_json(folder.record)
+    try:
+        settings = migrate(TrainConfig, values["settings"], version=values["version"])
+        return Study(
+            **{
+                **values,
+                "folder": folder,
+                "settings": settings,
+                "tune": SearchConfig.model_validate(values["tune"]),
+                "models": {name: ModelSearch(**model) for name, model in values["models"].items()},
+                "splits": tuple(values["splits"]),
+            }
+        )
+    except (TypeError, KeyError, AttributeError, ValueError, ValidationError) as exc:
+        raise DlcliError(f"{folder.record} is damaged: {exc}", hint="begin a new study") from exc
+
+
+def find_study(text: str, root: Path) -> StudyFolder:
+    """Find the study that ``text`` names: "last", a name or a path. Raises: DlcliError."""
+    studies = list_studies(root)
+    if text == "last" and studies:
+        return max(studies, key=lambda study: study.record.stat().st_mtime)
+    text = user_path(text)
+    for path in (root / text, Path(text)):
+        if StudyFolder(path).record.is_file():
+            return StudyFolder(path if path.name not in ("", "..") else path.resolve())
+    known = nearest(text, [study.name for study in studies]) if studies else None
+    raise DlcliError(
+        f"there is no study {text!r} in {root}{os.sep}",
+        hint=known or "begin one: dlcli tune --model cnn --data digits",
+    )
+
+
+def list_studies(root: Path) -> list[StudyFolder]:
+    """Return the studies below ``root``, by name."""
+    folders = map(StudyFolder, sorted(root.iterdir()) if root.is_dir() else ())
+    return [folder for folder in folders if folder.record.is_file()]
+
+
+def trial_number(name: str) -> int:
+    """Return the number of a trial by the name of its folder."""
+    match = _TRIAL.fullmatch(name)
+    assert match is not None, name
+    return int(match[1])

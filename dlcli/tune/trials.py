@@ -1,0 +1,207 @@
+"""The trials of a study, as its journal has them: claimed by one process each, and finished once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.storages.journal import JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from dlcli.errors import DlcliError
+from dlcli.runs.folder import RunFolder, read_events
+from dlcli.runs.locks import RunBusy, is_locked, run_lock
+from dlcli.tune.journal import RUN, Journal
+from dlcli.tune.proposals import (
+    Proposal,
+    is_default,
+    is_pruned,
+    proposal_of,
+    propose,
+    running_trial,
+)
+from dlcli.tune.study import Study
+
+_STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial. ``value`` is the monitored metric of its best epoch, NaN where there is none yet.
+
+    ``status`` is "finished", "pruned", "failed" (``reason`` says why), "running" or "stopped": it has
+    begun, and no process works on it. ``settings`` are those searched, with their values.
+    """
+
+    number: int
+    run: RunFolder
+    status: str
+    model: str
+    settings: dict[str, Any]
+    value: float = math.nan
+    epochs: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    default: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        facts = ("number", "status", "model", "settings", "value", "epochs", "seconds", "reason")
+        values = {name: getattr(self, name) for name in (*facts, "default")}
+        return {"run": str(self.run.path), **values}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process works on: its number, what it tries, whether it had begun before."""
+
+    number: int
+    proposal: Proposal
+    begun: bool
+
+
+@dataclass
+class Trials:
+    """The trials of a study, read from its journal and written to it."""
+
+    study: Study
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        study = self.study
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.journal = Journal(study.folder.journal, study.folder.name, study.direction)
+        try:
+            self._storage = JournalStorage(self.journal)
+            with self.journal.locked():
+                if not self._storage.get_all_studies():
+                    direction = optuna.study.StudyDirection(2 if study.direction > 0 else 1)
+                    self._storage.create_new_study([direction], study.folder.name)
+            self._id = self._storage.get_all_studies()[0]._study_id
+            self._recorded()
+        except (KeyError, ValueError, TypeError, AssertionError) as exc:
+            raise DlcliError(
+                f"{study.folder.journal} is damaged: {exc!r}",
+                hint=f"the trials are runs of their own: dlcli runs --runs-dir {study.folder.path}",
+            ) from exc
+
+    @contextmanager
+    def claim(self) -> Iterator[Claim | None]:
+        """Context in which this process alone works on a trial; None where no more are to begin.
+
+        One that has begun and that nobody works on comes first.
+        """
+        with ExitStack() as stack:
+            with self.journal.locked():
+                claimed = self._claim(stack)
+            yield claimed
+
+    def _claim(self, stack: ExitStack) -> Claim | None:
+        recorded = self._recorded()
+        for trial in recorded:
+            if trial.state == TrialState.RUNNING and self._lock(stack, trial.number):
+                return Claim(trial.number, proposal_of(self.study, trial), begun=True)
+        number = len(recorded)
+        if number >= self.study.trials:
+            return None
+        proposal = propose(self.study, number, recorded)
+        if not self._lock(stack, number):
+            raise RunBusy(
+                f"{self.study.folder.claim(number)} is locked by a process that lost its journal"
+            )
+        name = self.study.folder.trial(number).name
+        self._storage.create_new_trial(self._id, running_trial(self.study, proposal, {RUN: name}))
+        return Claim(number, proposal, begun=False)
+
+    def _lock(self, stack: ExitStack, number: int) -> bool:
+        folder = self.study.folder.claim(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        if is_locked(folder):
+            return False
+        try:
+            stack.enter_context(run_lock(folder, grace_s=0))
+        except RunBusy:
+            return False
+        return True
+
+    def prunes(self, number: int, values: Mapping[int, float]) -> bool:
+        """Return whether a trial ends after the last epoch in ``values``."""
+        return is_pruned(self.study, number, self._recorded(), values)[0]
+
+    def finish(
+        self, number: int, status: str, *, value: float = math.nan, reason: str = "", **facts: Any
+    ) -> None:
+        """Record the end of a trial. The state is written last: until then it counts as running."""
+        trial = self._recorded()[number]
+        if trial.state.is_finished():
+            return
+        values = epoch_values(self.study.folder.trial(number), self.study.monitor)
+        for epoch, one in values.items():
+            self._storage.set_trial_intermediate_value(trial._trial_id, epoch, one)
+        for key, note in is_pruned(self.study, number, self._recorded(), values)[1].items():
+            self._storage.set_trial_system_attr(trial._trial_id, key, note)
+        for key, fact in {**facts, "reason": reason}.items():
+            self._storage.set_trial_user_attr(trial._trial_id, key, fact)
+        state = next(state for state, name in _STATES.items() if name == status)
+        self._storage.set_trial_state_values(
+            trial._trial_id, state, None if math.isnan(value) else [value]
+        )
+
+    def all(self) -> list[Trial]:
+        """Return the trials that have begun, by number."""
+        return [self._trial(trial) for trial in self._recorded()]
+
+    def as_optuna(self) -> optuna.Study:
+        """Return the study for Optuna's own analyses."""
+        return optuna.load_study(study_name=self.study.folder.name, storage=self._storage)
+
+    def _recorded(self) -> list[FrozenTrial]:
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    def _trial(self, trial: FrozenTrial) -> Trial:
+        study, number = self.study, trial.number
+        proposal = proposal_of(study, trial)
+        space = study.models[proposal.model].space
+        status = _STATES[trial.state]
+        if status == "running" and not is_locked(study.folder.claim(number)):
+            status = "stopped"
+        return Trial(
+            number=number,
+            run=study.folder.trial(number),
+            status=status,
+            model=proposal.model,
+            settings={key: space[key].value(param) for key, param in proposal.params.items()},
+            value=math.nan if trial.values is None else trial.values[0],
+            epochs=int(trial.user_attrs.get("epochs", 0)),
+            seconds=float(trial.user_attrs.get("seconds", 0.0)),
+            reason=str(trial.user_attrs.get("reason", "")),
+            default=is_default(study, number),
+        )
+
+
+def epoch_values(run: RunFolder, monitor: str) -> dict[int, float]:
+    """Return the monitored metric of each epoch of a run, as far as it is a finite number."""
+    events = read_events(run.metrics) if run.metrics.is_file() else []
+    values = {
+        event["epoch"]: event["val"].get(monitor) for event in events if event["event"] == "EpochDone"
+    }
+    return {epoch: value for epoch, value in values.items() if value is not None}
+
+
+def best_of(trials: list[Trial], direction: int) -> Trial | None:
+    """Return the finished trial with the best value, of equal ones the first; None without any."""
+    finished = [trial for trial in trials if trial.status == "finished"]
+    return max(finished, key=lambda trial: (direction * trial.value, -trial.number), default=None)
