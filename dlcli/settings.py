@@ -92,7 +92,7 @@ def check_applies(config: BaseModel, given: Mapping[str, Any] | None = None) -> 
     values = flat(config)
     for key, field in fields_of(type(config)).items():
         group, dot, _ = key.rpartition(".")
-        typed = values[key] != _default(field) if given is None else _has(given, key)
+        typed = values[key] != _default(field) if given is None else is_set(given, key)
         for other, allowed in field.json_schema_extra["applies_to"].items() if typed else ():
             chosen = values[f"{group}{dot}{other}"]
             if chosen not in (*allowed, "auto"):
@@ -109,12 +109,12 @@ def _default(field: Any) -> Any:
     return list(field.default) if isinstance(field.default, tuple) else field.default
 
 
-def _has(values: Mapping[str, Any], key: str) -> bool:
+def is_set(values: Mapping[str, Any], key: str) -> bool:
     """Return whether nested values have a dotted key."""
     first, _, rest = key.partition(".")
     if first not in values or not rest:
         return first in values
-    return isinstance(values[first], Mapping) and _has(values[first], rest)
+    return isinstance(values[first], Mapping) and is_set(values[first], rest)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def _memory(
 ) -> optuna.Study:
     """Return a study in memory with the trials before a number, and samplers of its own."""
     memory = optuna.create_study(
-        study_name=study.folder.name,
+        study_name="study",  # Hyperband divides trials by it: not by the name of the folder
         direction="maximize" if study.direction > 0 else "minimize",
         sampler=_sampler(study, number),
         pruner=pruner or optuna.pruners.NopPruner(),

@@ -26,6 +26,7 @@ SUPERVISED: tuple[TaskKind, ...] = ("classification", "multilabel", "regression"
 
 # What is searched for any model, as `dlcli.tune.space` reads it.
 SEARCH = {"optim.lr": "0.1x..10x:log", "optim.weight_decay": "1e-4..0.3:log"}
+SEARCH_WITH_DROPOUT = {**SEARCH, "model.args.dropout": "0..0.6"}
 
 
 class NoArgs(Frozen):

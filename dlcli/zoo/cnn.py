@@ -19,7 +19,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, ImageInput, TaskSpec
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, ModelEntry, register
 from dlcli.zoo.layers import (
     ActivationName,
     NormName,
@@ -187,6 +187,7 @@ register(
         args=CnnArgs,
         needs=ModelNeeds(photo_size=96),
         recipe={"fit": {"min_steps": 300}},
+        search=SEARCH_WITH_DROPOUT,
         summary="three conv blocks and a two-layer head, about 100 K parameters",
     )
 )
@@ -205,6 +206,7 @@ register(
             "classification": {"loss": {"label_smoothing": 0.1}},
             "multilabel": {"loss": {"label_smoothing": 0.1}},
         },
+        search=SEARCH_WITH_DROPOUT,
         summary="double conv blocks 64-128-256 and global pooling, 1.15 M parameters",
     )
 )

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import nn
 
 from dlcli.task import Frozen, SeriesInput, TaskSpec
-from dlcli.zoo.base import SUPERVISED, ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import (
     ActivationName,
     NormName,
@@ -149,6 +149,7 @@ register(
         recipes={
             "forecast": {"optim": {"lr": 1e-3}, "fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}
         },
+        search=SEARCH_WITH_DROPOUT,
         summary="three convolutions over time, pooled over the true steps",
     )
 )

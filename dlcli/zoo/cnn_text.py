@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from dlcli.task import Frozen, TaskSpec, TextInput
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, ModelEntry, register
 from dlcli.zoo.layers import (
     ActivationName,
     NormName,
@@ -103,6 +103,7 @@ register(
             "optim": {"lr": 2e-3, "warmup": 0.1},
             "fit": {"epochs": 15, "batch_size": 64, "min_steps": 400},
         },
+        search=SEARCH_WITH_DROPOUT,
         summary="filters of 3, 4 and 5 tokens and the most of each over the text",
     )
 )

@@ -15,7 +15,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, SeriesInput, TabularInput, TaskSpec
-from dlcli.zoo.base import SUPERVISED, ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import ActivationName, NormName, activation, init_body, init_head, mask_of, norm1d
 from dlcli.zoo.windows import WindowNorm, WindowNormName
 
@@ -230,6 +230,7 @@ register(
         head=lambda module: "head",
         args=MlpArgs,
         needs=ModelNeeds(photo_size=32),
+        search=SEARCH_WITH_DROPOUT,
         summary="hidden layers over flattened pixels",
     )
 )
@@ -246,6 +247,10 @@ register(
             "optim": {"lr": 2e-3},
             "fit": {"epochs": 40, "batch_size": 128},
         },
+        search={
+            **SEARCH_WITH_DROPOUT,
+            "model.args.widths": "[128, 128]|[256, 256]|[512, 512]|[256, 256, 256]",
+        },
         summary="hidden layers over embeddings of numbers and categories",
     )
 )
@@ -259,6 +264,7 @@ register(
         args=SeriesMlpArgs,
         recipe={"fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"}},
         recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}},
+        search=SEARCH_WITH_DROPOUT,
         summary="hidden layers over a flattened series",
     )
 )
@@ -269,6 +275,7 @@ register(
         build=build_tensors,
         head=lambda module: "head",
         args=MlpArgs,
+        search=SEARCH_WITH_DROPOUT,
         summary="hidden layers over all values of the tensors",
     )
 )

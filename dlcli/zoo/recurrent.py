@@ -18,7 +18,7 @@ from torch import nn
 
 from dlcli.data.kinds import ModelNeeds
 from dlcli.task import Frozen, SeriesInput, TaskSpec, TextInput
-from dlcli.zoo.base import SUPERVISED, ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import (
     ActivationName,
     NormName,
@@ -263,6 +263,7 @@ def _register(cell: Cell, what: str) -> None:
                 "optim": {"lr": 2e-3, "clip_grad_norm": 1.0},
                 "fit": {"epochs": 15, "batch_size": 64, "min_steps": 600},  # see `cnn_text`
             },
+            search=SEARCH_WITH_DROPOUT,
             summary=f"{what} over the tokens, in both directions",
         )
     )
@@ -280,6 +281,7 @@ def _register(cell: Cell, what: str) -> None:
                 "fit": {"epochs": 100, "batch_size": 16, "monitor": "loss"},  # see `cnn_series`
             },
             recipes={"forecast": {"fit": {"epochs": 5, "batch_size": 64, "min_steps": 300}}},
+            search=SEARCH_WITH_DROPOUT,
             summary=f"{what} over the steps, in both directions",
         )
     )

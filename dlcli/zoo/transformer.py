@@ -13,7 +13,7 @@ from torch import nn
 
 from dlcli.task import SeriesInput, TabularInput, TaskSpec, TextInput
 from dlcli.zoo.attention import Encoder, EncoderArgs, PositionName, Positions, head
-from dlcli.zoo.base import SUPERVISED, ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, SUPERVISED, ModelEntry, register
 from dlcli.zoo.layers import mask_of, pool_steps
 from dlcli.zoo.token_embedding import TokenEmbedding
 from dlcli.zoo.windows import WindowNorm, WindowNormName, own_channels
@@ -274,6 +274,7 @@ register(
             "optim": {"lr": 1e-3, "clip_grad_norm": 1.0},
             "fit": {"epochs": 10, "batch_size": 64, "min_steps": 600},  # see `cnn_text`
         },
+        search=SEARCH_WITH_DROPOUT,
         summary="encoder of tokens, mean or class-token pooling",
     )
 )
@@ -293,6 +294,7 @@ register(
                 "fit": {"epochs": 5, "batch_size": 64, "min_steps": 300},
             }
         },
+        search=SEARCH_WITH_DROPOUT,
         summary="encoder of patches of a series; forecasts each channel from its own past",
     )
 )
@@ -305,6 +307,7 @@ register(
         tasks=SUPERVISED,
         args=TableArgs,
         recipe={"optim": {"lr": 1e-3, "clip_grad_norm": 1.0}, "fit": {"epochs": 30, "batch_size": 128}},
+        search=SEARCH_WITH_DROPOUT,
         summary="encoder of columns, one token each (FT-Transformer)",
     )
 )

@@ -15,7 +15,7 @@ from dlcli.data.kinds import ModelNeeds
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.zoo.attention import EncoderArgs, PositionName, head
-from dlcli.zoo.base import ModelEntry, register
+from dlcli.zoo.base import SEARCH_WITH_DROPOUT, ModelEntry, register
 from dlcli.zoo.transformer import Pooled
 
 _PATCHES = (4, 8, 16)
@@ -93,6 +93,7 @@ register(
             "multilabel": {"loss": {"label_smoothing": 0.1}},
         },
         needs=ModelNeeds(photo_size=96, min_size=8, size_multiple=4),
+        search=SEARCH_WITH_DROPOUT,
         summary="patch transformer for images, any size that is a multiple of 4",
     )
 )

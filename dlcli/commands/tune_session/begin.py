@@ -14,7 +14,7 @@ from dlcli.commands.train_session.report import Screen
 from dlcli.config import SearchConfig, TrainConfig, TuneConfig
 from dlcli.errors import UsageError, nearest
 from dlcli.runs.folder import create_run, safe_name
-from dlcli.settings import fields_of, flat, merge, nested, validate
+from dlcli.settings import fields_of, flat, is_set, merge, nested, validate
 from dlcli.tune.space import make_space, parse_search, texts_of
 from dlcli.tune.study import ModelSearch, Study, StudyFolder
 
@@ -125,10 +125,10 @@ def _model_search(
         domains = {
             key: text
             for key, text in entry.search.items()
-            if not _is_set(fixed, key) and values.get(key) not in (None, "auto")
+            if not is_set(fixed, key) and values.get(key) not in (None, "auto")
         }
     for key in search:
-        if _is_set(fixed, key):
+        if is_set(fixed, key):
             raise UsageError(f"{key} is set, and --search has it too", hint="leave one of them out")
     defaults = {key: _value(values, key) for key in domains}
     space = make_space(domains, defaults)
@@ -139,11 +139,6 @@ def _model_search(
                 f"--sampler grid: {key}={texts_of({key: domain})[key]} has no end of values",
                 hint=f"--search {key}=A|B|C, or with a step: {key}=LOW..HIGH:STEP",
             )
-    if not domains:
-        raise UsageError(
-            f"nothing is left to search for {entry.name}",
-            hint="name settings: --search 'optim.lr=1e-4..1e-2:log'",
-        )
     return ModelSearch(texts_of(space), defaults)
 
 
@@ -165,6 +160,12 @@ def _check_known(
     for key in search:
         if not any(key in model.domains for model in models.values()):
             raise UsageError(f"--search: no model here has a setting {key!r}", hint=nearest(key, known))
+    for name, model in models.items():
+        if not model.domains:
+            raise UsageError(
+                f"nothing is left to search for {name}",
+                hint="name settings of it: --search 'optim.lr=1e-4..1e-2:log'",
+            )
 
 
 def _check_ends(key: str, values: list[Any], plan: Plan, entry: ModelEntry) -> None:
@@ -183,15 +184,6 @@ def _check_ends(key: str, values: list[Any], plan: Plan, entry: ModelEntry) -> N
         )
 
 
-def _is_set(layer: Mapping[str, Any], key: str) -> bool:
-    value: Any = layer
-    for part in key.split("."):
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
-    return True
-
-
 def _value(values: Mapping[str, Any], key: str) -> Any:
     """Return the value of a setting; of an argument in a mapping too, None where it is not set."""
     if key in values:
@@ -205,7 +197,7 @@ def _absolute(overrides: dict[str, Any], planned: TrainConfig) -> dict[str, Any]
     """Return the user's settings with the paths of the plan, which hold in any folder."""
     settings = overrides
     for key, value in flat(planned).items():
-        if isinstance(value, str) and key != "model.name" and _is_set(overrides, key):
+        if isinstance(value, str) and key != "model.name" and is_set(overrides, key):
             settings = merge(settings, nested(key, value))
     return settings
 

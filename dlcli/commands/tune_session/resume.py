@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dlcli.commands.train_session.report import Screen
 from dlcli.config import TrainConfig, TuneConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import read_json
-from dlcli.settings import flat, merge, nested, validate
+from dlcli.settings import flat, is_set, merge, nested, validate
 from dlcli.tune.study import Study, StudyFolder, find_study, read_study
 
 _BUDGET = ("trials", "max_time", "workers")  # what a study that goes on may change
@@ -23,8 +24,8 @@ def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: 
 
     Raises: DlcliError for other data than it began with; UsageError for settings that would change it.
     """
-    settings.resolve()  # unknown settings are an error for a finished study too
-    study = _with_budget(read_study(find_study(text, root)), settings.overrides)
+    config = settings.resolve()  # unknown settings are an error for a finished study too
+    study = _with_budget(read_study(find_study(text, root)), settings.overrides, config)
     from dlcli.tune.trials import Trials
 
     trials = Trials(study).all()
@@ -48,38 +49,22 @@ def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: 
     return study
 
 
-def _with_budget(study: Study, overrides: dict[str, Any]) -> Study:
+def _with_budget(study: Study, overrides: dict[str, Any], config: TuneConfig) -> Study:
     """Return the study with the budget that was typed. Raises: UsageError for any other setting."""
-    changes = {}
-    for key, value in _leaves(overrides):
+    changes: dict[str, Any] = {}
+    own = flat(TuneConfig.model_validate({**study.settings, "tune": study.tune.model_dump()}))
+    for key, value in flat(config).items():
         group, _, name = key.partition(".")
+        if not is_set(overrides, key):
+            continue
         if group == "tune" and name in _BUDGET:
             changes[name] = value
-            continue
-        own = flat(study.tune).get(name) if group == "tune" else _own(study, key)
-        if value != own:
+        elif value != own[key] and not (key == "data.data" and os.path.abspath(value) == own[key]):
             raise UsageError(
                 f"--resume takes the study's own settings, and {key} = {value!r} is not one of them",
                 hint="leave it out, or begin a new study; --trials, --max-time and --workers may change",
             )
     return study.with_tune(changes) if changes else study
-
-
-def _own(study: Study, key: str) -> Any:
-    value: Any = study.settings
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
-
-
-def _leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            leaves += _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves.append((f"{prefix}{key}", list(value) if isinstance(value, tuple) else value))
-    return leaves
 
 
 def _check_data(study: Study) -> None:

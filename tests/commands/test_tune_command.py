@@ -1,0 +1,209 @@
+"""``dlcli tune``: trials are runs, a killed study ends as one that was not, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_data import write_csv
+
+from dlcli.cli import main
+from dlcli.runs.folder import list_runs
+from dlcli.tune.study import StudyFolder, read_study
+from dlcli.tune.trials import Trials
+
+HELPER = Path(__file__).parent.parent / "helpers" / "killed_at.py"
+NEW = [
+    "tune",
+    "-m",
+    "mlp",
+    "-d",
+    "t.csv",
+    "--device",
+    "cpu",
+    "-e",
+    "3",
+    "-b",
+    "16",
+    "--set",
+    "fit.min_steps=0",
+]
+NEW += ["--name", "s", "--set", "model.args.widths=[8]", "--trials", "3"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(160, 3)).round(4)
+    labels = np.where(rows[:, 0] + rows[:, 1] ** 2 > 0.5, "yes", "no")
+    cells = [[*map(float, row), label] for row, label in zip(rows, labels, strict=True)]
+    return write_csv(tmp_path_factory.mktemp("data") / "t.csv", ["a", "b", "c", "label"], cells)
+
+
+@pytest.fixture
+def here(tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "t.csv").symlink_to(table)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def result(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return value
+
+
+def facts(name: str = "s") -> list[tuple[Any, ...]]:
+    """What has to be the same of every trial, but for the weights."""
+    trials = Trials(read_study(StudyFolder(Path("runs") / name))).all()
+    return [(t.number, t.status, t.settings, t.value, t.epochs) for t in trials]
+
+
+def weights(name: str = "s") -> list[dict[str, torch.Tensor]]:
+    return [load_file(run.best) for run in list_runs(Path("runs") / name)]
+
+
+def test_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "--json"]) == 0
+    out = result(capsys)
+    folder = Path("runs/s")
+    assert [trial["status"] for trial in out["trials"]] == ["finished"] * 3
+    assert out["trials"][0]["default"]
+    assert out["best"]["value"] == max(trial["value"] for trial in out["trials"])
+    assert out["test"]["samples"] == 16
+    assert {Path(plot).name for plot in out["plots"]} == {"history.png", "parallel.png"}
+    assert json.loads((folder / "result.json").read_text())["best"] == out["best"]
+    # Trials are runs like any other.
+    assert [run.name for run in list_runs(folder)] == ["trial-000", "trial-001", "trial-002"]
+    assert main(["eval", "runs/s/trial-001", "-q"]) == 0
+    assert main(["train", "--resume", "trial-001", "--runs-dir", "runs/s", "-q"]) == 0
+    capsys.readouterr()
+    # The settings of the best trial train the same model.
+    assert main(["train", "--config", "runs/s/best.yaml", "--name", "again", "-q", "--json"]) == 0
+    again = result(capsys)
+    assert again["metrics"]["val"]["accuracy"] == out["best"]["value"]
+    best = load_file(out["artifact"])
+    assert all(torch.equal(best[key], one) for key, one in load_file(again["artifact"]).items())
+    # A finished study says so, and takes more trials.
+    assert main(["tune", "--resume", "s"]) == 0
+    assert "study s is finished: 3 trials" in capsys.readouterr().out
+    before = facts()
+    assert main(["tune", "--resume", "s", "--trials", "4", "-q"]) == 0
+    assert facts()[:3] == before
+    assert len(facts()) == 4
+    assert "trial-003" in capsys.readouterr().out
+
+
+KILLS = ["torn:8", "state:4"]
+
+
+@pytest.mark.parametrize("moments", [KILLS, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_killed_study_ends_as_one_that_was_not(here: Path, moments: list[str] | None) -> None:
+    """Killed again and again, then resumed: the same settings, metrics and bits of every model."""
+    options = ["--checkpoint-every", "1", "--pruner", "hyperband", "--trials", "5"]
+    assert main([*NEW, "--name", "whole", *options, "-q"]) == 0
+    rng = np.random.default_rng(7)
+    timed = [f"s:{seconds:.2f}" for seconds in rng.uniform(2.0, 9.0, 12)]
+    arguments = [*NEW, *options]
+    for moment in moments or timed:
+        command = [sys.executable, str(HELPER), moment, *arguments, "-q"]
+        subprocess.run(command, capture_output=True, timeout=300, check=False)
+        if Path("runs/s/study.json").exists():
+            arguments = ["tune", "--resume", "s"]
+    assert main([*arguments, "-q"]) == 0
+    assert facts("s") == facts("whole")
+    for one, other in zip(weights("s"), weights("whole"), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+def test_failed_trials_are_counted_and_the_study_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = "optim.lr=1e-3|1e30, model.args.norm=batch|none"
+    assert main([*NEW, "--sampler", "grid", "--search", search, "--trials", "5", "--json"]) == 0
+    out = result(capsys)
+    failed = [trial for trial in out["trials"] if trial["status"] == "failed"]
+    assert failed
+    assert all("diverged" in trial["reason"] for trial in failed)
+    assert all(trial["settings"]["optim.lr"] == 1e30 for trial in failed)
+    assert main(["tune", "--resume", "s"]) == 0
+
+
+def test_a_study_without_a_finished_trial_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "--lr", "1e30", "--trials", "2", "-q"]) == 1
+    assert "2 trials, and none has finished; 2 failed with: " in capsys.readouterr().err
+
+
+def test_workers_share_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "--workers", "2", "--trials", "2", "--json"]) == 0
+    out = result(capsys)
+    assert [trial["status"] for trial in out["trials"]] == ["finished"] * 2
+    assert [run.name for run in list_runs(Path("runs/s"))] != []
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_killed_worker_has_failed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A loss that kills its process: the study goes on in another one."""
+    Path("loss.py").write_text(
+        "import os, signal\n"
+        "from torch.nn.functional import cross_entropy\n"
+        "def loss(outputs, targets, kill=0):\n"
+        "    if kill:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return cross_entropy(outputs, targets, reduction='none')\n"
+    )
+    search = ["--search", "loss.args.kill=0|1", "--sampler", "grid", "--loss", "loss.py:loss"]
+    assert main([*NEW, *search, "--workers", "2", "--json"]) == 0
+    trials = result(capsys)["trials"]
+    assert [trial["status"] for trial in trials] == ["finished", "finished", "failed"]
+    assert "SIGKILL" in trials[2]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--search", "optim.lrr=1..2"], "did you mean 'optim.lr'"),
+        (["--search", "model.args.dropuot=0..0.5"], "did you mean 'model.args.dropout'"),
+        (["--search", "optim.lr=2..1"], "the range is empty"),
+        (["--search", "optim.lr=1e-3..1e-2", "--lr", "0.1"], "optim.lr is set, and --search has it too"),
+        (["--search", "optim.lr=-1..1"], "optim.lr (--lr) = -1.0"),
+        (["--search", "optim.optimizer=adam|adamm"], "unknown optimizer"),
+        (["--search", "model.args.dropout=0..3"], "model.args.dropout = 3"),
+        (["--search", "fit.seed=1|2"], "fit.seed is the same in all trials"),
+        (["--sampler", "grid"], "has no end of values"),
+        (["--set", "launch.devices='2'"], "--workers N"),
+        (["-m", "mlp,resnet18"], "resnet18"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(
+    here: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert main([*NEW, *options]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not Path("runs").exists()
+
+
+def test_what_a_resume_refuses(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "--trials", "1", "-q"]) == 0
+    for options, code, words in (
+        (["--lr", "0.1"], 2, "optim.lr = 0.1 is not one of them"),
+        (["--sampler", "random"], 2, "tune.sampler = 'random' is not one of them"),
+        (["--name", "x"], 2, "--resume already names one"),
+    ):
+        assert main(["tune", "--resume", "s", *options]) == code
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert main(["tune", "--resume", "t"]) == 1
+    assert "there is no study 't'" in capsys.readouterr().err
+    Path("t.csv").unlink()
+    write_csv(Path("t.csv"), ["a", "label"], [[i, "yes" if i % 2 else "no"] for i in range(60)])
+    record = Path("runs/s/study.json")
+    values = json.loads(record.read_text())
+    assert values["settings"]["data"]["data"] == str((here / "t.csv").absolute())
+    assert main(["tune", "--resume", "s", "--trials", "2"]) == 1
+    assert "is not the data that it began with" in capsys.readouterr().err
