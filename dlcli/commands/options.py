@@ -108,7 +108,11 @@ class Settings(Generic[ConfigT]):
 
 
 def takes_config(
-    config: type[ConfigT], *, only: Collection[str] | None = None, without: Collection[str] = ()
+    config: type[ConfigT],
+    *,
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
+    advanced: Collection[str] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator: give the command every flagged field as an option, plus ``--config`` and ``--set``.
 
@@ -117,11 +121,11 @@ def takes_config(
     ValueError at import when two fields claim one flag.
 
     ``--help`` lists the options that are not advanced, or all of them where ``only`` selects some;
-    ``--help-all`` lists every option.
+    ``--help-all`` lists every option. ``advanced`` are those of this command, besides the fields' own.
     """
     options = {
         name: option
-        for name, option in _options(config, hide=only is None).items()
+        for name, option in _options(config, hide=only is None, advanced=advanced).items()
         if (only is None or option[1] in only) and option[1] not in without
     }
 
@@ -205,7 +209,9 @@ def _find(layer: Mapping[str, Any], key: str) -> Any:
     return value
 
 
-def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.Parameter, str]]:
+def _options(
+    config: type[BaseModel], *, hide: bool, advanced: Collection[str]
+) -> dict[str, tuple[inspect.Parameter, str]]:
     """Return (option, dotted key) of each field with flags, by parameter; ``hide`` advanced ones."""
     options: dict[str, tuple[inspect.Parameter, str]] = {}
     panels = {
@@ -224,7 +230,7 @@ def _options(config: type[BaseModel], *, hide: bool) -> dict[str, tuple[inspect.
             *flags,
             help=f"{info.description}{choices}",
             metavar=metavar,
-            hidden=hide and info.json_schema_extra["advanced"],
+            hidden=hide and (info.json_schema_extra["advanced"] or key in advanced),
             show_default="(default:" not in (info.description or ""),
             rich_help_panel=panels.get(key.split(".")[0]) or inspect.getdoc(config),
         )

@@ -22,8 +22,21 @@ _WITHOUT = (
     "launch.timeout_s",
 )
 
+# In --help-all: what is rather searched than set, or rarely set in a search.
+_ADVANCED = (
+    "model.pretrained",
+    "model.weights",
+    "model.freeze",
+    "loss.name",
+    "optim.optimizer",
+    "optim.lr",
+    "optim.scheduler",
+    "augment.level",
+    "fit.patience",
+)
 
-@takes_config(TuneConfig, without=_WITHOUT)
+
+@takes_config(TuneConfig, without=_WITHOUT, advanced=_ADVANCED)
 def command(
     settings: Settings[TuneConfig],
     *,
