@@ -1,4 +1,4 @@
-"""A named set, a format, an encoding, a command and a sink are one new file each."""
+"""A named set, a format, an encoding, a command, a sink and a cause are one new file each."""
 
 from __future__ import annotations
 
@@ -137,7 +137,19 @@ def steps(run, emit):
 
     yield sink
 '''
+CAUSE = '''
+"""A cause of one site."""
+
+from dlcli.machine.causes.base import Cause, register_cause
+
+
+@register_cause("login-node")
+def login_node(facts):
+    """No training on the login node."""
+    yield Cause("system", "warning", "this is the login node", facts.platform, "srun --pty bash")
+'''
 FILES = {
+    "machine/causes/site.py": CAUSE,
     "data/sets/clouds.py": NAMED_SET,
     "formats/toys.py": FORMAT,
     "formats/encodings/negative.py": ENCODING,
@@ -206,6 +218,13 @@ def test_a_command_is_listed_with_its_summary_and_runs(copy: PackageCopy, folder
     assert "Greet somebody." in listing.out
     assert "Nothing else." in page.out
     assert (done.code, done.out) == (0, "hello you\n")
+
+
+def test_a_cause_is_named_with_its_command(copy: PackageCopy, folder: Path) -> None:
+    screen, reply = copy.run(("info", "--quick"), ("info", "--quick", "--json"), cwd=folder)
+    assert "warning: this is the login node" in screen.out
+    assert "$ srun --pty bash" in screen.out
+    assert "login-node" in [cause["code"] for cause in json.loads(reply.out)["causes"]]
 
 
 def test_an_unknown_sink_is_refused_with_the_known_ones(copy: PackageCopy, folder: Path) -> None:

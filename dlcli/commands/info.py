@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT
 
 if TYPE_CHECKING:
+    from dlcli.benchmark.machine import Measurement
     from dlcli.evaluation.run_summaries import RunSummary
     from dlcli.machine.facts import Facts
 
@@ -40,6 +42,7 @@ _Quick = Annotated[bool, typer.Option("--quick", help="Import and test nothing; 
 _Deep = Annotated[
     bool, typer.Option("--deep", help="Also torch.compile, and an all-reduce of two processes.")
 ]
+_Bench = Annotated[bool, typer.Option("--bench", help="Also measure speeds, for a minute or two.")]
 _Markdown = Annotated[
     bool, typer.Option("--markdown", help="For bug reports: without user name, home and host name.")
 ]
@@ -50,6 +53,7 @@ def command(
     require: _Require = None,
     quick: _Quick = False,
     deep: _Deep = False,
+    bench: _Bench = False,
     timeout: _Timeout = 120.0,
     runs_dir: RunsDir = DEFAULT_ROOT,
     as_json: Json = False,
@@ -63,14 +67,18 @@ def command(
     torch or torchvision is broken.
     """
     if artifact is not None:
-        given = {"--require": require, "--quick": quick, "--deep": deep, "--markdown": markdown}
+        given = {"--require": require, "--quick": quick, "--deep": deep}
+        given |= {"--bench": bench, "--markdown": markdown}
         for option in (name for name, value in given.items() if value):
             raise UsageError(f"{option} is for this machine, not for a model file")
         _show_artifact(artifact, runs_dir, as_json=as_json)
         return
     _check(require or [], quick=quick, deep=deep, as_json=as_json, markdown=markdown)
+    if quick and bench:
+        raise UsageError("--quick tests nothing, and --bench measures", hint="leave --quick out")
     facts = _facts(runs_dir, timeout, quick=quick, deep=deep, quiet=quiet or as_json)
-    _show_machine(facts, require or [], runs_dir, as_json=as_json, markdown=markdown)
+    speeds = _bench(facts, quiet=quiet or as_json) if bench else []
+    _show_machine(facts, require or [], runs_dir, speeds, as_json=as_json, markdown=markdown)
 
 
 def _check(require: list[str], *, quick: bool, deep: bool, as_json: bool, markdown: bool) -> None:
@@ -113,12 +121,34 @@ def _facts(runs_dir: Path, timeout_s: float, *, quick: bool, deep: bool, quiet: 
         return probe_facts(disks=disks, timeout_s=timeout_s, deep=deep)
 
 
+def _bench(facts: Facts, *, quiet: bool) -> list[Measurement]:
+    """Measure the CPU and the accelerator; nothing where torch does not work."""
+    from dlcli.benchmark.machine import measure_machine
+    from dlcli.ui import console
+
+    if not facts.torch.ok:
+        return []
+    err = console.stderr()
+    if quiet or not console.on_terminal(err):
+        return measure_machine(facts.best)
+    with err.status("measuring speeds (a minute or two; other programs make them worse)"):
+        return measure_machine(facts.best)
+
+
 def _show_machine(
-    facts: Facts, require: list[str], runs_dir: Path, *, as_json: bool, markdown: bool
+    facts: Facts,
+    require: list[str],
+    runs_dir: Path,
+    speeds: list[Measurement],
+    *,
+    as_json: bool,
+    markdown: bool,
 ) -> None:
     from dlcli.machine.causes.base import find_causes
     from dlcli.machine.requirements import missing
+    from dlcli.ui.console import stdout
     from dlcli.ui.info import Report, print_report
+    from dlcli.ui.info_bench import bench_sections
     from dlcli.ui.info_markdown import print_markdown
     from dlcli.ui.json_output import print_json
 
@@ -136,10 +166,12 @@ def _show_machine(
             ],
             "image_cache": cache,
             "newest_run": run and run.path,
+            "bench": _bench_rows(speeds),
         }
         print_json(result)
     else:
-        report = Report(facts, causes, cache, _in_words(run) if run else "")
+        bench = bench_sections(speeds, _ratios(speeds), 140 if markdown else stdout().width)
+        report = Report(facts, causes, cache, _in_words(run) if run else "", bench)
         (print_markdown if markdown else print_report)(report)
     for name, why in unmet.items():
         if why is not None:
@@ -150,6 +182,20 @@ def _show_machine(
         raise DlcliError(
             f"{first.what}: {first.evidence}" if first.evidence else first.what, hint=first.hint
         )
+
+
+def _ratios(speeds: list[Measurement]) -> dict[tuple[str, str], float]:
+    if not speeds:
+        return {}
+    from dlcli.benchmark.machine import speedups
+
+    return speedups(speeds)
+
+
+def _bench_rows(speeds: list[Measurement]) -> list[dict[str, Any]]:
+    """JSON-ready, with the ratio to the CPU."""
+    ratios = _ratios(speeds)
+    return [{**asdict(row), "speedup": ratios.get((row.what, row.device))} for row in speeds]
 
 
 def _newest_run(runs_dir: Path) -> RunSummary | None:

@@ -22,6 +22,7 @@ START = {
     "onnx": "start python for onnxruntime",
     "nvml": "start python for NVML",
     "deep": "start python for compile and all-reduce",
+    "bench": "start python for the speeds",
 }
 
 
@@ -34,16 +35,20 @@ class Outcome:
     trace: str | None = None  # the end of the child's stderr, after a crash
 
 
-def run_probe(part: str, *, timeout_s: float) -> dict[str, Outcome]:
+def run_probe(
+    part: str, *arguments: str, timeout_s: float, module: str = "dlcli.machine.probe"
+) -> dict[str, Outcome]:
     """Run a part of the probe ("torch", "onnx" ...); the outcome of each step that was reached.
 
-    A step that kills the child is noted, and a new child does the rest without it.
+    A step that kills the child is noted, and a new child does the rest without it. ``module`` is another
+    one whose ``main`` runs `Steps`.
     """
     deadline = time.monotonic() + timeout_s
     outcomes: dict[str, Outcome] = {}
     crashed: list[str] = []
     while True:
-        stdout, stderr, code = _run_child([part, *crashed], max(0.0, deadline - time.monotonic()))
+        left_s = max(0.0, deadline - time.monotonic())
+        stdout, stderr, code = _run_child(module, [part, *arguments, *crashed], left_s)
         unfinished = _read_records(stdout, outcomes)
         if code == 0 and unfinished is None:
             return outcomes
@@ -58,11 +63,9 @@ def run_probe(part: str, *, timeout_s: float) -> dict[str, Outcome]:
         crashed.append(step)
 
 
-def _run_child(arguments: list[str], timeout_s: float) -> tuple[str, str, int | None]:
+def _run_child(module: str, arguments: list[str], timeout_s: float) -> tuple[str, str, int | None]:
     """stdout, stderr and the exit code (None: it was still running and was killed)."""
-    command = child_command(
-        "dlcli.machine.probe", *arguments, interpreter_options=("-X", "faulthandler")
-    )
+    command = child_command(module, *arguments, interpreter_options=("-X", "faulthandler"))
     # Files, not pipes: what was written before a hang can be read, and a child that not even SIGKILL
     # ends (stuck in a driver) can be left behind.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:

@@ -27,7 +27,7 @@ from dlcli.task import ImageInput, TaskSpec
 REPORT_KEYS = {
     *("schema", "command", "usable", "causes", "required", "dlcli", "python", "system", "cpu", "memory"),
     *("container", "load", "disks", "environment", "packages", "image_cache", "newest_run", "torch"),
-    *("torchvision", "onnxruntime", "nvidia", "amd", "devices", "deep", "traces"),
+    *("bench", "torchvision", "onnxruntime", "nvidia", "amd", "devices", "deep", "traces"),
 }
 
 

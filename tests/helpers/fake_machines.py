@@ -232,7 +232,9 @@ class FakeMachine:
             disks["shared memory" if name == "shm" else name] = self.folder / name
         return probe_facts(self.host(), disks)
 
-    def _run_child(self, arguments: list[str], timeout_s: float) -> tuple[str, str, int | None]:
+    def _run_child(
+        self, module: str, arguments: list[str], timeout_s: float
+    ) -> tuple[str, str, int | None]:
         """What a child writes: the records of its part, up to the step that kills it."""
         part, *skip = arguments
         lines = []
