@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dlcli.machine.child import run_probe
-from dlcli.machine.probe import Steps, half_type
+from dlcli.machine.operations import half_type
+from dlcli.machine.probe import Steps
 from dlcli.machine.threads import usable_cores
 from dlcli.task import ImageInput
 

@@ -1,5 +1,6 @@
-"""What this machine can do: `report.inspect_machine` is the way in.
+"""What this machine is and can do: `facts.probe_facts` is the way in, `causes` judge what it returns.
 
-hardware: facts of the system; installed: versions and builds, from metadata; probe: what runs in a
-child process, since it may hang or crash; child: running it. None of them imports torch here.
+host: where the system is read; hardware, nvidia, cgroups: its facts; installed: versions and builds, by
+their metadata; probe, operations, deep: what runs in a child process, since it may hang or crash; child:
+running it; requirements: ``--require``. None of them imports torch here.
 """
