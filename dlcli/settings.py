@@ -175,6 +175,20 @@ def flat(config: BaseModel, prefix: str = "") -> dict[str, Any]:
     return values
 
 
+def with_origins(
+    requested: BaseModel, resolved: BaseModel, origins: Mapping[str, str]
+) -> dict[str, tuple[Any, str]]:
+    """Return each resolved setting's value and origin, by dotted key.
+
+    "auto" follows the origin of a value that was searched because "auto" was requested.
+    """
+    before = flat(requested)
+    return {
+        key: (value, f"{origins[key]} auto" if before[key] == "auto" != value else origins[key])
+        for key, value in flat(resolved).items()
+    }
+
+
 def texts(value: Any) -> Iterator[str]:
     """Yield all texts among the values of nested settings."""
     if isinstance(value, str):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from html_pages import check_page
 from safetensors.numpy import load_file
 from tiny_data import DATA, TinyData
 
@@ -27,6 +28,7 @@ from dlcli.training import run as training
 from dlcli.training.loop.state import load_newest
 from dlcli.training.planning import make_plan, read_plan
 from dlcli.training.prepare import prepare_run
+from dlcli.ui.text import figure
 
 FIT = {"fit": {"epochs": 2, "batch_size": 8, "device": "cpu", "log_every": 0}}
 # A metric of each task, and the key of a prediction.
@@ -89,6 +91,12 @@ def test_train_eval_predict_export(
     assert len(predicted["predictions"]) == samples * (card.task.horizon or 1)
     assert all(key in row for row in predicted["predictions"])
     exported = call(capsys, "export", "--onnx", "--no-latency")
+    page = check_page(RunFolder(Path(trained["run"])).report)
+    for name, value in evaluated["metrics"].items():
+        assert [name, figure(value)] in [
+            [row[0], row[1].partition(" ")[0]] for row in page.rows() if len(row) > 1
+        ]
+    assert "export: " in page.text
     assert exported["parity"]["ok"]
     assert exported["parity"]["data"] == "val"
     again = call(capsys, "eval", exported["output"], "--split", "val")

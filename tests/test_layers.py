@@ -138,8 +138,8 @@ def test_rooms_that_promise_no_torch_keep_it(promised: str) -> None:
     "args",
     [["--help"], ["--version"], ["train", "--help"], ["eval", "--help"], ["predict", "--help"],
      ["export", "--help"], ["info", "--help"], ["data", "--help"], ["models", "--help"],
-     ["runs", "--help"], ["quantize", "--help"], ["prune", "--help"], ["benchmark", "--help"],
-     ["train", "--modle", "x"]],
+     ["runs", "--help"], ["report", "--help"], ["quantize", "--help"], ["prune", "--help"],
+     ["benchmark", "--help"], ["train", "--modle", "x"]],
 )  # fmt: skip
 def test_help_imports_no_heavy_library(args: list[str]) -> None:
     code = (

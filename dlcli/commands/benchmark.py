@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.recording import record
 from dlcli.config import BenchConfig
 from dlcli.errors import DlcliError
 from dlcli.files import user_path
-from dlcli.runs.folder import DEFAULT_ROOT, find_run, newest_run, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, newest_run, run_of
 
 if TYPE_CHECKING:
     from dlcli.benchmark.report import BenchmarkResult
@@ -60,6 +61,9 @@ def command(
     with progress_sink(quiet, json_output) as emit:
         result = benchmark(paths, config, trust=trust, emit=emit)
         picture = plot or _draw(result, emit)
+        if _run_of_all(result) is not None:
+            facts = result.to_dict()
+            record([result.rows[0].path], "benchmark", command="benchmark", result=facts, emit=emit)
     files = {"csv": csv, "plot": picture}
     if json_output:
         print_json({"command": "benchmark", "artifact": str(paths[0]), **result.to_dict(), **files})
@@ -93,14 +97,20 @@ def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
+def _run_of_all(result: BenchmarkResult) -> RunFolder | None:
+    """Return the run folder that holds all files, if one does."""
+    runs = [run_of(row.path) for row in result.rows]
+    folders = {None if run is None else run.path.resolve() for run in runs}
+    return runs[0] if len(folders) == 1 else None
+
+
 def _draw(result: BenchmarkResult, emit: Emit) -> Path | None:
     """Plot into the run folder that holds all files, if one does."""
     from dlcli.events import Warned
     from dlcli.ui.plots.benchmark import save_benchmark
 
-    runs = {None if (run := run_of(row.path)) is None else run.path.resolve() for row in result.rows}
-    run = run_of(result.rows[0].path)
-    if run is None or len(runs) > 1 or not any(row.timing and row.timing.speeds for row in result.rows):
+    run = _run_of_all(result)
+    if run is None or not any(row.timing and row.timing.speeds for row in result.rows):
         return None
     try:
         return save_benchmark(run.plots / "benchmark.png", result)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.recording import record_evaluations
 from dlcli.config import EvalConfig
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
-from dlcli.runs.folder import DEFAULT_ROOT, check_links, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, run_of
 from dlcli.runs.folds import find_artifacts, find_folds
 from dlcli.runs.saved import read_run
 
@@ -174,16 +176,20 @@ def _evaluate(
     """Evaluate one model or an ensemble; write plots and the worst samples."""
     from dlcli.evaluation.ensemble import Ensemble
     from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
+    from dlcli.evaluation.worst import SHOWN
     from dlcli.ui.compared import print_members, print_worst
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_eval
     from dlcli.ui.translations import print_translations
 
-    result = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, emit=emit)
+    own = _own_run(models, config)
+    shown = 0 if own is None else SHOWN
+    measured = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, shown=shown, emit=emit)
+    result = replace(measured, worst=measured.worst[: config.worst or 0])
     # A run has plots and figures of its own model alone.
     plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
-    if len(models) == 1 and config.data is None and config.tta == config.amp == "none":
-        _record_test(models[0], result, emit)
+    if own is not None:
+        record_evaluations(own, [measured], "eval", emit)
     worst = _write_worst(models[0].path if len(models) == 1 else None, result, output, emit)
 
     def report(note: str, bounds: list[tuple[str, float]], as_json: bool) -> list[str]:
@@ -202,6 +208,14 @@ def _evaluate(
         return missed
 
     return report
+
+
+def _own_run(models: Sequence[Artifact], config: EvalConfig) -> RunFolder | None:
+    """The run whose best model is evaluated on its own data, as it was trained; else None."""
+    if len(models) > 1 or config.data is not None or not config.tta == config.amp == "none":
+        return None
+    run = run_of(models[0].path)
+    return run if run is not None and models[0].path == run.best else None
 
 
 def _facts(models: Sequence[Artifact], note: str) -> dict[str, Any]:
@@ -230,20 +244,6 @@ def _save_plots(path: Path, result: EvalResult, emit: Emit) -> list[Path]:
     except DlcliError as exc:  # a read-only run can still be evaluated
         emit(Warned(f"no plot: {exc.message}"))
         return []
-
-
-def _record_test(model: Artifact, result: EvalResult, emit: Emit) -> None:
-    """Record what the best model of a run reaches on its test split, which `dlcli runs` lists."""
-    from dlcli.evaluation.run_summaries import record_test
-    from dlcli.events import Warned
-
-    run = run_of(model.path)
-    if run is None or model.path != run.best or result.split != "test":
-        return
-    try:
-        record_test(run, model.card.metrics.get("val", {}), result.metrics)
-    except DlcliError as exc:
-        emit(Warned(f"not recorded in the run: {exc.message}"))
 
 
 def _write_worst(path: Path | None, result: EvalResult, output: Path | None, emit: Emit) -> Path | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.recording import record
 from dlcli.config import ExportConfig, ExportSettings, parse_names
 from dlcli.errors import BoundMissed, DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
@@ -89,6 +90,10 @@ def command(
             )
     with progress_sink(quiet, json_output) as emit:
         results = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
+        for one in results:
+            if isinstance(one, ExportResult):
+                name = f"export-{one.output.name}"
+                record([path], name, command="export", result=one.to_dict(), emit=emit)
     companions = {
         one.output: write_companions(one, sidecar=sidecar, example=example)
         for one in results

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.recording import record
 from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import PruneSettings
 from dlcli.config.prune import check_pruning
@@ -65,6 +66,8 @@ def command(
             emit=emit,
         )
         plots = _plot(result, emit)
+        files = (path, result.chosen.file.path)
+        record(files, f"prune-{result.run.name}", command="prune", result=result.to_dict(), emit=emit)
     if json_output:
         print_json({"command": "prune", **result.to_dict(), "plots": [str(plot) for plot in plots]})
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.commands.recording import record
 from dlcli.commands.train_session.finetune import make_finetuner
 from dlcli.config import QuantizeSettings
 from dlcli.config.quantize import check_quantizing
@@ -57,6 +58,8 @@ def command(
             path, config, output=output, finetuner=make_finetuner(runs_dir, emit), trust=trust, emit=emit
         )
         plots = _plot(result, emit)
+        name = f"quantize-{result.output.name}"
+        record([result.source], name, command="quantize", result=result.to_dict(), emit=emit)
     if json_output:
         print_json({"command": "quantize", **result.to_dict(), "plots": [str(plot) for plot in plots]})
     else:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dlcli.data.base import DataSource, Inputs, Reader, Samples
 from dlcli.data.notices import Notice
+from dlcli.data.previews import Preview
 from dlcli.pixels.cache.folder import CacheFolder
 from dlcli.registry import Registry
 from dlcli.task import InputSpec, TaskKind, TaskSpec, TextInput
@@ -129,7 +130,8 @@ class DataKind(Generic[SpecT]):
     - ``default_batch_size(spec)``: that of evaluation and prediction.
 
     Descriptions: ``describe(spec)``; ``size_words``, a format string of the shape of a sample;
-    ``unit(task)``, the word for samples.
+    ``unit(task)``, the word for samples. ``preview(samples, inputs, spec)``: the one sample of
+    ``samples``, whose `Reader.read` gave ``inputs``, to look at.
     ``own_settings``: keys of settings that apply to this kind and not to all.
     """
 
@@ -147,6 +149,7 @@ class DataKind(Generic[SpecT]):
     describe: Callable[[SpecT], Description] = lambda spec: Description()
     size_words: str = "{}"
     unit: Callable[[TaskSpec], str] = lambda task: "samples"
+    preview: Callable[[Samples, Inputs, SpecT], Preview] = lambda samples, inputs, spec: Preview()
     own_settings: tuple[str, ...] = ()
     inputs_by_task: bool = True
     why_missing: Callable[[str], str | None] = lambda name: None

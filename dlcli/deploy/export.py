@@ -20,6 +20,7 @@ from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.parity import Parity, check_parity
 from dlcli.deploy.raw_inputs import with_raw_parity
 from dlcli.deploy.reference import ReferenceEvaluator
+from dlcli.deploy.verdicts import verdict
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.files import TMP_PREFIX, writing
@@ -61,6 +62,19 @@ class ExportResult:
     def ok(self) -> bool:
         return self.parity is None or self.parity.ok
 
+    def verdict(self) -> list[str]:
+        """Return the verdict in words."""
+        if self.parity is None:
+            return ["not compared (--no-verify)"]
+        if self.change is None:
+            return [f"DIFFERS: {'; '.join(self.parity.missed)}"]
+        one_branch = (
+            f"ONE BRANCH ONLY: the samples compared all went one way at {line}, "
+            "and the file has no other"
+            for line in self.parity.one_branch
+        )
+        return ["outputs are the same", *one_branch, *verdict(self.change, expect_smaller=False)]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         change = {} if self.change is None else self.change.to_dict()
@@ -72,6 +86,7 @@ class ExportResult:
             "parity": None if self.parity is None else self.parity.to_dict(),
             "changes": [record.model_dump() for record in self.card.transforms],
             **change,
+            "verdict": self.verdict(),
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from dlcli.data.base import Indices, Inputs, Reader
+from dlcli.data.base import Indices, Inputs, Reader, Targets
 from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.errors import DlcliError
@@ -21,6 +21,11 @@ from dlcli.formats.base import Outputs
 from dlcli.task import PairsInput, TaskSpec
 
 T = TypeVar("T")
+Each = Callable[[Outputs, Targets, Indices], None]
+
+
+def _ignore_batch(outputs: Outputs, targets: Targets, indices: Indices) -> None:
+    """Do nothing with a batch."""
 
 
 def evaluate(
@@ -57,9 +62,13 @@ def count(
     batch_size: int | None = None,
     emit: Emit = ignore,
     world: Processes | None = None,
+    each: Each = _ignore_batch,
 ) -> Counts:
-    """The counts that `evaluate` computes metrics from. Scores are in the order of the ranks."""
-    part = _share(predict, reader, task, split, batch_size, emit=emit, world=world)
+    """The counts that `evaluate` computes metrics from. Scores are in the order of the ranks.
+
+    ``each`` is called with the outputs, targets and indices of every batch of this process.
+    """
+    part = _share(predict, reader, task, split, batch_size, emit=emit, world=world, each=each)
     return _agreed(part, reader, split, world, lambda counts: counts)
 
 
@@ -89,6 +98,7 @@ def _share(
     emit: Emit,
     world: Processes | None,
     check_stop: Callable[[], None] = lambda: None,
+    each: Each = _ignore_batch,
 ) -> Counts | DlcliError:
     """The counts of this process, or its error, which is gathered like counts: others wait for it."""
     counts = make_counts(task)
@@ -103,7 +113,9 @@ def _share(
 
     try:
         for inputs, indices in batches(reader, size, split, emit, world, check):
-            counts.update(predict(inputs), reader.targets(indices), inputs, reader.series(indices))
+            outputs, targets = predict(inputs), reader.targets(indices)
+            counts.update(outputs, targets, inputs, reader.series(indices))
+            each(outputs, targets, indices)
     except DlcliError as exc:
         error = exc
     for _ in checks:  # those of the other processes, which may have more batches

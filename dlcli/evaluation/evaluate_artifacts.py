@@ -21,9 +21,12 @@ from dlcli.task import TaskSpec
 
 
 def evaluate_ensemble(
-    ensemble: Ensemble, data: EvalData, config: EvalConfig, *, emit: Emit = ignore
+    ensemble: Ensemble, data: EvalData, config: EvalConfig, *, shown: int = 0, emit: Emit = ignore
 ) -> EvalResult:
-    """`evaluate` for an ensemble of artifacts, with baselines; several are also evaluated one by one."""
+    """`evaluate` for an ensemble of artifacts, with baselines; several are also evaluated one by one.
+
+    ``shown`` is how many of the worst samples are wanted to look at, besides those of ``config``.
+    """
     task, several = ensemble.task, len(ensemble.members) > 1
     if config.worst is not None:
         check_worst(task)
@@ -40,8 +43,12 @@ def evaluate_ensemble(
         score = bleu(ensemble.predict, reader, task, split=data.split, beams=config.beams, emit=emit)
         result = replace(result, metrics={**result.metrics, "bleu": score})
     result = add_examples(result, ensemble.predict, reader, task, beams=config.beams)
-    if config.worst is not None:
-        worst = worst_rows(ensemble, reader, losses, counts, config.worst, beams=config.beams)
+    number, predict = config.worst or 0, ensemble.predict
+    if task.kind != "embedding" and (number or shown):
+        beams = config.beams
+        worst = worst_rows(
+            predict, task, reader, losses, counts, number=number, shown=shown, beams=beams
+        )
         result = replace(result, worst=worst)
     if data.train is None:
         return result

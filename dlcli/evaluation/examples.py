@@ -5,8 +5,9 @@ No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,6 @@ def _forecasts(
     """The last window of each of the first series, or of the first targets of one series."""
     windows = reader.samples.items
     assert isinstance(windows, Windows)
-    names = [target.name for target in task.targets]
     rows_of = row_function(predict, task, 1, 1)
     lines: list[ForecastLine] = []
     several = len(np.unique(windows.which)) > 1
@@ -72,19 +72,28 @@ def _forecasts(
         if not len(readable):
             continue
         steps = rows_of(inputs, reader.series(readable))[0]
-        series, start = windows.series[number], int(windows.starts[readable[0]])
-        first = max(0, start - HISTORY * task.horizon)
-        rows = slice(first, start + task.horizon)
-        columns = channel_indices(names, series.channels, "the model predicts it")
-        for name, column in list(zip(names, columns, strict=True))[: 1 if several else LINES]:
-            lines.append(
-                ForecastLine(
-                    name=f"{series.id}: {name}" if several else name,
-                    times=series.times[rows],
-                    true=tuple(series.target_values[rows, column].tolist()),
-                    predicted=tuple(s["values"][name] if "values" in s else s["value"] for s in steps),
-                )
-            )
+        own = window_lines(windows, int(readable[0]), steps, task)
+        lines += own[: 1 if several else LINES]
         if len(lines) >= LINES:
             break
     return tuple(lines[:LINES])
+
+
+def window_lines(
+    windows: Windows, index: int, steps: Sequence[dict[str, Any]], task: TaskSpec
+) -> list[ForecastLine]:
+    """A window with its predicted ``steps``, as `row_function` gives them: a line for each target."""
+    series, start = windows.series[windows.which[index]], int(windows.starts[index])
+    first = max(0, start - HISTORY * task.horizon)
+    rows = slice(first, start + task.horizon)
+    names = [target.name for target in task.targets]
+    columns = channel_indices(names, series.channels, "the model predicts it")
+    return [
+        ForecastLine(
+            name=f"{series.id}: {name}" if len(windows.series) > 1 else name,
+            times=series.times[rows],
+            true=tuple(series.target_values[rows, column].tolist()),
+            predicted=tuple(s["values"][name] if "values" in s else s["value"] for s in steps),
+        )
+        for name, column in zip(names, columns, strict=True)
+    ]

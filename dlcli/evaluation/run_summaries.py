@@ -14,10 +14,10 @@ from typing import Any
 
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.evaluation.metrics import default_monitor, directions
-from dlcli.files import read_json, write_json
+from dlcli.evaluation.metrics import EvalResult, default_monitor, directions
 from dlcli.formats.base import read_card
 from dlcli.runs.folder import FOLDS, RunFolder, list_runs, read_events
+from dlcli.runs.measurements import Measurement, read_measurement, write_measurement
 from dlcli.runs.saved import read_settings
 from dlcli.runs.unfinished import parent_of, status_of
 
@@ -130,25 +130,38 @@ def summarise(run: RunFolder) -> RunSummary:
     )
 
 
-def record_test(run: RunFolder, validation: Mapping[str, float], metrics: Mapping[str, float]) -> None:
-    """Record what a run's best model reaches on the test split, for `summarise`.
+def _test_metrics(run: RunFolder, validation: Mapping[str, float]) -> dict[str, float]:
+    """The recorded metrics on the test split; none where they are of another model, or damaged."""
+    one = read_measurement(run, evaluation_name("test"))
+    if one is None or not is_of(one, validation):
+        return {}
+    return {k: _number(v) for k, v in _mapping(one.result.get("metrics")).items()}
+
+
+def record_evaluation(
+    run: RunFolder, validation: Mapping[str, float], result: EvalResult, command: str
+) -> None:
+    """Record what a run's best model reaches on a split, for `summarise` and the report.
 
     ``validation`` are its metrics on val, by which it is known that the model is still the same. Raises:
     DlcliError when it cannot be written.
     """
-    write_json(run.test, {"val": dict(validation), "test": dict(metrics)})
+    name = evaluation_name(result.split)
+    write_measurement(run, name, command=command, model=validation, result=asdict(result))
 
 
-def _test_metrics(run: RunFolder, validation: Mapping[str, float]) -> dict[str, float]:
-    """The recorded metrics on the test split; none where they are of another model, or damaged."""
-    if not run.test.is_file():
-        return {}
-    try:
-        content = _mapping(read_json(run.test))
-    except DlcliError:  # it is written again by the next `eval`
-        return {}
-    same = {k: _number(v) for k, v in _mapping(content.get("val")).items()} == dict(validation)
-    return {k: _number(v) for k, v in _mapping(content.get("test")).items()} if same else {}
+def evaluation_name(split: str) -> str:
+    """The name of the measurement that is the evaluation of a run's best model on a split."""
+    return f"eval-{split}"
+
+
+def is_of(measurement: Measurement, validation: Mapping[str, float]) -> bool:
+    """Whether it was measured of the best model, whose metrics on val are ``validation``."""
+    own, theirs = (
+        {name: value for name, value in metrics.items() if math.isfinite(value)}
+        for metrics in (measurement.model, validation)
+    )
+    return own == theirs
 
 
 def sort_by(runs: Sequence[RunSummary], metric: str) -> list[RunSummary]:
@@ -247,7 +260,8 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    known = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**1000)
+    return float(value) if known else math.nan  # type: ignore[arg-type]
 
 
 def _whole(value: object) -> int | None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dlcli.data.base import Indices, Reader, Targets
+from dlcli.data.base import Indices, Inputs, Items, Reader, Targets
+from dlcli.data.kinds import kind_of
+from dlcli.data.prepare import trim
+from dlcli.data.series.windows import Windows
 from dlcli.errors import UsageError
-from dlcli.evaluation.ensemble import Ensemble
+from dlcli.evaluation.evaluate import default_batch_size
+from dlcli.evaluation.examples import window_lines
 from dlcli.evaluation.metrics import Counts, cross_entropy, default_monitor
-from dlcli.evaluation.metrics.base import Floats, WorstRow
+from dlcli.evaluation.metrics.base import Floats, ForecastLine, Outputs, WorstRow
 from dlcli.evaluation.metrics.multilabel import binary_cross_entropy
-from dlcli.evaluation.predict import row_function
+from dlcli.evaluation.predict import Predict, row_function
 from dlcli.evaluation.true_values import true_values
-from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
+
+SHOWN = 12  # of the worst samples that a run's report shows
 
 
 def check_worst(task: TaskSpec) -> None:
@@ -44,8 +49,8 @@ class SampleLosses:
         elif self.task.kind == "multilabel":
             self._losses.append(binary_cross_entropy(outputs, targets).mean(axis=1))
 
-    def largest(self, counts: Counts, number: int) -> tuple[Indices, Floats]:
-        """The indices and losses of the ``number`` worst samples, worst first; NaN is worst of all.
+    def sorted(self, counts: Counts) -> tuple[Indices, Floats]:
+        """The indices and losses of all samples, worst first; NaN is worst of all.
 
         Of numbers the loss is the squared error, of translations the mean loss of a text's tokens over
         that of all texts: `Counts.scores` of the task's own metric.
@@ -56,31 +61,96 @@ class SampleLosses:
             scores = counts.scores(default_monitor(self.task))
             assert scores is not None
             losses = scores
-        order = np.argsort(-np.where(np.isnan(losses), np.inf, losses), kind="stable")[:number]
+        order = np.argsort(-np.where(np.isnan(losses), np.inf, losses), kind="stable")
         return np.concatenate(self._indices)[order], losses[order]
 
 
 def worst_rows(
-    ensemble: Ensemble, reader: Reader, losses: SampleLosses, counts: Counts, number: int, *, beams: int
+    predict: Predict,
+    task: TaskSpec,
+    reader: Reader,
+    losses: SampleLosses,
+    counts: Counts,
+    *,
+    number: int = 0,
+    shown: int = 0,
+    beams: int = 1,
 ) -> tuple[WorstRow, ...]:
-    """The worst samples, predicted again."""
-    indices, values = losses.largest(counts, number)
-    predict = row_function(ensemble.predict, ensemble.task, 1, beams)
-    rows = []
-    for index, loss in zip(indices.tolist(), values.tolist(), strict=True):
-        one = np.array([index], np.int64)
-        inputs, _ = reader.read(one)
-        predicted = predict(inputs, reader.series(one))[0]
-        rows.append(
-            WorstRow(
+    """The ``number`` worst samples, predicted again, and those that complete ``shown`` to look at.
+
+    Windows to look at do not overlap: next to a bad window are others of the same steps.
+    """
+    picked = _picked(reader.samples.items, *losses.sorted(counts), number, shown, task)
+    rows_of = row_function(predict, task, 1, beams)
+    size, rows = default_batch_size(task), list[WorstRow]()
+    for start in range(0, len(picked), size):
+        part = {index: (loss, look) for index, loss, look in picked[start : start + size]}
+        # Without those whose file has gone since they were counted.
+        inputs, readable = reader.read(np.array(list(part), np.int64))
+        predicted = rows_of(inputs, reader.series(readable)) if len(readable) else []
+        for place, (index, steps) in enumerate(zip(readable.tolist(), predicted, strict=True)):
+            loss, look = part[index]
+            own = tuple(array[place : place + 1] for array in inputs)
+            row = WorstRow(
                 input=reader.samples.ids[index],
                 loss=loss,
-                target="; ".join(map(_cells, true_values(reader, index, ensemble.task))),
-                prediction="; ".join(_prediction(row) for row in predicted),
-                probability=predicted[0].get("probability"),
+                target="; ".join(map(_cells, true_values(reader, index, task))),
+                prediction="; ".join(_prediction(step) for step in steps),
+                probability=steps[0].get("probability"),
             )
-        )
+            rows.append(_to_look_at(row, reader, index, own, steps, task) if look else row)
     return tuple(rows)
+
+
+def _picked(
+    items: Items, indices: Indices, losses: Floats, number: int, shown: int, task: TaskSpec
+) -> list[tuple[int, float, bool]]:
+    """Index, loss and whether it is to be looked at, of the samples of `worst_rows`, worst first."""
+    picked, looks = list[tuple[int, float, bool]](), list[int]()
+    for index, loss in zip(indices.tolist(), losses.tolist(), strict=True):
+        look = len(looks) < shown and _is_apart(items, index, looks, task)
+        if len(picked) >= number and not look:
+            if len(looks) >= shown:
+                break
+            continue
+        looks += [index] if look else []
+        picked.append((index, loss, look))
+    return picked
+
+
+def _is_apart(items: Items, index: int, others: Sequence[int], task: TaskSpec) -> bool:
+    """Whether a sample predicts no step that one of the others predicts."""
+    if not isinstance(items, Windows):
+        return True
+    same = items.which[others] == items.which[index]
+    return not bool((same & (np.abs(items.starts[others] - items.starts[index]) < task.horizon)).any())
+
+
+def _to_look_at(
+    row: WorstRow,
+    reader: Reader,
+    index: int,
+    inputs: Inputs,
+    steps: Sequence[dict[str, Any]],
+    task: TaskSpec,
+) -> WorstRow:
+    """The row with what people see of its sample: of a window its forecast."""
+    if isinstance(reader.samples.items, Windows):
+        return replace(row, forecast=_forecast(reader.samples.items, index, steps, task))
+    one = reader.samples.take(np.array([index], np.int64))
+    return replace(row, preview=kind_of(task).preview(one, trim(inputs, task), task.input))
+
+
+def _forecast(
+    windows: Windows, index: int, steps: Sequence[dict[str, Any]], task: TaskSpec
+) -> ForecastLine:
+    """The target of a window that is furthest from its prediction, in units of its std."""
+    lines = window_lines(windows, index, steps, task)
+    errors = [
+        float(np.abs(np.subtract(line.true[-len(line.predicted) :], line.predicted)).mean()) / target.std
+        for line, target in zip(lines, task.targets, strict=True)
+    ]
+    return lines[int(np.argmax(errors))]
 
 
 def _prediction(row: dict[str, Any]) -> str:

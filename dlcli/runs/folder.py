@@ -49,9 +49,14 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def test(self) -> Path:
-        """The metrics of the best model on the test split, written by `eval`."""
-        return self.path / "test.json"
+    def measured(self) -> Path:
+        """What commands measured of the run's models, for its report."""
+        return self.path / "measured"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
 
     @property
     def best(self) -> Path:
@@ -123,7 +128,10 @@ def check_links(path: Path) -> None:
     Raises: DlcliError naming the link, OSError.
     """
     root = path.resolve()
-    for folder in (root, *(root / name for name in ("state", "plots", "epochs", "logs", "code"))):
+    for folder in (
+        root,
+        *(root / name for name in ("state", "plots", "epochs", "logs", "code", "measured")),
+    ):
         for entry in list(os.scandir(folder)) if folder.is_dir() else ():
             if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
                 raise DlcliError(
@@ -138,13 +146,17 @@ def started_now(root: Path) -> dict[str, Any]:
 
     Numbers rise from run to run, also where the clock was put back.
     """
+    return {**command_now(), "number": 1 + max(map(_number, list_runs(root)), default=0)}
+
+
+def command_now() -> dict[str, Any]:
+    """Command line, folder and time of this process, for JSON."""
     # Names of files need not be UTF-8, but JSON is.
     argv, cwd = (
         [text.encode("utf-8", "backslashreplace").decode() for text in texts]
         for texts in (sys.argv, [os.getcwd()])
     )
-    now, number = datetime.now(UTC).isoformat(), 1 + max(map(_number, list_runs(root)), default=0)
-    return {"argv": argv, "cwd": cwd[0], "started_at": now, "number": number}
+    return {"argv": argv, "cwd": cwd[0], "started_at": datetime.now(UTC).isoformat()}
 
 
 def versions() -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -15,6 +17,8 @@ from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.evaluate import count
 from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.metrics import EvalResult
+from dlcli.evaluation.metrics.base import WorstRow
+from dlcli.evaluation.worst import SHOWN, SampleLosses, worst_rows
 from dlcli.events import Emit, ModelReady, Warned, ignore
 from dlcli.files import finite, sha256_file, write_json, write_text
 from dlcli.formats.adapter import has_adapter, save_adapter
@@ -41,6 +45,7 @@ from dlcli.training.plan import Plan
 from dlcli.training.prepare import PreparedRun
 from dlcli.training.readers import make_readers
 from dlcli.training.run_events import run_started, with_hints, with_notices
+from dlcli.training.run_facts import run_facts
 from dlcli.zoo.device import describe_device, set_threads
 from dlcli.zoo.forward import model_inputs
 
@@ -60,8 +65,16 @@ class TrainResult:
     bad_samples: dict[str, str]
 
 
-def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
-    """Create a folder with the run's settings, record and splits. Raises: DlcliError."""
+def new_run(
+    prepared: PreparedRun,
+    root: Path,
+    name: str | None,
+    origins: Mapping[str, str] = MappingProxyType({}),
+) -> RunFolder:
+    """Create a folder with the run's settings, record and splits. Raises: DlcliError.
+
+    ``origins`` says where settings that are not the default came from, by dotted key.
+    """
     plan = prepared.plan
     teacher = plan.config.loss.teacher
     run = create_run(root, name or f"{plan.model.name.rpartition(':')[2]}-{plan.source.name}")
@@ -90,6 +103,8 @@ def new_run(prepared: PreparedRun, root: Path, name: str | None) -> RunFolder:
             },
             "warnings": list(plan.warnings),
             "notes": list(plan.notes),
+            "origins": dict(origins),
+            **run_facts(prepared),
         }
     )
     return run
@@ -216,14 +231,19 @@ def _finish(
             if has_adapter(card_of(run.best)):
                 save_adapter(run.best, run.adapter)
             best = open_checkpoint(recognize(run.best), Runtime(str(job.device)))
-            counts = count(best.predict, readers["val"], plan.task, split="val")
+            losses = SampleLosses(plan.task)
+            counts = count(best.predict, readers["val"], plan.task, split="val", each=losses.update)
             baselines = compare_with_baselines(
                 plan.task, readers["train"], readers["val"], counts, metric=plan.monitor
             )
             run.update_record(baselines=finite([asdict(row) for row in baselines]))
             own = counts.result("val", readers["val"].bad)
             own = add_examples(own, best.predict, readers["val"], plan.task)
-            validation = replace(own, baselines=baselines)
+            worst: tuple[WorstRow, ...] = ()
+            if plan.task.kind != "embedding":  # no sample has a loss of its own
+                reader = readers["val"]
+                worst = worst_rows(best.predict, plan.task, reader, losses, counts, shown=SHOWN)
+            validation = replace(own, baselines=baselines, worst=worst)
     return TrainResult(run, result, validation, plan.monitor, tuple(warnings), bad)
 
 

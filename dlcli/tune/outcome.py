@@ -16,7 +16,7 @@ from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
 from dlcli.evaluation.intervals import Z
 from dlcli.evaluation.metrics.base import MemberRow
-from dlcli.evaluation.run_summaries import record_test
+from dlcli.evaluation.run_summaries import record_evaluation
 from dlcli.events import Emit, Warned, ignore
 from dlcli.formats.base import Artifact, open_artifact, recognize
 from dlcli.tune.study import Study
@@ -131,7 +131,7 @@ def _tested(study: Study, best: Trial, emit: Emit) -> tuple[dict[str, float], in
     data = replace(eval_data(model.card, model.path, config), train=None)
     result = evaluate_ensemble(Ensemble([model]), data, config)
     try:
-        record_test(best.run, model.card.metrics.get("val", {}), result.metrics)
+        record_evaluation(best.run, model.card.metrics.get("val", {}), result, "tune")
     except DlcliError as exc:
         emit(Warned(f"not recorded in the run: {exc.message}"))
     return result.metrics, result.samples

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
-from dlcli.settings import flat
+from dlcli.settings import with_origins
 from dlcli.ui import console as consoles
 from dlcli.ui import text
 from dlcli.ui.json_output import print_json
@@ -35,20 +35,11 @@ def show_plan(plan: Plan, origins: Mapping[str, str], *, quiet: bool, as_json: b
 
     with progress_sink(quiet, as_json) as show:
         result = dry_run(plan, show)
-    settings = _settings(plan, result, origins)
+    settings = with_origins(plan.config, result.plan.config, origins)
     if as_json:
         print_json(_facts(result, settings))
         return
     _print(result, settings)
-
-
-def _settings(plan: Plan, result: DryRun, origins: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
-    """Return each setting's value and origin, with "auto" after the origin of a searched value."""
-    requested = flat(plan.config)
-    return {
-        key: (value, f"{origins[key]} auto" if requested[key] == "auto" != value else origins[key])
-        for key, value in flat(result.plan.config).items()
-    }
 
 
 def _facts(result: DryRun, settings: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:

@@ -20,30 +20,25 @@ if TYPE_CHECKING:
 
 def print_export(result: ExportResult, sidecars: Sequence[Path]) -> None:
     """Print one file: parity, verdict, and the table of before and after."""
-    from dlcli.deploy.verdicts import verdict
-
     title = f"export to {result.format}"
     facts = [("sidecar", str(path)) for path in sidecars]
     facts += _simplified(result) + _versions(result)
     if result.parity is None:
         sizes = f"{size(result.source_bytes)} -> {size(result.output_bytes)}"
         rows = [("file", str(result.output)), ("size", sizes), *facts]
-        print_key_values(title, [*rows, ("verdict", "not compared (--no-verify)")])
+        print_key_values(title, [*rows, *(("verdict", text) for text in result.verdict())])
         return
     facts += _parity(result.parity)
     if result.change is None:
         rows = [("file", str(result.output)), *facts]
-        missed = "; ".join(result.parity.missed)
-        print_key_values(title, [*rows, ("verdict", f"DIFFERS: {missed}")])
+        print_key_values(title, [*rows, *(("verdict", text) for text in result.verdict())])
         return
-    first = ["outputs are the same", *_one_branch(result.parity)]
-    print_change(result.change, title, [*first, *verdict(result.change, expect_smaller=False)], facts)
+    print_change(result.change, title, result.verdict(), facts)
 
 
 def print_exports(results: Sequence[ExportResult | ExportFailure]) -> None:
     """Print several formats side by side, each with its verdict."""
     from dlcli.deploy.export import ExportResult
-    from dlcli.deploy.verdicts import verdict
 
     columns = ["format", "size", "largest difference", "agreement"]
     facts, rows = [], []
@@ -62,13 +57,7 @@ def print_exports(results: Sequence[ExportResult | ExportFailure]) -> None:
                 f"{min(same):.2%}" if same else "",
             ]
         )
-        difference = [f"{result.output}"]
-        if result.parity is None:
-            difference.append("not compared (--no-verify)")
-        elif not result.ok:
-            difference.append("DIFFERS: " + "; ".join(result.parity.missed))
-        elif result.change is not None:
-            difference += _one_branch(result.parity) + verdict(result.change, expect_smaller=False)
+        difference = [f"{result.output}", *result.verdict()]
         facts += [(result.format if i == 0 else "", text) for i, text in enumerate(difference)]
     print_key_values("exports", facts)
     stdout().print()
@@ -100,13 +89,6 @@ def _parity(parity: Parity) -> list[tuple[str, str]]:
             )
         )
     return rows
-
-
-def _one_branch(parity: Parity) -> list[str]:
-    return [
-        f"ONE BRANCH ONLY: the samples compared all went one way at {line}, and the file has no other"
-        for line in parity.one_branch
-    ]
 
 
 def _at(batch: BatchParity) -> str:

@@ -46,7 +46,7 @@ _LEFT_TO_JSON = frozenset({"log_loss"})
 _OF_TWO_CLASSES = frozenset({"roc_auc", "average_precision"})
 # Explanations of metrics beyond their names.
 _MEANING = {
-    "classification": "",
+    "classification": "ece: expected calibration error, how far confidence is from accuracy",
     "multilabel": "accuracy: samples with all labels right (subset accuracy)",
     "regression": "mae, rmse and mse are in the data's own units, loss is on scaled values",
     "forecast": "mse, mae, rmse, loss are on scaled values, (value - mean) / std; r2 and mase are over "
@@ -90,6 +90,11 @@ def metric_order(task: TaskKind, names: Iterable[str]) -> list[str]:
     """The names of metrics, the most important ones first."""
     order = _ORDER[task]
     return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+
+def meaning(task: TaskKind) -> str:
+    """Explanations of a task's metrics beyond their names."""
+    return _MEANING[task]
 
 
 def _metric(result: EvalResult, name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from html_pages import check_page
 
 from dlcli.benchmark.backends import make_runner
 from dlcli.benchmark.run import artifacts_of
@@ -20,6 +21,7 @@ from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
 from dlcli.runs.folder import RunFolder
+from dlcli.ui.text import milliseconds
 
 FEW = ("--threads", "1", "--seconds", "0.02", "--rounds", "2", "--batch-sizes", "1,5")
 
@@ -83,6 +85,10 @@ def test_a_run_is_measured_whole_though_some_rows_fail(
     with table.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["batch_size"] for line in lines] == ["1", "5", "", "", "1", "5"]
+    page = check_page(run / "report.html")
+    rows = [row for row in page.rows() if row[0] == "best.onnx"]
+    assert [milliseconds(onnx["latency_ms"]["1"]) in row for row in rows] == [True]
+    assert "0 bytes" in page.text
 
 
 @pytest.mark.parametrize(

@@ -238,8 +238,9 @@ def test_runs_list_what_eval_measured_on_test(here: Path, capsys: pytest.Capture
     runs = {run["name"]: run for run in out_of(capsys, "runs")[0]["runs"]}
     assert runs["one"]["test"] == measured["metrics"]
     assert runs["two"]["test"] == {}
-    record = json.loads(Path("runs/one/test.json").read_text())
-    Path("runs/one/test.json").write_text(json.dumps({**record, "val": {"accuracy": 0.123}}))
+    path = Path("runs/one/measured/eval-test.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "model": {"accuracy": 0.123}}))
     assert out_of(capsys, "runs")[0]["runs"][0]["test"] == {}  # of a model that is not there any more
 
 
@@ -319,9 +320,9 @@ def test_mixed_precision_is_said_and_no_figure_of_the_run(
     assert p != q
     assert p == pytest.approx(q, abs=0.02)
     assert out_of(capsys, "eval", "one", "--amp", "bf16")[0]["note"].endswith("; computed in bf16")
-    assert not RunFolder(here / "runs" / "one").test.exists()
+    assert not RunFolder(here / "runs" / "one").measured.exists()
     out_of(capsys, "eval", "one")
-    assert RunFolder(here / "runs" / "one").test.exists()
+    assert RunFolder(here / "runs" / "one").measured.exists()
     assert main(["predict", "one", photo, "--amp", "fp16"]) == 1
     assert "not for CPUs" in capsys.readouterr().err
     write_graph(here / "x.onnx", images(8, "blue", "green", "red"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_pages import check_page
 from PIL import Image
 
 from dlcli.cli import main
@@ -86,6 +87,10 @@ def test_channels_are_removed_and_the_result_is_used_by_the_other_commands(
     with Image.open(found["plots"][0]) as picture:
         assert picture.size[0] > 500
     assert Path("runs/net/best.safetensors").read_bytes() == before
+    for name in ("net", "net-channel50"):  # either folder tells all of it
+        page = check_page(Path("runs", name, "report.html"))
+        assert "prune, channel: net-channel50/best.safetensors" in page.text
+        assert all(line in page.text for line in found["verdict"])
 
 
 def test_masks_say_that_they_change_no_speed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_pages import check_page
 
 from dlcli.cli import main
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
@@ -47,6 +48,9 @@ def test_one_json_object_says_all(runs: Path, capsys: pytest.CaptureFixture[str]
     assert Path(plot) == runs / "net" / "plots" / "sensitivity.png"
     assert Path(plot).read_bytes().startswith(b"\x89PNG")
     assert open_artifact(Path(said["output"])).card.parent is None
+    page = check_page(runs / "net" / "report.html")
+    assert "quantize, weight-only: net/" in page.text
+    assert all(line in page.text for line in said["verdict"])
 
 
 def test_people_get_a_table_and_a_verdict(

@@ -15,11 +15,12 @@ from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs.folder import RunFolder, run_of, safe_name
 from dlcli.runs.saved import read_run, resume_changes
-from dlcli.settings import merge
+from dlcli.settings import merge, with_origins
 
 if TYPE_CHECKING:
     from dlcli.data.base import DataSource
     from dlcli.events import Emit
+    from dlcli.training.plan import Plan
     from dlcli.training.prepare import PreparedRun
 
 
@@ -125,7 +126,7 @@ def prepare_new_run(
     if plan.config.fit.tensorboard:
         check_installed()
     prepared = prepare_run(resolve_auto(plan, show))
-    run = new_run(prepared, root, name)
+    run = new_run(prepared, root, name, _origins(settings, plan, prepared))
     if name is not None and run.name != safe_name(name):
         show(Warned(f"there is a run {safe_name(name)} already, so this one is {run.name}"))
     if prepared.plan.lr_sweep is not None:
@@ -145,6 +146,13 @@ def check_steps(settings: Settings[TrainConfig]) -> None:
             f"fit.min_steps = {least} raises the epochs where --epochs does not give their number",
             hint="leave one of them out",
         )
+
+
+def _origins(settings: Settings[TrainConfig], plan: Plan, prepared: PreparedRun) -> dict[str, str]:
+    """Where the settings that are not the default came from."""
+    origins = settings.origins(plan.recipe)
+    rows = with_origins(plan.config, prepared.plan.config, origins)
+    return {key: origin for key, (_, origin) in rows.items() if origin != "default"}
 
 
 def _not_repeated(settings: Settings[TrainConfig]) -> list[str]:

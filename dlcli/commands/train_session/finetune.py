@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dlcli.commands.recording import record_evaluations
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.folder import resume_command
 from dlcli.runs.locks import run_lock
@@ -53,6 +54,8 @@ def make_finetuner(runs_dir: Path, show: Emit) -> Finetuner:
             )
         with suppress(DlcliError):  # the model is there without its curves
             save_curves(run.plots / "curves.png", run.metrics)
+        if result.validation is not None:
+            record_evaluations(run, [result.validation], "train", show)
         return result
 
     return finetune

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlcli.commands.recording import record_evaluations
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, newest_run, resume_command
@@ -80,6 +81,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
                 "bad_samples": result.bad_samples,
                 "warnings": list(result.warnings),
                 "plots": [str(plot) for plot in plots],
+                "report": str(run.report) if run.report.is_file() else None,
             }
         )
         return
@@ -98,6 +100,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
         ("model", str(run.best)),
         *([("adapter", str(run.adapter))] if run.adapter.is_file() else []),
         ("plots", f"{run.plots}{os.sep}{', '.join(p.name for p in plots)}" if plots else "none"),
+        *([("report", str(run.report))] if run.report.is_file() else []),
         *(("next" if not i else "", command) for i, command in enumerate(_next_commands(run))),
     ]
     print_key_values(f"run {run.name}", rows)
@@ -132,6 +135,15 @@ def option_to_continue(record: Mapping[str, Any]) -> str:
     """Return the setting of ``fit`` that extends a finished run: epochs do not undo an early stop."""
     reason = "patience" if record.get("stopped_early") else record.get("reason")
     return {"patience": "patience", "steps": "max_steps", "time": "max_time"}.get(reason or "", "epochs")
+
+
+def illustrate(result: TrainResult, emit: Emit) -> list[Path]:
+    """Draw the plots of a run and write its report; returns the plots. What fails is a warning."""
+    plots = draw_plots(result, emit)
+    record_evaluations(
+        result.run, [] if result.validation is None else [result.validation], "train", emit
+    )
+    return plots
 
 
 def draw_plots(result: TrainResult, emit: Emit) -> list[Path]:

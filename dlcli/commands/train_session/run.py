@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dlcli.commands.train_session.granted import check_reach
-from dlcli.commands.train_session.report import Screen, draw_plots, report_result
+from dlcli.commands.train_session.report import Screen, illustrate, report_result
 from dlcli.config import LaunchConfig
-from dlcli.runs.folder import RunFolder, resume_command
+from dlcli.runs.folder import RunFolder, command_now, resume_command
 from dlcli.runs.locks import run_lock
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import flat
@@ -67,6 +67,7 @@ def train_run(
         saved = saved.resumed_at(_newest_step(run))
     with run_lock(run.path):
         saved.write_settings()  # the processes read them from the folder
+        _note_resume(run)
     flags = [*screen.flags, *(["--trust"] if trusts_all() else [])]
     try:
         command = child_command(_RANK_MODULE, str(run.path), *flags)
@@ -93,7 +94,7 @@ def train_here(
             if lock_warning:
                 show(Warned(lock_warning))
         result = train_saved(saved, world, show, prepared=prepared)
-        plots = draw_plots(result, show) if world.main else []
+        plots = illustrate(result, show) if world.main else []
     if world.main or result.fit.signum is not None:
         report_result(result, plots, saved.config, screen)
 
@@ -136,11 +137,21 @@ def train_saved(
             for message in (*saved.edits, *_change_warnings(saved, state)):
                 show(Warned(message))
             saved.write_settings()
+            _note_resume(run, processes=world.size)
             truncate_events(run.metrics, 0 if state is None else state.progress.step)
         emit = show
         if world.main:
             emit = stack.enter_context(run_sinks(run, prepared.plan.config.fit, show))
         return train(prepared, run, emit, state=state, world=world, prune=prune)
+
+
+def _note_resume(run: RunFolder, *, processes: int = 1) -> None:
+    """Record the command that resumes a run, if it has begun before.
+
+    Of several processes the launcher has recorded it: their own command lines are dlcli's.
+    """
+    if run.metrics.is_file() and processes == 1:
+        run.update_record(resumed=[*run.read_record().get("resumed", []), command_now()])
 
 
 def _newest_step(run: RunFolder) -> int:

@@ -25,6 +25,7 @@ from dlcli.data.images.reader import PixelReader
 from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice
+from dlcli.data.previews import image_preview
 from dlcli.data.scales import make_task
 from dlcli.data.series.array_files import ARRAY_SUFFIXES
 from dlcli.errors import DlcliError, UsageError
@@ -214,6 +215,7 @@ KINDS.register("image")(
         to_model=lambda inputs, spec: (normalize(inputs[0], spec),),
         default_batch_size=default_batch_size,
         describe=describe,
+        preview=lambda samples, inputs, spec: image_preview(inputs[0][0]),
         own_settings=(
             *("model.img_size", "model.pretrained"),
             *("data.cache", "data.cache_dir", "data.cache_limit"),

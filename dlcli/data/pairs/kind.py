@@ -37,6 +37,7 @@ from dlcli.data.pairs.files import (
     read_plain,
 )
 from dlcli.data.pairs.synthetic import REFERENCE_WORDS, noise, reference_input
+from dlcli.data.previews import Preview, text_preview
 from dlcli.data.text.description import text_facts
 from dlcli.data.text.files import file_digests, first_lines
 from dlcli.data.text.inputs import predict_texts
@@ -184,6 +185,12 @@ def describe(spec: PairsInput) -> Description:
     return Description(tables=(("Source", text_facts(spec.source)), ("Target", text_facts(spec.target))))
 
 
+def preview(samples: Samples, inputs: Inputs, spec: PairsInput) -> Preview:
+    """Return the source text."""
+    assert isinstance(samples.items, Listed)
+    return text_preview(samples.items.values[0][0])
+
+
 KINDS.register("pairs")(
     DataKind(
         name="pairs",
@@ -197,6 +204,7 @@ KINDS.register("pairs")(
         reference_words=REFERENCE_WORDS,
         noise=noise,
         describe=describe,
+        preview=preview,
         size_words="up to {} tokens",
         own_settings=TEXT_SETTINGS,
         order=20,

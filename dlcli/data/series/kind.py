@@ -15,6 +15,7 @@ from dlcli.config import DataConfig, TrainConfig
 from dlcli.data.base import DataSource, Listed, Reader, Samples, Stacked, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice, left_out
+from dlcli.data.previews import series_preview
 from dlcli.data.scales import make_task
 from dlcli.data.series.description import describe
 from dlcli.data.series.files import expand_patterns, find_files, read_files, read_input
@@ -288,6 +289,7 @@ KINDS.register("series")(
         reference_words=REFERENCE_WORDS,
         noise=noise,
         describe=describe,
+        preview=lambda samples, inputs, spec: series_preview(spec.channels, inputs[0][0]),
         size_words="{} (steps, channels)",
         own_settings=(
             *("data.max_length", "data.time_column", "data.series_column", "data.series_scale"),

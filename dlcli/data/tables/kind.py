@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import ArrayReader, DataSource, Indices, Samples
+from dlcli.data.base import ArrayReader, DataSource, Indices, Inputs, Samples
 from dlcli.data.kinds import KINDS, DataKind, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice
+from dlcli.data.previews import Preview, row_preview
 from dlcli.data.scales import make_task
 from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
 from dlcli.data.tables.description import describe
@@ -72,6 +73,14 @@ def reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> TableReade
     return TableReader(samples, task.input)
 
 
+def preview(samples: Samples, inputs: Inputs, spec: TabularInput) -> Preview:
+    """Return the cells of a row, of the columns that the model reads."""
+    assert isinstance(samples.items, TableRows)
+    frame = samples.items.frame
+    names = [name for name in column_names(spec) if name in frame.columns]
+    return row_preview(names, frame.select(names).row(0))
+
+
 def _row_numbers(ids: Sequence[str]) -> Indices:
     """Return the row numbers in the file, parsed from the ids, else counted from 0."""
     matches = [re.search(r"(?:^|/)(\d+)$", id_) for id_ in ids]
@@ -92,6 +101,7 @@ KINDS.register("tabular")(
         reference_words=REFERENCE_WORDS,
         noise=noise,
         describe=describe,
+        preview=preview,
         size_words="{} features",
         own_settings=("data.keep", "data.formats", "data.header"),
         order=90,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import DataSource, Listed, RaggedReader, Reader, Samples, fingerprint
+from dlcli.data.base import DataSource, Inputs, Listed, RaggedReader, Reader, Samples, fingerprint
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice, left_out
+from dlcli.data.previews import Preview, text_preview
 from dlcli.data.scales import make_task
 from dlcli.data.tables.frames import is_table
 from dlcli.data.tables.label_cells import words_of
@@ -198,6 +199,12 @@ def _fingerprint(listing: TextListing, splits: Mapping[str, Samples]) -> str:
     return fingerprint([*file_digests(listing.files), *ids])
 
 
+def preview(samples: Samples, inputs: Inputs, spec: TextInput) -> Preview:
+    """Return the text itself."""
+    assert isinstance(samples.items, Listed)
+    return text_preview(samples.items.values[0])
+
+
 KINDS.register("text")(
     DataKind(
         name="text",
@@ -212,6 +219,7 @@ KINDS.register("text")(
         reference_words=REFERENCE_WORDS,
         noise=noise,
         describe=describe,
+        preview=preview,
         size_words="up to {} tokens",
         own_settings=(*TEXT_SETTINGS, "model.word_vectors"),
         order=30,

@@ -48,7 +48,7 @@ _LABELS = (
     *("matthews_corrcoef", "log_loss"),
 )
 _NAMES: dict[TaskKind, tuple[str, ...]] = {
-    "classification": (*_LABELS, "balanced_accuracy"),
+    "classification": (*_LABELS, "balanced_accuracy", "ece"),
     "multilabel": _LABELS,
     "regression": ("loss", "mae", "rmse", "mse", "r2"),
     "forecast": ("loss", "mse", "mae", "rmse", "r2", "smape", "mase"),

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
+from dlcli.data.previews import Preview
+from dlcli.evaluation.metrics.reliability import ReliabilityBin
 from dlcli.task import TaskKind
 
 # Direction of every metric that dlcli reports: +1 higher is better, -1 lower is better.
@@ -27,6 +29,7 @@ DIRECTIONS = {
     "balanced_accuracy": 1,
     "matthews_corrcoef": 1,
     "log_loss": -1,
+    "ece": -1,
     "mae": -1,
     "rmse": -1,
     "mse": -1,
@@ -128,30 +131,6 @@ class MemberRow:
 
 
 @dataclass(frozen=True)
-class WorstRow:
-    """A sample with a large loss: its target and the prediction as text.
-
-    ``probability`` is that of the predicted class; None for other tasks.
-    """
-
-    input: str
-    loss: float
-    target: str
-    prediction: str
-    probability: float | None = None
-
-
-@dataclass(frozen=True)
-class TranslationRow:
-    """A sample of a sequence model: its source, its target and the decoded prediction."""
-
-    input: str
-    source: str
-    target: str
-    prediction: str
-
-
-@dataclass(frozen=True)
 class ForecastLine:
     """A window of one target in the data's own units: the last ``predicted`` steps of ``true``.
 
@@ -165,6 +144,33 @@ class ForecastLine:
 
 
 @dataclass(frozen=True)
+class WorstRow:
+    """A sample with a large loss: its target and the prediction as text.
+
+    ``probability`` is that of the predicted class; None for other tasks. ``preview`` is the sample to
+    look at, ``forecast`` its window where it is one; both are left out of `EvalResult.to_dict`.
+    """
+
+    input: str
+    loss: float
+    target: str
+    prediction: str
+    probability: float | None = None
+    preview: Preview = field(default_factory=Preview)
+    forecast: ForecastLine | None = None
+
+
+@dataclass(frozen=True)
+class TranslationRow:
+    """A sample of a sequence model: its source, its target and the decoded prediction."""
+
+    input: str
+    source: str
+    target: str
+    prediction: str
+
+
+@dataclass(frozen=True)
 class EvalResult:
     """The metrics of a model on a split; ``confusion[t][p]`` counts targets t predicted as p.
 
@@ -175,7 +181,7 @@ class EvalResult:
     misclassified, and sums over them are not finite either. ``members`` are the models of an ensemble;
     empty for a single model. ``per_series`` is empty for data of one series. ``worst``
     are the samples with the largest loss, if they were requested. ``translations`` and ``forecasts`` are
-    those of a few samples.
+    those of a few samples. ``reliability`` are the bins of a classifier's confidence.
     """
 
     split: str
@@ -192,13 +198,17 @@ class EvalResult:
     worst: tuple[WorstRow, ...] = ()
     translations: tuple[TranslationRow, ...] = ()
     forecasts: tuple[ForecastLine, ...] = ()
+    reliability: tuple[ReliabilityBin, ...] = ()
     bad_samples: dict[str, str] = field(default_factory=dict)
     non_finite: int = 0
     undefined: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
+        """JSON-ready, without what only a page can show of the worst samples."""
+        out = asdict(self)
+        for row in out["worst"]:
+            del row["preview"], row["forecast"]
+        return out
 
 
 class Counts(ABC):

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, Labels, SeriesRows, Targets
 from dlcli.evaluation.metrics.base import ClassRow, Counts, EvalResult, Floats, Outputs, PerSample
+from dlcli.evaluation.metrics.reliability import expected_calibration_error, reliability_bins
 
 TOP = 5
 
@@ -41,7 +42,7 @@ class ClassificationCounts:
         self.num_classes = num_classes
         self.non_finite = 0
         # ``cell`` is target * (C + 1) + predicted class, C for none.
-        self._rows = PerSample("loss", "correct", "top5", "cell")
+        self._rows = PerSample("loss", "correct", "top5", "cell", "confidence")
 
     @property
     def samples(self) -> int:
@@ -57,7 +58,8 @@ class ClassificationCounts:
         self.non_finite += int((~np.isfinite(logits).all(axis=1)).sum())
         correct = valid & (predicted == targets)
         top5 = valid & (rank(logits, targets) < TOP)
-        self._rows.add(cross_entropy(logits, targets), correct, top5, cells)
+        losses, confidence = _losses(logits, targets)
+        self._rows.add(losses, correct, top5, cells, confidence)
 
     def merge(self, other: ClassificationCounts) -> None:
         """Add the counts of ``other`` on other samples."""
@@ -72,6 +74,7 @@ class ClassificationCounts:
         out["log_loss"] = loss
         if self.num_classes > TOP:
             out["top5_accuracy"] = self._rows.mean("top5")
+        out["ece"] = expected_calibration_error(*self._confidence(None))
         return out
 
     def undefined(self) -> dict[str, str]:
@@ -84,7 +87,9 @@ class ClassificationCounts:
         return self._rows.column(_COLUMNS[metric]) if metric in _COLUMNS else None
 
     def value(self, metric: str, indices: Indices) -> float:
-        """A metric of the confusion matrix, of the samples at ``indices``."""
+        """The calibration error or a metric of the confusion matrix, of the samples at ``indices``."""
+        if metric == "ece":
+            return expected_calibration_error(*self._confidence(indices))
         return confusion_metrics(self._table(indices)).get(metric, math.nan)
 
     def result(
@@ -101,7 +106,13 @@ class ClassificationCounts:
             bad_samples=dict(bad_samples or {}),
             non_finite=self.non_finite,
             undefined=self.undefined(),
+            reliability=reliability_bins(*self._confidence(None)),
         )
+
+    def _confidence(self, indices: Indices | None) -> tuple[Floats, Floats]:
+        """Probabilities of the predicted classes, and whether they are right, of all or some samples."""
+        columns = self._rows.column("confidence"), self._rows.column("correct")
+        return columns if indices is None else (columns[0][indices], columns[1][indices])
 
     def _table(self, indices: Indices | None = None) -> Totals:
         """Counts of targets by predictions, the last column for none, (C, C + 1)."""
@@ -186,11 +197,17 @@ def cross_entropy(logits: Outputs, targets: Labels) -> Floats:
 
     Infinite where the target's logit is -inf; NaN where a logit is NaN or inf.
     """
+    return _losses(logits, targets)[0]
+
+
+def _losses(logits: Outputs, targets: Labels) -> tuple[Floats, Floats]:
+    """As `cross_entropy`; and the largest probability of each sample, NaN without a finite one."""
     wide = logits.astype(np.float64, order="C")  # so that a row's sum does not depend on the batch
     with np.errstate(invalid="ignore"):
         wide -= wide.max(axis=1, keepdims=True)
-        log_sum: Floats = np.log(np.exp(wide).sum(axis=1))
-        return log_sum - np.take_along_axis(wide, targets[:, None], axis=1)[:, 0]
+        total: Floats = np.exp(wide).sum(axis=1)
+        losses: Floats = np.log(total) - np.take_along_axis(wide, targets[:, None], axis=1)[:, 0]
+        return losses, 1 / total
 
 
 def softmax(logits: Outputs) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def save_curves(path: Path, metrics_jsonl: Path) -> Path:
     if not epochs:
         raise DlcliError(f"{metrics_jsonl} holds no finished epoch yet, so there is nothing to draw")
     monitor = epochs[-1]["monitor"]
-    names = ["loss", *_second(monitor, epochs)]
+    names = ["loss", *second_metric(monitor, epochs)]
     fig, panels = new_figure(2.5 + 5.0 * len(names), 4.0, columns=(*(3 for _ in names), 2))
     best = next((event for event in reversed(epochs) if event["improved"]), None)
     for axes, name in zip(panels, names, strict=False):
@@ -131,7 +131,7 @@ def _scatter_title(result: EvalResult, points: int) -> str:
     return f"{name} on {printable(result.split)}\n{scores}, {shown}"
 
 
-def _second(monitor: str, epochs: Sequence[dict[str, Any]]) -> list[str]:
+def second_metric(monitor: str, epochs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The metric next to the loss: the monitored one, unless that is the loss by any name."""
     vals = [event["val"] for event in epochs]
     if any(val.get(monitor) != val.get("loss") for val in vals):

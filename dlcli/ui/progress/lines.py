@@ -20,7 +20,7 @@ _RANKS = {
     "mase": 11, "f1_macro": 9, "top5_accuracy": 10, "balanced_accuracy": 12,
 }  # fmt: skip
 # Metrics without a column, unless one of them selects the best epoch.
-_IN_EVAL = frozenset({"log_loss", "roc_auc", "average_precision", "matthews_corrcoef"})
+_IN_EVAL = frozenset({"log_loss", "roc_auc", "average_precision", "matthews_corrcoef", "ece"})
 
 
 @dataclass(frozen=True)

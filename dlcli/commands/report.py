@@ -1,0 +1,91 @@
+"""``dlcli report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlcli.commands.options import Json, RunsDir
+from dlcli.errors import UsageError
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, find_run
+from dlcli.runs.folds import find_folds
+
+
+def command(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN]...",
+            help="A run's name or folder (default: the newest run). Several are shown side by side, and "
+            "so are the folds of a cross-validation.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="HTML file to write (default: report.html of the run, or of --runs-dir).",
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    json_output: Json = False,
+) -> None:
+    """Write the report of a run, or of several side by side: one HTML file that needs no network.
+
+    It shows what is recorded: curves, metrics with intervals and baselines, where the model errs, its
+    worst samples, exports and timings, data, settings and commands. `train` writes it, and `eval`,
+    `export`, `quantize`, `prune` and `benchmark` write it anew.
+    """
+    from dlcli.files import user_path
+    from dlcli.report.page import write_comparison, write_report
+    from dlcli.ui.console import stdout
+    from dlcli.ui.json_output import print_json
+    from dlcli.wording import printable
+
+    named = [run for text in runs or ["last"] for run in _runs(text, runs_dir)]
+    chosen = list({run.path.resolve(): run for run in named}.values())  # "last" may be named too
+    target = None if output is None else Path(user_path(output))
+    if target is not None:
+        _check_target(target)
+    if len(chosen) == 1:
+        if target is None:
+            check_links(chosen[0].path)
+        path = write_report(chosen[0], target)
+    else:
+        path = write_comparison(chosen, target or runs_dir / "report.html")
+    opened = _open(path) if show else None
+    if json_output:
+        facts = {"runs": [str(run.path) for run in chosen], "report": str(path)}
+        print_json({"command": "report", **facts, "bytes": path.stat().st_size, "opened": opened})
+        return
+    stdout().print(printable(str(path)), soft_wrap=True)
+    if opened is False:
+        typer.echo("no browser could be started: open the file yourself", err=True)
+
+
+def _runs(text: str, root: Path) -> list[RunFolder]:
+    """Return the run that a text names; of a cross-validation those of its folds that have begun."""
+    group = find_folds(text, root)
+    if group is None:
+        return [find_run(text, root)]
+    folds = (group.run(fold) for fold in range(1, group.read()["folds"] + 1))
+    return [run for run in folds if run.record.is_file()]
+
+
+def _check_target(target: Path) -> None:
+    """Raises: UsageError for a name that is not that of a page."""
+    if target.suffix.lower() not in (".html", ".htm") or target.is_dir():
+        raise UsageError(
+            f"--output {target}: a report is an HTML file",
+            hint=f"--output {target.with_suffix('.html')}",
+        )
+
+
+def _open(path: Path) -> bool:
+    import webbrowser
+
+    return webbrowser.open(path.resolve().as_uri())
