@@ -28,8 +28,8 @@ def command(
         str | None,
         typer.Option(
             "--format",
-            help="Formats to write, comma-separated: onnx, torchscript, pt2, aoti, state-dict, "
-            "openvino, executorch, adapter (of LoRA).",
+            help="Formats, comma-separated: onnx, torchscript, pt2, aoti, state-dict, "
+            "openvino, executorch, adapter.",
         ),
     ] = None,
     every: Annotated[
