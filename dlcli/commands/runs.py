@@ -11,7 +11,7 @@ import typer
 
 from dlcli.commands.options import Json, RunsDir
 from dlcli.errors import DlcliError, UsageError
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, find_run
 
 
 def command(
@@ -64,21 +64,27 @@ def _finish_deletions(root: Path) -> list[str]:
 
 def _list(root: Path, sort: str | None, as_json: bool) -> None:
     from dlcli.evaluation.run_summaries import sort_by, summaries
+    from dlcli.tune.study import list_studies
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_runs
+    from dlcli.wording import printable
 
     _finish_deletions(root)
-    runs = summaries(root)
+    runs, studies = summaries(root), list_studies(root)
     if sort is not None and runs:
         runs = sort_by(runs, sort)
     if as_json:
-        print_json({"command": "runs", "runs": [run.to_dict() for run in runs]})
+        listed = {"runs": [run.to_dict() for run in runs], "studies": [str(s.path) for s in studies]}
+        print_json({"command": "runs", **listed})
     elif runs:
         print_runs(runs, sort=sort)
-    else:
+    elif not studies:
         stdout().print(f"no runs in {root}{os.sep}", soft_wrap=True)
         stdout().print("start one: dlcli train --model cnn --data digits", soft_wrap=True)
+    for study in () if as_json else studies:
+        line = f"study {study.name}, its trials: dlcli runs --runs-dir {as_typed(study.path)}"
+        stdout().print(printable(line), soft_wrap=True)
 
 
 def _delete(names: list[str], root: Path, *, yes: bool, as_json: bool) -> None:

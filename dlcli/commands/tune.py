@@ -15,6 +15,7 @@ from dlcli.runs.folder import DEFAULT_ROOT
 _WITHOUT = (
     "fit.max_time",
     "data.workers",
+    "data.folds",
     "launch.devices",
     "launch.nnodes",
     "launch.rdzv_endpoint",

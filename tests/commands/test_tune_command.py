@@ -84,6 +84,8 @@ def test_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "runs/s/trial-001", "-q"]) == 0
     assert main(["train", "--resume", "trial-001", "--runs-dir", "runs/s", "-q"]) == 0
     capsys.readouterr()
+    assert main(["runs"]) == 0
+    assert "study s, its trials: dlcli runs --runs-dir runs/s" in capsys.readouterr().out
     # The settings of the best trial train the same model.
     assert main(["train", "--config", "runs/s/best.yaml", "--name", "again", "-q", "--json"]) == 0
     again = result(capsys)
@@ -179,6 +181,7 @@ def test_the_trial_of_a_killed_worker_has_failed(here: Path, capsys: pytest.Capt
         (["--search", "fit.seed=1|2"], "fit.seed is the same in all trials"),
         (["--sampler", "grid"], "has no end of values"),
         (["--set", "launch.devices='2'"], "--workers N"),
+        (["--set", "data.folds=3"], "--folds 5"),
         (["-m", "mlp,resnet18"], "resnet18"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli import __version__
 from dlcli.commands.options import Settings
+from dlcli.commands.train_session.begin import check_steps
 from dlcli.commands.train_session.granted import check_reach, grant_reach
 from dlcli.commands.train_session.report import Screen
 from dlcli.config import SearchConfig, TrainConfig, TuneConfig
@@ -34,6 +35,7 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
     training = _training(settings)
     search = parse_search(config.tune.search)
     names = list(dict.fromkeys(part.strip() for part in str(config.model.name or "").split(",")))
+    check_steps(training)
     grant_reach(training)
     check_reach(config, config.launch)
     plans = _plans(training, names)
@@ -75,7 +77,12 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
 
 
 def _check_launch(config: TuneConfig) -> None:
-    """Raises: UsageError for trials of several processes."""
+    """Raises: UsageError for trials of several processes or of folds."""
+    if config.data.folds is not None:
+        raise UsageError(
+            "tune searches on one validation split, so data.folds is not for it",
+            hint="search without it, then: dlcli train --config runs/STUDY/best.yaml --folds 5",
+        )
     if config.launch != type(config.launch)():
         raise UsageError(
             "a trial of tune is trained in one process, so the settings of launch are not for it",
