@@ -96,6 +96,11 @@ def trusts_all() -> bool:
     return ALL in _allowed
 
 
+def allowed_code() -> list[str]:
+    """Return the names whose code may run in this process, for `allowing` in a process it starts."""
+    return [name for name in _allowed if name == ALL or CODE_FILE.fullmatch(name) is not None]
+
+
 def names_code(name: str, group: str = MODELS_GROUP) -> bool:
     """Return whether a name stands for code of a file, or of another package in a group of them."""
     return CODE_FILE.fullmatch(name) is not None or name in entry_points(group)

@@ -9,19 +9,19 @@ import typer
 
 from dlcli.commands.tune_session.work import work
 from dlcli.errors import DlcliError, Interrupted
-from dlcli.trust import ALL, allowing
+from dlcli.trust import allowing
 from dlcli.tune.study import StudyFolder, read_study
 from dlcli.wording import printable_lines
 
 
 def main(argv: list[str]) -> None:
-    """Work on the study of the folder in ``argv[0]``; the process that watches shows its trials."""
+    """Work on the study of the folder in ``argv[0]``; code of the names after it may run."""
     from dlcli.tune.trials import Trials
     from dlcli.ui.progress.study import study_view
 
     study = read_study(StudyFolder(Path(argv[0])))
     try:
-        with allowing(ALL if "--trust" in argv else None), study_view(study, True, False) as view:
+        with allowing(*argv[1:]), study_view(study, True, False) as view:
             work(study, Trials(study), view, view.event)
     except DlcliError as exc:
         if not isinstance(exc, Interrupted):

@@ -13,7 +13,7 @@ from dlcli.errors import DlcliError, Interrupted
 from dlcli.runs.locks import lock_holder
 from dlcli.signals import signum_of
 from dlcli.subprocesses import child_command, describe_exit
-from dlcli.trust import trusts_all
+from dlcli.trust import allowed_code
 from dlcli.tune.study import Study
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def watch_workers(study: Study, trials: Trials, view: StudyView, screen: Screen)
 
 
 def _start(study: Study) -> subprocess.Popen[bytes]:
-    flags = ["--trust"] if trusts_all() else []
-    command = child_command(_MODULE, str(study.folder.path), *flags)
+    command = child_command(_MODULE, str(study.folder.path), *allowed_code())
     # A session of its own: Ctrl-C of the terminal reaches this process alone, which passes it on once.
     return subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
 
