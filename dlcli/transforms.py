@@ -15,6 +15,7 @@ CHANNELS = "channels"
 FOLD_BATCHNORM = "fold-batchnorm"
 FAKE_QUANT = "fake-quant"
 LORA = "lora"
+TEMPERATURE = "temperature"  # args["temperature"]: the logits are divided by it
 # Encodings
 HALF = "half"
 GROUPS = "groups"
@@ -35,7 +36,7 @@ ONE_BRANCH = "one branch"  # args["lines"]: of the user's code, where tracing to
 
 KNOWN = frozenset(
     {
-        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT, LORA),
+        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT, LORA, TEMPERATURE),
         *(HALF, GROUPS, SPARSE),
         *(MASK, QUANTIZE, MERGED_LORA),
         *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, ONNX_VERSIONS),

@@ -18,6 +18,7 @@ from dlcli.runs.folds import find_artifacts, find_folds
 from dlcli.runs.saved import read_run
 
 if TYPE_CHECKING:
+    from dlcli.deploy.temperature import Calibrated
     from dlcli.evaluation.eval_data import EvalData
     from dlcli.evaluation.metrics import EvalResult
     from dlcli.events import Emit
@@ -133,6 +134,14 @@ def _check(config: EvalConfig, artifacts: Sequence[Path], output: Path | None) -
     """Raises: UsageError for options that have no effect together."""
     if config.ensemble and len(artifacts) < 2:
         raise UsageError("--ensemble averages several models", hint="dlcli eval A B --ensemble")
+    if config.calibrate and len(artifacts) > 1:
+        raise UsageError("--calibrate is for one model", hint="calibrate each, then evaluate them")
+    if config.calibrate and (config.tta, config.amp) != ("none", "none"):
+        flag = "--tta" if config.tta != "none" else "--amp"
+        raise UsageError(
+            f"--calibrate is for the model as it was trained, in float32, and not with {flag}",
+            hint=f"leave {flag} out",
+        )
     if config.worst is None and output is not None:
         raise UsageError("--output is for the samples of --worst", hint=f"--worst 20 --output {output}")
     if len(artifacts) > 1 and not config.ensemble:
@@ -177,11 +186,14 @@ def _evaluate(
     from dlcli.evaluation.ensemble import Ensemble
     from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
     from dlcli.evaluation.worst import SHOWN
+    from dlcli.ui.calibration import calibration_facts, print_calibration
     from dlcli.ui.compared import print_members, print_worst
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_eval
     from dlcli.ui.translations import print_translations
 
+    change = _calibrate(models[0], data, config, emit) if config.calibrate else None
+    models = models if change is None else [change.model]
     own = _own_run(models, config)
     shown = 0 if own is None else SHOWN
     measured = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, shown=shown, emit=emit)
@@ -189,15 +201,20 @@ def _evaluate(
     # A run has plots and figures of its own model alone.
     plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
     if own is not None:
-        record_evaluations(own, [measured], "eval", emit)
+        changed = None if change is None else change.validation
+        record_evaluations(own, [*([changed] if changed else []), measured], "eval", emit)
     worst = _write_worst(models[0].path if len(models) == 1 else None, result, output, emit)
 
     def report(note: str, bounds: list[tuple[str, float]], as_json: bool) -> list[str]:
         missed = [text for bound in bounds if (text := _missed(bound, result.metrics, result.undefined))]
         files = {"plots": [str(plot) for plot in plots], "worst_csv": worst and str(worst)}
         if as_json:
-            print_json({**_facts(models, note), **result.to_dict(), **files, "missed": missed})
+            calibration = {} if change is None else {"calibration": calibration_facts(change, result)}
+            facts = {**_facts(models, note), **result.to_dict(), **calibration}
+            print_json({**facts, **files, "missed": missed})
             return missed
+        if change is not None:
+            print_calibration(change, result)
         mean = f"the mean prediction of {len(models)} models"
         print_eval(result, str(models[0].path) if len(models) == 1 else mean, note)
         print_translations(result.translations, result.split)
@@ -216,6 +233,14 @@ def _own_run(models: Sequence[Artifact], config: EvalConfig) -> RunFolder | None
         return None
     run = run_of(models[0].path)
     return run if run is not None and models[0].path == run.best else None
+
+
+def _calibrate(model: Artifact, data: EvalData, config: EvalConfig, emit: Emit) -> Calibrated:
+    """Calibrate the model of a run; other metrics of the user's stay part of its task."""
+    from dlcli.deploy.temperature import calibrate
+
+    done = calibrate(model, data, config, emit)
+    return replace(done, model=_measured_by(done.model, config.metrics))
 
 
 def _facts(models: Sequence[Artifact], note: str) -> dict[str, Any]:

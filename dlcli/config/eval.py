@@ -17,6 +17,9 @@ class EvalConfig(UserMetrics, BadSamples, Inference, EvaluationData):
     ensemble: bool = setting(
         False, "Average the predictions of several models, instead of comparing them.", "--ensemble"
     )
+    calibrate: bool = setting(
+        False, "First fit a temperature on val that calibrates the probabilities.", "--calibrate"
+    )
 
 
 class PredictConfig(Inference):

@@ -24,7 +24,8 @@ from dlcli.settings import validate
 class EvalData:
     """A split to evaluate on; ``note`` describes it.
 
-    ``train()`` is a reader of the training split, for baselines; None where it is not available.
+    ``own``: whether it is the data that the model was trained on. ``train()`` is a reader of the
+    training split, for baselines; None where it is not available.
     """
 
     reader: Reader
@@ -32,6 +33,7 @@ class EvalData:
     note: str
     warnings: tuple[str, ...] = ()
     train: Callable[[], Reader] | None = None
+    own: bool = False
 
 
 def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
@@ -60,6 +62,7 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
         note=_note(source, name, own=own),
         warnings=(*messages(notices), *warnings, *([old] if old else [])),
         train=(lambda: read("train")) if own and "train" in source.splits else None,
+        own=own,
     )
 
 

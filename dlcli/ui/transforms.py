@@ -83,6 +83,13 @@ def _aoti(args: Mapping[str, Any]) -> str:
     return f"compiled for {where} by torch {args.get('torch')}"
 
 
+def _temperature(args: Mapping[str, Any]) -> str:
+    return (
+        f"calibrated: logits divided by a temperature of {args['temperature']:.4g}, fitted on "
+        f"{wording.plural(args['samples'], 'val sample')}"
+    )
+
+
 def _onnx_versions(args: Mapping[str, Any]) -> str:
     runtime = f", for {args['runtime']}" if args.get("runtime") else ""
     return f"written as ONNX opset {args.get('opset')}, IR version {args.get('ir_version')}{runtime}"
@@ -112,6 +119,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "fake-quant": lambda args: (
         f"fake quantization of {wording.plural(len(args.get('layers', ())), 'layer')} (QAT)"
     ),
+    "temperature": _temperature,
     "torchscript": lambda args: "traced" if args.get("by") == "trace" else "compiled from its code",
     "probabilities": lambda args: "readable outputs: probabilities, or the data's own units",
     "embed-preprocessing": lambda args: "takes raw inputs: the preprocessing is in the file",
