@@ -13,6 +13,9 @@ from dlcli.ui.text import figure, milliseconds, signed, speed
 if TYPE_CHECKING:
     from dlcli.deploy.compare import Comparison, MeasuredModel
 
+# Shown beside the metric that models are compared by, where the task has them.
+_ALWAYS = ("loss", "ece")
+
 
 def print_change(
     comparison: Comparison, title: str, verdict: Sequence[str], rows: Sequence[tuple[str, str]] = ()
@@ -67,9 +70,10 @@ def _table(comparison: Comparison, metric: str) -> list[list[str]]:
                 signed(delta.difference) + (interval if delta.low > float("-inf") else ""),
             ]
         )
-        if metric != "loss":
-            pair = (before.metrics["loss"], after.metrics["loss"])
-            rows.append(["loss", *map(figure, pair), signed(pair[1] - pair[0])])
+        for name in _ALWAYS:
+            if name != metric and name in before.metrics and name in after.metrics:
+                pair = (before.metrics[name], after.metrics[name])
+                rows.append([name, *map(figure, pair), signed(pair[1] - pair[0])])
     if delta.agreement is not None:
         rows.append(["agreement", "", f"{delta.agreement:.2%}", ""])
     for batch, ratio in comparison.speedup.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,7 @@ def test_a_smaller_model_of_a_calibrated_one_is_calibrated(
     result, _ = evaluated(capsys, "one", "--calibrate", "--split", "val")
     temperature = result["calibration"]["temperature"]
     assert main(["quantize", "one", "--method", "static", "--no-latency"]) == 0
+    assert re.search(r"^ +ece +0\.\d+ +0\.\d+ +[+-]", capsys.readouterr().out, re.MULTILINE)
     assert (
         main(["prune", "one", "--amount", "0.3", "--epochs", "1", "--name", "small", "--no-latency"])
         == 0
