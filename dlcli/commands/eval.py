@@ -12,6 +12,7 @@ import typer
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.recording import record_evaluations
 from dlcli.config import EvalConfig
+from dlcli.config.bounds import parse_coverage
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, run_of
 from dlcli.runs.folds import find_artifacts, find_folds
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dlcli.deploy.temperature import Calibrated
     from dlcli.evaluation.eval_data import EvalData
     from dlcli.evaluation.metrics import EvalResult
+    from dlcli.evaluation.metrics.base import IntervalRow
     from dlcli.events import Emit
     from dlcli.formats.base import Artifact
 
@@ -142,6 +144,8 @@ def _check(config: EvalConfig, artifacts: Sequence[Path], output: Path | None) -
             f"--calibrate is for the model as it was trained, in float32, and not with {flag}",
             hint=f"leave {flag} out",
         )
+    if config.intervals is not None and len(artifacts) > 1:
+        raise UsageError("--intervals is for one model", hint="name one of them")
     if config.worst is None and output is not None:
         raise UsageError("--output is for the samples of --worst", hint=f"--worst 20 --output {output}")
     if len(artifacts) > 1 and not config.ensemble:
@@ -188,15 +192,18 @@ def _evaluate(
     from dlcli.evaluation.worst import SHOWN
     from dlcli.ui.calibration import calibration_facts, print_calibration
     from dlcli.ui.compared import print_members, print_worst
+    from dlcli.ui.intervals import print_intervals
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_eval
     from dlcli.ui.translations import print_translations
 
+    intervals = None if config.intervals is None else _intervals(models, data, config, emit)
     change = _calibrate(models[0], data, config, emit) if config.calibrate else None
     models = models if change is None else [change.model]
     own = _own_run(models, config)
     shown = 0 if own is None else SHOWN
     measured = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, shown=shown, emit=emit)
+    measured = replace(measured, intervals=intervals or ())
     result = replace(measured, worst=measured.worst[: config.worst or 0])
     # A run has plots and figures of its own model alone.
     plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
@@ -217,6 +224,8 @@ def _evaluate(
             print_calibration(change, result)
         mean = f"the mean prediction of {len(models)} models"
         print_eval(result, str(models[0].path) if len(models) == 1 else mean, note)
+        if result.intervals:
+            print_intervals(result.intervals, result.split)
         print_translations(result.translations, result.split)
         if result.members:
             print_members(result)
@@ -233,6 +242,28 @@ def _own_run(models: Sequence[Artifact], config: EvalConfig) -> RunFolder | None
         return None
     run = run_of(models[0].path)
     return run if run is not None and models[0].path == run.best else None
+
+
+def _intervals(
+    models: Sequence[Artifact], data: EvalData, config: EvalConfig, emit: Emit
+) -> tuple[IntervalRow, ...]:
+    """Count the true values of the split that intervals by the errors on val contain."""
+    from dlcli.evaluation.conformal import absolute_errors, coverage_rows, fit_intervals
+    from dlcli.evaluation.ensemble import Ensemble
+
+    assert config.intervals is not None
+    if data.own and data.split in ("val", "all"):
+        raise UsageError(
+            f"--intervals: they are fitted to the errors on val, which {data.split} has",
+            hint="measure what they contain on other samples: --split test",
+        )
+    coverage = parse_coverage(config.intervals)
+    model, predict = models[0], Ensemble(models, tta=config.tta).predict
+    # The val split is the run's own; --data is what the coverage is measured on.
+    own = config if data.own else config.model_copy(update={"data": None})
+    fitted = fit_intervals(predict, model.card, model.path, own, coverage, emit)
+    errors = absolute_errors(predict, data.reader, model.card.task, data.split, emit)
+    return coverage_rows(errors, fitted, model.card.task)
 
 
 def _calibrate(model: Artifact, data: EvalData, config: EvalConfig, emit: Emit) -> Calibrated:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
-from dlcli.config import PredictConfig
+from dlcli.config import EvalConfig, PredictConfig
+from dlcli.config.bounds import parse_coverage
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import user_path
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder
@@ -21,6 +22,8 @@ from dlcli.wording import listed
 if TYPE_CHECKING:
     from dlcli.data.base import Reader, Samples
     from dlcli.data.tables.carried import CarriedColumns
+    from dlcli.evaluation.conformal import Intervals
+    from dlcli.evaluation.ensemble import Ensemble
     from dlcli.evaluation.predict import Prediction
     from dlcli.events import Emit
     from dlcli.task import TaskSpec
@@ -74,6 +77,7 @@ def command(
     paths = find_artifacts(named, runs_dir)
 
     from dlcli.data.kinds import ReadOptions, kind_of
+    from dlcli.evaluation.conformal import with_intervals
     from dlcli.evaluation.ensemble import Ensemble, check_members
     from dlcli.evaluation.evaluate import batch_size_of
     from dlcli.evaluation.predict import predict
@@ -110,7 +114,13 @@ def command(
         notices = (notice.message for notice in (*samples.notices, *reader.notices))
         for message in (*opened, *notices, *carried.messages):
             emit(Warned(message))
-        predictions = predict(
+        intervals = None
+        if config.intervals is not None:
+            intervals = _intervals(ensemble, paths, config, emit)
+            head = replace(
+                head, intervals=True, facts={**head.facts, **_interval_facts(intervals, task)}
+            )
+        predictions: Iterable[Prediction] = predict(
             ensemble.predict,
             reader,
             task,
@@ -119,6 +129,8 @@ def command(
             beams=config.beams,
             carried=carried.cells,
         )
+        if intervals is not None:
+            predictions = with_intervals(predictions, intervals.half_widths)
         with destination(output) as stream:
             WRITERS[chosen](_rows(predictions, head, carried, emit), stream, head)
     if output is not None:
@@ -128,6 +140,39 @@ def command(
             f"{len(head.failed)} of {len(samples)} inputs could not be read",
             hint="they are named above; the others were predicted",
         )
+
+
+def _intervals(
+    ensemble: Ensemble, paths: Sequence[Path], config: PredictConfig, emit: Emit
+) -> Intervals:
+    """Fit the intervals of ``--intervals``, and say what they assume. Raises: UsageError, DlcliError."""
+    from dlcli.evaluation.conformal import fit_intervals
+    from dlcli.events import Noted
+
+    assert config.intervals is not None
+    if len(paths) > 1:
+        raise UsageError(
+            f"--intervals is for one model, and {len(paths)} are given: each has a val split of its own",
+            hint="name one of them",
+        )
+    read = EvalConfig(workers=config.workers)
+    coverage = parse_coverage(config.intervals)
+    card = ensemble.members[0].card
+    intervals = fit_intervals(ensemble.predict, card, paths[0], read, coverage, emit)
+    emit(Noted(intervals.words()))
+    return intervals
+
+
+def _interval_facts(intervals: Intervals, task: TaskSpec) -> dict[str, Any]:
+    """The coverage, and half the width of the intervals of each target, for JSON."""
+    widths = zip(task.targets, intervals.half_widths.tolist(), strict=True)
+    return {
+        "intervals": {
+            "coverage": float(intervals.coverage),
+            "val_samples": intervals.samples,
+            "half_widths": {target.name: width for target, width in widths},
+        }
+    }
 
 
 def _head(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 from pydantic import ConfigDict
 
@@ -67,3 +68,16 @@ def parse_amount(text: str, flag: str = "--amount") -> int | float:
 def parse_names(text: str | None) -> tuple[str, ...]:
     """Return the comma-separated names in ``text``, stripped; none for None."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def parse_coverage(text: str, flag: str = "--intervals") -> Fraction:
+    """Parse 90% or 0.9, exactly: a rank is computed from it. Raises: UsageError for other text."""
+    try:
+        share = Fraction(text.strip().removesuffix("%")) / (100 if text.strip().endswith("%") else 1)
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share < 1:
+        raise UsageError(
+            f"{flag} {text!r} is no share of samples between 0 and 1", hint=f"{flag} 90%, or {flag} 0.9"
+        )
+    return share

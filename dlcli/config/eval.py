@@ -1,10 +1,22 @@
 """Settings of `dlcli eval` and `dlcli predict`."""
 
+from typing import Annotated
+
+from dlcli.config.bounds import parse_coverage
 from dlcli.config.shared import BadSamples, EvaluationData, Inference, UserMetrics
-from dlcli.settings import setting
+from dlcli.schema import Frozen
+from dlcli.settings import parsed_by, setting
 
 
-class EvalConfig(UserMetrics, BadSamples, Inference, EvaluationData):
+class Intervals(Frozen):
+    """Intervals around predicted numbers"""
+
+    intervals: Annotated[str | None, parsed_by(parse_coverage)] = setting(
+        None, "Regression: intervals that hold this share of true values, as 90%.", "--intervals"
+    )
+
+
+class EvalConfig(Intervals, UserMetrics, BadSamples, Inference, EvaluationData):
     """Evaluation"""
 
     baselines: bool = setting(
@@ -22,7 +34,7 @@ class EvalConfig(UserMetrics, BadSamples, Inference, EvaluationData):
     )
 
 
-class PredictConfig(Inference):
+class PredictConfig(Intervals, Inference):
     """Prediction"""
 
     top_k: int = setting(3, "Number of classes per sample, most likely first.", "--top-k", "-k", ge=1)

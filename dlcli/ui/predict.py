@@ -30,17 +30,23 @@ _Maker = Callable[["Console", "TaskSpec", int], tuple[str, _Line]]
 
 
 def print_predictions(
-    rows: Iterable[Mapping[str, Any]], task: TaskSpec, inputs: Sequence[str], *, timed: bool = False
+    rows: Iterable[Mapping[str, Any]],
+    task: TaskSpec,
+    inputs: Sequence[str],
+    *,
+    timed: bool = False,
+    intervals: bool = False,
 ) -> None:
     """Print rows of `Prediction` under one header.
 
-    ``inputs`` are the names of all inputs; ``timed``: whether the rows have a time.
+    ``inputs`` are the names of all inputs; ``timed``: whether the rows have a time; ``intervals``: the
+    ends of an interval.
     """
     console = consoles.stdout()
     makers: dict[str, _Maker] = {
         "classification": _classes,
         "multilabel": _labels,
-        "regression": _values,
+        "regression": partial(_values, intervals=intervals),
         "forecast": partial(_values, timed=timed),
         "seq2seq": _texts,
         "embedding": _vectors,
@@ -86,9 +92,23 @@ def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
     return f"{_left('input', name)}{GAP}labels, each with its probability"[: console.width], line
 
 
-def _values(console: Console, task: TaskSpec, name: int, *, timed: bool = False) -> tuple[str, _Line]:
-    """One column per target, as many as fit; with ``timed``, the time of each step too."""
+def interval_ends(row: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """The ends of the interval of each target of a row."""
+    if "values" not in row:
+        return [(row["low"], row["high"])]
+    return [(row["low"][name], row["high"][name]) for name in row["values"]]
+
+
+def _values(
+    console: Console, task: TaskSpec, name: int, *, timed: bool = False, intervals: bool = False
+) -> tuple[str, _Line]:
+    """One column per target, as many as fit; with ``timed``, the time of each step too.
+
+    With ``intervals`` the ends of its interval follow each target.
+    """
     names = [key(target.name) for target in task.targets]
+    if intervals:
+        names = [column for target in names for column in (target, "low", "high")]
     widths = [max(VALUE_WIDTH, _widest([target])) for target in names]
     step = max(len("step"), len(str(task.horizon))) if task.kind == "forecast" else 0
     fixed = step + len(GAP) + (TIME_WIDTH + len(GAP) if timed else 0) if step else 0
@@ -106,6 +126,9 @@ def _values(console: Console, task: TaskSpec, name: int, *, timed: bool = False)
 
     def line(row: Mapping[str, Any]) -> str:
         values = list(row["values"].values()) if "values" in row else [row["value"]]
+        if intervals:
+            pairs = zip(values, interval_ends(row), strict=True)
+            values = [each for value, ends in pairs for each in (value, *ends)]
         cells = [number(v).rjust(w) for v, w in zip(values[:shown], widths, strict=False)]
         at = [_left(row["time"], TIME_WIDTH)] if timed else []
         at += [str(row["step"]).rjust(step)] if step else []

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from dlcli.files import atomic_file
 from dlcli.ui.json_output import SCHEMA, to_json
-from dlcli.ui.predict import print_predictions
+from dlcli.ui.predict import interval_ends, print_predictions
 from dlcli.ui.text import csv_cell
 from dlcli.wording import printable_lines
 
@@ -26,7 +26,7 @@ Row = Mapping[str, Any]
 _JSON_KEYS = {
     "classification": ("top_k", "probabilities"),
     "multilabel": ("probabilities",),
-    "regression": ("values",),
+    "regression": ("values", "low", "high"),
     "forecast": ("values", "time", "series"),
     "embedding": ("embedding",),
 }
@@ -39,6 +39,7 @@ class Head:
     ``facts`` are the first keys of the JSON object; ``inputs`` are the names of all inputs. ``top_k``
     is the number of classes per row, None where the probability of each is written. ``keys`` are the
     columns that name a row besides its input; on a screen that of ``id_column`` replaces the input.
+    ``intervals``: whether rows have the ends of an interval.
     """
 
     facts: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Head:
     failed: list[dict[str, Any]]
     keys: tuple[str, ...] = ()
     id_column: str | None = None
+    intervals: bool = False
 
 
 class _Terminal:
@@ -81,7 +83,7 @@ def write_table(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     name = head.id_column
     if name is not None:
         rows = ({**row, "input": cell_text(row[name])} for row in rows)
-    print_predictions(rows, head.task, head.inputs, timed="time" in head.keys)
+    print_predictions(rows, head.task, head.inputs, timed="time" in head.keys, intervals=head.intervals)
 
 
 def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
@@ -92,7 +94,9 @@ def write_csv(rows: Iterable[Row], file: IO[str], head: Head) -> None:
     are the numbers of an embedding. No text begins as a formula does (`csv_cell`).
     """
     out = csv.writer(file, lineterminator="\n")
-    out.writerow(map(csv_cell, ["input", *head.keys, *prediction_columns(head.task, head.top_k)]))
+    ends = interval_columns(head.task) if head.intervals else []
+    columns = ["input", *head.keys, *prediction_columns(head.task, head.top_k), *ends]
+    out.writerow(map(csv_cell, columns))
     for row in rows:
         out.writerow(map(csv_cell, _cells(row, head)))
 
@@ -104,7 +108,15 @@ def cell_text(cell: object) -> str:
 
 def reserved_names(task: TaskSpec, top_k: int | None) -> set[str]:
     """Return the names of columns and keys that predictions have, in CSV or JSON."""
-    return {"input", "error", *_JSON_KEYS.get(task.kind, ()), *prediction_columns(task, top_k)}
+    columns = [*prediction_columns(task, top_k), *interval_columns(task)]
+    return {"input", "error", *_JSON_KEYS.get(task.kind, ()), *columns}
+
+
+def interval_columns(task: TaskSpec) -> list[str]:
+    """Return the columns of the ends of intervals in CSV: those of each target in turn."""
+    if task.kind != "regression":
+        return []
+    return [f"{end}_{target.name}" for target in task.targets for end in ("low", "high")]
 
 
 def prediction_columns(task: TaskSpec, top_k: int | None) -> list[str]:
@@ -129,7 +141,8 @@ def prediction_columns(task: TaskSpec, top_k: int | None) -> list[str]:
 def _cells(row: Row, head: Head) -> list[Any]:
     """Return the cells of a row."""
     keys = [row.get(name, "") for name in head.keys]
-    return [row["input"], *keys, *prediction_cells(row, head.task, head.top_k)]
+    ends = [f"{value:.9g}" for pair in interval_ends(row) for value in pair] if head.intervals else []
+    return [row["input"], *keys, *prediction_cells(row, head.task, head.top_k), *ends]
 
 
 def prediction_cells(row: Row, task: TaskSpec, top_k: int | None) -> list[Any]:

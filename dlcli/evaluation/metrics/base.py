@@ -76,6 +76,23 @@ class TargetRow:
 
 
 @dataclass(frozen=True)
+class IntervalRow:
+    """Intervals of one regression target, the prediction +- ``half_width``, in the data's own units.
+
+    They are for a share ``coverage`` of the samples, by the errors of ``val_samples``. ``covered`` is
+    the share of the samples evaluated that they contain, ``low`` and ``high`` its 95 % interval.
+    """
+
+    name: str
+    coverage: float
+    half_width: float
+    val_samples: int
+    covered: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class SeriesRow:
     """The metrics of one of several series; mse, mae and r2 are of scaled values."""
 
@@ -192,6 +209,7 @@ class EvalResult:
     confusion: tuple[tuple[int, ...], ...] = ()
     per_target: tuple[TargetRow, ...] = ()
     per_series: tuple[SeriesRow, ...] = ()
+    intervals: tuple[IntervalRow, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
     baselines: tuple[BaselineRow, ...] = ()
     members: tuple[MemberRow, ...] = ()
