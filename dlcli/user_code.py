@@ -8,8 +8,10 @@ entry point, whose name is then the setting's value; each sort of object has a g
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +55,20 @@ class UserObject:
         """Context in which errors of the code become the user's errors: see `user_errors`."""
         with user_errors(what, self.path):
             yield
+
+    def begin_of(self, value: Any) -> str:
+        """Return the line of the file where a function, or an object's class, begins, as `line_of`."""
+        while isinstance(value, functools.partial):
+            value = value.func
+        begin = inspect.unwrap(value) if inspect.isroutine(value) else type(value)
+        try:
+            lines, number = inspect.getsourcelines(begin)
+            file = inspect.getsourcefile(begin)
+        except (OSError, TypeError):  # written in C, or in a file that is gone
+            return ""
+        if self.path is None or file != str(self.path):
+            return ""
+        return f", in {self.path.name} line {number}: {lines[0].strip()}"
 
 
 def load_object(

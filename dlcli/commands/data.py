@@ -111,7 +111,7 @@ def command(
             )
         raise
     if source.kind != "image" and (config.model.img_size or config.augment.level):
-        flag = "--img-size" if config.model.img_size else "--augment"
+        flag = "--img-size" if config.model.img_size else "drawing what --augment does"
         raise UsageError(f"{flag} is for images, and this is {source.kind} data", hint="leave it out")
     folder = _folder(source, output) if show_augment or output is not None else None
     needs, recipe = _of_model(config, source)

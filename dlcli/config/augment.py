@@ -1,4 +1,4 @@
-"""Settings of image augmentation."""
+"""Settings of augmentation."""
 
 from typing import Annotated, Any
 
@@ -16,7 +16,8 @@ class AugmentConfig(Frozen):
     level: Level | None = setting(
         None,
         "Image augmentation (default: the model's, else none). All levels but none flip images: "
-        "--set augment.flip=0 for digits and letters.",
+        "--set augment.flip=0 for digits and letters. Code of your own also takes series, tables and "
+        "tensors.",
         "--augment",
     )
     crop_scale: float | None = setting(None, "Random resized crop: minimum area; 1: off.", gt=0, le=1)

@@ -146,7 +146,7 @@ class FeatureReader(Reader):
         tensors = tuple(torch.from_numpy(array).to(device) for array in inputs)
         if self._augment is not None:
             targets = torch.zeros(len(readable), dtype=torch.int64, device=device)
-            tensors = (self._augment(tensors[0], targets, readable, self._epoch)[0],)
+            tensors, _ = self._augment(tensors, targets, readable, self._epoch)
         with self._precision.autocast():
             features = self._cut.features(model_inputs(tensors, self._task)).cpu().numpy()
         if self._store is None:

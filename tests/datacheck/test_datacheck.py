@@ -398,7 +398,7 @@ def test_the_augment_sample_is_what_training_shows(photo_folder: Callable[..., P
         config.augment, shown.task, samples=len(train), seed=0, device=torch.device("cpu")
     )
     assert augment is not None
-    trained, _ = augment(torch.from_numpy(pixels), torch.from_numpy(train.targets), every, 2)
+    (trained,), _ = augment((torch.from_numpy(pixels),), torch.from_numpy(train.targets), every, 2)
     of_epoch = trained.round().to(torch.uint8).numpy()
     for original, varied in zip(shown.original[0], shown.varied[2][0], strict=True):
         (index,) = np.flatnonzero((pixels == original).all(axis=(1, 2, 3)))

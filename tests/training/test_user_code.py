@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_data import write_houses
 from training_runs import resume_run, train_run
 
 from dlcli.cli import main
@@ -58,6 +59,9 @@ def make(most=1):
     def shift(image):
         return torch.roll(image, int(torch.randint(-most, most + 1, ())), dims=2)
     return shift
+
+def noise(row, std=0.1):
+    return row + std * torch.randn_like(row)
 """
 # Settings of each sort of code. 1,439 digits in batches of 300 are 5 steps an epoch.
 CODE: dict[str, dict[str, Any]] = {
@@ -65,6 +69,11 @@ CODE: dict[str, dict[str, Any]] = {
     "optimizer": {"optim": {"optimizer": "optimizers.py:Averaged", "lr": 0.02, "args": {"beta": 0.8}}},
     "schedule": {"optim": {"scheduler": "schedules.py:root", "warmup": 0.2, "args": {"power": 2}}},
     "augmentation": {"augment": {"level": "augmentations.py:make", "args": {"make": {"most": 2}}}},
+    "augmentation of rows": {
+        "augment": {"level": "augmentations.py:noise", "args": {"noise": {"std": 0.3}}},
+        "data": {"data": "houses.csv"},
+        "fit": {"batch_size": 13},
+    },
 }
 FILES = {
     "losses": LOSSES,
@@ -90,6 +99,7 @@ def _code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for name, code in FILES.items():
         Path(f"{name}.py").write_text(code)
+    write_houses(tmp_path)
     with allowing(ALL):
         yield
 
@@ -129,17 +139,23 @@ def test_a_killed_run_goes_on_bit_for_bit(kind: str) -> None:
 def test_micro_batches_are_the_whole_batch(kind: str) -> None:
     whole = weights(train("whole", **CODE[kind]))
     divided = weights(train("divided", **merge(CODE[kind], {"fit": {"grad_accum_steps": 3}})))
-    plain = weights(train("plain"))
+    plain = weights(train("plain", **{k: v for k, v in CODE[kind].items() if k in ("data", "fit")}))
     for name, tensor in whole.items():
         torch.testing.assert_close(divided[name], tensor, atol=1e-5, rtol=1e-4)
     assert any(not torch.equal(plain[name], tensor) for name, tensor in whole.items())
 
 
 @pytest.mark.slow  # two starts of two processes
-def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-d digits -b 300 --loss losses.py:focal --augment augmentations.py:make",
+        "-d houses.csv -b 13 --augment augmentations.py:noise",
+    ],
+)
+def test_two_processes_learn_what_one_learns(tmp_path: Path, options: str) -> None:
     settings = ("model.args.norm=none", "model.args.dropout=0", "fit.min_steps=1", "fit.log_every=0")
-    common = ["train", "-m", "mlp", "-d", "digits", "--device", "cpu", "-b", "300", "-e", "1", "-q"]
-    common += ["--loss", "losses.py:focal", "--augment", "augmentations.py:make"]
+    common = ["train", "-m", "mlp", "--device", "cpu", "-e", "1", "-q", *options.split()]
     common += ["--optimizer", "optimizers.py:Averaged", "--scheduler", "schedules.py:root"]
     common += [text for setting in settings for text in ("--set", setting)]
     assert main([*common, "--name", "one"]) == 0

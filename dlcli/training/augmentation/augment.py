@@ -1,188 +1,64 @@
-"""Augmentation of training images, as batched operations on the training device.
-
-The random parameters are a function of (seed, epoch, sample): see
-`dlcli.training.augmentation.parameters`.
-
-The order: the user's own code; flips, random resized crop, shift, rotation and RandAugment's geometric
-operations in one interpolation; colour jitter; RandAugment's other operations; registered operations;
-random erasing; MixUp or CutMix. Crops are taken from the image at the model's input size: a crop of half
-the area is upsampled, not decoded again.
-"""
+"""Augmentation of training batches: by the user's own code, then, of images, by built-in operations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dlcli.config import AugmentConfig
 from dlcli.data.base import Indices
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
-from dlcli.training.augmentation import ops
+from dlcli.training.augmentation.image_augmentation import LEVELS, ImageAugmentation
 from dlcli.training.augmentation.operations.base import Operation, make_operations
-from dlcli.training.augmentation.parameters import (
-    OPERATIONS,
-    AugmentParameters,
-    ParameterSampler,
-    Policy,
-)
+from dlcli.training.augmentation.parameters import ParameterSampler, Policy
 from dlcli.training.augmentation.user_augmentation import (
     UserAugmentation,
     is_user_augmentation,
     load_augmentation,
 )
-
-# All but "none" flip images horizontally; for digits and letters set flip = 0.
-LEVELS: dict[str, Policy] = {
-    "none": Policy(),
-    "light": Policy(flip=0.5, translate=0.1),
-    "standard": Policy(flip=0.5, crop_scale=0.5, jitter=0.3),
-    "strong": Policy(
-        flip=0.5, crop_scale=0.5, jitter=0.2, randaugment=5, erasing=0.25, mixup=0.2, cutmix=1.0
-    ),
-}
-
-# At full magnitude: the number of bits that posterize removes, and by how much solarize lowers its
-# threshold.
-_POSTERIZE_BITS, _SOLARIZE_RANGE = 4, 255.0
+from dlcli.wording import listed
 
 
 class Augment:
-    """Augments a batch: pixels and targets.
+    """Augments a batch: its inputs, and targets where samples are mixed."""
 
-    RandAugment (arXiv:1909.13719) draws from `OPERATIONS`, without equalize; its geometric operations
-    and its changes of brightness, contrast and saturation are combined with those of the other settings,
-    so they are applied first, regardless of the order drawn. Random erasing (arXiv:1708.04896) fills
-    with one colour. MixUp (arXiv:1710.09412) and CutMix (arXiv:1905.04899) draw lambda per sample, not
-    per batch, and at least 0.5; samples are mixed with the batch in reverse order. Only mixing depends
-    on the batch: pass the whole batch of the optimizer step.
-    """
-
-    def __init__(
-        self,
-        draw: ParameterSampler,
-        task: TaskSpec,
-        device: torch.device,
-        operations: Sequence[Operation] = (),
-        own: UserAugmentation | None = None,
-    ) -> None:
-        self.policy = draw.policy
-        self._draw = draw
-        self._operations = tuple(operations)
-        self._own = own
-        self._task = task
-        self._device = device
-        self._drawn: tuple[int, AugmentParameters] | None = None
+    def __init__(self, own: UserAugmentation | None, images: ImageAugmentation | None) -> None:
+        self.own, self.images = own, images
 
     @property
     def mixes(self) -> bool:
         """Whether targets become probabilities (B, K), for which accuracy is undefined."""
-        return self.policy.mixes
+        return self.images is not None and self.images.mixes
 
     @property
     def sentence(self) -> str:
-        """A description of the policy for the user: "augmentation: flip 0.5, translate 0.1"."""
-        default = asdict(Policy())
-        values = {k: v for k, v in asdict(self.policy).items() if v != default[k]}
-        parts = [f"{name} {value:g}" for name, value in values.items()]
-        own = [] if self._own is None else [self._own.sentence]
-        return "augmentation: " + ", ".join((*own, *parts, *(op.sentence for op in self._operations)))
+        """A description for the user: "augmentation: flip 0.5, translate 0.1"."""
+        return "augmentation: " + ", ".join(part.sentence for part in (self.own, self.images) if part)
 
     def __call__(
-        self, pixels: Tensor, targets: Tensor, indices: Indices, epoch: int
-    ) -> tuple[Tensor, Tensor]:
+        self, inputs: tuple[Tensor, ...], targets: Tensor, indices: Indices, epoch: int
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         """Augment a batch for ``epoch``.
 
         Args:
-            pixels: uint8 (B, H, W, C) on the device; not modified.
+            inputs: a batch of `dlcli.data.base.Inputs`, on the device; not modified.
             targets: of the batch; returned as float32 (B, K) probabilities if samples are mixed.
             indices: positions of the samples in the train split, (B,).
             epoch: counted from 0.
 
         Returns:
-            Pixels (B, H, W, C) in [0, 255], a new tensor: uint8 without interpolation, else float32
-            (`dlcli.zoo.forward.input_tensor` takes both); and the targets.
+            The inputs, of images as `ImageAugmentation` returns them, and the targets. Raises:
+            DlcliError of the user's code.
         """
-        if self._own is not None:
-            pixels = self._own(pixels, indices, epoch)
-        drawn = self._of(epoch).select(indices)
-        if drawn.steps is not None:
-            pixels = ops.move_pixels(pixels, self._put(drawn.steps))
-        policy = self.policy
-        if not (policy.resamples or policy.jitter or policy.erasing or policy.mixes or self._operations):
-            return pixels, targets
-        images = ops.to_planes(pixels)
-        if drawn.matrix is not None:
-            images = ops.resample(images, self._put(drawn.matrix))
-        if drawn.factors is not None:
-            images = ops.colour(images, self._put(drawn.factors))
-        if drawn.operations is not None:
-            images = self._randaugment(images, drawn)
-        if drawn.numbers is not None:
-            images = self._registered(images, self._put(drawn.numbers))
-        if drawn.erased is not None and drawn.fill is not None:
-            images = ops.fill_boxes(images, self._put(drawn.erased), self._put(drawn.fill))
-        if drawn.mixed is not None and drawn.keep is not None and drawn.share is not None:
-            images = ops.mix(images, self._put(drawn.mixed), self._put(drawn.keep))
-            targets = ops.mix_targets(self._probabilities(targets), self._put(drawn.share))
-        return ops.to_stored(images), targets
-
-    def _registered(self, images: Tensor, numbers: Tensor) -> Tensor:
-        counts = [operation.numbers for operation in self._operations]
-        parts = torch.split(numbers, counts, dim=1)
-        for operation, own in zip(self._operations, parts, strict=True):
-            images = operation(images, own)
-        return images
-
-    def _randaugment(self, images: Tensor, drawn: AugmentParameters) -> Tensor:
-        """Apply RandAugment's remaining operations, each to the images that drew it."""
-        assert drawn.operations is not None
-        assert drawn.sharpness is not None
-        for position in range(drawn.operations.shape[1]):
-            names = drawn.operations[:, position]
-            for name in ("sharpness", "posterize", "solarize", "autocontrast"):
-                rows = np.flatnonzero(names == OPERATIONS.index(name))
-                if not len(rows):
-                    continue
-                index = self._put(rows)
-                selected = images.index_select(0, index)
-                if name == "sharpness":
-                    selected = ops.sharpness(selected, self._put(drawn.sharpness[rows, position]))
-                else:
-                    selected = self._at_magnitude(name, selected)
-                images.index_copy_(0, index, selected)
-        return images
-
-    def _at_magnitude(self, name: str, images: Tensor) -> Tensor:
-        share = self.policy.randaugment / 10
-        if name == "posterize":
-            return ops.posterize(images, 8 - round(_POSTERIZE_BITS * share))
-        if name == "solarize":
-            return ops.solarize(images, 255 - _SOLARIZE_RANGE * share)
-        return ops.autocontrast(images)
-
-    def _probabilities(self, targets: Tensor) -> Tensor:
-        """Targets as float32 (B, K)."""
-        if self._task.kind == "classification":
-            return F.one_hot(targets, self._task.num_classes).float()
-        return targets.float()
-
-    def _of(self, epoch: int) -> AugmentParameters:
-        if self._drawn is None or self._drawn[0] != epoch:
-            self._drawn = (epoch, self._draw.epoch(epoch))
-        return self._drawn[1]
-
-    def _put(self, array: npt.NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
-            tensor = tensor.pin_memory()  # for an asynchronous copy
-        return tensor.to(self._device, non_blocking=True)
+        if self.own is not None:
+            inputs = self.own(inputs, indices, epoch)
+        if self.images is not None:
+            pixels, targets = self.images(inputs[0], targets, indices, epoch)
+            inputs = (pixels,)
+        return inputs, targets
 
 
 def make_augment(
@@ -190,22 +66,37 @@ def make_augment(
 ) -> Augment | None:
     """Build the augmentation of the settings; None without augmentation.
 
-    ``samples`` is the size of the train split. A level mixes samples only for classification and
-    multilabel. Raises: UsageError for data other than images, and for MixUp or CutMix of other tasks;
-    DlcliError from the user's code.
+    ``samples`` is the size of the train split. Raises: UsageError for built-in operations on data other
+    than images, for MixUp or CutMix of tasks without classes, and for the user's own code on data
+    without numbers; DlcliError from the user's code.
     """
+    own = load_augmentation(config, task.input, seed) if is_user_augmentation(config) else None
+    images = _make_images(config, task, own, samples=samples, seed=seed, device=device)
+    return None if own is None and images is None else Augment(own, images)
+
+
+def _make_images(
+    config: AugmentConfig,
+    task: TaskSpec,
+    own: UserAugmentation | None,
+    *,
+    samples: int,
+    seed: int,
+    device: torch.device,
+) -> ImageAugmentation | None:
+    """The built-in operations; a level mixes samples only for classification and multilabel."""
     requested = {k: v for k, v in config.model_dump(exclude={"level", "args"}).items() if v is not None}
-    own = load_augmentation(config, seed) if is_user_augmentation(config) else None
-    policy = replace(LEVELS["none" if own else config.level or "none"], **requested)
+    level = "none" if own else config.level or "none"
+    policy = replace(LEVELS[level], **requested)
     registered = {name: args for name, args in config.args.items() if not own or name != own.key}
     operations = make_operations(registered)
-    plain = policy == replace(Policy(), randaugment_ops=policy.randaugment_ops)
-    if plain and not operations and own is None:
+    if policy == replace(Policy(), randaugment_ops=policy.randaugment_ops) and not operations:
         return None
     if not isinstance(task.input, ImageInput):
         raise UsageError(
-            f"augmentation is for images, not {task.input.kind} data",
-            hint="remove --augment and the augment settings",
+            f"built-in augmentation is for images, not {task.input.kind} data",
+            hint=f"remove {listed(_named(level, requested, operations), 5)}; a function of your own for "
+            "series, tables and tensors is --augment file.py:NAME",
         )
     if task.kind not in ("classification", "multilabel") and policy.mixes:
         if requested.get("mixup") or requested.get("cutmix"):
@@ -215,18 +106,27 @@ def make_augment(
             )
         policy = replace(policy, mixup=0.0, cutmix=0.0)
     numbers = tuple((operation.name, operation.numbers) for operation in operations)
-    return Augment(
-        ParameterSampler(policy, task.input, samples, seed, numbers), task, device, operations, own
-    )
+    draw = ParameterSampler(policy, task.input, samples, seed, numbers)
+    return ImageAugmentation(draw, task, device, operations)
+
+
+def _named(level: str, requested: dict[str, float], operations: tuple[Operation, ...]) -> list[str]:
+    """The settings that ask for built-in operations."""
+    settings = [name for name, value in requested.items() if value != getattr(Policy(), name)]
+    return [
+        *([] if level == "none" else [f"--augment {level}"]),
+        *(f"augment.{name}" for name in settings),
+        *(f"augment.args.{operation.name}" for operation in operations),
+    ]
 
 
 def preview(
     augment: Augment, pixels: Tensor, targets: Tensor, indices: Indices, epochs: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Augment a batch for each of the first ``epochs`` epochs: uint8 (B, H, W, C), and targets."""
+    """Augment images for each of the first ``epochs`` epochs: uint8 (B, H, W, C), and targets."""
     previews = []
     for epoch in range(epochs):
-        images, mixed = augment(pixels, targets, indices, epoch)
+        (images,), mixed = augment((pixels,), targets, indices, epoch)
         images = images if images.dtype == torch.uint8 else images.round().to(torch.uint8)
         previews.append((images, mixed))
     return previews

@@ -85,8 +85,7 @@ class Objective:
         """The inputs and targets of a batch, augmented where there is an augmentation."""
         if self.augment is None:
             return batch.inputs, batch.targets
-        pixels, targets = self.augment(batch.inputs[0], batch.targets, batch.indices, batch.epoch)
-        return (pixels,), targets
+        return self.augment(batch.inputs, batch.targets, batch.indices, batch.epoch)
 
     def _of_features(self, inputs: tuple[torch.Tensor, ...], targets: torch.Tensor) -> LossSums:
         assert self.head is not None

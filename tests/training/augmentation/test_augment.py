@@ -14,7 +14,8 @@ from dlcli.errors import UsageError
 from dlcli.pixels.decode import normalize
 from dlcli.task import ImageInput, NumberColumn, TabularInput, TargetNumber, TaskSpec
 from dlcli.training.augmentation import ops
-from dlcli.training.augmentation.augment import LEVELS, Augment, make_augment, preview
+from dlcli.training.augmentation.augment import Augment, make_augment, preview
+from dlcli.training.augmentation.image_augmentation import LEVELS, ImageAugmentation
 from dlcli.training.augmentation.parameters import (
     OPERATIONS,
     AugmentParameters,
@@ -48,12 +49,13 @@ def task(spec: ImageInput, kind: str = "classification") -> TaskSpec:
 
 def augment(
     spec: ImageInput | None = None, *, seed: int = 0, kind: str = "classification", **settings: Any
-) -> Augment:
+) -> ImageAugmentation:
     made = make_augment(
         AugmentConfig(**settings), task(spec or image(), kind), samples=SAMPLES, seed=seed, device=CPU
     )
     assert made is not None
-    return made
+    assert made.images is not None
+    return made.images
 
 
 def photos(spec: ImageInput | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -323,7 +325,7 @@ def test_floats_and_bytes_are_normalised_alike() -> None:
 def test_settings_fill_the_gaps_of_a_level() -> None:
     made = augment(level="light", flip=0, rotation=10)
     assert made.policy == Policy(translate=0.1, rotation=10)
-    assert made.sentence == "augmentation: rotation 10, translate 0.1"
+    assert Augment(None, made).sentence == "augmentation: rotation 10, translate 0.1"
     assert not made.mixes
     assert augment(level="strong").mixes
 
@@ -339,9 +341,13 @@ def test_no_augmentation_changes_nothing(settings: dict[str, Any]) -> None:
 
 def test_what_is_no_image_is_refused() -> None:
     table = TaskSpec(input=TabularInput(numbers=(NumberColumn(name="x"),)), class_names=("a", "b"))
-    for config in (AugmentConfig(level="light"), AugmentConfig(mixup=0.2)):
-        with pytest.raises(UsageError, match="for images, not tabular"):
+    for config, named in (
+        (AugmentConfig(level="light"), "--augment light"),
+        (AugmentConfig(mixup=0.2), "augment.mixup"),
+    ):
+        with pytest.raises(UsageError, match="for images, not tabular") as caught:
             make_augment(config, table, samples=3, seed=0, device=CPU)
+        assert f"remove {named};" in (caught.value.hint or "")
     assert make_augment(AugmentConfig(level="none"), table, samples=3, seed=0, device=CPU) is None
 
 
@@ -356,7 +362,7 @@ def test_numbers_are_not_mixed() -> None:
 def test_a_preview_is_what_training_shows() -> None:
     pixels, targets = photos()
     make = augment(level="strong")
-    shown = preview(make, pixels[:4], targets[:4], ALL[:4], 3)
+    shown = preview(Augment(None, make), pixels[:4], targets[:4], ALL[:4], 3)
     assert len(shown) == 3
     for epoch, (images, mixed) in enumerate(shown):
         assert images.dtype == torch.uint8
