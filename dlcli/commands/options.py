@@ -14,7 +14,8 @@ import typer
 from pydantic import BaseModel
 
 from dlcli.config.migrate import migrate
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder
+from dlcli.errors import UsageError
+from dlcli.runs.folder import DEFAULT_ROOT, FOLDS, RunFolder
 from dlcli.settings import (
     RegisteredName,
     fields_of,
@@ -98,7 +99,7 @@ class Settings(Generic[ConfigT]):
         file = f"--config {self.file_name}"
         origins = {}
         for key, info in fields_of(self.config).items():
-            flag = (info.json_schema_extra["flags"] or [""])[0]
+            flag = (info.json_schema_extra["flags"] or ["set by dlcli"])[0]
             yes, _, no = flag.partition("/")
             typed = no if _find(self.flags, key) is False else yes
             layers = ((typed, self.flags), ("--set", self.sets), (file, self.file), ("recipe", recipe))
@@ -198,6 +199,13 @@ def _settings_file(path: Path | None) -> Path | None:
     if path is None:
         return None
     folders = (RunFolder(path), *(() if path.exists() else (RunFolder(DEFAULT_ROOT / path),)))
+    for folder in folders:
+        if (folder.path / FOLDS).is_file():
+            raise UsageError(
+                f"--config {path} is a cross-validation: its runs have settings of their own",
+                hint=f"name one, and which fold: --config {folder.path / 'fold-1'} --set data.fold=null "
+                "for all of them",
+            )
     return next((folder.config for folder in folders if folder.record.is_file()), path)
 
 

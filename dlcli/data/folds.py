@@ -13,7 +13,7 @@ from dlcli.data.base import DataSource, Indices, Samples
 from dlcli.data.copies import copy_units
 from dlcli.data.splits import draw, hold_out, one_class, take_from
 from dlcli.errors import DlcliError, UsageError
-from dlcli.wording import listed
+from dlcli.wording import listed, plural
 
 
 def with_fold(
@@ -52,10 +52,10 @@ def fold_of_samples(
     units = samples.groups or tuple(copy_units(samples))
     drawn = sorted(set(units), key=lambda unit: (draw(seed, unit), unit))
     if len(drawn) < folds:
-        what = "groups" if samples.groups else "samples"
+        what = plural(len(drawn), "group" if samples.groups else "sample")
         raise DlcliError(
-            f"{len(drawn)} {what} are too few for {folds} folds",
-            hint=f"give --folds {len(drawn)} or fewer",
+            f"{what} {'is' if len(drawn) == 1 else 'are'} too few for {folds} folds",
+            hint=f"give --folds {len(drawn)} or fewer" if len(drawn) > 1 else "leave --folds out",
         )
     position = {unit: i for i, unit in enumerate(drawn)}
     codes = np.array([position[unit] for unit in units], dtype=np.int64)

@@ -230,7 +230,7 @@ def _spare(samples: Samples, chosen: dict[str, list[int]]) -> int:
     what = f"{len(samples)} samples, one a class, are" if is_class else "one sample is"
     raise DlcliError(
         f"{what} too few to hold out a validation split",
-        hint="add samples: a class needs at least 2, better 20",
+        hint="add samples: " + ("a class needs at least 2, better 20" if is_class else "20 or more"),
     )
 
 

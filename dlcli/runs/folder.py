@@ -246,7 +246,8 @@ def find_run(text: str, root: Path) -> RunFolder:
                 f"{path} is a cross-validation, and this needs one model",
                 hint=f"name one of its runs: {as_typed(path / 'fold-1')}",
             )
-    names = [run.name for run in list_runs(root)]
+    folds = [path.parent.name for path in root.glob(f"*/{FOLDS}")]
+    names = [*(run.name for run in list_runs(root)), *folds]
     raise DlcliError(
         f"there is no run {text!r} in {root}{os.sep}",
         hint=nearest(text, names) if names else "train one: dlcli train --model cnn --data digits",

@@ -89,11 +89,24 @@ class FoldsFolder:
     def discard_begun(self, fold: int) -> None:
         """Remove what a process left that was killed before the run had a record: no step was trained.
 
-        To be called under the lock of `claim`.
+        To be called under the lock of `claim`. Raises: DlcliError where something else is in its place.
         """
         path = self.run(fold).path
-        if path.is_dir() and not path.is_symlink() and not self.run(fold).record.is_file():
-            shutil.rmtree(path)
+        if not os.path.lexists(path):
+            return
+        is_folder = path.is_dir() and not path.is_symlink()
+        others = [p.name for p in path.iterdir() if not _is_begun(p.name)] if is_folder else [""]
+        if others:
+            raise DlcliError(
+                f"{path / others[0]} is in the place of a run of the cross-validation {self.name}",
+                hint=f"move it away, then: {self.resume_command}",
+            )
+        shutil.rmtree(path)
+
+
+def _is_begun(name: str) -> bool:
+    """Whether it is the name of a file that a new run has before its record."""
+    return name in ("config.yaml", "splits.json", "code", "lock") or name.startswith(".tmp-")
 
 
 def open_folds(root: Path, name: str, settings: Mapping[str, Any], *, named: bool) -> FoldsFolder:

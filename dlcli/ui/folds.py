@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dlcli.runs.folds import FoldsFolder
     from dlcli.task import TaskSpec
 
+_SCALED = "mse, mae, rmse and loss are of values scaled by each fold's own training rows"
 _METRICS = 3  # columns of the table of folds, the metric that chose the models first
 
 
@@ -49,6 +50,7 @@ def print_folds(
         Row(f"mean {mean.name}", f"{figure(mean.value)}, std {figure(mean.std)} over the folds"),
         Row("", f"95 % interval {figure(mean.low)} to {figure(mean.high)}, for models of such data"),
         *_pooled(result),
+        *([Row("note", _SCALED)] if result.task == "forecast" else []),
         Row("note", "a fold's own val split chose its epoch: what is held out chose nothing"),
         Row("predictions", str(group.predictions)),
         *_labels(issues, group.label_issues),

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,7 +178,33 @@ def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("train --resume H --epochs 3", "takes no other settings"),
         (f"train {HOUSES} --lr 0.1 --name H", "has folds of other settings"),
         ("eval H", "was seen in training by some of the models"),
+        ("train --config runs/H --name x", "is a cross-validation"),
         (f"train {HOUSES} --name houses.csv --runs-dir .", "is something else"),
     ):
         assert main(arguments.split()) == 2, arguments
         assert message in capsys.readouterr().err
+
+
+def test_what_is_in_the_place_of_a_fold_is_named_and_stays(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(here / "runs/H", here / "runs/mixed")
+    fold = here / "runs/mixed/fold-2"
+    shutil.rmtree(fold)
+    for make in (lambda: fold.write_text("mine"), lambda: fold.mkdir()):
+        make()
+        own = fold / "mine.txt" if fold.is_dir() else fold
+        own.write_text("mine")
+        assert main(["train", "--resume", "mixed", "--quiet"]) == 1
+        assert "is in the place of a run of the cross-validation mixed" in capsys.readouterr().err
+        assert own.read_text() == "mine"
+        own.unlink()
+    assert main(["train", "--resume", "mixed", "--quiet"]) == 0  # an empty folder is one just begun
+    assert (here / "runs/mixed/out-of-fold.csv").read_text() == (
+        here / "runs/H/out-of-fold.csv"
+    ).read_text()
+
+
+def test_a_dry_run_says_that_it_is_of_one_fold(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *HOUSES.split(), "--dry-run"]) == 0
+    assert "this is fold 1 of 3" in capsys.readouterr().out

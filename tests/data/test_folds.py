@@ -107,6 +107,7 @@ def test_the_record_of_a_fold_is_read_again_with_what_it_leaves_out(tmp_path: Pa
         (listed([9, 3, 9]), "fewer samples than the 5 folds, copies counted once, in class b"),
         (listed([2, 2], numbers=True), "4 samples are too few for 5 folds"),
         (replace(listed([9, 9]), groups=("g", "h") * 9), "2 groups are too few for 5 folds"),
+        (replace(listed([9, 9]), groups=("g",) * 18), "1 group is too few for 5 folds"),
     ],
 )
 def test_too_few_for_the_folds(samples: Samples, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +73,7 @@ def begin_run(
 
 
 def show_dry_run(settings: Settings[TrainConfig], screen: Screen) -> None:
-    """Show the plan of a run with these settings. Raises: DlcliError."""
+    """Show the plan of a run with these settings, of folds that of the first. Raises: DlcliError."""
     from dlcli.training.request import open_requested
 
     config = settings.resolve()
@@ -82,6 +83,10 @@ def show_dry_run(settings: Settings[TrainConfig], screen: Screen) -> None:
     from dlcli.ui.dry_run import show_plan
 
     plan = make_plan(settings.resolve, source)
+    data = plan.config.data
+    if data.fold is not None:
+        note = f"this is fold {data.fold} of {data.folds}, and each fold is a run of its own"
+        plan = replace(plan, notes=(note, *plan.notes))
     show_plan(plan, settings.origins(plan.recipe), quiet=screen.quiet, as_json=screen.as_json)
 
 

@@ -135,8 +135,8 @@ def _settings_of_first(group: FoldsFolder) -> Settings[TrainConfig]:
 
 def of_fold(settings: Settings[TrainConfig], fold: int) -> Settings[TrainConfig]:
     """The settings of the run that holds out one fold."""
-    sets: dict[str, Any] = merge(settings.sets, {"data": {"fold": fold}})
-    return replace(settings, sets=sets)
+    flags: dict[str, Any] = merge(settings.flags, {"data": {"fold": fold}})
+    return replace(settings, flags=flags)
 
 
 def _report_left(group: FoldsFolder, left: list[int], screen: Screen) -> None:
