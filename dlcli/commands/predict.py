@@ -114,13 +114,12 @@ def command(
         notices = (notice.message for notice in (*samples.notices, *reader.notices))
         for message in (*opened, *notices, *carried.messages):
             emit(Warned(message))
-        intervals = None
-        if config.intervals is not None:
-            intervals = _intervals(ensemble, paths, config, emit)
+        intervals = _intervals(ensemble, paths, config, emit) if config.intervals is not None else None
+        if intervals is not None:
             head = replace(
                 head, intervals=True, facts={**head.facts, **_interval_facts(intervals, task)}
             )
-        predictions: Iterable[Prediction] = predict(
+        predictions = predict(
             ensemble.predict,
             reader,
             task,
@@ -129,10 +128,11 @@ def command(
             beams=config.beams,
             carried=carried.cells,
         )
-        if intervals is not None:
-            predictions = with_intervals(predictions, intervals.half_widths)
+        ends = None if intervals is None else with_intervals(predictions, intervals.half_widths)
         with destination(output) as stream:
-            WRITERS[chosen](_rows(predictions, head, carried, emit), stream, head)
+            WRITERS[chosen](_rows(ends or predictions, head, carried, emit), stream, head)
+    if intervals is not None:
+        _report_intervals(intervals, quiet=quiet or json_output)
     if output is not None:
         _report_output(output, chosen, head, as_json=json_output, quiet=quiet)
     if head.failed:
@@ -145,9 +145,8 @@ def command(
 def _intervals(
     ensemble: Ensemble, paths: Sequence[Path], config: PredictConfig, emit: Emit
 ) -> Intervals:
-    """Fit the intervals of ``--intervals``, and say what they assume. Raises: UsageError, DlcliError."""
+    """Fit the intervals of ``--intervals``. Raises: UsageError, DlcliError."""
     from dlcli.evaluation.conformal import fit_intervals
-    from dlcli.events import Noted
 
     assert config.intervals is not None
     if len(paths) > 1:
@@ -158,9 +157,7 @@ def _intervals(
     read = EvalConfig(workers=config.workers)
     coverage = parse_coverage(config.intervals)
     card = ensemble.members[0].card
-    intervals = fit_intervals(ensemble.predict, card, paths[0], read, coverage, emit)
-    emit(Noted(intervals.words()))
-    return intervals
+    return fit_intervals(ensemble.predict, card, paths[0], read, coverage, emit)
 
 
 def _interval_facts(intervals: Intervals, task: TaskSpec) -> dict[str, Any]:
@@ -171,6 +168,7 @@ def _interval_facts(intervals: Intervals, task: TaskSpec) -> dict[str, Any]:
             "coverage": float(intervals.coverage),
             "val_samples": intervals.samples,
             "half_widths": {target.name: width for target, width in widths},
+            "note": intervals.words(),
         }
     }
 
@@ -247,6 +245,14 @@ def _check(config: PredictConfig, chosen: str, *, top_k: bool) -> None:
             f"--probabilities gives every class, and --top-k {config.top_k} some of them",
             hint="leave one of them out",
         )
+
+
+def _report_intervals(intervals: Intervals, *, quiet: bool) -> None:
+    """Say on stderr what the intervals assume; JSON has it among its first keys."""
+    from dlcli.ui.console import stderr
+
+    if not quiet:
+        stderr().print(intervals.words(), soft_wrap=True)
 
 
 def _report_output(output: Path, chosen: str, head: Head, *, as_json: bool, quiet: bool) -> None:

@@ -127,7 +127,8 @@ def test_eval_counts_what_they_contain_and_predict_gives_their_ends(
             assert (value - low, high - value) == pytest.approx((width, width))
             assert float(cells[f"low_{target}"]) == pytest.approx(low)
             assert float(cells[f"high_{target}"]) == pytest.approx(high)
-    screen, _ = printed(capsys, "predict", name, "new.csv", "--intervals", "90%")
+    screen, err = printed(capsys, "predict", name, "new.csv", "--intervals", "90%")
+    assert "come from the same distribution as val" in err
     assert "low" in screen.splitlines()[0]
 
 
