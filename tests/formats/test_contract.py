@@ -202,7 +202,7 @@ def test_what_can_run_code_needs_trust_where_it_was_not_written(
 def test_cards_are_read_without_the_libraries_that_run_the_models(exported: Exported) -> None:
     entries = [
         entry
-        for _, entry in FORMATS.entries()
+        for entry in ENTRIES
         if entry.name not in COSTLY and not any(mark.args[0] for mark in marks_of(entry, FIRST)[:1])
     ]
     paths = [str(exported(entry, FIRST)[1]) for entry in entries]
