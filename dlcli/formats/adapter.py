@@ -34,6 +34,7 @@ from dlcli.formats.checkpoint import (
 )
 from dlcli.formats.encodings.base import decode
 from dlcli.formats.initial_weights import find_initial_weights, load_initial
+from dlcli.runs.folder import run_of
 from dlcli.trust import names_code, remember
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def write_adapter(source: Artifact, path: Path, config: ExportConfig) -> None:
     own = source.file.card
     if not has_adapter(own) or source.format.name != "safetensors":
         raise UsageError(
-            f"{source.path} is not the model of a LoRA run that began with other weights",
+            f"{source.path} has no adapter: only models trained with --lora from given or published "
+            "weights have one",
             hint="dlcli train --model NAME --weights FILE --lora 8",
         )
     added = [record for record in source.card.transforms if record.kind in transforms.OF_THE_FILE]
@@ -110,7 +112,9 @@ def open_adapter(file: ModelFile, runtime: Runtime) -> Checkpoint:
     where = facts.get("weights")
     if where is not None and not os.path.exists(where):
         near = path.parent / Path(where).name
-        where = str(near) if near.exists() else where
+        run = run_of(path)
+        is_own = run is not None and near == run.best  # the model of the adapter itself
+        where = str(near) if near.exists() and not is_own else where
     base = _base(card, where, named=path)
     left_out = {name: tensor for name, tensor in base.state.items() if name not in tensors}
     if digest(left_out, {}) != facts.get("sha256"):
@@ -138,7 +142,7 @@ def _base(card: Card, weights: str | None, *, named: Path) -> Base:
     if weights is not None and not os.path.exists(weights) and hub_name(weights) is None:
         raise DlcliError(
             f"{named} is an adapter for the weights {label}, which are not there",
-            hint=f"put them there again, or next to the adapter as {Path(weights).name}",
+            hint=f"put them there again, or next to a copy of the adapter as {Path(weights).name}",
         )
     model = ModelConfig(weights=weights, pretrained=True if weights is None else None)
     initial = find_initial_weights(entry, model, [], offline=True)

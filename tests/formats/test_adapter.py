@@ -70,7 +70,7 @@ def test_its_weights_may_lie_next_to_it(run: RunFolder, trained: Path) -> None:
         with pytest.raises(DlcliError, match="which are not there") as caught:
             open_artifact(run.adapter, device="cpu")
         assert str(trained / "tiny") in caught.value.message
-        assert "next to the adapter as tiny" in (caught.value.hint or "")
+        assert "next to a copy of the adapter as tiny" in (caught.value.hint or "")
         assert np.array_equal(outputs(run.best), expected)  # the whole model needs none
         shutil.copytree(moved, run.path / "tiny")
         assert np.array_equal(outputs(run.adapter), expected)
@@ -135,5 +135,5 @@ def test_only_models_of_lora_with_weights_of_others_have_one(run: RunFolder, tmp
     source = open_artifact(scratch.best, device="cpu")
     assert adapter not in installed_writers(ExportConfig(), recognize(scratch.best).card)
     assert adapter.write is not None
-    with pytest.raises(UsageError, match="not the model of a LoRA run"):
+    with pytest.raises(UsageError, match="has no adapter: only models trained"):
         adapter.write(source, tmp_path / "x.safetensors", ExportConfig())
