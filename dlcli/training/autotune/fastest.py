@@ -36,8 +36,9 @@ _FEWEST_STEPS = 30
 _SHARE_OF_RUN = 0.02  # that a trial may take, within these seconds
 _LEAST_S, _MOST_S = 2.0, 60.0
 _BLOCK_S = 0.1  # steps are timed in blocks of about this length
-_ROUNDS = range(5, 16)
+_ROUNDS = range(3, 16)
 _LEAST_SPEEDUP = 1.1
+_MOST_SLOWDOWN = 1.25  # of a first step, beyond which a way is timed no more: it may take minutes
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
     On CPUs the ways are timed in turn on the run's own batches, for at most 2 % of the estimated time of
     the run and a minute. Another way than float32 with channels-last must be 1.1 times as fast, both in
     its fastest round and in the median of the rounds; of several the fastest is taken. float32 are, too,
-    runs of less than 20 seconds or 30 steps; tasks whose answers are numbers, of which bf16 has 8
-    significant bits; and those with ``--deterministic``, since a choice by time may differ from run to
-    run. On other devices "auto" is what `resolve_precision` says.
+    runs of less than 20 seconds or 30 steps, and those on cached features, whose steps are of the head
+    alone; tasks whose answers are numbers, of which bf16 has 8 significant bits; and those with
+    ``--deterministic``, since a choice by time may differ from run to run. On other devices "auto" is
+    what `resolve_precision` says.
     """
     fit = plan.config.fit
     layout = fit.channels_last if isinstance(plan.task.input, ImageInput) else "on"
@@ -90,7 +92,7 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
     if fit.deterministic and fit.amp == "auto":
         return _resolved(plan, known), "float32: --deterministic leaves no choice to a trial of speed"
     others = _others(plan, known)
-    if not others:
+    if not others or fit.cache_features == "on":
         return _resolved(plan, known), ""
     timed, reason = _time(with_settings(plan, fit={"amp": amp, "channels_last": "on"}), known, others)
     best = max(timed, key=lambda one: one.speedup, default=None)
@@ -140,7 +142,9 @@ def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], s
         count = min(math.ceil(_BLOCK_S / step_s), len(job.batches))
         batches += [next(source) for _ in range(count - 1)]
         source.close()
-        others, reason = _able(job, others, batches[0])
+        others, reason = _able(job, others, batches[0], known, step_s)
+        if not others:
+            return [], reason
         budget = min(max(_SHARE_OF_RUN * job.total_steps * step_s, _LEAST_S), _MOST_S)
         rounds = int(budget / (step_s * count * (1 + len(others))))
         rounds = min(max(rounds, _ROUNDS.start), _ROUNDS.stop - 1)
@@ -151,22 +155,32 @@ def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], s
     return [_compare(way, seconds_of[known], seconds_of[way]) for way in others], reason
 
 
-def _able(job: FitJob, ways: Sequence[Way], batch: Batch) -> tuple[list[Way], str]:
-    """The ways in which a step can be computed, and why bf16 is not among them.
+def _able(
+    job: FitJob, ways: Sequence[Way], batch: Batch, known: Way, step_s: float
+) -> tuple[list[Way], str]:
+    """The ways in which a step can be computed in little more than ``step_s``; why others are left out.
 
     bf16 is first tried in another process: where a CPU lacks instructions that it announces, it dies.
+    Without bf16 kernels, as on CPUs with AVX2 alone, a step in it takes many times as long.
     """
-    able, reason = [], ""
+    able, reasons, slow = [], [], []
     for way in ways:
         try:
             resolve_precision(way.amp, job.device)
-            _seconds(job, way, [batch])
-            able.append(way)
+            slowdown = _undisturbed_s(job, way, [batch]) / step_s
         except (RuntimeError, DlcliError) as exc:
             if way.amp == job.precision.name:
                 raise
-            reason = f"bf16 is left out: {first_line(exc)}"
-    return able, reason
+            reasons.append(f"bf16 is left out: {first_line(exc)}")
+            continue
+        if slowdown > _MOST_SLOWDOWN:
+            slow.append(f"{way.describe(has_images(job.model.module))} takes {slowdown:.1f}x")
+        else:
+            able.append(way)
+    if slow:
+        name = known.describe(has_images(job.model.module))
+        reasons.append(f"a first step in {', '.join(slow)} the time of {name}")
+    return able, "; ".join(dict.fromkeys(reasons))
 
 
 def _sentence(chosen: Way, known: Way, timed: Sequence[Timed]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,33 @@ def test_a_kernel_that_torch_lacks_is_no_error(monkeypatch: pytest.MonkeyPatch) 
         return known(job, way, batches)
 
     monkeypatch.setattr(fastest, "_seconds", seconds)
+    monkeypatch.setattr(fastest, "_undisturbed_s", seconds)
     made, sentence = choose_fastest(plan())
     assert settings(made) == ("none", "on")
     assert "bf16 is left out" in sentence
+
+
+def test_a_way_whose_first_step_is_slow_is_timed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step in bf16 without kernels for it may take minutes."""
+    pretend(monkeypatch, {FLOAT32: [1.0], CONTIGUOUS: [0.5]})  # a round of bf16 would be a KeyError
+    monkeypatch.setattr(
+        fastest, "_undisturbed_s", lambda job, way, batches: 4.0 if way.amp == "bf16" else 1.0
+    )
+    made, sentence = choose_fastest(plan())
+    assert settings(made) == ("none", "off")
+    assert "a first step in bf16 + channels-last takes 4.0x, bf16 + contiguous takes 4.0x" in sentence
+
+
+def test_cached_features_leave_no_step_to_time(
+    monkeypatch: pytest.MonkeyPatch, photo_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.setattr(fastest, "trial_job", lambda *args, **kwargs: pytest.fail("it was tried"))
+    frozen = plan(
+        data={"data": str(photo_folder())},
+        model={"name": "cnn", "freeze": "backbone", "args": {}},
+        fit={"cache_features": "on"},
+    )
+    assert settings(choose_fastest(frozen)[0]) == ("none", "on")
 
 
 def test_short_runs_are_float32_without_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
