@@ -15,9 +15,8 @@ class AugmentConfig(Frozen):
 
     level: Level | None = setting(
         None,
-        "Image augmentation (default: the model's, else none). All levels but none flip images: "
-        "--set augment.flip=0 for digits and letters. Code of your own also takes series, tables and "
-        "tensors.",
+        "Augmentation (default: the model's, else none). All levels but none flip images: --set "
+        "augment.flip=0 for digits and letters. Own code: data of any kind.",
         "--augment",
     )
     crop_scale: float | None = setting(None, "Random resized crop: minimum area; 1: off.", gt=0, le=1)

@@ -32,7 +32,10 @@ if kind == "dies-at-start":
     sys.exit("Traceback (most recent call last):\\nImportError: no libfoo.so")
 if kind == "silent":
     time.sleep(600)
-reply(device=f"cpu ({job['threads']} threads, OMP {os.environ['OMP_NUM_THREADS']})")
+reply(
+    device=f"cpu ({job['threads']} threads, OMP {os.environ['OMP_NUM_THREADS']})",
+    provider="",
+)
 for line in sys.stdin:
     request = json.loads(line)
     size = request.get("batch_size")

@@ -72,12 +72,13 @@ def test_out_of_fold_predictions_give_the_metrics(
     result = json.loads(capsys.readouterr().out)
     rows = rows_of(here / "runs/H/out-of-fold.csv")
     assert len({row["input"] for row in rows}) == len(rows) == result["samples"] == 90
+    # The file has float32 numbers as their shortest text: equal to about 1e-7 of their size.
     true = np.array([float(row["true"]) for row in rows])
     predicted = np.array([float(list(row.values())[-1]) for row in rows])
-    assert abs(r2_score(true, predicted) - result["pooled"]["r2"]) < 1e-9
+    assert abs(r2_score(true, predicted) - result["pooled"]["r2"]) < 1e-6
     for fold in result["folds"]:
         own = np.array([int(row["fold"]) == fold["fold"] for row in rows])
-        assert abs(r2_score(true[own], predicted[own]) - fold["metrics"]["r2"]) < 1e-9
+        assert abs(r2_score(true[own], predicted[own]) - fold["metrics"]["r2"]) < 1e-6
     values = [fold["metrics"]["rmse"] for fold in result["folds"]]
     mean = result["mean"]
     assert np.isclose(mean["value"], np.mean(values))
