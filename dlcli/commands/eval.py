@@ -15,7 +15,7 @@ from dlcli.config import EvalConfig
 from dlcli.config.bounds import parse_coverage
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, run_of
-from dlcli.runs.folds import find_artifacts, find_folds
+from dlcli.runs.folds import FoldsFolder, find_artifacts
 from dlcli.runs.saved import read_run
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _with_folds(config: EvalConfig, artifacts: Sequence[str], root: Path) -> Eva
     On the data's own test split, which no fold has seen, unless other data is given. Raises: UsageError
     where there is none.
     """
-    groups = [group for text in artifacts if (group := find_folds(text, root)) is not None]
+    groups = [group for text in artifacts if (group := FoldsFolder.find(text, root)) is not None]
     if not groups:
         return config
     update: dict[str, Any] = {"ensemble": True}

@@ -10,7 +10,7 @@ import typer
 from dlcli.commands.options import Json, RunsDir
 from dlcli.errors import UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, find_run
-from dlcli.runs.folds import find_folds
+from dlcli.runs.folds import FoldsFolder
 
 
 def command(
@@ -69,7 +69,7 @@ def command(
 
 def _runs(text: str, root: Path) -> list[RunFolder]:
     """Return the run that a text names; of a cross-validation those of its folds that have begun."""
-    group = find_folds(text, root)
+    group = FoldsFolder.find(text, root)
     if group is None:
         return [find_run(text, root)]
     folds = (group.run(fold) for fold in range(1, group.read()["folds"] + 1))

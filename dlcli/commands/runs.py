@@ -64,14 +64,14 @@ def _finish_deletions(root: Path) -> list[str]:
 
 def _list(root: Path, sort: str | None, as_json: bool) -> None:
     from dlcli.evaluation.run_summaries import sort_by, summaries
-    from dlcli.tune.study import list_studies
+    from dlcli.tune.study import StudyFolder
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_runs
     from dlcli.wording import printable
 
     _finish_deletions(root)
-    runs, studies = summaries(root), list_studies(root)
+    runs, studies = summaries(root), list(StudyFolder.below(root))
     if sort is not None and runs:
         runs = sort_by(runs, sort)
     if as_json:

@@ -10,7 +10,7 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_run
-from dlcli.runs.folds import find_folds
+from dlcli.runs.folds import FoldsFolder
 
 
 @takes_config(TrainConfig)
@@ -60,7 +60,7 @@ def command(
             raise UsageError("--name is for new runs; --resume already names one")
         if dry_run:
             raise UsageError("--dry-run is for new runs; --resume prints the plan of its run")
-        group = find_folds(resume, runs_dir)
+        group = FoldsFolder.find(resume, runs_dir)
         if group is not None:
             resume_folds(group, settings, screen)
         else:

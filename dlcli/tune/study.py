@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,27 +13,17 @@ from pydantic import ValidationError
 from dlcli.config import SearchConfig, TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError, nearest
-from dlcli.files import read_json, user_path, write_json
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed
+from dlcli.files import read_json, write_json
+from dlcli.runs.group import RunGroup
 from dlcli.settings import merge, nested
 from dlcli.tune.space import Space, make_space
 
-_TRIAL = re.compile(r"trial-(\d{3,})")
 
-
-@dataclass(frozen=True)
-class StudyFolder:
+class StudyFolder(RunGroup):
     """One study: ``study.json journal.log best.yaml plots/`` and its runs ``trial-000/``..."""
 
-    path: Path
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    @property
-    def record(self) -> Path:
-        return self.path / "study.json"
+    RECORD, RUN = "study.json", "trial-{:03d}"
+    NOUN, COMMAND = "study", "tune"
 
     @property
     def journal(self) -> Path:
@@ -54,22 +43,9 @@ class StudyFolder:
     def plots(self) -> Path:
         return self.path / "plots"
 
-    def trial(self, number: int) -> RunFolder:
-        return RunFolder(self.path / f"trial-{number:03d}")
-
-    def claim(self, number: int) -> Path:
-        """The folder whose lock a process holds while it works on a trial."""
-        return self.path / "claims" / f"trial-{number:03d}"
-
     def errors(self, number: int) -> Path:
         """The traceback of a trial that ended with an error of code."""
         return self.path / "errors" / f"trial-{number:03d}.txt"
-
-    @property
-    def resume_command(self) -> str:
-        root = self.path.parent
-        where = "" if root == DEFAULT_ROOT else f" --runs-dir {as_typed(root)}"
-        return f"dlcli tune --resume {as_typed(self.name)}{where}"
 
 
 @dataclass(frozen=True)
@@ -160,28 +136,13 @@ def read_study(folder: StudyFolder) -> Study:
 
 def find_study(text: str, root: Path) -> StudyFolder:
     """Find the study that ``text`` names: "last", a name or a path. Raises: DlcliError."""
-    studies = list_studies(root)
+    studies = list(StudyFolder.below(root))
     if text == "last" and studies:
         return max(studies, key=lambda study: study.record.stat().st_mtime)
-    text = user_path(text)
-    for path in (root / text, Path(text)):
-        if StudyFolder(path).record.is_file():
-            return StudyFolder(path if path.name not in ("", "..") else path.resolve())
+    if folder := StudyFolder.find(text, root):
+        return folder
     known = nearest(text, [study.name for study in studies]) if studies else None
     raise DlcliError(
         f"there is no study {text!r} in {root}{os.sep}",
         hint=known or "begin one: dlcli tune --model cnn --data digits",
     )
-
-
-def list_studies(root: Path) -> list[StudyFolder]:
-    """Return the studies below ``root``, by name."""
-    folders = map(StudyFolder, sorted(root.iterdir()) if root.is_dir() else ())
-    return [folder for folder in folders if folder.record.is_file()]
-
-
-def trial_number(name: str) -> int:
-    """Return the number of a trial by the name of its folder."""
-    match = _TRIAL.fullmatch(name)
-    assert match is not None, name
-    return int(match[1])

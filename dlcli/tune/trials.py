@@ -122,13 +122,12 @@ class Trials:
             raise RunBusy(
                 f"{self.study.folder.claim(number)} is locked by a process that lost its journal"
             )
-        name = self.study.folder.trial(number).name
+        name = self.study.folder.run(number).name
         self._storage.create_new_trial(self._id, running_trial(self.study, proposal, {RUN: name}))
         return Claim(number, proposal, begun=False)
 
     def _lock(self, stack: ExitStack, number: int) -> bool:
         folder = self.study.folder.claim(number)
-        folder.mkdir(parents=True, exist_ok=True)
         if is_locked(folder):
             return False
         try:
@@ -148,7 +147,7 @@ class Trials:
         trial = self._recorded()[number]
         if trial.state.is_finished():
             return
-        values = epoch_values(self.study.folder.trial(number), self.study.monitor)
+        values = epoch_values(self.study.folder.run(number), self.study.monitor)
         for epoch, one in values.items():
             self._storage.set_trial_intermediate_value(trial._trial_id, epoch, one)
         for key, note in is_pruned(self.study, number, self._recorded(), values)[1].items():
@@ -180,7 +179,7 @@ class Trials:
             status = "stopped"
         return Trial(
             number=number,
-            run=study.folder.trial(number),
+            run=study.folder.run(number),
             status=status,
             model=proposal.model,
             settings={key: space[key].value(param) for key, param in proposal.params.items()},

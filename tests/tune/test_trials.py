@@ -61,7 +61,7 @@ def curve(trial: Claim) -> dict[int, float]:
 
 
 def write_curve(study: Study, number: int, values: dict[int, float]) -> None:
-    run = study.folder.trial(number)
+    run = study.folder.run(number)
     run.path.mkdir(exist_ok=True)
     lines = [
         to_json({"event": "EpochDone", "epoch": epoch, "val": {"accuracy": value}})

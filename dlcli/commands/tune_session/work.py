@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import time
 import traceback
 from collections.abc import Iterator
@@ -143,11 +142,10 @@ class TrialRun:
         from dlcli.runs.saved import read_run
         from dlcli.training.distributed.world import ALONE
 
-        run = self.study.folder.trial(self.claim.number)
+        run = self.study.folder.run(self.claim.number)
         prepared: PreparedRun | None = None
         if not run.record.is_file():
-            if run.path.exists():  # a kill while it began: without a record it is no run
-                shutil.rmtree(run.path)
+            self.study.folder.discard_begun(self.claim.number)
             proposal = self.claim.proposal
             settings = self.study.trial_settings(proposal.model, proposal.params)
             _, prepared = prepare_new_run(
@@ -167,7 +165,7 @@ class TrialRun:
 
         if self.clock.is_up():
             return True
-        run = self.study.folder.trial(self.claim.number)
+        run = self.study.folder.run(self.claim.number)
         values = epoch_values(run, self.study.monitor)
         values = {epoch: value for epoch, value in values.items() if epoch <= progress.epoch}
         return self.trials.prunes(self.claim.number, values)
