@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,11 +20,9 @@ from dlcli.runs.folds import FoldsFolder, find_artifacts
 from dlcli.wording import listed
 
 if TYPE_CHECKING:
-    from dlcli.data.base import Reader, Samples
-    from dlcli.data.tables.carried import CarriedColumns
+    from dlcli.data.base import Reader
     from dlcli.evaluation.conformal import Intervals
     from dlcli.evaluation.ensemble import Ensemble
-    from dlcli.evaluation.predict import Prediction
     from dlcli.events import Emit
     from dlcli.task import TaskSpec
     from dlcli.ui.predict_writers import Head
@@ -73,8 +71,7 @@ def command(
     chosen = _output_format(output_format, output, json_output)
     _check(config, chosen, top_k=settings.origins({})["top_k"] != "default")
     front, arguments = (artifact, inputs) if artifact else _split_arguments(inputs, runs_dir)
-    named: Sequence[str | None] = front or [None]
-    paths = find_artifacts(named, runs_dir)
+    paths = find_artifacts(front or [None], runs_dir)
 
     from dlcli.data.kinds import ReadOptions, kind_of
     from dlcli.evaluation.conformal import with_intervals
@@ -83,6 +80,7 @@ def command(
     from dlcli.evaluation.predict import predict
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact, recognize
+    from dlcli.ui.predict_rows import prediction_head, prediction_rows
     from dlcli.ui.predict_writers import WRITERS, destination
     from dlcli.ui.progress.sinks import progress_sink
 
@@ -94,7 +92,7 @@ def command(
     samples = kind.inputs(arguments, task)  # before loading weights: a wrong name fails at once
     if not len(samples):
         raise DlcliError(f"{listed(arguments, 5)} has no inputs to predict")
-    head, carried = _head(paths, task, samples, config)
+    head, carried = prediction_head(_facts(paths), task, samples, config)
     models = [open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files]
     ensemble = Ensemble(models, tta=config.tta)
 
@@ -130,7 +128,7 @@ def command(
         )
         ends = None if intervals is None else with_intervals(predictions, intervals.half_widths)
         with destination(output) as stream:
-            WRITERS[chosen](_rows(ends or predictions, head, carried, emit), stream, head)
+            WRITERS[chosen](prediction_rows(ends or predictions, head, carried, emit), stream, head)
     if intervals is not None:
         _report_intervals(intervals, quiet=quiet or json_output)
     if output is not None:
@@ -140,6 +138,16 @@ def command(
             f"{len(head.failed)} of {len(samples)} inputs could not be read",
             hint="they are named above; the others were predicted",
         )
+
+
+def _facts(paths: Sequence[Path]) -> dict[str, Any]:
+    """The first keys of the JSON object."""
+    named = [str(path) for path in paths]
+    return {
+        "command": "predict",
+        **({"artifact": named[0]} if len(named) == 1 else {}),
+        "artifacts": named,
+    }
 
 
 def _intervals(
@@ -171,62 +179,6 @@ def _interval_facts(intervals: Intervals, task: TaskSpec) -> dict[str, Any]:
             "note": intervals.words(),
         }
     }
-
-
-def _head(
-    paths: Sequence[Path], task: TaskSpec, samples: Samples, config: PredictConfig
-) -> tuple[Head, CarriedColumns]:
-    """What is known before the first row, and the columns of the input that its rows carry.
-
-    Raises: UsageError, DlcliError for a column that there is not.
-    """
-    from dlcli.data.tables.carried import carry_columns
-    from dlcli.ui.predict_writers import Head, cell_text, reserved_names
-
-    if config.probabilities and task.kind not in ("classification", "multilabel"):
-        raise UsageError(f"--probabilities is for classes, and this model does {task.kind}")
-    classes = None if config.probabilities else min(config.top_k, task.num_classes)
-    reserved = reserved_names(task, classes)
-    carried = carry_columns(samples, config.id_column, config.keep_columns, reserved)
-    names: Sequence[str] = samples.ids
-    if carried.id_column is not None:
-        names = [cell_text(cell) for cell in carried.columns[carried.id_column]]
-    top_k = {"top_k": classes} if task.kind == "classification" and classes is not None else {}
-    head = Head(
-        facts={
-            "command": "predict",
-            **({"artifact": str(paths[0])} if len(paths) == 1 else {}),
-            "artifacts": [str(path) for path in paths],
-            "task": task.kind,
-            **top_k,
-            **({"amp": config.amp} if config.amp != "none" else {}),
-        },
-        task=task,
-        inputs=names,
-        top_k=classes,
-        failed=[],
-        keys=tuple(carried.columns),
-        id_column=carried.id_column,
-    )
-    return head, carried
-
-
-def _rows(
-    predictions: Iterable[Prediction], head: Head, carried: CarriedColumns, emit: Emit
-) -> Iterator[dict[str, Any]]:
-    """The rows of the predictions; inputs without one are warned of and added to ``head.failed``."""
-    from dlcli.events import EvalProgress, Warned
-
-    total = len(head.inputs)
-    for done, prediction in enumerate(predictions, 1):
-        if prediction.error is None:
-            yield from prediction.rows
-        else:
-            named = {"input": prediction.input, **carried.cells(done - 1)}
-            head.failed.append({**named, "error": prediction.error})
-            emit(Warned(f"{prediction.input}: {prediction.error}"))
-        if done % 64 == 0 or done == total:
-            emit(EvalProgress(split="predict", done=done, total=total))
 
 
 def _check(config: PredictConfig, chosen: str, *, top_k: bool) -> None:

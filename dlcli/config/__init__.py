@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dlcli.config.prune import PruneSettings as PruneSettings
     from dlcli.config.quantize import QuantizeConfig as QuantizeConfig
     from dlcli.config.quantize import QuantizeSettings as QuantizeSettings
+    from dlcli.config.serve import ServeConfig as ServeConfig
     from dlcli.config.shared import parse_sizes as parse_sizes
     from dlcli.config.train import TrainConfig as TrainConfig
     from dlcli.config.tune import SearchConfig as SearchConfig
@@ -78,6 +79,7 @@ _MODULES = {
         "QuantizeConfig",
         "QuantizeSettings",
     ),
+    "serve": ("ServeConfig",),
     "shared": ("parse_sizes",),
     "train": ("TrainConfig",),
     "tune": (

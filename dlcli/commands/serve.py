@@ -1,0 +1,58 @@
+"""``dlcli serve``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
+from dlcli.config import ServeConfig
+from dlcli.runs.folder import DEFAULT_ROOT
+from dlcli.runs.folds import find_artifacts
+
+
+@takes_config(ServeConfig)
+def command(
+    settings: Settings[ServeConfig],
+    *,
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARTIFACT]...",
+            help="Model files, run folders or names of runs (default: the newest run's).",
+        ),
+    ] = None,
+    trust: Trust = False,
+    runs_dir: RunsDir = DEFAULT_ROOT,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve models over HTTP: /predict for photos, rows and texts, and the Open Inference Protocol v2.
+
+    Until Ctrl-C or SIGTERM: requests in progress are answered first.
+    """
+    config = settings.resolve()
+
+    from dlcli.serve.server import check_installed, opened_server, url_of
+
+    check_installed()
+    paths = find_artifacts(artifacts or [None], runs_dir)
+
+    from dlcli.formats.base import recognize
+    from dlcli.ui.console import stderr
+    from dlcli.ui.json_output import print_json
+
+    files = [recognize(path) for path in paths]
+    with opened_server(files, config, trust=trust) as (server, socket, models):
+        url = url_of(socket)
+        if json_output:
+            served = [model.metadata([model.version]) for model in models.all()]
+            print_json({"command": "serve", "url": url, "models": served})
+        elif not quiet:
+            stderr().print(f"serving {models.names} on {url}", soft_wrap=True)
+        try:
+            server.run([socket])
+        except KeyboardInterrupt:  # the signal again, after the requests in progress were answered
+            if not quiet:
+                stderr().print("stopped", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Models behind HTTP: the Open Inference Protocol v2 and ``/predict``. No torch here."""

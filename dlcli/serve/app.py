@@ -1,0 +1,97 @@
+"""The application: its routes, and what every request passes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from dlcli.errors import DlcliError
+from dlcli.files import CannotWrite
+from dlcli.machine.threads import usable_cores
+from dlcli.serve import protocol
+from dlcli.serve.bodies import read_body
+from dlcli.serve.errors import RequestError
+from dlcli.serve.predictions import Upload, predict_uploads, read_options
+from dlcli.serve.protocol import json_reply
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from dlcli.serve.state import ServerState
+
+_LOG = logging.getLogger("dlcli.serve")
+
+
+def build_app(state: ServerState) -> Starlette:
+    """The application of a server."""
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.routing import Route
+
+    model = "/v2/models/{name}"
+    routes = [Route("/predict", predict, methods=["POST"])]
+    routes += [
+        Route("/v2", protocol.server_metadata),
+        Route("/v2/health/live", protocol.live),
+        Route("/v2/health/ready", protocol.ready),
+    ]
+    for path in (model, f"{model}/versions/{{version}}"):
+        routes += [
+            Route(path, protocol.model_metadata),
+            Route(f"{path}/ready", protocol.model_ready),
+            Route(f"{path}/infer", protocol.infer, methods=["POST"]),
+        ]
+    handlers: dict[Any, Any] = {
+        DlcliError: _refused,
+        HTTPException: _no_route,
+        Exception: _defect,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.server = state
+    app.state.decoding = threading.Semaphore(usable_cores())
+    return app
+
+
+async def predict(request: Request) -> Response:
+    """``POST /predict``."""
+    from starlette.responses import Response
+
+    state: ServerState = request.app.state.server
+    options = read_options(request.query_params)
+    model = state.models.find(request.query_params.get("model"), request.query_params.get("version"))
+    body = await read_body(request, state.max_body, state.config.timeout_s)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    uploads = [Upload("body", media_type, body)]
+    loop = asyncio.get_running_loop()
+    status, reply = await loop.run_in_executor(
+        state.threads,
+        predict_uploads,
+        *(model, uploads, options, state.folder, request.app.state.decoding),
+    )
+    return Response(reply, status, media_type=options.media_type)
+
+
+async def _refused(request: Request, exc: Exception) -> Response:
+    """The reply to a request that cannot be served as it is."""
+    assert isinstance(exc, DlcliError)
+    status = 503 if isinstance(exc, CannotWrite) else 400
+    headers: dict[str, str] = {}
+    if isinstance(exc, RequestError):
+        status, headers = exc.status, exc.headers
+    hint = {"hint": exc.hint} if exc.hint else {}
+    return json_reply({"error": exc.message, **hint}, status, headers)
+
+
+async def _no_route(request: Request, exc: Exception) -> Response:
+    from starlette.exceptions import HTTPException
+
+    assert isinstance(exc, HTTPException)
+    return json_reply({"error": exc.detail}, exc.status_code, dict(exc.headers or {}))
+
+
+async def _defect(request: Request, exc: Exception) -> Response:
+    return json_reply({"error": "the server failed; its log has the reason"}, 500)

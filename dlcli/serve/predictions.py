@@ -1,0 +1,248 @@
+"""``/predict``: what people have (photos, rows, texts) to the rows of `dlcli predict`.
+
+A body becomes a file that the kind of data reads as it reads the files of `dlcli predict`, so that the
+predictions are the same. Nothing that a client sends is ever used as a path, and photos, tables and
+texts are read in the formats named here alone.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlcli.config import PredictConfig
+from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
+from dlcli.errors import DlcliError
+from dlcli.serve.bodies import json_of
+from dlcli.serve.errors import RequestError
+from dlcli.settings import validate
+from dlcli.task import PairsInput, TextInput
+from dlcli.wording import printable
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.predict import Prediction
+    from dlcli.serve.models import ServedModel
+    from dlcli.task import TaskSpec
+
+_TABLES = ("tabular", "text", "pairs", "series")
+_SUFFIXES = {
+    "text/csv": ".csv",
+    "text/tab-separated-values": ".tsv",
+    "application/x-ndjson": ".jsonl",
+    "application/jsonl": ".jsonl",
+    "application/json": ".json",
+    "text/plain": ".txt",
+}
+_OPTIONS = ("top_k", "probabilities", "id_column", "keep_columns", "beams")
+_FORMATS = {"json": "application/json", "csv": "text/csv", "jsonl": "application/x-ndjson"}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A body, or a part of one: its name for people, its media type, its bytes."""
+
+    name: str
+    media_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Options:
+    """The query of a request: settings of `predict`, and the format of the reply."""
+
+    config: PredictConfig
+    output_format: str = "json"
+
+    @property
+    def media_type(self) -> str:
+        """The media type of the reply."""
+        return _FORMATS[self.output_format]
+
+
+def read_options(query: Mapping[str, str]) -> Options:
+    """The options of a request. Raises: RequestError, UsageError."""
+    unknown = [name for name in query if name not in (*_OPTIONS, "format", "model", "version")]
+    if unknown:
+        known = ", ".join((*_OPTIONS, "format", "model", "version"))
+        raise RequestError(400, f"no option is called {unknown[0][:40]!r}", hint=f"there is {known}")
+    chosen = query.get("format", "json")
+    if chosen not in _FORMATS:
+        raise RequestError(400, f"format is {', '.join(_FORMATS)}, not {chosen[:40]!r}")
+    values = {name: query[name] for name in _OPTIONS if name in query}
+    return Options(validate(PredictConfig, values), chosen)
+
+
+def predict_uploads(
+    model: ServedModel,
+    uploads: Sequence[Upload],
+    options: Options,
+    folder: Path,
+    decoding: threading.Semaphore,
+) -> tuple[int, bytes]:
+    """The HTTP status and the body of the reply; ``decoding`` bounds how many are decoded at once.
+
+    Raises: RequestError, DlcliError for inputs that cannot be read.
+    """
+    from dlcli.data.kinds import ReadOptions, kind_of
+    from dlcli.evaluation.predict import predict
+    from dlcli.ui.predict_rows import prediction_head, prediction_rows
+    from dlcli.ui.predict_writers import WRITERS
+
+    task, kind = model.task, kind_of(model.task)
+    with _files(uploads, task, folder) as (paths, names):
+        with decoding:
+            samples = kind.inputs([str(path) for path in paths], task)
+            if not len(samples):
+                raise RequestError(400, "there is nothing to predict")
+            facts = {"command": "predict", "model": model.name, "version": model.version}
+            head, carried = prediction_head(facts, task, samples, options.config)
+            reader = _Gated(kind.reader(samples, task, ReadOptions(workers=1)), decoding)
+        head = replace(head, keys=(*head.keys, *next(iter(reader.row_keys(0)), {})))
+        predictions = predict(
+            model.batches,
+            reader,
+            task,
+            top_k=head.top_k,
+            beams=options.config.beams,
+            carried=carried.cells,
+        )
+        named = map(names.rename, predictions)
+        out = io.StringIO()
+        WRITERS[options.output_format](
+            prediction_rows(named, head, carried, lambda event: None), out, head
+        )
+    failed = len(head.failed)
+    return (400 if failed == len(samples) else 200), out.getvalue().encode(errors="surrogateescape")
+
+
+class _Gated(Reader):
+    """A reader that decodes only while few others do: each photo may take hundreds of megabytes."""
+
+    def __init__(self, reader: Reader, gate: threading.Semaphore) -> None:
+        super().__init__(reader.samples)
+        self._reader, self._gate = reader, gate
+        self.bad, self.lengths = reader.bad, reader.lengths
+
+    def read(self, indices: Indices) -> tuple[Inputs, Indices]:
+        """As `Reader.read`."""
+        with self._gate:
+            return self._reader.read(indices)
+
+    def series(self, indices: Indices) -> SeriesRows | None:
+        """As `Reader.series`."""
+        return self._reader.series(indices)
+
+    def row_keys(self, index: int) -> list[dict[str, str]]:
+        """As `Reader.row_keys`."""
+        return self._reader.row_keys(index)
+
+    def close(self) -> None:
+        """As `Reader.close`."""
+        self._reader.close()
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What clients call the files that their bodies became."""
+
+    folder: Path
+    uploads: Mapping[str, str]  # name of the file to name of the client
+
+    def words(self, text: str) -> str:
+        """A text with the names of the client."""
+        for file, name in self.uploads.items():
+            text = text.replace(str(self.folder / file), name).replace(file, name)
+        return text
+
+    def rename(self, prediction: Prediction) -> Prediction:
+        """A prediction with the names of the client."""
+        name = self.words(prediction.input)
+        rows = tuple({**row, "input": name} for row in prediction.rows)
+        error = None if prediction.error is None else self.words(prediction.error)
+        return replace(prediction, input=name, rows=rows, error=error)
+
+
+@contextmanager
+def _files(
+    uploads: Sequence[Upload], task: TaskSpec, folder: Path
+) -> Iterator[tuple[list[Path], _Names]]:
+    """The bodies as files, in a folder of their own that is removed at the end.
+
+    Raises: RequestError for a media type that the model has no use for; errors name no file of ours.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        paths, known = [], {}
+        for number, upload in enumerate(uploads):
+            suffix, data = _as_file(upload, task)
+            path = Path(own) / f"upload-{number:04}{suffix}"
+            path.write_bytes(data)
+            paths.append(path)
+            known[path.name] = printable(upload.name)
+        names = _Names(Path(own), known)
+        try:
+            yield paths, names
+        except DlcliError as exc:
+            exc.message = names.words(exc.message)
+            exc.hint = None if exc.hint is None else names.words(exc.hint)
+            raise
+
+
+def _as_file(upload: Upload, task: TaskSpec) -> tuple[str, bytes]:
+    """The suffix and the content of the file for a body. Raises: RequestError (400, 415)."""
+    kind = task.input.kind
+    if not upload.data:
+        raise RequestError(400, f"{upload.name} is empty")
+    if kind == "image":
+        return "", upload.data  # by its content: no name makes it a table of paths
+    suffix = _SUFFIXES.get(upload.media_type) or _guess(upload.data, task)
+    if kind not in _TABLES:
+        raise RequestError(
+            415,
+            f"/predict has no form of {kind} inputs",
+            hint="send tensors to /v2/models/NAME/infer",
+        )
+    if suffix == ".json":
+        return ".jsonl", _json_lines(json_of(upload.data), task)
+    if suffix == ".txt" and kind in ("tabular", "series"):
+        suffix = ".csv"
+    return suffix, upload.data
+
+
+def _guess(data: bytes, task: TaskSpec) -> str:
+    """The suffix for a body of no media type that says what it is, as curl -d sends it."""
+    if data.lstrip()[:1] in (b"{", b"[", b'"'):
+        return ".json"
+    return ".txt" if task.input.kind in ("text", "pairs") else ".csv"
+
+
+def _json_lines(value: Any, task: TaskSpec) -> bytes:
+    """Rows of JSON as a table: an object, a list of objects; a text or a list of texts.
+
+    Raises: RequestError.
+    """
+    rows = value if isinstance(value, list) else [value]
+    spec = task.input
+    column = None
+    if isinstance(spec, TextInput):
+        column = spec.column or "text"
+    elif isinstance(spec, PairsInput):
+        column = spec.source.column or "text"
+    if column is not None:
+        rows = [{column: row} if isinstance(row, str) else row for row in rows]
+    if not rows:
+        raise RequestError(400, "the body has no rows")
+    form = "an object of columns" + (", or a text" if column is not None else "")
+    for row in rows:
+        cells = row.values() if isinstance(row, dict) else [row]
+        if not isinstance(row, dict) or any(isinstance(cell, dict | list) for cell in cells):
+            raise RequestError(
+                400, f"a row is {form}, not {json.dumps(row)[:60]}", hint='[{"a": 1, "b": "x"}, ...]'
+            )
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -1,0 +1,109 @@
+"""The process: its socket, its models, its end."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dlcli.errors import DlcliError
+from dlcli.files import temporary_folder
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+    from dlcli.config import ServeConfig
+    from dlcli.formats.base import ModelFile
+    from dlcli.serve.models import Models
+
+_BACKLOG = 2048  # connections that wait to be accepted, as uvicorn's default
+_THREADS = 32  # that decode, or wait for their batch
+
+
+def check_installed() -> None:
+    """Raises: DlcliError without what the extra installs."""
+    for module in ("starlette", "uvicorn", "httptools", "multipart", "prometheus_client"):
+        if importlib.util.find_spec(module) is None:
+            raise DlcliError(f"serve needs {module}", hint='python -m pip install "dlcli[serve]"')
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that is bound, and does not listen yet. Raises: DlcliError where the port is in use."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+    except OSError as exc:
+        raise DlcliError(f"--host {host}: {exc.strerror or exc}") from exc
+    try:
+        # Only against sockets that wait for their last packets: a second server is still refused.
+        if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as exc:
+        bound.close()
+        raise DlcliError(
+            f"cannot listen on {host}:{port}: {exc.strerror or exc}",
+            hint="stop what uses it, or --port 0 picks a free one",
+        ) from exc
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """The address of a bound socket, for browsers."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def opened_server(
+    files: Sequence[ModelFile], config: ServeConfig, *, trust: bool = False
+) -> Iterator[tuple[Server, socket.socket, Models]]:
+    """A server with its models opened and its socket bound: ``server.run([socket])`` serves.
+
+    Raises: DlcliError, UsageError.
+    """
+    from dlcli.serve.app import build_app
+    from dlcli.serve.models import Models, names_of, open_model
+    from dlcli.serve.state import ServerState
+
+    names = names_of([file.path for file in files], config.model_name)
+    with (
+        bind(config.host, config.port) as bound,
+        temporary_folder() as folder,
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="dlcli-predict") as pool,
+    ):
+        models = Models()
+        try:
+            for file, (name, version) in zip(files, names, strict=True):
+                models.add(open_model(file, name, version, config, trust=trust))
+            state = ServerState(models, config, folder, pool)
+            server = _server(build_app(state), config)
+            bound.listen(_BACKLOG)  # from here on clients wait, and are not refused
+            yield server, bound, models
+        finally:
+            models.close()
+
+
+def _server(app: Any, config: ServeConfig) -> Server:
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=max(1, round(config.timeout_s)),
+            timeout_graceful_shutdown=max(1, round(config.drain_s)),
+        )
+    )

@@ -1,0 +1,269 @@
+"""A server gives what `predict` gives, whatever shares its batches; what it cannot serve is no 500."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+from serving import Client, Reply, running
+
+from dlcli.cli import main
+from dlcli.data.prepare import random_inputs
+from dlcli.serve.protocol import HEADER_LENGTH
+
+NAMES = ("cnn", "lstm", "table", "series", "seq2seq", "forecast", "embedding", "tensors")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``NAME.safetensors`` of a tiny model of each kind, and inputs for them."""
+    root = tmp_path_factory.mktemp("served")
+    for name in NAMES:
+        tiny.save(root, name)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(root / "photo.png")
+    (root / "rows.csv").write_text("n,c\n0.5,x\n-1.25,y\n,unseen\n")
+    (root / "texts.txt").write_text("1 2 3\n17 4\n")
+    steps = "\n".join(f"{u:.3f},{v:.3f}" for u, v in rng.normal(size=(20, 2)))
+    (root / "history.csv").write_text(f"u,v\n{steps}\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Client]:
+    with running(*(folder / f"{name}.safetensors" for name in NAMES), max_body_mb=0.5) as served:
+        yield served
+
+
+def predicted(capsys: pytest.CaptureFixture[str], model: Path, *args: str) -> list[dict[str, Any]]:
+    """The rows of `dlcli predict`, with its input's name as that of a body."""
+    assert main(["predict", str(model), *args, "--json"]) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["predictions"]
+    return [{**row, "input": row["input"].replace(args[0], "body")} for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "media_type"),
+    [
+        ("cnn", "photo.png", "image/png"),
+        ("embedding", "photo.png", ""),
+        ("table", "rows.csv", "text/csv"),
+        ("lstm", "texts.txt", "text/plain"),
+        ("seq2seq", "texts.txt", ""),
+        ("forecast", "history.csv", "application/x-www-form-urlencoded"),
+    ],
+)
+def test_predict_gives_the_rows_of_the_command(
+    folder: Path,
+    client: Client,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    file: str,
+    media_type: str,
+) -> None:
+    reply = client.post(
+        f"/predict?model={name}", (folder / file).read_bytes(), {"content-type": media_type}
+    )
+    assert reply.status == 200, reply.body
+    expected = predicted(capsys, folder / f"{name}.safetensors", str(folder / file))
+    assert reply.json["predictions"] == expected  # bit for bit: JSON has all digits
+    assert reply.json["failed"] == []
+
+
+def test_rows_and_texts_of_json_are_those_of_files(
+    folder: Path, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"n": 0.5, "c": "x"}, {"n": -1.25, "c": "y"}, {"n": None, "c": "unseen"}]
+    reply = client.post("/predict?model=table&probabilities=true", rows)
+    table = folder / "table.safetensors"
+    assert reply.json["predictions"] == predicted(capsys, table, str(folder / "rows.csv"))
+    as_lines = client.post("/predict?model=table&format=jsonl&probabilities=true", rows)
+    assert [json.loads(line) for line in as_lines.body.splitlines()] == reply.json["predictions"]
+    texts = client.post("/predict?model=lstm", ["1 2 3", "17 4"])
+    expected = predicted(capsys, folder / "lstm.safetensors", str(folder / "texts.txt"))
+    assert [{**row, "row": 0} for row in texts.json["predictions"]] == [
+        {**row, "row": 0} for row in expected
+    ]
+
+
+def as_request(client: Client, name: str, arrays: tuple[Any, ...], *, binary: bool) -> Reply:
+    """The reply to the arrays of a reader as tensors of the protocol."""
+    declared = client.models.find(name).inputs
+    inputs, tail = [], b""
+    for tensor, array in zip(declared, arrays, strict=True):
+        entry: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(array.shape),
+        }
+        if binary:
+            entry["parameters"] = {"binary_data_size": array.nbytes}
+            tail += array.tobytes()
+        else:
+            entry["data"] = array.tolist()
+        inputs.append(entry)
+    head = json.dumps({"id": "7", "inputs": inputs, "parameters": {"binary_data_output": binary}})
+    headers = {HEADER_LENGTH: str(len(head))} if binary else {}
+    return client.post(f"/v2/models/{name}/infer", head.encode() + tail, headers)
+
+
+def outputs_of(reply: Reply) -> Any:
+    """The model's own output of a reply."""
+    assert reply.status == 200, reply.body
+    length = reply.headers.get(HEADER_LENGTH)
+    head = json.loads(reply.body if length is None else reply.body[: int(length)])
+    assert head["id"] == "7"
+    first = head["outputs"][0]
+    if length is None:
+        return np.array(first["data"], dtype=np.float32).reshape(first["shape"])
+    size = first["parameters"]["binary_data_size"]
+    raw = reply.body[int(length) :][:size]
+    return np.frombuffer(raw, dtype=np.float32).reshape(first["shape"])
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_infer_gives_the_outputs_of_the_model(client: Client, name: str, binary: bool) -> None:
+    model = client.models.find(name)
+    arrays = random_inputs(model.task, 3, length=4, seed=1)
+    outputs = outputs_of(as_request(client, name, arrays, binary=binary))
+    assert (outputs == model.artifact.predict(arrays)).all()
+
+
+@pytest.mark.parametrize("name", ["cnn", "lstm", "series", "seq2seq"])
+def test_requests_at_the_same_time_share_batches_and_keep_their_outputs(
+    client: Client, name: str
+) -> None:
+    model = client.models.find(name)
+    several = [random_inputs(model.task, 1, length=1 + seed % 9, seed=seed) for seed in range(24)]
+    futures = [model.batches.submit(arrays) for arrays in several]
+    for arrays, future in zip(several, futures, strict=True):
+        alone, shared = model.artifact.predict(arrays), future.result()
+        assert shared.shape == alone.shape
+        assert (shared.argmax(-1) == alone.argmax(-1)).all()
+        assert np.abs(shared - alone).max() < 1e-6
+    with ThreadPoolExecutor(8) as pool:
+        replies = pool.map(lambda arrays: as_request(client, name, arrays, binary=True), several)
+        for arrays, reply in zip(several, replies, strict=True):
+            assert np.abs(outputs_of(reply) - model.artifact.predict(arrays)).max() < 1e-6
+
+
+def test_metadata_names_what_infer_takes(client: Client) -> None:
+    assert client.get("/v2/health/live").status == client.get("/v2/health/ready").status == 200
+    assert client.get("/v2").json["extensions"] == ["binary_tensor_data"]
+    metadata = client.get("/v2/models/cnn/versions/1").json
+    assert metadata["inputs"] == [{"name": "pixels", "datatype": "UINT8", "shape": [-1, 9, 9, 1]}]
+    assert [tensor["name"] for tensor in metadata["outputs"]] == ["logits", "probabilities", "label"]
+    assert client.get("/v2/models/lstm").json["inputs"][0]["shape"] == [-1, -1]
+    assert client.get("/v2/models/lstm/ready").status == 200
+
+
+COLUMNS = {"name": "columns", "datatype": "FP32", "shape": [1, 2], "data": [0, 1]}
+TOKENS = {"name": "tokens", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}
+LENGTHS = {"name": "lengths", "datatype": "INT64", "shape": [1], "data": [2]}
+
+
+def inputs_of(*tensors: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"inputs": [{**tensors[0], **changes}, *tensors[1:]]}
+
+
+MALFORMED: list[tuple[str, Any, int]] = [
+    ("/predict?model=cnn", b"not an image", 400),
+    ("/predict?model=cnn", b"", 400),
+    ("/predict?model=cnn", b"path\n/etc/passwd\n", 400),
+    ("/predict?model=none", b"x", 404),
+    ("/predict?model=cnn&top_k=0", b"x", 400),
+    ("/predict?model=cnn&bottom_k=1", b"x", 400),
+    ("/predict?model=cnn&format=xml", b"x", 400),
+    ("/predict?model=table", [{"other": 1}], 400),
+    ("/predict?model=table", [1, 2], 400),
+    ("/predict?model=table", [{"n": {"a": 1}}], 400),
+    ("/predict?model=table", [], 400),
+    ("/predict?model=table", "[" * 100_000, 400),
+    ("/predict?model=table", b"\xff\xfe\x00", 400),
+    ("/predict?model=tensors", [1], 415),
+    ("/v2/models/none/infer", inputs_of(COLUMNS), 404),
+    ("/v2/models/table/versions/9/infer", inputs_of(COLUMNS), 404),
+    ("/v2/models/table/infer", "[" * 100_000, 400),
+    ("/v2/models/table/infer", '{"inputs": [' * 30_000, 400),
+    ("/v2/models/table/infer", "1" * 5000, 400),
+    ("/v2/models/table/infer", b"\xff", 400),
+    ("/v2/models/table/infer", [], 400),
+    ("/v2/models/table/infer", {"inputs": 3}, 400),
+    ("/v2/models/table/infer", {"inputs": []}, 400),
+    ("/v2/models/table/infer", {"inputs": [3]}, 400),
+    ("/v2/models/table/infer", {**inputs_of(COLUMNS), "id": 3}, 400),
+    ("/v2/models/table/infer", {**inputs_of(COLUMNS), "outputs": [{"name": "x"}]}, 400),
+    ("/v2/models/table/infer", {**inputs_of(COLUMNS), "outputs": 3}, 400),
+    ("/v2/models/table/infer", {**inputs_of(COLUMNS), "parameters": {"binary_data_output": 3}}, 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, COLUMNS), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, name="rows"), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, datatype="FP64"), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, datatype=None), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, shape=[1, 3]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, shape=[-1, 2]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, shape=[10**30, 2]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, shape="1"), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, shape=[0, 2], data=[]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=["a", "b"]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=[[1], [2, 3]]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=[None, 1]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=[10**400, 1]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=[0, 3]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=[0, float("nan")]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, data=[0, -1]), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, parameters={"binary_data_size": 8}), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, parameters={"binary_data_size": -8}), 400),
+    ("/v2/models/table/infer", inputs_of(COLUMNS, parameters={"binary_data_size": 1.5}), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, {**LENGTHS, "data": [3]}), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, {**LENGTHS, "data": [0]}), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, {**LENGTHS, "shape": [2], "data": [1, 1]}), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, LENGTHS, data=[1, 99]), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, LENGTHS, data=[1, -1]), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, LENGTHS, data=[1, 2**70]), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, LENGTHS, data=[1.5, 1]), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, LENGTHS, shape=[1, 0], data=[]), 400),
+    ("/v2/models/lstm/infer", inputs_of(TOKENS, LENGTHS, shape=[1, 99], data=[1] * 99), 400),
+    ("/elsewhere", b"", 404),
+    ("/v2/health/live", b"", 405),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status"), MALFORMED)
+def test_malformed_requests_are_refused_with_the_reason(
+    client: Client, path: str, body: Any, status: int
+) -> None:
+    reply = client.post(path, body)
+    assert reply.status == status, reply.body
+    said = reply.json.get("error") or reply.json["failed"][0]["error"]
+    assert "upload-" not in reply.body.decode()
+    assert said
+
+
+def test_bodies_are_limited_before_and_after_decompression(folder: Path, client: Client) -> None:
+    photo = (folder / "photo.png").read_bytes()
+    packed = {"content-encoding": "gzip"}
+    plain = client.post("/predict?model=cnn", photo)
+    assert client.post("/predict?model=cnn", gzip.compress(photo), packed).body == plain.body
+    bomb = gzip.compress(bytes(50_000_000))
+    assert len(bomb) < 500_000
+    assert client.post("/predict?model=cnn", bomb, packed).status == 413
+    assert client.post("/predict?model=cnn", bytes(600_000)).status == 413
+    assert client.post("/predict?model=cnn", photo, packed).status == 400
+    assert client.post("/predict?model=cnn", gzip.compress(photo)[:-20], packed).status == 400
+    assert client.post("/predict?model=cnn", photo, {"content-encoding": "br"}).status == 415
+    with io.BytesIO() as file:
+        Image.new("1", (10_000, 10_000)).save(file, "PNG")
+        huge = client.post("/predict?model=cnn", file.getvalue())
+    assert huge.status == 400
+    assert "89478485 pixels allowed" in huge.json["failed"][0]["error"]
