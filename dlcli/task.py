@@ -145,7 +145,8 @@ class NumberColumn(Frozen):
     With ``indicator`` there is one more feature, 1 where the value is missing. ``format`` is how the
     cells are written, such as "1.234,5" or "%d/%m/%Y"; None for typed files and in older cards.
     With a ``period``, x becomes sin(2 pi (x / period + phase)) of the times of ``column``.
-    ``minimum`` and ``maximum`` are those of the training rows.
+    ``minimum`` and ``maximum`` are those of the training rows. ``bin_edges``, ascending, divide the
+    scaled numbers into bins of about equally many training rows, for models that ask for them.
     """
 
     name: str
@@ -160,6 +161,7 @@ class NumberColumn(Frozen):
     phase: float = 0.0
     minimum: float | None = None
     maximum: float | None = None
+    bin_edges: tuple[float, ...] = ()
 
     @property
     def source(self) -> str:
@@ -196,6 +198,11 @@ class TabularInput(InputSpec):
     def features(self) -> int:
         """The number of numeric features, missing indicators included."""
         return len(self.numbers) + sum(column.indicator for column in self.numbers)
+
+    def without_bins(self) -> TabularInput:
+        """The same encoders without the bins of numbers."""
+        numbers = tuple(column.model_copy(update={"bin_edges": ()}) for column in self.numbers)
+        return self.model_copy(update={"numbers": numbers})
 
     @property
     def shape(self) -> tuple[int]:

@@ -56,7 +56,8 @@ class ModelNeeds:
     ``photo_size`` is the default input size for photos of varying size, ``min_size`` the smallest
     side the model accepts, ``size_multiple`` what the side must be a multiple of; ``mean`` and ``std``
     are those of its pretrained weights, or None. ``text`` is the tokenizer of pretrained weights, its
-    ``max_length`` the most that the model takes.
+    ``max_length`` the most that the model takes. ``bins`` is into how many the numbers of a table are
+    divided by their quantiles; 0: into none.
     """
 
     name: str = ""  # of the model, for messages
@@ -67,6 +68,7 @@ class ModelNeeds:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     text: TextInput | None = None
+    bins: int = 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,16 @@ from dlcli.config import LossConfig
 from dlcli.errors import UsageError
 from dlcli.formats.base import open_artifact, recognize
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
-from dlcli.task import PAD, ImageInput, InputSpec, PairsInput, SeriesInput, TaskSpec, TextInput
+from dlcli.task import (
+    PAD,
+    ImageInput,
+    InputSpec,
+    PairsInput,
+    SeriesInput,
+    TabularInput,
+    TaskSpec,
+    TextInput,
+)
 from dlcli.training.losses.base import Loss
 from dlcli.zoo.forward import model_inputs
 
@@ -193,6 +202,8 @@ def _check_inputs(own: InputSpec, spec: InputSpec, named: str) -> None:
     # A model that takes lengths also takes shorter texts and series than it was trained on.
     length = "max_length" if isinstance(own, TextInput) else "length"
     takes_lengths = isinstance(own, TextInput) or (isinstance(own, SeriesInput) and own.varies)
+    if isinstance(own, TabularInput) and isinstance(spec, TabularInput):
+        own, spec = own.without_bins(), spec.without_bins()  # which change no tensor
     differing = []
     for name in type(own).model_fields:
         theirs, ours = getattr(own, name), getattr(spec, name)

@@ -119,24 +119,35 @@ class NumberEmbedding(nn.Module):
         return (torch.einsum("bnw,nwd->bnd", waves, self.weight) + self.bias).flatten(1)
 
 
+def category_sizes(spec: TabularInput, most: int) -> list[int]:
+    """The length of the vector of each categorical column: 1.6 n^0.56 for n codes, ``most`` at most."""
+    return [min(most, max(1, round(1.6 * column.codes**0.56))) for column in spec.categories]
+
+
+def category_embeddings(spec: TabularInput, sizes: list[int]) -> nn.ModuleList:
+    """An embedding of each categorical column.
+
+    Code 0, which training may never meet, is the middle of what it does meet.
+    """
+    tables = nn.ModuleList()
+    for column, size in zip(spec.categories, sizes, strict=True):
+        table = nn.Embedding(column.codes, size)
+        with torch.no_grad():
+            table.weight[0] = 0
+        tables.append(table)
+    return tables
+
+
 class TabularMlp(Mlp):
     """Columns (B, F + K) of `TabularInput` to (B, outputs)."""
 
     def __init__(self, spec: TabularInput, outputs: int, args: TabularMlpArgs) -> None:
-        codes = [column.codes for column in spec.categories]
-        sizes = [min(args.embedding, max(1, round(1.6 * n**0.56))) for n in codes]
+        sizes = category_sizes(spec, args.embedding)
         numbers, size = len(spec.numbers), args.number_embedding - 1
         super().__init__(spec.features + numbers * size + sum(sizes), outputs, args)
         self.features, self.numbers = spec.features, numbers
         self.number_embedding = NumberEmbedding(numbers, size) if numbers * size else None
-        self.embeddings = nn.ModuleList(
-            nn.Embedding(n, size) for n, size in zip(codes, sizes, strict=True)
-        )
-        with torch.no_grad():
-            for table in self.embeddings:
-                assert isinstance(table, nn.Embedding)
-                # Code 0, which training may never meet, is the middle of what it does meet.
-                table.weight[0] = 0
+        self.embeddings = category_embeddings(spec, sizes)
 
     def forward(self, columns: torch.Tensor) -> torch.Tensor:
         """(B, F + K) -> (B, outputs)."""

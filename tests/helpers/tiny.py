@@ -52,14 +52,18 @@ def table(
     categories: Mapping[str, Iterable[object]] | None = None,
     *,
     indicators: Collection[str] = (),
+    bin_edges: tuple[float, ...] = (),
 ) -> TabularInput:
     """Columns of numbers, and of categories with their values (default: one, "c" of x, y and z).
 
-    The numbers in ``indicators`` have an indicator of missing values.
+    The numbers in ``indicators`` have an indicator of missing values, all of them ``bin_edges``.
     """
     values = {"c": "xyz"} if categories is None else categories
     return TabularInput(
-        numbers=tuple(NumberColumn(name=name, indicator=name in indicators) for name in numbers),
+        numbers=tuple(
+            NumberColumn(name=name, indicator=name in indicators, bin_edges=bin_edges)
+            for name in numbers
+        ),
         categories=tuple(
             CategoryColumn(name=name, values=tuple(map(str, each))) for name, each in values.items()
         ),

@@ -153,6 +153,20 @@ def encode_columns(
     return out, notices
 
 
+def with_bins(frame: polars.DataFrame, spec: TabularInput, bins: int) -> TabularInput:
+    """Return the encoders with ``bins`` bins a number, by the quantiles of the training rows.
+
+    Equal quantiles are one edge, so a column of few values has fewer bins, and a constant none.
+    """
+    encoded, _ = encode_columns(frame, spec)
+    columns = []
+    for i, number in enumerate(spec.numbers):
+        edges = np.unique(np.quantile(encoded[:, i], np.linspace(0, 1, bins + 1)).astype(np.float32))
+        bin_edges = tuple(edges.tolist()) if len(edges) > 1 else ()
+        columns.append(number.model_copy(update={"bin_edges": bin_edges}))
+    return spec.model_copy(update={"numbers": tuple(columns)})
+
+
 def column_names(spec: TabularInput) -> list[str]:
     """Return the names of the columns that a model reads."""
     numbers = (column.source for column in spec.numbers)

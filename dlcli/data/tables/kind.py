@@ -14,7 +14,7 @@ from dlcli.data.kinds import KINDS, DataKind, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice
 from dlcli.data.previews import Preview, row_preview
 from dlcli.data.scales import make_task
-from dlcli.data.tables.columns import column_names, encode_columns, fit_columns
+from dlcli.data.tables.columns import column_names, encode_columns, fit_columns, with_bins
 from dlcli.data.tables.description import describe
 from dlcli.data.tables.frames import TABLE_SUFFIXES, is_table, need_column
 from dlcli.data.tables.inputs import table_inputs
@@ -62,6 +62,8 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     spec, notices = fit_columns(
         rows.frame, _row_numbers(train.ids), formats=rows.formats, keep=config.data.keep
     )
+    if needs.bins:
+        spec = with_bins(rows.frame, spec, needs.bins)
     if source.task == "regression":
         notices += target_relations(rows.frame, train.targets, source.target_names)
     return make_task(source, spec, config.model), notices

@@ -70,7 +70,7 @@ class Objective:
         try:
             with self.precision.autocast():
                 outputs = forward(*model_inputs(inputs, self.task))
-            loss, count = self.loss(outputs.float(), targets, *teacher_outputs)
+            loss, count = self._of_outputs(outputs.float(), targets, *teacher_outputs)
         except ValueError as exc:
             if "more than 1 value per channel" not in str(exc):
                 raise
@@ -91,10 +91,30 @@ class Objective:
         assert self.head is not None
         with self.precision.autocast():
             outputs = self.head(*inputs)
-        loss, count = self.loss(outputs.float(), targets)
+        loss, count = self._of_outputs(outputs.float(), targets)
         return LossSums(loss, count, self._correct(outputs.detach(), targets))
+
+    def _has_members(self, outputs: torch.Tensor) -> bool:
+        """Whether outputs are (B, k, ...), of k models that share their weights, as of `zoo.tabm`."""
+        return outputs.ndim == len(self.task.output_shape) + 2
+
+    def _of_outputs(
+        self, outputs: torch.Tensor, targets: torch.Tensor, *teacher_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum and count of the loss; of (B, k, ...) outputs the mean of the k members' losses."""
+        if not self._has_members(outputs):
+            return self.loss(outputs, targets, *teacher_outputs)
+        k = outputs.shape[1]
+        if self.undivided:  # it compares samples with each other, so each member is one batch
+            losses = [self.loss(one, targets, *teacher_outputs) for one in outputs.unbind(1)]
+            return torch.stack([loss for loss, _ in losses]).mean(), losses[0][1]
+        repeated = [tensor.repeat_interleave(k, dim=0) for tensor in (targets, *teacher_outputs)]
+        loss, count = self.loss(outputs.flatten(0, 1), *repeated)
+        return loss / k, count / k
 
     def _correct(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if not self.counts_correct:
             return torch.zeros((), dtype=torch.int64, device=outputs.device)
+        if self._has_members(outputs):
+            outputs = outputs.softmax(2).mean(1)
         return (outputs.argmax(1) == targets).sum()
