@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from dlcli.wording import printable_lines
 # --help lists these first, in this order; other commands follow by name.
 ORDER = (
     *("train", "eval", "predict", "export", "quantize", "prune", "benchmark"),
-    *("data", "models", "runs", "info"),
+    *("data", "models", "init", "runs", "info"),
 )
 
 
@@ -72,12 +72,33 @@ def _load(name: str) -> Any:
     """Import a command; its help is its function's docstring."""
     module = importlib.import_module(f"dlcli.commands.{name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    paragraphs = inspect.getdoc(module.command) or ""
+    paragraphs, examples = split_help(inspect.getdoc(module.command) or "")
     flowing = "\n\n".join(" ".join(text.split()) for text in paragraphs.split("\n\n"))
-    single.command(name, help=flowing, context_settings={"help_option_names": ["--help", "-h"]})(
-        _interruptible(_with_home(module.command))
-    )
+    single.command(
+        name,
+        cls=type("Command", (ExampleCommand,), {"examples": examples}),
+        help=flowing,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )(_interruptible(_with_home(module.command)))
     return typer.main.get_command(single)
+
+
+class ExampleCommand(TyperCommand):
+    """A command whose help ends with examples, as they stand; typer would wrap them."""
+
+    examples: Sequence[str] = ()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        if self.examples:
+            typer.echo(typer.style("\n Examples", bold=True))
+            typer.echo("\n".join(f"   {line}" for line in self.examples))
+
+
+def split_help(docstring: str) -> tuple[str, list[str]]:
+    """Return what a command's docstring says, and the command lines of its section ``Examples:``."""
+    text, _, examples = docstring.partition("\n\nExamples:\n")
+    return text, [line.strip() for line in examples.splitlines() if line.strip()]
 
 
 def _with_home(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from dlcli.errors import UsageError, nearest
@@ -141,6 +148,14 @@ class RegisteredName:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        known = {"enum": list(self.names())}
+        other = {"pattern": ":"} if self.group is not None else None  # file.py:NAME, or a package's
+        text = handler(core)
+        return {**text, "anyOf": [known, other]} if other else {**text, **known}
 
     def _known(self, name: str) -> str:
         if name in self.names():

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from document_commands import BOUNDS, smaller, write_data
 
 from dlcli import cli
 from dlcli.cli import main
@@ -21,17 +20,6 @@ README = ROOT / "README.md"
 DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = re.compile(r"<!-- not run by a test: .+ -->")
-# What makes a command small: words of a page, and what the test puts in their place.
-SMALLER = {
-    "resnet18": "cnn",
-    "dlcli train": "dlcli train --epochs 1 --batch-size 8",
-    "--data digits": "--data digits --batch-size 300",
-    "dlcli prune": "dlcli prune --epochs 1",
-    "dlcli benchmark": "dlcli benchmark --batch-sizes 1",
-    "--trials 20": "--trials 2 --epochs 1",
-}
-# A model of one epoch may miss a bound, and a machine CUDA: README promises exit code 3.
-BOUNDS = ("--min", "--max-drop", "--require")
 
 
 def blocks(document: Path) -> list[tuple[str, bool]]:
@@ -70,31 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data and the files that the commands name."""
     root = tmp_path_factory.mktemp("readme")
     write_files(root)
-    rng = np.random.default_rng(0)
-    for channel, label in enumerate(("blue", "green", "red")):
-        for folder, count in ((f"imgs/{label}", 12), (f"new/{label}", 1)):
-            (root / folder).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.normal(60, 20, (40, 48, 3))
-                pixels[..., channel] += 120
-                image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
-                image.save(root / folder / f"{i}.jpg")
-    (root / "some").mkdir()
-    (root / "new/red/0.jpg").rename(root / "some/photo.jpg")
-    rooms, area = rng.integers(1, 9, 80), rng.normal(100, 20, 80)
-    prices = 30 * rooms + area + rng.normal(0, 5, 80)
-    rows = [f"{r},{a:.1f},{p:.1f}" for r, a, p in zip(rooms, area, prices, strict=True)]
-    (root / "houses.csv").write_text("rooms,area,price\n" + "\n".join(rows) + "\n")
-    subjects = {"card": "where is my card number", "cash": "how do I get cash at shop"}
-    texts = [f"{text} {i}?,{label}" for i in range(30) for label, text in subjects.items()]
-    (root / "questions.csv").write_text("text,label\n" + "\n".join(texts) + "\n")
+    write_data(root)
     return root
-
-
-def smaller(line: str) -> str:
-    for words, small in SMALLER.items():
-        line = re.sub(rf"{words}\b", small, line)
-    return line
 
 
 def test_every_option_that_documents_name_is_one() -> None:

@@ -48,6 +48,11 @@ def command(
     Each file is loaded in its own process, and the timings are interleaved. Only the forward pass on
     prepared tensors is timed, without decoding and normalization. All files are compared with the
     first. If one fails, the others are still measured and the exit code is 1.
+
+    Examples:
+        dlcli benchmark
+        dlcli benchmark cnn-digits resnet18-imgs --batch-sizes 1,32
+        dlcli benchmark cnn-digits --csv timings.csv
     """
     config = settings.resolve()
     paths = _paths(artifacts, runs_dir)

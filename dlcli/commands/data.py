@@ -68,6 +68,11 @@ def command(
     duplicates, leaks between splits, classes missing in a split, constant or
     leaking columns, gaps in time. The data is only read. The exit code is 1
     if there are errors.
+
+    Examples:
+        dlcli data ./imgs
+        dlcli data houses.csv --target price
+        dlcli data digits --plots figures
     """
     if clear_cache:
         _clear_cache(path, settings.resolve(), as_json=json_output)

@@ -63,6 +63,11 @@ def command(
 
     By default on the data that it was trained on: the test split where there is one, else val. --data
     evaluates it on other data, with classes matched by name.
+
+    Examples:
+        dlcli eval
+        dlcli eval resnet18-imgs --data ./new --min accuracy=0.9
+        dlcli eval cnn-digits --worst 20 --output worst.csv
     """
     config = _with_folds(settings.resolve(), artifacts or [], runs_dir)
     bounds = [_parse_bound(text) for text in minimum or []]

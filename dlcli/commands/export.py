@@ -64,6 +64,11 @@ def command(
     Each file is opened again and compared with the model on real validation samples, at batch sizes 1,
     7 and 32. One that differs too much is named .failed, and the exit code is 3. Then model and file
     are measured: size, accuracy, latency. Without data the comparison is on noise, and the file says so.
+
+    Examples:
+        dlcli export --onnx
+        dlcli export cnn-digits --onnx --softmax --with-example
+        dlcli export resnet18-imgs --format onnx,pt2 --max-drop 0.001
     """
     config = settings.resolve()
     path = find_artifact(artifact, runs_dir)

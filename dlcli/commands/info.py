@@ -65,6 +65,11 @@ def command(
     Without an argument: versions, hardware, and a test of every device: products, convolutions, mixed
     precision and a tiny training, compared with the CPU. It also works, and says what is wrong, when
     torch or torchvision is broken.
+
+    Examples:
+        dlcli info
+        dlcli info --require cuda --require bf16
+        dlcli info cnn-digits
     """
     if artifact is not None:
         given = {"--require": require, "--quick": quick, "--deep": deep}

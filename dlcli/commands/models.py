@@ -25,7 +25,13 @@ def command(
     kind: Annotated[str | None, typer.Option("--kind", help="Only for this kind of data.")] = None,
     json_output: Json = False,
 ) -> None:
-    """List the models, or show one: layers, output shapes, parameters and multiply-adds."""
+    """List the models, or show one: layers, output shapes, parameters and multiply-adds.
+
+    Examples:
+        dlcli models
+        dlcli models --kind text
+        dlcli models resnet18 --data ./imgs
+    """
     if name is None:
         _list(kind, json_output)
     else:

@@ -66,6 +66,11 @@ def command(
     """Predict with a trained model: labels, numbers, forecasts, translations.
 
     Inputs that cannot be read are reported and skipped; the exit code is then 1.
+
+    Examples:
+        dlcli predict some/photo.jpg
+        dlcli predict ./new --output labels.csv --probabilities
+        dlcli predict -a cnn-digits ./new --output-format jsonl
     """
     config = settings.resolve()
     chosen = _output_format(output_format, output, json_output)

@@ -43,6 +43,11 @@ def command(
     faster; the other methods set weights to zero, which makes the file smaller. With --max-drop and no
     --amount, the largest amount within the bound is searched. If the bound is missed, the exit code is
     3, and the model is kept.
+
+    Examples:
+        dlcli prune --amount 0.5
+        dlcli prune cnn-digits --method channel --target-macs 0.5
+        dlcli prune --max-drop 0.01
     """
     config = settings.resolve()
     check_pruning(config)

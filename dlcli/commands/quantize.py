@@ -41,6 +41,11 @@ def command(
     by model: dynamic for MLPs, LSTMs and Transformers, static for CNNs. With --max-drop, candidates are
     tried until one keeps the bound: layers in float, other methods, quantization-aware training. If
     none does, the exit code is 3, and the best file is kept.
+
+    Examples:
+        dlcli quantize
+        dlcli quantize cnn-digits --method static --max-drop 0.01
+        dlcli quantize --method weight-only --bits 4
     """
     config = settings.resolve()
     typed = merge(settings.sets, settings.flags)

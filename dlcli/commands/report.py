@@ -39,6 +39,11 @@ def command(
     It shows what is recorded: curves, metrics with intervals and baselines, where the model errs, its
     worst samples, exports and timings, data, settings and commands. `train` writes it, and `eval`,
     `export`, `quantize`, `prune` and `benchmark` write it anew.
+
+    Examples:
+        dlcli report --open
+        dlcli report cnn-digits --output digits.html
+        dlcli report cnn-digits resnet18-imgs
     """
     from dlcli.files import user_path
     from dlcli.report.page import write_comparison, write_report

@@ -34,6 +34,11 @@ def command(
 
     With several names: the settings that differ, and the metrics side by side. With one name: its
     settings that are not the default. With --delete: the named runs are deleted.
+
+    Examples:
+        dlcli runs
+        dlcli runs --sort accuracy
+        dlcli runs cnn-digits resnet18-imgs
     """
     if yes and not delete:
         raise UsageError("--yes is for --delete", hint="leave it out")

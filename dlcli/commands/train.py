@@ -42,6 +42,11 @@ def command(
 
     The result is a run folder with the best model, the training state, metrics and plots. Ctrl-C
     saves and stops; --resume last resumes.
+
+    Examples:
+        dlcli train --model cnn --data digits
+        dlcli train --model resnet18 --data ./imgs --epochs 20 --patience 5
+        dlcli train --resume last
     """
     from dlcli.commands.train_session.begin import begin_run, show_dry_run
     from dlcli.commands.train_session.folds import begin_folds, of_fold, resume_folds

@@ -57,6 +57,11 @@ def command(
 
     Every trial is a run of its own in the study's folder; the first has the default settings, and the
     best is compared with it on the same samples. Ctrl-C saves and stops; --resume STUDY goes on.
+
+    Examples:
+        dlcli tune --model cnn --data digits --trials 20
+        dlcli tune --model mlp --data houses.csv --target price --sampler random
+        dlcli tune --resume last --trials 40
     """
     from dlcli.commands.train_session.report import Screen
     from dlcli.commands.tune_session.begin import begin_study

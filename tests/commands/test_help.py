@@ -12,6 +12,7 @@ from dlcli.config import TrainConfig
 from dlcli.settings import fields_of
 
 COMMANDS = list(cli.summaries())
+EXAMPLES = 6  # lines of a help: three commands, their heading, blank ones around
 
 
 def help_of(
@@ -51,17 +52,28 @@ def test_every_option_is_listed_and_no_metavar_is_cut(
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
-def test_help_fits_80_lines(
+def test_help_fits_80_lines_and_its_examples(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(help_of(command, "--help", monkeypatch, capsys)) <= 80
+    assert len(help_of(command, "--help", monkeypatch, capsys)) <= 80 + EXAMPLES
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_ends_with_three_examples_of_the_command(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = help_of(command, "--help", monkeypatch, capsys)[-EXAMPLES:]
+    assert [lines[0], lines[1].strip(), lines[-1]] == ["", "Examples", ""], (
+        "see another command's docstring"
+    )
+    assert all(line.startswith(f"   dlcli {command}") and len(line) <= 80 for line in lines[2:-1]), lines
 
 
 def test_the_help_of_train_is_short_and_its_long_help_is_complete(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short = help_of("train", "--help", monkeypatch, capsys)
-    assert len(short) <= 90
+    assert len(short) <= 90 + EXAMPLES
     every = "\n".join(help_of("train", "--help-all", monkeypatch, capsys))
     extras = {key: field.json_schema_extra for key, field in fields_of(TrainConfig).items()}
     flags = {
