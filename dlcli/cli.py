@@ -9,12 +9,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]
 from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
@@ -81,6 +82,50 @@ def _load(name: str) -> Any:
         context_settings={"help_option_names": ["--help", "-h"]},
     )(_interruptible(_with_home(module.command)))
     return typer.main.get_command(single)
+
+
+class CompletingGroup(LazyGroup):
+    """The commands for a shell that asks what completes a word: none is imported whose values are known.
+
+    It has no options, not even --help: typer would build their validators, which takes longer than the
+    rest.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        from dlcli.commands.completing import values_after
+
+        values = values_after(args) if args[0] in summaries() else None
+        if values is None:
+            return super().resolve_command(ctx, args)
+        words = list(args)
+        return args[0], ValueCommand(args[0], lambda: values(words)), args[1:]
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        if incomplete.startswith("-"):
+            return typer.main.get_command(app).shell_complete(ctx, incomplete)
+        return super().shell_complete(ctx, incomplete)
+
+
+class ValueCommand(TyperCommand):
+    """A command of which only the values of its next word are known; it is imported for its options."""
+
+    def __init__(self, name: str, values: Callable[[], Iterable[str]]) -> None:
+        settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+        super().__init__(name, add_help_option=False, context_settings=settings)
+        self.values = values
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        if incomplete.startswith("-"):
+            return _load(str(self.name)).shell_complete(ctx, incomplete)
+        return [Completion(value) for value in self.values() if value.startswith(incomplete)]
+
+
+class Completion(NamedTuple):
+    """A word, as the shells' writers of typer read it."""
+
+    value: str
+    type: str = "plain"
+    help: str | None = None
 
 
 class ExampleCommand(TyperCommand):
@@ -214,7 +259,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     """Run a command past the options of dlcli itself, for which typer would build validators."""
-    if args[0] in summaries():
+    if os.environ.get("_DLCLI_COMPLETE", "").startswith("complete_"):
+        completion_init()
+        group = CompletingGroup(name="dlcli", add_help_option=False)
+        result = group(args, prog_name="dlcli", standalone_mode=False)
+    elif args[0] in summaries():
         result = _load(args[0])(args[1:], prog_name=f"dlcli {args[0]}", standalone_mode=False)
     else:
         result = app(args, prog_name="dlcli", standalone_mode=False)

@@ -31,6 +31,11 @@ def command(
     """Serve models over HTTP: /predict for photos, rows and texts, and the Open Inference Protocol v2.
 
     Until Ctrl-C or SIGTERM: requests in progress are answered first.
+
+    Examples:
+        dlcli serve
+        dlcli serve cnn-digits resnet18-imgs --port 8080
+        dlcli serve runs/cnn-digits/best.onnx --host 0.0.0.0
     """
     config = settings.resolve()
 

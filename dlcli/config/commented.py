@@ -26,10 +26,11 @@ def commented_yaml(config: BaseModel, origins: Mapping[str, str], heading: Itera
     values = config.model_dump(mode="json")
     lines = [f"# yaml-language-server: $schema={SCHEMA_FILE}"]
     lines += [f"# {printable(line)}".rstrip() for line in heading]
-    for group, field in type(config).model_fields.items():
+    groups = {name: type(getattr(config, name)) for name in type(config).model_fields}
+    for group, kind in groups.items():
         active: list[str] = []
         others: list[str] = []
-        for name, setting in fields_of(field.annotation).items():  # type: ignore[arg-type]
+        for name, setting in fields_of(kind).items():
             origin = origins[f"{group}.{name}"]
             flags = setting.json_schema_extra["flags"]
             shown = origin != "default" or (flags and not setting.json_schema_extra["advanced"])
@@ -39,7 +40,7 @@ def commented_yaml(config: BaseModel, origins: Mapping[str, str], heading: Itera
                 active += ["", *entry]
             else:
                 others += ["", *entry[:-1], f"#{entry[-1]}"]
-        title = (field.annotation.__doc__ or "").splitlines()[0].rstrip(".")  # type: ignore[union-attr]
+        title = (kind.__doc__ or "").splitlines()[0].rstrip(".")
         lines += ["", f"# {title}", f"{group}:" if active else f"{group}: {{}}"]
         lines += [f"  {line}".rstrip() for line in (*active[1:], *others)]
     return "\n".join(lines) + "\n"

@@ -31,7 +31,7 @@ def check_spelling(name: str) -> None:
         return
     others = torchvision_names()
     if others and name not in others:
-        known = dict.fromkeys((*_OWN.findall(own), *others))
+        known = dict.fromkeys((*own_names(), *others))
         raise UsageError(f"unknown model {name!r}", hint=f"{nearest(name, known)}; see dlcli models")
 
 
@@ -56,6 +56,11 @@ def wrong_kind(name: str, kind: str) -> UsageError:
     return UsageError(
         f"model {name} takes images, not {kind} data", hint="dlcli models lists the others"
     )
+
+
+def own_names() -> tuple[str, ...]:
+    """Return the models of the zoo."""
+    return tuple(dict.fromkeys(_OWN.findall(_sources(Path(__file__).parent))))
 
 
 @cache

@@ -22,6 +22,8 @@ SMALLER = {
     r"dlcli (train .*--epochs 1 .*) --resume": r"dlcli train --resume",
     r"dlcli (export|quantize|prune)": r"dlcli \1 --no-latency",
     r"--batch-sizes 1 (.*)--batch-sizes 1,32": r"--batch-sizes 1 \1",
+    r"dlcli serve(.*?)( --port \d+)?$": r"dlcli serve\1 --port 0",
+    r"best.onnx": "best.safetensors",
     r"dlcli benchmark": "dlcli benchmark --rounds 2 --seconds 0.01 --no-accuracy",
     r"dlcli tune --model": "dlcli tune --epochs 1 --batch-size 300 --model",
     r"--trials 2 --epochs 1": "--trials 1",
@@ -68,6 +70,7 @@ def test_the_options_of_the_examples_exist(command: str) -> None:
 def test_the_examples_of_help_run(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(webbrowser, "open", lambda page: True)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)
     facts = facts_of(good_steps())
     monkeypatch.setattr(machine_facts, "probe_facts", lambda **options: facts)
     if command != "train":
