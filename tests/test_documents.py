@@ -19,6 +19,20 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MARKED = 16  # blocks that are not run; a new one needs a reason, and this number
+# Options of pip, pytest, Docker and Slurm.
+OTHERS = {
+    *("--index-url", "--dist", "--build-arg", "--rm", "--user", "--shm-size"),
+    *(
+        "--nodes",
+        "--ntasks-per-node",
+        "--gpus-per-node",
+        "--cpus-per-task",
+        "--time",
+        "--signal",
+        "--requeue",
+    ),
+}
 MARK = re.compile(r"<!-- not run by a test: .+ -->")
 
 
@@ -71,7 +85,7 @@ def test_every_option_that_documents_name_is_one() -> None:
         for part in (*parameter.opts, *parameter.secondary_opts)
     }
     named = set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text))
-    assert named <= known | {"--debug", "--help", "--dist"}  # of dlcli itself; of pytest
+    assert named - OTHERS <= known | {"--debug", "--help", "--install-completion"}
     assert len(named) > 80
 
 
@@ -91,7 +105,18 @@ def test_documents_name_all_that_is_registered(package: str, decorator: str) -> 
     assert [n for n in names if not re.search(rf"(?<![\w-]){n}(?![\w-])", text)] == []
 
 
+def test_the_reference_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs/generate_reference.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_block_runs_or_says_why_not() -> None:
+    assert len([text for _page, text, marked in BLOCKS if marked]) == MARKED
     for _page, text, marked in BLOCKS:
         assert marked or all("dlcli" in line for line in text.splitlines()), text
 
@@ -117,6 +142,6 @@ def test_links_lead_to_files_and_every_page_is_in_the_lists() -> None:
     for page in DOCUMENTS:
         links = re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text(encoding="utf-8"))
         assert [link for link in links if not (page.parent / link).is_file()] == [], page
-    pages = [page.name for page in DOCUMENTS[1:]]
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in sorted(ROOT.glob("docs/**/*.md"))]
     assert [n for n in pages if n != "index.md" and f"(docs/{n})" not in words_of(README)] == []
     assert [n for n in pages if f'"{n}"' not in words_of(ROOT / "zensical.toml")] == []

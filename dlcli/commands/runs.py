@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.commands.options import Json, RunsDir
 from dlcli.errors import DlcliError, UsageError
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, find_run
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, check_links, find_run
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.run_summaries import RunSummary
 
 
 def command(
@@ -23,6 +27,14 @@ def command(
         str | None,
         typer.Option("--sort", metavar="METRIC", help="Sort by this validation metric, best first."),
     ] = None,
+    note: Annotated[
+        str | None,
+        typer.Option("--note", metavar="TEXT", help="Keep a note with the named runs; '' removes it."),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Also write the runs as CSV, a line each, with all metrics."),
+    ] = None,
     delete: Annotated[
         bool, typer.Option("--delete", help="Delete the runs that are named, after asking.")
     ] = False,
@@ -33,23 +45,43 @@ def command(
     """List the runs with their best metrics, compare some of them, or delete them.
 
     With several names: the settings that differ, and the metrics side by side. With one name: its
-    settings that are not the default. With --delete: the named runs are deleted.
+    settings that are not the default. With --delete: the named runs are deleted. Curves of several runs
+    in one plot: `dlcli report RUN RUN`.
 
     Examples:
         dlcli runs
-        dlcli runs --sort accuracy
-        dlcli runs cnn-digits resnet18-imgs
+        dlcli runs --sort accuracy --csv runs.csv
+        dlcli runs cnn-digits --note "baseline, before the new photos"
     """
     if yes and not delete:
         raise UsageError("--yes is for --delete", hint="leave it out")
+    if delete and (note is not None or csv is not None):
+        raise UsageError("--note and --csv are not for --delete", hint="leave them out")
+    if note is not None:
+        _write_note(runs or [], runs_dir, note)
     if delete:
         _delete(runs or [], runs_dir, yes=yes, as_json=json_output)
     elif runs:
         if sort is not None:
             raise UsageError("--sort is for the list of all runs", hint="leave out the names")
-        _compare(runs, runs_dir, json_output)
+        _compare(runs, runs_dir, json_output, csv)
     else:
-        _list(runs_dir, sort, json_output)
+        _list(runs_dir, sort, json_output, csv)
+
+
+def _write_note(names: list[str], root: Path, note: str) -> None:
+    """Write the note into each of the runs, or remove it."""
+    from dlcli.files import write_text
+
+    if not names:
+        raise UsageError("--note needs the names of runs", hint="dlcli runs NAME --note TEXT")
+    text = " ".join(note.split())
+    for run in [find_run(name, root) for name in names]:
+        check_links(run.path)
+        if text:
+            write_text(run.note, f"{text}\n")
+        else:
+            run.note.unlink(missing_ok=True)
 
 
 def _finish_deletions(root: Path) -> list[str]:
@@ -67,7 +99,7 @@ def _finish_deletions(root: Path) -> list[str]:
     return names
 
 
-def _list(root: Path, sort: str | None, as_json: bool) -> None:
+def _list(root: Path, sort: str | None, as_json: bool, csv: Path | None) -> None:
     from dlcli.evaluation.run_summaries import sort_by, summaries
     from dlcli.tune.study import StudyFolder
     from dlcli.ui.console import stdout
@@ -87,6 +119,7 @@ def _list(root: Path, sort: str | None, as_json: bool) -> None:
     elif not studies:
         stdout().print(f"no runs in {root}{os.sep}", soft_wrap=True)
         stdout().print("start one: dlcli train --model cnn --data digits", soft_wrap=True)
+    _export(runs, csv)
     for study in () if as_json else studies:
         line = f"study {study.name}, its trials: dlcli runs --runs-dir {as_typed(study.path)}"
         stdout().print(printable(line), soft_wrap=True)
@@ -122,7 +155,7 @@ def _delete(names: list[str], root: Path, *, yes: bool, as_json: bool) -> None:
         print_json({"command": "runs", "deleted": [str(run.path) for run in chosen]})
 
 
-def _compare(names: list[str], root: Path, as_json: bool) -> None:
+def _compare(names: list[str], root: Path, as_json: bool, csv: Path | None) -> None:
     from dlcli.evaluation.run_summaries import DEFAULTS, differences, summarise
     from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_differences, print_problems
@@ -143,3 +176,11 @@ def _compare(names: list[str], root: Path, as_json: bool) -> None:
     else:
         print_differences(runs, rows, last=last)
         print_problems(unread, before=True)
+    _export(runs, csv)
+
+
+def _export(runs: Sequence[RunSummary], path: Path | None) -> None:
+    from dlcli.ui.runs import write_csv
+
+    if path is not None:
+        write_csv(path, runs)

@@ -70,7 +70,7 @@ def _entry(name: str, value: Any) -> str:
 def json_schema(config: type[BaseModel]) -> dict[str, Any]:
     """Return the JSON schema (2020-12) of settings files."""
     schema = config.model_json_schema()
-    for group in (schema, *schema["$defs"].values()):
+    for group in (schema, *schema.get("$defs", {}).values()):
         for field in group["properties"].values():
             for word in _OWN_WORDS:
                 field.pop(word, None)

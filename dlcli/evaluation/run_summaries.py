@@ -32,7 +32,8 @@ class RunSummary:
     ``best`` is the value of ``monitor`` in epoch ``best_epoch``; ``metrics`` are all validation metrics
     of that epoch, whose model best.safetensors is, of ``best_bytes``. ``test`` are the metrics of that
     model on the test split, if it was evaluated there. ``elapsed_s`` is time spent on
-    training. ``parent`` is the model that the run fine-tunes, "" for other runs. ``status`` is one of
+    training. ``note`` is what somebody wrote about it. ``parent`` is the model that the run fine-tunes,
+    "" for other runs. ``status`` is one of
     `STATUSES` or "unknown"; "stopped" is a run whose record says "running" while no process holds its
     lock: it was killed.
     """
@@ -53,6 +54,7 @@ class RunSummary:
     elapsed_s: float = math.nan
     started_at: str = ""
     parent: str = ""
+    note: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -112,6 +114,11 @@ def summarise(run: RunFolder) -> RunSummary:
             data = "" if card.data is None else card.data.data
             started = {"data": data, "params": card.params}
     task = _mapping(plan.get("task")).get("kind")
+    note = ""
+    try:
+        note = run.read_note()
+    except DlcliError as exc:
+        problems.append(exc.message)
     return RunSummary(
         name=run.name,
         path=str(run.path),
@@ -124,6 +131,7 @@ def summarise(run: RunFolder) -> RunSummary:
         best_bytes=_size(run.best),
         started_at=str(record.get("started_at", "")),
         parent=parent_of(record),
+        note=note,
         problems=tuple(problems),
         test=_test_metrics(run, _mapping(progress["metrics"])),
         **progress,

@@ -54,6 +54,20 @@ class RunFolder:
         return self.path / "measured"
 
     @property
+    def note(self) -> Path:
+        """A note about the run: a file of its own, since a process may be writing run.json."""
+        return self.path / "note.txt"
+
+    def read_note(self) -> str:
+        """Return the note, "" where there is none. Raises: DlcliError when it cannot be read."""
+        if not self.note.is_file():
+            return ""
+        try:
+            return self.note.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError as exc:
+            raise DlcliError(f"cannot read {self.note}: {exc.strerror or exc}") from exc
+
+    @property
     def report(self) -> Path:
         """The page that shows the run."""
         return self.path / "report.html"

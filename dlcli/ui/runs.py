@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
+from dlcli.files import atomic_file
 from dlcli.runs.folder import RunFolder, resume_command
 from dlcli.runs.unfinished import ENDED
 from dlcli.ui import console as consoles
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 GAP = 2
 NARROWEST = 12  # characters of a shortened cell
+SHORTENED = ("model", "data", "note")  # columns whose cells may be shortened
 FEWEST = 3  # columns: the run, its status, its best metric
 
 
@@ -126,10 +129,10 @@ def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[s
 
 
 def fit_columns(columns: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns that fit: shorten models and data, then drop columns, last shorten names."""
+    """Return the columns that fit: shorten some, then drop columns, last shorten names."""
     shown = list(columns)
     while (over := sum(column.width + GAP for column in shown) - GAP - width) > 0:
-        cut = {c.title: max(c.width - NARROWEST, 0) for c in shown if c.title in ("model", "data")}
+        cut = {c.title: max(c.width - NARROWEST, 0) for c in shown if c.title in SHORTENED}
         if sum(cut.values()) >= over:
             return [_narrowed(column, over, cut) for column in shown]
         if len(shown) <= FEWEST:
@@ -164,7 +167,28 @@ def _columns(runs: Sequence[RunSummary], sort: str | None) -> list[Column]:
         Column("parameters", [_count(run.params) for run in runs], 8, right=True),
         Column("size", [_size(run.best_bytes) for run in runs], 10, right=True),
         Column("started", [_when(run.started_at) for run in runs], 9),
+        *([Column("note", [_note(run) for run in runs], 6)] if any(run.note for run in runs) else []),
     ]
+
+
+def write_csv(path: Path, runs: Sequence[RunSummary]) -> None:
+    """Write a line for each run: facts, metrics on val and test as ``val_NAME``, ``test_NAME``.
+
+    Unknown values are empty. Raises: DlcliError when it cannot be written.
+    """
+    lines = []
+    for run in runs:
+        facts = run.to_dict()
+        val, test = facts.pop("metrics"), facts.pop("test")
+        facts["problems"] = "; ".join(run.problems)
+        facts |= {f"val_{name}": value for name, value in val.items()}
+        facts |= {f"test_{name}": value for name, value in test.items()}
+        lines.append({k: "" if v is None or v != v else text.csv_cell(v) for k, v in facts.items()})
+    names = dict.fromkeys(name for line in lines for name in line)
+    with atomic_file(path) as tmp, tmp.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(lines)
 
 
 def _line(cells: Sequence[str], columns: Sequence[Column]) -> str:
@@ -183,6 +207,7 @@ def _facts(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
         "size": [_size(run.best_bytes) for run in runs],
         "time": [text.duration(run.elapsed_s) for run in runs],
         "started": [_when(run.started_at) for run in runs],
+        **({"note": [_note(run) for run in runs]} if any(run.note for run in runs) else {}),
     }
 
 
@@ -206,6 +231,10 @@ def _test(run: RunSummary) -> str:
 def _data(run: RunSummary) -> str:
     """The base name of the data, which tells runs apart: paths of one project begin alike."""
     return wording.printable(PurePath(run.data).name or run.data) or "-"
+
+
+def _note(run: RunSummary) -> str:
+    return wording.printable(wording.one_line(run.note)) or "-"
 
 
 def _epochs(run: RunSummary) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -311,3 +312,49 @@ def test_a_run_that_was_pruned_and_not_trained_says_what_its_card_says(
     (found,) = as_json(capsys, "--runs-dir", str(tmp_path))["runs"]
     assert (found["monitor"], found["best"], found["params"]) == ("accuracy", 0.75, 4)
     assert "acc 0.7500" in shown(capsys, "--runs-dir", str(tmp_path))
+
+
+def test_notes_are_shown_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, "one", [0.5])
+    make(tmp_path, "two", [0.7])
+    record = (tmp_path / "one/run.json").read_bytes()
+    root = ("--runs-dir", str(tmp_path))
+    assert "note" not in shown(capsys, *root).splitlines()[0]
+    assert "from \\x1b[31m old photos" in shown(
+        capsys, "one", "--note", "from \x1b[31m\n old photos", *root
+    )
+    assert (tmp_path / "one/run.json").read_bytes() == record  # which a process may be writing
+    assert shown(capsys, *root).splitlines()[1].rstrip().endswith("old photos")
+    assert as_json(capsys, *root)["runs"][1]["note"] == ""
+    assert "old photos" not in shown(capsys, "one", "--note", "", *root)
+    assert not (tmp_path / "one/note.txt").exists()
+    assert main(["runs", "--note", "x", *root]) == 2
+
+
+def test_a_csv_has_a_line_a_run_in_the_order_of_the_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "r", "=cmd()", [0.5])
+    make(tmp_path / "r", "two", [0.7, 0.8])
+    make(tmp_path / "r", "none", [])
+    target = tmp_path / "runs.csv"
+    shown(capsys, "--sort", "accuracy", "--csv", str(target), "--runs-dir", str(tmp_path / "r"))
+    with target.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["two", "'=cmd()", "none"]
+    assert [row["val_accuracy"] for row in rows] == ["0.8", "0.5", ""]
+    assert float(rows[0]["best"]) == 0.8
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_line_of_the_list_is_wider_than_the_screen(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in ("short", "a-run-with-a-name-of-forty-characters-xx"):
+        make(tmp_path, name, [0.5])
+        assert main(["runs", name, "--note", "words " * 20, "--runs-dir", str(tmp_path)]) == 0
+    capsys.readouterr()
+    lines = shown(capsys, "--runs-dir", str(tmp_path)).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "0.5" in lines[1]
