@@ -27,7 +27,7 @@ from dlcli.wording import printable_lines
 
 # --help lists these first, in this order; other commands follow by name.
 ORDER = (
-    *("train", "eval", "predict", "export", "quantize", "prune", "benchmark"),
+    *("train", "eval", "predict", "explain", "export", "quantize", "prune", "benchmark"),
     *("data", "models", "init", "runs", "info"),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dlcli.commands.inputs import split_arguments
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.config import EvalConfig, PredictConfig
 from dlcli.config.bounds import parse_coverage
 from dlcli.errors import DlcliError, UsageError
-from dlcli.files import user_path
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder
-from dlcli.runs.folds import FoldsFolder, find_artifacts
+from dlcli.runs.folder import DEFAULT_ROOT
+from dlcli.runs.folds import find_artifacts
 from dlcli.wording import listed
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def command(
     config = settings.resolve()
     chosen = _output_format(output_format, output, json_output)
     _check(config, chosen, top_k=settings.origins({})["top_k"] != "default")
-    front, arguments = (artifact, inputs) if artifact else _split_arguments(inputs, runs_dir)
+    front, arguments = (artifact, inputs) if artifact else split_arguments("predict", inputs, runs_dir)
     paths = find_artifacts(front or [None], runs_dir)
 
     from dlcli.data.kinds import ReadOptions, kind_of
@@ -225,41 +224,6 @@ def _report_output(output: Path, chosen: str, head: Head, *, as_json: bool, quie
     elif not quiet:
         message = f"predictions of {plural(done, 'input')} are in {printable(str(output))}"
         stderr().print(message, soft_wrap=True)
-
-
-def _split_arguments(inputs: list[str], runs_dir: Path) -> tuple[list[str], list[str]]:
-    """Split leading artifacts from inputs. Raises: UsageError for no inputs."""
-    first = next((i for i, text in enumerate(inputs) if not _is_artifact(text, runs_dir)), len(inputs))
-    named, rest = inputs[:first], inputs[first:]
-    if not rest:
-        raise UsageError(
-            f"{', '.join(named)} {'is a model' if len(named) == 1 else 'are models'}; nothing was given "
-            "to predict",
-            hint=f"dlcli predict {' '.join(named)} FILE...",
-        )
-    return named, rest
-
-
-def _is_artifact(text: str, runs_dir: Path) -> bool:
-    """Return whether a text is a model file (by content or suffix), a run folder, or a run's name."""
-    from dlcli.formats.base import FORMATS, sniff_format
-
-    path = Path(user_path(text))
-    if path.suffix in {entry.suffix for _, entry in FORMATS.entries()}:
-        return True  # even if damaged or missing: no other model may replace it
-    # os.path returns False for names that are too long, as a text may be.
-    if os.path.isfile(path):
-        try:
-            sniff_format(path)
-        except DlcliError:
-            return False
-        return True
-    if os.path.exists(path):
-        return os.path.isfile(RunFolder(path).record) or os.path.isfile(FoldsFolder(path).record)
-    if text == "last":
-        return True
-    named = runs_dir / text
-    return os.path.isfile(RunFolder(named).record) or os.path.isfile(FoldsFolder(named).record)
 
 
 def _output_format(requested: OutputFormat | None, output: Path | None, as_json: bool) -> str:

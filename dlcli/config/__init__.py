@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dlcli.config.bounds import parse_names as parse_names
     from dlcli.config.data import DataConfig as DataConfig
     from dlcli.config.eval import EvalConfig as EvalConfig
+    from dlcli.config.eval import ExplainConfig as ExplainConfig
     from dlcli.config.eval import PredictConfig as PredictConfig
     from dlcli.config.export import ExportConfig as ExportConfig
     from dlcli.config.export import ExportSettings as ExportSettings
@@ -51,6 +52,7 @@ _MODULES = {
     "data": ("DataConfig",),
     "eval": (
         "EvalConfig",
+        "ExplainConfig",
         "PredictConfig",
     ),
     "export": (

@@ -1,9 +1,16 @@
 """Settings of `dlcli eval` and `dlcli predict`."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from dlcli.config.bounds import parse_coverage
-from dlcli.config.shared import BadSamples, EvaluationData, Inference, UserMetrics
+from dlcli.config.shared import (
+    BadSamples,
+    DecodingThreads,
+    Device,
+    EvaluationData,
+    Inference,
+    UserMetrics,
+)
 from dlcli.schema import Frozen
 from dlcli.settings import parsed_by, setting
 
@@ -46,4 +53,20 @@ class PredictConfig(Intervals, Inference):
     )
     keep_columns: str | None = setting(
         None, "Columns of the input table to carry over: all, or A,B.", "--keep-columns"
+    )
+
+
+class ExplainConfig(Device, DecodingThreads):
+    """Explanation"""
+
+    method: Literal["auto", "gradcam", "occlusion"] = setting(
+        "auto",
+        "Grad-CAM (images; needs gradients) or occlusion (any file); auto: Grad-CAM where it can.",
+        "--method",
+    )
+    layer: str | None = setting(
+        None, "Layer of Grad-CAM (default: the last with a map over the image).", "--layer"
+    )
+    target: str | None = setting(
+        None, "Class or target column to explain (default: the predicted class).", "--target"
     )

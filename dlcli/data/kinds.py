@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from dlcli.data.base import DataSource, Inputs, Reader, Samples
+from dlcli.data.base import DataSource, Inputs, Items, Reader, Samples
 from dlcli.data.notices import Notice
+from dlcli.data.occlusion import Occlusion
 from dlcli.data.previews import Preview
 from dlcli.pixels.cache.folder import CacheFolder
 from dlcli.registry import Registry
@@ -133,7 +134,8 @@ class DataKind(Generic[SpecT]):
 
     Descriptions: ``describe(spec)``; ``size_words``, a format string of the shape of a sample;
     ``unit(task)``, the word for samples. ``preview(samples, inputs, spec)``: the one sample of
-    ``samples``, whose `Reader.read` gave ``inputs``, to look at.
+    ``samples``, whose `Reader.read` gave ``inputs``, to look at. ``occlude(items, inputs, task)``: the
+    parts of one sample, and the sample without each, for explanations; None where it has no parts.
     ``own_settings``: keys of settings that apply to this kind and not to all.
     """
 
@@ -152,6 +154,7 @@ class DataKind(Generic[SpecT]):
     size_words: str = "{}"
     unit: Callable[[TaskSpec], str] = lambda task: "samples"
     preview: Callable[[Samples, Inputs, SpecT], Preview] = lambda samples, inputs, spec: Preview()
+    occlude: Callable[[Items, Inputs, TaskSpec], Occlusion] | None = None
     own_settings: tuple[str, ...] = ()
     inputs_by_task: bool = True
     why_missing: Callable[[str], str | None] = lambda name: None

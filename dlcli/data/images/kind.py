@@ -20,6 +20,7 @@ from dlcli.data.images.description import describe
 from dlcli.data.images.folder import PHOTOS, read_folder, read_other_folder
 from dlcli.data.images.inputs import image_inputs, why_no_image
 from dlcli.data.images.manifest import find_manifest, is_manifest, read_manifest
+from dlcli.data.images.occlusion import occlude_image
 from dlcli.data.images.readable import check_readable_classes
 from dlcli.data.images.reader import PixelReader
 from dlcli.data.images.synthetic import REFERENCE_WORDS, noise, reference_input
@@ -216,6 +217,7 @@ KINDS.register("image")(
         default_batch_size=default_batch_size,
         describe=describe,
         preview=lambda samples, inputs, spec: image_preview(inputs[0][0]),
+        occlude=occlude_image,
         own_settings=(
             *("model.img_size", "model.pretrained"),
             *("data.cache", "data.cache_dir", "data.cache_limit"),

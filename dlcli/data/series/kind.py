@@ -21,6 +21,7 @@ from dlcli.data.series.description import describe
 from dlcli.data.series.files import expand_patterns, find_files, read_files, read_input
 from dlcli.data.series.forecast import fit_forecast, is_long, read_long
 from dlcli.data.series.forecast_inputs import forecast_inputs
+from dlcli.data.series.occlusion import occlude_series
 from dlcli.data.series.reader import SeriesReader, channel_statistics, chunks, truncation_notice
 from dlcli.data.series.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.series.ts_files import SeriesFile, Values
@@ -290,6 +291,7 @@ KINDS.register("series")(
         noise=noise,
         describe=describe,
         preview=lambda samples, inputs, spec: series_preview(spec.channels, inputs[0][0]),
+        occlude=occlude_series,
         size_words="{} (steps, channels)",
         own_settings=(
             *("data.max_length", "data.time_column", "data.series_column", "data.series_scale"),

@@ -19,6 +19,7 @@ from dlcli.data.tables.description import describe
 from dlcli.data.tables.frames import TABLE_SUFFIXES, is_table, need_column
 from dlcli.data.tables.inputs import table_inputs
 from dlcli.data.tables.listing import read
+from dlcli.data.tables.occlusion import occlude_row
 from dlcli.data.tables.relations import target_relations
 from dlcli.data.tables.rows import TableRows
 from dlcli.data.tables.split_names import split_files
@@ -104,6 +105,7 @@ KINDS.register("tabular")(
         noise=noise,
         describe=describe,
         preview=preview,
+        occlude=occlude_row,
         size_words="{} features",
         own_settings=("data.keep", "data.formats", "data.header"),
         order=90,

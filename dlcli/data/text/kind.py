@@ -41,6 +41,7 @@ from dlcli.data.text.listing import (
     read_plain,
     read_text_tables,
 )
+from dlcli.data.text.occlusion import occlude_text
 from dlcli.data.text.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.text.tables import table_head
 from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
@@ -220,6 +221,7 @@ KINDS.register("text")(
         noise=noise,
         describe=describe,
         preview=preview,
+        occlude=occlude_text,
         size_words="up to {} tokens",
         own_settings=(*TEXT_SETTINGS, "model.word_vectors"),
         order=30,
