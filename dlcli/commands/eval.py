@@ -77,11 +77,14 @@ def command(
 
     from dlcli.evaluation.ensemble import check_members, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
+    from dlcli.evaluation.explanations import check_explained
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact, recognize
     from dlcli.ui.progress.sinks import progress_sink
 
     files = [recognize(path) for path in paths]
+    if config.explain:
+        check_explained(files[0].card.task)
     _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
     check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
     data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
@@ -151,6 +154,11 @@ def _check(config: EvalConfig, artifacts: Sequence[Path], output: Path | None) -
         )
     if config.intervals is not None and len(artifacts) > 1:
         raise UsageError("--intervals is for one model", hint="name one of them")
+    if config.explain and _own_run(artifacts, config) is None:
+        raise UsageError(
+            "--explain is for a run's own model on its own data, whose report shows the explanations",
+            hint="name one run, without --data, --tta, --amp; dlcli explain FILE... explains any input",
+        )
     if config.worst is None and output is not None:
         raise UsageError("--output is for the samples of --worst", hint=f"--worst 20 --output {output}")
     if len(artifacts) > 1 and not config.ensemble:
@@ -196,7 +204,7 @@ def _evaluate(
     from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
     from dlcli.evaluation.worst import SHOWN
     from dlcli.ui.calibration import calibration_facts, print_calibration
-    from dlcli.ui.compared import print_members, print_worst
+    from dlcli.ui.compared import print_explained, print_members, print_worst
     from dlcli.ui.intervals import print_intervals
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_eval
@@ -205,7 +213,7 @@ def _evaluate(
     intervals = None if config.intervals is None else _intervals(models, data, config, emit)
     change = _calibrate(models[0], data, config, emit) if config.calibrate else None
     models = models if change is None else [change.model]
-    own = _own_run(models, config)
+    own = _own_run([model.path for model in models], config)
     shown = 0 if own is None else SHOWN
     measured = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, shown=shown, emit=emit)
     measured = replace(measured, intervals=intervals or ())
@@ -236,17 +244,19 @@ def _evaluate(
             print_members(result)
         if result.worst:
             print_worst(result.worst, worst)
+        if config.explain and own is not None:
+            print_explained(measured.worst, own.report)
         return missed
 
     return report
 
 
-def _own_run(models: Sequence[Artifact], config: EvalConfig) -> RunFolder | None:
+def _own_run(artifacts: Sequence[Path], config: EvalConfig) -> RunFolder | None:
     """The run whose best model is evaluated on its own data, as it was trained; else None."""
-    if len(models) > 1 or config.data is not None or not config.tta == config.amp == "none":
+    if len(artifacts) > 1 or config.data is not None or not config.tta == config.amp == "none":
         return None
-    run = run_of(models[0].path)
-    return run if run is not None and models[0].path == run.best else None
+    run = run_of(artifacts[0])
+    return run if run is not None and artifacts[0] == run.best else None
 
 
 def _intervals(

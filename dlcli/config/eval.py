@@ -33,6 +33,9 @@ class EvalConfig(Intervals, UserMetrics, BadSamples, Inference, EvaluationData):
     worst: int | None = setting(
         None, "List this many samples with the largest loss, and write them as CSV.", "--worst", ge=1
     )
+    explain: bool = setting(
+        False, "Explain the worst samples in the run's report, as dlcli explain does.", "--explain"
+    )
     ensemble: bool = setting(
         False, "Average the predictions of several models, instead of comparing them.", "--ensemble"
     )

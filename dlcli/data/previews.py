@@ -20,6 +20,8 @@ from dlcli.wording import shorten
 SIDE = 160  # of a picture, in pixels
 TEXT = 600  # characters of a text
 CELLS, CELL = 60, 60  # of a row: columns, and characters of each
+# Of a heat map, cold to hot: black, purple, red, orange, pale yellow, ever lighter.
+_HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 CURVES, POINTS = 4, 160  # channels of a series, and steps of each
 
 
@@ -28,13 +30,17 @@ class Preview:
     """A sample to look at; what its kind of data does not have is empty.
 
     ``image`` is a data URI (JPEG, or PNG of small images), ``cells`` are the values of a row by column,
-    ``curves`` the steps of a series by channel, thinned out evenly to `POINTS`.
+    ``curves`` the steps of a series by channel, thinned out evenly to `POINTS`. ``heat`` is the image
+    under the heat map of its prediction, ``effects`` are the parts that the prediction depends on most,
+    with their effects, where it was explained.
     """
 
     image: str = ""
     text: str = ""
     cells: tuple[tuple[str, str], ...] = ()
     curves: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    heat: str = ""
+    effects: tuple[tuple[str, float], ...] = ()
 
 
 def is_picture(text: str) -> bool:
@@ -56,6 +62,15 @@ def image_preview(pixels: npt.NDArray[np.uint8]) -> Preview:
     image.save(file, format="PNG" if small else "JPEG", quality=80)
     kind = "png" if small else "jpeg"
     return Preview(image=f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}")
+
+
+def under_heat(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Return pixels (H, W, 1 or 3) in grey under a heat map (H, W) from 0 to 1, uint8 (H, W, 3)."""
+    at = np.linspace(0, 1, len(_HEAT))
+    colours = np.stack([np.interp(heat, at, channel) for channel in np.array(_HEAT).T], axis=2)
+    mixed = 0.45 * pixels.mean(axis=2, keepdims=True) + 0.55 * colours
+    out: npt.NDArray[np.uint8] = mixed.round().astype(np.uint8)
+    return out
 
 
 def text_preview(text: Any) -> Preview:

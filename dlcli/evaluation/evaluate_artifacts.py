@@ -13,6 +13,7 @@ from dlcli.evaluation.ensemble import Ensemble, member_row
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
 from dlcli.evaluation.examples import add_examples
+from dlcli.evaluation.explanations import Explainer
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.evaluation.worst import SampleLosses, check_worst, worst_rows
@@ -47,7 +48,15 @@ def evaluate_ensemble(
     if task.kind != "embedding" and (number or shown):
         beams = config.beams
         worst = worst_rows(
-            predict, task, reader, losses, counts, number=number, shown=shown, beams=beams
+            predict,
+            task,
+            reader,
+            losses,
+            counts,
+            number=number,
+            shown=shown,
+            beams=beams,
+            explainer=Explainer(ensemble.members[0]) if config.explain else None,
         )
         result = replace(result, worst=worst)
     if data.train is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,14 +20,17 @@ from dlcli.data.base import Inputs, Items, Listed, Reader, SeriesRows
 from dlcli.data.kinds import kind_of
 from dlcli.data.occlusion import Part
 from dlcli.data.prepare import trim
+from dlcli.data.previews import CELL, Preview, image_preview, under_heat
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.evaluation.metrics.base import Floats
 from dlcli.evaluation.predict import row_function, unscale
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.runs.folder import as_typed, run_of
 from dlcli.task import ImageInput, TaskSpec
+from dlcli.wording import shorten
 
 Method = Literal["auto", "gradcam", "occlusion"]
+EFFECTS = 5  # of a sample in a report
 Heat = npt.NDArray[np.float32]
 
 
@@ -70,6 +73,13 @@ class Explanation:
     def ranked(self) -> list[PartEffect]:
         """The parts, the largest effect first, in whichever direction."""
         return sorted(self.parts, key=lambda one: -abs(one.effect))
+
+    def added_to(self, preview: Preview) -> Preview:
+        """The preview of the sample with its heat map, or the parts with the largest effects."""
+        if self.heat is not None and self.pixels is not None:
+            return replace(preview, heat=image_preview(under_heat(self.pixels, self.heat)).image)
+        effects = tuple((shorten(one.part.name, CELL), one.effect) for one in self.ranked[:EFFECTS])
+        return replace(preview, effects=effects)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: parts in the order of the sample, maps in rows from the top, of 2 decimals."""

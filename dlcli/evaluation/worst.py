@@ -15,6 +15,7 @@ from dlcli.data.series.windows import Windows
 from dlcli.errors import UsageError
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.examples import window_lines
+from dlcli.evaluation.explanations import Explainer, Explanation
 from dlcli.evaluation.metrics import Counts, cross_entropy, default_monitor
 from dlcli.evaluation.metrics.base import Floats, ForecastLine, Outputs, WorstRow
 from dlcli.evaluation.metrics.multilabel import binary_cross_entropy
@@ -75,8 +76,11 @@ def worst_rows(
     number: int = 0,
     shown: int = 0,
     beams: int = 1,
+    explainer: Explainer | None = None,
 ) -> tuple[WorstRow, ...]:
     """The ``number`` worst samples, predicted again, and those that complete ``shown`` to look at.
+
+    With an ``explainer``, what these predictions depend on is part of what is looked at.
 
     Windows to look at do not overlap: next to a bad window are others of the same steps.
     """
@@ -98,7 +102,12 @@ def worst_rows(
                 prediction="; ".join(_prediction(step) for step in steps),
                 probability=steps[0].get("probability"),
             )
-            rows.append(_to_look_at(row, reader, index, own, steps, task) if look else row)
+            row = _to_look_at(row, reader, index, own, steps, task) if look else row
+            if look and explainer is not None:
+                row = replace(
+                    row, preview=_explained(explainer, reader, index, own).added_to(row.preview)
+                )
+            rows.append(row)
     return tuple(rows)
 
 
@@ -139,6 +148,15 @@ def _to_look_at(
         return replace(row, forecast=_forecast(reader.samples.items, index, steps, task))
     one = reader.samples.take(np.array([index], np.int64))
     return replace(row, preview=kind_of(task).preview(one, trim(inputs, task), task.input))
+
+
+def _explained(explainer: Explainer, reader: Reader, index: int, inputs: Inputs) -> Explanation:
+    """The explanation of a sample whose inputs (1, ...) were read."""
+    where = np.array([index], np.int64)
+    items, name = reader.samples.items.take(where), reader.samples.ids[index]
+    return explainer.explain_inputs(
+        name, items, trim(inputs, explainer.task), series=reader.series(where)
+    )
 
 
 def _forecast(

@@ -61,11 +61,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample with facts about it: an image (a data URI), a text, cells or a picture of its curves."""
+    """A sample with facts about it: an image (a data URI), a text, cells or a picture of its curves.
+
+    ``heat`` is the image under a heat map.
+    """
 
     name: str
     facts: Sequence[tuple[str, str]]
     image: str = ""
+    heat: str = ""
     text: str = ""
     cells: Sequence[tuple[str, str]] = ()
     figure: Figure | None = None

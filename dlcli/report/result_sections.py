@@ -261,8 +261,12 @@ def worst(result: EvalResult) -> Section | None:
     shown = [_sample(row, error) for row in rows or worst_ones[:SHOWN]]
     if not shown:
         return None
-    title = f"Worst samples of {result.split}"
-    return Section("worst", title, [Notes([f"The largest {error} first."]), Samples(shown)])
+    title, notes = f"Worst samples of {result.split}", [f"The largest {error} first."]
+    if any(sample.heat for sample in shown):
+        notes.append("The second picture is light where in the image the prediction was found.")
+    if any(row.preview.effects for row in worst_ones):
+        notes.append('"depends on": how much the prediction changes without that part.')
+    return Section("worst", title, [Notes(notes), Samples(shown)])
 
 
 def _sample(row: WorstRow, error: str) -> Sample:
@@ -275,10 +279,16 @@ def _sample(row: WorstRow, error: str) -> Sample:
         facts += [("prediction", shorten(row.prediction, VALUE) or "none")]
     if row.probability is not None:
         facts.append(("probability", f"{row.probability:.3f}"))
+    if row.preview.effects:
+        most = ", ".join(
+            f"{shorten(name, CELL)} {signed(effect)}" for name, effect in row.preview.effects
+        )
+        facts.append(("depends on", most))
     return Sample(
         name=shorten(row.input, 80),
         facts=facts,
         image=row.preview.image if is_picture(row.preview.image) else "",
+        heat=row.preview.heat if is_picture(row.preview.heat) else "",
         text=shorten(row.preview.text, TEXT),
         cells=[(shorten(name, CELL), shorten(value, CELL)) for name, value in row.preview.cells[:CELLS]],
         figure=drawn,

@@ -13,7 +13,7 @@ from dlcli.ui.console import stdout
 from dlcli.ui.differences import interval, verdict
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.tables import metric_order, print_comparison
-from dlcli.ui.text import csv_cell, figure, signed
+from dlcli.ui.text import csv_cell, figure, from_here, signed
 
 if TYPE_CHECKING:
     from dlcli.evaluation.comparing import ModelComparison
@@ -87,6 +87,14 @@ def print_worst(rows: Sequence[WorstRow], path: Path | None) -> None:
     print_comparison(title, heads, [line[: len(heads)] for line in shown])
     if path is not None:
         stdout().print(f"  written to {wording.printable(str(path))}", soft_wrap=True)
+
+
+def print_explained(rows: Sequence[WorstRow], report: Path) -> None:
+    """Print where the explanations of the worst samples are."""
+    explained = sum(bool(row.preview.heat or row.preview.effects) for row in rows)
+    samples = wording.plural(explained, "sample")
+    stdout().print()
+    stdout().print(f"explained in {from_here(str(report))}: the worst {samples}", soft_wrap=True)
 
 
 def write_worst(path: Path, rows: Sequence[WorstRow]) -> Path:

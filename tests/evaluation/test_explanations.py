@@ -66,7 +66,7 @@ def test_the_map_is_the_mean_gradient_times_the_features() -> None:
             grad_cam(model, [pixels], layer, 0)
 
 
-@pytest.mark.parametrize(("name", "layer"), [("cnn", "features"), ("transformer", None), ("mlp", None)])
+@pytest.mark.parametrize(("name", "layer"), [("cnn", "features"), ("mlp", None)])
 def test_a_layer_is_chosen_where_there_is_a_map(name: str, layer: str | None) -> None:
     task = tiny.make_task(tiny.image(32))
     module = build_model(ModelSpec(name=name), task).eval()

@@ -188,6 +188,8 @@ ODD: list[tuple[str, list[str | int], Any]] = [
     ("measured/eval-test.json", ["result", "per_class", 0, "recall"], 1e9),
     ("measured/eval-test.json", ["result", "reliability", 0, "samples"], 0),
     ("measured/eval-test.json", ["result", "worst", 0, "preview", "image"], "https://example.org/x.png"),
+    ("measured/eval-test.json", ["result", "worst", 0, "preview", "heat"], "https://example.org/x.png"),
+    ("measured/eval-test.json", ["result", "worst", 0, "preview", "effects"], [["<b>" * 90, 1.0]]),
     ("measured/eval-test.json", ["result", "worst", 0, "preview", "text"], "x" * 5_000_000),
     ("measured/eval-test.json", ["result", "worst", 0, "input"], "\u202e\x00\ud800"),
     ("measured/eval-test.json", ["command"], "<b>"),
@@ -266,11 +268,19 @@ def test_worst_images_are_the_pixels_of_the_model(
     data = photo_folder(per_class=12)
     args = ["train", "-m", "linear", "-d", str(data), "--img-size", "16", "--epochs", "1", "--quiet"]
     assert main([*args, "--set", "fit.min_steps=0", "--name", "p"]) == 0
+    assert main(["eval", "p", "--explain", "--data", str(data)]) == 2  # nothing would be in a report
+    assert main(["eval", "p", "--split", "val", "--explain", "--quiet"]) == 0
+    explained = check_page(Path("runs/p/report.html"))
+    assert "The second picture is light where" in explained.text
+    heated = [target for target in explained.targets if target.startswith("data:")]
+    assert main(["eval", "p", "--split", "val", "--quiet"]) == 0
     shutil.rmtree(data)  # a report needs no data
     assert main(["report"]) == 0
     page = check_page(Path("runs/p/report.html"))
     images = [target for target in page.targets if target.startswith("data:")]
     assert len(images) == result_of(RunFolder(Path("runs/p")), "eval-val")["samples"]
+    assert heated[::2] == images
+    assert len(heated) == 2 * len(images)
     with Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2]))) as image:
         assert image.size == (16, 16)
 

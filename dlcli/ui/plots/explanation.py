@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlcli.data.previews import under_heat
 from dlcli.ui.plots.canvas import BLUE, ORANGE, add_grid, new_figure, save_figure
 from dlcli.wording import number, printable, shorten
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from dlcli.evaluation.explanations import Explanation
 
-_COLOURS = "inferno"
 _BARS = 20
 _METHODS = {"gradcam": "Grad-CAM", "occlusion": "occlusion"}
 
@@ -31,7 +31,7 @@ def _heat(one: Explanation) -> Figure:
     fig, (left, right) = new_figure(6.8, tall + 0.9, columns=(1, 1))
     smooth = "nearest" if max(height, width) < 64 else "antialiased"
     left.imshow(_rgb(one.pixels), interpolation=smooth)
-    right.imshow(overlay(one), interpolation=smooth)
+    right.imshow(under_heat(one.pixels, one.heat), interpolation=smooth)
     for axes, title in (
         (left, shorten(printable(one.input.rsplit("/", 1)[-1]), 34)),
         (right, _title(one)),
@@ -39,19 +39,6 @@ def _heat(one: Explanation) -> Figure:
         axes.set_axis_off()
         axes.set_title(title, fontsize=10).set_parse_math(False)
     return fig
-
-
-def overlay(one: Explanation) -> Any:
-    """The image in grey with its heat map over it, uint8 (H, W, 3)."""
-    import numpy as np
-    from matplotlib import colormaps
-
-    assert one.heat is not None
-    assert one.pixels is not None
-    grey = _rgb(one.pixels).mean(axis=2, keepdims=True)
-    colours = colormaps[_COLOURS](one.heat)[..., :3] * 255
-    mixed = 0.45 * grey + 0.55 * colours
-    return mixed.round().astype(np.uint8)
 
 
 def _rgb(pixels: Any) -> Any:
