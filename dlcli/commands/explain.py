@@ -54,6 +54,11 @@ def command(
 
     The effect of a part is how much the output changes without it: of a class in log-odds, of a number
     in the data's own units. A heat map shows where in a photo a class was found.
+
+    Examples:
+        dlcli explain some/photo.jpg
+        dlcli explain some/photo.jpg --method occlusion --target blue
+        dlcli explain -a cnn-digits ./new --output pictures
     """
     config = settings.resolve()
     front, arguments = ([artifact], inputs) if artifact else split_arguments("explain", inputs, runs_dir)
