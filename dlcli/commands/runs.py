@@ -13,6 +13,8 @@ import typer
 from dlcli.commands.options import Json, RunsDir
 from dlcli.errors import DlcliError, UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed, check_links, find_run
+from dlcli.runs.folds import FoldsFolder
+from dlcli.runs.group import RunGroup
 
 if TYPE_CHECKING:
     from dlcli.evaluation.run_summaries import RunSummary
@@ -45,8 +47,8 @@ def command(
     """List the runs with their best metrics, compare some of them, or delete them.
 
     With several names: the settings that differ, and the metrics side by side. With one name: its
-    settings that are not the default. With --delete: the named runs are deleted. Curves of several runs
-    in one plot: `dlcli report RUN RUN`.
+    settings that are not the default. With --delete: the named runs are deleted, of a cross-validation
+    or study all of its runs. Curves of several runs in one plot: `dlcli report RUN RUN`.
 
     Examples:
         dlcli runs
@@ -135,8 +137,8 @@ def _delete(names: list[str], root: Path, *, yes: bool, as_json: bool) -> None:
     if not names:
         raise UsageError("--delete needs the names of runs", hint="dlcli runs --delete NAME")
     finished = _finish_deletions(root)
-    names = [name for name in names if name not in finished or RunFolder(root / name).record.is_file()]
-    chosen = list({run.path.absolute(): run for run in (find_run(n, root) for n in names)}.values())
+    names = [name for name in names if name not in finished or (root / name).exists()]
+    chosen = list({run.path.absolute(): run for run in (_named(n, root) for n in names)}.values())
     for run in chosen:
         check_deletable(run)
     if chosen and not yes:
@@ -145,14 +147,24 @@ def _delete(names: list[str], root: Path, *, yes: bool, as_json: bool) -> None:
         for run in chosen:
             files, size_bytes = size_of(run)
             facts = f"{plural(files, 'file')}, {size(size_bytes)}"
+            if isinstance(run, RunGroup):
+                facts = f"a {run.NOUN} of {plural(len(run.runs()), 'run')}, {facts}"
             typer.echo(f"{printable(str(run.path))}: {facts}", err=True)
-        typer.confirm(f"delete {plural(len(chosen), 'run')} for good?", abort=True, err=True)
+        count = sum(len(run.runs()) if isinstance(run, RunGroup) else 1 for run in chosen)
+        typer.confirm(f"delete {plural(count, 'run')} for good?", abort=True, err=True)
     for run in chosen:
         delete_run(run)
         if not as_json:
             stdout().print(f"deleted {printable(str(run.path))}", soft_wrap=True)
     if as_json:
         print_json({"command": "runs", "deleted": [str(run.path) for run in chosen]})
+
+
+def _named(name: str, root: Path) -> RunFolder | RunGroup:
+    """The run, cross-validation or study of a name. Raises: DlcliError where there is none."""
+    from dlcli.tune.study import StudyFolder
+
+    return FoldsFolder.find(name, root) or StudyFolder.find(name, root) or find_run(name, root)
 
 
 def _compare(names: list[str], root: Path, as_json: bool, csv: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Delete runs that are asked to be deleted, and nothing else."""
+"""Delete runs that are asked to be deleted, or all runs of a group, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,42 +6,62 @@ import os
 import re
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dlcli.errors import DlcliError
+from dlcli.files import read_json
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.group import RunGroup
 from dlcli.runs.locks import run_lock
 
 _DOOMED = ".deleting-"  # a folder that holds a run while it is deleted, which is then no run any more
 
 
-def size_of(run: RunFolder) -> tuple[int, int]:
-    """Return the number of files in a run's folder and their size in bytes; links count as files."""
+def size_of(run: RunFolder | RunGroup) -> tuple[int, int]:
+    """Return the number of files in a folder of runs and their size in bytes; links count as files."""
     files = [Path(folder, name) for folder, _, names in os.walk(run.path) for name in names]
     return len(files), sum(path.lstat().st_size for path in files)
 
 
-def check_deletable(run: RunFolder) -> None:
-    """Raises: DlcliError where the folder is not only a run's, or a process writes to it."""
+def check_deletable(run: RunFolder | RunGroup) -> None:
+    """Raises: DlcliError where the folder is not only of runs, or a process writes to it."""
     path = run.path
     if path.is_symlink():
         raise DlcliError(
             f"{path} is a link, and dlcli deletes no run that a link leads to",
             hint=f"delete the link itself, or name the folder: {path.resolve()}",
         )
-    if "started_at" not in run.read_record():
+    if isinstance(run, RunFolder) and "started_at" not in run.read_record():
         raise DlcliError(f"{run.record} is not the record of a run that dlcli started")
-    if inner := next((p for p in path.rglob("run.json") if p != run.record), None):
-        raise DlcliError(f"{path} holds another run, {inner.parent}", hint="delete that one first")
+    if isinstance(run, RunGroup) and not isinstance(read_json(run.record), dict):
+        raise DlcliError(f"{run.record} is not the record of a {run.NOUN}")
+    own = [one.path for one in run.runs()] if isinstance(run, RunGroup) else [path]
+    if inner := next((p.parent for p in path.rglob("run.json") if p.parent not in own), None):
+        raise DlcliError(f"{path} holds another run, {inner}", hint="delete that one first")
     if Path.cwd().is_relative_to(path.resolve()):
         raise DlcliError(f"the current folder is in {path}", hint="go to another folder first")
-    with run_lock(path, grace_s=0, links=True):
+    with _locked(run):
         pass
 
 
-def delete_run(run: RunFolder) -> None:
-    """Delete a run's folder; links in it are removed, what they lead to stays.
+@contextmanager
+def _locked(run: RunFolder | RunGroup) -> Iterator[None]:
+    """Context in which no other process writes to a run, or to any of a group. Raises: DlcliError."""
+    paths = [run.path]
+    if isinstance(run, RunGroup):
+        paths += [*run.claims(), *(one.path for one in run.runs())]
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(run_lock(path, grace_s=0, links=True))
+        yield
+
+
+def delete_run(run: RunFolder | RunGroup) -> None:
+    """Delete the folder of a run, or of a group with all its runs.
+
+    Links in it are removed, what they lead to stays.
 
     Raises: DlcliError as `check_deletable`, and when it cannot be deleted.
     """
@@ -49,7 +69,7 @@ def delete_run(run: RunFolder) -> None:
     try:
         doomed = Path(tempfile.mkdtemp(prefix=_DOOMED, dir=run.path.parent))
         try:
-            with run_lock(run.path, grace_s=0, links=True):
+            with _locked(run):
                 run.path.rename(doomed / run.name)
         finally:
             _remove(doomed)

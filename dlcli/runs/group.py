@@ -53,6 +53,16 @@ class RunGroup:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def claims(self) -> list[Path]:
+        """The folders of `claim` that there are."""
+        return sorted(path for path in (self.path / "locks").glob("*") if path.is_dir())
+
+    def runs(self) -> list[RunFolder]:
+        """The runs that have begun, by the names of their folders."""
+        names = self.RUN.partition("{")[0]
+        folders = (RunFolder(path) for path in sorted(self.path.glob(f"{names}*")))
+        return [run for run in folders if run.record.is_file()]
+
     def is_finished(self, number: int) -> bool:
         """Whether a run has ended as planned. Raises: DlcliError for a damaged record."""
         run = self.run(number)

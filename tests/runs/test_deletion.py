@@ -12,7 +12,10 @@ from dlcli.cli import main
 from dlcli.runs import deletion
 from dlcli.runs.deletion import delete_run
 from dlcli.runs.folder import RunFolder, create_run, list_runs
+from dlcli.runs.folds import FoldsFolder
+from dlcli.runs.group import RunGroup
 from dlcli.runs.locks import run_lock
+from dlcli.tune.study import StudyFolder
 
 
 @pytest.fixture
@@ -173,3 +176,33 @@ def test_two_processes_may_finish_the_same_deletion(root: Path, monkeypatch: pyt
     monkeypatch.setattr(deletion.shutil, "rmtree", as_another_does)
     assert deletion.finish_deletions(root) == ["c"]
     assert names(root) == ["a", "b"]
+
+
+@pytest.mark.parametrize("group", [FoldsFolder, StudyFolder])
+def test_a_group_is_deleted_with_its_runs(
+    group: type[RunGroup], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = group(root / "all")
+    for number in (1, 2):
+        folder.run(number).path.mkdir(parents=True)
+        folder.run(number).write_record({"started_at": "2026-01-01"})
+    folder.record.write_text("{}")
+    (folder.claim(3) / "lock").touch()
+    fd = os.open(folder.claim(3) / "lock", os.O_RDWR)
+    import fcntl
+
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:  # its third run is about to begin
+        assert main(["runs", "--delete", "a", "all", "--yes"]) == 1
+    finally:
+        os.close(fd)
+    assert "is being written by" in capsys.readouterr().err
+    own = root / "all" / "mine"
+    own.mkdir()
+    RunFolder(own).write_record({"started_at": "2026-01-01"})
+    assert main(["runs", "--delete", "all", "--yes"]) == 1
+    assert "holds another run" in capsys.readouterr().err
+    assert names(root) == ["a", "all", "b"]
+    own.rename(root / "mine")
+    assert main(["runs", "--delete", "all", "--yes"]) == 0
+    assert names(root) == ["a", "b", "mine"]
