@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dlcli.card import Card, TransformRecord
+from dlcli.errors import UsageError
 
 # Structures
 CHANNELS = "channels"
 FOLD_BATCHNORM = "fold-batchnorm"
 FAKE_QUANT = "fake-quant"
 LORA = "lora"
+ENSEMBLE = "ensemble"  # args["members"]: the "task" and the "transforms" of each
 TEMPERATURE = "temperature"  # args["temperature"]: the logits are divided by it
 # Encodings
 HALF = "half"
@@ -36,7 +38,7 @@ ONE_BRANCH = "one branch"  # args["lines"]: of the user's code, where tracing to
 
 KNOWN = frozenset(
     {
-        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT, LORA, TEMPERATURE),
+        *(CHANNELS, FOLD_BATCHNORM, FAKE_QUANT, LORA, ENSEMBLE, TEMPERATURE),
         *(HALF, GROUPS, SPARSE),
         *(MASK, QUANTIZE, MERGED_LORA),
         *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, ONNX_VERSIONS),
@@ -53,6 +55,16 @@ OF_THE_FILE = frozenset({EXPORTED, UNVERIFIED, ONE_BRANCH})
 def find_record(records: Iterable[TransformRecord], kind: str) -> TransformRecord | None:
     """Return the first record of a kind, or None."""
     return next((record for record in records if record.kind == kind), None)
+
+
+def check_single(card: Card, path: object, what: str) -> None:
+    """Raises: UsageError for a model of several members, of which ``what`` is done to one."""
+    record = find_record(card.transforms, ENSEMBLE)
+    if record is not None:
+        raise UsageError(
+            f"{path} is the mean of {len(record.args['members'])} models, and {what} is for one",
+            hint="give one of its models, such as the run of a fold: RUN/fold-1",
+        )
 
 
 def not_float(card: Card) -> TransformRecord | None:

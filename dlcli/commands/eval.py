@@ -15,7 +15,7 @@ from dlcli.config import EvalConfig
 from dlcli.config.bounds import parse_coverage
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, run_of
-from dlcli.runs.folds import FoldsFolder, find_artifacts
+from dlcli.runs.folds import FoldsFolder, find_artifacts, folds_of
 from dlcli.runs.saved import read_run
 
 if TYPE_CHECKING:
@@ -113,10 +113,11 @@ def _with_folds(config: EvalConfig, artifacts: Sequence[str], root: Path) -> Eva
     On the data's own test split, which no fold has seen, unless other data is given. Raises: UsageError
     where there is none.
     """
-    groups = [group for text in artifacts if (group := FoldsFolder.find(text, root)) is not None]
+    groups = [group for text in artifacts if (group := folds_of(text, root)) is not None]
     if not groups:
         return config
-    update: dict[str, Any] = {"ensemble": True}
+    several = any(FoldsFolder.find(text, root) is not None for text in artifacts)
+    update: dict[str, Any] = {"ensemble": True} if several else {}
     if config.data is None:
         saved = read_run(groups[0].run(1))
         if not groups[0].has_test():

@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 
 from dlcli.config import EvalConfig
+from dlcli.data.base import Samples
 from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.differences import compared_metric
-from dlcli.evaluation.ensemble import alignment
+from dlcli.evaluation.ensemble import Ensemble, alignment
 from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import batches, check_counted, default_batch_size
-from dlcli.evaluation.metrics import BaselineRow, Counts, direction, make_counts
+from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
+from dlcli.evaluation.metrics import BaselineRow, Counts, EvalResult, direction, make_counts
+from dlcli.evaluation.metrics.base import RANGES
 from dlcli.evaluation.predict import predict
 from dlcli.evaluation.true_values import true_values
 from dlcli.events import Emit, ignore
@@ -64,7 +67,8 @@ class FoldsResult:
 
     ``baselines`` are differences, the model's value minus that of each baseline. ``pooled`` are metrics
     over all held-out samples together, none where the models' outputs have no common scale; ``samples``
-    is the number of held-out samples that were counted.
+    is the number of held-out samples that were counted. ``test`` are the metrics of the mean prediction
+    on the data's own test split, of ``test_samples``, which no fold has seen; empty without one.
     """
 
     task: TaskKind
@@ -74,6 +78,8 @@ class FoldsResult:
     baselines: tuple[MeanRow, ...]
     samples: int
     pooled: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    test_samples: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -97,6 +103,7 @@ class FoldModels:
     """The models of all folds: `evaluate` and `predictions` read the held-out samples of each."""
 
     def __init__(self, paths: Sequence[Path], *, device: str) -> None:
+        self._device = device
         config = EvalConfig(split="test", device=device)
         self._folds = []
         for number, path in enumerate(paths, 1):
@@ -121,8 +128,10 @@ class FoldModels:
             rows.append(_row(fold, counts, metric))
         shares = [row.samples / row.train_samples for row in rows]
 
-        def mean(name: str, values: Sequence[float]) -> MeanRow:
-            return mean_row(name, values, float(np.mean(shares)))
+        share, (least, most) = float(np.mean(shares)), RANGES.get(metric, (-math.inf, math.inf))
+
+        def difference(name: str, values: Sequence[float]) -> MeanRow:
+            return mean_row(name, values, share, (least - most, most - least))
 
         names = [row.name for row in rows[0].baselines]
         differences = [[row.baselines[i].difference for row in rows] for i in range(len(names))]
@@ -130,16 +139,31 @@ class FoldModels:
             task=self.task.kind,
             metric=metric,
             folds=tuple(rows),
-            mean=mean(metric, [row.metrics.get(metric, math.nan) for row in rows]),
+            mean=mean_row(
+                metric, [row.metrics.get(metric, math.nan) for row in rows], share, (least, most)
+            ),
             baselines=tuple(
                 replace(row, better=(row.low > 0) == (direction(metric) > 0))
                 if row.low > 0 or row.high < 0
                 else row
-                for row in map(mean, names, differences)
+                for row in map(difference, names, differences)
             ),
             samples=sum(row.samples for row in rows),
             pooled={} if pooled is None else pooled.metrics(),
         )
+
+    @property
+    def held_out(self) -> Samples:
+        """The samples that the first fold holds out."""
+        return self._folds[0].data.reader.samples
+
+    def test(self, data: str, emit: Emit = ignore) -> EvalResult:
+        """Evaluate the mean prediction on the test split that ``data`` has of its own."""
+        ensemble = Ensemble([fold.artifact for fold in self._folds])
+        config = EvalConfig(data=data, split="test", ensemble=True, device=self._device)
+        first = ensemble.members[0]
+        split = replace(eval_data(first.card, first.path, config), train=None)
+        return evaluate_ensemble(ensemble, split, config, emit=emit)
 
     def predictions(self) -> Iterator[dict[str, Any]]:
         """The predictions of the held-out samples: a row for each, of forecasts for each step.
@@ -157,19 +181,23 @@ class FoldModels:
                         yield {**row, "fold": fold.number, "true": true}
 
 
-def mean_row(name: str, values: Sequence[float], share: float) -> MeanRow:
+def mean_row(name: str, values: Sequence[float], share: float, limits: tuple[float, float]) -> MeanRow:
     """The mean of the values of K folds; ``share`` is held-out samples over training samples.
 
     The interval is Student's t with K - 1 degrees of freedom, and a variance of (1 / K + share) times
     that of the values: training sets overlap, so folds are not independent (Nadeau and Bengio,
-    "Inference for the Generalization Error", Machine Learning 52, 2003).
+    "Inference for the Generalization Error", Machine Learning 52, 2003). It ends at the ``limits`` of
+    the metric: that covers the mean as often, since the mean is within them. It is NaN where all values
+    are equal, as accuracies of 1 on small folds are: these say nothing of how values vary.
     """
     from scipy.special import stdtrit
 
     numbers = np.array(values, dtype=np.float64)
     value, std, folds = float(numbers.mean()), float(numbers.std(ddof=1)), len(numbers)
     half = float(stdtrit(folds - 1, 0.975)) * std * math.sqrt(1 / folds + share)
-    return MeanRow(name, value, std, value - half, value + half)
+    if not std:
+        return MeanRow(name, value, std, math.nan, math.nan)
+    return MeanRow(name, value, std, max(value - half, limits[0]), min(value + half, limits[1]))
 
 
 def _count(fold: _Fold, pooled: Counts | None, task: TaskSpec, emit: Emit) -> Counts:

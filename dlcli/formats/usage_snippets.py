@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlcli import transforms
 from dlcli.card import Card
 from dlcli.task import ImageInput
 
@@ -63,6 +64,7 @@ def _torchvision(card: Card) -> str:
 
     name, task = card.model.name, card.task
     changed = any(STRUCTURES.find(record.kind) for record in card.transforms)
+    changed = changed or transforms.find_record(card.transforms, transforms.ENSEMBLE) is not None
     if changed or not isinstance(task.input, ImageInput) or task.kind == "embedding":
         return ""
     if MODELS.find(f"image/{name}") is not None or not transfer.owns(name):

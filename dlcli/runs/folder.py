@@ -20,6 +20,7 @@ from dlcli.files import parse_json, read_json, user_path, write_json
 
 DEFAULT_ROOT = Path("runs")
 FOLDS = "folds.json"  # of a folder with the runs of a cross-validation
+ENSEMBLE = "ensemble.safetensors"  # of such a folder: all its models in one file
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,9 @@ def find_artifact(text: str | None, root: Path) -> Path:
             raise DlcliError(
                 f"{text} does not exist", hint="give a model file, a run folder or a run's name"
             )
+        for group in (root / text, path):
+            if (group / FOLDS).is_file() and (group / ENSEMBLE).is_file():
+                return group / ENSEMBLE
     run = newest_run(root) if text is None else find_run(text, root)
     if not run.best.is_file():
         raise DlcliError(

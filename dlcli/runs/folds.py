@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dlcli.errors import DlcliError, UsageError
-from dlcli.files import read_json, write_json
-from dlcli.runs.folder import FOLDS, find_artifact, resume_command, safe_name
+from dlcli.files import read_json, user_path, write_json
+from dlcli.runs.folder import ENSEMBLE, FOLDS, find_artifact, resume_command, safe_name
 from dlcli.runs.group import RunGroup
 
 _SCHEMA = 1
@@ -25,6 +25,11 @@ class FoldsFolder(RunGroup):
     def predictions(self) -> Path:
         """What each sample was predicted by the model that has not seen it."""
         return self.path / "out-of-fold.csv"
+
+    @property
+    def ensemble(self) -> Path:
+        """The models of all folds in one file, where their encoders allow that."""
+        return self.path / ENSEMBLE
 
     @property
     def label_issues(self) -> Path:
@@ -79,6 +84,14 @@ def open_folds(root: Path, name: str, settings: Mapping[str, Any], *, named: boo
         write_json(group.record, {"schema": _SCHEMA, "folds": folds, "settings": settings})
         return group
     raise DlcliError(f"no free name for {name!r} in {root}")
+
+
+def folds_of(text: str, root: Path) -> FoldsFolder | None:
+    """`FoldsFolder.find`, also for the file of its ensemble."""
+    path = Path(user_path(text))
+    if path.name == ENSEMBLE and (path.parent / FOLDS).is_file():
+        return FoldsFolder(path.parent)
+    return FoldsFolder.find(text, root)
 
 
 def find_artifacts(texts: Sequence[str | None], root: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from dlcli.settings import merge, validate
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import with_recorded_paths
 from dlcli.training.run import TrainResult
+from dlcli.transforms import check_single
 from dlcli.zoo.base import find_model
 
 # Fine-tunes a plan in a new run of this name. `commands` passes one that shows and logs the run.
@@ -68,6 +69,7 @@ def finetune_plan(
     DlcliError when the training data is not available.
     """
     card = source.card
+    check_single(card, source.path, "fine-tuning")
     own = _from_card(card, source.path) if run is None else with_recorded_paths(run)
     data = _data(own, measure)
     config = validate(TrainConfig, merge(own.model_dump(), _changes(own, source, finetune, defaults)))

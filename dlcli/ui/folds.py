@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from dlcli.ui.tables import metric_order, print_comparison
 from dlcli.ui.text import csv_cell, figure, signed
 
 if TYPE_CHECKING:
-    from dlcli.evaluation.folds import FoldsResult
+    from dlcli.evaluation.folds import FoldsResult, MeanRow
     from dlcli.runs.folds import FoldsFolder
     from dlcli.task import TaskSpec
 
@@ -29,11 +30,17 @@ _METRICS = 3  # columns of the table of folds, the metric that chose the models 
 
 
 def print_folds(
-    result: FoldsResult, group: FoldsFolder, issues: Sequence[LabelIssue], *, has_test: bool
+    result: FoldsResult,
+    group: FoldsFolder,
+    issues: Sequence[LabelIssue],
+    *,
+    has_test: bool,
+    reason: str,
 ) -> None:
     """Print the metrics of each fold, their mean, the baselines, and what to do next.
 
     ``has_test``: whether the data has a test split of its own, on which their ensemble can be evaluated.
+    ``reason``: why their models are not one file, "" where they are.
     """
     others = [n for n in metric_order(result.task, result.folds[0].metrics) if n != result.metric]
     names = [result.metric, *others][:_METRICS]
@@ -48,15 +55,16 @@ def print_folds(
     mean = result.mean
     rows = [
         Row(f"mean {mean.name}", f"{figure(mean.value)}, std {figure(mean.std)} over the folds"),
-        Row("", f"95 % interval {figure(mean.low)} to {figure(mean.high)}, for models of such data"),
+        Row("", _mean_interval(mean)),
         *_pooled(result),
         *([Row("note", _SCALED)] if result.task == "forecast" else []),
+        *_tested(result),
         Row("note", "a fold's own val split chose its epoch: what is held out chose nothing"),
         Row("predictions", str(group.predictions)),
         *_labels(issues, group.label_issues),
         Row("next", f"dlcli predict -a {as_typed(group.path)} FILE     the mean of {len(table)} models"),
         Row("", f"dlcli eval {as_typed(group.path)}" + ("" if has_test else " --data FILE")),
-        Row("", f"dlcli export {as_typed(group.run(1).path)} --onnx"),
+        *_ensemble(group, reason),
     ]
     print_sections([Section("held-out folds", rows)])
     if result.baselines:
@@ -79,6 +87,26 @@ def _labels(issues: Sequence[LabelIssue], path: Path) -> list[Row]:
         ),
         Row("", str(path)),
     ]
+
+
+def _mean_interval(mean: MeanRow) -> str:
+    if math.isnan(mean.low):
+        return "no interval: all folds have the same value, which does not tell how values vary"
+    return f"95 % interval {figure(mean.low)} to {figure(mean.high)}, for models of such data"
+
+
+def _tested(result: FoldsResult) -> list[Row]:
+    if result.metric not in result.test:
+        return []
+    value, samples = figure(result.test[result.metric]), wording.plural(result.test_samples, "sample")
+    return [Row("test", f"the models' mean: {result.metric} {value} on {samples} that none has seen")]
+
+
+def _ensemble(group: FoldsFolder, reason: str) -> list[Row]:
+    if group.ensemble.is_file() and not reason:
+        return [Row("", f"dlcli export {as_typed(group.path)} --onnx     all models in one file")]
+    rows = [Row("", f"dlcli export {as_typed(group.run(1).path)} --onnx")]
+    return [*rows, Row("note", reason)] if reason else rows
 
 
 def _pooled(result: FoldsResult) -> list[Row]:

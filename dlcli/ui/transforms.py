@@ -119,6 +119,9 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "fake-quant": lambda args: (
         f"fake quantization of {wording.plural(len(args.get('layers', ())), 'layer')} (QAT)"
     ),
+    "ensemble": lambda args: (
+        f"the mean of {wording.plural(len(args.get('members', ())), 'model')} of this architecture"
+    ),
     "temperature": _temperature,
     "torchscript": lambda args: "traced" if args.get("by") == "trace" else "compiled from its code",
     "probabilities": lambda args: "readable outputs: probabilities, or the data's own units",

@@ -18,6 +18,7 @@ from dlcli.errors import UsageError, nearest
 from dlcli.registry import Registry
 from dlcli.settings import merge
 from dlcli.task import Frozen, TaskKind, TaskSpec, TextInput
+from dlcli.zoo.ensemble import MeanOf, members_of
 from dlcli.zoo.replay import replay
 
 # Tasks of any head with ``task.num_outputs`` outputs a sample.
@@ -181,6 +182,11 @@ def build_model(
 
     Raises: ValueError when a transform does not fit the model.
     """
+    if members := members_of(transforms):
+        models = [build_model(spec, member.task, member.transforms) for member in members]
+        ensemble = MeanOf(models, [member.task for member in members], task)
+        replay(ensemble, transforms)
+        return ensemble
     entry = find_model(spec.name, task.input.kind)
     module = entry.build(task, entry.arguments(spec.args))
     if task.kind == "embedding":

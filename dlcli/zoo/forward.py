@@ -31,9 +31,14 @@ def place(module: nn.Module, device: torch.device) -> nn.Module:
 
 def has_images(module: nn.Module) -> bool:
     """Whether a module has kernels of two-dimensional convolutions, for which the layout is a choice."""
-    if getattr(module, _CONTIGUOUS_ONLY, False):
+    if is_contiguous_only(module):
         return False
     return any(parameter.ndim == 4 for parameter in module.parameters())
+
+
+def is_contiguous_only(module: nn.Module) -> bool:
+    """Whether `keep_contiguous` was called for a module."""
+    return bool(getattr(module, _CONTIGUOUS_ONLY, False))
 
 
 def keep_contiguous(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -141,11 +142,40 @@ def test_the_folds_are_an_ensemble(here: Path, capsys: pytest.CaptureFixture[str
     assert (result["samples"], len(result["members"])) == (12, 3)  # the test split, that none has seen
     assert main(["predict", "T", "texts/test.csv", "--json", "--quiet"]) == 0
     assert len(json.loads(capsys.readouterr().out)["predictions"]) == 12
-    assert main(["export", "T", "--onnx"]) == 2
-    assert "runs/T/fold-1" in capsys.readouterr().err
     assert main(["runs", "--json"]) == 0
     names = [run["name"] for run in json.loads(capsys.readouterr().out)["runs"]]
     assert [name for name in names if name.startswith("T/")] == ["T/fold-1", "T/fold-2", "T/fold-3"]
+
+
+@pytest.mark.parametrize(("name", "data"), [("T", "texts/test.csv"), ("H", "houses.csv")])
+def test_their_one_file_gives_the_mean_of_the_models(
+    name: str, data: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of models whose words and scales differ, also as ONNX."""
+    assert main(["export", name, "--onnx", "--no-verify", "--quiet"]) == 0
+    rows = {}
+    for file in (name, f"runs/{name}/ensemble.safetensors", f"runs/{name}/ensemble.onnx"):
+        capsys.readouterr()
+        assert main(["predict", "-a", file, data, "--json", "--quiet"]) == 0
+        rows[file] = json.loads(capsys.readouterr().out)["predictions"]
+    expected, *others = ([list(_numbers(row)) for row in table] for table in rows.values())
+    assert len(expected[0]) >= 1
+    for numbers in others:
+        np.testing.assert_allclose(numbers, expected, rtol=1e-4)
+    assert main(["eval", f"runs/{name}/ensemble.safetensors", "--quiet"]) == (0 if name == "T" else 2)
+    assert main(["prune", f"runs/{name}/ensemble.safetensors", "--amount", "0.5"]) == 2
+    assert "is the mean of 3 models" in capsys.readouterr().err
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """The numbers in JSON, in their order."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from _numbers(one)
+    elif isinstance(value, float):
+        yield value
 
 
 def test_killed_folds_go_on_to_the_same_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlcli.evaluation import intervals
+from dlcli.evaluation.folds import mean_row
 from dlcli.evaluation.intervals import (
     MAX_BLOCKS,
     _expanded_tail,
@@ -195,3 +196,12 @@ def test_so_many_samples_that_they_are_joined_still_give_the_normal_interval() -
 def test_scores_of_different_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="3 scores cannot be paired with 4"):
         difference_interval(np.ones(3), np.ones(4))
+
+
+def test_the_interval_over_folds_ends_where_the_metric_does() -> None:
+    row = mean_row("accuracy", [0.99, 1.0, 0.8], 0.5, (0.0, 1.0))
+    assert row.high == 1.0
+    assert 0 < row.low < row.value < row.high
+    equal = mean_row("accuracy", [1.0, 1.0, 1.0], 0.5, (0.0, 1.0))
+    assert (equal.value, equal.std) == (1.0, 0.0)
+    assert np.isnan([equal.low, equal.high]).all()

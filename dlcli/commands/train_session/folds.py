@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.begin import check_steps, create_prepared_run
@@ -14,10 +14,16 @@ from dlcli.commands.train_session.report import Screen
 from dlcli.commands.train_session.run import train_run
 from dlcli.config import TrainConfig
 from dlcli.errors import DlcliError, Interrupted, UsageError
+from dlcli.files import finite
+from dlcli.runs.folder import RunFolder
 from dlcli.runs.folds import FoldsFolder, open_folds
 from dlcli.runs.locks import RunBusy, is_locked, run_lock
 from dlcli.runs.saved import read_run, read_settings
 from dlcli.settings import merge
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.folds import FoldModels
+    from dlcli.events import Emit
 
 _POLL_S = 1.0
 
@@ -166,17 +172,40 @@ def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
 
     runs = [group.run(fold) for fold in range(1, folds + 1)]
     models = FoldModels([run.best for run in runs], device=read_run(runs[0]).config.fit.device)
+    can_average = models.task.kind not in ("seq2seq", "embedding")
     with progress_sink(screen.quiet, screen.as_json) as show:
         result = models.evaluate(show)
+        if group.has_test() and can_average:
+            tested = models.test(str(read_run(runs[0]).config.data.data), show)
+            result = replace(result, test=tested.metrics, test_samples=tested.samples)
+        reason = _write_ensemble(group, runs, models, show) if can_average else ""
     labels = LabelIssues()
     write_out_of_fold(group.predictions, labels.collect(models.predictions()), models.task)
     issues = labels.ranked()
     if models.task.kind == "classification":
         write_label_issues(group.label_issues, issues)
-    group.update(result=result.to_dict())
+    group.update(result=finite(result.to_dict()))
     if screen.as_json:
         facts = {"command": "train", "folds": str(group.path), "status": "finished"}
-        counted = {"out_of_fold": str(group.predictions), "label_issues": len(issues)}
+        counted = {
+            "out_of_fold": str(group.predictions),
+            "label_issues": len(issues),
+            "ensemble": str(group.ensemble) if group.ensemble.is_file() else None,
+            "no_ensemble": reason or None,
+        }
         print_json({**facts, **counted, **result.to_dict()})
     else:
-        print_folds(result, group, issues, has_test=group.has_test())
+        print_folds(result, group, issues, has_test=group.has_test(), reason=reason)
+
+
+def _write_ensemble(group: FoldsFolder, runs: list[RunFolder], models: FoldModels, show: Emit) -> str:
+    """Write the models as one file; return why there is none, "" where there is. Raises: DlcliError."""
+    from dlcli.deploy.ensemble import write_ensemble
+    from dlcli.events import Noted
+
+    show(Noted(f"writing {group.ensemble}"))
+    try:
+        write_ensemble([run.best for run in runs], group.ensemble, models.held_out)
+    except UsageError as exc:
+        return exc.message
+    return ""

@@ -191,6 +191,7 @@ def prune(
 
 def float_module(source: Artifact) -> nn.Module:
     """Return the module of a float model. Raises: DlcliError for any other artifact."""
+    transforms.check_single(source.card, source.path, "pruning")
     record = transforms.not_float(source.card)
     if record is not None:
         run = run_of(source.path)

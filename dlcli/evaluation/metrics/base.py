@@ -40,6 +40,20 @@ DIRECTIONS = {
     "recall_at_1": 1,
 }
 
+# The lowest and the highest value of those that have one.
+RANGES = {
+    **dict.fromkeys(
+        (
+            *("accuracy", "top5_accuracy", "precision_macro", "recall_macro", "f1_macro"),
+            *("balanced_accuracy", "ece", "roc_auc", "average_precision", "recall_at_1"),
+        ),
+        (0.0, 1.0),
+    ),
+    **dict.fromkeys(("log_loss", "mae", "rmse", "mse", "smape", "mase"), (0.0, math.inf)),
+    "matthews_corrcoef": (-1.0, 1.0),
+    "r2": (-math.inf, 1.0),
+}
+
 # Metrics that are the root of a mean of the samples' scores.
 ROOTED = frozenset({"rmse"})
 
