@@ -19,7 +19,7 @@ def command(
         typer.Argument(
             metavar="[RUN]...",
             help="A run's name or folder (default: the newest run). Several are shown side by side, and "
-            "so are the folds of a cross-validation.",
+            "so are the folds of a cross-validation; a study's name gives the page of the study.",
         ),
     ] = None,
     output: Annotated[
@@ -27,7 +27,7 @@ def command(
         typer.Option(
             "--output",
             "-o",
-            help="HTML file to write (default: report.html of the run, or of --runs-dir).",
+            help="HTML file to write (default: report.html of the run or study, or of --runs-dir).",
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
@@ -46,22 +46,22 @@ def command(
         dlcli report cnn-digits resnet18-imgs
     """
     from dlcli.files import user_path
-    from dlcli.report.page import write_comparison, write_report
+    from dlcli.report.page import write_study
+    from dlcli.tune.study import StudyFolder
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
     from dlcli.wording import printable
 
-    named = [run for text in runs or ["last"] for run in _runs(text, runs_dir)]
-    chosen = list({run.path.resolve(): run for run in named}.values())  # "last" may be named too
     target = None if output is None else Path(user_path(output))
     if target is not None:
         _check_target(target)
-    if len(chosen) == 1:
-        if target is None:
-            check_links(chosen[0].path)
-        path = write_report(chosen[0], target)
+    study = StudyFolder.find(runs[0], runs_dir) if runs and len(runs) == 1 else None
+    if study is not None:
+        path = write_study(study, target)
+        chosen = study.runs()
     else:
-        path = write_comparison(chosen, target or runs_dir / "report.html")
+        chosen = _chosen(runs or ["last"], runs_dir)
+        path = _write_runs(chosen, target, runs_dir)
     opened = _open(path) if show else None
     if json_output:
         facts = {"runs": [str(run.path) for run in chosen], "report": str(path)}
@@ -70,6 +70,21 @@ def command(
     stdout().print(printable(str(path)), soft_wrap=True)
     if opened is False:
         typer.echo("no browser could be started: open the file yourself", err=True)
+
+
+def _chosen(names: list[str], root: Path) -> list[RunFolder]:
+    named = [run for text in names for run in _runs(text, root)]
+    return list({run.path.resolve(): run for run in named}.values())  # "last" may be named too
+
+
+def _write_runs(chosen: list[RunFolder], target: Path | None, root: Path) -> Path:
+    from dlcli.report.page import write_comparison, write_report
+
+    if len(chosen) > 1:
+        return write_comparison(chosen, target or root / "report.html")
+    if target is None:
+        check_links(chosen[0].path)
+    return write_report(chosen[0], target)
 
 
 def _runs(text: str, root: Path) -> list[RunFolder]:

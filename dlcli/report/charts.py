@@ -146,6 +146,16 @@ def bar(value: float, low: float, high: float) -> Markup:
     return bar_drawing(parts, width)
 
 
+def share(value: float) -> Markup:
+    """Return a share, 0 to 1, as a bar."""
+    width = 150
+    parts = [
+        svg.rect(2, 4, width - 4, 10, "track"),
+        svg.rect(2, 4, value * (width - 4), 10, "bar"),
+    ]
+    return bar_drawing(parts, width)
+
+
 def bar_drawing(parts: Sequence[Markup], width: int) -> Markup:
     """Return a picture in a cell, whose numbers are in the cell next to it."""
     opened = Markup('<svg class="cell" viewBox="0 0 {} 18" aria-hidden="true">').format(width)

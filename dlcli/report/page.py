@@ -18,7 +18,9 @@ from dlcli.report import compared_sections, record_sections, result_sections
 from dlcli.report.blocks import Notes, Page, Section
 from dlcli.report.reading import RunFacts, read_facts
 from dlcli.report.record_sections import when
+from dlcli.report.study import study_page
 from dlcli.runs.folder import RunFolder
+from dlcli.tune.study import StudyFolder
 from dlcli.ui.text import duration, figure
 from dlcli.wording import count, plural, printable_lines, shorten, size
 
@@ -46,6 +48,11 @@ def write_comparison(runs: Sequence[RunFolder], target: Path) -> Path:
         written=_written(),
     )
     return _write(target, page)
+
+
+def write_study(folder: StudyFolder, target: Path | None = None) -> Path:
+    """Write the page of a study, by default into its folder; returns the path. Raises: DlcliError."""
+    return _write(target or folder.path / "report.html", study_page(folder, _written()))
 
 
 def run_page(facts: RunFacts) -> Page:

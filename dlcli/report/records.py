@@ -179,3 +179,71 @@ class Benchmark(_Read):
     busy_cores: float = 0.0
     doubt: str | None = None
     rows: tuple[BenchmarkRow, ...] = ()
+
+
+class SearchFacts(_Read):
+    """How a study searches."""
+
+    sampler: str = ""
+
+
+class StudyRecord(_Read):
+    """The record of a study; ``direction`` is 1 where more of the metric is better, else -1."""
+
+    monitor: str
+    direction: int
+    task: str = ""
+    data: str = ""
+    val_samples: int = 0
+    tune: SearchFacts = SearchFacts()
+
+
+class DifferenceFacts(_Read):
+    """A difference from the default settings, and its 95 % interval, None where that is unknown."""
+
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    better: bool | None = None
+
+
+class TrialFacts(_Read):
+    """A trial of a study; ``value`` is the metric of its best epoch."""
+
+    number: int
+    run: str
+    status: str
+    model: str = ""
+    settings: dict[str, Any] = {}
+    value: float | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+    difference: DifferenceFacts | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"trial-{self.number:03d}"
+
+
+class TestFacts(_Read):
+    """Metrics on the test split."""
+
+    metrics: dict[str, float] = {}
+    samples: int = 0
+
+
+class StudyResult(_Read):
+    """What a study gave."""
+
+    best: TrialFacts
+    trials: tuple[TrialFacts, ...]
+    best_config: str = ""
+    artifact: str = ""
+    difference_from_default: DifferenceFacts | None = None
+    gain_by_chance: float | None = None
+    val_too_small: bool = False
+    test: TestFacts | None = None
+    importance: dict[str, float] = {}
+    damaged_lines: int = 0
