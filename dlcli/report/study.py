@@ -15,11 +15,12 @@ from dlcli.report import charts, svg
 from dlcli.report.blocks import Block, Facts, Figure, Figures, Notes, Page, Section, Table
 from dlcli.report.records import StudyRecord, StudyResult, TrialFacts
 from dlcli.tune.study import StudyFolder
+from dlcli.ui.progress.study import value_text
 from dlcli.ui.text import duration, figure, signed
 from dlcli.wording import plural, shorten
 
 _NAME, _VALUE = 40, 60  # characters of a setting and of its value
-_AXIS, _SIDE, _TALL = 120, 24, 250  # of parallel coordinates, in units
+_AXIS, _SIDE, _TALL = 120, 24, 262  # of parallel coordinates, in units
 _MOST_AXES = 10
 _VERDICTS = {True: "better", False: "worse", None: "not significant"}
 
@@ -76,7 +77,7 @@ def _against_default(study: StudyRecord, result: StudyResult) -> str:
 
 
 def _results(study: StudyRecord, result: StudyResult) -> Section:
-    settings = [(key, shorten(str(value), _VALUE)) for key, value in result.best.settings.items()]
+    settings = [(key, shorten(value_text(value), _VALUE)) for key, value in result.best.settings.items()]
     test = "the data has no test split, so val, which chose this trial, is the only figure"
     if result.test is not None:
         samples = plural(result.test.samples, "sample")
@@ -157,9 +158,9 @@ def _parallel(study: StudyRecord, result: StudyResult) -> Figure | None:
     if len({trial.model for trial in trials}) > 1:
         axes.insert(0, _axis("model", {t.number: t.model for t in trials}))
     axes.append(_axis(f"val {study.monitor}", {t.number: t.value for t in trials}))
-    left = 40
+    left = 60
     width = 2 * left + _AXIS * (len(axes) - 1)
-    top, bottom = 34, _TALL - _SIDE
+    top, bottom = 46, _TALL - _SIDE
 
     def at(i: int, place: float) -> tuple[float, float]:
         return left + i * _AXIS, bottom - place * (bottom - top)
@@ -169,11 +170,11 @@ def _parallel(study: StudyRecord, result: StudyResult) -> Figure | None:
         number = trial.number
         points = [at(i, one.places[number]) for i, one in enumerate(axes) if number in one.places]
         is_best = number == result.best.number
-        parts.append(svg.path(points, "line c1" if is_best else "line c0 faint"))
+        parts.append(svg.path(points, "line c1" if is_best else "others c0"))
     for i, one in enumerate(axes):
         x, _ = at(i, 0)
         parts.append(svg.line(x, bottom, x, top, "axis"))
-        parts.append(svg.text(x, 12 if i % 2 else 24, shorten(one.name, 24), "label mid"))
+        parts.append(svg.text(x, 12 if i % 2 else 26, shorten(one.name, 24), "label mid"))
         for place, name in one.labels.items():
             parts.append(svg.text(x + 4, at(i, place)[1] - 2, shorten(name, 14), "tick"))
     caption = "Settings of all trials"
@@ -229,7 +230,10 @@ def _row(trial: TrialFacts, keys: Sequence[str]) -> list[str]:
         interval,
         verdict,
         trial.model,
-        *(shorten(str(trial.settings[key]), _VALUE) if key in trial.settings else "–" for key in keys),
+        *(
+            shorten(value_text(trial.settings[key]), _VALUE) if key in trial.settings else "–"
+            for key in keys
+        ),
         str(trial.epochs),
         duration(trial.seconds),
     ]

@@ -61,7 +61,7 @@ def test_a_study_on_one_page(study: Path, capsys: pytest.CaptureFixture[str]) ->
         "trial-002",
     ):
         assert text in html
-    assert html.count('<path class="line c0 faint"') == 2  # the other trials with a value
+    assert html.count('<path class="others c0"') == 2  # the other trials with a value
     assert main(["report", "S", "-o", "mine.html"]) == 0
     assert Path("mine.html").is_file()
 
