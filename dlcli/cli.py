@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dlcli import __version__
 from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, os_error_message
+from dlcli.machine.allocator import share_one_arena
 from dlcli.machine.threads import limit_spinning
 from dlcli.out_of_memory import MEMORY_HINT, out_of_memory_message
 from dlcli.signals import raising_terminated, signum_of
@@ -264,6 +265,8 @@ def _run(args: list[str]) -> int:
         group = CompletingGroup(name="dlcli", add_help_option=False)
         result = group(args, prog_name="dlcli", standalone_mode=False)
     elif args[0] in summaries():
+        if not {"-h", "--help", "--help-all"} & set(args):
+            share_one_arena()
         result = _load(args[0])(args[1:], prog_name=f"dlcli {args[0]}", standalone_mode=False)
     else:
         result = app(args, prog_name="dlcli", standalone_mode=False)

@@ -26,6 +26,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_artifact
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge
 from dlcli.task import TaskSpec, TextInput
+from dlcli.training.autotune.features import head_recipe
 from dlcli.training.lora import LORA_RECIPE, lora_record
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
@@ -82,6 +83,7 @@ def make_plan(
     recipe = merge(entry.recipe_for(source.task), published.recipe if published else {})
     recipe = merge(recipe, initial.recipes.get(source.task, {}))
     recipe = merge(recipe, LORA_RECIPE if user_config.model.lora is not None else {})
+    recipe = merge(recipe, head_recipe(user_config, source))
     config = with_absolute_paths(
         _with_teacher_path(resolve(recipe)), source, entry.name, weights=initial.source
     )

@@ -69,7 +69,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("more", [{}, {"optim": {"lr": 0.02}, "fit": {"ema": 0.9}}])
+@pytest.mark.parametrize("more", [{"optim": {"lr": 1e-3}}, {"optim": {"lr": 0.02}, "fit": {"ema": 0.9}}])
 def test_cached_features_train_the_same_head(
     tmp_path: Path, forwards: list[int], more: dict[str, Any]
 ) -> None:
@@ -234,3 +234,24 @@ def test_a_reader_gives_rows_in_order_and_again() -> None:
     stored = features.array()
     assert stored is not None
     assert np.array_equal(stored[0][where], rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 3000),
+        ({"fit": {"min_steps": 40}}, 40),
+        ({"augment": {"level": "light"}}, 0),
+        ({"augment": {"level": "light"}, "fit": {"feature_copies": 2}}, 3000),
+        ({"fit": {"cache_features": "off"}}, 0),
+        ({"fit": {"swa": 0.5}}, 0),
+        ({"model": {"freeze": "none"}}, 0),
+        ({"model": {"unfreeze": "layer4@50%"}}, 0),
+    ],
+)
+def test_a_head_alone_has_more_and_larger_steps(changes: dict[str, Any], steps: int) -> None:
+    model = {"name": "resnet18", "pretrained": False, "freeze": "backbone"}
+    base = {"data": BASE["data"], "model": model}
+    made = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, base, changes)))
+    assert made.config.fit.min_steps == steps
+    assert made.config.optim.lr == (3e-3 if steps else 1e-3)
