@@ -59,7 +59,7 @@ def _panels(parameters: list[Any]) -> Iterator[tuple[str, str, list[str]]]:
         kind = "option" if is_option else "argument"
         panel = getattr(one, "rich_help_panel", None) or f"{kind.capitalize()}s"
         flags = [*one.opts, *one.secondary_opts] if is_option else [one.metavar or one.name.upper()]
-        default = one.default if isinstance(one.default, str | int | float) else None
+        default = one.default if isinstance(one.default, str | int | float | Path) else None
         shown = "" if default in (None, False, "") else f"`{default}`"
         names = " ".join(f"`{flag}`" for flag in flags)
         rows.setdefault((kind, panel), []).append(f"| {names} | {_escaped(one.help or '')} | {shown} |")
@@ -76,7 +76,7 @@ def _settings() -> Iterator[str]:
     for command, name in SETTINGS.items():
         kind = getattr(config, name)
         schema = json_schema(kind)
-        yield from ("", f"## of {command}", "", "| key | option | values | default | meaning |")
+        yield from ("", f"## Settings of {command}", "", "| key | option | values | default | meaning |")
         yield "| --- | --- | --- | --- | --- |"
         for key, field in fields_of(kind).items():
             flags = field.json_schema_extra["flags"]

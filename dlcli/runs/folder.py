@@ -19,6 +19,7 @@ from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.files import parse_json, read_json, user_path, write_json
 
 DEFAULT_ROOT = Path("runs")
+NOTE_BYTES = 10_000  # that are read of a note
 FOLDS = "folds.json"  # of a folder with the runs of a cross-validation
 ENSEMBLE = "ensemble.safetensors"  # of such a folder: all its models in one file
 
@@ -64,7 +65,8 @@ class RunFolder:
         if not self.note.is_file():
             return ""
         try:
-            return self.note.read_text(encoding="utf-8", errors="replace").strip()
+            with self.note.open("rb") as file:
+                return file.read(NOTE_BYTES).decode("utf-8", errors="replace").strip()
         except OSError as exc:
             raise DlcliError(f"cannot read {self.note}: {exc.strerror or exc}") from exc
 

@@ -103,6 +103,10 @@ def print_differences(
     title = "validation metrics of the best epoch" + (", and of its model on test" if tests else "")
     scores |= {f"test {n}": [_figure(run.test.get(n, math.nan)) for run in runs] for n in tests}
     _print_table(title, names, {**scores, **_facts(runs)})
+    notes = [Row(text.key(name), _note(run)) for name, run in zip(names, runs, strict=True) if run.note]
+    if notes:
+        consoles.stdout().print()
+        print_sections([Section("notes", notes)])
 
 
 def _print_table(title: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
@@ -207,7 +211,6 @@ def _facts(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
         "size": [_size(run.best_bytes) for run in runs],
         "time": [text.duration(run.elapsed_s) for run in runs],
         "started": [_when(run.started_at) for run in runs],
-        **({"note": [_note(run) for run in runs]} if any(run.note for run in runs) else {}),
     }
 
 

@@ -20,6 +20,7 @@ from dlcli.machine import facts as machine_facts
 # After `smaller`: what costs time and is tested elsewhere. `train` comes first: others use its runs.
 SMALLER = {
     r"dlcli (train .*--epochs 1 .*) --resume": r"dlcli train --resume",
+    r"--epochs 20": "",
     r"dlcli (export|quantize|prune)": r"dlcli \1 --no-latency",
     r"--batch-sizes 1 (.*)--batch-sizes 1,32": r"--batch-sizes 1 \1",
     r"dlcli serve(.*?)( --port \d+)?$": r"dlcli serve\1 --port 0",
