@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,7 @@ def command(
     compared = len(paths) > 1 and not config.ensemble
     _check(config, paths, output)
 
+    from dlcli.data.tables.slices import check_column
     from dlcli.evaluation.ensemble import check_members, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
     from dlcli.evaluation.explanations import check_explained
@@ -88,6 +90,8 @@ def command(
     _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
     check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
     data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
+    for column in config.slices:
+        check_column(data.reader.samples, column)
     with progress_sink(quiet, json_output) as emit:
         models = [
             open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
@@ -163,7 +167,11 @@ def _check(config: EvalConfig, artifacts: Sequence[Path], output: Path | None) -
     if config.worst is None and output is not None:
         raise UsageError("--output is for the samples of --worst", hint=f"--worst 20 --output {output}")
     if len(artifacts) > 1 and not config.ensemble:
-        for flag, given in (("--worst", config.worst is not None), ("--baselines", config.baselines)):
+        for flag, given in (
+            ("--worst", config.worst is not None),
+            ("--baselines", config.baselines),
+            ("--slice", bool(config.slices)),
+        ):
             if given:
                 raise UsageError(
                     f"{flag} is for one model or an ensemble, and {len(artifacts)} models are compared",
@@ -208,6 +216,7 @@ def _evaluate(
     from dlcli.ui.compared import print_explained, print_members, print_worst
     from dlcli.ui.intervals import print_intervals
     from dlcli.ui.json_output import print_json
+    from dlcli.ui.slices import print_slices
     from dlcli.ui.tables import print_eval
     from dlcli.ui.translations import print_translations
 
@@ -240,6 +249,8 @@ def _evaluate(
         print_eval(result, str(models[0].path) if len(models) == 1 else mean, note)
         if result.intervals:
             print_intervals(result.intervals, result.split)
+        if result.slices:
+            print_slices(result.slices, result.metrics.get(result.slices[0].metric, math.nan))
         print_translations(result.translations, result.split)
         if result.members:
             print_members(result)

@@ -15,6 +15,7 @@ from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
 from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.explanations import Explainer
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
+from dlcli.evaluation.slices import slice_rows
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.evaluation.worst import SampleLosses, check_worst, worst_rows
 from dlcli.events import Emit, Warned, ignore
@@ -59,14 +60,17 @@ def evaluate_ensemble(
             explainer=Explainer(ensemble.members[0]) if config.explain else None,
         )
         result = replace(result, worst=worst)
+    metric = compared_metric(ensemble.members[0].card.monitor, counts, task)
+    if config.slices:
+        rows = slice_rows(reader.samples, config.slices, counts, losses.indices, metric, task)
+        result = replace(result, slices=rows)
     if data.train is None:
         return result
     # The reader of the first member: baselines need no other encoding. Its `bad` is that of all.
-    metric = compared_metric(ensemble.members[0].card.monitor, counts, task)
-    rows = compare_with_baselines(
+    baselines = compare_with_baselines(
         task, data.train(), data.reader, counts, metric=metric, fitted=config.baselines
     )
-    return replace(result, baselines=rows)
+    return replace(result, baselines=baselines)
 
 
 def count_members(

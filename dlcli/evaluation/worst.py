@@ -50,6 +50,11 @@ class SampleLosses:
         elif self.task.kind == "multilabel":
             self._losses.append(binary_cross_entropy(outputs, targets).mean(axis=1))
 
+    @property
+    def indices(self) -> Indices:
+        """The samples that were counted, in that order, (N,)."""
+        return np.concatenate(self._indices)
+
     def sorted(self, counts: Counts) -> tuple[Indices, Floats]:
         """The indices and losses of all samples, worst first; NaN is worst of all.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 from dlcli.data.previews import CELL, CELLS, TEXT, Preview, is_picture
 from dlcli.evaluation.intervals import wilson
@@ -27,6 +28,7 @@ from dlcli.report.charts import Line, Mark
 from dlcli.report.reading import RunFacts
 from dlcli.ui.differences import baseline_sentence, interval, verdict
 from dlcli.ui.plots.run import ERRORS, second_metric
+from dlcli.ui.slices import slice_cells, worst_words
 from dlcli.ui.tables import meaning, metric_order
 from dlcli.ui.text import figure, signed
 from dlcli.wording import count, plural, shorten
@@ -203,8 +205,21 @@ def errors(result: EvalResult, noun: str) -> Section | None:
         blocks.append(first)
         if rest is not None:
             blocks.append(Details(f"All {plural(len(result.per_class), noun)}", [rest]))
+    blocks += _slices(result)
     blocks += [table for table in (_targets(result), _series(result), _translations(result)) if table]
     return Section("errors", f"Where it errs, on {split}", blocks) if blocks else None
+
+
+def _slices(result: EvalResult) -> list[Table]:
+    """A table for each column of `eval --slice`."""
+    tables = []
+    for column, group in groupby(result.slices, key=lambda row: row.column):
+        rows = list(group)
+        heads = [shorten(column, 40), "samples", rows[0].metric, "95 % interval", "than all samples"]
+        tables.append(
+            Table(f"By {shorten(column, 40)}", heads, slice_cells(rows[:ROWS]), (4,), worst_words(rows))
+        )
+    return tables
 
 
 def _calibration(result: EvalResult) -> str:

@@ -107,6 +107,24 @@ class IntervalRow:
 
 
 @dataclass(frozen=True)
+class SliceRow:
+    """The ``metric`` of the samples whose ``column`` has a value, or lies in a range: ``name``.
+
+    ``low`` and ``high`` are its 95 % interval, infinite for too few samples; ``worse``: whether all of
+    it is worse than the metric of the whole split.
+    """
+
+    column: str
+    name: str
+    samples: int
+    metric: str
+    value: float
+    low: float
+    high: float
+    worse: bool
+
+
+@dataclass(frozen=True)
 class SeriesRow:
     """The metrics of one of several series; mse, mae and r2 are of scaled values."""
 
@@ -224,6 +242,7 @@ class EvalResult:
     per_target: tuple[TargetRow, ...] = ()
     per_series: tuple[SeriesRow, ...] = ()
     intervals: tuple[IntervalRow, ...] = ()
+    slices: tuple[SliceRow, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
     baselines: tuple[BaselineRow, ...] = ()
     members: tuple[MemberRow, ...] = ()
