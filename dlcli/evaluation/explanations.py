@@ -279,7 +279,8 @@ def _check_gradients(artifact: Artifact) -> None:
     if not isinstance(artifact.card.task.input, ImageInput):
         kind = artifact.card.task.input.kind
         raise UsageError(
-            f"Grad-CAM is for images, and this model takes {kind} data", hint="leave it out"
+            f"Grad-CAM is for images, and this model takes {kind} data",
+            hint="leave out --method and --layer",
         )
     if artifact.format.trainable:
         return

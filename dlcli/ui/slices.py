@@ -25,7 +25,7 @@ def print_slices(rows: Sequence[SliceRow], overall: float) -> None:
         stdout().print()
         print_comparison(
             f"{own[0].metric} by {column} ({figure(overall)} of all)",
-            [shorten(column, NAME), "samples", own[0].metric, "95 % interval", ""],
+            [shorten(column, NAME), "samples", own[0].metric, "95 % interval", "than all"],
             slice_cells(own),
         )
         sentence = worst_words(own)
