@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -38,24 +39,30 @@ def command(
         dlcli serve runs/cnn-digits/best.onnx --host 0.0.0.0
     """
     config = settings.resolve()
+    if config.token is None and os.environ.get("DLCLI_TOKEN"):
+        config = config.model_copy(update={"token": os.environ["DLCLI_TOKEN"]})
 
-    from dlcli.serve.server import check_installed, opened_server, url_of
+    from dlcli.serve.server import check_installed, is_loopback, opened_server, url_of
 
     check_installed()
     paths = find_artifacts(artifacts or [None], runs_dir)
 
     from dlcli.formats.base import recognize
+    from dlcli.serve.gateway import log_line
     from dlcli.ui.console import stderr
     from dlcli.ui.json_output import print_json
 
     files = [recognize(path) for path in paths]
-    with opened_server(files, config, trust=trust) as (server, socket, models):
+    log = not quiet
+    with opened_server(files, config, trust=trust, access_log=log) as (server, socket, models):
         url = url_of(socket)
         if json_output:
             served = [model.metadata([model.version]) for model in models.all()]
             print_json({"command": "serve", "url": url, "models": served})
         elif not quiet:
             stderr().print(f"serving {models.names} on {url}", soft_wrap=True)
+        if config.token is None and not is_loopback(socket):
+            log_line("warning", message="anyone who reaches this address can use it: set --token")
         try:
             server.run([socket])
         except KeyboardInterrupt:  # the signal again, after the requests in progress were answered

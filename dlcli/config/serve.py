@@ -1,5 +1,7 @@
 """Settings of `dlcli serve`."""
 
+from typing import Literal
+
 from dlcli.schema import Frozen
 from dlcli.settings import setting
 
@@ -27,6 +29,15 @@ class ServeConfig(Frozen):
     )
     max_body_mb: float = setting(
         32.0, "Largest body of a request in MB, also after decompression.", "--max-body-mb", gt=0
+    )
+    token: str | None = setting(
+        None, "Bearer token that requests need (default: that of DLCLI_TOKEN, if set).", "--token"
+    )
+    min_confidence: float | None = setting(
+        None, "Classifiers: abstain where no class is as probable.", "--min-confidence", gt=0, le=1
+    )
+    reload: Literal["parity", "force", "off"] = setting(
+        "parity", "Serve a changed file: if it agrees with the served one, always, never.", "--reload"
     )
     timeout_s: float = setting(
         30.0, "Seconds for a client to send a request, and for idle connections.", "--timeout", gt=0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +12,30 @@ from dlcli.machine.threads import usable_cores
 from dlcli.serve import protocol
 from dlcli.serve.bodies import read_body
 from dlcli.serve.errors import RequestError
+from dlcli.serve.gateway import Gateway
+from dlcli.serve.openapi import openapi
+from dlcli.serve.page import page, policy
 from dlcli.serve.predictions import Upload, predict_uploads, read_options
 from dlcli.serve.protocol import json_reply
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
 
     from dlcli.serve.state import ServerState
 
-_LOG = logging.getLogger("dlcli.serve")
+_PARTS = 256  # of a form
 
 
-def build_app(state: ServerState) -> Starlette:
+def build_app(state: ServerState) -> Gateway:
     """The application of a server."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.routing import Route
 
     model = "/v2/models/{name}"
-    routes = [Route("/predict", predict, methods=["POST"])]
+    routes = [Route("/predict", predict, methods=["POST"]), Route("/metrics", metrics)]
+    routes += [Route("/", index), Route("/openapi.json", description)]
     routes += [
         Route("/v2", protocol.server_metadata),
         Route("/v2/health/live", protocol.live),
@@ -53,7 +55,7 @@ def build_app(state: ServerState) -> Starlette:
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.server = state
     app.state.decoding = threading.Semaphore(usable_cores())
-    return app
+    return Gateway(app, state)
 
 
 async def predict(request: Request) -> Response:
@@ -61,11 +63,11 @@ async def predict(request: Request) -> Response:
     from starlette.responses import Response
 
     state: ServerState = request.app.state.server
-    options = read_options(request.query_params)
+    options = read_options(request.query_params, state.config.min_confidence)
     model = state.models.find(request.query_params.get("model"), request.query_params.get("version"))
     body = await read_body(request, state.max_body, state.config.timeout_s)
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    uploads = [Upload("body", media_type, body)]
+    uploads = await _uploads(request, body)
+    request.state.model, request.state.samples = model.name, len(uploads)
     loop = asyncio.get_running_loop()
     status, reply = await loop.run_in_executor(
         state.threads,
@@ -73,6 +75,60 @@ async def predict(request: Request) -> Response:
         *(model, uploads, options, state.folder, request.app.state.decoding),
     )
     return Response(reply, status, media_type=options.media_type)
+
+
+async def _uploads(request: Request, body: bytes) -> list[Upload]:
+    """The body, or the files and texts of a form. Raises: RequestError, HTTPException."""
+    from starlette.datastructures import UploadFile
+    from starlette.requests import Request as FormRequest
+
+    media_type = _media_type(request.headers.get("content-type"))
+    if media_type != "multipart/form-data":
+        return [Upload("body", media_type, body)]
+
+    async def replay() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    uploads = []
+    async with FormRequest(request.scope, replay).form(max_files=_PARTS, max_fields=_PARTS) as form:
+        for name, part in form.multi_items():
+            if isinstance(part, UploadFile):
+                data = await part.read()
+                uploads.append(Upload(part.filename or name, _media_type(part.content_type), data))
+            else:
+                uploads.append(Upload(name, "", part.encode(errors="replace")))
+    if not uploads:
+        raise RequestError(400, "the form has no parts")
+    return uploads
+
+
+def _media_type(header: str | None) -> str:
+    return (header or "").partition(";")[0].strip().lower()
+
+
+async def index(request: Request) -> Response:
+    """``GET /``."""
+    from starlette.responses import HTMLResponse
+
+    headers = {
+        "content-security-policy": policy(),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }
+    return HTMLResponse(page(request.app.state.server), headers=headers)
+
+
+async def description(request: Request) -> Response:
+    """``GET /openapi.json``."""
+    return json_reply(openapi(request.app.state.server))
+
+
+async def metrics(request: Request) -> Response:
+    """``GET /metrics``."""
+    from starlette.responses import Response
+
+    state: ServerState = request.app.state.server
+    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _refused(request: Request, exc: Exception) -> Response:

@@ -14,8 +14,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dlcli.errors import DlcliError
-
 if TYPE_CHECKING:
     from dlcli.data.base import Inputs
     from dlcli.formats.base import Outputs
@@ -24,10 +22,8 @@ if TYPE_CHECKING:
 Predict = Callable[["Inputs"], "Outputs"]
 # (samples in the call, requests in it, seconds of the call)
 Observe = Callable[[int, int, float], None]
-
-
-class ModelClosed(DlcliError):
-    """The model has been replaced, or the server is shutting down."""
+# By which a changed file is compared with the served one: of the last batches, of each.
+_RECENT_BATCHES, _RECENT_SAMPLES = 16, 4
 
 
 @dataclass
@@ -69,17 +65,19 @@ class MicroBatcher:
         self._changed = threading.Condition()
         self._closed = False
         self._last = 1  # samples of the last batch
+        self._recent: deque[Inputs] = deque(maxlen=_RECENT_BATCHES)
         self._thread = threading.Thread(target=self._work, name="dlcli-batches", daemon=True)
         self._thread.start()
 
     def submit(self, inputs: Inputs) -> Future[Outputs]:
-        """The outputs of a batch, once they are there. Raises: ModelClosed."""
+        """The outputs of a batch, once they are there."""
         waiting = _Waiting(inputs, self._key(inputs))
         with self._changed:
-            if self._closed:
-                raise ModelClosed("the model is being replaced")
-            self._queue.append(waiting)
-            self._changed.notify()
+            if not self._closed:
+                self._queue.append(waiting)
+                self._changed.notify()
+                return waiting.future
+        self._run([waiting])  # of a request that began before its model was replaced
         return waiting.future
 
     def __call__(self, inputs: Inputs) -> Outputs:
@@ -87,11 +85,15 @@ class MicroBatcher:
         return self.submit(inputs).result()
 
     def close(self) -> None:
-        """Compute what waits, then end the thread; later requests are refused."""
+        """Compute what waits, then end the thread; later requests run alone."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def recent(self) -> list[Inputs]:
+        """Some samples of each of the last batches."""
+        return list(self._recent)
 
     def _key(self, inputs: Inputs) -> tuple[Any, ...]:
         """What must be equal for two inputs to share a batch: the fixed sizes of their arrays."""
@@ -109,6 +111,7 @@ class MicroBatcher:
             self._run(batch)
             samples = sum(each.samples for each in batch)
             self._last = samples
+            self._recent.append(tuple(array[:_RECENT_SAMPLES].copy() for array in batch[0].inputs))
             self._observe(samples, len(batch), time.perf_counter() - started)
 
     def _next(self) -> list[_Waiting] | None:

@@ -34,6 +34,11 @@ class ServedModel:
     batches: MicroBatcher
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Its name and version."""
+        return self.name, self.version
+
+    @property
     def task(self) -> TaskSpec:
         """The task of its card."""
         return self.artifact.card.task
@@ -105,6 +110,14 @@ class Models:
     def all(self) -> list[ServedModel]:
         """Every version of every model."""
         return [model for versions in self.served.values() for model in versions.values()]
+
+    def check_confidence(self, least: float | None) -> None:
+        """Raises: UsageError where no model could abstain by its probabilities."""
+        if least is not None and not any(m.task.kind == "classification" for m in self.all()):
+            raise UsageError(
+                f"--min-confidence {least} is for classifiers, and none of {self.names} is one",
+                hint="leave it out",
+            )
 
     def close(self) -> None:
         """Compute what waits, and end the threads."""

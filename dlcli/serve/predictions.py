@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dlcli.task import TaskSpec
 
 _TABLES = ("tabular", "text", "pairs", "series")
-_SUFFIXES = {
+MEDIA_TYPES = {
     "text/csv": ".csv",
     "text/tab-separated-values": ".tsv",
     "application/x-ndjson": ".jsonl",
@@ -40,8 +40,8 @@ _SUFFIXES = {
     "application/json": ".json",
     "text/plain": ".txt",
 }
-_OPTIONS = ("top_k", "probabilities", "id_column", "keep_columns", "beams")
-_FORMATS = {"json": "application/json", "csv": "text/csv", "jsonl": "application/x-ndjson"}
+OPTIONS = ("top_k", "probabilities", "id_column", "keep_columns", "beams")
+FORMATS = {"json": "application/json", "csv": "text/csv", "jsonl": "application/x-ndjson"}
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,25 @@ class Options:
 
     config: PredictConfig
     output_format: str = "json"
+    min_confidence: float | None = None
 
     @property
     def media_type(self) -> str:
         """The media type of the reply."""
-        return _FORMATS[self.output_format]
+        return FORMATS[self.output_format]
 
 
-def read_options(query: Mapping[str, str]) -> Options:
-    """The options of a request. Raises: RequestError, UsageError."""
-    unknown = [name for name in query if name not in (*_OPTIONS, "format", "model", "version")]
+def read_options(query: Mapping[str, str], min_confidence: float | None) -> Options:
+    """The options of a request, and the server's own. Raises: RequestError, UsageError."""
+    unknown = [name for name in query if name not in (*OPTIONS, "format", "model", "version")]
     if unknown:
-        known = ", ".join((*_OPTIONS, "format", "model", "version"))
+        known = ", ".join((*OPTIONS, "format", "model", "version"))
         raise RequestError(400, f"no option is called {unknown[0][:40]!r}", hint=f"there is {known}")
     chosen = query.get("format", "json")
-    if chosen not in _FORMATS:
-        raise RequestError(400, f"format is {', '.join(_FORMATS)}, not {chosen[:40]!r}")
-    values = {name: query[name] for name in _OPTIONS if name in query}
-    return Options(validate(PredictConfig, values), chosen)
+    if chosen not in FORMATS:
+        raise RequestError(400, f"format is {', '.join(FORMATS)}, not {chosen[:40]!r}")
+    values = {name: query[name] for name in OPTIONS if name in query}
+    return Options(validate(PredictConfig, values), chosen, min_confidence)
 
 
 def predict_uploads(
@@ -96,6 +97,7 @@ def predict_uploads(
     from dlcli.ui.predict_writers import WRITERS
 
     task, kind = model.task, kind_of(model.task)
+    least = options.min_confidence if task.kind == "classification" else None
     with _files(uploads, task, folder) as (paths, names):
         with decoding:
             samples = kind.inputs([str(path) for path in paths], task)
@@ -114,12 +116,20 @@ def predict_uploads(
             carried=carried.cells,
         )
         named = map(names.rename, predictions)
+        rows = prediction_rows(named, head, carried, lambda event: None)
+        if least is not None:
+            head = replace(head, keys=(*head.keys, "abstained"))
+            rows = (abstaining(row, least) for row in rows)
         out = io.StringIO()
-        WRITERS[options.output_format](
-            prediction_rows(named, head, carried, lambda event: None), out, head
-        )
+        WRITERS[options.output_format](rows, out, head)
     failed = len(head.failed)
     return (400 if failed == len(samples) else 200), out.getvalue().encode(errors="surrogateescape")
+
+
+def abstaining(row: Mapping[str, Any], least: float) -> dict[str, Any]:
+    """A row of a classifier without its label where that is less probable than ``least``."""
+    abstained = row["probability"] < least
+    return {**row, "abstained": abstained, **({"label": None} if abstained else {})}
 
 
 class _Gated(Reader):
@@ -201,7 +211,7 @@ def _as_file(upload: Upload, task: TaskSpec) -> tuple[str, bytes]:
         raise RequestError(400, f"{upload.name} is empty")
     if kind == "image":
         return "", upload.data  # by its content: no name makes it a table of paths
-    suffix = _SUFFIXES.get(upload.media_type) or _guess(upload.data, task)
+    suffix = MEDIA_TYPES.get(upload.media_type) or _guess(upload.data, task)
     if kind not in _TABLES:
         raise RequestError(
             415,

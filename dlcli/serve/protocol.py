@@ -65,7 +65,7 @@ async def infer(request: Request) -> Response:
     head, tail = split_body(body, request.headers.get(HEADER_LENGTH))
     large = len(body) > _LARGE_BYTES
     call, inputs = await _in_thread(_parse, model, head, tail, large=large)
-    request.state.samples = len(inputs[0])
+    request.state.model, request.state.samples = model.name, len(inputs[0])
     outputs = await asyncio.wrap_future(model.batches.submit(inputs))
     return await _in_thread(_reply, model, call, outputs, large=large or outputs.size > _LARGE_BYTES)
 

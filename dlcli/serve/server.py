@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from dlcli.errors import DlcliError
 from dlcli.files import temporary_folder
+from dlcli.formats.base import recognize
 
 if TYPE_CHECKING:
     from uvicorn import Server
 
     from dlcli.config import ServeConfig
     from dlcli.formats.base import ModelFile
-    from dlcli.serve.models import Models
+    from dlcli.serve.models import Models, ServedModel
+    from dlcli.serve.state import ServerState
 
 _BACKLOG = 2048  # connections that wait to be accepted, as uvicorn's default
 _THREADS = 32  # that decode, or wait for their batch
@@ -55,6 +59,11 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def is_loopback(bound: socket.socket) -> bool:
+    """Whether only this machine reaches a socket."""
+    return ipaddress.ip_address(bound.getsockname()[0].partition("%")[0]).is_loopback
+
+
 def url_of(bound: socket.socket) -> str:
     """The address of a bound socket, for browsers."""
     host, port = bound.getsockname()[:2]
@@ -63,46 +72,73 @@ def url_of(bound: socket.socket) -> str:
 
 @contextmanager
 def opened_server(
-    files: Sequence[ModelFile], config: ServeConfig, *, trust: bool = False
+    files: Sequence[ModelFile],
+    config: ServeConfig,
+    *,
+    trust: bool = False,
+    access_log: bool = False,
+    bound: socket.socket | None = None,
 ) -> Iterator[tuple[Server, socket.socket, Models]]:
     """A server with its models opened and its socket bound: ``server.run([socket])`` serves.
 
-    Raises: DlcliError, UsageError.
+    A worker gets the socket of its supervisor. Raises: DlcliError, UsageError.
     """
-    from dlcli.serve.app import build_app
+    from dlcli.serve.metrics import Metrics
     from dlcli.serve.models import Models, names_of, open_model
+    from dlcli.serve.reload import Watcher
     from dlcli.serve.state import ServerState
 
     names = names_of([file.path for file in files], config.model_name)
-    with (
-        bind(config.host, config.port) as bound,
-        temporary_folder() as folder,
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="dlcli-predict") as pool,
-    ):
-        models = Models()
-        try:
-            for file, (name, version) in zip(files, names, strict=True):
-                models.add(open_model(file, name, version, config, trust=trust))
-            state = ServerState(models, config, folder, pool)
-            server = _server(build_app(state), config)
-            bound.listen(_BACKLOG)  # from here on clients wait, and are not refused
-            yield server, bound, models
-        finally:
-            models.close()
+    counted, models = Metrics(), Models()
+
+    def opened(file: ModelFile, name: str, version: str) -> ServedModel:
+        return open_model(file, name, version, config, trust=trust, observe=counted.batch)
+
+    def reopened(model: ServedModel) -> ServedModel:
+        return opened(recognize(model.artifact.path), model.name, model.version)
+
+    with ExitStack() as stack:
+        listening = stack.enter_context(bind(config.host, config.port) if bound is None else bound)
+        folder = stack.enter_context(temporary_folder())
+        pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="dlcli-predict")
+        stack.enter_context(pool)
+        stack.callback(models.close)
+        for file, (name, version) in zip(files, names, strict=True):
+            models.add(opened(file, name, version))
+        models.check_confidence(config.min_confidence)
+        state = ServerState(models, config, folder, pool, counted, access_log)
+        if config.reload != "off":
+            watcher = Watcher(state, reopened, force=config.reload == "force")
+            stack.callback(watcher.close)
+        server = _server(state)
+        listening.listen(_BACKLOG)  # from here on clients wait, and are not refused
+        yield server, listening, models
 
 
-def _server(app: Any, config: ServeConfig) -> Server:
+def _server(state: ServerState) -> Server:
     import uvicorn
 
-    return uvicorn.Server(
+    from dlcli.serve.app import build_app
+    from dlcli.serve.connections import BoundedProtocol
+
+    class DrainingServer(uvicorn.Server):
+        """It says that it is not ready as soon as a signal ends it."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            state.draining = True
+            super().handle_exit(sig, frame)
+
+    config = state.config
+    return DrainingServer(
         uvicorn.Config(
-            app,
-            http="httptools",
+            build_app(state),
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
+            backlog=_BACKLOG,
             timeout_keep_alive=max(1, round(config.timeout_s)),
             timeout_graceful_shutdown=max(1, round(config.drain_s)),
         )

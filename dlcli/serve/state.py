@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlcli.config import ServeConfig
+    from dlcli.serve.metrics import Metrics
     from dlcli.serve.models import Models
 
 
@@ -20,7 +21,10 @@ class ServerState:
     config: ServeConfig
     folder: Path
     threads: ThreadPoolExecutor
-    in_flight: int = 0
+    metrics: Metrics
+    access_log: bool = True
+    in_flight: int = 0  # requests with a body
+    body_bytes: int = 0  # of these bodies, at most
     draining: bool = False
     max_body: int = field(init=False)
 

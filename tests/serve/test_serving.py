@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import shutil
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +19,13 @@ import tiny
 from PIL import Image
 from serving import Client, Reply, running
 
+from dlcli.card import Card
 from dlcli.cli import main
 from dlcli.data.prepare import random_inputs
+from dlcli.formats.checkpoint import save_model
+from dlcli.serve import reload
 from dlcli.serve.protocol import HEADER_LENGTH
+from dlcli.task import TaskSpec
 
 NAMES = ("cnn", "lstm", "table", "series", "seq2seq", "forecast", "embedding", "tensors")
 
@@ -267,3 +274,125 @@ def test_bodies_are_limited_before_and_after_decompression(folder: Path, client:
         huge = client.post("/predict?model=cnn", file.getvalue())
     assert huge.status == 400
     assert "89478485 pixels allowed" in huge.json["failed"][0]["error"]
+
+
+def test_a_form_brings_several_files(folder: Path, client: Client) -> None:
+    photo = (folder / "photo.png").read_bytes()
+    parts = b""
+    for name, data in (("a.png", photo), ("../b.png", b"no image")):
+        parts += f'--x\r\nContent-Disposition: form-data; name="f"; filename="{name}"\r\n\r\n'.encode()
+        parts += data + b"\r\n"
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    reply = client.post("/predict?model=cnn", parts + b"--x--\r\n", form)
+    assert reply.status == 200
+    assert [row["input"] for row in reply.json["predictions"]] == ["a.png"]
+    assert [row["input"] for row in reply.json["failed"]] == ["../b.png"]
+    assert client.post("/predict?model=cnn", b"--y", form).status == 400
+
+
+def test_what_a_server_tells_of_itself(folder: Path, client: Client) -> None:
+    client.post("/predict?model=cnn", (folder / "photo.png").read_bytes())
+    text = client.get("/metrics").body.decode()
+    assert 'dlcli_requests_total{endpoint="predict",method="POST",status="200"}' in text
+    assert 'dlcli_batch_samples_count{model="cnn",version="1"}' in text
+    document = client.get("/openapi.json").json
+    assert document["openapi"].startswith("3.1")
+    served = {path.replace("{name}", "cnn").replace("{version}", "1") for path in document["paths"]}
+    for path in served:
+        assert client.get(path).status in (200, 405), path
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert b'"name": "cnn"' in page.body
+
+
+def test_a_token_is_needed_where_one_is_set(folder: Path) -> None:
+    with running(folder / "table.safetensors", token="secret") as client:
+        assert client.get("/v2/health/ready").status == 200
+        assert client.get("/").status == 200
+        assert client.get("/v2/models/table").status == 401
+        assert client.post("/predict", [{"n": 1, "c": "x"}]).status == 401
+        given = {"authorization": "Bearer secret"}
+        assert client.post("/predict", [{"n": 1, "c": "x"}], given).status == 200
+        assert client.get("/metrics", {"authorization": "Bearer other"}).status == 401
+
+
+def test_more_requests_than_allowed_are_asked_to_come_again(folder: Path) -> None:
+    with (
+        running(folder / "table.safetensors", max_queue=1, timeout_s=1) as client,
+        socket.create_connection((client.host, client.port), timeout=10) as slow,
+    ):
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        deadline = time.monotonic() + 5
+        while (reply := client.post("/predict", [{"n": 1, "c": "x"}])).status != 429:
+            assert time.monotonic() < deadline
+        assert reply.headers["retry-after"] == "1"
+        assert slow.recv(100).startswith(b"HTTP/1.1 408")  # its body never came
+        assert client.post("/predict", [{"n": 1, "c": "x"}]).status == 200
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nX: " + b"y" * 99_000]
+)
+def test_a_client_that_sends_no_head_is_let_go(folder: Path, sent: bytes) -> None:
+    with (
+        running(folder / "table.safetensors", timeout_s=1) as client,
+        socket.create_connection((client.host, client.port), timeout=10) as slow,
+    ):
+        slow.sendall(sent)
+        if not sent:
+            slow.shutdown(socket.SHUT_WR)
+        while slow.recv(1000):
+            pass
+
+
+def test_a_classifier_abstains_below_the_confidence(folder: Path) -> None:
+    photo = (folder / "photo.png").read_bytes()
+    with running(folder / "cnn.safetensors", min_confidence=1) as client:
+        row = client.post("/predict", photo).json["predictions"][0]
+        assert row["label"] is None
+        assert row["abstained"] is True
+        assert (
+            client.post("/predict?format=csv", photo)
+            .body.splitlines()[0]
+            .startswith(b"input,abstained,")
+        )
+
+
+def test_a_changed_file_is_served_once_it_agrees(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "_POLL_S", 0.02)
+    served = tmp_path / "m.safetensors"
+    shutil.copy(folder / "table.safetensors", served)
+    rows = [{"n": 1, "c": "x"}]
+
+    def replace(name: str, task: TaskSpec, shift: float) -> None:
+        spec, _ = tiny.MODELS[name]
+        module = tiny.build(name)
+        for parameter in module.parameters():
+            parameter.data += shift
+        save_model(tmp_path / "new", module, Card(model=spec, task=task))
+        (tmp_path / "new").replace(served)
+
+    def until(client: Client, result: str) -> None:
+        deadline = time.monotonic() + 10
+        while (
+            f'dlcli_reloads_total{{model="m",result="{result}"}}'
+            not in client.get("/metrics").body.decode()
+        ):
+            assert time.monotonic() < deadline
+
+    task = tiny.MODELS["table"][1]
+    with running(served) as client:
+        before = client.post("/predict", rows).json
+        first = client.get("/v2/models/m").json["parameters"]["sha256"]
+        served.write_bytes(b"half of a file")
+        until(client, "unreadable")
+        replace("table", task, -3.0)
+        until(client, "refused")
+        assert client.post("/predict", rows).json == before
+        replace("table", task, 1e-7)
+        until(client, "served")
+        assert client.get("/v2/models/m").json["parameters"]["sha256"] != first
+        after = client.post("/predict", rows).json["predictions"][0]["probabilities"]
+        assert after == pytest.approx(before["predictions"][0]["probabilities"], abs=1e-4)
