@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from socket import socket
+from typing import Annotated, Any
 
 import typer
 
@@ -49,22 +50,29 @@ def command(
 
     from dlcli.formats.base import recognize
     from dlcli.serve.gateway import log_line
+    from dlcli.serve.workers import serve_in_workers
     from dlcli.ui.console import stderr
     from dlcli.ui.json_output import print_json
 
     files = [recognize(path) for path in paths]
-    log = not quiet
-    with opened_server(files, config, trust=trust, access_log=log) as (server, socket, models):
-        url = url_of(socket)
+
+    def started(bound: socket, served: list[dict[str, Any]]) -> None:
+        url = url_of(bound)
         if json_output:
-            served = [model.metadata([model.version]) for model in models.all()]
             print_json({"command": "serve", "url": url, "models": served})
         elif not quiet:
-            stderr().print(f"serving {models.names} on {url}", soft_wrap=True)
-        if config.token is None and not is_loopback(socket):
+            names = ", ".join(dict.fromkeys(model["name"] for model in served))
+            stderr().print(f"serving {names} on {url}", soft_wrap=True)
+        if config.token is None and not is_loopback(bound):
             log_line("warning", message="anyone who reaches this address can use it: set --token")
-        try:
-            server.run([socket])
-        except KeyboardInterrupt:  # the signal again, after the requests in progress were answered
-            if not quiet:
-                stderr().print("stopped", soft_wrap=True)
+
+    log = not quiet
+    try:
+        if config.workers > 1:
+            serve_in_workers(files, config, trust=trust, access_log=log, started=started)
+        with opened_server(files, config, trust=trust, access_log=log) as (server, bound, models):
+            started(bound, [model.metadata([model.version]) for model in models.all()])
+            server.run([bound])
+    except KeyboardInterrupt:  # the signal again, after the requests in progress were answered
+        if not quiet:
+            stderr().print("stopped", soft_wrap=True)
