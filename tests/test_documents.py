@@ -22,7 +22,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKED = 18  # blocks that are not run; a new one needs a reason, and this number
 # Options of pip, pytest, Docker and Slurm.
 OTHERS = {
-    *("--index-url", "--dist", "--build-arg", "--rm", "--user", "--shm-size"),
+    *("--index-url", "--dist", "--build-arg", "--rm", "--user", "--shm-size", "--data-binary"),
     *(
         "--nodes",
         "--ntasks-per-node",
