@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
 from dlcli.errors import DlcliError
-from dlcli.files import user_path
+from dlcli.files import user_path, writing
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, as_typed
+from dlcli.runs.locks import run_lock
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,24 @@ class RunGroup:
         return RunFolder(self.path / self.RUN.format(number))
 
     def claim(self, number: int) -> Path:
-        """The folder whose lock a process holds while it works on a run, also before there is one."""
-        path = self.path / "locks" / self.RUN.format(number)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        """The folder whose lock a process holds while it works on a run, also before there is one.
+
+        It may not exist: looking at a group writes nothing, see `working_on`.
+        """
+        return self.path / "locks" / self.RUN.format(number)
+
+    @contextmanager
+    def working_on(self, number: int) -> Iterator[None]:
+        """Context in which this process alone works on a run.
+
+        Raises: RunBusy while another process does; DlcliError where the group was deleted meanwhile.
+        """
+        path = self.claim(number)
+        with writing(path):
+            for folder in (path.parent, path):  # not parents: a deleted group does not come back
+                folder.mkdir(exist_ok=True)
+        with run_lock(path, grace_s=0):
+            yield
 
     def claims(self) -> list[Path]:
         """The folders of `claim` that there are."""

@@ -39,7 +39,7 @@ def run_lock(run_path: Path, *, grace_s: float = 3.0, links: bool = False) -> It
     follows none.
 
     Raises: RunBusy when another process holds it, on this machine or, on file systems that share
-    locks, on another; DlcliError when the folder cannot be written.
+    locks, on another; DlcliError when the folder cannot be written, or was deleted or moved meanwhile.
     """
     path = run_path.resolve() / NAME  # not what it is a link to
     if path in _held:
@@ -52,6 +52,7 @@ def run_lock(run_path: Path, *, grace_s: float = 3.0, links: bool = False) -> It
     try:
         _check_own_file(fd, path)
         warning = _acquire(fd, path, grace_s)
+        _check_in_place(fd, path)
         _write_holder(fd)
         _held.add(path)
         yield warning
@@ -122,6 +123,14 @@ def _check_own_file(fd: int, path: Path) -> None:
             f"{path} is no lock of dlcli's: it is no plain file, or a second name of another one",
             hint="remove it",
         )
+
+
+def _check_in_place(fd: int, path: Path) -> None:
+    """Raises: DlcliError where its folder was deleted or moved between opening and locking the file."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(fd), path.lstat()):
+            return
+    raise DlcliError(f"{path.parent} was deleted or moved by another process")
 
 
 def _write_holder(fd: int) -> None:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from dlcli.errors import DlcliError
 from dlcli.runs.folder import RunFolder, read_events
-from dlcli.runs.locks import RunBusy, is_locked, run_lock
+from dlcli.runs.locks import RunBusy, is_locked
 from dlcli.tune.journal import RUN, Journal
 from dlcli.tune.proposals import (
     Proposal,
@@ -127,11 +127,10 @@ class Trials:
         return Claim(number, proposal, begun=False)
 
     def _lock(self, stack: ExitStack, number: int) -> bool:
-        folder = self.study.folder.claim(number)
-        if is_locked(folder):
+        if is_locked(self.study.folder.claim(number)):
             return False
         try:
-            stack.enter_context(run_lock(folder, grace_s=0))
+            stack.enter_context(self.study.folder.working_on(number))
         except RunBusy:
             return False
         return True

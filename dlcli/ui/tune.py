@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def print_start(study: Study) -> None:
     """Print what is searched, on stderr."""
     tune, console = study.tune, stderr()
-    title = f"study {study.folder.name}: {study.trials} trials, {tune.sampler}, pruner {tune.pruner}"
+    count = wording.plural(study.trials, "trial")
+    title = f"study {study.folder.name}: {count}, {tune.sampler}, pruner {tune.pruner}"
     console.print(wording.printable(title), style="bold", soft_wrap=True)
     for model, search in study.models.items():
         for key, domain in search.domains.items():
@@ -38,7 +39,7 @@ def print_finished(folder: StudyFolder, result: Mapping[str, Any]) -> None:
     """Print that a study is finished, its best trial, and the command that adds trials."""
     best, count = result["best"], len(result["trials"])
     lines = (
-        f"study {folder.name} is finished: {count} trials; the best is {best['run']}, "
+        f"study {folder.name} is finished: {wording.plural(count, 'trial')}; the best is {best['run']}, "
         f"{result['monitor']} {figure(best['value'])}",
         f"settings: {folder.best}",
         f"to add trials: {folder.resume_command} --trials {count + 10}",

@@ -187,7 +187,8 @@ def test_a_group_is_deleted_with_its_runs(
         folder.run(number).path.mkdir(parents=True)
         folder.run(number).write_record({"started_at": "2026-01-01"})
     folder.record.write_text("{}")
-    (folder.claim(3) / "lock").touch()
+    with folder.working_on(3):
+        pass
     fd = os.open(folder.claim(3) / "lock", os.O_RDWR)
     import fcntl
 

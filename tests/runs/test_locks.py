@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlcli.errors import DlcliError
+from dlcli.runs import locks
 from dlcli.runs.locks import RunBusy, is_locked, lock_holder, run_lock
 
 HOLDER = (
@@ -99,3 +100,28 @@ def test_whether_a_run_is_held_is_reported_without_touching_its_folder(tmp_path:
     with run_lock(tmp_path):
         assert is_locked(tmp_path)
     assert not is_locked(tmp_path)
+
+
+def test_the_lock_of_a_folder_that_went_away_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted between opening and locking: two processes would hold locks of different files."""
+    run, acquire = tmp_path / "run", locks._acquire
+    run.mkdir()
+
+    def after_a_deletion(*args: object) -> object:
+        run.rename(tmp_path / "doomed")
+        run.mkdir()
+        with run_lock_of_new_run():
+            return acquire(*args)  # type: ignore[arg-type]
+
+    @contextmanager
+    def run_lock_of_new_run() -> Iterator[None]:
+        monkeypatch.setattr(locks, "_acquire", acquire)
+        with run_lock(run, grace_s=0):
+            yield
+
+    monkeypatch.setattr(locks, "_acquire", after_a_deletion)
+    with pytest.raises(DlcliError, match="deleted or moved by another process"), run_lock(run):
+        pass
+    assert not is_locked(run)

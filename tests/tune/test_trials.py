@@ -242,3 +242,26 @@ def test_a_study_record_that_is_damaged_is_an_error(tmp_path: Path) -> None:
     study.folder.record.write_text('{"version": "0.2.0", "settings": {}}')
     with pytest.raises(DlcliError, match="is damaged"):
         read_study(study.folder)
+
+
+def test_a_study_that_was_deleted_does_not_come_back(tmp_path: Path) -> None:
+    """By a process that still works on it."""
+    study = make_study(tmp_path / "study", trials=3)
+    trials = Trials(study)
+    assert run_one(study, trials)
+    shutil.rmtree(study.folder.path)
+    with pytest.raises(DlcliError), trials.claim():
+        pass
+    with pytest.raises(DlcliError), study.folder.working_on(1):
+        pass
+    assert not study.folder.path.exists()
+
+
+def test_looking_at_a_study_makes_no_lock(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study", trials=3)
+    trials = Trials(study)
+    with trials.claim():
+        pass
+    shutil.rmtree(study.folder.path / "locks")
+    assert trials.all()[0].status == "stopped"
+    assert not (study.folder.path / "locks").exists()

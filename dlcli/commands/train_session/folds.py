@@ -17,7 +17,7 @@ from dlcli.errors import DlcliError, Interrupted, UsageError
 from dlcli.files import finite
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.folds import FoldsFolder, open_folds
-from dlcli.runs.locks import RunBusy, is_locked, run_lock
+from dlcli.runs.locks import RunBusy, is_locked
 from dlcli.runs.saved import read_run, read_settings
 from dlcli.settings import merge
 
@@ -90,7 +90,7 @@ def _train_folds(group: FoldsFolder, settings: Settings[TrainConfig], screen: Sc
         with progress_sink(screen.quiet, screen.as_json) as show:
             show(Noted(f"fold {fold} of {folds}, in {group.run(fold).path}"))
         try:
-            with run_lock(group.claim(fold), grace_s=0):
+            with group.working_on(fold):
                 _train_fold(group, fold, settings, each)
         except RunBusy:
             with progress_sink(screen.quiet, screen.as_json) as show:

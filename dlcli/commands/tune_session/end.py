@@ -9,6 +9,7 @@ from dlcli.commands.train_session.report import Screen
 from dlcli.errors import DlcliError
 from dlcli.files import finite, write_json, write_text
 from dlcli.tune.study import Study
+from dlcli.wording import plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ def _none_finished(study: Study, trials: Trials) -> DlcliError:
         )
     reason, count = reasons.most_common(1)[0]
     return DlcliError(
-        f"{len(ended)} trials, and none has finished; {count} failed with: {reason}",
+        f"{plural(len(ended), 'trial')}, and none has finished; {count} failed with: {reason}",
         hint=f"the first alone: dlcli train --resume trial-000 --runs-dir {study.folder.path}",
     )
 
