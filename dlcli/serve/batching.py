@@ -64,6 +64,8 @@ class MicroBatcher:
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._queued = 0  # samples in the queue
+        self._wanted = 1  # samples for which the thread wakes: each wake-up takes time of all threads
         self._last = 1  # samples of the last batch
         self._recent: deque[Inputs] = deque(maxlen=_RECENT_BATCHES)
         self._thread = threading.Thread(target=self._work, name="dlcli-batches", daemon=True)
@@ -75,7 +77,9 @@ class MicroBatcher:
         with self._changed:
             if not self._closed:
                 self._queue.append(waiting)
-                self._changed.notify()
+                self._queued += waiting.samples
+                if self._queued >= self._wanted:
+                    self._changed.notify()
                 return waiting.future
         self._run([waiting])  # of a request that began before its model was replaced
         return waiting.future
@@ -120,10 +124,11 @@ class MicroBatcher:
             while not self._queue:
                 if self._closed:
                     return None
+                self._wanted = 1
                 self._changed.wait()
             until = time.monotonic() + self._max_wait_s
-            target = min(self._last, self._max_batch)
-            while sum(each.samples for each in self._queue) < target and not self._closed:
+            self._wanted = min(self._last, self._max_batch)
+            while self._queued < self._wanted and not self._closed:
                 left = until - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
@@ -141,6 +146,7 @@ class MicroBatcher:
             else:
                 others.append(each)
         self._queue.extendleft(reversed(others))
+        self._queued -= samples
         return batch
 
     def _run(self, batch: Sequence[_Waiting]) -> None:

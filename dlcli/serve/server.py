@@ -87,12 +87,15 @@ def opened_server(
     from dlcli.serve.models import Models, names_of, open_model
     from dlcli.serve.reload import Watcher
     from dlcli.serve.state import ServerState
+    from dlcli.serve.warm_up import warm_up
 
     names = names_of([file.path for file in files], config.model_name)
     counted, models = Metrics(), Models()
 
     def opened(file: ModelFile, name: str, version: str) -> ServedModel:
-        return open_model(file, name, version, config, trust=trust, observe=counted.batch)
+        model = open_model(file, name, version, config, trust=trust, observe=counted.batch)
+        warm_up(model, folder)
+        return model
 
     def reopened(model: ServedModel) -> ServedModel:
         return opened(recognize(model.artifact.path), model.name, model.version)

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,9 @@ from dlcli.cli import main
 from dlcli.data.prepare import random_inputs
 from dlcli.formats.checkpoint import save_model
 from dlcli.serve import reload
+from dlcli.serve.predictions import predict_uploads, read_options
 from dlcli.serve.protocol import HEADER_LENGTH
+from dlcli.serve.warm_up import example, warm_up
 from dlcli.task import TaskSpec
 
 NAMES = ("cnn", "lstm", "table", "series", "seq2seq", "forecast", "embedding", "tensors")
@@ -84,6 +87,22 @@ def test_predict_gives_the_rows_of_the_command(
     expected = predicted(capsys, folder / f"{name}.safetensors", str(folder / file))
     assert reply.json["predictions"] == expected  # bit for bit: JSON has all digits
     assert reply.json["failed"] == []
+
+
+@pytest.mark.parametrize("name", ["cnn", "embedding", "table", "lstm", "seq2seq"])
+def test_a_model_is_warmed_up_by_a_sample_that_it_predicts_and_none_that_counts(
+    folder: Path, client: Client, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    model = client.models.find(name)
+    upload = example(model.task)
+    assert upload is not None
+    options = read_options({}, None)
+    status, body = predict_uploads(model, [upload], options, folder, threading.Semaphore())
+    assert status == 200, body
+    remembered = len(model.batches.recent())
+    warm_up(model, folder)
+    assert len(model.batches.recent()) == remembered
+    assert capsys.readouterr().err == ""  # a refusal is logged
 
 
 def test_rows_and_texts_of_json_are_those_of_files(
