@@ -38,3 +38,10 @@ def outdated(path: Path, card: Card) -> str | None:
     if same:
         return None
     return f"{path.name} was made from an older {source.name}: export it again for the newer weights"
+
+
+def trained_source(path: Path, card: Card) -> Path | None:
+    """Return the file of weights that an export was made from, where it is next to it."""
+    names = [Path(str(r.args.get("source", ""))).name for r in card.transforms if r.kind == EXPORTED]
+    sources = [path.parent / name for name in names[::-1] if name.endswith(".safetensors")]
+    return next((source for source in sources if source.is_file()), None)

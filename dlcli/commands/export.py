@@ -115,14 +115,11 @@ def command(
 
 def _source(path: Path) -> ModelFile:
     """Open the model to export. Raises: DlcliError if it is damaged, or is an export already."""
-    from dlcli.formats.base import recognize
+    from dlcli.formats.base import no_weights, recognize
 
     file = recognize(path)
     if file.card and not file.format.trainable:
-        raise DlcliError(
-            f"{path} is of the format {file.format.name} already, and holds no trainable model",
-            hint="export the model that it was made from: the run's best.safetensors",
-        )
+        raise no_weights(file)
     return file
 
 

@@ -21,6 +21,7 @@ from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
 from dlcli.formats.encodings.base import ENCODINGS
+from dlcli.provenance import trained_source
 from dlcli.registry import Registry
 from dlcli.runs.folder import as_typed
 from dlcli.trust import allowing, code_is_known, is_known, names_code, remember, trusts_all
@@ -178,7 +179,7 @@ class Artifact(ABC):
 
     def module(self) -> nn.Module:
         """The float model, where the format keeps one. Raises: DlcliError elsewhere."""
-        raise DlcliError(f"{self.path} holds no trainable model", hint="use the run's best.safetensors")
+        raise no_weights(self.file)
 
 
 @dataclass(frozen=True)
@@ -276,6 +277,16 @@ def recognize(path: Path) -> ModelFile:
 def read_card(path: Path) -> Card:
     """The card of a model file of any format, without loading its weights. Raises: DlcliError."""
     return recognize(path).card
+
+
+def no_weights(file: ModelFile) -> DlcliError:
+    """The error where trainable weights are needed; it names the file that has them."""
+    source = trained_source(file.path, file.card)
+    name = "its run, or the run's best.safetensors" if source is None else as_typed(source)
+    return DlcliError(
+        f"{file.path} is of the format {file.format.name}, and holds no trainable model",
+        hint=f"give the model that it was made from: {name}",
+    )
 
 
 def head_of(path: Path, count: int = 64) -> bytes:

@@ -78,6 +78,21 @@ def run_static(
     return np.concatenate(chunks)
 
 
+def batches_of_its_size(inputs: Inputs, card: Card) -> list[Inputs]:
+    """The batch as it is, or where a file is of one size, in batches of that size."""
+    sizes = sizes_of(card)
+    if sizes is None:
+        return [inputs]
+    batches: list[Inputs] = []
+
+    def record(batch: Inputs) -> Outputs:
+        batches.append(batch)
+        return np.zeros((len(batch[0]), 1, 1), np.float32)
+
+    run_static(record, inputs, card.task, sizes)
+    return batches
+
+
 def _crop_and_pad(array: npt.NDArray[Any], fixed: dict[int, int]) -> npt.NDArray[Any]:
     """The array cropped and padded with zeros to fixed sizes, by axis."""
     for axis, size in fixed.items():

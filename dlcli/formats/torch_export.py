@@ -18,10 +18,10 @@ from dlcli.card import Card
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare, random_inputs
 from dlcli.errors import DlcliError
-from dlcli.formats.base import Artifact, Outputs
+from dlcli.formats.base import Artifact
 from dlcli.formats.encodings.base import without_encodings
 from dlcli.formats.readable_outputs import check_softmax, with_readable_outputs
-from dlcli.formats.static_shape import Sizes, requested_sizes, run_static, with_sizes
+from dlcli.formats.static_shape import Sizes, batches_of_its_size, requested_sizes, with_sizes
 from dlcli.formats.torch_program import Tensors
 from dlcli.trust import CODE_FILE
 from dlcli.user_code import line_of
@@ -90,16 +90,10 @@ def example_inputs(card: Card, sizes: Sizes | None, *, seed: int = 0) -> Tensors
     task = card.task
     if sizes is None:
         return noise_batch(card, *_TRACE_SHAPE, seed=seed)
-    batches: list[Inputs] = []
-
-    def record(batch: Inputs) -> Outputs:
-        batches.append(tuple(prepare(batch, task).values()))
-        return np.zeros((len(batch[0]), 1, 1), np.float32)
-
     longest = max((size for name, size in sizes.items() if name != "batch"), default=None)
     noise = random_inputs(task, sizes["batch"], length=longest, seed=seed)
-    run_static(record, noise, task, sizes)
-    return _to_tensors(batches[0])
+    batch = batches_of_its_size(noise, with_sizes(card, sizes))[0]
+    return _to_tensors(tuple(prepare(batch, task).values()))
 
 
 def noise_batch(card: Card, samples: int, length: int, *, seed: int = 0) -> Tensors:

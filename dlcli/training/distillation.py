@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from dlcli.config import LossConfig
 from dlcli.errors import UsageError
-from dlcli.formats.base import open_artifact, recognize
+from dlcli.formats.base import no_weights, open_artifact, recognize
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.task import (
     PAD,
@@ -98,10 +98,8 @@ def open_teacher(path: Path, task: TaskSpec, device: torch.device) -> Teacher:
     _check_task(own, task, named)
     _check_inputs(own.input, task.input, named)
     if not file.format.trainable:
-        raise UsageError(
-            f"{named} is of the format {file.format.name}, which torch cannot run",
-            hint="give the safetensors file that it was exported from",
-        )
+        error = no_weights(file)
+        raise UsageError(f"--teacher {error.message}", hint=error.hint)
     return Teacher(open_artifact(file, device=str(device)).module(), own, task, device)
 
 

@@ -11,7 +11,8 @@ from dlcli.compress.quantize.static import FEWEST_SAMPLES
 from dlcli.config import QuantizeConfig
 from dlcli.config.onnx_versions import check_runtime
 from dlcli.errors import DlcliError, UsageError
-from dlcli.formats.base import Artifact
+from dlcli.formats.base import Artifact, no_weights
+from dlcli.formats.onnx.embed import takes_raw_inputs
 from dlcli.keyword_settings import check_args
 from dlcli.machine.hardware import cpu
 from dlcli.settings import typed_flag
@@ -19,8 +20,16 @@ from dlcli.settings import typed_flag
 TOO_FEW_SAMPLES = f"fewer than {FEWEST_SAMPLES} samples do not give ranges that hold for others"
 
 
+def is_graph(source: Artifact) -> bool:
+    """Whether a source is an ONNX file: quantized as it is, by what needs no trainable weights."""
+    return source.format.name == "onnx"
+
+
 def check_source(source: Artifact) -> None:
-    """Refuse a source that holds no trainable model, or no float one. Raises: DlcliError."""
+    """Refuse a source that is neither a trainable model nor an ONNX file, or is no float one.
+
+    Raises: DlcliError.
+    """
     path = source.path
     record = transforms.not_float(source.card)
     if record is not None:
@@ -33,7 +42,28 @@ def check_source(source: Artifact) -> None:
         )
     if path.suffix == ".failed":
         raise DlcliError(f"{path} is a file that failed its parity check", hint="quantize its source")
-    source.module()
+    if not is_graph(source):
+        source.module()
+    elif takes_raw_inputs(source.card):
+        raise DlcliError(
+            f"{path} has its preprocessing in the graph, which is not for 8 or 16 bits",
+            hint="quantize a file that was exported without --embed-preprocessing",
+        )
+
+
+def check_method(source: Artifact, config: QuantizeConfig) -> None:
+    """Refuse a method that needs weights where the source is a graph. Raises: UsageError."""
+    if not is_graph(source) or (config.method == "auto" and config.backend != "torch"):
+        return
+    for backend in backends_of(config.method, config.backend) if config.method != "auto" else ():
+        if backend == "onnxruntime" and not method_of(config.method, backend).trains:
+            return
+    error = no_weights(source.file)
+    which = f"--method {config.method}" if config.method != "auto" else f"--backend {config.backend}"
+    raise UsageError(
+        f"{which} needs weights that torch can use: {error.message}",
+        hint=f"{error.hint}; an ONNX file takes --method dynamic, static, weight-only or fp16",
+    )
 
 
 def check_options(config: QuantizeConfig) -> None:

@@ -26,7 +26,7 @@ from dlcli.config import Bound, QuantizeSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.export import staging_folder
 from dlcli.deploy.quantize.calibration import CalibrationUnavailable
-from dlcli.deploy.quantize.methods import check_options, check_source, cpu_target
+from dlcli.deploy.quantize.methods import check_method, check_options, check_source, cpu_target, is_graph
 from dlcli.deploy.quantize.output import check_output, file_name, format_of, publish_quantized
 from dlcli.deploy.quantize.result import QuantizeCandidate, QuantizeResult
 from dlcli.deploy.quantize.sensitivity import SAMPLES, LayerSensitivity, layer_sensitivity
@@ -72,6 +72,7 @@ def quantize(
         trained, settings = source, _for_training(settings)
         source = open_artifact(original_of(trained), device="cpu", trust=trust)
     check_source(source)
+    check_method(source, config)
     reference = ReferenceEvaluator(source, settings.measure, emit)
     annotations = []
     if reference.split == "random":
@@ -180,6 +181,8 @@ class _QuantizeJob:
         """Return the methods to try, the cheapest first, each with its backend."""
         config = self.settings.quantize
         if not self.auto:
+            if is_graph(self.source):
+                return [(config.method, "onnxruntime")]
             backends = backends_of(config.method, config.backend)
             only_matmul = method_of(config.method, backends[0]).matmul_only
             if only_matmul and len(backends) > 1 and not self._is_mostly_matmul():
@@ -190,12 +193,13 @@ class _QuantizeJob:
         # What needs no training first; QAT only under a bound, since it is a run of its own; and last
         # fp16, which is no faster but loses nothing.
         family = self.builder.graph.family
+        trains = self.bound is not None and not is_graph(self.source)
+        if self.bound is not None and not trains:
+            self.emit(Noted("no quantization-aware training: an ONNX file holds no trainable weights"))
         return [
             (m.name, m.backend)
             for m in in_auto_order()
-            if m.backend == "onnxruntime"
-            and family not in m.auto_except
-            and (self.bound is not None or not m.trains)
+            if m.backend == "onnxruntime" and family not in m.auto_except and (trains or not m.trains)
         ]
 
     def _is_mostly_matmul(self) -> bool:

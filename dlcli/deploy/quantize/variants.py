@@ -21,13 +21,14 @@ from dlcli.config.onnx_versions import target_opset
 from dlcli.data.prepare import prepare
 from dlcli.deploy.export_worker import write_in_process
 from dlcli.deploy.quantize.calibration import CalibrationData, static_calibration
-from dlcli.deploy.quantize.methods import cpu_target, int8_saturates
+from dlcli.deploy.quantize.methods import cpu_target, int8_saturates, is_graph
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, EvalProgress, Noted
 from dlcli.formats.base import FORMATS, Artifact, read_card
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.onnx import file as onnx_file
 from dlcli.formats.onnx.versions import MIN_TRACED_OPSET, with_versions
+from dlcli.formats.static_shape import batches_of_its_size
 from dlcli.keyword_settings import keywords
 from dlcli.provenance import provenance_record
 
@@ -66,7 +67,9 @@ class VariantBuilder:
 
     @cached_property
     def float_file(self) -> Path:
-        """The same model as float32 ONNX, the baseline of all ratios."""
+        """The same model as float32 ONNX, the baseline of all ratios: the source itself if it is one."""
+        if is_graph(self.source):
+            return self.source.path
         self._emit(Noted("writing the model as float32 ONNX, to quantize it and to compare with it"))
         entry, path = FORMATS.get("onnx"), self._new_folder() / "float.onnx"
         assert entry.write is not None
@@ -81,7 +84,8 @@ class VariantBuilder:
     @cached_property
     def graph(self) -> FloatGraph:
         """The graph of the float file, with its layers named."""
-        state = {name: tensor.numpy() for name, tensor in self._state().items()}
+        modules = {} if is_graph(self.source) else self._state()
+        state = {name: tensor.numpy() for name, tensor in modules.items()}
         return read_graph(self.float_file, state)
 
     def layers(self, method: str, backend: Backend) -> list[str]:
@@ -185,7 +189,8 @@ class VariantBuilder:
         for number, inputs in enumerate(self._calibration.batches(_BATCH_SIZE), 1):
             if len(inputs[0]):
                 samples += len(inputs[0])
-                yield prepare(inputs, self.source.card.task)
+                for batch in batches_of_its_size(inputs, self.source.card):
+                    yield prepare(batch, self.source.card.task)
             done = min(number * _BATCH_SIZE, total)
             self._emit(EvalProgress(split="calibration", done=done, total=total))
         if samples < FEWEST_SAMPLES:

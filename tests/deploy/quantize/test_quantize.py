@@ -17,7 +17,7 @@ from int8_models import int8_saturates
 
 from dlcli.card import Card, TransformRecord
 from dlcli.compress.quantize.base import QUANTIZE_METHODS, method_of
-from dlcli.config import QuantizeSettings, TrainConfig
+from dlcli.config import ExportConfig, QuantizeSettings, TrainConfig
 from dlcli.deploy.quantize import variants
 from dlcli.deploy.quantize.quantize import quantize
 from dlcli.deploy.quantize.result import QuantizeResult
@@ -25,6 +25,8 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.events import ignore
 from dlcli.formats.base import open_artifact, read_card
 from dlcli.formats.checkpoint import read_tensors, save_model
+from dlcli.formats.onnx.format import write_onnx
+from dlcli.provenance import provenance_record
 from dlcli.runs.folder import RunFolder
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
@@ -401,3 +403,44 @@ def test_weights_have_7_bits_where_products_of_8_saturate(
     assert {int(abs(weight).max()) for weight in weights} == {largest}
     assert record(result.output)["reduce_range"] is (largest == 64)
     assert any("7 bits" in sentence for sentence in result.verdict()) is (largest == 64)
+
+
+@pytest.fixture(scope="module")
+def graph(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of the mlp, of one size, next to a copy of its run."""
+    run = RunFolder(tmp_path_factory.mktemp("graph") / "run")
+    shutil.copytree(runs("mlp").path, run.path)
+    source = open_artifact(run.best, device="cpu")
+    source = source.with_card(
+        source.card.model_copy(
+            update={"transforms": (*source.card.transforms, provenance_record(run.best))}
+        )
+    )
+    write_onnx(source, run.path / "best.onnx", ExportConfig(dynamic=False, batch_size=3))
+    return run.path / "best.onnx"
+
+
+@pytest.mark.parametrize("method", ["static", "dynamic", "fp16"])
+def test_an_onnx_file_is_quantized_from_its_graph_alone(
+    graph: Path, method: str, tmp_path: Path
+) -> None:
+    before = graph.read_bytes()
+    result = run_quantize(graph, settings(method), tmp_path / "q.onnx")
+    assert graph.read_bytes() == before
+    assert result.comparison.split == "val"
+    assert result.comparison.delta.agreement is not None
+    assert result.comparison.delta.agreement > 0.9
+    assert result.comparison.size_ratio < (0.6 if method == "fp16" else 0.5)
+    written = open_artifact(tmp_path / "q.onnx", device="cpu")
+    kinds = [record.kind for record in written.card.transforms]
+    assert kinds.index("static") < max(i for i, kind in enumerate(kinds) if kind in ("quantize", "half"))
+    with pytest.raises(DlcliError, match="already"):
+        run_quantize(tmp_path / "q.onnx", settings(method))
+
+
+@pytest.mark.parametrize("chosen", [{"method": "qat"}, {"method": "bf16"}, {"backend": "torch"}])
+def test_what_needs_weights_names_the_file_that_has_them(graph: Path, chosen: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="holds no trainable model") as caught:
+        run_quantize(graph, settings(**chosen))
+    assert caught.value.hint is not None
+    assert str(graph.with_name("best.safetensors")) in caught.value.hint
