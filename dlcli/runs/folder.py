@@ -17,10 +17,14 @@ from dlcli import __version__
 from dlcli.checksums import KEY, changed_entries, with_checksums
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.files import parse_json, read_json, user_path, write_json
+from dlcli.wording import listed
 
 DEFAULT_ROOT = Path("runs")
+_TRAIN = "train one: dlcli train --model cnn --data digits"
 NOTE_BYTES = 10_000  # that are read of a note
 FOLDS = "folds.json"  # of a folder with the runs of a cross-validation
+STUDY = "study.json"  # of a folder with the runs of a search for settings
+_GROUPS = {FOLDS: ("cross-validation", "fold-1"), STUDY: ("study", "trial-000")}  # and their first runs
 ENSEMBLE = "ensemble.safetensors"  # of such a folder: all its models in one file
 
 
@@ -242,11 +246,23 @@ def newest_run(root: Path) -> RunFolder:
     """The run that was started last. Raises: DlcliError when there is none."""
     runs = list_runs(root)
     if not runs:
-        raise DlcliError(
-            f"there is no run in {root}{os.sep}",
-            hint="train one: dlcli train --model cnn --data digits",
-        )
+        groups = _groups(root)
+        if groups:
+            path, name = groups[-1]
+            names = listed([path.name for path, _ in groups], 5)
+            first = as_typed(path / _GROUPS[name][1])
+            models = f", or all its models: {as_typed(path)}" if name == FOLDS else ""
+            raise DlcliError(
+                f"there is no single run in {root}{os.sep}, but {names}",
+                hint=f"name one of its runs, such as {first}{models}",
+            )
+        raise DlcliError(f"there is no run in {root}{os.sep}", hint=_TRAIN)
     return runs[-1]
+
+
+def _groups(root: Path) -> list[tuple[Path, str]]:
+    """The cross-validations and studies below ``root`` by name, each with the name of its record."""
+    return sorted((path.parent, name) for name in _GROUPS for path in root.glob(f"*/{name}"))
 
 
 def find_run(text: str, root: Path) -> RunFolder:
@@ -258,16 +274,16 @@ def find_run(text: str, root: Path) -> RunFolder:
         if RunFolder(path).record.is_file():
             # "." and ".." have no name, by which a hint could name the run.
             return RunFolder(path if path.name not in ("", "..") else path.resolve())
-        if (path / FOLDS).is_file():
-            raise UsageError(
-                f"{path} is a cross-validation, and this needs one model",
-                hint=f"name one of its runs: {as_typed(path / 'fold-1')}",
-            )
-    folds = [path.parent.name for path in root.glob(f"*/{FOLDS}")]
-    names = [*(run.name for run in list_runs(root)), *folds]
+        for record, (noun, first) in _GROUPS.items():
+            if (path / record).is_file():
+                raise UsageError(
+                    f"{path} is a {noun}, and this needs one model",
+                    hint=f"name one of its runs: {as_typed(path / first)}",
+                )
+    names = [*(run.name for run in list_runs(root)), *(path.name for path, _ in _groups(root))]
     raise DlcliError(
         f"there is no run {text!r} in {root}{os.sep}",
-        hint=nearest(text, names) if names else "train one: dlcli train --model cnn --data digits",
+        hint=nearest(text, names) if names else _TRAIN,
     )
 
 

@@ -14,6 +14,7 @@ from dlcli.config import SearchConfig, TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError, nearest
 from dlcli.files import read_json, write_json
+from dlcli.runs.folder import STUDY
 from dlcli.runs.group import RunGroup
 from dlcli.settings import merge, nested
 from dlcli.tune.space import Space, make_space
@@ -22,7 +23,7 @@ from dlcli.tune.space import Space, make_space
 class StudyFolder(RunGroup):
     """One study: ``study.json journal.log best.yaml plots/`` and its runs ``trial-000/``..."""
 
-    RECORD, RUN = "study.json", "trial-{:03d}"
+    RECORD, RUN = STUDY, "trial-{:03d}"
     NOUN, COMMAND = "study", "tune"
 
     @property

@@ -78,6 +78,20 @@ def test_a_home_in_a_name_is_expanded(tmp_path: Path, monkeypatch: pytest.Monkey
     assert find_artifact("~/a/best.safetensors", tmp_path) == run / "best.safetensors"
 
 
+def test_cross_validations_and_studies_are_named_where_a_run_is_needed(tmp_path: Path) -> None:
+    for name, record in (("houses", "folds.json"), ("search", "study.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / record).write_text("{}")
+    with pytest.raises(DlcliError, match="but houses, search") as caught:
+        find_artifact(None, tmp_path)
+    assert str(tmp_path / "search" / "trial-000") in str(caught.value.hint)
+    with pytest.raises(DlcliError, match="search is a study, and this needs one model"):
+        find_run("search", tmp_path)
+    with pytest.raises(DlcliError, match="no run 'houes'") as caught:
+        find_run("houes", tmp_path)
+    assert caught.value.hint == "did you mean 'houses'?"
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DlcliError, match="no run in"):
         find_artifact(None, tmp_path)
