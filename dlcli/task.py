@@ -319,6 +319,23 @@ class TargetNumber(Frozen):
     std: float = Field(default=1.0, gt=0)
 
 
+class Thresholds(Frozen):
+    """Probabilities from which a label is predicted, fitted to a ``metric`` on val ``samples``.
+
+    ``values``: of two classes one, of the second class; of several labels one each.
+    """
+
+    values: tuple[float, ...] = Field(min_length=1)
+    metric: str
+    samples: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_values(self) -> Thresholds:
+        if not all(0 < value < 1 for value in self.values):
+            raise ValueError("thresholds are probabilities above 0 and below 1")
+        return self
+
+
 class TaskSpec(Frozen):
     """The contract between data and model.
 
@@ -326,7 +343,8 @@ class TaskSpec(Frozen):
     number per target; forecast: (horizon, targets) scaled numbers; seq2seq: (T, target vocabulary)
     logits of the next token after each one of the prefix; embedding: a vector of ``embedding_size``
     numbers and length 1, near those of the same class. ``class_names`` of an embedding are the classes
-    it was trained on. ``metrics`` name code of the user's by which it is measured too.
+    it was trained on. ``metrics`` name code of the user's by which it is measured too. ``thresholds``
+    change which labels are predicted, no output and no probability.
     """
 
     kind: TaskKind = "classification"
@@ -336,6 +354,7 @@ class TaskSpec(Frozen):
     horizon: int = Field(default=0, ge=0)
     embedding_size: int = Field(default=0, ge=0)
     metrics: tuple[str, ...] = ()
+    thresholds: Thresholds | None = None
 
     @model_validator(mode="after")
     def _check_kind(self) -> TaskSpec:
@@ -351,7 +370,20 @@ class TaskSpec(Frozen):
             raise ValueError("seq2seq and pairs belong together")
         if (self.kind == "embedding") != (self.embedding_size > 0):
             raise ValueError("an embedding needs a size, and nothing else has one")
+        if self.thresholds is not None and len(self.thresholds.values) != self.num_thresholds:
+            raise ValueError("two classes have one threshold, several labels one each, all else none")
         return self
+
+    @property
+    def num_thresholds(self) -> int:
+        """The number of thresholds that decide what is predicted; 0 where the largest output does."""
+        if self.kind == "multilabel":
+            return len(self.class_names)
+        return int(self.kind == "classification" and len(self.class_names) == 2)
+
+    def with_thresholds(self, thresholds: Thresholds | None) -> TaskSpec:
+        """This task with other thresholds; without any a label is predicted from 0.5."""
+        return self.model_copy(update={"thresholds": thresholds})
 
     @property
     def num_classes(self) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlcli.commands.fitting import fit_on_val
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.recording import record_evaluations
 from dlcli.config import EvalConfig
@@ -20,7 +21,6 @@ from dlcli.runs.folds import FoldsFolder, find_artifacts, folds_of
 from dlcli.runs.saved import read_run
 
 if TYPE_CHECKING:
-    from dlcli.deploy.temperature import Calibrated
     from dlcli.evaluation.eval_data import EvalData
     from dlcli.evaluation.metrics import EvalResult
     from dlcli.evaluation.metrics.base import IntervalRow
@@ -149,14 +149,15 @@ def _check(config: EvalConfig, artifacts: Sequence[Path], output: Path | None) -
     """Raises: UsageError for options that have no effect together."""
     if config.ensemble and len(artifacts) < 2:
         raise UsageError("--ensemble averages several models", hint="dlcli eval A B --ensemble")
-    if config.calibrate and len(artifacts) > 1:
-        raise UsageError("--calibrate is for one model", hint="calibrate each, then evaluate them")
-    if config.calibrate and (config.tta, config.amp) != ("none", "none"):
-        flag = "--tta" if config.tta != "none" else "--amp"
-        raise UsageError(
-            f"--calibrate is for the model as it was trained, in float32, and not with {flag}",
-            hint=f"leave {flag} out",
-        )
+    for fitted, given in (("--calibrate", config.calibrate), ("--thresholds", config.thresholds)):
+        if given and len(artifacts) > 1:
+            raise UsageError(f"{fitted} is for one model", hint="do it for each, then evaluate them")
+        if given and (config.tta, config.amp) != ("none", "none"):
+            flag = "--tta" if config.tta != "none" else "--amp"
+            raise UsageError(
+                f"{fitted} is for the model as it was trained, in float32, and not with {flag}",
+                hint=f"leave {flag} out",
+            )
     if config.intervals is not None and len(artifacts) > 1:
         raise UsageError("--intervals is for one model", hint="name one of them")
     if config.explain and _own_run(artifacts, config) is None:
@@ -212,7 +213,6 @@ def _evaluate(
     from dlcli.evaluation.ensemble import Ensemble
     from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
     from dlcli.evaluation.worst import SHOWN
-    from dlcli.ui.calibration import calibration_facts, print_calibration
     from dlcli.ui.compared import print_explained, print_members, print_worst
     from dlcli.ui.intervals import print_intervals
     from dlcli.ui.json_output import print_json
@@ -221,8 +221,8 @@ def _evaluate(
     from dlcli.ui.translations import print_translations
 
     intervals = None if config.intervals is None else _intervals(models, data, config, emit)
-    change = _calibrate(models[0], data, config, emit) if config.calibrate else None
-    models = models if change is None else [change.model]
+    fitted = fit_on_val(models[0], data, config, emit)
+    models = [_measured_by(fitted.model, config.metrics), *models[1:]]
     own = _own_run([model.path for model in models], config)
     shown = 0 if own is None else SHOWN
     measured = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, shown=shown, emit=emit)
@@ -231,20 +231,17 @@ def _evaluate(
     # A run has plots and figures of its own model alone.
     plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
     if own is not None:
-        changed = None if change is None else change.validation
-        record_evaluations(own, [*([changed] if changed else []), measured], "eval", emit)
+        record_evaluations(own, [*fitted.validation, measured], "eval", emit)
     worst = _write_worst(models[0].path if len(models) == 1 else None, result, output, emit)
 
     def report(note: str, bounds: list[tuple[str, float]], as_json: bool) -> list[str]:
         missed = [text for bound in bounds if (text := _missed(bound, result.metrics, result.undefined))]
         files = {"plots": [str(plot) for plot in plots], "worst_csv": worst and str(worst)}
         if as_json:
-            calibration = {} if change is None else {"calibration": calibration_facts(change, result)}
-            facts = {**_facts(models, note), **result.to_dict(), **calibration}
+            facts = {**_facts(models, note), **result.to_dict(), **fitted.facts(result)}
             print_json({**facts, **files, "missed": missed})
             return missed
-        if change is not None:
-            print_calibration(change, result)
+        fitted.show(result)
         mean = f"the mean prediction of {len(models)} models"
         print_eval(result, str(models[0].path) if len(models) == 1 else mean, note)
         if result.intervals:
@@ -291,14 +288,6 @@ def _intervals(
     fitted = fit_intervals(predict, model.card, model.path, own, coverage, emit)
     errors = absolute_errors(predict, data.reader, model.card.task, data.split, emit)
     return coverage_rows(errors, fitted, model.card.task)
-
-
-def _calibrate(model: Artifact, data: EvalData, config: EvalConfig, emit: Emit) -> Calibrated:
-    """Calibrate the model of a run; other metrics of the user's stay part of its task."""
-    from dlcli.deploy.temperature import calibrate
-
-    done = calibrate(model, data, config, emit)
-    return replace(done, model=_measured_by(done.model, config.metrics))
 
 
 def _facts(models: Sequence[Artifact], note: str) -> dict[str, Any]:

@@ -45,6 +45,9 @@ class EvalConfig(Intervals, UserMetrics, BadSamples, Inference, EvaluationData):
     calibrate: bool = setting(
         False, "First fit a temperature on val that calibrates the probabilities.", "--calibrate"
     )
+    thresholds: Literal["f1", "balanced_accuracy", "matthews_corrcoef"] | None = setting(
+        None, "First fit on val from which probability a label is predicted, by metric.", "--thresholds"
+    )
 
 
 class PredictConfig(Intervals, Inference):

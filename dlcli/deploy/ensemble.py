@@ -59,7 +59,10 @@ def _card(models: Sequence[Artifact]) -> Card:
     for own in cards:
         if (record := transforms.not_float(own)) is not None:
             raise UsageError(f"these models cannot be one file: one is no float model ({record.kind})")
-    task = first.task.model_copy(update={"input": joint_input([own.task.input for own in cards])})
+    # Thresholds are of the probabilities of one model, not of a mean.
+    task = first.task.with_thresholds(None).model_copy(
+        update={"input": joint_input([own.task.input for own in cards])}
+    )
     members = [
         {
             "task": own.task.model_dump(mode="json"),

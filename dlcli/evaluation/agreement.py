@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.metrics.embedding import unit
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
@@ -18,6 +19,7 @@ def agreement_of(reference: Outputs, candidate: Outputs, task: TaskSpec) -> floa
         return None
     if task.kind == "embedding":
         return _same_neighbours(unit(reference), unit(candidate))
+    reference, candidate = decision_scores(reference, task), decision_scores(candidate, task)
     if task.kind == "multilabel":
         return float(((reference > 0) == (candidate > 0)).mean())
     return float((reference.argmax(-1) == candidate.argmax(-1)).mean())

@@ -12,6 +12,7 @@ import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows, Targets
 from dlcli.errors import DlcliError, UsageError
+from dlcli.evaluation.decisions import aligned_thresholds
 from dlcli.evaluation.differences import compared_metric, difference
 from dlcli.evaluation.metrics import Counts
 from dlcli.evaluation.metrics.base import MemberRow
@@ -45,7 +46,11 @@ class Ensemble:
         check_members([(str(m.path), m.card.task) for m in members], averaged=averaged)
         self.members = tuple(members)
         self.averaged = averaged
-        self.task = members[0].card.task
+        first = members[0].card.task
+        # Thresholds are of the probabilities of one model, not of a mean.
+        self.task = first if len(members) == 1 else first.with_thresholds(None)
+        # That of each member: the same, with its own thresholds.
+        self.tasks = [first.with_thresholds(aligned_thresholds(m.card.task, first)) for m in members]
         self._predict = [with_tta(m.predict, m.card.task, tta) for m in members]
         self._aligned = [alignment(m.card.task, self.task) for m in members]
         self._distinct: list[Artifact] = []  # members whose input differs from all before

@@ -99,7 +99,7 @@ def count_members(
     for notice in reader.notices:
         if config.data is not None or not notice.is_decision:
             emit(Warned(notice.message))
-    alone = [make_counts(task) for _ in ensemble.members]
+    alone = [make_counts(own) for own in ensemble.tasks]
     mean = alone[0] if len(alone) == 1 else make_counts(task)
     size = config.batch_size or batch_size_of(ensemble)
     for inputs, indices in batches(reader, size, data.split, emit):

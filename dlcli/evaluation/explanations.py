@@ -22,6 +22,7 @@ from dlcli.data.occlusion import Part
 from dlcli.data.prepare import trim
 from dlcli.data.previews import CELL, Preview, image_preview, under_heat
 from dlcli.errors import DlcliError, UsageError, nearest
+from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.metrics.base import Floats
 from dlcli.evaluation.predict import row_function, unscale
 from dlcli.formats.base import Artifact, Outputs
@@ -295,7 +296,7 @@ def _check_gradients(artifact: Artifact) -> None:
 def _predicted(outputs: Outputs, task: TaskSpec) -> int | None:
     """The output that is explained unless one is named: the likeliest class, the first number."""
     if task.class_names:
-        return int(outputs[0].argmax())
+        return int(decision_scores(outputs, task)[0].argmax())
     return 0 if task.kind == "regression" or len(task.targets) == 1 else None
 
 

@@ -118,7 +118,7 @@ class FoldModels:
 
     def evaluate(self, emit: Emit = ignore) -> FoldsResult:
         """Compute the metrics of each fold, their mean, and those of all held-out samples."""
-        pooled = None if self.task.kind in _APART else make_counts(self.task)
+        pooled = None if self.task.kind in _APART else make_counts(self.task.with_thresholds(None))
         rows: list[FoldRow] = []
         metric = ""
         for fold in self._folds:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
 from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
+from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.evaluation.metrics import softmax
 from dlcli.evaluation.translation import check_beams, translate
@@ -34,7 +35,7 @@ class Prediction:
 
     Every row has ``input``, then what is carried over from its row of a table. Classification:
     ``label``, ``probability``, and ``top_k`` or ``probabilities`` by name. Multilabel:
-    ``labels`` (those above 0.5), ``probabilities`` by name. Regression: ``value``, or
+    ``labels`` (above 0.5, or their threshold), ``probabilities`` by name. Regression: ``value``, or
     ``values`` by name where there are several targets. Forecast: a row per step, ``step`` from 1, its
     ``time``, the ``series`` where the table has several, and ``value`` or
     ``values``. Seq2seq: ``text``. Embedding: ``embedding``, a list of its numbers. Values
@@ -110,8 +111,8 @@ def row_function(
     if task.kind == "forecast":
         return lambda inputs, series: _steps(model(inputs), series, task=task)
     row_functions: dict[str, Callable[[Outputs], list[Rows]]] = {
-        "classification": partial(_ranked, names=task.class_names, top_k=top_k),
-        "multilabel": partial(_labels, names=task.class_names),
+        "classification": partial(_ranked, task=task, top_k=top_k),
+        "multilabel": partial(_labels, task=task),
         "regression": partial(_numbers, task=task),
         "embedding": _vectors,
     }
@@ -119,9 +120,10 @@ def row_function(
     return lambda inputs, series: rows_of(model(inputs))
 
 
-def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int | None) -> list[Rows]:
-    """The top classes of each row of (B, K); of equal ones the first in the order of the classes."""
-    order = np.argsort(-logits, axis=1, kind="stable")[:, : top_k or 1]
+def _ranked(logits: Outputs, *, task: TaskSpec, top_k: int | None) -> list[Rows]:
+    """The top classes of each row of (B, K), the predicted one first; of equal ones as in the task."""
+    names = task.class_names
+    order = np.argsort(-decision_scores(logits, task), axis=1, kind="stable")[:, : top_k or 1]
     rows: list[Rows] = []
     for probabilities, best in zip(softmax(logits), order.tolist(), strict=True):
         top = [{"label": names[c], "probability": float(probabilities[c])} for c in best]
@@ -130,12 +132,13 @@ def _ranked(logits: Outputs, *, names: tuple[str, ...], top_k: int | None) -> li
     return rows
 
 
-def _labels(logits: Outputs, *, names: tuple[str, ...]) -> list[Rows]:
-    """The probability of each label, from (B, K)."""
+def _labels(logits: Outputs, *, task: TaskSpec) -> list[Rows]:
+    """The predicted labels and the probability of each label, from (B, K)."""
+    names, predicted = task.class_names, decision_scores(logits, task) > 0
     # 1 / (1 + exp(-x)) without an overflow for large -x.
     probabilities = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
     rows: list[Rows] = []
-    for row, above in zip(probabilities.tolist(), (logits > 0).tolist(), strict=True):
+    for row, above in zip(probabilities.tolist(), predicted.tolist(), strict=True):
         labels = [name for name, yes in zip(names, above, strict=True) if yes]
         rows.append(({"labels": labels, "probabilities": dict(zip(names, row, strict=True))},))
     return rows

@@ -82,6 +82,7 @@ def output_array(name: str, outputs: Outputs, task: TaskSpec) -> Array:
     """An output of `declared_outputs` by its name."""
     import numpy as np
 
+    from dlcli.evaluation.decisions import decision_scores
     from dlcli.evaluation.metrics import softmax
     from dlcli.evaluation.predict import unscale
 
@@ -91,7 +92,8 @@ def output_array(name: str, outputs: Outputs, task: TaskSpec) -> Array:
         # 1 / (1 + exp(-x)) without an overflow for large -x.
         return np.asarray(np.exp(-np.logaddexp(0.0, -outputs.astype(np.float64))))
     if name == "label":
-        labels: Array = np.asarray(task.class_names, dtype=object)[outputs.argmax(axis=1)]
+        predicted = decision_scores(outputs, task).argmax(axis=1)
+        labels: Array = np.asarray(task.class_names, dtype=object)[predicted]
         return labels
     if name == "values":
         return unscale(outputs, task)

@@ -9,6 +9,7 @@ from dlcli import transforms, wording
 from dlcli.ui import text
 from dlcli.ui.inputs import MOST_ROWS, Tensor, input_sections, parts_of
 from dlcli.ui.sections import Row, Section, print_sections
+from dlcli.ui.thresholds import thresholds_in_words
 from dlcli.ui.transforms import in_words
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def print_card(
         [
             Section(card.model.name, _model(card)),
             *input_sections(task, *_tensors(card)),
-            Section("Labels" if task.kind == "multilabel" else "Classes", _classes(task.class_names)),
+            Section("Labels" if task.kind == "multilabel" else "Classes", _classes(task)),
             Section("Targets: the model's outputs are (value - mean) / std", _targets(task.targets)),
             Section("Metrics", _metrics(card.metrics)),
             Section("Origin", _origin(card)),
@@ -112,10 +113,12 @@ def _task(task: TaskSpec) -> str:
     return f"{task.kind}, {wording.plural(task.num_classes, noun)}"
 
 
-def _classes(names: tuple[str, ...]) -> list[Row]:
+def _classes(task: TaskSpec) -> list[Row]:
+    names = task.class_names
     if not names:
         return []
-    return [Row(str(len(names)), wording.listed(names, _MOST_CLASSES))]
+    rows = [Row(str(len(names)), wording.listed(names, _MOST_CLASSES))]
+    return rows if task.thresholds is None else [*rows, Row("thresholds", thresholds_in_words(task))]
 
 
 def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:

@@ -65,7 +65,7 @@ def strongest(rows: Sequence[BaselineRow]) -> BaselineRow | None:
 def _compare(
     task: TaskSpec, test: Reader, counts: Counts, metric: str, indices: Indices, baseline: Baseline
 ) -> BaselineRow:
-    own = make_counts(task)
+    own = make_counts(task.with_thresholds(None))
     for start in range(0, len(indices), BATCH):
         batch = indices[start : start + BATCH]
         inputs = test.read(batch)[0] if metric == "mase" else None

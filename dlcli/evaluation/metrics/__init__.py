@@ -79,9 +79,9 @@ def metric_entries(task: TaskSpec) -> tuple[MetricEntry, ...]:
 def _own_counts(task: TaskSpec) -> Counts:
     match task.kind:
         case "classification":
-            return NamedClasses(task.class_names)
+            return NamedClasses(task)
         case "multilabel":
-            return MultilabelCounts(task.class_names)
+            return MultilabelCounts(task)
         case "regression":
             return RegressionCounts(task.targets)
         case "forecast":

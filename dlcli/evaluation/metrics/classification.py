@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, Labels, SeriesRows, Targets
+from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.metrics.base import ClassRow, Counts, EvalResult, Floats, Outputs, PerSample
 from dlcli.evaluation.metrics.reliability import expected_calibration_error, reliability_bins
+from dlcli.task import TaskSpec
 
 TOP = 5
 
@@ -38,11 +40,13 @@ Totals = npt.NDArray[np.int64]  # counts of each class or label, (C,)
 class ClassificationCounts:
     """The loss, the target and the predicted class of each sample of a classifier."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, task: TaskSpec | None = None) -> None:
         self.num_classes = num_classes
+        self._task = task  # its thresholds decide, if it has some
         self.non_finite = 0
         # ``cell`` is target * (C + 1) + predicted class, C for none.
-        self._rows = PerSample("loss", "correct", "top5", "cell", "confidence")
+        # ``likeliest``: whether the class of the largest probability is right, which is ``confidence``.
+        self._rows = PerSample("loss", "correct", "top5", "cell", "confidence", "likeliest")
 
     @property
     def samples(self) -> int:
@@ -53,13 +57,16 @@ class ClassificationCounts:
         """Add a batch: logits (n, C), targets (n,) in 0..C-1."""
         if not len(targets):
             return
-        predicted, valid = predicted_classes(logits)
+        likeliest, valid = predicted_classes(logits)
+        predicted = likeliest
+        if self._task is not None and self._task.thresholds is not None:
+            predicted, _ = predicted_classes(decision_scores(logits, self._task))
         cells = targets * (self.num_classes + 1) + np.where(valid, predicted, self.num_classes)
         self.non_finite += int((~np.isfinite(logits).all(axis=1)).sum())
         correct = valid & (predicted == targets)
         top5 = valid & (rank(logits, targets) < TOP)
         losses, confidence = _losses(logits, targets)
-        self._rows.add(losses, correct, top5, cells, confidence)
+        self._rows.add(losses, correct, top5, cells, confidence, valid & (likeliest == targets))
 
     def merge(self, other: ClassificationCounts) -> None:
         """Add the counts of ``other`` on other samples."""
@@ -110,8 +117,8 @@ class ClassificationCounts:
         )
 
     def _confidence(self, indices: Indices | None) -> tuple[Floats, Floats]:
-        """Probabilities of the predicted classes, and whether they are right, of all or some samples."""
-        columns = self._rows.column("confidence"), self._rows.column("correct")
+        """Probabilities of the likeliest classes, and whether they are right, of all or some samples."""
+        columns = self._rows.column("confidence"), self._rows.column("likeliest")
         return columns if indices is None else (columns[0][indices], columns[1][indices])
 
     def _table(self, indices: Indices | None = None) -> Totals:
@@ -123,11 +130,11 @@ class ClassificationCounts:
 
 
 class NamedClasses(Counts):
-    """`ClassificationCounts` with class names."""
+    """`ClassificationCounts` with the names and the thresholds of a task."""
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names = tuple(class_names)
-        self.counts = ClassificationCounts(len(self.class_names))
+    def __init__(self, task: TaskSpec) -> None:
+        self.class_names = task.class_names
+        self.counts = ClassificationCounts(len(self.class_names), task)
 
     @property
     def samples(self) -> int:

@@ -8,13 +8,14 @@ correlation coefficient is the mean over labels that are present in some samples
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Inputs, SeriesRows, Targets
+from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.metrics.base import Counts, EvalResult, Floats, Outputs, PerSample
 from dlcli.evaluation.metrics.classification import (
     Totals,
@@ -23,6 +24,7 @@ from dlcli.evaluation.metrics.classification import (
     mean,
     precision_recall_f1,
 )
+from dlcli.task import TaskSpec
 
 # Metrics that are means over samples, and the column of their scores.
 _COLUMNS: Mapping[str, str] = MappingProxyType(
@@ -32,13 +34,14 @@ NO_LABEL = "no label is present in some of the samples and absent in others"
 
 
 class MultilabelCounts(Counts):
-    """Targets and predictions of (n, labels) logits; a label is predicted where its logit is above 0.
+    """Targets and predictions of (n, labels) logits, by the thresholds of the task.
 
     A logit that is NaN or infinite counts as a wrong prediction, and makes the loss NaN.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self.class_names = tuple(class_names)
+    def __init__(self, task: TaskSpec) -> None:
+        self.class_names = task.class_names
+        self._task = task
         # Of each sample: whether each label is true and predicted, (n, 2, labels).
         self._labels: list[npt.NDArray[np.bool_]] = [np.zeros((0, 2, len(self.class_names)), bool)]
         self._rows = PerSample("loss", "correct")
@@ -60,7 +63,7 @@ class MultilabelCounts(Counts):
             return
         true = targets.astype(bool)
         finite = np.isfinite(outputs)
-        predicted = np.where(finite, outputs > 0, ~true)
+        predicted = np.where(finite, decision_scores(outputs, self._task) > 0, ~true)
         self._labels.append(np.stack([true, predicted], axis=1))
         self.non_finite += int((~finite.all(axis=1)).sum())
         losses = binary_cross_entropy(outputs, true)

@@ -140,9 +140,10 @@ for path in sys.argv[1:]:
 }
 _READ = {
     "classification": """{softmax}names = json.loads(about["classes"])
-    return {{"label": names[x.argmax()], "probability": float(x.max())}}""",
+    k = {predicted}
+    return {{"label": names[k], "probability": float(x[k])}}""",
     "multilabel": """{sigmoid}names = json.loads(about["classes"])
-    return {{"probabilities": dict(zip(names, x.tolist()))}}""",
+    return {{{labels}"probabilities": dict(zip(names, x.tolist()))}}""",
     "regression": """targets = json.loads(about["targets"])
     return {{t["name"]: {value} for t, v in zip(targets, x.tolist())}}""",
     "embedding": """return {{"embedding": x.tolist()}}""",
@@ -178,7 +179,10 @@ def example(path: Path, card: Card) -> str:
         pillow="from PIL import Image, ImageOps\n" if image else "",
     )
     body = (_OPENED + (_RAW_PIXELS if embedded else _PIXELS)) if image else _CELLS
+    limits = () if card.task.thresholds is None else card.task.thresholds.values
     read = _READ[card.task.kind].format(
+        predicted=f"int(x[1] > {limits[0]!r})" if limits else "int(x.argmax())",
+        labels=f'"labels": [n for n, p, t in zip(names, x, {list(limits)!r}) if p > t], ' * bool(limits),
         softmax="" if readable else "x = np.exp(x - x.max()) / np.exp(x - x.max()).sum()\n    ",
         sigmoid="" if readable else "x = 1 / (1 + np.exp(-x))\n    ",
         value="v" if readable else 'v * t["std"] + t["mean"]',
