@@ -61,6 +61,22 @@ ROWS = (
         "r2",
         0.815,
     ),
+    *(
+        Row(
+            f"housing-{model}",
+            "california_housing/housing.csv",
+            f"--model {model} --target median_house_value",
+            "r2",
+            0.83,
+        )
+        for model in ("tabm", "trees")
+    ),
+    # Tables that dlcli knows by name, from scikit-learn.
+    *(
+        Row(f"{data}-{model}", data, f"--model {model}", metric, 0.0)
+        for data, metric in (("diabetes", "r2"), ("breast-cancer", "accuracy"))
+        for model in ("mlp", "tabm", "trees")
+    ),
     Row("gunpoint-cnn", "gunpoint", "--model cnn", "accuracy", 0.98),
     Row("gunpoint-lstm", "gunpoint", "--model lstm", "accuracy", 0.90),
     Row("motions-cnn", "basic_motions", "--model cnn", "accuracy", 0.98),
@@ -112,7 +128,7 @@ def measure(row: Row, root: Path, seeds: int, device: str) -> str:
             where = ["--runs-dir", runs]
             t0 = time.perf_counter()
             said = dlcli(
-                *("train", "--data", str(root / row.data), *row.options.format(root).split(), *where),
+                *("train", "--data", _source(root, row.data), *row.options.format(root).split(), *where),
                 *("--name", f"{row.name}-{seed}", "--seed", str(seed), "--device", device),
             )
             seconds.append(time.perf_counter() - t0)
@@ -125,6 +141,11 @@ def measure(row: Row, root: Path, seeds: int, device: str) -> str:
     spent = f"{_mean(seconds):.0f} s"
     cells = (row.name, f"`{row.options}`", row.metric, figures, row.bar or "-", spent)
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _source(root: Path, data: str) -> str:
+    """A path below the data root, or the name of a data set."""
+    return str(root / data) if (root / data.partition("/")[0]).exists() else data
 
 
 def _mean(values: list[float]) -> float:

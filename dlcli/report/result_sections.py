@@ -159,6 +159,8 @@ def _schedule(facts: RunFacts) -> Figure | None:
         one.epoch - 1 + one.step_in_epoch / max(one.steps_per_epoch, 1): one.lr for one in facts.steps
     }
     points |= {float(one.epoch): one.lr for one in facts.epochs}
+    if not any(points.values()):  # a model that was fitted whole has none
+        return None
     lines = [Line("", sorted(points.items()), 2)]
     return charts.line_chart("learning rate", lines, "epoch", whole=False)
 

@@ -27,6 +27,7 @@ from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge
 from dlcli.task import TaskSpec, TextInput
 from dlcli.training.autotune.features import head_recipe
+from dlcli.training.estimators import check_settings
 from dlcli.training.lora import LORA_RECIPE, lora_record
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import open_recorded, with_absolute_paths, with_recorded_paths
@@ -62,6 +63,7 @@ def make_plan(
         )
     kind = KINDS.get(source.kind)
     entry = find_model(user_config.model.name, kind.name)
+    check_settings(entry, user_config)
     if user_config.model.word_vectors is not None and entry.word_vectors is None:
         others = sorted({other.name for _, other in MODELS.entries() if other.word_vectors})
         raise UsageError(

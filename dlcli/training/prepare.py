@@ -12,6 +12,7 @@ from torch import nn
 from dlcli.training.activation_checkpointing import find_checkpoint_chains
 from dlcli.training.checks import check_plan
 from dlcli.training.distillation import Teacher, open_teacher
+from dlcli.training.estimators import is_fitted
 from dlcli.training.loop.determinism import RngState, capture_rng
 from dlcli.training.lora import check_lora
 from dlcli.training.optim.freezing import parse_freezing
@@ -44,6 +45,8 @@ def prepare_run(plan: Plan) -> PreparedRun:
     """Check a plan, and build its model and its teacher. Raises: UsageError, DlcliError."""
     check_plan(plan)
     module, load_notes, loaded = plan.build()
+    if is_fitted(plan):
+        return PreparedRun(plan, module, {}, tuple(load_notes), None, capture_rng())
     optimizer = _check_layers(plan, module)
     entries, notes = initial_entries(plan, module, loaded, optimizer)
     load_notes += notes

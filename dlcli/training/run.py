@@ -32,6 +32,7 @@ from dlcli.signals import signum_of
 from dlcli.training.build_job import make_job
 from dlcli.training.code_errors import code_errors
 from dlcli.training.distributed.world import ALONE, World
+from dlcli.training.estimators import Place, fit_model, is_fitted
 from dlcli.training.loop.determinism import derive_seed, make_deterministic, restore_rng
 from dlcli.training.loop.epoch_end import reopen
 from dlcli.training.loop.fit import FitResult, fit
@@ -168,6 +169,8 @@ def _train(
     readers = make_readers(plan, world)
     if world.main:
         emit = with_notices(emit, readers)
+    if is_fitted(plan):
+        return _fit_whole(plan, run, readers, Place(emit, world, device), warnings)
     built = make_job(plan, run, prepared.module, prepared.teacher, readers, device, emit, world)
     job, progress = built.job, Progress()
     job.prune = prune
@@ -176,14 +179,7 @@ def _train(
     if state is None and prepared.optimizer_entries:
         load_entries(job.model.module, job.optimizer, prepared.optimizer_entries)
     if state is not None:
-        progress = state.progress
-        if not state.same_optimizer(job.optimizer):
-            warnings.append("the optimizer has changed, so it starts without a state")
-        if not state.restore(
-            job.model.module, job.optimizer, job.scaler, job.model.averages, world.rank
-        ):
-            torch.manual_seed(derive_seed(config.seed, world.rank, progress.step))
-        reopen(job, progress)
+        progress = _restore(job, state, world, warnings)
     for message in warnings:
         emit(Warned(message))
     emit(run_started(plan, run, built, progress, device))
@@ -192,7 +188,40 @@ def _train(
     if world.main:
         run.update_record(status="running", warnings=warnings)
     try:
-        return _finish(plan, run, job, readers, fit(job, progress), warnings)
+        result, place = fit(job, progress), Place(emit, world, device)
+        micro_batch = job.batches.plan.micro_batch
+        return _finish(plan, run, place, readers, result, warnings, micro_batch=micro_batch)
+    finally:
+        for reader in readers.values():
+            reader.close()
+
+
+def _restore(job: FitJob, state: TrainingState, world: World, warnings: list[str]) -> Progress:
+    """Restore a job from a state, and let it go on; adds to ``warnings``."""
+    progress = state.progress
+    if not state.same_optimizer(job.optimizer):
+        warnings.append("the optimizer has changed, so it starts without a state")
+    if not state.restore(job.model.module, job.optimizer, job.scaler, job.model.averages, world.rank):
+        torch.manual_seed(derive_seed(job.config.seed, world.rank, progress.step))
+    reopen(job, progress)
+    return progress
+
+
+def _fit_whole(
+    plan: Plan,
+    run: RunFolder,
+    readers: dict[str, Reader],
+    place: Place,
+    warnings: list[str],
+) -> TrainResult:
+    """Fit a model that is not trained by gradient, in the main process, and complete its run."""
+    for message in warnings:
+        place.emit(Warned(message))
+    if place.world.main:
+        run.update_record(status="running", warnings=warnings)
+    try:
+        plan, result = place.world.run_on_main(lambda: fit_model(plan, run, readers, place))
+        return _finish(plan, run, place, readers, result, warnings)
     finally:
         for reader in readers.values():
             reader.close()
@@ -201,16 +230,18 @@ def _train(
 def _finish(
     plan: Plan,
     run: RunFolder,
-    job: FitJob,
+    place: Place,
     readers: dict[str, Reader],
     result: FitResult,
     warnings: list[str],
+    *,
+    micro_batch: int | None = None,
 ) -> TrainResult:
     """Complete the run's record, validate the best model, loaded from its file, next to baselines."""
     bad_local = {**readers["train"].bad, **readers["val"].bad}
-    bad_by_rank = job.world.gather(bad_local)
+    bad_by_rank = place.world.gather(bad_local)
     validation, bad = None, bad_local
-    if job.world.main:
+    if place.world.main:
         bad = dict(run.read_record().get("bad_samples", {}))  # from before a resume
         for samples in bad_by_rank:
             bad |= samples
@@ -221,16 +252,16 @@ def _finish(
             epochs_done=result.progress.epochs_begun,
             time=time_record(result.progress),
             bad_samples=bad,
-            device=describe_device(job.device),
-            world_size=job.world.size,
-            micro_batch=job.batches.plan.micro_batch,
+            device=describe_device(place.device),
+            world_size=place.world.size,
+            micro_batch=micro_batch,
         )
         if bad:
-            job.emit(Warned(_bad_samples_sentence(bad, run)))
+            place.emit(Warned(_bad_samples_sentence(bad, run)))
         if result.signum is None:
             if has_adapter(card_of(run.best)):
                 save_adapter(run.best, run.adapter)
-            best = open_checkpoint(recognize(run.best), Runtime(str(job.device)))
+            best = open_checkpoint(recognize(run.best), Runtime(str(place.device)))
             losses = SampleLosses(plan.task)
             counts = count(best.predict, readers["val"], plan.task, split="val", each=losses.update)
             baselines = compare_with_baselines(

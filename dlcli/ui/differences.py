@@ -45,6 +45,14 @@ def baselines_sentence(best: BaselineRow, rows: Sequence[BaselineRow]) -> str:
     return baseline_sentence(best) + also
 
 
+def trees_hint(rows: Sequence[BaselineRow]) -> str:
+    """What to train where boosted trees are better than the model, beyond chance; "" elsewhere."""
+    from dlcli.evaluation.baselines.base import BOOSTING
+
+    row = next((row for row in rows if row.name == BOOSTING and row.better is False), None)
+    return "" if row is None else "boosted trees do better here: dlcli train --model trees"
+
+
 def baseline_sentence(row: BaselineRow) -> str:
     """Say in one sentence whether a model is better than a baseline.
 

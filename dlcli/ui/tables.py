@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dlcli import wording
 from dlcli.ui import console as consoles
 from dlcli.ui import text
-from dlcli.ui.differences import interval, verdict
+from dlcli.ui.differences import interval, trees_hint, verdict
 from dlcli.ui.narrow import least_width, print_list, texts_of
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.text import figure
@@ -247,6 +247,9 @@ def _print_baselines(result: EvalResult) -> None:
             )
         own = f" {figure(result.metrics[metric])}" if metric in result.metrics else ""
         _print_table(f"baselines by {metric} (difference: the model's{own} minus theirs)", table)
+    hint = trees_hint(result.baselines)
+    if hint:
+        consoles.stdout().print(f"  {hint}\n", soft_wrap=True)
     notes = {row.name: row.note for row in result.baselines if row.note}
     block = max((row.block for row in result.baselines), default=1)
     if block > 1:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
@@ -64,6 +66,35 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Encoded rows (N, F + K) of a table and their targets: (N,) classes, (N, L) labels or numbers."""
+
+    columns: npt.NDArray[np.float32]
+    targets: npt.NDArray[Any]
+
+    def columns_of_target(self, i: int, task: TaskSpec) -> Rows:
+        """The rows with one label, or with one target in the model's scale, (N,)."""
+        own = self.targets[:, i]
+        if task.kind == "regression":
+            own = (own - task.targets[i].mean) / task.targets[i].std
+        return Rows(self.columns, own)
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """The result of a fit: ``args`` that describe its structure, its ``state`` dict, and words on it."""
+
+    args: dict[str, Any]
+    state: dict[str, torch.Tensor] = field(repr=False)
+    iterations: int
+    sentence: str
+
+
+# (task, arguments, train, val, seed) -> model
+FitModel = Callable[[TaskSpec, Any, Rows, Rows, int], FittedModel]
+
+
+@dataclass(frozen=True)
 class ModelEntry:
     """A model for one kind of input; the same name may be registered for several kinds.
 
@@ -73,7 +104,8 @@ class ModelEntry:
     that beat the general defaults, and ``recipes`` more of them for one task, which beat ``recipe``.
     ``needs`` is what it asks of its input. ``snapshot`` reads the folder of weights that such a model
     always starts from, with its structure and tokenizer. ``word_vectors`` names the argument that is the
-    length of a word vector, of a model with a `TokenEmbedding`. ``search`` is the search space of `dlcli
+    length of a word vector, of a model with a `TokenEmbedding`. ``fit`` makes a model whole that is not
+    trained by gradient: see `dlcli.training.estimators`. ``search`` is the search space of `dlcli
     tune`, the domain of each setting as text. ``summary`` is for `dlcli models`.
     """
 
@@ -89,6 +121,7 @@ class ModelEntry:
     weights: Weights | None = None
     word_vectors: str | None = None
     snapshot: Callable[[Path], Snapshot] | None = None
+    fit: FitModel | None = None
     search: dict[str, str] = field(default_factory=lambda: dict(SEARCH))
     summary: str = ""
 
@@ -136,6 +169,17 @@ class Family:
 
 
 FAMILIES: list[Family] = []
+
+
+def check_trained_by_gradient(model: str, kind: str, action: str) -> None:
+    """Raises: UsageError where a registered model is fitted whole, which ``action`` is not made for."""
+    entry = MODELS.find(f"{kind}/{model}")
+    if entry is not None and entry.fit is not None:
+        raise UsageError(
+            f"dlcli {action}: {model} is fitted whole, and has no layers of weights to {action}",
+            hint="export it as it is: dlcli export --onnx; fewer or smaller trees are a new run: "
+            "--set model.args.max_iter=100",
+        )
 
 
 def own_names(kind: str | None = None) -> list[str]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dlcli.events import Emit
     from dlcli.training.run import TrainResult
 
+# Why a run ended whose model is fitted whole: see `dlcli.training.estimators`.
+FITTED = "fitted"
+
 
 @dataclass(frozen=True)
 class Screen:
@@ -48,6 +51,7 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_key_values
     from dlcli.ui.translations import print_translations
+    from dlcli.wording import plural
 
     run, progress = result.run, result.fit.progress
     if result.fit.signum is not None:
@@ -92,8 +96,9 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
         "time": ", ended by --max-time",
     }.get(progress.reason, "")
     overfit = config.fit.overfit_batches is not None
+    epochs = ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{end}")
     rows = [
-        ("best epoch", f"{progress.best_epoch} of {progress.epochs_begun}{end}"),
+        ("fitted", plural(progress.step, "iteration")) if progress.reason == FITTED else epochs,
         *((f"val {name}", value) for name, value in _scores(result)),
         *_baseline(result),
         *([("note", "a test: these are the training samples")] if overfit else []),
@@ -119,6 +124,9 @@ def report_finished(run: RunFolder, record: Mapping[str, Any], screen: Screen) -
         facts = {"run": str(run.path), "artifact": str(run.best), "status": "finished"}
         print_json({"command": "train", **facts})
         return
+    if record.get("reason") == FITTED:
+        stdout().print(printable(f"run {run.name} is finished: {run.best}"), soft_wrap=True)
+        return
     end = "stopped early" if record.get("stopped_early") else "is finished"
     setting, epochs = option_to_continue(record), record.get("epochs_done")
     beyond = f" beyond epoch {epochs}" if setting == "epochs" and epochs else ""
@@ -131,8 +139,13 @@ def report_finished(run: RunFolder, record: Mapping[str, Any], screen: Screen) -
         stdout().print(printable(line), soft_wrap=True)
 
 
-def option_to_continue(record: Mapping[str, Any]) -> str:
-    """Return the setting of ``fit`` that extends a finished run: epochs do not undo an early stop."""
+def option_to_continue(record: Mapping[str, Any]) -> str | None:
+    """Return the setting of ``fit`` that extends a finished run: epochs do not undo an early stop.
+
+    None for a model that is fitted whole: its run has no more steps.
+    """
+    if record.get("reason") == FITTED:
+        return None
     reason = "patience" if record.get("stopped_early") else record.get("reason")
     return {"patience": "patience", "steps": "max_steps", "time": "max_time"}.get(reason or "", "epochs")
 

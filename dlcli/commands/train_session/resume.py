@@ -47,8 +47,8 @@ def is_finished(record: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool
     """Return whether a run is finished and no setting in ``overrides`` extends it."""
     if record.get("status") != "finished":
         return False
-    fit = merge({"fit": {}}, overrides)["fit"]
-    return fit.get(option_to_continue(record)) is None
+    fit, option = merge({"fit": {}}, overrides)["fit"], option_to_continue(record)
+    return option is None or fit.get(option) is None
 
 
 def with_changes(saved: SavedRun, overrides: dict[str, Any], *, force: bool) -> SavedRun:
@@ -106,10 +106,13 @@ def _refuse_unused(saved: SavedRun, record: Mapping[str, Any]) -> None:
     if saved.changes:
         own = flat(saved.stored)
         lines = "; ".join(f"{key}: {own[key]} -> {new}" for key, new in saved.changes.items())
-        option = option_to_continue(record).replace("_", "-")
+        option, further = option_to_continue(record), "; its model was fitted whole: start a new run"
+        if option is not None:
+            command = f"{resume_command(saved.folder)} --{option.replace('_', '-')} N"
+            further = f"; to train it further: {command}"
         raise UsageError(
             f"run {saved.name} is finished, so these settings would change nothing: {lines}",
-            hint=f"leave them out; to train it further: {resume_command(saved.folder)} --{option} N",
+            hint=f"leave them out{further}",
         )
 
 

@@ -30,6 +30,7 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.runs.folder import run_of
 from dlcli.training.finetune import Finetuner
+from dlcli.zoo.base import check_trained_by_gradient
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ def prune(
 def float_module(source: Artifact) -> nn.Module:
     """Return the module of a float model. Raises: DlcliError for any other artifact."""
     transforms.check_single(source.card, source.path, "pruning")
+    check_trained_by_gradient(source.card.model.name, source.card.task.input.kind, "prune")
     record = transforms.not_float(source.card)
     if record is not None:
         run = run_of(source.path)

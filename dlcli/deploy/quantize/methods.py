@@ -16,6 +16,7 @@ from dlcli.formats.onnx.embed import takes_raw_inputs
 from dlcli.keyword_settings import check_args
 from dlcli.machine.hardware import cpu
 from dlcli.settings import typed_flag
+from dlcli.zoo.base import check_trained_by_gradient
 
 TOO_FEW_SAMPLES = f"fewer than {FEWEST_SAMPLES} samples do not give ranges that hold for others"
 
@@ -31,6 +32,7 @@ def check_source(source: Artifact) -> None:
     Raises: DlcliError.
     """
     path = source.path
+    check_trained_by_gradient(source.card.model.name, source.card.task.input.kind, "quantize")
     record = transforms.not_float(source.card)
     if record is not None:
         how = record.args.get("method") or record.args.get("dtype") or record.kind

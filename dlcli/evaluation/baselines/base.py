@@ -10,6 +10,8 @@ import numpy as np
 from dlcli.data.base import Indices
 from dlcli.evaluation.metrics.base import Floats, Outputs
 
+BOOSTING = "gradient boosting"  # the baseline that `--model trees` is
+
 
 @dataclass(frozen=True)
 class Baseline:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dlcli.data.base import Indices, Listed, Reader, Targets
-from dlcli.evaluation.baselines.base import Baseline
+from dlcli.evaluation.baselines.base import BOOSTING, Baseline
 from dlcli.evaluation.baselines.simple import few_pixels, pixel_note
 from dlcli.evaluation.metrics.base import Floats, Outputs
 from dlcli.task import ImageInput, TabularInput, TaskSpec
@@ -145,7 +145,7 @@ def _boosting(task: TaskSpec, train: Reader, test: Reader) -> Baseline:
         _read(train, rows),
         train.targets(rows),
     )
-    return Baseline("gradient boosting", lambda indices: predict(_read(test, indices)), note)
+    return Baseline(BOOSTING, lambda indices: predict(_read(test, indices)), note)
 
 
 def _neighbour(task: TaskSpec, train: Reader, test: Reader) -> Baseline:

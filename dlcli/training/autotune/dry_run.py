@@ -10,12 +10,14 @@ import torch
 
 from dlcli.config.durations import parse_time
 from dlcli.data.notices import for_split
+from dlcli.errors import UsageError
 from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.events import Emit, Event, RunStarted, Warned
 from dlcli.training.autotune.memory import MemoryEstimate, estimate_memory
 from dlcli.training.autotune.resolve import resolve_auto
 from dlcli.training.autotune.trial import TrialJob, training_batches, trial_job
 from dlcli.training.checks import check_plan
+from dlcli.training.estimators import is_fitted
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.state import Progress
@@ -75,6 +77,11 @@ def dry_run(plan: Plan, emit: Emit) -> DryRun:
     Raises: UsageError, DlcliError as the run would.
     """
     check_plan(plan)
+    if is_fitted(plan):
+        raise UsageError(
+            f"--dry-run: model {plan.model.name} is fitted whole, in no steps that could be timed",
+            hint="train it: trees take seconds; dlcli data shows the data",
+        )
     warnings: list[str] = []
 
     def collect(event: Event) -> None:

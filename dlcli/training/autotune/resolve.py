@@ -12,6 +12,7 @@ from dlcli.training.autotune.first_step import try_first_step, uses_code
 from dlcli.training.autotune.lr_finder import find_lr
 from dlcli.training.autotune.trial import with_settings
 from dlcli.training.checks import check_plan
+from dlcli.training.estimators import is_fitted
 from dlcli.training.loop.batch_plan import batch_bounds
 from dlcli.training.plan import Plan
 from dlcli.wording import count, plural
@@ -25,6 +26,8 @@ def resolve_auto(plan: Plan, emit: Emit) -> Plan:
     Raises: UsageError for settings that do not fit; DlcliError when there is no such number.
     """
     check_plan(plan)  # before trials, which build its job
+    if is_fitted(plan):
+        return plan
     size, lr = plan.config.fit.batch_size, plan.config.optim.lr
     if size == "auto":
         batch_size, sentence = find_batch_size(plan)

@@ -44,24 +44,16 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
         else ""
     )
     samples = ", ".join(f"{name} {wording.count(n)}" for name, n in event.samples.items())
+    by_gradient = bool(event.optimizer)  # else the model is fitted whole
+    parameters = f", {wording.plural(event.params, 'parameter')}{trainable}" if by_gradient else ""
     rows = [
-        (
-            "model",
-            f"{text.from_here(event.model)}, {wording.plural(event.params, 'parameter')}{trainable}",
-        ),
+        ("model", f"{text.from_here(event.model)}{parameters}"),
         ("data", text.from_here(event.data)),
         ("task", f"{event.kind} data, {_task(event)}"),
         ("samples", samples),
         ("input", _shape(event)),
         *(("note", note) for note in event.notes),
-        (
-            "steps",
-            f"{wording.plural(event.epochs, 'epoch')} x {wording.count(event.steps_per_epoch)}"
-            f"{_total(event)}, batch {event.division or wording.count(event.batch_size)}",
-        ),
-        *([("loss", event.loss.replace("_", " "))] if event.loss else []),
-        ("optimizer", f"{event.optimizer}, lr {event.lr:g}"),
-        ("schedule", event.schedule or event.scheduler),
+        *(_steps(event) if by_gradient else [("fitted", "whole, on all training rows at once")]),
         ("best by", f"val {event.monitor}{_scale(event)}"),
         ("device", f"{event.device}, amp {event.amp}"),
     ]
@@ -73,6 +65,20 @@ def plan(event: RunStarted) -> list[tuple[str, str]]:
             )
         )
     return [(word, wording.one_line(value)) for word, value in rows]
+
+
+def _steps(event: RunStarted) -> list[tuple[str, str]]:
+    """Return how a model is trained by gradient: its steps, loss, optimizer and schedule."""
+    return [
+        (
+            "steps",
+            f"{wording.plural(event.epochs, 'epoch')} x {wording.count(event.steps_per_epoch)}"
+            f"{_total(event)}, batch {event.division or wording.count(event.batch_size)}",
+        ),
+        *([("loss", event.loss.replace("_", " "))] if event.loss else []),
+        ("optimizer", f"{event.optimizer}, lr {event.lr:g}"),
+        ("schedule", event.schedule or event.scheduler),
+    ]
 
 
 def epoch_cells(event: EpochDone) -> list[Cell]:
@@ -88,7 +94,7 @@ def epoch_cells(event: EpochDone) -> list[Cell]:
         rank = 0 if name == event.monitor else _RANKS.get(name, 12)
         cells.append(_metric(f"val_{text.SHORT_NAMES.get(name, name)}", event.val[name], rank=rank))
     cells += [
-        Cell("lr", f"{event.lr:.2e}", 8, rank=7),
+        *([Cell("lr", f"{event.lr:.2e}", 8, rank=7)] if event.lr else []),
         Cell("samples/s", text.rate(event.samples_per_s), 5, rank=8),
         Cell("time", text.duration(event.epoch_s), 5, rank=5),
         Cell("", "best" if event.improved else "", 4, rank=3),
@@ -114,6 +120,11 @@ def step_cells(event: StepDone) -> list[Cell]:
 
 def finished(event: RunFinished) -> str:
     """Return one sentence on a run's end."""
+    if event.reason == "fitted":
+        return (
+            f"fitted: {wording.plural(event.step, 'iteration')} in {text.duration(event.elapsed_s)}; "
+            f"val {event.monitor} {text.figure(event.best)}"
+        )
     early = {
         "patience": "stopped early",
         "steps": "--max-steps reached",
