@@ -58,6 +58,16 @@ class Forest(nn.Module):
     categorical split where ``left_codes`` of its code is 1, else to [n, 1]; a leaf is its own child.
     """
 
+    roots: torch.Tensor
+    output: torch.Tensor
+    feature: torch.Tensor
+    child_nodes: torch.Tensor
+    split: torch.Tensor
+    left_codes: torch.Tensor
+    threshold: torch.Tensor
+    value: torch.Tensor
+    start: torch.Tensor
+
     def __init__(self, size: ForestSize, outputs: int) -> None:
         super().__init__()
         self.depth, self.codes = size.depth, size.codes
@@ -84,12 +94,12 @@ class Forest(nn.Module):
         node = self.roots.long().expand(columns.shape[0], -1)  # (B, T)
         for _ in range(self.depth):
             x = columns.gather(1, feature[node])
-            right = x > self.threshold[node]
+            right = (x > self.threshold[node]).long()  # ONNX Runtime selects no booleans
             if self.codes:
                 row = split[node]
                 code = x.clamp(0, self.codes - 1).long()
-                right = torch.where(row > 0, left_codes[row * self.codes + code] == 0, right)
-            node = children[2 * node + right.long()]
+                right = torch.where(row > 0, 1 - left_codes[row * self.codes + code], right)
+            node = children[2 * node + right]
         every = torch.arange(len(self.start), device=columns.device)
         of_output = (self.output.long().unsqueeze(1) == every).to(columns.dtype)  # (T, outputs)
         return self.value[node] @ of_output + self.start

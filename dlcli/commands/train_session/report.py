@@ -128,7 +128,7 @@ def report_finished(run: RunFolder, record: Mapping[str, Any], screen: Screen) -
         stdout().print(printable(f"run {run.name} is finished: {run.best}"), soft_wrap=True)
         return
     end = "stopped early" if record.get("stopped_early") else "is finished"
-    setting, epochs = option_to_continue(record), record.get("epochs_done")
+    setting, epochs = option_to_continue(record) or "epochs", record.get("epochs_done")
     beyond = f" beyond epoch {epochs}" if setting == "epochs" and epochs else ""
     value = "2h, the whole run's time" if setting == "max_time" else "N"
     option = f"--{setting.replace('_', '-')} {value}"
