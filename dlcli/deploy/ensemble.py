@@ -19,6 +19,7 @@ from dlcli.formats.base import Artifact, ModelFile, open_artifact, recognize
 from dlcli.formats.checkpoint import save_model
 from dlcli.formats.publish import publish
 from dlcli.runs.folder import versions
+from dlcli.zoo.base import MODELS
 from dlcli.zoo.ensemble import MeanOf
 
 # Of float32: the file multiplies a scale into numbers that the encoders divided in float64.
@@ -51,6 +52,12 @@ def _card(models: Sequence[Artifact]) -> Card:
     cards = [model.card for model in models]
     first = cards[0]
     for other in cards[1:]:
+        entry = MODELS.find(f"{first.task.input.kind}/{first.model.name}")
+        if other.model.name == first.model.name and entry is not None and entry.fit is not None:
+            raise UsageError(
+                f"these models cannot be one file: the structure of {first.model.name} follows from "
+                "its fit, so no two are of one"
+            )
         if other.model != first.model:
             raise UsageError(
                 "these models cannot be one file: their architectures differ, "

@@ -24,7 +24,7 @@ from dlcli.events import CheckpointSaved, Emit, EpochDone, RunFinished, RunStart
 from dlcli.formats.checkpoint import save_model
 from dlcli.machine.threads import usable_cores
 from dlcli.runs.folder import RunFolder
-from dlcli.settings import fields_of, flat
+from dlcli.settings import flat, option_name, validate
 from dlcli.task import TaskSpec
 from dlcli.training.distributed.world import World
 from dlcli.training.loop.fit import FitResult
@@ -72,16 +72,15 @@ def check_settings(entry: ModelEntry, config: TrainConfig) -> None:
         return
     if "size" in config.model.args:
         raise UsageError(f"model.args.size follows from the fit of {entry.name}", hint="leave it out")
-    defaults, fields = flat(TrainConfig()), fields_of(TrainConfig)
+    # The settings of a run, read again, hold the recipe.
+    unset = [flat(TrainConfig()), flat(validate(TrainConfig, entry.recipe))]
     for key, value in flat(config).items():
         group = key.partition(".")[0]
         taken = key in _TAKEN or key.startswith("model.args.")
         of_descent = (group in _GROUPS and not taken) or key == "data.balance"
-        if not of_descent or value == defaults.get(key):
+        if not of_descent or any(value == values.get(key) for values in unset):
             continue
-        extra = fields[key].json_schema_extra or {} if key in fields else {}
-        flags = extra.get("flags") or ()
-        name = flags[0].partition("/")[0] if flags else key
+        name = option_name(TrainConfig, key)
         instead = _INSTEAD.get(key)
         raise UsageError(
             f"{name}: model {entry.name} is fitted whole, not trained by gradient",

@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from dlcli.card import Card, ModelSpec
+from dlcli.cli import main
 from dlcli.config import ExportConfig
 from dlcli.formats.base import Runtime, recognize
 from dlcli.formats.checkpoint import open_checkpoint, save_model
@@ -109,7 +110,7 @@ def test_constant_targets_need_no_tree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_and_its_export_predict_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = task_of("classification", "pqr")
-    module, _, spec = fitted(task, monkeypatch, max_iter=5)
+    module, _, spec = fitted(task, monkeypatch, max_iter=4, max_depth=4)
     save_model(tmp_path / "m.safetensors", module, Card(model=spec, task=task))
     source = open_checkpoint(recognize(tmp_path / "m.safetensors"), Runtime("cpu"))
     write_onnx(source, tmp_path / "m.onnx", ExportConfig())
@@ -119,3 +120,45 @@ def test_a_file_and_its_export_predict_the_same(tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(source.predict((rows,)), expected)
     for n in (1, 50):
         np.testing.assert_allclose(exported.predict((rows[:n],)), expected[:n], atol=1e-6)
+
+
+REFUSED = {
+    "--lr": "train {} --lr 0.1",
+    "--epochs": "train {} --epochs 5",
+    "--freeze": "train {} --freeze backbone",
+    "--lora": "train {} --lora 4",
+    "--teacher": "train {} --teacher runs/T",
+    "--batch-size": "train {} --batch-size 32",
+    "--devices": "train {} --devices 2",
+    "--dry-run": "train {} --dry-run",
+    "model.args.size": "train {} --set model.args.size={{}}",
+    "fit.epochs": "train --resume runs/T --epochs 3",
+    "prune": "prune runs/T",
+    "quantize": "quantize runs/T",
+}
+
+
+def test_a_run_is_trained_again_by_its_settings_and_what_needs_gradients_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = task_of("regression", "")
+    rows = rows_of(task, 120, 0)
+    lines = [
+        f"{a},{c:.0f},{y:.3f}" for (a, *_, c, _), (y, _) in zip(rows.columns, rows.targets, strict=True)
+    ]
+    (tmp_path / "t.csv").write_text("a,c,y\n" + "\n".join(lines) + "\n")
+    data = "--model trees --data t.csv --target y --device cpu --set model.args.max_iter=5"
+    assert main(["train", *data.split(), "--name", "T"]) == 0
+    shown = capsys.readouterr()
+    screen = shown.out + shown.err
+    assert "0 parameters" not in screen
+    assert "optimizer" not in screen
+    assert main(["train", "--config", "runs/T/config.yaml", "--name", "U", "--quiet"]) == 0
+    twins = [(tmp_path / "runs" / run / "best.safetensors") for run in "TU"]
+    first, second = (open_checkpoint(recognize(path), Runtime("cpu")) for path in twins)
+    np.testing.assert_array_equal(*(one.predict((rows.columns[:, [0, 3]],)) for one in (first, second)))
+    capsys.readouterr()
+    for name, command in REFUSED.items():
+        assert main(command.format(data).split()) == 2, command
+        assert name in capsys.readouterr().err

@@ -168,10 +168,9 @@ def draw_plots(result: TrainResult, emit: Emit) -> list[Path]:
         return []
     run, validation = result.run, result.validation
     plots: list[Path] = []
-    draws: list[Callable[[], list[Path]]] = [
-        lambda: [save_curves(run.plots / "curves.png", run.metrics)],
-        lambda: save_result(run.plots, validation, run.name),
-    ]
+    draws: list[Callable[[], list[Path]]] = [lambda: save_result(run.plots, validation, run.name)]
+    if result.fit.progress.reason != FITTED:  # a fit has no epochs to draw
+        draws.insert(0, lambda: [save_curves(run.plots / "curves.png", run.metrics)])
     for draw in draws:
         try:
             plots += draw()
