@@ -7,9 +7,9 @@ For ONNX files of image models; without one, a cnn is trained on digits. In each
 turn under ``--clients`` clients of one process. The limit is ONNX Runtime alone, called with ``--batch``
 prepared samples again and again. ``cpu_ms`` is the processor time of a sample in the server, which other
 programs of a busy machine change less than the clock. ``--malformed`` sends damaged requests and counts
-their statuses; ``--requests`` sends so many good ones and reads the server's memory before them, after a
-tenth as many, and at the end. Prints JSON: each figure as its median, least and largest over the rounds.
-The access log is off. Linux only.
+their statuses; ``--requests`` sends a tenth as many good ones, then so many, and reads the server's
+memory before and after the latter. Prints JSON: each figure as its median, least and largest over the
+rounds. The access log is off. Linux only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import http.client
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import subprocess
@@ -64,12 +65,12 @@ def trained(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def process(argv: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A program that runs until the end of the block."""
-    with subprocess.Popen(argv, text=True, **options) as child:
+    """A program that runs, with its own children, until the end of the block."""
+    with subprocess.Popen(argv, text=True, start_new_session=True, **options) as child:
         try:
             yield child
         finally:
-            child.terminate()
+            os.killpg(child.pid, signal.SIGTERM)
 
 
 def start_peer(stack: contextlib.ExitStack, python: str, name: str, model: Path) -> tuple[int, int]:

@@ -8,7 +8,8 @@ from typing import Literal
 from dlcli import transforms
 from dlcli.compress.quantize.base import backends_of, in_auto_order, method_of
 from dlcli.compress.quantize.static import FEWEST_SAMPLES
-from dlcli.config import QuantizeConfig
+from dlcli.config import QuantizeConfig, QuantizeSettings
+from dlcli.config.finetune import refuse_finetuning
 from dlcli.config.onnx_versions import check_runtime
 from dlcli.errors import DlcliError, UsageError
 from dlcli.formats.base import Artifact, no_weights
@@ -53,9 +54,14 @@ def check_source(source: Artifact) -> None:
         )
 
 
-def check_method(source: Artifact, config: QuantizeConfig) -> None:
-    """Refuse a method that needs weights where the source is a graph. Raises: UsageError."""
-    if not is_graph(source) or (config.method == "auto" and config.backend != "torch"):
+def check_method(source: Artifact, settings: QuantizeSettings) -> None:
+    """Refuse a method or settings that need weights where the source is a graph. Raises: UsageError."""
+    config = settings.quantize
+    if not is_graph(source):
+        return
+    trains = settings.finetune.model_dump(exclude_unset=True)
+    refuse_finetuning(QuantizeSettings, trains, "is for training, which an ONNX file has no weights for")
+    if config.method == "auto" and config.backend != "torch":
         return
     for backend in backends_of(config.method, config.backend) if config.method != "auto" else ():
         if backend == "onnxruntime" and not method_of(config.method, backend).trains:

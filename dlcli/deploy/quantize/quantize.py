@@ -72,7 +72,7 @@ def quantize(
         trained, settings = source, _for_training(settings)
         source = open_artifact(original_of(trained), device="cpu", trust=trust)
     check_source(source)
-    check_method(source, config)
+    check_method(source, settings)
     reference = ReferenceEvaluator(source, settings.measure, emit)
     annotations = []
     if reference.split == "random":

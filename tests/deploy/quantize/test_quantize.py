@@ -444,3 +444,9 @@ def test_what_needs_weights_names_the_file_that_has_them(graph: Path, chosen: di
         run_quantize(graph, settings(**chosen))
     assert caught.value.hint is not None
     assert str(graph.with_name("best.safetensors")) in caught.value.hint
+
+
+def test_an_onnx_file_takes_no_settings_of_training(graph: Path) -> None:
+    chosen = merge(settings(max_drop="0.5").model_dump(exclude_unset=True), {"finetune": {"epochs": 2}})
+    with pytest.raises(UsageError, match="--epochs is for training"):
+        run_quantize(graph, validate(QuantizeSettings, chosen))
