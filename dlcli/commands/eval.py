@@ -125,11 +125,14 @@ def _with_folds(config: EvalConfig, artifacts: Sequence[str], root: Path) -> Eva
     if config.data is None:
         saved = read_run(groups[0].run(1))
         if not groups[0].has_test():
+            file = groups[0].predictions
+            own = f"{file} has what each sample was predicted by the model that has not seen it"
+            if not file.is_file():
+                own += f", once all folds are trained: {groups[0].resume_command}"
             raise UsageError(
                 f"each sample of {saved.config.data.data} was seen in training by some of the models of "
                 f"{groups[0].path}",
-                hint=f"give other data with --data; {groups[0].predictions} has what each sample was "
-                "predicted by the model that has not seen it",
+                hint=f"give other data with --data; {own}",
             )
         update |= {"data": saved.config.data.data, "split": "test"}
     return config.model_copy(update=update)

@@ -214,6 +214,14 @@ def test_what_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     ):
         assert main(arguments.split()) == 2, arguments
         assert message in capsys.readouterr().err
+    predictions = here / "runs/H/out-of-fold.csv"
+    content = predictions.read_bytes()
+    predictions.unlink()  # as before all folds are trained
+    assert main(["eval", "H"]) == 2
+    assert "once all folds are trained: dlcli train --resume H" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    predictions.write_bytes(content)
 
 
 def test_what_is_in_the_place_of_a_fold_is_named_and_stays(
