@@ -46,6 +46,7 @@ DEEP: dict[str, tuple[dict[str, Any], int]] = {
     "image/cnn-vgg": (CONV, 6),
     "image/mlp": ({"widths": (16, 8), "depth": 5, "dropout": 0.2}, 5),
     "image/vit-tiny": (ENCODER, 4),
+    "tabular/tabm": ({"widths": (16, 16, 16, 16), "k": 3, "number_embedding": 4, "dropout": 0.2}, 4),
     "tabular/mlp": ({"widths": (16,), "depth": 4, "dropout": 0.2}, 4),
     "tabular/transformer": (ENCODER, 4),
     "series/cnn": ({"widths": (8, 8, 8, 8), "dropout": 0.2}, 4),
@@ -147,7 +148,7 @@ def test_every_deep_model_trains_as_without(key: str, asked: str) -> None:
     _, task = build(key, args)
     batches = [batch_of(task, seed) for seed in range(3)]
     said = check_same(lambda: build(key, args)[0], batches, asked)
-    segments = blocks if asked == "auto" or key == "text/cnn" else 2
+    segments = blocks if asked == "auto" or key in ("text/cnn", "tabular/tabm") else 2
     assert said.startswith(f"gradient checkpointing: {segments} segments of {blocks} blocks in ")
 
 
