@@ -65,6 +65,10 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
+# Words of the system where room on the disk would not help.
+_FORBIDDEN = ("Read-only", "Permission denied", "Operation not permitted")
+
+
 class CannotWrite(DlcliError):
     """A file or folder that cannot be written: the disk is full or read-only, or a quota is used up."""
 
@@ -72,9 +76,10 @@ class CannotWrite(DlcliError):
         what, way_out = str(path), "choose another folder with --runs-dir or --output"
         if path == _temporary_root():
             what, way_out = f"temporary files in {path}", "set TMPDIR to another folder"
+        space = "" if reason.startswith(_FORBIDDEN) else "free some space or "
         super().__init__(
             f"cannot write {what}: {reason}",
-            hint=f"free some space or {way_out}; existing files are untouched",
+            hint=f"{space}{way_out}; existing files are untouched",
         )
         self.path, self.reason = path, reason
 

@@ -80,3 +80,18 @@ def test_json_that_no_other_program_reads_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Out of range"):
         files.write_json(tmp_path / "a", {"x": float("nan")})
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "begins"),
+    [
+        (errno.ENOSPC, "free some space or choose"),
+        (errno.EDQUOT, "free some space or choose"),
+        (errno.EROFS, "choose another folder"),
+        (errno.EACCES, "choose another folder"),
+    ],
+)
+def test_room_is_the_way_out_of_a_full_disk_only(tmp_path: Path, error: int, begins: str) -> None:
+    with pytest.raises(files.CannotWrite) as caught, files.writing(tmp_path / "file"):
+        raise OSError(error, os.strerror(error))
+    assert (caught.value.hint or "").startswith(begins)
