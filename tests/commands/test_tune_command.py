@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from tiny_data import write_csv
 
 from dlcli.cli import main
+from dlcli.commands.tune_session.end import running_note
 from dlcli.runs.folder import list_runs
 from dlcli.tune.study import StudyFolder, read_study
 from dlcli.tune.trials import Trials
@@ -100,6 +102,11 @@ def test_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts()[:3] == before
     assert len(facts()) == 4
     assert "trial-003" in capsys.readouterr().out
+    trials = Trials(read_study(StudyFolder(folder)))
+    assert running_note(trials) == ""
+    trials.study = replace(trials.study, tune=trials.study.tune.model_copy(update={"trials": 5}))
+    with trials.claim():
+        assert running_note(trials).startswith("other processes still work on 1 trial")
 
 
 KILLS = ["state:5"]  # within the second trial

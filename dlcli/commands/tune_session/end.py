@@ -24,6 +24,7 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
 
     Raises: DlcliError where no trial has finished.
     """
+    from dlcli.events import Warned
     from dlcli.tune.outcome import outcome_of
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
@@ -33,6 +34,8 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
         outcome = outcome_of(study, trials, emit=show)
         if outcome is None:
             raise _none_finished(study, trials)
+        if note := running_note(trials):
+            show(Warned(note))
         write_text(study.folder.best, outcome.best.run.config.read_text(encoding="utf-8"))
         plots = _draw(outcome, show)
     result = {
@@ -45,6 +48,17 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
         print_json(result)
     else:
         print_outcome(outcome, plots)
+
+
+def running_note(trials: Trials) -> str:
+    """Say that other processes still work on trials, whose result is not in this one, else ""."""
+    running = sum(trial.status == "running" for trial in trials.all())
+    if not running:
+        return ""
+    return (
+        f"other processes still work on {plural(running, 'trial')}: the last of them to end writes "
+        f"{trials.study.folder.best.name} and the result anew"
+    )
 
 
 def _none_finished(study: Study, trials: Trials) -> DlcliError:
