@@ -179,7 +179,7 @@ class Artifact(ABC):
 
     def module(self) -> nn.Module:
         """The float model, where the format keeps one. Raises: DlcliError elsewhere."""
-        raise no_weights(self.file)
+        raise no_weights(self.file, self.card)
 
 
 @dataclass(frozen=True)
@@ -279,9 +279,12 @@ def read_card(path: Path) -> Card:
     return recognize(path).card
 
 
-def no_weights(file: ModelFile) -> DlcliError:
-    """The error where trainable weights are needed; it names the file that has them."""
-    source = trained_source(file.path, file.card)
+def no_weights(file: ModelFile, card: Card | None = None) -> DlcliError:
+    """The error where trainable weights are needed; it names the file that has them.
+
+    ``card`` is that of the file, where it has been read.
+    """
+    source = trained_source(file.path, card or file.card)
     name = "its run, or the run's best.safetensors" if source is None else as_typed(source)
     return DlcliError(
         f"{file.path} is of the format {file.format.name}, and holds no trainable model",
