@@ -50,8 +50,14 @@ def blocks(document: Path) -> list[tuple[str, bool]]:
 
 
 BLOCKS = [(page, text, marked) for page in DOCUMENTS for text, marked in blocks(page)]
+# Their commands take minutes together; other tests run what is in them too.
+SLOW = {"compression", "explain", "folds", "howto", "own-code", "scripts", "several-devices", "tune"}
 RUN = [
-    pytest.param(text, id=f"{page.stem}-{text.split()[1]}")
+    pytest.param(
+        text,
+        id=f"{page.stem}-{text.split()[1]}",
+        marks=[pytest.mark.slow] if page.stem in SLOW else [],
+    )
     for page, text, marked in BLOCKS
     if not marked
 ]

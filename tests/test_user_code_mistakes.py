@@ -82,7 +82,7 @@ MISTAKES: dict[str, tuple[str, str, int, str]] = {
         MODEL, 2, "optimizer got an empty parameter list",
     ),
     "an empty file": ("", MODEL, 2, "own.py has no class or function 'Net'"),
-    "bytes": ("\0", MODEL, 1, "own.py cannot be run: SyntaxError"),
+    "bytes": ("\0", MODEL, 1, "own.py cannot be run: "),  # SyntaxError, ValueError before 3.11.4
     "a metric that is no number": (
         "def half(outputs, targets): return float('nan')\nhalf.higher_is_better = True\n",
         "-m linear -d digits --metric own.py:half --monitor half", 1, "cannot select the best epoch",

@@ -13,7 +13,8 @@ SMALLER = {
     "resnet18": "cnn",
     "dlcli train": "dlcli train --epochs 1 --batch-size 8",
     "--data digits": "--data digits --batch-size 300",
-    "dlcli prune": "dlcli prune --epochs 1",
+    "dlcli prune": "dlcli prune --epochs 1 --no-latency",
+    "dlcli quantize": "dlcli quantize --no-latency",
     "dlcli benchmark": "dlcli benchmark --batch-sizes 1",
     "--trials 20": "--trials 2 --epochs 1",
 }

@@ -184,6 +184,7 @@ def test_killed_it_goes_on_to_the_same_bits(trained: Trained) -> None:
     assert [name for name in whole if not torch.equal(whole[name], resumed[name])] == []
 
 
+@pytest.mark.slow
 def test_two_ranks_learn_what_one_process_learns(trained: Trained) -> None:
     run_as_ranks(trained.folder, trained.train("two"))
     losses = trained.losses("two")

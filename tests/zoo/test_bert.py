@@ -68,6 +68,7 @@ def test_texts_are_encoded_by_the_file_s_own_pipeline(family: str, tmp_path: Pat
     assert written[1:-1] == [spec.unknown] * (len(written) - 2)
 
 
+@pytest.mark.slow
 def test_a_run_from_a_folder_needs_it_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tiny_bert.write_snapshot(tmp_path / "tiny")

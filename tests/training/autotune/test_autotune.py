@@ -96,8 +96,10 @@ def test_a_sweep_that_ends_at_once_is_an_error() -> None:
     ("data", "model", "args", "optimizer"),
     [
         ("digits", "mlp", {"widths": [32]}, "adamw"),
-        ("digits", "mlp", {"widths": [32]}, "sgd"),
-        ("digits", "cnn", {"widths": [8, 16], "hidden": 16}, "adamw"),
+        pytest.param("digits", "mlp", {"widths": [32]}, "sgd", marks=pytest.mark.slow),
+        pytest.param(
+            "digits", "cnn", {"widths": [8, 16], "hidden": 16}, "adamw", marks=pytest.mark.slow
+        ),
         ("diabetes", "mlp", {}, "adamw"),
     ],
 )

@@ -300,7 +300,7 @@ def tensors_of(run: Path) -> dict[str, torch.Tensor]:
     return dict(state.tensors) | {f"best/{key}": value for key, value in best.items()}
 
 
-@pytest.mark.parametrize("scheduler", ["onecycle", "plateau"])
+@pytest.mark.parametrize("scheduler", ["onecycle", pytest.param("plateau", marks=pytest.mark.slow)])
 def test_the_settings_of_a_run_whose_epochs_were_raised_repeat_it_bit_for_bit(
     here: Path, scheduler: str
 ) -> None:
