@@ -150,6 +150,7 @@ def test_a_study_without_a_finished_trial_fails(here: Path, capsys: pytest.Captu
     assert "2 trials, and none has finished; 2 failed with: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_workers_share_a_study(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*NEW, "--workers", "2", "--trials", "2", "--json"]) == 0
     out = result(capsys)

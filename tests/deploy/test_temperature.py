@@ -139,6 +139,7 @@ def test_the_run_knows_its_test_metrics_after_it(
     )
 
 
+@pytest.mark.slow
 def test_a_smaller_model_of_a_calibrated_one_is_calibrated(
     run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

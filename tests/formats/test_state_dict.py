@@ -105,7 +105,7 @@ def test_what_a_file_stored_packed_is_plain(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("form", "name"),
     [
-        ("pth", "resnet18"),
+        pytest.param("pth", "resnet18", marks=pytest.mark.slow),
         ("plain-safetensors", "lstm"),
         pytest.param("pth", "lstm", marks=pytest.mark.slow),
         pytest.param("plain-safetensors", "resnet18", marks=pytest.mark.slow),

@@ -257,6 +257,7 @@ def test_the_file_does_not_name_the_machine_it_was_made_on(files: Files) -> None
         assert trace not in content, trace
 
 
+@pytest.mark.slow
 def test_tensors_too_large_for_the_file_lie_next_to_it_under_its_name(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

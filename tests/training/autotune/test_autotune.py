@@ -229,6 +229,7 @@ def test_a_plan_without_auto_comes_back_as_it_is() -> None:
     assert resolve_auto(made, ignore) is made
 
 
+@pytest.mark.slow
 def test_the_sweep_does_not_depend_on_what_was_drawn_before() -> None:
     made = plan(model={"name": "mlp", "args": {"widths": [8], "dropout": 0.5}}, **AUTO)
     sweeps = []

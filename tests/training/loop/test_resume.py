@@ -338,6 +338,7 @@ def test_other_epochs_than_those_of_the_history_are_a_schedule_of_their_own() ->
         validate(TrainConfig, {"fit": {"epochs_history": [[3, 4]]}})
 
 
+@pytest.mark.slow
 def test_settings_of_a_run_that_cannot_repeat_it_say_so(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
