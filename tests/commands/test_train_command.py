@@ -187,6 +187,7 @@ def _train_photos(capsys: pytest.CaptureFixture[str], *options: str, code: int =
     return capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_run_learns_the_same_with_any_cache(
     here: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,

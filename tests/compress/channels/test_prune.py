@@ -163,6 +163,7 @@ def test_removing_is_zeroing(name: str, task: TaskSpec, args: dict[str, Any]) ->
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_resnet18_at_half_its_channels_has_a_quarter_of_its_parameters() -> None:
     task = image_task()
     spec, module = make("resnet18", task)

@@ -163,6 +163,7 @@ def test_data_that_teach_nothing_are_an_error(tmp_path: Path) -> None:
 # --- traces
 
 
+@pytest.mark.slow
 def test_finding_leaves_generators_and_settings_alone(tmp_path: Path) -> None:
     dry_run(plan(), ignore)  # what is imported on the way may draw, once in a process
     random.seed(1)
