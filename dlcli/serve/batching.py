@@ -65,7 +65,6 @@ class MicroBatcher:
         self._changed = threading.Condition()
         self._closed = False
         self._queued = 0  # samples in the queue
-        self._wanted = 1  # samples for which the thread wakes: each wake-up takes time of all threads
         self._last = 1  # samples of the last batch
         self._recent: deque[Inputs] = deque(maxlen=_RECENT_BATCHES)
         self._thread = threading.Thread(target=self._work, name="dlcli-batches", daemon=True)
@@ -78,10 +77,9 @@ class MicroBatcher:
             if not self._closed:
                 self._queue.append(waiting)
                 self._queued += waiting.samples
-                if self._queued >= self._wanted:
-                    self._changed.notify()
+                self._changed.notify()
                 return waiting.future
-        self._run([waiting])  # of a request that began before its model was replaced
+        self._run(_begun([waiting]))  # of a request that began before its model was replaced
         return waiting.future
 
     def __call__(self, inputs: Inputs) -> Outputs:
@@ -110,7 +108,9 @@ class MicroBatcher:
         )
 
     def _work(self) -> None:
-        while (batch := self._next()) is not None:
+        while (taken := self._next()) is not None:
+            if not (batch := _begun(taken)):
+                continue
             started = time.perf_counter()
             self._run(batch)
             samples = sum(each.samples for each in batch)
@@ -124,11 +124,9 @@ class MicroBatcher:
             while not self._queue:
                 if self._closed:
                     return None
-                self._wanted = 1
                 self._changed.wait()
             until = time.monotonic() + self._max_wait_s
-            self._wanted = min(self._last, self._max_batch)
-            while self._queued < self._wanted and not self._closed:
+            while self._queued < min(self._last, self._max_batch) and not self._closed:
                 left = until - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
@@ -155,7 +153,7 @@ class MicroBatcher:
             _settle(batch[0].future, lambda: self._whole(batch[0].inputs))
             return
         try:
-            joined = self._call(_join([each.inputs for each in batch]))
+            joined = self._predict(_join([each.inputs for each in batch]))
         except Exception:  # any of the requests may be the cause: each is tried alone and reported
             for each in batch:
                 self._run([each])
@@ -172,15 +170,12 @@ class MicroBatcher:
 
         samples, most = len(inputs[0]), self._max_batch
         if samples <= most:
-            return self._call(inputs)
+            return self._predict(inputs)
         parts = [
-            self._call(tuple(array[at : at + most] for array in inputs))
+            self._predict(tuple(array[at : at + most] for array in inputs))
             for at in range(0, samples, most)
         ]
         return np.concatenate(parts)
-
-    def _call(self, inputs: Inputs) -> Outputs:
-        return self._predict(inputs)
 
     def _own(self, rows: Outputs, inputs: Inputs) -> Outputs:
         """The outputs of a request without the steps that its batch has been padded by."""
@@ -194,6 +189,14 @@ class MicroBatcher:
             if isinstance(dim, str):
                 rows = rows.take(range(sizes[dim]), axis=at)
         return rows
+
+
+def _begun(waiting: Sequence[_Waiting]) -> list[_Waiting]:
+    """Those that somebody still awaits: a request that was cancelled takes no outputs.
+
+    From here on they cannot be cancelled, so the thread that sets their outputs never fails on one.
+    """
+    return [each for each in waiting if each.future.set_running_or_notify_cancel()]
 
 
 def _settle(future: Future[Outputs], compute: Callable[[], Outputs]) -> None:
