@@ -14,7 +14,7 @@ from dlcli.data.base import Indices, Inputs, Reader, SeriesRows, Targets
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.decisions import aligned_thresholds
 from dlcli.evaluation.differences import compared_metric, difference
-from dlcli.evaluation.metrics import Counts
+from dlcli.evaluation.metrics import Counts, sigmoid
 from dlcli.evaluation.metrics.base import MemberRow
 from dlcli.evaluation.tta import mean_classes, with_tta
 from dlcli.files import read_json
@@ -249,8 +249,8 @@ def alignment(task: TaskSpec, reference: TaskSpec) -> Callable[[Outputs], Output
 def _mean_labels(outputs: Sequence[Outputs]) -> Outputs:
     """Logits of the mean probabilities of each label, (B, K); NaN where an output is not finite."""
     wide = np.stack(outputs).astype(np.float64)
-    # log sigmoid(x) is -log(1 + exp(-x)). Averaging p and q = 1 - p separately keeps precision near 1.
-    p, q = (np.exp(-np.logaddexp(0.0, sign * wide)).mean(axis=0) for sign in (-1, 1))
+    # Averaging p and q = 1 - p separately keeps precision near 1.
+    p, q = (sigmoid(sign * wide).mean(axis=0) for sign in (1, -1))
     tiny = np.finfo(np.float64).tiny
     logits = np.log(np.maximum(p, tiny)) - np.log(np.maximum(q, tiny))
     out: Outputs = np.where(np.isfinite(wide).all(axis=0), logits, np.nan).astype(np.float32)

@@ -19,7 +19,7 @@ from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.evaluate import default_batch_size
-from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.metrics import sigmoid, softmax
 from dlcli.evaluation.translation import check_beams, translate
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
@@ -135,10 +135,8 @@ def _ranked(logits: Outputs, *, task: TaskSpec, top_k: int | None) -> list[Rows]
 def _labels(logits: Outputs, *, task: TaskSpec) -> list[Rows]:
     """The predicted labels and the probability of each label, from (B, K)."""
     names, predicted = task.class_names, decision_scores(logits, task) > 0
-    # 1 / (1 + exp(-x)) without an overflow for large -x.
-    probabilities = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
     rows: list[Rows] = []
-    for row, above in zip(probabilities.tolist(), predicted.tolist(), strict=True):
+    for row, above in zip(sigmoid(logits).tolist(), predicted.tolist(), strict=True):
         labels = [name for name, yes in zip(names, above, strict=True) if yes]
         rows.append(({"labels": labels, "probabilities": dict(zip(names, row, strict=True))},))
     return rows

@@ -83,14 +83,13 @@ def output_array(name: str, outputs: Outputs, task: TaskSpec) -> Array:
     import numpy as np
 
     from dlcli.evaluation.decisions import decision_scores
-    from dlcli.evaluation.metrics import softmax
+    from dlcli.evaluation.metrics import sigmoid, softmax
     from dlcli.evaluation.predict import unscale
 
     if name == "probabilities" and task.kind == "classification":
-        return np.asarray(softmax(outputs), dtype=np.float64)
+        return softmax(outputs)
     if name == "probabilities":
-        # 1 / (1 + exp(-x)) without an overflow for large -x.
-        return np.asarray(np.exp(-np.logaddexp(0.0, -outputs.astype(np.float64))))
+        return sigmoid(outputs)
     if name == "label":
         predicted = decision_scores(outputs, task).argmax(axis=1)
         labels: Array = np.asarray(task.class_names, dtype=object)[predicted]

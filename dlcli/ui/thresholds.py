@@ -83,10 +83,13 @@ def _shown(labels: tuple[LabelFit, ...]) -> list[LabelFit]:
 
 
 def _label(one: LabelFit, metric: str) -> str:
+    from dlcli.evaluation.thresholds import FEWEST
+
     if one.threshold is None or one.held_out is None:
         count = wording.plural(one.positive, "val sample")
         return (
-            f"{one.earlier:.3g}, as it was: {count} have it, and a threshold needs 10 with and without"
+            f"{one.earlier:.3g}, as it was: {count} have it, and a threshold needs {FEWEST} with and "
+            "without"
         )
     change = f"{metric} {figure(one.before)} -> {figure(one.held_out)} on val samples not fitted on"
     if one.helps:

@@ -82,12 +82,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """The result of a fit: ``args`` that describe its structure, its ``state`` dict, and words on it."""
+    """The result of a fit: ``args`` that describe its structure, its ``state`` dict, its iterations."""
 
     args: dict[str, Any]
     state: dict[str, torch.Tensor] = field(repr=False)
     iterations: int
-    sentence: str
 
 
 # (task, arguments, train, val, seed) -> model

@@ -2,8 +2,7 @@
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization",
 arXiv:1610.02391: the layer's channels, weighted by the mean gradient of the class's logit over
-positions, summed, and negative sums set to 0. Equal bit for bit to `LayerGradCam` of captum 0.9.0 on
-ResNet, DenseNet, VGG, MobileNet and a model of timm. C channels, H x W positions.
+positions, summed, and negative sums set to 0. C channels, H x W positions.
 """
 
 from __future__ import annotations

@@ -162,7 +162,6 @@ def fit(task: TaskSpec, args: TreesArgs, train: Rows, val: Rows, seed: int) -> F
         args={"size": size.model_dump()},
         state={f"forest.{name}": torch.from_numpy(array) for name, array in state.items()},
         iterations=iterations,
-        sentence=f"{size.trees:,} trees of {iterations:,} iterations",
     )
 
 

@@ -14,6 +14,7 @@ from dlcli.evaluation.metrics.classification import (
     ClassificationCounts,
     NamedClasses,
     cross_entropy,
+    sigmoid,
     softmax,
 )
 from dlcli.evaluation.metrics.embedding import EmbeddingCounts
@@ -40,6 +41,7 @@ __all__ = [
     "make_counts",
     "metric_names",
     "metrics_of",
+    "sigmoid",
     "softmax",
 ]
 

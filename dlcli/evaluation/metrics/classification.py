@@ -225,6 +225,12 @@ def softmax(logits: Outputs) -> Floats:
     return probabilities
 
 
+def sigmoid(logits: Outputs) -> Floats:
+    """1 / (1 + exp(-x)) in float64, without an overflow for large -x."""
+    probabilities: Floats = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+    return probabilities
+
+
 def confusion_metrics(table: Totals) -> dict[str, float]:
     """The metrics of counts of targets by predictions, the last column for none, (C, C + 1)."""
     correct, support, predicted = _totals(table)
