@@ -2,10 +2,12 @@
 
     python benchmarks/decode_cache.py [--photos 2000] [--img-size 224] [--batch-size 64] [--quick]
     python benchmarks/decode_cache.py --growth 2000 20000
+    python benchmarks/decode_cache.py --crops
 
 JPEGs of 640 x 480 are generated, as noise over gradients. The first epoch of the first run decodes; the
 page cache is warm. ``--growth`` prints the time an image takes with `--cache disk` as the data grows,
-and the anonymous memory that reading added.
+and the anonymous memory that reading added. ``--crops`` times the reader with `--augment standard`,
+whose random crops are of whole photos, beside crops of the central square at the model's size.
 """
 
 from __future__ import annotations
@@ -16,16 +18,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import machine
+import torch
+from common import interleave, machine, ratios, spread
 from PIL import Image
 
+from dlcli.config import AugmentConfig
 from dlcli.data.base import Listed, Samples
+from dlcli.data.images.kind import make_reader
 from dlcli.data.images.reader import PixelReader
+from dlcli.data.kinds import ReadOptions
 from dlcli.data.prefetch import prefetch
 from dlcli.pixels.cache import keys
 from dlcli.pixels.cache.folder import disk_cache
 from dlcli.pixels.cache.memory import CacheMode, memory_budget
-from dlcli.task import ImageInput
+from dlcli.task import ImageInput, TaskSpec
+from dlcli.training.augmentation.augment import make_augment
 
 MODES: tuple[CacheMode, ...] = ("none", "ram", "disk", "auto")
 
@@ -106,6 +113,46 @@ def growth(sizes: list[int], spec: ImageInput, root: Path, batch: int) -> None:
         )
 
 
+def crops(samples: Samples, spec: ImageInput, root: Path, batch: int, rounds: int) -> None:
+    """Print images/s of reading and augmenting, from memory and from disk, and bytes of an image."""
+    task = TaskSpec(kind="classification", input=spec, class_names=("a", "b"))
+    cpu = torch.device("cpu")
+    augment = make_augment(
+        AugmentConfig(level="standard"), task, samples=len(samples), seed=0, device=cpu
+    )
+    assert augment is not None
+    targets = torch.zeros(batch, dtype=torch.int64)
+
+    def rate(reader: PixelReader) -> float:
+        order = np.random.default_rng(0).permutation(len(samples))
+        parts = [order[low : low + batch] for low in range(0, len(order) - batch + 1, batch)]
+        start = time.perf_counter()
+        for inputs, indices in prefetch(reader.read(part) for part in parts):
+            augment(tuple(map(torch.from_numpy, inputs)), targets, indices, 1)
+        return len(parts) * batch / (time.perf_counter() - start)
+
+    readers, found = {}, {}
+    for name, scale in (("central", None), ("whole", augment.whole_scale(spec, samples))):
+        for mode in ("ram", "disk"):
+            options = ReadOptions(
+                cache_bytes=memory_budget(mode),
+                disk=disk_cache(mode, str(root / mode), 1e3),
+                whole_scale=scale,
+            )
+            reader = make_reader(samples, task, options)
+            assert isinstance(reader, PixelReader)
+            start = time.perf_counter()
+            rate(reader)  # the first epoch decodes
+            reader.flush()
+            print(f"{name}, {mode}: first epoch {time.perf_counter() - start:.1f} s", flush=True)
+            readers[f"{name}, {mode}"] = reader
+    found = interleave({name: lambda r=r: rate(r) for name, r in readers.items()}, rounds)
+    for name, values in found.items():
+        size = readers[name].spec.height * readers[name].spec.width * spec.channels
+        base = found[f"central, {name.split(', ')[1]}"]
+        print(f"{name}: {spread(values)} images/s, {ratios(values, base)} x central; {size:,} bytes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=2000)
@@ -113,6 +160,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", type=int, nargs="+", metavar="PHOTOS")
+    parser.add_argument("--crops", action="store_true")
     parser.add_argument("--quick", action="store_true", help="200 photos, one round")
     args = parser.parse_args()
     size = args.img_size
@@ -132,6 +180,10 @@ def main() -> None:
         samples = write_photos(Path(root), 200 if args.quick else args.photos)
         time.sleep(keys.SETTLED_S)
         rounds = 1 if args.quick else args.rounds
+        if args.crops:
+            crops(samples, spec, Path(root), args.batch_size, rounds)
+            print(machine())
+            return
         found: dict[CacheMode, list[list[float]]] = {mode: [] for mode in MODES}
         for number in range(rounds):
             for mode in MODES:

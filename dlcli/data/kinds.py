@@ -74,12 +74,17 @@ class ModelNeeds:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of a reader: threads, caches in memory and on disk, "skip" or "fail" for bad samples."""
+    """Options of a reader: threads, caches in memory and on disk, "skip" or "fail" for bad samples.
+
+    ``whole_scale``, of photos for random crops: each is read whole, squashed to so many times the
+    model's height and width, with its aspect ratio (n,) as the second of the inputs.
+    """
 
     workers: int | None = None
     cache_bytes: int = 0
     disk: CacheFolder | None = None
     on_bad_sample: str = "skip"
+    whole_scale: float | None = None
 
 
 @dataclass(frozen=True)

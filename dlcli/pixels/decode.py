@@ -40,13 +40,18 @@ def decode(image: Path | Pixels, spec: ImageInput) -> Pixels:
 
     Raises: BadSample with the reason when the file cannot be read as an image.
     """
-    if isinstance(image, Path):
-        return resize(_open(image, spec, spec.channels), spec)
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.shape == (spec.height, spec.width, spec.channels) and keeps_size(spec):
-        return image
-    return resize(_from_array(image, spec.channels), spec)
+    if isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            image = image[:, :, None]
+        if image.shape == (spec.height, spec.width, spec.channels) and keeps_size(spec):
+            return image
+    return resize(_opened_image(image, spec), spec)
+
+
+def decode_with_aspect(image: Path | Pixels, spec: ImageInput) -> tuple[Pixels, float]:
+    """As `decode`, and the aspect ratio, width over height, of the image itself, upright."""
+    whole = _opened_image(image, spec)
+    return resize(whole, spec), whole.width / whole.height
 
 
 def from_pillow(image: Image.Image) -> npt.NDArray[Any]:
@@ -170,6 +175,13 @@ def channels_of(paths: Sequence[Path]) -> int:
 def keeps_size(spec: ImageInput) -> bool:
     """Whether an array of the final size stays unchanged, without a crop."""
     return spec.resize == "squash" or spec.resize_size == min(spec.height, spec.width)
+
+
+def _opened_image(image: Path | Pixels, spec: ImageInput) -> Image.Image:
+    """A file or raw array in mode "L" or "RGB", upright; a JPEG possibly at a reduced scale."""
+    if isinstance(image, Path):
+        return _open(image, spec, spec.channels)
+    return _from_array(image[:, :, None] if image.ndim == 2 else image, spec.channels)
 
 
 def _open(path: Path, spec: ImageInput, channels: int, *, whole: bool = False) -> Image.Image:

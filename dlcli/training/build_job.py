@@ -35,6 +35,7 @@ from dlcli.training.optim.schedule import describe
 from dlcli.training.plan import Plan
 from dlcli.training.plan_notes import is_batch_norm, plan_notes
 from dlcli.training.pruning_masks import make_masks
+from dlcli.training.readers import WHOLE
 from dlcli.training.run_files import RunFolderFiles
 from dlcli.training.snapshots import make_snapshot
 from dlcli.training.sync_batchnorm import synchronise_batch_norms
@@ -97,6 +98,7 @@ def make_job(
         count=_count_tokens if task.kind == "seq2seq" else None,
         rank=world.rank,
         grouped=balance.grouped,
+        whole=readers.get(WHOLE),
     )
 
     def wrap(module: nn.Module) -> Forward:

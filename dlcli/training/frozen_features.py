@@ -23,6 +23,7 @@ from dlcli.evaluation.evaluate import default_batch_size
 from dlcli.task import TaskSpec
 from dlcli.training.augmentation.augment import Augment
 from dlcli.training.loop.job import FitJob
+from dlcli.training.readers import WHOLE
 from dlcli.training.validation import make_validate
 from dlcli.zoo.forward import model_inputs
 from dlcli.zoo.precision import Precision
@@ -225,9 +226,10 @@ def use_features(job: FitJob, readers: Mapping[str, Reader], head: str, *, copie
         return bool(shares) and ((epoch + 1) * steps - 1) / job.total_steps >= shares[0]
 
     batches, count = job.batches, len(readers["train"])
+    reader = readers.get(WHOLE, readers["train"]) if many else readers["train"]
     train = [
         FeatureReader(
-            readers["train"],
+            reader,
             cut,
             job.task,
             job.precision,

@@ -72,7 +72,7 @@ def check_user_loss(job: FitJob, loss: UserLoss) -> list[str]:
 
 def _outputs(job: FitJob) -> tuple[Tensor, Tensor]:
     """Float32 outputs and augmented targets of the first micro-batch of this process."""
-    batch = next(job.batches.epoch(0))
+    batch = next(job.batches.epoch(0, augmented=True))
     part = micro_batches(job, batch)[0] if len(batch) else job.batches.example()
     inputs, targets = job.objective.augmented(part if len(part) else job.batches.example())
     module = job.model.module.eval()

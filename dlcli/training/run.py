@@ -238,7 +238,7 @@ def _finish(
     micro_batch: int | None = None,
 ) -> TrainResult:
     """Complete the run's record, validate the best model, loaded from its file, next to baselines."""
-    bad_local = {**readers["train"].bad, **readers["val"].bad}
+    bad_local = {name: why for reader in readers.values() for name, why in reader.bad.items()}
     bad_by_rank = place.world.gather(bad_local)
     validation, bad = None, bad_local
     if place.world.main:

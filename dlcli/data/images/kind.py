@@ -105,14 +105,23 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
     """Build the reader of a split, which decodes in threads."""
     assert isinstance(task.input, ImageInput)
+    scale = options.whole_scale
     return PixelReader(
         samples,
-        task.input,
+        task.input if scale is None else _whole(task.input, scale),
+        with_aspect=scale is not None,
         workers=options.workers,
         cache_bytes=options.cache_bytes,
         disk=options.disk,
         on_bad_sample=options.on_bad_sample,
     )
+
+
+def _whole(spec: ImageInput, scale: float) -> ImageInput:
+    """The input for photos that are squashed, not cropped, to ``scale`` times the size of ``spec``."""
+    height, width = round(spec.height * scale), round(spec.width * scale)
+    update = {"resize": "squash", "height": height, "width": width, "resize_size": max(height, width)}
+    return spec.model_copy(update=update)
 
 
 def image_input(source: DataSource, model: ModelConfig, needs: ModelNeeds) -> ImageInput:

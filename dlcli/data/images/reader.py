@@ -1,6 +1,7 @@
 """The reader of images: decodes on demand, in threads; caches pixels in memory, on disk, or both.
 
-Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split.
+Shapes: pixels uint8 (N, H, W, C), indices int64 (n,) into the split. With aspect ratios a row holds
+the bytes of the pixels and of one float32.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from dlcli.errors import BadSample, DlcliError
 from dlcli.machine.threads import usable_cores
 from dlcli.pixels.cache.disk import DiskCache
 from dlcli.pixels.cache.folder import CacheFolder
-from dlcli.pixels.decode import decode, keeps_size
+from dlcli.pixels.decode import decode, decode_with_aspect, keeps_size
 from dlcli.task import ImageInput
 
 # Raw arrays up to this size are resized immediately for `array`.
 _MAX_EAGER_BYTES = 256 * 2**20
 # Photos that are held in memory are also written to disk, once decoding them has taken this long.
 _WORTH_WRITING_S = 2.0
+_ASPECT_BYTES = 4
 
 
 class PixelReader(Reader):
@@ -35,7 +37,8 @@ class PixelReader(Reader):
     are in it, else decoded and written to it. Pillow releases the GIL while decoding, so ``workers``
     threads (default: one per core) decode in parallel.
 
-    ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read.
+    ``bad`` maps the id of each unreadable sample to the reason, and grows as samples are read. With
+    ``with_aspect`` the second of the inputs is the aspect ratio of each image file, float32 (n,).
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PixelReader(Reader):
         cache_bytes: int,
         disk: CacheFolder | None = None,
         on_bad_sample: str = "skip",
+        with_aspect: bool = False,
     ) -> None:
         super().__init__(samples)
         self.spec = spec
@@ -54,7 +58,11 @@ class PixelReader(Reader):
         self._fail = on_bad_sample == "fail"
         self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
-        shape = (len(samples), spec.height, spec.width, spec.channels)
+        self._with_aspect = with_aspect
+        self._row_shape: tuple[int, ...] = (spec.height, spec.width, spec.channels)
+        if with_aspect:
+            self._row_shape = (spec.height * spec.width * spec.channels + _ASPECT_BYTES,)
+        shape = (len(samples), *self._row_shape)
         self._unreadable = np.zeros(len(samples), dtype=bool)
         self._filled = np.zeros(len(samples), dtype=bool)
         self._store: Pixels | None = None
@@ -68,7 +76,8 @@ class PixelReader(Reader):
             )  # memory pages are allocated when they are written
         self._disk: DiskCache | None = None
         if disk is not None and isinstance(samples.items, Listed) and samples.items.are_files:
-            self._disk = DiskCache(disk, samples.items.values, spec)
+            extra = _ASPECT_BYTES if with_aspect else 0
+            self._disk = DiskCache(disk, samples.items.values, spec, extra)
         self.streams = self._store is None and self._disk is None
         self._disk_problem_reported = False
         self._decoding_s = 0.0
@@ -81,13 +90,13 @@ class PixelReader(Reader):
         unreadable file if ``on_bad_sample`` is "fail".
         """
         if self._store is None:
-            pixels, readable = self._stream(indices)
-            return (pixels,), readable
+            rows, readable = self._stream(indices)
+            return self._inputs(rows), readable
         if not self._filled[indices].all():
             with self._lock:
                 self._fill(indices)
         readable = indices[~self._unreadable[indices]]
-        return (np.take(self._store, readable, axis=0),), readable
+        return self._inputs(np.take(self._store, readable, axis=0)), readable
 
     def array(self) -> Inputs | None:
         """(pixels,) of the whole split (N, H, W, C); None if not all are cached or a sample is bad.
@@ -100,7 +109,15 @@ class PixelReader(Reader):
         if self._raw_pixels is not None and self._store.nbytes <= _MAX_EAGER_BYTES:
             with self._lock:
                 self._fill(np.arange(len(self), dtype=np.int64))
-        return (self._store,) if bool(self._filled.all()) and not self.bad else None
+        return self._inputs(self._store) if bool(self._filled.all()) and not self.bad else None
+
+    def _inputs(self, rows: Pixels) -> Inputs:
+        """(pixels,), or (pixels, aspect ratios), of rows; the pixels are a view."""
+        if not self._with_aspect:
+            return (rows,)
+        shape = (len(rows), self.spec.height, self.spec.width, self.spec.channels)
+        aspects = np.ascontiguousarray(rows[:, -_ASPECT_BYTES:]).view(np.float32)[:, 0]
+        return rows[:, :-_ASPECT_BYTES].reshape(shape), aspects
 
     def flush(self) -> None:
         """Complete what is being written to disk, so that other processes read it."""
@@ -126,8 +143,7 @@ class PixelReader(Reader):
 
     def _stream(self, indices: Indices) -> tuple[Pixels, Indices]:
         readable = indices[~self._unreadable[indices]]
-        shape = (len(readable), self.spec.height, self.spec.width, self.spec.channels)
-        out = np.empty(shape, dtype=np.uint8)
+        out = np.empty((len(readable), *self._row_shape), dtype=np.uint8)
         self._load(readable, out, np.arange(len(readable), dtype=np.int64))
         decoded = ~self._unreadable[readable]
         return (out, readable) if bool(decoded.all()) else (out[decoded], readable[decoded])
@@ -188,9 +204,18 @@ class PixelReader(Reader):
     def _decode_serially(self, indices: Indices, out: Pixels, rows: Indices) -> None:
         for index, row in zip(indices.tolist(), rows.tolist(), strict=True):
             try:
-                out[row] = decode(self._raw(index), self.spec)
+                self._decode_row(index, out[row])
             except BadSample as exc:
                 self._record_bad(index, exc)
+
+    def _decode_row(self, index: int, row: Pixels) -> None:
+        """Decode a sample into ``row``. Raises: BadSample."""
+        if not self._with_aspect:
+            row[:] = decode(self._raw(index), self.spec)
+            return
+        pixels, aspect = decode_with_aspect(self._raw(index), self.spec)
+        row[:-_ASPECT_BYTES] = pixels.reshape(-1)
+        row[-_ASPECT_BYTES:] = np.array([aspect], dtype=np.float32).view(np.uint8)
 
     def _raw(self, index: int) -> Path | Pixels:
         if self._raw_pixels is not None:

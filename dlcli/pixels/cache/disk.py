@@ -1,6 +1,7 @@
 """Decoded pixels of the photos of a split, on disk: what was decoded before, and what is decoded now.
 
-Shapes: indices int64 (n,) into the split, pixels uint8 (..., H, W, C).
+Shapes: indices int64 (n,) into the split; a row of pixels uint8 (H, W, C), or with extra bytes
+(H * W * C + extra bytes,).
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ _LEAST_SHARDS = 8  # within the limit of the cache
 
 
 class DiskCache:
-    """The cached pixels of the photos ``paths``, decoded as ``spec`` says.
+    """The cached pixels of the photos ``paths``, decoded as ``spec`` says, with ``extra_bytes`` each.
 
     What is added is read again, by this process and others, once its shard is complete: when it is full,
     when one of its photos is asked for, and at `flush`. Where nothing more can be written ``problem``
     says why, and reading goes on.
     """
 
-    def __init__(self, cache: CacheFolder, paths: Sequence[Path], spec: ImageInput) -> None:
+    def __init__(
+        self, cache: CacheFolder, paths: Sequence[Path], spec: ImageInput, extra_bytes: int = 0
+    ) -> None:
         self._cache = cache
-        self._folder = cache.root / decoding_key(spec)
+        self._folder = cache.root / decoding_key(spec, extra_bytes)
         self._paths = paths
-        self._row_bytes = spec.height * spec.width * spec.channels
+        self._row_bytes = spec.height * spec.width * spec.channels + extra_bytes
         self._shard_bytes = max(_LEAST_SHARD_BYTES, len(paths) * self._row_bytes // _SHARDS)
         self._keys: Keys = np.zeros((len(paths), 2), dtype=np.uint64)
         self._shard_of = np.full(len(paths), -1, dtype=np.int32)

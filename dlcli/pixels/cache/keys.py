@@ -26,10 +26,14 @@ SETTLED_S = 2.5
 _SPEC_FIELDS = {"channels", "height", "width", "resize", "resize_size", "interpolation", "value_range"}
 
 
-def decoding_key(spec: ImageInput) -> str:
-    """Return 32 hex digits for all but the file: sizes, resizing, versions of dlcli and its decoders."""
+def decoding_key(spec: ImageInput, extra_bytes: int = 0) -> str:
+    """Return 32 hex digits for all but the file: sizes, resizing, versions of dlcli and its decoders.
+
+    ``extra_bytes`` are those of a row after its pixels.
+    """
     facts = {
         "format": _FORMAT,
+        "extra_bytes": extra_bytes,
         "dlcli": __version__,
         "pillow": features.version_module("pil"),
         "jpeg": features.version_codec("jpg"),

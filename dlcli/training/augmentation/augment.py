@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlcli.config import AugmentConfig
-from dlcli.data.base import Indices
+from dlcli.data.base import Indices, Listed, Samples
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, TaskSpec
 from dlcli.training.augmentation.image_augmentation import LEVELS, ImageAugmentation
@@ -33,6 +33,15 @@ class Augment:
         """Whether targets become probabilities (B, K), for which accuracy is undefined."""
         return self.images is not None and self.images.mixes
 
+    def whole_scale(self, spec: ImageInput, samples: Samples) -> float | None:
+        """The ``whole_scale`` of the reader of ``samples`` that random crops are taken from.
+
+        None for images that are cropped as the model sees them: those of one size, those that it sees
+        squashed, those drawn anew in each epoch, and where the user's own code gets them first.
+        """
+        photos = isinstance(samples.items, Listed) and samples.live is None and spec.resize == "crop"
+        return self.images.whole_scale if photos and self.images and self.own is None else None
+
     @property
     def sentence(self) -> str:
         """A description for the user: "augmentation: flip 0.5, translate 0.1"."""
@@ -44,7 +53,8 @@ class Augment:
         """Augment a batch for ``epoch``.
 
         Args:
-            inputs: a batch of `dlcli.data.base.Inputs`, on the device; not modified.
+            inputs: a batch of `dlcli.data.base.Inputs`, on the device; not modified. Of photos also
+                pixels and aspect ratios of readers with ``whole_scale``.
             targets: of the batch; returned as float32 (B, K) probabilities if samples are mixed.
             indices: positions of the samples in the train split, (B,).
             epoch: counted from 0.
@@ -56,7 +66,7 @@ class Augment:
         if self.own is not None:
             inputs = self.own(inputs, indices, epoch)
         if self.images is not None:
-            pixels, targets = self.images(inputs[0], targets, indices, epoch)
+            pixels, targets = self.images(inputs[0], targets, indices, epoch, *inputs[1:])
             inputs = (pixels,)
         return inputs, targets
 
@@ -121,12 +131,15 @@ def _named(level: str, requested: dict[str, float], operations: tuple[Operation,
 
 
 def preview(
-    augment: Augment, pixels: Tensor, targets: Tensor, indices: Indices, epochs: int
+    augment: Augment, inputs: tuple[Tensor, ...], targets: Tensor, indices: Indices, epochs: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Augment images for each of the first ``epochs`` epochs: uint8 (B, H, W, C), and targets."""
+    """Augment images for each of the first ``epochs`` epochs: uint8 (B, H, W, C), and targets.
+
+    ``inputs`` are as `Augment` takes them.
+    """
     previews = []
     for epoch in range(epochs):
-        (images,), mixed = augment((pixels,), targets, indices, epoch)
+        (images,), mixed = augment(inputs, targets, indices, epoch)
         images = images if images.dtype == torch.uint8 else images.round().to(torch.uint8)
         previews.append((images, mixed))
     return previews

@@ -5,12 +5,15 @@ The random parameters are a function of (seed, epoch, sample): see
 
 The order: flips, random resized crop, shift, rotation and RandAugment's geometric
 operations in one interpolation; colour jitter; RandAugment's other operations; registered operations;
-random erasing; MixUp or CutMix. Crops are taken from the image at the model's input size: a crop of half
-the area is upsampled, not decoded again.
+random erasing; MixUp or CutMix. Random crops of photos are of the whole photo, which is decoded once,
+squashed to `whole_scale` times the model's input size, and are undistorted by the same interpolation:
+their regions are distributed as those of torchvision's RandomResizedCrop, but that sides are not rounded
+to whole pixels. Other images are cropped as they are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -25,6 +28,7 @@ from dlcli.task import TaskSpec
 from dlcli.training.augmentation import ops
 from dlcli.training.augmentation.operations.base import Operation
 from dlcli.training.augmentation.parameters import (
+    CROP_RATIO,
     OPERATIONS,
     AugmentParameters,
     ParameterSampler,
@@ -77,6 +81,15 @@ class ImageAugmentation:
         return self.policy.mixes
 
     @property
+    def whole_scale(self) -> float | None:
+        """How large whole photos are for random crops, in units of the model's input; None without.
+
+        A crop of the mean area then has as many pixels as the input.
+        """
+        scale = self.policy.crop_scale
+        return math.sqrt(2 / (1 + scale)) if scale < 1 else None
+
+    @property
     def sentence(self) -> str:
         """A description of the policy for the user: "flip 0.5, translate 0.1"."""
         default = asdict(Policy())
@@ -85,13 +98,20 @@ class ImageAugmentation:
         return ", ".join((*parts, *(op.sentence for op in self._operations)))
 
     def __call__(
-        self, pixels: Tensor, targets: Tensor, indices: Indices, epoch: int
+        self,
+        pixels: Tensor,
+        targets: Tensor,
+        indices: Indices,
+        epoch: int,
+        aspect: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Augment a batch for ``epoch``.
 
         Args:
             pixels: (B, H, W, C) on the device, uint8 or, of the user's own augmentation, float32 in
                 [0, 255]; not modified.
+            aspect: (B,), width over height of the photos that ``pixels`` show whole and squashed, of any
+                H and W; None where they show what the model takes.
             targets: of the batch; returned as float32 (B, K) probabilities if samples are mixed.
             indices: positions of the samples in the train split, (B,).
             epoch: counted from 0.
@@ -107,8 +127,9 @@ class ImageAugmentation:
         if not (policy.resamples or policy.jitter or policy.erasing or policy.mixes or self._operations):
             return pixels, targets
         images = ops.to_planes(pixels)
-        if drawn.matrix is not None:
-            images = ops.resample(images, self._put(drawn.matrix))
+        if drawn.linear is not None:
+            size = (self._draw.image.height, self._draw.image.width)
+            images = ops.resample(images, self._matrix(drawn, aspect), size)
         if drawn.factors is not None:
             images = ops.colour(images, self._put(drawn.factors))
         if drawn.operations is not None:
@@ -121,6 +142,20 @@ class ImageAugmentation:
             images = ops.mix(images, self._put(drawn.mixed), self._put(drawn.keep))
             targets = ops.mix_targets(self._probabilities(targets), self._put(drawn.share))
         return ops.to_stored(images), targets
+
+    def _matrix(self, drawn: AugmentParameters, aspect: Tensor | None) -> Tensor:
+        """The affine matrix (B, 2, 3) of each image, from output to source coordinates."""
+        assert drawn.linear is not None
+        assert drawn.shift is not None
+        linear, shift = self._put(drawn.linear), self._put(drawn.shift)
+        if drawn.crops is not None and drawn.position is not None:
+            if aspect is None:
+                image = self._draw.image
+                aspect = torch.full_like(shift[:, 0], image.width / image.height)
+            draws, position = self._put(drawn.crops), self._put(drawn.position)
+            crop, centre = ops.crop(draws, position, aspect, CROP_RATIO)
+            linear, shift = linear * crop[:, :, None], shift + centre
+        return torch.cat((linear, shift[:, :, None]), dim=2)
 
     def _registered(self, images: Tensor, numbers: Tensor) -> Tensor:
         counts = [operation.numbers for operation in self._operations]

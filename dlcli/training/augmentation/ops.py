@@ -40,12 +40,39 @@ def move_pixels(pixels: Tensor, steps: Tensor) -> Tensor:
     return pixels.reshape(-1, channels).index_select(0, index.flatten()).view(pixels.shape)
 
 
-def resample(images: Tensor, matrix: Tensor) -> Tensor:
-    """Transform each image by its affine matrix (B, 2, 3), bilinear, ``align_corners=False``.
+def crop(
+    draws: Tensor, position: Tensor, aspect: Tensor, bounds: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Widths and heights of crops as shares of the image's, and their centres from -1 to 1, (B, 2).
 
-    Not by `affine_grid`, a batched matrix product whose rounding depends on the batch.
+    Where no draw fits it is the central crop, as large as ``bounds`` allow: as torchvision's
+    RandomResizedCrop.
+
+    Args:
+        draws: (B, n, 2), widths and heights in units of the root of the image's area; the first that
+            fits into the image is taken.
+        position: (B, 2), -1 at the left and top of the image, 1 at the right and bottom.
+        aspect: (B,), the image's width over its height.
+        bounds: of the crop's aspect ratio.
     """
-    _, _, height, width = images.shape
+    root = aspect.sqrt()
+    shares = draws * torch.stack((1 / root, root), dim=1)[:, None, :]
+    fits = (shares <= 1).all(dim=2)
+    first = (fits.cumsum(1) == 0).sum(1)  # how many do not fit before one does
+    row = first.clamp(max=draws.shape[1] - 1)[:, None, None].expand(-1, 1, 2)
+    largest = torch.stack((bounds[1] / aspect, aspect / bounds[0]), dim=1).clamp(max=1)
+    any_fits = fits.any(dim=1, keepdim=True)
+    size = torch.where(any_fits, shares.gather(1, row)[:, 0], largest)
+    return size, (1 - size) * torch.where(any_fits, position, 0.0)
+
+
+def resample(images: Tensor, matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Transform each image by its affine matrix (B, 2, 3) to ``size`` (height, width), bilinear.
+
+    ``align_corners=False``. Not by `affine_grid`, a batched matrix product whose rounding depends on the
+    batch.
+    """
+    height, width = size
     x, y = _centres(width, images)[None, None, :], _centres(height, images)[None, :, None]
     m = matrix[:, :, :, None, None]
     u = m[:, 0, 0] * x + m[:, 0, 2] + m[:, 0, 1] * y  # (B, H, W)

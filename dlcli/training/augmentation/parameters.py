@@ -42,7 +42,8 @@ OPERATIONS = (
 )
 _MAX_ROTATE, _MAX_SHEAR, _MAX_TRANSLATE, _MAX_FACTOR = 30.0, 0.3, 0.3, 0.9
 
-_CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratio of a crop, relative to that of the image
+CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratio of a crop, in pixels of the image
+_CROP_DRAWS = 10  # how often a crop is drawn that does not fit into the image
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)
 
 
@@ -79,7 +80,13 @@ class AugmentParameters:
 
     # int64 (N, 4): output row i comes from row steps[0] + steps[1] * i; likewise columns.
     steps: Ints | None = None
-    matrix: Floats | None = None  # (N, 2, 3): from output to source coordinates, both from -1 to 1
+    # From output to source coordinates, both from -1 to 1, without the crop: (N, 2, 2), and (N, 2).
+    linear: Floats | None = None
+    shift: Floats | None = None
+    # (N, 10, 2): widths and heights of crops, in units of the root of the image's area, of which the
+    # first is taken that fits into the image; (N, 2): where it lies, -1 at the left and top, 1 opposite.
+    crops: Floats | None = None
+    position: Floats | None = None
     factors: Floats | None = None  # (N, 3): of brightness, contrast and saturation
     operations: Ints | None = None  # (N, n): indices into OPERATIONS, applied in this order
     sharpness: Floats | None = None  # (N, n): the factor, where the operation is sharpness
@@ -151,7 +158,7 @@ class ParameterSampler:
         mirror = np.where(drawn, -1, 1)  # (N, 2): columns are x and y here
         shift = self._rng(epoch, "translate").uniform(-policy.translate, policy.translate, (n, 2))
         if policy.resamples:
-            return {"matrix": self._matrix(epoch, chosen, mirror, shift)}
+            return self._affine(epoch, chosen, mirror, shift) | self._crops(epoch)
         if policy.flip or policy.vertical_flip or policy.translate:
             return {"steps": self._steps(mirror, shift)}
         return {}
@@ -163,35 +170,37 @@ class ParameterSampler:
         (x0, y0), (dx, dy) = start.T, mirror.T
         return np.stack((y0, dy, x0, dx), axis=1)
 
-    def _matrix(self, epoch: int, chosen: _RandAugment, mirror: Ints, shift: Wide) -> Floats:
-        """Compose all geometric operations of a sample into one matrix, for a single interpolation.
+    def _affine(self, epoch: int, chosen: _RandAugment, mirror: Ints, shift: Wide) -> dict[str, Any]:
+        """Compose flip, shear and rotation of a sample into one matrix, for a single interpolation.
 
-        From output to source: flip, shear, rotation, scale to the crop, shift. Rotation and shear are
-        defined in pixels, so the matrix contains the aspect ratio of the image.
+        From output to source they come in this order, then scale to the crop, then shift. Rotation and
+        shear are defined in pixels, so the matrix contains the aspect ratio of the output.
         """
         policy, n = self.policy, self.samples
-        rng = self._rng(epoch, "crop")
-        area = rng.uniform(policy.crop_scale, 1, n)
-        ratio = _ratios(rng, _CROP_RATIO, n)
-        if policy.crop_scale == 1:
-            ratio = np.ones(n)
-        # A crop larger than the image is clipped to it; torchvision draws again.
-        crop = np.minimum(np.sqrt(np.stack((area * ratio, area / ratio), axis=1)), 1)  # (N, 2)
-        offset = (1 - crop) * rng.uniform(-1, 1, (n, 2)) + 2 * shift
-        offset += (
-            2 * _MAX_TRANSLATE * np.stack((chosen.sum("translate_x"), chosen.sum("translate_y")), axis=1)
-        )
-
+        drawn = np.stack((chosen.sum("translate_x"), chosen.sum("translate_y")), axis=1)
         degrees = self._rng(epoch, "rotation").uniform(-policy.rotation, policy.rotation, n)
         angle = np.deg2rad(degrees + _MAX_ROTATE * chosen.sum("rotate"))
         rotated = _matrices(np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle))
         one, zero = np.ones(n), np.zeros(n)
         sheared = _matrices(one, _MAX_SHEAR * chosen.sum("shear_x"), zero, one)
         sheared = sheared @ _matrices(one, zero, _MAX_SHEAR * chosen.sum("shear_y"), one)
-        linear = crop[:, :, None] * (rotated @ sheared) * mirror[:, None, :]
+        linear = (rotated @ sheared) * mirror[:, None, :]
         aspect = self.image.height / self.image.width
         linear *= ((1, aspect), (1 / aspect, 1))  # from pixels to coordinates from -1 to 1
-        return np.concatenate((linear, offset[:, :, None]), axis=2).astype(np.float32)
+        shifts = 2 * shift + 2 * _MAX_TRANSLATE * drawn
+        return {"linear": linear.astype(np.float32), "shift": shifts.astype(np.float32)}
+
+    def _crops(self, epoch: int) -> dict[str, Any]:
+        """Draw what `ops.crop` needs, as torchvision's RandomResizedCrop draws; {} without crops."""
+        policy, n = self.policy, self.samples
+        if policy.crop_scale == 1:
+            return {}
+        rng = self._rng(epoch, "crop")
+        position = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+        area = rng.uniform(policy.crop_scale, 1, (n, _CROP_DRAWS))
+        ratio = _ratios(rng, CROP_RATIO, (n, _CROP_DRAWS))
+        crops = np.sqrt(np.stack((area * ratio, area / ratio), axis=2), dtype=np.float32)
+        return {"crops": crops, "position": position}
 
     def _colours(self, epoch: int, chosen: _RandAugment) -> dict[str, Any]:
         policy = self.policy
@@ -263,9 +272,9 @@ class _RandAugment:
         return total
 
 
-def _ratios(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> Wide:
-    """Aspect ratios between the bounds (N,), log-uniform."""
-    return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), n))
+def _ratios(rng: np.random.Generator, bounds: tuple[float, float], size: int | tuple[int, ...]) -> Wide:
+    """Aspect ratios between the bounds, log-uniform."""
+    return np.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]), size))
 
 
 def _larger(share: Wide) -> Wide:

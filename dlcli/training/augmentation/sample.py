@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from dlcli.config import TrainConfig
-from dlcli.data.base import DataSource, Indices, Pixels, Targets
+from dlcli.data.base import DataSource, Indices, Inputs, Pixels, Samples, Targets
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions
 from dlcli.errors import DlcliError, UsageError
-from dlcli.task import TaskSpec
+from dlcli.task import ImageInput, TaskSpec
 from dlcli.training.augmentation.augment import make_augment, preview
 
 ROWS, EPOCHS = 8, 6
@@ -44,14 +44,9 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
     task, _ = KINDS.get("image").fit(source, config, needs)
     train = source.splits["train"]
     options = ReadOptions(workers=config.data.workers, on_bad_sample="skip")
-    reader = KINDS.get("image").reader(train, task, options)
-    try:
-        (pixels,), readable = reader.read(_by_class(source, config.fit.seed))
-    finally:
-        reader.close()
-    if not len(readable):
-        raise DlcliError(f"none of the selected training images can be read: {_first(reader.bad)}")
-    targets = reader.targets(readable)
+    chosen = _by_class(source, config.fit.seed)
+    (pixels,), readable = _read(train, task, options, chosen)
+    targets = train.targets[readable]
     augment = make_augment(
         config.augment,
         task,
@@ -61,9 +56,28 @@ def sample_augmented(source: DataSource, config: TrainConfig, needs: ModelNeeds)
     )
     if augment is None:
         return AugmentationSample(task, (pixels, targets), (), "augmentation: none", mixes=False)
-    previews = preview(augment, torch.from_numpy(pixels), torch.from_numpy(targets), readable, EPOCHS)
+    inputs: Inputs = (pixels,)
+    assert isinstance(task.input, ImageInput)
+    if (scale := augment.whole_scale(task.input, train)) is not None:
+        inputs, _ = _read(train, task, replace(options, whole_scale=scale), readable)
+    tensors = tuple(map(torch.from_numpy, inputs))
+    previews = preview(augment, tensors, torch.from_numpy(targets), readable, EPOCHS)
     varied = tuple((images.numpy(), mixed.numpy()) for images, mixed in previews)
     return AugmentationSample(task, (pixels, targets), varied, augment.sentence, augment.mixes)
+
+
+def _read(
+    train: Samples, task: TaskSpec, options: ReadOptions, indices: Indices
+) -> tuple[Inputs, Indices]:
+    """The inputs of the readable samples, and their indices. Raises: DlcliError without any."""
+    reader = KINDS.get("image").reader(train, task, options)
+    try:
+        inputs, readable = reader.read(indices)
+    finally:
+        reader.close()
+    if not len(readable):
+        raise DlcliError(f"none of the selected training images can be read: {_first(reader.bad)}")
+    return inputs, readable
 
 
 def _by_class(source: DataSource, seed: int) -> Indices:

@@ -95,7 +95,7 @@ def training_batches(job: FitJob) -> Generator[Batch, None, None]:
     """
     for epoch in itertools.count():
         usable = False
-        for batch in job.batches.epoch(epoch):
+        for batch in job.batches.epoch(epoch, augmented=True):
             if batch.is_usable(len(batch) * job.world.size):
                 usable = True
                 yield batch

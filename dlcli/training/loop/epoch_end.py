@@ -273,7 +273,7 @@ def finished(job: FitJob, progress: Progress) -> RunFinished:
         phase_s=progress.phase_s,
         samples_per_s=samples_per_s(progress),
         unit=kind_of(job.task).unit(job.task),
-        streamed=job.batches.reader.streams,
+        streamed=job.batches.streams,
         core_wait=job.clock.core_wait(),
         cores=usable_cores(),
     )

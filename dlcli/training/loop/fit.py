@@ -107,7 +107,7 @@ class Trainer:
         set_train_mode(job.model.module)
         stats = EpochStats(progress, job.device, main=job.world.main)
         self.timing.start_epoch(progress)
-        batches = job.batches.epoch(progress.epoch, start=progress.batch)
+        batches = job.batches.epoch(progress.epoch, start=progress.batch, augmented=True)
         for batch in job.clock.waits(batches, self.device_work):
             if progress.step >= job.total_steps:
                 break

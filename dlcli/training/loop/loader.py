@@ -75,8 +75,9 @@ class TrainBatches:
     ``draw(seed, epoch)`` replaces the permutation of an epoch: N indices, repetitions allowed;
     ``grouped`` keeps its neighbours together, instead of grouping samples by length. ``count`` gives
     the number that a loss divides by for targets, by default samples. This process is ``rank`` of the
-    plan's ``world_size``. ``features``, where set, gives the reader of an epoch whose samples go
-    through the frozen layers only once.
+    plan's ``world_size``. ``whole``, where set, reads the photos that random crops are taken from.
+    ``features``, where set, gives the reader of an epoch whose samples go through the frozen layers
+    only once.
     """
 
     def __init__(
@@ -90,8 +91,10 @@ class TrainBatches:
         count: Callable[[Targets], int] | None = None,
         rank: int = 0,
         grouped: bool = False,
+        whole: Reader | None = None,
     ) -> None:
         self.reader = reader
+        self.whole = whole
         self.plan = plan
         self.seed = seed
         self.device = device
@@ -106,6 +109,11 @@ class TrainBatches:
         """Steps per epoch."""
         return len(self.bounds) - 1
 
+    @property
+    def streams(self) -> bool:
+        """Whether what is trained on is decoded in every epoch."""
+        return (self.reader if self.whole is None else self.whole).streams
+
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """The samples of an epoch: a function of (seed, epoch)."""
         rng = np.random.default_rng([self.seed, epoch])
@@ -117,14 +125,18 @@ class TrainBatches:
             return order
         return group_by_length(order, self.reader.lengths, self.bounds, rng)
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """Batches ``start``, ``start + 1`` ... of an epoch; unreadable samples are left out."""
+    def epoch(self, epoch: int, *, start: int = 0, augmented: bool = False) -> Iterator[Batch]:
+        """Batches ``start``, ``start + 1`` ... of an epoch; unreadable samples are left out.
+
+        ``augmented``: they are to be augmented, and have the inputs that augmentation takes.
+        """
         order = self.order(epoch)
         spans = list(zip(self.bounds[start:-1], self.bounds[start + 1 :], strict=True))
         shares = [order[low:high][self.plan.rank_shares(high - low)[self._rank]] for low, high in spans]
         sizes = [high - low for low, high in spans]
         features = None if self.features is None else self.features(epoch)
-        reader = features or self.reader.at_epoch(self.seed, epoch)
+        samples = self.whole if augmented and self.whole is not None else self.reader
+        reader = features or samples.at_epoch(self.seed, epoch)
         split = self._resident_split(reader)
         if split is not None:
             gathered = (self._from_resident(split, share) for share in shares)
@@ -134,7 +146,7 @@ class TrainBatches:
             gathered = (self._from_host(*each) for each in host)
         for (inputs, targets, indices, count), planned in zip(gathered, sizes, strict=True):
             yield Batch(inputs, targets, indices, count, epoch, planned, features is not None)
-        self.reader.flush()
+        samples.flush()
 
     def example(self) -> Batch:
         """Two readable samples, or one where there is one: for a process whose share is empty.
@@ -151,7 +163,8 @@ class TrainBatches:
 
     def unreadable(self) -> DlcliError:
         """The error of a training split without a readable sample."""
-        first = next((f"; {name}: {reason}" for name, reason in self.reader.bad.items()), "")
+        bad = self.reader.bad | ({} if self.whole is None else self.whole.bad)
+        first = next((f"; {name}: {reason}" for name, reason in bad.items()), "")
         return DlcliError(
             f"none of the {len(self.reader)} samples of the train split can be used{first}"
         )
