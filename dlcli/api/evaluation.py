@@ -8,6 +8,7 @@ from typing import Any
 from dlcli.api.models import Model, load
 from dlcli.api.python_words import python_words
 from dlcli.config import EvalConfig
+from dlcli.errors import UsageError
 from dlcli.evaluation.ensemble import Ensemble
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
@@ -37,6 +38,9 @@ def evaluate(
     opened = model if isinstance(model, Model) else load(model)
     values = {**settings, "data": None if data is None else str(data), "split": split}
     config = validate(EvalConfig, values)
+    for name in ("calibrate", "thresholds", "explain", "ensemble"):
+        if getattr(config, name):
+            raise UsageError(f"{name} is what the command dlcli eval does", hint="run it in a shell")
     with allowing(config.data):
         samples = eval_data(opened.card, opened.artifact.path, config)
     return evaluate_ensemble(Ensemble([opened.artifact], tta=config.tta), samples, config)

@@ -14,7 +14,6 @@ from dlcli.commands.fitting import fit_on_val
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.recording import record_evaluations
 from dlcli.config import EvalConfig
-from dlcli.config.bounds import parse_coverage
 from dlcli.errors import BoundMissed, DlcliError, UsageError, nearest
 from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, check_links, run_of
 from dlcli.runs.folds import FoldsFolder, find_artifacts, folds_of
@@ -23,7 +22,6 @@ from dlcli.runs.saved import read_run
 if TYPE_CHECKING:
     from dlcli.evaluation.eval_data import EvalData
     from dlcli.evaluation.metrics import EvalResult
-    from dlcli.evaluation.metrics.base import IntervalRow
     from dlcli.events import Emit
     from dlcli.formats.base import Artifact
 
@@ -223,13 +221,11 @@ def _evaluate(
     from dlcli.ui.tables import print_eval
     from dlcli.ui.translations import print_translations
 
-    intervals = None if config.intervals is None else _intervals(models, data, config, emit)
     fitted = fit_on_val(models[0], data, config, emit)
     models = [_measured_by(fitted.model, config.metrics), *models[1:]]
     own = _own_run([model.path for model in models], config)
     shown = 0 if own is None else SHOWN
     measured = evaluate_ensemble(Ensemble(models, tta=config.tta), data, config, shown=shown, emit=emit)
-    measured = replace(measured, intervals=intervals or ())
     result = replace(measured, worst=measured.worst[: config.worst or 0])
     # A run has plots and figures of its own model alone.
     plots = _save_plots(models[0].path, result, emit) if len(models) == 1 else []
@@ -269,28 +265,6 @@ def _own_run(artifacts: Sequence[Path], config: EvalConfig) -> RunFolder | None:
         return None
     run = run_of(artifacts[0])
     return run if run is not None and artifacts[0] == run.best else None
-
-
-def _intervals(
-    models: Sequence[Artifact], data: EvalData, config: EvalConfig, emit: Emit
-) -> tuple[IntervalRow, ...]:
-    """Count the true values of the split that intervals by the errors on val contain."""
-    from dlcli.evaluation.conformal import absolute_errors, coverage_rows, fit_intervals
-    from dlcli.evaluation.ensemble import Ensemble
-
-    assert config.intervals is not None
-    if data.own and data.split in ("val", "all"):
-        raise UsageError(
-            f"--intervals: they are fitted to the errors on val, which {data.split} has",
-            hint="measure what they contain on other samples: --split test",
-        )
-    coverage = parse_coverage(config.intervals)
-    model, predict = models[0], Ensemble(models, tta=config.tta).predict
-    # The val split is the run's own; --data is what the coverage is measured on.
-    own = config if data.own else config.model_copy(update={"data": None})
-    fitted = fit_intervals(predict, model.card, model.path, own, coverage, emit)
-    errors = absolute_errors(predict, data.reader, model.card.task, data.split, emit)
-    return coverage_rows(errors, fitted, model.card.task)
 
 
 def _facts(models: Sequence[Artifact], note: str) -> dict[str, Any]:

@@ -78,7 +78,6 @@ def command(
     paths = find_artifacts(front or [None], runs_dir)
 
     from dlcli.data.kinds import ReadOptions, kind_of
-    from dlcli.evaluation.conformal import with_intervals
     from dlcli.evaluation.ensemble import Ensemble, check_members
     from dlcli.evaluation.evaluate import batch_size_of
     from dlcli.evaluation.predict import predict
@@ -129,10 +128,10 @@ def command(
             batch_size=config.batch_size or batch_size_of(ensemble),
             beams=config.beams,
             carried=carried.cells,
+            half_widths=None if intervals is None else intervals.half_widths,
         )
-        ends = None if intervals is None else with_intervals(predictions, intervals.half_widths)
         with destination(output) as stream:
-            WRITERS[chosen](prediction_rows(ends or predictions, head, carried, emit), stream, head)
+            WRITERS[chosen](prediction_rows(predictions, head, carried, emit), stream, head)
     if intervals is not None:
         _report_intervals(intervals, quiet=quiet or json_output)
     if output is not None:
@@ -173,8 +172,8 @@ def _intervals(
 
 
 def _interval_facts(intervals: Intervals, task: TaskSpec) -> dict[str, Any]:
-    """The coverage, and half the width of the intervals of each target, for JSON."""
-    widths = zip(task.targets, intervals.half_widths.tolist(), strict=True)
+    """The coverage, and half the widths of the intervals of each target, for JSON: of each step."""
+    widths = zip(task.targets, intervals.half_widths.T.tolist(), strict=True)
     return {
         "intervals": {
             "coverage": float(intervals.coverage),

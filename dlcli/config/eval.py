@@ -19,7 +19,9 @@ class Intervals(Frozen):
     """Intervals around predicted numbers"""
 
     intervals: Annotated[str | None, parsed_by(parse_coverage)] = setting(
-        None, "Regression: intervals that hold this share of true values, as 90%.", "--intervals"
+        None,
+        "Numbers, forecasts: intervals that hold this share of true values, as 90%.",
+        "--intervals",
     )
 
 

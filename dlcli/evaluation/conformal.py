@@ -4,34 +4,44 @@ An interval is the prediction plus and minus a quantile of the absolute errors o
 model was not fitted to. Where these and a new sample are exchangeable, it contains the true value of the
 new one with at least the probability that was asked for, whatever the model: Vovk, Gammerman and Shafer,
 "Algorithmic Learning in a Random World" (2005); Lei et al., arXiv:1604.04173, algorithm 2. The
-probability is over both: of one val split the coverage varies around it. N samples, R targets.
+probability is over both: of one val split the coverage varies around it.
+
+Of a forecast the samples are windows, and each step of the horizon has errors of its own. Windows
+overlap and follow each other in time, so they are not exchangeable: nothing is guaranteed there, and
+what the intervals contain is measured. No window of val predicts a row of test.
+
+N samples, R targets, H steps of a forecast, which others do not have: ([H,] R) is the shape of a sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dlcli.card import Card
 from dlcli.config import EvalConfig
+from dlcli.config.bounds import parse_coverage
 from dlcli.data.base import Inputs, Reader
 from dlcli.errors import DlcliError, UsageError
-from dlcli.evaluation.eval_data import eval_data
+from dlcli.evaluation.ensemble import Ensemble
+from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import batches, check_counted, default_batch_size
-from dlcli.evaluation.intervals import wilson
+from dlcli.evaluation.intervals import paired_bootstrap, wilson
 from dlcli.evaluation.metrics import make_counts
-from dlcli.evaluation.metrics.base import Floats, IntervalRow
-from dlcli.evaluation.predict import Prediction, unscale
+from dlcli.evaluation.metrics.base import Floats, IntervalRow, IntervalStep
+from dlcli.evaluation.predict import unscale
 from dlcli.events import Emit, ignore
 from dlcli.formats.base import Outputs
 from dlcli.runs.folder import run_of
 from dlcli.task import TaskSpec
+
+NUMBERS = ("regression", "forecast")  # the tasks whose predictions have intervals
+MAX_ERRORS = 2**25  # held at a time, 256 MiB; of more samples only some are used
 
 
 def absolute_errors(
@@ -40,28 +50,28 @@ def absolute_errors(
     task: TaskSpec,
     split: str,
     emit: Emit = ignore,
-) -> Floats:
-    """The absolute errors of a regression, (N, R), in the data's units, of all readable samples.
+) -> Iterator[Floats]:
+    """The absolute errors of numbers, batch after batch (n, [H,] R), of all readable samples.
 
-    Raises: DlcliError where none can be read or an output is not finite.
+    In the data's units, or where each of several series has a scale of its own, in that scale. Raises:
+    DlcliError where no sample can be read or an output is not finite.
     """
-    errors = [
-        np.abs(unscale(predict(inputs), task) - reader.targets(indices))
-        for inputs, indices in batches(reader, default_batch_size(task), split, emit)
-    ]
-    if not errors:
+    counted = 0
+    for inputs, indices in batches(reader, default_batch_size(task), split, emit):
+        errors = np.abs(unscale(predict(inputs), task) - reader.targets(indices))
+        if not np.isfinite(errors).all():
+            raise DlcliError(
+                f"some outputs of the {split} split are NaN or infinite: there are no intervals"
+            )
+        counted += len(errors)
+        yield errors
+    if not counted:
         check_counted(make_counts(task), reader, split)  # says why
-    together = np.concatenate(errors)
-    if not np.isfinite(together).all():
-        raise DlcliError(
-            f"some outputs of the {split} split are NaN or infinite: there are no intervals"
-        )
-    return together
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Half the widths, (R,), of intervals for a ``coverage``, from the errors of ``samples``."""
+    """Half the widths, ([H,] R), of intervals for a ``coverage``, from the errors of ``samples``."""
 
     coverage: Fraction
     half_widths: Floats
@@ -69,6 +79,12 @@ class Intervals:
 
     def words(self) -> str:
         """What they are, and what they assume."""
+        if self.half_widths.ndim > 1:
+            return (
+                f"{percent(self.coverage)} intervals, of each step by the errors of {self.samples:,} "
+                "val windows: they hold the true value about that often where errors stay as large as "
+                "on val; windows overlap and times change, so nothing guarantees it"
+            )
         return (
             f"{percent(self.coverage)} intervals, by the errors of {self.samples:,} val samples: they "
             "hold the true value that often where new samples come from the same distribution as val"
@@ -88,20 +104,25 @@ def fit_intervals(
     Raises: UsageError where the model is no regression or its val split is not known; DlcliError.
     """
     kind = card.task.kind
-    if kind != "regression":
-        raise UsageError(f"--intervals is for regression, and this model does {kind}")
+    if kind not in NUMBERS:
+        raise UsageError(f"--intervals is for regression and forecasts, and this model does {kind}")
     if run_of(artifact) is None:
         raise UsageError(
             f"--intervals: {artifact} lies in no run, which would know what its val split is",
             hint="name the run, or a file in its folder",
         )
     data = eval_data(card, artifact, config.model_copy(update={"split": "val"}))
-    errors = absolute_errors(predict, data.reader, card.task, "val", emit)
-    return Intervals(coverage, half_widths(errors, coverage), len(errors))
+    every = -(-len(data.reader) * card.task.num_outputs // MAX_ERRORS)
+    parts, seen = [], 0
+    for errors in absolute_errors(predict, data.reader, card.task, "val", emit):
+        parts.append(errors[-seen % every :: every])  # of all samples every k-th, k = ``every``
+        seen += len(errors)
+    together = np.concatenate(parts)
+    return Intervals(coverage, half_widths(together, coverage), len(together))
 
 
 def half_widths(errors: Floats, coverage: Fraction) -> Floats:
-    """Half the widths of intervals, (R,), from the absolute errors of the val split (n, R).
+    """Half the widths of intervals, ([H,] R), from the absolute errors of the val split (n, [H,] R).
 
     They are the ceil((n + 1) * coverage)-th smallest of them. Raises: DlcliError where n is too small
     for the coverage: the intervals would have no end.
@@ -118,42 +139,68 @@ def half_widths(errors: Floats, coverage: Fraction) -> Floats:
     return widths
 
 
-def coverage_rows(errors: Floats, intervals: Intervals, task: TaskSpec) -> tuple[IntervalRow, ...]:
-    """How many of the samples with these ``errors`` (N, R) the intervals of each target contain."""
+def measure_intervals(
+    ensemble: Ensemble, data: EvalData, config: EvalConfig, emit: Emit = ignore
+) -> tuple[IntervalRow, ...]:
+    """Fit the intervals of ``config`` on val, and count the true values of ``data`` that they contain.
+
+    The ensemble is of one model. Raises: UsageError, DlcliError.
+    """
+    assert config.intervals is not None
+    if data.own and data.split in ("val", "all"):
+        raise UsageError(
+            f"--intervals: they are fitted to the errors on val, which {data.split} has",
+            hint="measure what they contain on other samples: --split test",
+        )
+    model, coverage = ensemble.members[0], parse_coverage(config.intervals)
+    # The val split is the run's own; --data is what the coverage is measured on.
+    own = config if data.own else config.model_copy(update={"data": None})
+    fitted = fit_intervals(ensemble.predict, model.card, model.path, own, coverage, emit)
+    task = model.card.task
+    errors = absolute_errors(ensemble.predict, data.reader, task, data.split, emit)
+    return coverage_rows(errors, fitted, task)
+
+
+def coverage_rows(
+    errors: Iterable[Floats], intervals: Intervals, task: TaskSpec
+) -> tuple[IntervalRow, ...]:
+    """The share of true values that the intervals of each target contain.
+
+    ``errors`` are the batches of `absolute_errors` of a split. The share's own interval is Wilson's; of
+    a forecast, whose steps and windows depend on each other, that of a bootstrap of blocks of windows.
+    """
+    widths = intervals.half_widths
+    shares, by_step = [], np.zeros(widths.shape)
+    for batch in errors:
+        inside = batch <= widths
+        shares.append(inside.reshape(len(batch), -1, widths.shape[-1]).mean(axis=1))
+        by_step += inside.sum(axis=0)
+    by_sample = np.concatenate(shares)  # (N, R)
+    by_step /= len(by_sample)
     rows = []
-    widths = intervals.half_widths.tolist()
-    for target, own, width in zip(task.targets, errors.T, widths, strict=True):
-        inside = int((own <= width).sum())
-        share, (low, high) = inside / len(own), wilson(inside, len(own))
+    for index, target in enumerate(task.targets):
+        own = by_sample[:, index]
+        share = float(own.mean())
+        steps: tuple[IntervalStep, ...] = ()
+        if widths.ndim == 1:
+            low, high = wilson(int(own.sum()), len(own))
+        else:
+            low, high = paired_bootstrap(own, np.zeros_like(own), block=task.horizon)
+            pairs = zip(widths[:, index].tolist(), by_step[:, index].tolist(), strict=True)
+            steps = tuple(IntervalStep(step, *pair) for step, pair in enumerate(pairs, 1))
         rows.append(
             IntervalRow(
                 name=target.name,
                 coverage=float(intervals.coverage),
-                half_width=width,
+                half_width=float(widths[..., index].mean()),
                 val_samples=intervals.samples,
                 covered=share,
                 low=low,
                 high=high,
+                steps=steps,
             )
         )
     return tuple(rows)
-
-
-def with_intervals(predictions: Iterable[Prediction], half_widths: Floats) -> Iterator[Prediction]:
-    """The same predictions with ``low`` and ``high`` after the values, as these are named."""
-    for prediction in predictions:
-        rows = tuple({**row, **_bounds(row, half_widths.tolist())} for row in prediction.rows)
-        yield replace(prediction, rows=rows)
-
-
-def _bounds(row: Mapping[str, Any], widths: list[float]) -> dict[str, Any]:
-    if "values" not in row:
-        return {"low": row["value"] - widths[0], "high": row["value"] + widths[0]}
-    values = list(zip(row["values"].items(), widths, strict=True))
-    return {
-        "low": {name: value - width for (name, value), width in values},
-        "high": {name: value + width for (name, value), width in values},
-    }
 
 
 def percent(coverage: Fraction) -> str:

@@ -8,6 +8,7 @@ from dlcli.config import EvalConfig
 from dlcli.data.base import Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.evaluation.baselines.compare import compare_with_baselines
+from dlcli.evaluation.conformal import measure_intervals
 from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.ensemble import Ensemble, member_row
 from dlcli.evaluation.eval_data import EvalData
@@ -32,6 +33,7 @@ def evaluate_ensemble(
     task, several = ensemble.task, len(ensemble.members) > 1
     if config.worst is not None:
         check_worst(task)
+    intervals = () if config.intervals is None else measure_intervals(ensemble, data, config, emit)
     losses = SampleLosses(task)
     reader, alone, counts = count_members(ensemble, data, config, losses, emit=emit)
     check_counted(counts, reader, data.split)
@@ -40,7 +42,7 @@ def evaluate_ensemble(
         for artifact, own in zip(ensemble.members, alone, strict=True)
         if several
     )
-    result = replace(counts.result(data.split, reader.bad), members=members)
+    result = replace(counts.result(data.split, reader.bad), members=members, intervals=intervals)
     if task.kind == "seq2seq":
         score = bleu(ensemble.predict, reader, task, split=data.split, beams=config.beams, emit=emit)
         result = replace(result, metrics={**result.metrics, "bleu": score})

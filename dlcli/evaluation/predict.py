@@ -12,9 +12,8 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
+from dlcli.data.base import Floats, Indices, Inputs, Reader, SeriesRows
 from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.evaluation.decisions import decision_scores
@@ -39,7 +38,7 @@ class Prediction:
     ``values`` by name where there are several targets. Forecast: a row per step, ``step`` from 1, its
     ``time``, the ``series`` where the table has several, and ``value`` or
     ``values``. Seq2seq: ``text``. Embedding: ``embedding``, a list of its numbers. Values
-    are in the data's own units.
+    are in the data's own units. Intervals add their ends ``low`` and ``high``, by name as the values.
     """
 
     input: str
@@ -56,15 +55,17 @@ def predict(
     batch_size: int | None = None,
     beams: int = 1,
     carried: Callable[[int], Mapping[str, Any]] = lambda index: _NOTHING,
+    half_widths: Floats | None = None,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the reader's samples; a few batches are in memory at a time.
 
     ``model`` is an artifact's `predict`. ``top_k`` is for classification, where None is the
     probabilities of all classes in their order; ``beams`` for seq2seq, where 1 is greedy. ``carried``
-    gives the cells of the input that a sample's rows begin with.
+    gives the cells of the input that a sample's rows begin with. ``half_widths`` ([H,] R) are those of
+    intervals around numbers.
     """
     check_beams(task, beams)
-    predict_rows = row_function(model, task, top_k, beams)
+    predict_rows = row_function(model, task, top_k, beams, half_widths)
     names = reader.samples.ids
     try:
         for indices, inputs, readable in prefetch(
@@ -98,7 +99,7 @@ def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
 
 
 def row_function(
-    model: Predict, task: TaskSpec, top_k: int | None, beams: int
+    model: Predict, task: TaskSpec, top_k: int | None, beams: int, half_widths: Floats | None = None
 ) -> Callable[[Inputs, SeriesRows | None], list[Rows]]:
     """The function from the inputs of a batch, and its series, to the rows of each sample.
 
@@ -109,11 +110,11 @@ def row_function(
             ({"text": text},) for text in translate(model, inputs, task, beams=beams)
         ]
     if task.kind == "forecast":
-        return lambda inputs, series: _steps(model(inputs), series, task=task)
+        return lambda inputs, series: _steps(model(inputs), series, task=task, half_widths=half_widths)
     row_functions: dict[str, Callable[[Outputs], list[Rows]]] = {
         "classification": partial(_ranked, task=task, top_k=top_k),
         "multilabel": partial(_labels, task=task),
-        "regression": partial(_numbers, task=task),
+        "regression": partial(_numbers, task=task, half_widths=half_widths),
         "embedding": _vectors,
     }
     rows_of = row_functions[task.kind]
@@ -142,19 +143,23 @@ def _labels(logits: Outputs, *, task: TaskSpec) -> list[Rows]:
     return rows
 
 
-def _numbers(outputs: Outputs, *, task: TaskSpec) -> list[Rows]:
+def _numbers(outputs: Outputs, *, task: TaskSpec, half_widths: Floats | None) -> list[Rows]:
     """Values of (B, R) in the data's units."""
-    return [(_values(row, task),) for row in unscale(outputs, task).tolist()]
+    return [(row,) for row in _value_rows(unscale(outputs, task), half_widths, task)]
 
 
-def _steps(outputs: Outputs, series: SeriesRows | None, *, task: TaskSpec) -> list[Rows]:
+def _steps(
+    outputs: Outputs, series: SeriesRows | None, *, task: TaskSpec, half_widths: Floats | None
+) -> list[Rows]:
     """A row per step, from (B, horizon, R)."""
-    values = unscale(outputs, task)
+    values, widths = unscale(outputs, task), half_widths
     if series is not None:
         values = values * series.std[:, None] + series.mean[:, None]
+        widths = None if widths is None else widths * series.std[:, None]
+    own = [None] * len(values) if widths is None else np.broadcast_to(widths, values.shape)
     return [
-        tuple({"step": step, **_values(row, task)} for step, row in enumerate(rows, 1))
-        for rows in values.tolist()
+        tuple({"step": step, **row} for step, row in enumerate(_value_rows(*window, task), 1))
+        for window in zip(values, own, strict=True)
     ]
 
 
@@ -163,13 +168,26 @@ def _vectors(outputs: Outputs) -> list[Rows]:
     return [({"embedding": row},) for row in outputs.astype(np.float64).round(7).tolist()]
 
 
-def _values(row: list[float], task: TaskSpec) -> dict[str, Any]:
-    if len(row) == 1:
-        return {"value": row[0]}
-    return {"values": {target.name: v for target, v in zip(task.targets, row, strict=True)}}
+def _value_rows(values: Floats, half_widths: Floats | None, task: TaskSpec) -> list[dict[str, Any]]:
+    """A row for each of the values (n, R) in the data's units, with the ends of intervals ([n,] R)."""
+    parts = [values] if half_widths is None else [values, values - half_widths, values + half_widths]
+    rows = np.stack(parts, axis=1).tolist()
+    if len(task.targets) == 1:
+        return [
+            {key: number for key, (number,) in zip(("value", "low", "high"), row, strict=False)}
+            for row in rows
+        ]
+    names = [target.name for target in task.targets]
+    return [
+        {
+            key: dict(zip(names, numbers, strict=True))
+            for key, numbers in zip(("values", "low", "high"), row, strict=False)
+        }
+        for row in rows
+    ]
 
 
-def unscale(outputs: Outputs, task: TaskSpec) -> npt.NDArray[np.float64]:
+def unscale(outputs: Outputs, task: TaskSpec) -> Floats:
     """Scaled numbers (..., R) in the units of the task's targets, in float64."""
     mean = np.array([target.mean for target in task.targets])
     std = np.array([target.std for target in task.targets])

@@ -27,6 +27,7 @@ from dlcli.report.blocks import (
 from dlcli.report.charts import Line, Mark
 from dlcli.report.reading import RunFacts
 from dlcli.ui.differences import baseline_sentence, interval, verdict
+from dlcli.ui.intervals import interval_cells, interval_heads, interval_title
 from dlcli.ui.plots.run import ERRORS, second_metric
 from dlcli.ui.slices import slice_cells, worst_words
 from dlcli.ui.tables import meaning, metric_order
@@ -208,7 +209,8 @@ def errors(result: EvalResult, noun: str) -> Section | None:
         if rest is not None:
             blocks.append(Details(f"All {plural(len(result.per_class), noun)}", [rest]))
     blocks += _slices(result)
-    blocks += [table for table in (_targets(result), _series(result), _translations(result)) if table]
+    tables = (_targets(result), _intervals(result), _series(result), _translations(result))
+    blocks += [table for table in tables if table]
     return Section("errors", f"Where it errs, on {split}", blocks) if blocks else None
 
 
@@ -235,6 +237,14 @@ def _scatter_caption(result: EvalResult) -> str:
     where = ", last step of the horizon" if result.task == "forecast" else ""
     shown = f"{len(result.points):,} of " if len(result.points) < result.samples else ""
     return f"{shorten(name, 40)}{where}: {shown}{plural(result.samples, 'sample')} of {result.split}"
+
+
+def _intervals(result: EvalResult) -> Table | None:
+    """What the intervals of `eval --intervals` contain."""
+    rows = result.intervals
+    if not rows:
+        return None
+    return Table(interval_title(rows).capitalize(), interval_heads(result.split), interval_cells(rows))
 
 
 def _targets(result: EvalResult) -> Table | None:

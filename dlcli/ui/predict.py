@@ -47,7 +47,7 @@ def print_predictions(
         "classification": _classes,
         "multilabel": _labels,
         "regression": partial(_values, intervals=intervals),
-        "forecast": partial(_values, timed=timed),
+        "forecast": partial(_values, timed=timed, intervals=intervals),
         "seq2seq": _texts,
         "embedding": _vectors,
     }

@@ -27,7 +27,7 @@ _JSON_KEYS = {
     "classification": ("top_k", "probabilities"),
     "multilabel": ("probabilities",),
     "regression": ("values", "low", "high"),
-    "forecast": ("values", "time", "series"),
+    "forecast": ("values", "time", "series", "low", "high"),
     "embedding": ("embedding",),
 }
 
@@ -114,7 +114,7 @@ def reserved_names(task: TaskSpec, top_k: int | None) -> set[str]:
 
 def interval_columns(task: TaskSpec) -> list[str]:
     """Return the columns of the ends of intervals in CSV: those of each target in turn."""
-    if task.kind != "regression":
+    if task.kind not in ("regression", "forecast"):
         return []
     return [f"{end}_{target.name}" for target in task.targets for end in ("low", "high")]
 

@@ -12,13 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from tiny_data import write_csv
 from training_runs import train_run
 
+import dlcli
 from dlcli.cli import main
 from dlcli.config.bounds import parse_coverage
+from dlcli.data.base import SeriesRows
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.conformal import half_widths
+from dlcli.evaluation.predict import row_function
 from dlcli.runs.folder import RunFolder
 
 COLUMNS = ("x", "z", "price", "weight")
@@ -46,6 +50,30 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train_run(here / "runs", name, settings)
     write_csv(here / "new.csv", COLUMNS, rows(7, 1))
     return here
+
+
+def write_hours(path: Path, test_rows: float = 1.0) -> Path:
+    """Two autoregressive channels of 600 hours; those of the test split, the last 60, times a factor."""
+    rng = np.random.default_rng(2)
+    values = np.zeros((600, 2))
+    for row in range(1, 600):
+        values[row] = 0.9 * values[row - 1] + rng.normal(0, (1, 5))
+    values[540:] *= test_rows
+    hours = np.datetime_as_string(np.datetime64("2024-01-01T00") + np.arange(600))
+    cells = [[hour, *(f"{one:.6f}" for one in row)] for hour, row in zip(hours, values, strict=True)]
+    return write_csv(path, ("date", "a", "b"), cells)
+
+
+@pytest.fixture(scope="module")
+def hours(trained: Path) -> Path:
+    """A run "hours", a forecast of three steps of two channels."""
+    settings = {
+        "data": {"data": str(write_hours(trained / "hours.csv")), "window": 8, "horizon": 3},
+        "model": {"name": "linear"},
+        "fit": {"epochs": 4, "log_every": 0, "device": "cpu"},
+    }
+    train_run(trained / "runs", "hours", settings)
+    return trained
 
 
 @pytest.fixture
@@ -130,6 +158,73 @@ def test_eval_counts_what_they_contain_and_predict_gives_their_ends(
     screen, err = printed(capsys, "predict", name, "new.csv", "--intervals", "90%")
     assert "come from the same distribution as val" in err
     assert "low" in screen.splitlines()[0]
+
+
+def test_steps_of_a_forecast_have_intervals_of_their_own(
+    hours: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = printed(capsys, "eval", "hours", "--intervals", "90%", "--json")
+    measured = {row["name"]: row for row in json.loads(out)["intervals"]}
+    assert [step["step"] for step in measured["a"]["steps"]] == [1, 2, 3]
+    for row in measured.values():
+        widths = [step["half_width"] for step in row["steps"]]
+        assert widths == sorted(widths)  # a step further is less certain
+        assert row["half_width"] == pytest.approx(np.mean(widths))
+        assert row["covered"] == pytest.approx(np.mean([step["covered"] for step in row["steps"]]))
+        assert row["low"] <= row["covered"] <= row["high"]
+        assert 0.7 < row["covered"] <= 1
+    screen, _ = printed(capsys, "eval", "hours", "--intervals", "90%")
+    assert "step 3" in screen
+    assert "step 2" not in screen
+
+    out, _ = printed(capsys, "predict", "hours", "hours.csv", "--intervals", "90%", "--json")
+    result = json.loads(out)
+    assert "nothing guarantees it" in result["intervals"]["note"]
+    text, _ = printed(
+        capsys, "predict", "hours", "hours.csv", "--intervals", "90%", "-f", "csv", "--quiet"
+    )
+    table = list(csv.DictReader(io.StringIO(text)))
+    for row, cells in zip(result["predictions"], table, strict=True):
+        for name, known in measured.items():
+            width = known["steps"][row["step"] - 1]["half_width"]
+            assert result["intervals"]["half_widths"][name][row["step"] - 1] == pytest.approx(width)
+            low, value, high = (row[key][name] for key in ("low", "values", "high"))
+            assert (value - low, high - value) == pytest.approx((width, width))
+            assert (float(cells[f"low_{name}"]), float(cells[f"high_{name}"])) == pytest.approx(
+                (low, high), rel=1e-6
+            )
+
+
+def test_no_row_of_test_has_a_part_in_the_intervals_of_a_forecast(
+    hours: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def widths() -> Any:
+        out, _ = printed(capsys, "predict", "hours", "hours.csv", "--intervals", "90%", "--json")
+        return json.loads(out)["intervals"]["half_widths"]
+
+    before = widths()
+    write_hours(here / "hours.csv", test_rows=100.0)
+    try:
+        assert widths() == before
+    finally:
+        write_hours(here / "hours.csv")
+
+
+def test_series_with_a_scale_each_have_intervals_in_their_own_units() -> None:
+    task = tiny.make_task(tiny.series(), "forecast", targets=("u",), horizon=2)
+    scale = SeriesRows(("x", "y"), np.array([0, 1]), np.zeros((2, 1)), np.array([[1.0], [100.0]]))
+    widths = np.array([[1.0], [2.0]])
+    outputs = np.zeros((2, 2, 1), np.float32)
+    steps = row_function(lambda inputs: outputs, task, 1, 1, widths)((), scale)
+    ends = [[row["high"] - row["value"] for row in rows] for rows in steps]
+    assert ends == [[1, 2], [100, 200]]
+
+
+def test_python_measures_intervals_too(hours: Path, here: Path) -> None:
+    (row, _) = dlcli.evaluate("hours", intervals="80%").intervals
+    assert row.coverage == 0.8
+    with pytest.raises(UsageError, match="calibrate is what the command"):
+        dlcli.evaluate("hours", calibrate=True)
 
 
 def test_an_export_in_the_run_has_the_same_intervals(

@@ -90,11 +90,22 @@ class TargetRow:
 
 
 @dataclass(frozen=True)
+class IntervalStep:
+    """Intervals of one step of a horizon, from 1, and the share of the true values they contain."""
+
+    step: int
+    half_width: float
+    covered: float
+
+
+@dataclass(frozen=True)
 class IntervalRow:
-    """Intervals of one regression target, the prediction +- ``half_width``, in the data's own units.
+    """Intervals of one target, the prediction +- ``half_width``, in the data's own units.
 
     They are for a share ``coverage`` of the samples, by the errors of ``val_samples``. ``covered`` is
-    the share of the samples evaluated that they contain, ``low`` and ``high`` its 95 % interval.
+    the share of the true values of the samples evaluated that they contain, ``low`` and ``high`` its
+    95 % interval (infinite for too few windows). Of a forecast ``half_width`` is the mean over
+    ``steps``; where each of several series has a scale of its own, widths are in that scale.
     """
 
     name: str
@@ -104,6 +115,7 @@ class IntervalRow:
     covered: float
     low: float
     high: float
+    steps: tuple[IntervalStep, ...] = ()
 
 
 @dataclass(frozen=True)
