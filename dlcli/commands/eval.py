@@ -74,7 +74,6 @@ def command(
     compared = len(paths) > 1 and not config.ensemble
     _check(config, paths, output)
 
-    from dlcli.data.tables.slices import check_column
     from dlcli.evaluation.ensemble import check_members, seen_in_training
     from dlcli.evaluation.eval_data import eval_data
     from dlcli.evaluation.explanations import check_explained
@@ -88,8 +87,6 @@ def command(
     _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
     check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
     data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
-    for column in config.slices:
-        check_column(data.reader.samples, column)
     with progress_sink(quiet, json_output) as emit:
         models = [
             open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files

@@ -39,7 +39,9 @@ class EvalConfig(Intervals, UserMetrics, BadSamples, Inference, EvaluationData):
         False, "Explain the worst samples in the run's report, as dlcli explain does.", "--explain"
     )
     slices: tuple[str, ...] = setting(
-        (), "Column of a table: the metric by its values, or its quartiles; may be repeated.", "--slice"
+        (),
+        "The metric by a column's values or quartiles, or by length (texts), pixels, aspect (images).",
+        "--slice",
     )
     ensemble: bool = setting(
         False, "Average the predictions of several models, instead of comparing them.", "--ensemble"

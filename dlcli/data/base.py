@@ -147,9 +147,10 @@ class Samples:
 
     ``ids`` are stable names of the samples (a path relative to the root, or ``train/17``); ``targets``
     are `Targets`, where class indices refer to the class names of the source. The samples of a group (a
-    patient, a user) stay in one split; ``groups`` is None without groups. ``source_rows`` are those of
-    the inputs of `predict`, where some are rows of tables. ``live`` draws the items anew, where
-    they are only one reading of them. ``notices`` are about inputs of `predict` that are no samples.
+    patient, a user) stay in one split; ``groups`` is None without groups. ``source_rows`` are the rows
+    of tables that texts, images and the inputs of `predict` are, where they are some. ``live`` draws the
+    items anew, where they are only one reading of them. ``notices`` are about inputs of `predict` that
+    are no samples.
     """
 
     ids: tuple[str, ...]

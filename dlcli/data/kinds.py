@@ -6,7 +6,7 @@ into the arrays that a model takes. Models never see a file; readers never see a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SpecT = TypeVar("SpecT", bound=InputSpec)
 SpecT_contra = TypeVar("SpecT_contra", bound=InputSpec, contravariant=True)
 Facts = tuple[tuple[str, str], ...]  # (name, value) pairs
+Measure = Callable[[Samples], Sequence[float]]  # a number of each sample, NaN where it has none
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class DataKind(Generic[SpecT]):
     ``unit(task)``, the word for samples. ``preview(samples, inputs, spec)``: the one sample of
     ``samples``, whose `Reader.read` gave ``inputs``, to look at. ``occlude(items, inputs, task)``: the
     parts of one sample, and the sample without each, for explanations; None where it has no parts.
+    ``measures``: numbers of samples by which `eval --slice` groups them, by name.
     ``own_settings``: keys of settings that apply to this kind and not to all.
     """
 
@@ -160,6 +162,7 @@ class DataKind(Generic[SpecT]):
     unit: Callable[[TaskSpec], str] = lambda task: "samples"
     preview: Callable[[Samples, Inputs, SpecT], Preview] = lambda samples, inputs, spec: Preview()
     occlude: Callable[[Items, Inputs, TaskSpec], Occlusion] | None = None
+    measures: Mapping[str, Measure] = field(default_factory=dict)
     own_settings: tuple[str, ...] = ()
     inputs_by_task: bool = True
     why_missing: Callable[[str], str | None] = lambda name: None

@@ -1,4 +1,4 @@
-"""Which rows of which tables samples are, so that predictions can be joined to them. NumPy only."""
+"""Which rows of which tables samples are: for the other columns of these rows. NumPy only."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ class SourceRows:
         counts = [count for _, count in parts]
         rows = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
         return cls(files, np.repeat(np.array(codes, dtype=np.int64), counts), rows, tuple(columns))
+
+    @classmethod
+    def in_table(cls, file: str, rows: Indices, columns: Sequence[str] = ()) -> SourceRows:
+        """These rows of one table."""
+        return cls((file,), np.zeros(len(rows), dtype=np.int64), rows, tuple(columns))
+
+    @classmethod
+    def joined(cls, parts: Sequence[SourceRows | None]) -> SourceRows | None:
+        """The rows of several groups of samples, one after the other; None where one has none."""
+        known = [part for part in parts if part is not None]
+        if not known or len(known) < len(parts):
+            return None
+        files = tuple(dict.fromkeys(file for part in known for file in part.files))
+        codes = [
+            np.array([*(files.index(file) for file in part.files), -1])[part.codes] for part in known
+        ]
+        rows = np.concatenate([part.rows for part in known])
+        return cls(files, np.concatenate(codes).astype(np.int64), rows, known[0].columns)
 
     def take(self, indices: Indices) -> SourceRows:
         """The rows of the samples at ``indices``, in that order."""

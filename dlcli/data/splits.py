@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dlcli.checksums import change_message, with_checksums
 from dlcli.data.base import DataSource, Samples, Targets
 from dlcli.data.copies import copy_units
+from dlcli.data.source_rows import SourceRows
 from dlcli.errors import DlcliError
 from dlcli.files import read_json, write_json
 
@@ -262,12 +263,14 @@ def take_from(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples
         start += len(part)
     ids = [id_ for part in parts for id_ in part.ids]
     groups = [g for part in parts for g in part.groups or ()]
+    source = SourceRows.joined([part.source_rows for part in parts])
     live = [part.live for part in parts if part.live is not None]
     return Samples(
         ids=tuple(ids[i] for i in where),
         targets=np.concatenate([part.targets for part in parts])[where],
         items=parts[0].items.gather([part.items for part in parts], where),
         groups=tuple(groups[i] for i in where) if groups else None,
+        source_rows=None if source is None else source.take(where),
         live=live[0].gather(live, where) if live else None,
     )
 

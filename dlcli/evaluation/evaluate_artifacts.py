@@ -7,6 +7,7 @@ from dataclasses import replace
 from dlcli.config import EvalConfig
 from dlcli.data.base import Reader
 from dlcli.data.kinds import ReadOptions, kind_of
+from dlcli.data.slices import groups_of
 from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.conformal import measure_intervals
 from dlcli.evaluation.differences import compared_metric
@@ -34,6 +35,8 @@ def evaluate_ensemble(
     if config.worst is not None:
         check_worst(task)
     intervals = () if config.intervals is None else measure_intervals(ensemble, data, config, emit)
+    samples, measures = data.reader.samples, kind_of(task).measures
+    groups = {name: groups_of(samples, name, measures) for name in config.slices}
     losses = SampleLosses(task)
     reader, alone, counts = count_members(ensemble, data, config, losses, emit=emit)
     check_counted(counts, reader, data.split)
@@ -63,8 +66,8 @@ def evaluate_ensemble(
         )
         result = replace(result, worst=worst)
     metric = compared_metric(ensemble.members[0].card.monitor, counts, task)
-    if config.slices:
-        rows = slice_rows(reader.samples, config.slices, counts, losses.indices, metric, task)
+    if groups:
+        rows = slice_rows(len(samples), groups, counts, losses.indices, metric, task)
         result = replace(result, slices=rows)
     if data.train is None:
         return result

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dlcli.data.base import Indices, Samples
-from dlcli.data.tables.slices import groups_of
+from dlcli.data.base import Indices
 from dlcli.evaluation.intervals import metric_bootstrap, paired_bootstrap, wilson
 from dlcli.evaluation.metrics import Counts, direction
 from dlcli.evaluation.metrics.base import ROOTED, SliceRow
@@ -16,25 +15,24 @@ from dlcli.task import TaskSpec
 
 
 def slice_rows(
-    samples: Samples,
-    columns: Sequence[str],
+    samples: int,
+    groups: Mapping[str, Mapping[str, Indices]],
     counts: Counts,
     order: Indices,
     metric: str,
     task: TaskSpec,
 ) -> tuple[SliceRow, ...]:
-    """The metric of each group of each column.
+    """The metric of each of the ``groups`` of each column, which are indices of the ``samples``.
 
-    ``order`` (N,) are the samples as ``counts`` has them; unreadable ones are not among them. Raises:
-    UsageError for a column that there is not.
+    ``order`` (N,) are the samples as ``counts`` has them; unreadable ones are not among them.
     """
     overall = counts.metrics().get(metric, math.nan)
-    position = np.full(len(samples), -1)
+    position = np.full(samples, -1)
     position[order] = np.arange(len(order))
     rows: list[SliceRow] = []
-    for column in columns:
+    for column, named in groups.items():
         own = []
-        for name, members in groups_of(samples, column).items():
+        for name, members in named.items():
             where = position[members]
             where = where[where >= 0].astype(np.int64)
             if len(where):

@@ -20,6 +20,7 @@ from dlcli.data.images.description import describe
 from dlcli.data.images.folder import PHOTOS, read_folder, read_other_folder
 from dlcli.data.images.inputs import image_inputs, why_no_image
 from dlcli.data.images.manifest import find_manifest, is_manifest, read_manifest
+from dlcli.data.images.measures import aspects, pixels
 from dlcli.data.images.occlusion import occlude_image
 from dlcli.data.images.readable import check_readable_classes
 from dlcli.data.images.reader import PixelReader
@@ -227,6 +228,7 @@ KINDS.register("image")(
         describe=describe,
         preview=lambda samples, inputs, spec: image_preview(inputs[0][0]),
         occlude=occlude_image,
+        measures={"pixels": pixels, "aspect": aspects},
         own_settings=(
             *("model.img_size", "model.pretrained"),
             *("data.cache", "data.cache_dir", "data.cache_limit"),

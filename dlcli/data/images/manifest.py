@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlcli.data.base import Listed, Samples, fingerprint
+from dlcli.data.base import Indices, Listed, Samples, fingerprint
 from dlcli.data.images.manifest_paths import find_locator
 from dlcli.data.kinds import DataListing
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.sets.named import valid_unicode
+from dlcli.data.source_rows import SourceRows
 from dlcli.data.split_folders import split_of
 from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.frames import is_table, need_column, read_frame, read_head, split_by_column
@@ -77,7 +78,7 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
         separators=config.label_separators,
     )
     notices += target.notices
-    for split, (file, frame) in frames.items():
+    for split, (file, frame, where) in frames.items():
         for name in names:
             need_column(frame, name, what="the target", path=file)
         targets, rows = encode({n: frame[n] for n in names}, target, where=f"{file} ({split})")
@@ -101,7 +102,8 @@ def read_manifest(path: Path, config: DataConfig, other: bool) -> DataListing:
             cells = as_strings(frame[config.group_column]).filter(rows).to_list()
             # A row without a group is a group of its own.
             groups = tuple(f"row {i}" if c is None else c for c, i in zip(cells, ids, strict=True))
-        splits[split] = Samples(ids=ids, targets=targets, items=Listed(paths), groups=groups)
+        source = SourceRows.in_table(str(file), where[np.flatnonzero(rows)], (images, *names))
+        splits[split] = Samples(ids, targets, Listed(paths), groups, source)
         parts += [f"{id_}\0{_size(p)}".encode() for id_, p in zip(ids, paths, strict=True)]
         parts.append(np.ascontiguousarray(targets).tobytes())
     return DataListing(
@@ -139,9 +141,9 @@ def _need_path_column(frame: polars.DataFrame, path: Path) -> str:
 
 def _read_frames(
     path: Path, config: DataConfig, other: bool, notices: list[Notice]
-) -> dict[str, tuple[Path, polars.DataFrame]]:
-    """The file and rows of each split; notices of reading are added to ``notices``."""
-    frames: dict[str, tuple[Path, polars.DataFrame]] = {}
+) -> dict[str, tuple[Path, polars.DataFrame, Indices]]:
+    """The file, rows and their numbers of each split; notices of reading are added to ``notices``."""
+    frames: dict[str, tuple[Path, polars.DataFrame, Indices]] = {}
     for split, file in (split_files(path, _SUFFIXES) or {"all": path}).items():
         frame, read_notices = read_frame(file)
         notices += read_notices
@@ -151,9 +153,9 @@ def _read_frames(
             column = None
         if split == "all" and column is not None:
             for name, where in split_by_column(frame, column, path=file).items():
-                frames[name] = (file, frame[where])
+                frames[name] = (file, frame[where], where)
         else:
-            frames[split] = (file, frame)
+            frames[split] = (file, frame, np.arange(frame.height, dtype=np.int64))
     return frames
 
 

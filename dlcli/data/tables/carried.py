@@ -17,6 +17,7 @@ from dlcli.data.base import Samples
 from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.cells import as_strings
 from dlcli.data.tables.frames import need_column, read_typed
+from dlcli.data.tables.infer import TypedFrame
 from dlcli.errors import UsageError
 from dlcli.wording import quoted
 
@@ -69,7 +70,7 @@ def carry_columns(
         columns[TABLE] = table
     if id_column is None and keep is None:
         return CarriedColumns(columns)
-    frames = [_read(file, source) for file in source.files]
+    frames = [read_source(file, source, as_text=True).frame for file in source.files]
     taken = {*reserved, *columns, *([TABLE] if len(source.files) > 1 else [])}
     id_name = None
     messages: tuple[str, ...] = ()
@@ -83,9 +84,10 @@ def carry_columns(
     return CarriedColumns(columns, id_name, messages)
 
 
-def _read(file: str, source: SourceRows) -> polars.DataFrame:
-    """All columns of a table, those of texts as they stand there."""
-    return read_typed(Path(os.path.expanduser(file)), only=(), names=source.columns).frame
+def read_source(file: str, source: SourceRows, *, as_text: bool = False) -> TypedFrame:
+    """All columns of one of the tables; with ``as_text`` those of a file of text as they stand there."""
+    only = () if as_text else None
+    return read_typed(Path(os.path.expanduser(file)), only=only, names=source.columns)
 
 
 def _names(

@@ -164,6 +164,7 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
             targets=targets,
             items=Listed(tuple(texts)),
             groups=None if part.groups is None else tuple(part.groups[i] for i in indices),
+            source_rows=None if part.source is None else part.source.take(indices),
         )
         missing = np.setdiff1d(np.arange(len(target.class_names)), targets)
         if target.task == "classification" and len(missing) and not other:
@@ -200,6 +201,12 @@ def _fingerprint(listing: TextListing, splits: Mapping[str, Samples]) -> str:
     return fingerprint([*file_digests(listing.files), *ids])
 
 
+def lengths(samples: Samples) -> list[float]:
+    """Return the number of characters of each text."""
+    assert isinstance(samples.items, Listed)
+    return [len(text) for text in samples.items.values]
+
+
 def preview(samples: Samples, inputs: Inputs, spec: TextInput) -> Preview:
     """Return the text itself."""
     assert isinstance(samples.items, Listed)
@@ -222,6 +229,7 @@ KINDS.register("text")(
         describe=describe,
         preview=preview,
         occlude=occlude_text,
+        measures={"length": lengths},
         size_words="up to {} tokens",
         own_settings=(*TEXT_SETTINGS, "model.word_vectors"),
         order=30,

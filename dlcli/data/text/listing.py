@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
+from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.frames import looks_like_text, need_column
 from dlcli.data.tables.label_cells import binary_run, is_binary
 from dlcli.data.tables.split_names import split_files
@@ -37,13 +38,14 @@ _MAX_OTHER_COLUMNS = 2  # a table with more columns than the text and these is t
 
 @dataclass
 class TextSplit:
-    """One split: ids, texts, target columns and groups; ``where`` names it in messages."""
+    """One split: ids, texts, target columns, groups, rows of tables; ``where`` names it in messages."""
 
     ids: list[str]
     texts: list[str]
     targets: dict[str, polars.Series]
     where: str
     groups: list[str] | None = None
+    source: SourceRows | None = None
 
 
 @dataclass
@@ -84,7 +86,7 @@ def read_text_tables(path: Path, config: DataConfig) -> TextListing:
     for split, rows in tables.splits.items():
         targets = {name: rows.frame[name] for name in names}
         listing.splits[split] = TextSplit(
-            rows.ids, text_cells(rows.frame[column]), targets, rows.where, rows.groups
+            rows.ids, text_cells(rows.frame[column]), targets, rows.where, rows.groups, rows.source
         )
     return listing
 

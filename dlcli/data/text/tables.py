@@ -13,6 +13,7 @@ import numpy as np
 
 from dlcli.config import DataConfig
 from dlcli.data.notices import Notice
+from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.frames import (
     TABLE_SUFFIXES,
     is_table,
@@ -45,6 +46,7 @@ class TableSplit:
     ids: list[str]
     groups: list[str] | None
     where: str
+    source: SourceRows
 
 
 @dataclass
@@ -108,7 +110,9 @@ def read_tables(path: Path, config: DataConfig, choose: ChooseColumns) -> TextTa
         for part, where in rows.items():
             ids = [f"{prefix}{row}" for row in where.tolist()]
             grouped = None if groups is None else groups[where].tolist()
-            tables.splits[part] = TableSplit(frame.select(columns)[where], ids, grouped, str(file))
+            source = SourceRows.in_table(str(file), where, columns)
+            chosen = frame.select(columns)[where]
+            tables.splits[part] = TableSplit(chosen, ids, grouped, str(file), source)
     return tables
 
 
