@@ -79,7 +79,7 @@ class Variant:
     """One job that takes the same batch again and again."""
 
     def __init__(self, plan: Plan, device: torch.device, folder: Path) -> None:
-        module, _ = plan.build()
+        module, *_ = plan.build()
         self.job = make_job(
             plan, RunFolder(folder), module, None, make_readers(plan, ALONE), device, ignore, ALONE
         ).job

@@ -58,7 +58,7 @@ def plan_of(name: str, device: str) -> Plan:
 
 def job_of(plan: Plan, folder: Path, device: torch.device, world: World) -> tuple[FitJob, list[Event]]:
     seen: list[Event] = []
-    module, _ = plan.build()
+    module, *_ = plan.build()
     prepared = make_job(
         plan, RunFolder(folder), module, None, make_readers(plan, world), device, seen.append, world
     )

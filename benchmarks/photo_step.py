@@ -72,7 +72,7 @@ def main() -> None:
     plan = make_plan(lambda recipe: validate(TrainConfig, merge(recipe, said)))
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as root:
-        module, _ = plan.build()
+        module, *_ = plan.build()
         readers = make_readers(plan, ALONE)
         job = make_job(plan, RunFolder(Path(root)), module, None, readers, cpu, ignore, ALONE).job
         few = (args.steps + 2) * args.batch_size

@@ -110,7 +110,24 @@ def test_a_kernel_that_torch_lacks_is_no_error(monkeypatch: pytest.MonkeyPatch) 
     assert "bf16 is left out" in sentence
 
 
-def test_a_way_whose_first_step_is_slow_is_timed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("first", "chosen"), [(4.0, "bf16"), (40.0, "none")])
+def test_the_first_step_of_a_way_makes_its_kernels(
+    monkeypatch: pytest.MonkeyPatch, first: float, chosen: str
+) -> None:
+    """It is judged by a later one, unless that may take minutes."""
+    pretend(monkeypatch, {FLOAT32: [1.0], CONTIGUOUS: [1.0], BF16: [0.5], BOTH: [0.5]})
+    cold = {BF16, BOTH}
+
+    def seconds(job: Any, way: Way, batches: Any) -> float:
+        slow = way in cold
+        cold.discard(way)
+        return first if slow else 1.0
+
+    monkeypatch.setattr(fastest, "_undisturbed_s", seconds)
+    assert settings(choose_fastest(plan())[0])[0] == chosen
+
+
+def test_a_way_whose_steps_are_slow_is_timed_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step in bf16 without kernels for it may take minutes."""
     pretend(monkeypatch, {FLOAT32: [1.0], CONTIGUOUS: [0.5]})  # a round of bf16 would be a KeyError
     monkeypatch.setattr(
@@ -118,7 +135,7 @@ def test_a_way_whose_first_step_is_slow_is_timed_no_more(monkeypatch: pytest.Mon
     )
     made, sentence = choose_fastest(plan())
     assert settings(made) == ("none", "off")
-    assert "a first step in bf16 + channels-last takes 4.0x, bf16 + contiguous takes 4.0x" in sentence
+    assert "a step in bf16 + channels-last takes 4.0x, bf16 + contiguous takes 4.0x" in sentence
 
 
 def test_cached_features_leave_no_step_to_time(
