@@ -109,6 +109,10 @@ class TextInput(InputSpec):
     pretrained weights, are described by ``merges``, the JSON of the tokenizers library. The first two
     begin with SPECIAL_TOKENS; in a file's vocabulary ``unknown`` may be any id, and 0 any token, since
     models go by the lengths. A text of more than ``max_length`` tokens is truncated.
+
+    With ``pair`` a sample is two texts, of the columns in ``column`` ("premise,hypothesis"), encoded
+    together and truncated together, the longer one first. With ``token_types`` the model is also given
+    which of the two each token belongs to, 0 or 1, as the tokenizer says.
     """
 
     kind: Literal["text"] = "text"
@@ -119,6 +123,8 @@ class TextInput(InputSpec):
     lowercase: bool = True
     max_length: int = Field(ge=1)
     column: str | None = None
+    pair: bool = False
+    token_types: bool = False
 
     @property
     def vocab_size(self) -> int:
@@ -132,11 +138,15 @@ class TextInput(InputSpec):
 
     @property
     def signature(self) -> tuple[TensorSpec, ...]:
-        """Token ids (B, T), padded with 0 at the end, and the true lengths (B,), each at least 1."""
-        return (
+        """Token ids (B, T), padded with 0 at the end, and the true lengths (B,), each at least 1.
+
+        With ``token_types`` these too (B, T), padded with 0.
+        """
+        tensors = (
             TensorSpec("tokens", "int64", ("batch", "length")),
             TensorSpec("lengths", "int64", ("batch",)),
         )
+        return (*tensors, TensorSpec("types", "int64", ("batch", "length")))[: 2 + self.token_types]
 
 
 class NumberColumn(Frozen):

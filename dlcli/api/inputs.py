@@ -15,6 +15,7 @@ from dlcli.data.images.arrays import to_pixels
 from dlcli.data.kinds import kind_of
 from dlcli.data.tables.columns import column_names
 from dlcli.data.tables.rows import TableRows, booleans_as_strings
+from dlcli.data.text.text_pairs import join
 from dlcli.errors import UsageError
 from dlcli.task import ImageInput, SeriesInput, TabularInput, TaskSpec, TextInput
 from dlcli.wording import quoted_list
@@ -43,7 +44,9 @@ def samples_of(values: Any, task: TaskSpec) -> list[Samples]:
     if isinstance(spec, TextInput):
         texts = [values] if isinstance(values, str) else list(values)
         for i, text in enumerate(texts):
-            if not isinstance(text, str):
+            if spec.pair and isinstance(text, tuple) and len(text) == 2:
+                texts[i] = join(*map(str, text))
+            elif not isinstance(text, str):
                 raise UsageError(f"item {i} is {text!r:.40}", hint="give a text or a list of texts")
         return [_samples(Listed(tuple(texts)))]
     if isinstance(spec, TabularInput):

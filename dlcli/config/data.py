@@ -40,7 +40,9 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         "--class-names",
         advanced=True,
     )
-    text: str | None = setting(None, "Text column (default: detected).")
+    text: str | None = setting(
+        None, "Text column, or the two of pairs: premise,hypothesis (default: detected)."
+    )
     drop: tuple[str, ...] = setting((), "Columns to ignore.")
     keep: tuple[str, ...] = setting((), "Columns to use although they look like row numbers or names.")
     header: bool | None = setting(

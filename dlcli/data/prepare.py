@@ -38,4 +38,11 @@ def trim(inputs: Inputs, task: TaskSpec) -> Inputs:
     if "lengths" not in names:
         return inputs
     longest = int(inputs[names.index("lengths")].max())
-    return (inputs[0][:, :longest], *inputs[1:])
+    steps = have_steps(task)
+    return tuple(x[:, :longest] if own else x for x, own in zip(inputs, steps, strict=True))
+
+
+def have_steps(task: TaskSpec) -> tuple[bool, ...]:
+    """Return which inputs have the steps of the first one as their second axis."""
+    signature = task.input.signature
+    return tuple(tensor.dims[1:2] == signature[0].dims[1:2] for tensor in signature)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlcli.data.base import DataSource, Listed, Samples
 from dlcli.data.notices import Level
-from dlcli.data.text.tokens import tokenizer_of
+from dlcli.data.text.tokens import whole_ids
 from dlcli.datacheck.base import (
     CHECKS,
     EXAMPLES,
@@ -94,11 +94,10 @@ def token_table(
     what: str = "texts",
 ) -> None:
     """Add lengths and unknown words of each split, before truncation."""
-    tokenizer = tokenizer_of(spec)
     lengths: dict[str, Numbers] = {}
     rows: list[tuple[Cell, ...]] = []
     for split, of_split in texts.items():
-        ids = [tokenizer.encode(text) for text in of_split]
+        ids = whole_ids(of_split, spec)
         sizes = np.array([len(tokens) for tokens in ids], dtype=np.int64)
         total, unknown = int(sizes.sum()), sum(tokens.count(UNKNOWN) for tokens in ids)
         truncated = int((sizes > spec.max_length).sum())

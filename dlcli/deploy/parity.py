@@ -14,7 +14,7 @@ from dlcli import transforms
 from dlcli.card import Card
 from dlcli.config import Bound, ExportConfig, parse_bound
 from dlcli.data.base import Inputs, Targets
-from dlcli.data.prepare import trim
+from dlcli.data.prepare import have_steps, trim
 from dlcli.evaluation.agreement import agreement_of
 from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.evaluate import default_batch_size
@@ -218,8 +218,10 @@ def _padded(inputs: Inputs, steps: int, task: TaskSpec) -> Inputs:
     steps = min(steps, int(task.input.shape[0]) - first.shape[1]) if steps else 0
     if steps < 1:
         return inputs
-    padding = [(0, 0), (0, steps), *[(0, 0)] * (first.ndim - 2)]
-    return (np.pad(first, padding), *inputs[1:])
+    return tuple(
+        np.pad(x, [(0, 0), (0, steps), *[(0, 0)] * (x.ndim - 2)]) if own else x
+        for x, own in zip(inputs, have_steps(task), strict=True)
+    )
 
 
 def _metrics(outputs: Outputs, inputs: Inputs, targets: Targets | None, card: Card) -> dict[str, float]:

@@ -150,9 +150,10 @@ def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWei
                 f"--weights {path} is no model of {entry.name}",
                 hint="give the folder that the file is in, with config.json and tokenizer.json",
             )
-        positions = card.model.args["positions"]
-        text = card.task.input.model_copy(update={"max_length": positions, "column": None})
-        return InitialWeights(**{**vars(_of_file(weights)), "args": card.model.args, "text": text})
+        args = card.model.args
+        own = {"max_length": args["positions"], "column": None, "token_types": args["types"] > 1}
+        text = card.task.input.model_copy(update=own)
+        return InitialWeights(**{**vars(_of_file(weights)), "args": args, "text": text})
     if not path.is_dir():
         if hub_name(weights) is None:
             raise DlcliError(f"--weights {weights} does not exist")

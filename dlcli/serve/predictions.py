@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.config import PredictConfig
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
+from dlcli.data.text.text_pairs import SEPARATOR, columns_of
 from dlcli.errors import DlcliError
 from dlcli.serve.bodies import json_of
 from dlcli.serve.errors import RequestError
@@ -239,16 +240,21 @@ def _json_lines(value: Any, task: TaskSpec) -> bytes:
     """
     rows = value if isinstance(value, list) else [value]
     spec = task.input
-    column = None
+    columns: tuple[str, ...] = ()
     if isinstance(spec, TextInput):
-        column = spec.column or "text"
+        columns = columns_of(spec) or ("text",)
     elif isinstance(spec, PairsInput):
-        column = spec.source.column or "text"
-    if column is not None:
-        rows = [{column: row} if isinstance(row, str) else row for row in rows]
+        columns = (spec.source.column or "text",)
+    if columns:
+        rows = [
+            dict(zip(columns, row.split(SEPARATOR, len(columns) - 1), strict=False))
+            if isinstance(row, str)
+            else row
+            for row in rows
+        ]
     if not rows:
         raise RequestError(400, "the body has no rows")
-    form = "an object of columns" + (", or a text" if column is not None else "")
+    form = "an object of columns" + (", or a text" if columns else "")
     for row in rows:
         cells = row.values() if isinstance(row, dict) else [row]
         if not isinstance(row, dict) or any(isinstance(cell, dict | list) for cell in cells):

@@ -236,6 +236,7 @@ def _check_values(arrays: Inputs, task: TaskSpec) -> None:
     if isinstance(spec, TextInput):
         longest = {"tokens": spec.max_length}
         _within("tokens", named["tokens"], 0, spec.vocab_size - 1)
+        _check_types(named)
     elif isinstance(spec, PairsInput):
         longest = {"source": spec.source.max_length, "prefix": spec.target.max_length}
         _within("source", named["source"], 0, spec.source.vocab_size - 1)
@@ -252,6 +253,15 @@ def _check_values(arrays: Inputs, task: TaskSpec) -> None:
         _within(f"the number of steps of {name}", named[name].shape[1:2], 1, most)
     if "lengths" in named:
         _within("lengths", named["lengths"], 1, arrays[0].shape[1])
+
+
+def _check_types(named: Mapping[str, Any]) -> None:
+    types = named.get("types")
+    if types is None:
+        return
+    _within("types", types, 0, 1)
+    if types.shape != named["tokens"].shape:
+        raise RequestError(400, "types and tokens have different shapes")
 
 
 def _within(name: str, values: Any, low: int, high: int) -> None:

@@ -52,7 +52,8 @@ def example(task: TaskSpec) -> Upload | None:
         row = dict.fromkeys(column_names(spec))
         return Upload("example", "application/json", json.dumps(row).encode())
     if isinstance(spec, TextInput | PairsInput):
-        return Upload("example", "text/plain", b"a\n")
+        pair = isinstance(spec, TextInput) and spec.pair
+        return Upload("example", "text/plain", b"a\ta\n" if pair else b"a\n")
     return None
 
 

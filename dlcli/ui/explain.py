@@ -58,15 +58,20 @@ def coloured(one: Explanation) -> Text:
     at = 0
     for effect in one.parts:
         (start,), (stop,) = effect.part.start, effect.part.stop
-        text.append(wording.printable(one.text[at:start].replace("\n", " ")))
+        text.append(_on_one_line(one.text[at:start]))
         strength = abs(effect.effect) / top if top else 0.0
         pale = round(255 - 150 * strength)
         colour = f"rgb({pale},255,{pale})" if effect.effect > 0 else f"rgb(255,{pale},{pale})"
         style = Style.parse(f"black on {colour}") if strength >= 0.1 else Style()
-        text.append(wording.printable(one.text[start:stop].replace("\n", " ")), style)
+        text.append(_on_one_line(one.text[start:stop]), style)
         at = stop
-    text.append(wording.printable(one.text[at:].replace("\n", " ")))
+    text.append(_on_one_line(one.text[at:]))
     return text
+
+
+def _on_one_line(text: str) -> str:
+    """Return a part of a text without line breaks; the tab of a pair becomes a bar."""
+    return wording.printable(text.replace("\n", " ").replace("\t", " | "))
 
 
 def _print_bars(parts: Sequence[PartEffect], title: str, one: Explanation, task: TaskSpec) -> None:

@@ -46,7 +46,7 @@ class BertArgs(HeadArgs):
 
 
 class BertBody(nn.Module):
-    """Token ids (B, T) and lengths (B,) to the pooled output (B, D) of the last block."""
+    """Token ids (B, T), lengths (B,) and perhaps token types (B, T) to the pooled output (B, D)."""
 
     def __init__(self, args: BertArgs) -> None:
         super().__init__()
@@ -70,17 +70,20 @@ class BertBody(nn.Module):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(B, T) and (B,) -> (B, D)."""
+    def forward(
+        self, tokens: torch.Tensor, lengths: torch.Tensor, types: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, T), (B,) and (B, T) -> (B, D)."""
         x = self.tokens(tokens)
         if self.types is not None:
-            x = x + self.types.weight[0]  # a text alone is all of the first segment
+            # A text alone is all of the first segment.
+            x = x + (self.types.weight[0] if types is None else self.types(types))
         x = self.encoder(self.drop(self.norm(self.positions(x))), mask_of(lengths, x.shape[1]))
         return x[:, 0] if self.pooling == "cls" else mean_steps(x, lengths)
 
 
 class Bert(nn.Module):
-    """Token ids (B, T) and lengths (B,) to (B, outputs)."""
+    """Token ids (B, T), lengths (B,) and perhaps token types (B, T) to (B, outputs)."""
 
     def __init__(self, outputs: int, args: BertArgs) -> None:
         super().__init__()
@@ -88,9 +91,11 @@ class Bert(nn.Module):
         self.drop = nn.Dropout(args.dropout)
         self.head = head(args.dim, outputs)
 
-    def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """(B, T) and (B,) -> (B, outputs)."""
-        y: torch.Tensor = self.head(self.drop(self.body(tokens, lengths)))
+    def forward(
+        self, tokens: torch.Tensor, lengths: torch.Tensor, types: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, T), (B,) and (B, T) -> (B, outputs)."""
+        y: torch.Tensor = self.head(self.drop(self.body(tokens, lengths, types)))
         return y
 
 

@@ -129,6 +129,7 @@ def read_snapshot(folder: Path) -> Snapshot:
     text = read_tokenizer(
         _read_text(folder / TOKENIZER), folder / TOKENIZER, longest=int(args["positions"])
     )
+    text = text.model_copy(update={"token_types": int(args["types"]) > 1})
     _check_vocabulary(text, state, folder)
     size = {"model": {"embedding_size": args["dim"]}}
     return Snapshot(args=args, state=state, text=text, recipes={"embedding": size})

@@ -21,9 +21,8 @@ from dlcli.data.text.tokens import (
     encode,
     encode_all,
     fit_text,
-    join_words,
-    split_words,
 )
+from dlcli.data.text.words import join_words, split_words
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
 

@@ -120,8 +120,21 @@ def write_questions(path: Path, each: int = 12) -> Path:
     return path
 
 
-def expected_output(family: str, ids: list[int]) -> torch.Tensor:
-    """The outputs (T, D) of `tensors` for one text, by torch's own encoder layers."""
+def write_pairs(path: Path, each: int = 8) -> Path:
+    """A table of two questions each, and whether they begin with the same word."""
+    words = ("who", "when", "where")
+    rows = [
+        f"{first} is the king {i} ?,{second} was the year,{'yes' if first == second else 'no'}"
+        for i in range(each)
+        for first in words
+        for second in (first, words[(words.index(first) + 1) % 3])
+    ]
+    path.write_text("\n".join(["sentence1,sentence2,label", *rows]) + "\n")
+    return path
+
+
+def expected_output(family: str, ids: list[int], types: list[int] | None = None) -> torch.Tensor:
+    """The outputs (T, D) of `tensors` for one text or pair, by torch's own encoder layers."""
     state = tensors(family)
 
     def row(name: str, rows: torch.Tensor | int) -> torch.Tensor:
@@ -130,7 +143,7 @@ def expected_output(family: str, ids: list[int]) -> torch.Tensor:
     offset = 2 if family == "roberta" else 0
     x = row("word", torch.tensor(ids)) + row("position", torch.arange(len(ids)) + offset)
     if family != "distilbert":
-        x = x + row("token_type", 0)
+        x = x + row("token_type", torch.tensor(types or [0] * len(ids)))
     eps = 1e-12 if family == "distilbert" else 1e-5
     norm = [state[f"embeddings.LayerNorm.{leaf}"] for leaf in ("weight", "bias")]
     x = nn.functional.layer_norm(x, (DIM,), *norm, eps)[None]

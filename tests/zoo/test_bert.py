@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,6 +55,20 @@ def test_outputs_are_those_of_torch_s_layers(family: str, pooling: str, tmp_path
         torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_outputs_for_pairs_are_those_of_torch_s_layers(tmp_path: Path) -> None:
+    module, spec = model_of(tiny_bert.write_snapshot(tmp_path))
+    pairs = encode_all(
+        ["who is\tthe king ?", "\twhere"], spec.model_copy(update={"pair": True, "token_types": True})
+    )
+    tokens, lengths, types = (torch.from_numpy(array) for array in pairs.arrays())
+    outputs = module(tokens, lengths, types)
+    assert pairs.types is not None
+    for ids, own, output in zip(pairs.ids, pairs.types, outputs, strict=True):
+        expected = tiny_bert.expected_output("bert", ids.tolist(), own.tolist()).mean(0)
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(outputs, module(tokens, lengths), atol=1e-3)
+
+
 @pytest.mark.parametrize("family", tiny_bert.FAMILIES)
 def test_texts_are_encoded_by_the_file_s_own_pipeline(family: str, tmp_path: Path) -> None:
     spec = read_snapshot(tiny_bert.write_snapshot(tmp_path, family)).text
@@ -94,6 +110,45 @@ def test_a_run_from_a_folder_needs_it_no_more(tmp_path: Path, monkeypatch: pytes
     best = "runs/a/best.safetensors"
     assert main([*TRAIN, "-d", str(data), "--weights", best, "--name", "b", "--layer-decay", "0.9"]) == 0
     assert read_card(Path("runs/b/best.safetensors")).task.input == card.task.input
+
+
+def probabilities(model: str, *inputs: str) -> list[float]:
+    """The probability of "yes" that `predict` writes for each pair."""
+    Path("new.jsonl").write_text('{"sentence2": "when", "sentence1": "who"}\n')
+    assert main(["predict", model, *inputs, "--probabilities", "-o", "out.csv"]) == 0
+    with open("out.csv") as file:
+        return [float(row["probability_yes"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_on_pairs_of_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bert.write_snapshot(tmp_path / "tiny")
+    data = tiny_bert.write_pairs(tmp_path / "q.csv")
+    assert main([*TRAIN, "-d", str(data), "--weights", "tiny", "--name", "a"]) == 0
+    assert main(["eval", "a", "-q"]) == 0
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"who\twhen\n")))
+    same, text, turned, line = probabilities("a", "new.jsonl", "who\twhen", "when\twho", "-")
+    assert same == text == line != turned
+    capsys.readouterr()
+    assert main(["explain", "a", "who is\tthe king"]) == 0
+    assert "king" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_pairs_of_texts_in_exported_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bert.write_snapshot(tmp_path / "tiny")
+    data = tiny_bert.write_pairs(tmp_path / "q.csv")
+    assert main([*TRAIN, "-d", str(data), "--weights", "tiny", "--name", "a"]) == 0
+    assert main(["export", "a", "--onnx", "-q"]) == 0
+    (exported,) = Path("runs/a").rglob("*.onnx")
+    pairs = ("who\twhen", "when\twho", "who is the king\twas")
+    assert probabilities("a", *pairs) == pytest.approx(probabilities(str(exported), *pairs), abs=1e-4)
+    assert main(["quantize", str(exported), "-m", "dynamic", "--max-drop", "1", "-q"]) == 0
+    (smaller,) = Path("runs/a").rglob("*int8*.onnx")
+    assert probabilities(str(smaller), *pairs) == pytest.approx(probabilities("a", *pairs), abs=0.1)
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression", "embedding"])

@@ -84,3 +84,28 @@ def test_random_models_of_every_family(family: str, tmp_path: Path) -> None:
         expected = (steps * mask[:, :, None]).sum(1) / lengths[:, None]
         expected = torch.nn.functional.normalize(expected, dim=1)
         torch.testing.assert_close(module(tokens, lengths), expected, atol=1e-5, rtol=0)
+
+
+def test_pairs_are_encoded_and_computed_as_by_transformers() -> None:
+    transformers: Any = pytest.importorskip("transformers", reason="transformers is the oracle")
+    folder = weights_folder()
+    oracle = transformers.AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    snapshot = read_snapshot(folder)
+    spec = snapshot.text.model_copy(update={"pair": True, "max_length": 64})
+    task = TaskSpec(kind="embedding", input=spec, embedding_size=snapshot.args["dim"])
+    module = build_model(ModelSpec(name="bert", args=snapshot.args), task).eval()
+    load_matching(module, snapshot.state, source=folder)
+    first, second = texts(60), texts(60)[::-1]
+    encoded = encode_all([f"{one}\t{other}" for one, other in zip(first, second, strict=True)], spec)
+    assert 0 < encoded.truncated < 60
+    options = {"return_tensors": "pt", "padding": "longest", "truncation": "longest_first"}
+    batch = tokenizer(first, second, max_length=64, **options)
+    tokens, lengths, types = map(torch.from_numpy, encoded.arrays())
+    assert torch.equal(batch["input_ids"], tokens)
+    assert torch.equal(batch["token_type_ids"], types)
+    with torch.no_grad():
+        steps = oracle(**batch).last_hidden_state
+        mask = batch["attention_mask"][:, :, None]
+        expected = torch.nn.functional.normalize((steps * mask).sum(1) / mask.sum(1), dim=1)
+        torch.testing.assert_close(module(tokens, lengths, types), expected, atol=1e-5, rtol=0)

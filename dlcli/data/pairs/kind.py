@@ -175,7 +175,8 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
         paired = bool(filled) and all("\t" in line for line in filled)
         return [line.partition("\t")[0] for line in lines] if paired else lines
 
-    read = predict_texts(arguments, task.input.source.column, plain=sources)
+    column = task.input.source.column
+    read = predict_texts(arguments, () if column is None else (column,), plain=sources)
     pairs, empty = Listed(tuple((text, None) for text in read.texts)), np.zeros(0, dtype=np.int64)
     return Samples(read.ids, empty, pairs, source_rows=read.rows, notices=read.notices)
 

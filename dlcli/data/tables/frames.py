@@ -120,8 +120,8 @@ def need_columns(frame: polars.DataFrame, names: Sequence[str], *, what: str, pa
         need_column(frame, name, what=what, path=path)
 
 
-def looks_like_text(column: polars.Series) -> bool:
-    """Return whether cells are text: a median of three words or more, and mostly distinct.
+def looks_like_text(column: polars.Series, *, distinct: bool = True) -> bool:
+    """Return whether cells are text: a median of three words or more, and mostly ``distinct``.
 
     In scripts without spaces two characters count as a word.
     """
@@ -134,7 +134,9 @@ def looks_like_text(column: polars.Series) -> bool:
         return False
     unspaced = cells.str.count_matches(f"[{UNSPACED_SCRIPTS}]")
     words = (cells.str.count_matches(r"\S+") + unspaced // 2).median()
-    return isinstance(words, float) and words >= 3 and cells.n_unique() > len(cells) / 2
+    if not isinstance(words, float) or words < 3:
+        return False
+    return not distinct or cells.n_unique() > len(cells) / 2
 
 
 def split_by_column(

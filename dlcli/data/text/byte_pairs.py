@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from dlcli.data.text.text_pairs import Encoded, separated
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SPECIAL_TOKENS, TextInput
 
@@ -23,6 +24,7 @@ class BytePairTokenizer:
     """
 
     special: tuple[int, ...] = ()
+    pair_special = 1
 
     def __init__(self, spec: TextInput) -> None:
         tokenizers = import_tokenizers("byte-pair encoding", ", or --tokenizer word")
@@ -40,6 +42,9 @@ class BytePairTokenizer:
         # One text at a time: after its parallel encoding the library warns at every fork.
         ids: list[int] = self._tokenizer.encode(replace_surrogates(text).strip()).ids
         return ids
+
+    def encode_pair(self, first: str, second: str, limit: int) -> Encoded:
+        return separated(self.encode(first), self.encode(second), limit)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False).strip()

@@ -23,9 +23,11 @@ def text_facts(spec: TextInput) -> Facts:
     # The file's own normalizer decides about the case.
     case = ", lowercase" if spec.lowercase else ", case-sensitive"
     case = "" if spec.tokenizer == "file" else case
-    facts = (
+    facts: Facts = (
         ("tokens", f"{_TOKENIZERS[spec.tokenizer]}{case}"),
         ("vocabulary", wording.plural(spec.vocab_size, "entry")),
         ("max length", f"{wording.plural(spec.max_length, 'token')}; longer texts are truncated"),
     )
-    return facts if not spec.column else (*facts, ("column", spec.column))
+    if spec.pair:
+        facts = (*facts, ("pairs", "two texts, encoded and truncated together, the longer one first"))
+    return facts if not spec.column else (*facts, ("columns" if spec.pair else "column", spec.column))

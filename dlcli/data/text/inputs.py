@@ -15,7 +15,7 @@ from dlcli.data.source_rows import SourceRows
 from dlcli.data.tables.frames import is_table, need_column
 from dlcli.data.text.byte_pairs import replace_surrogates
 from dlcli.data.text.files import decode_bytes, read_lines, read_text, split_lines, text_files_below
-from dlcli.data.text.tables import read_texts, text_cells, text_column
+from dlcli.data.text.tables import read_texts, text_column, texts_of
 from dlcli.errors import DlcliError
 
 _MAX_ID_LENGTH = 60  # characters
@@ -33,7 +33,7 @@ class PredictTexts:
 
 
 def predict_texts(
-    arguments: Sequence[str], column: str | None, *, plain: Callable[[list[str]], list[str]]
+    arguments: Sequence[str], columns: Sequence[str], *, plain: Callable[[list[str]], list[str]]
 ) -> PredictTexts:
     """Return the texts of the arguments of `predict`.
 
@@ -41,29 +41,30 @@ def predict_texts(
     standard input for "-" (``stdin:line``), and the text files of a folder. Rows and lines count from 0;
     empty lines are no texts, and a notice counts them. An argument that is not a file and does not look
     like a path is itself a text; its id is its beginning.
-    ``plain`` removes the labels from the lines of a training file.
+    ``plain`` removes the labels from the lines of a training file. Two ``columns`` of a table are pairs;
+    elsewhere a pair is a text with a tab; none: the column that looks like text.
 
-    Raises: DlcliError for a missing file, a table without the column, or nothing to read.
+    Raises: DlcliError for a missing file, a table without the columns, or nothing to read.
     """
     ids: list[str] = []
     texts: list[str] = []
     notices: list[Notice] = []
     parts: list[tuple[str | None, int]] = []
     for argument in arguments:
-        pairs = list(_read_argument(argument, column, plain, notices))
+        pairs = list(_read_argument(argument, columns, plain, notices))
         if not pairs:
             name = "standard input" if argument == "-" else argument
             raise DlcliError(f"{name} has no text", hint="give a text, or files with one text per line")
         ids += [id_ for id_, _ in pairs]
         texts += [text for _, text in pairs]
         parts.append((argument if _is_table_file(argument) else None, len(pairs)))
-    rows = SourceRows.of(parts, () if column is None else (column,))
+    rows = SourceRows.of(parts, columns)
     return PredictTexts(tuple(ids), tuple(texts), rows, tuple(notices))
 
 
 def _read_argument(
     argument: str,
-    column: str | None,
+    columns: Sequence[str],
     plain: Callable[[list[str]], list[str]],
     notices: list[Notice],
 ) -> Iterator[tuple[str, str]]:
@@ -82,19 +83,23 @@ def _read_argument(
         for file in text_files_below(path):
             yield valid_unicode(str(file)), read_text(file)[0].strip()
     elif _is_table_file(argument):
-        yield from _table_rows(argument, path, column)
+        yield from _table_rows(argument, path, columns)
     else:
         yield from _numbered_lines(valid_unicode(argument), plain(read_lines(path)[0]), notices)
 
 
-def _table_rows(argument: str, path: Path, column: str | None) -> Iterator[tuple[str, str]]:
-    frame, _ = read_texts(path, columns=[] if column is None else [column])
-    if column is not None:
+def _table_rows(argument: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
+    frame, _ = read_texts(path, columns=columns)
+    for column in columns:
         need_column(frame, column, what="the text", path=path)
-    text_name = column or text_column(frame) or (frame.columns[0] if frame.width == 1 else None)
-    if text_name is None:
-        raise DlcliError(f"{path} has no column that looks like text", hint="rename the column to text")
-    for row, text in enumerate(text_cells(frame[text_name])):
+    if not columns:
+        detected = text_column(frame) or (frame.columns[0] if frame.width == 1 else None)
+        if detected is None:
+            raise DlcliError(
+                f"{path} has no column that looks like text", hint="rename the column to text"
+            )
+        columns = (detected,)
+    for row, text in enumerate(texts_of(frame, columns)):
         yield f"{valid_unicode(argument)}:{row}", text
 
 

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import DataSource, Inputs, Listed, RaggedReader, Reader, Samples, fingerprint
+from dlcli.data.base import (
+    DataSource,
+    Indices,
+    Inputs,
+    Listed,
+    RaggedReader,
+    Reader,
+    Samples,
+    fingerprint,
+    pad,
+)
 from dlcli.data.kinds import KINDS, DataKind, DataListing, ModelNeeds, ReadOptions
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.previews import Preview, text_preview
@@ -44,6 +54,7 @@ from dlcli.data.text.listing import (
 from dlcli.data.text.occlusion import occlude_text
 from dlcli.data.text.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.text.tables import table_head
+from dlcli.data.text.text_pairs import HINT, SEPARATOR, TextPairs, columns_of
 from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec, TextInput
@@ -86,7 +97,12 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
     items = source.splits["train"].items
     assert isinstance(items, Listed)
     spec, notices = fit_text(
-        items.values, config.data, column=source.options.get("text"), pretrained=needs.text
+        items.values,
+        config.data,
+        column=source.options.get("text"),
+        what="pairs of texts" if isinstance(items, TextPairs) else "texts",
+        pretrained=needs.text,
+        pair=isinstance(items, TextPairs),
     )
     return make_task(source, spec, config.model), notices
 
@@ -98,22 +114,36 @@ class TextReader(RaggedReader):
         assert isinstance(samples.items, Listed)
         encoded = encode_all(samples.items.values, spec)
         super().__init__(samples, encoded.ids)
+        self._types = encoded.types
         self.notices = encoded.notices(spec)
+
+    def read(self, indices: Indices) -> tuple[Inputs, Indices]:
+        """Padded token ids, their lengths, and padded token types where the model takes them."""
+        inputs, rows = super().read(indices)
+        if self._types is None:
+            return inputs, rows
+        return (*inputs, pad([self._types[i] for i in indices.tolist()])), rows
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
-    """Return the reader of token ids (n, T) and lengths (n,)."""
+    """Return the reader of token ids (n, T), lengths (n,) and perhaps token types (n, T)."""
     assert isinstance(task.input, TextInput)
     return TextReader(samples, task.input)
 
 
 def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
-    """Return the texts of the arguments of `predict`; see `predict_texts`."""
-    assert isinstance(task.input, TextInput)
+    """Return the texts or pairs of the arguments of `predict`; see `predict_texts`.
+
+    Raises: DlcliError for one text where the model takes pairs.
+    """
+    spec = task.input
+    assert isinstance(spec, TextInput)
 
     def without_labels(lines: list[str]) -> list[str]:
         """Remove the labels from lines that each begin with a class name, as in training files."""
         filled = [line for line in lines if line.strip()]
+        if spec.pair:
+            return lines
         if has_label_words(filled):
             return [split_label_words(line)[1] for line in lines]
         labels = {split_label(line)[0] for line in filled}
@@ -123,7 +153,10 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
             else lines
         )
 
-    read = predict_texts(arguments, task.input.column, plain=without_labels)
+    read = predict_texts(arguments, columns_of(spec), plain=without_labels)
+    alone = [name for name, text in zip(read.ids, read.texts, strict=True) if SEPARATOR not in text]
+    if spec.pair and alone:
+        raise DlcliError(f"one text where the model takes pairs: {listed(alone, 3)}", hint=HINT)
     empty = np.zeros(0, dtype=np.int64)
     return Samples(read.ids, empty, Listed(read.texts), source_rows=read.rows, notices=read.notices)
 
@@ -162,7 +195,7 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
         splits[split] = Samples(
             ids=tuple(part.ids[i] for i in indices),
             targets=targets,
-            items=Listed(tuple(texts)),
+            items=(TextPairs if listing.pair else Listed)(tuple(texts)),
             groups=None if part.groups is None else tuple(part.groups[i] for i in indices),
             source_rows=None if part.source is None else part.source.take(indices),
         )
@@ -208,9 +241,10 @@ def lengths(samples: Samples) -> list[float]:
 
 
 def preview(samples: Samples, inputs: Inputs, spec: TextInput) -> Preview:
-    """Return the text itself."""
+    """Return the text itself, or the two of a pair."""
     assert isinstance(samples.items, Listed)
-    return text_preview(samples.items.values[0])
+    text = str(samples.items.values[0])
+    return text_preview(text.replace(SEPARATOR, " | ") if spec.pair else text)
 
 
 KINDS.register("text")(

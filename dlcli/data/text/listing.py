@@ -24,7 +24,8 @@ from dlcli.data.text.files import (
     split_label,
     split_label_words,
 )
-from dlcli.data.text.tables import is_text_name, other_columns, read_tables, text_cells, text_column
+from dlcli.data.text.tables import is_text_name, other_columns, read_tables, text_column, texts_of
+from dlcli.data.text.text_pairs import column_names, pair_columns
 from dlcli.errors import DlcliError
 from dlcli.wording import quoted_list
 
@@ -38,7 +39,7 @@ _MAX_OTHER_COLUMNS = 2  # a table with more columns than the text and these is t
 
 @dataclass
 class TextSplit:
-    """One split: ids, texts, target columns, groups, rows of tables; ``where`` names it in messages."""
+    """One split: ids, texts or pairs, targets, groups, rows of tables; ``where`` names it."""
 
     ids: list[str]
     texts: list[str]
@@ -50,8 +51,12 @@ class TextSplit:
 
 @dataclass
 class TextListing:
-    """Texts by split, their files, detected settings (column names), and notices."""
+    """Texts by split, their files, detected settings (column names), and notices.
 
+    With ``pair`` each text is a pair (`dlcli.data.text.text_pairs`).
+    """
+
+    pair: bool = False
     splits: dict[str, TextSplit] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
@@ -60,7 +65,7 @@ class TextListing:
 
 def is_text_table(head: polars.DataFrame, config: DataConfig) -> bool:
     """Return whether a table is texts with targets, not tabular data with a text column."""
-    if config.text is not None:
+    if config.text is not None or pair_columns(head.drop(other_columns(config), strict=False)):
         return True
     column = text_column(head, other_columns(config))
     others = head.width - len(other_columns(config)) - 1
@@ -80,48 +85,70 @@ def _requested_targets(config: DataConfig) -> list[str]:
 def read_text_tables(path: Path, config: DataConfig) -> TextListing:
     """Read the rows of the tables at a path. Raises: DlcliError when a column is missing."""
     tables = read_tables(path, config, lambda frame, file: _choose_columns(frame, config, file))
-    column, *names = tables.columns
-    options = {"text": column, "target": ",".join(names)}
-    listing = TextListing(files=tables.files, options=options, notices=tables.notices)
+    columns, names = tables.columns[: tables.texts], tables.columns[tables.texts :]
+    options = {"text": ",".join(columns), "target": ",".join(names)}
+    listing = TextListing(
+        files=tables.files, options=options, notices=tables.notices, pair=len(columns) == 2
+    )
     for split, rows in tables.splits.items():
         targets = {name: rows.frame[name] for name in names}
-        listing.splits[split] = TextSplit(
-            rows.ids, text_cells(rows.frame[column]), targets, rows.where, rows.groups, rows.source
-        )
+        texts = texts_of(rows.frame, columns)
+        listing.splits[split] = TextSplit(rows.ids, texts, targets, rows.where, rows.groups, rows.source)
     return listing
 
 
 def _choose_columns(
     frame: polars.DataFrame, config: DataConfig, path: Path
 ) -> tuple[tuple[str, ...], int, list[Notice]]:
-    """Return the text column and the target columns, 1 (text column), and notices of unused columns."""
+    """Return text and target columns, how many texts they are, and notices of unused columns."""
     requested = _requested_targets(config)
     for name in requested:
         need_column(frame, name, what="--target", path=path)
-    if config.text is not None:
-        need_column(frame, config.text, what="data.text", path=path)
-    column = config.text or text_column(frame, other_columns(config) | set(requested))
-    if column is None:
+    texts = _text_columns(frame, config, path, {*other_columns(config), *requested})
+    if not texts:
         raise DlcliError(
             f"{path} has no column that looks like text: {quoted_list(frame.columns, 8)}",
             hint="select one: --set data.text=COLUMN",
         )
-    others = [name for name in frame.columns if name not in {column, *other_columns(config)}]
+    others = [name for name in frame.columns if name not in {*texts, *other_columns(config)}]
     names = requested or _target_names(frame, others)
     if not names:
         raise DlcliError(
-            f"{path} has no target column besides {column!r}", hint="add a column named label"
+            f"{path} has no target column besides {quoted_list(texts)}", hint="add a column named label"
         )
-    if column in names:
-        raise DlcliError(f"{column!r} is both text and target", hint="give another column with --target")
+    if both := [name for name in texts if name in names]:
+        raise DlcliError(
+            f"{both[0]!r} is both text and target", hint="give another column with --target"
+        )
     unused = [name for name in others if name not in names]
     inferred_labels = len(names) > 1 and not requested
-    if not unused and not inferred_labels:
-        return (column, *names), 1, []
-    message = f"{path.name}: {column!r} is the text, {', '.join(names)} the target"
+    inferred_pair = len(texts) == 2 and config.text is None
+    if not unused and not inferred_labels and not inferred_pair:
+        return (*texts, *names), len(texts), []
+    message = f"{path.name}: {texts[0]!r} is the text"
+    if len(texts) == 2:
+        message = f"{path.name}: {texts[0]!r} and {texts[1]!r} are pairs of texts"
+        message += f" (--set data.text={texts[0]} reads one)" if inferred_pair else ""
+    message += f", {', '.join(names)} the target"
     message += "s (--target selects others)" if inferred_labels else ""
     message += f"; not used: {quoted_list(unused)}" if unused else ""
-    return (column, *names), 1, [Notice(message)]
+    return (*texts, *names), len(texts), [Notice(message)]
+
+
+def _text_columns(
+    frame: polars.DataFrame, config: DataConfig, path: Path, unless: set[str]
+) -> tuple[str, ...]:
+    """Return the column of the text, the two of a pair, or none. Raises: DlcliError, UsageError."""
+    if config.text is not None:
+        names = column_names(config.text, frame.columns)
+        for name in names:
+            need_column(frame, name, what="data.text", path=path)
+        return names
+    pair = pair_columns(frame.drop(unless, strict=False))
+    if pair is not None:
+        return pair
+    column = text_column(frame, unless)
+    return () if column is None else (column,)
 
 
 def _target_names(frame: polars.DataFrame, others: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dlcli.data.base import Indices, Inputs, Items, Listed, pad
+from dlcli.data.base import Indices, Inputs, Items, Listed
 from dlcli.data.occlusion import BATCH, Occlusion, Part, spans
 from dlcli.data.text.tokens import encode_all
 from dlcli.task import TaskSpec, TextInput
@@ -34,8 +34,6 @@ def occlude_text(items: Items, inputs: Inputs, task: TaskSpec) -> Occlusion:
         for first in range(0, len(parts), BATCH):
             some = parts[first : first + BATCH]
             texts = [f"{text[: part.start[0]]} {text[part.stop[0] :]}" for part in some]
-            ids = encode_all(texts, spec).ids
-            lengths = np.array([len(one) for one in ids], np.int64)
-            yield (pad(ids), lengths), np.arange(first, first + len(some), dtype=np.int64)
+            yield encode_all(texts, spec).arrays(), np.arange(first, first + len(some), dtype=np.int64)
 
     return Occlusion(tuple(parts), batches(), "words left out")

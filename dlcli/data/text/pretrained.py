@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dlcli.data.text.byte_pairs import import_tokenizers, replace_surrogates
+from dlcli.data.text.text_pairs import Encoded, truncated_lengths
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import SPECIAL_TOKENS, TextInput
 
@@ -29,11 +30,25 @@ class FileTokenizer:
             raise DlcliError("the card's tokenizer does not match its vocabulary")
         self._tokenizer.encode_special_tokens = True
         self.special: tuple[int, ...] = tuple(self._tokenizer.encode("").ids)
+        self.pair_special = int(self._tokenizer.num_special_tokens_to_add(is_pair=True))
 
     def encode(self, text: str) -> list[int]:
         # One text at a time: after its parallel encoding the library warns at every fork.
         ids: list[int] = self._tokenizer.encode(replace_surrogates(text)).ids
         return ids
+
+    def encode_pair(self, first: str, second: str, limit: int) -> Encoded:
+        one, other = (
+            self._tokenizer.encode(replace_surrogates(text), add_special_tokens=False)
+            for text in (first, second)
+        )
+        whole = pair = self._tokenizer.post_process(one, other)
+        if len(whole) > limit:
+            lengths = truncated_lengths(len(one), len(other), limit - self.pair_special)
+            one.truncate(lengths[0])
+            other.truncate(lengths[1])
+            pair = self._tokenizer.post_process(one, other)
+        return Encoded(pair.ids, pair.type_ids, whole.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()

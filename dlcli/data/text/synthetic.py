@@ -20,8 +20,13 @@ def reference_input(needs: ModelNeeds) -> TextInput:
 
 
 def noise(spec: TextInput, count: int, length: int | None, rng: np.random.Generator) -> Inputs:
-    """Return random token ids (n, T), padded, and their lengths (n,)."""
-    return random_tokens(spec, count, length, rng)
+    """Return random token ids (n, T), padded, their lengths (n,), and token types (n, T) where used."""
+    tokens, lengths = random_tokens(spec, count, length, rng)
+    if not spec.token_types:
+        return tokens, lengths
+    steps = np.arange(tokens.shape[1])
+    second = (steps >= rng.integers(0, lengths)[:, None]) & (steps < lengths[:, None])
+    return tokens, lengths, second.astype(np.int64)
 
 
 def random_tokens(

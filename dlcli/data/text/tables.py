@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from dlcli.data.tables.frames import (
     split_by_column,
 )
 from dlcli.data.tables.split_names import split_files
+from dlcli.data.text.text_pairs import column_names, join
 from dlcli.errors import DlcliError
 
 if TYPE_CHECKING:
@@ -51,10 +52,14 @@ class TableSplit:
 
 @dataclass
 class TextTables:
-    """Tables at a path: the rows of each split, the chosen columns, and notices."""
+    """Tables at a path: the rows of each split, the chosen columns, and notices.
+
+    The first ``texts`` of the columns are texts.
+    """
 
     files: list[Path]
     columns: tuple[str, ...]
+    texts: int
     splits: dict[str, TableSplit] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
 
@@ -86,10 +91,10 @@ def read_tables(path: Path, config: DataConfig, choose: ChooseColumns) -> TextTa
     header = config.header
     if header is None and head is not None:
         header = has_header(head)
-    text_columns = [config.text] if config.text else []
+    text_columns = column_names(config.text, () if head is None else head.columns) if config.text else ()
     frames = {base: read_texts(base, header=header, columns=text_columns)}
     columns, texts, notices = choose(frames[base][0], base)
-    tables = TextTables(list(files.values()), columns, notices=notices)
+    tables = TextTables(list(files.values()), columns, texts, notices=notices)
     for split, file in files.items():
         frame, more = frames.get(file) or read_texts(file, header=header, columns=columns[:texts])
         if not all(_is_string(frame[name]) for name in columns[:texts] if name in frame.columns):
@@ -173,6 +178,12 @@ def text_cells(column: polars.Series) -> list[str]:
     if column.dtype.base_type() is polars.Struct:
         return [json.dumps(cell) for cell in column.to_list()]
     return column.cast(polars.String).fill_null("").to_list()
+
+
+def texts_of(frame: polars.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return the texts of one column, or the pairs of two."""
+    cells = [text_cells(frame[name]) for name in columns]
+    return cells[0] if len(cells) == 1 else [join(*pair) for pair in zip(*cells, strict=True)]
 
 
 def _is_string(column: polars.Series) -> bool:

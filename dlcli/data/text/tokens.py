@@ -1,12 +1,10 @@
-"""Tokenization: words, byte-pair encoding, and their vocabularies.
+"""Tokenization of texts by the tokenizer of a `TextInput`, which is fitted here.
 
-Both depend on a `TextInput` only, so training, `predict` and exported models tokenize alike.
+It depends on that only, so training, `predict` and exported models tokenize alike.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dlcli.data.base import pad
 from dlcli.data.notices import Notice
-from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs, replace_surrogates
+from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs
 from dlcli.data.text.pretrained import FileTokenizer, check_pretrained
-from dlcli.data.text.scripts import UNSPACED_SCRIPTS, unspaced_share
-from dlcli.errors import DlcliError
-from dlcli.task import END, PAD, SPECIAL_TOKENS, START, UNKNOWN, TextInput
+from dlcli.data.text.scripts import unspaced_share
+from dlcli.data.text.text_pairs import Encoded, divide
+from dlcli.data.text.words import WordTokenizer, split_words
+from dlcli.errors import DlcliError, UsageError
+from dlcli.task import END, PAD, SPECIAL_TOKENS, START, TextInput
 
 if TYPE_CHECKING:
     from dlcli.config import DataConfig
@@ -40,19 +41,21 @@ MIN_DEFAULT_LENGTH = 128  # truncating shorter texts saves little
 MIN_UNSPACED_SHARE = 0.01  # of the letters, to say how scripts without spaces are split
 MAX_DEFAULT_LENGTH = 512  # the cost of attention is quadratic in the length
 
-_CLOSING_MARKS = frozenset(".,!?;:)]}%…»”、。，！？；：）」』】")  # without a space before
-_OPENING_MARKS = frozenset("([{«“¿¡「『【（")  # without a space after
-_JOINING_MARKS = frozenset("-/_@#")
-_QUOTES = frozenset("\"'")
-
 
 class Tokenizer(Protocol):
-    """A tokenizer with its vocabulary; ``special`` are the ids that it puts around every text."""
+    """A tokenizer with its vocabulary; ``special`` are the ids that it puts around every text.
+
+    ``pair_special`` is how many it adds to the two texts of a pair.
+    """
 
     special: tuple[int, ...]
+    pair_special: int
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, not truncated, the special ones included."""
+
+    def encode_pair(self, first: str, second: str, limit: int) -> Encoded:
+        """Encode two texts together in at most ``limit`` tokens, the special ones included."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids without PAD, START and END."""
@@ -60,12 +63,21 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Token ids of texts, and counts of texts that were truncated, empty or mostly unknown tokens."""
+    """Token ids of texts, and counts of texts that were truncated, empty or mostly unknown tokens.
+
+    ``types`` are the token types, where the model takes them.
+    """
 
     ids: list[TokenIds]
     truncated: int
     empty: int
     mostly_unknown: int
+    types: list[TokenIds] | None = None
+
+    def arrays(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """All texts as a model takes them: ids (n, T), lengths (n,), and types (n, T) if there are."""
+        lengths = np.array([len(ids) for ids in self.ids], dtype=np.int64)
+        return (pad(self.ids), lengths, *(() if self.types is None else (pad(self.types),)))
 
     def notices(self, spec: TextInput) -> list[Notice]:
         """Counts of empty, truncated and mostly unknown texts."""
@@ -82,17 +94,6 @@ class EncodedTexts:
         return notices
 
 
-def split_words(text: str, *, lowercase: bool = True) -> list[str]:
-    """Split a text into words, numbers and punctuation marks.
-
-    A word is a run of letters and digits with their combining marks, apostrophes inside it included;
-    a number keeps the points and commas between its digits; any other visible character is a token
-    of its own. The text is first normalized to NFC; invisible characters (byte order marks, joiners)
-    are removed and typographic apostrophes replaced.
-    """
-    return _word_pattern().findall(_normalize(text, lowercase))
-
-
 def fit_text(
     texts: Sequence[str],
     config: DataConfig,
@@ -100,27 +101,37 @@ def fit_text(
     column: str | None = None,
     what: str = "texts",
     pretrained: TextInput | None = None,
+    pair: bool = False,
 ) -> tuple[TextInput, list[Notice]]:
     """Fit tokenizer, vocabulary and maximum length on training texts; also return notices.
 
     The word vocabulary is SPECIAL_TOKENS, then words with at least ``min_count`` occurrences by
     descending frequency, then alphabetically, up to ``vocab_size`` entries. ``max_length`` defaults to
     the 99 % quantile, but at least 128 (or the longest text) and at most 512. Of a ``pretrained``
-    tokenizer only the maximum length is fitted, up to its own.
+    tokenizer only the maximum length is fitted, up to its own. With ``pair`` texts are pairs of them.
 
     Raises: DlcliError when all texts are empty, or the library for byte-pair encoding is missing;
-    UsageError when ``vocab_size`` is too small for it, and for settings of a vocabulary that is given.
+    UsageError when ``vocab_size`` is too small for it, for settings of a vocabulary that is given, and
+    for a ``max_length`` without room for two texts.
     """
-    empty_length = 0
     if pretrained is not None:
         check_pretrained(pretrained, config)
-        tokenizer = tokenizer_of(pretrained)
-        empty_length = len(tokenizer.special)
-        spec, counts = pretrained, [len(tokenizer.encode(text)) for text in texts]
-    elif config.tokenizer == "bpe":
-        spec, counts = fit_byte_pairs(texts, config)
+        types = pair and pretrained.token_types
+        spec = pretrained.model_copy(update={"pair": pair, "token_types": types})
+        counts = [len(ids) for ids in whole_ids(texts, spec)]
     else:
-        spec, counts = _fit_words(texts, config)
+        fit = fit_byte_pairs if config.tokenizer == "bpe" else _fit_words
+        spec, counts = fit([part for text in texts for part in divide(text)] if pair else texts, config)
+        if pair:
+            spec = spec.model_copy(update={"pair": True})
+            counts = [one + other + 1 for one, other in zip(counts[::2], counts[1::2], strict=True)]
+    empty_length = _special_tokens(spec)
+    if pair and config.max_length is not None and config.max_length < empty_length + 2:
+        raise UsageError(
+            f"--max-length {config.max_length} has no room for two texts and {empty_length} special "
+            "tokens",
+            hint=f"--max-length {empty_length + 2} is the least",
+        )
     lengths = np.array(counts, dtype=np.int64)
     if not lengths.size or lengths.max() == empty_length:
         raise DlcliError(
@@ -151,18 +162,38 @@ def encode(text: str, spec: TextInput) -> TokenIds:
 
 def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
     """Encode texts as `encode` does; also count truncated, empty and mostly unknown ones."""
-    tokenizer = tokenizer_of(spec)
-    out, truncated, empty, mostly_unknown = [], 0, 0, 0
+    tokenizer, special = tokenizer_of(spec), _special_tokens(spec)
+    out, types, truncated, empty, mostly_unknown = [], [], 0, 0, 0
     for text in texts:
-        ids = tokenizer.encode(text)
-        count = len(ids) - len(tokenizer.special)
-        truncated += len(ids) > spec.max_length
+        one = _encode(text, spec, tokenizer)
+        count = len(one.whole) - special
+        truncated += len(one.whole) > spec.max_length
         empty += count == 0
-        mostly_unknown += 2 * ids.count(spec.unknown) > count
-        out.append(
-            np.array(truncate(ids, spec.max_length, tokenizer.special) or [spec.unknown], dtype=np.int64)
-        )
-    return EncodedTexts(out, truncated, empty, mostly_unknown)
+        mostly_unknown += 2 * one.whole.count(spec.unknown) > count
+        out.append(np.array(one.ids or [spec.unknown], dtype=np.int64))
+        if spec.token_types:
+            types.append(np.array(one.types, dtype=np.int64))
+    return EncodedTexts(out, truncated, empty, mostly_unknown, types if spec.token_types else None)
+
+
+def whole_ids(texts: Sequence[str], spec: TextInput) -> list[list[int]]:
+    """Return the token ids of texts or pairs, not truncated, the special ones included."""
+    tokenizer = tokenizer_of(spec)
+    return [_encode(text, spec, tokenizer).whole for text in texts]
+
+
+def _encode(text: str, spec: TextInput, tokenizer: Tokenizer) -> Encoded:
+    if spec.pair:
+        return tokenizer.encode_pair(*divide(text), spec.max_length)
+    whole = tokenizer.encode(text)
+    ids = truncate(whole, spec.max_length, tokenizer.special)
+    return Encoded(ids, [0] * len(ids), whole)
+
+
+def _special_tokens(spec: TextInput) -> int:
+    """Return how many tokens of an encoded text or pair are special ones."""
+    tokenizer = tokenizer_of(spec)
+    return tokenizer.pair_special if spec.pair else len(tokenizer.special)
 
 
 def truncate(ids: list[int], length: int, special: Sequence[int]) -> list[int]:
@@ -194,84 +225,6 @@ def tokenizer_of(spec: TextInput) -> Tokenizer:
     if spec.tokenizer == "file":
         return FileTokenizer(spec)
     return BytePairTokenizer(spec) if spec.tokenizer == "bpe" else WordTokenizer(spec)
-
-
-class WordTokenizer:
-    """Word tokenizer with a fixed vocabulary."""
-
-    special: tuple[int, ...] = ()
-
-    def __init__(self, spec: TextInput) -> None:
-        self._spec = spec
-        self._token_ids = {token: i for i, token in enumerate(spec.vocabulary)}
-
-    def encode(self, text: str) -> list[int]:
-        tokens = split_words(text, lowercase=self._spec.lowercase)
-        return [self._token_ids.get(word, UNKNOWN) for word in tokens]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return join_words([self._spec.vocabulary[i] for i in ids])
-
-
-def join_words(tokens: Sequence[str]) -> str:
-    """Join words and punctuation marks to text; quotation marks open and close alternately."""
-    out: list[str] = []
-    no_space = True  # before the next token
-    open_quotes: set[str] = set()
-    for token in tokens:
-        closes = token in _CLOSING_MARKS or token in open_quotes
-        unspaced = bool(out) and _is_unspaced(token) and _is_unspaced(out[-1])
-        if not (no_space or closes or unspaced or token in _JOINING_MARKS):
-            out.append(" ")
-        out.append(token)
-        no_space = (
-            token in _OPENING_MARKS or token in _JOINING_MARKS or (token in _QUOTES and not closes)
-        )
-        if token in _QUOTES:
-            open_quotes ^= {token}
-    return "".join(out)
-
-
-def _is_unspaced(token: str) -> bool:
-    return re.match(f"[{UNSPACED_SCRIPTS}\u3000-\u303f\uff00-\uff65]", token) is not None
-
-
-def _normalize(text: str, lowercase: bool) -> str:
-    if text.isascii():
-        text = _CONTROLS.sub(" ", text)
-    else:
-        text = unicodedata.normalize("NFC", replace_surrogates(text)).replace("\u2019", "'")
-        text = _CONTROLS.sub(" ", _INVISIBLE.sub("", text))
-    return text.lower() if lowercase else text
-
-
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]")
-
-
-@lru_cache(maxsize=1)
-def _word_pattern() -> re.Pattern[str]:
-    """Return the pattern of a token. To `re`, combining marks are not word characters."""
-    marks = "".join(
-        f"{chr(first)}-{chr(last)}" if last > first else chr(first) for first, last in _mark_ranges()
-    )
-    sign = f"[{UNSPACED_SCRIPTS}][{marks}]*"
-    letter = f"[^\\W_{UNSPACED_SCRIPTS}][{marks}]*"
-    number = r"\d+(?:[.,]\d+)+(?![^\W_])"
-    return re.compile(f"{number}|(?:{letter})+(?:'(?:{letter})+)*|{sign}|\\S[{marks}]*")
-
-
-def _mark_ranges() -> list[tuple[int, int]]:
-    """Return the (first, last) ranges of combining marks in Unicode (takes about 10 ms)."""
-    runs: list[tuple[int, int]] = []
-    for code in range(0x300, 0x1F000):
-        if unicodedata.category(chr(code))[0] != "M":
-            continue
-        if runs and runs[-1][1] == code - 1:
-            runs[-1] = (runs[-1][0], code)
-        else:
-            runs.append((code, code))
-    return runs
 
 
 def _fit_words(texts: Sequence[str], config: DataConfig) -> tuple[TextInput, list[int]]:
