@@ -162,8 +162,8 @@ def _able(
     """The ways in which a step can be computed in little more than ``step_s``; why others are left out.
 
     bf16 is first tried in another process: where a CPU lacks instructions that it announces, it dies.
-    Without bf16 kernels, as on CPUs with AVX2 alone, a step in it takes many times as long. The first step
-    of a way also makes its kernels, so up to two more are timed where it is slow.
+    Without bf16 kernels, as on CPUs with AVX2 alone, a step in it takes many times as long. The first
+    step of a way also makes its kernels, so up to two more are timed where it is slow.
     """
     able, reasons, slow = [], [], []
     for way in ways:
