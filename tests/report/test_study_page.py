@@ -4,46 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from html_pages import check_page
+from study_records import write_study
 
 from dlcli.cli import main
-
-HOSTILE = "<script>alert(1)</script>"
-
-
-def trial(number: int, value: float | None, status: str = "finished", **more: Any) -> dict[str, Any]:
-    settings = {"optim.lr": 10.0**-number, "optim.optimizer": ["adam", HOSTILE][number % 2]}
-    facts = {"run": "r", "model": "cnn", "settings": settings, "epochs": 3, "seconds": 1.5, "reason": ""}
-    return {"number": number, "status": status, "value": value, **facts, **more}
 
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "runs" / "S"
-    folder.mkdir(parents=True)
-    record = {"monitor": "accuracy", "direction": 1, "task": "classification", "data": HOSTILE}
-    (folder / "study.json").write_text(json.dumps({**record, "val_samples": 50}))
-    row = {"metric": "accuracy", "difference": 0.2, "low": 0.1, "high": 0.3, "better": True}
-    best = trial(2, 0.9, difference=row)
-    trials = [
-        trial(0, 0.7),
-        trial(1, 0.6, "pruned"),
-        best,
-        trial(3, None, "failed", reason=HOSTILE),
-    ]
-    result = {
-        "best": best,
-        "trials": trials,
-        "difference_from_default": row,
-        "importance": {"optim.lr": 0.75, "optim.optimizer": 0.25},
-        "test": {"metrics": {"accuracy": 0.8765}, "samples": 40},
-    }
-    (folder / "result.json").write_text(json.dumps(result))
-    return folder
+    return write_study(tmp_path)
 
 
 def test_a_study_on_one_page(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
