@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_data import write_photos
 
 from dlcli.config import TrainConfig
 from dlcli.data.base import ArrayReader, Samples, Stacked
@@ -17,7 +18,7 @@ from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training import run as training
 from dlcli.training.loop.batch_plan import BatchPlan
-from dlcli.training.loop.loader import TrainBatches
+from dlcli.training.loop.loader import CopyStream, Gathered, TrainBatches
 from dlcli.training.loop.state import load_newest
 from dlcli.training.planning import make_plan, read_plan
 from dlcli.training.prepare import prepare_run
@@ -100,3 +101,52 @@ def test_a_batch_of_a_split_on_the_device_waits_for_nothing() -> None:
         torch.cuda.set_sync_debug_mode("default")
     for part in parts:
         assert torch.equal(part.inputs[0][:, 0].cpu(), 2.0 * part.targets.cpu())
+
+
+def test_batches_are_copied_while_the_device_computes() -> None:
+    values = np.random.default_rng(0).standard_normal((64, 1 << 18)).astype(np.float32)  # 1 MiB each
+    samples = Samples(tuple(map(str, range(64))), np.arange(64, dtype=np.int64), Stacked(values))
+
+    class Streamed(ArrayReader):
+        def array(self) -> None:
+            return None
+
+    device = torch.device("cuda")
+    batches = TrainBatches(Streamed(samples, (values,)), BatchPlan(8), seed=0, device=device)
+    kept, sums = torch.zeros(1 << 12, 1 << 12, device=device), []
+    copies: list[torch.cuda.Stream] = []
+    for _ in range(3):
+        for batch in batches.epoch(0):
+            kept = kept @ kept + 1e-3  # the default stream is busy when the next batch is copied
+            sums.append((batch.indices, batch.inputs[0].double().sum(1)))
+            del batch
+    for indices, total in sums:
+        expected = values[indices].astype(np.float64).sum(1)
+        assert np.allclose(total.cpu().numpy(), expected, rtol=1e-9, atol=1e-6)
+    stream, before = CopyStream(device), torch.cuda.current_stream(device)
+    host = torch.zeros(2).pin_memory()
+
+    def read(indices: np.ndarray) -> Gathered:
+        copies.append(torch.cuda.current_stream(device))
+        rows = host.to(device, non_blocking=True)
+        return (rows,), rows, indices, 2
+
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        stream.arrived(stream.copied(read, np.arange(2)))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert copies[0] != before == torch.cuda.current_stream(device)
+
+
+def test_a_run_from_a_reader_that_streams_learns(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos")
+    result = train(
+        tmp_path / "runs",
+        data={"data": str(tmp_path / "photos"), "cache": "none"},
+        model={"name": "cnn", "img_size": 32, "args": {"dropout": 0.0}},
+        augment={"level": "standard"},
+        fit={"epochs": 4, "batch_size": 16},
+    )
+    assert result.validation is not None
+    assert result.validation.metrics["accuracy"] > 0.8

@@ -138,12 +138,11 @@ class TrainBatches:
         samples = self.whole if augmented and self.whole is not None else self.reader
         reader = features or samples.at_epoch(self.seed, epoch)
         split = self._resident_split(reader)
+        gathered: Iterator[Gathered]
         if split is not None:
             gathered = (self._from_resident(split, share) for share in shares)
         else:
-            read = map(reader.read, shares)
-            host = read if reader.in_turn else prefetch(read)
-            gathered = (self._from_host(*each) for each in host)
+            gathered = self._read_ahead(reader, shares)
         for (inputs, targets, indices, count), planned in zip(gathered, sizes, strict=True):
             yield Batch(inputs, targets, indices, count, epoch, planned, features is not None)
         samples.flush()
@@ -178,6 +177,19 @@ class TrainBatches:
         gathered = tuple(tensor.index_select(0, rows) for tensor in inputs)
         return gathered, targets.index_select(0, rows), indices, count
 
+    def _read_ahead(self, reader: Reader, shares: list[Indices]) -> Iterator[Gathered]:
+        """Batches that a thread reads while the ones before are trained on, and copies to a GPU."""
+        if reader.in_turn:
+            return (self._from_host(*reader.read(share)) for share in shares)
+        if self.device.type != "cuda":
+            return (self._from_host(*each) for each in prefetch(map(reader.read, shares)))
+
+        def read(share: Indices) -> Gathered:
+            return self._from_host(*reader.read(share))
+
+        copies = CopyStream(self.device)
+        return map(copies.arrived, prefetch(copies.copied(read, share) for share in shares))
+
     def _from_host(self, host: Inputs, indices: Indices) -> Gathered:
         targets = self.reader.targets(indices)
         count = len(indices) if self._count is None else self._count(targets)
@@ -205,10 +217,36 @@ class TrainBatches:
         return self._resident[reader]
 
 
+class CopyStream:
+    """A stream of a GPU on which batches are copied there, while its default stream computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # What readers compute themselves, features of frozen layers, needs weights that are there.
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def copied(
+        self, read: Callable[[Indices], Gathered], share: Indices
+    ) -> tuple[Gathered, torch.cuda.Event]:
+        """Call ``read`` with its copies on the stream; returns what it gives, and when it is there."""
+        with torch.cuda.stream(self._stream):
+            return read(share), self._stream.record_event()
+
+    def arrived(self, copied: tuple[Gathered, torch.cuda.Event]) -> Gathered:
+        """Let the current stream, not this thread, wait for what was copied; it may be used there."""
+        gathered, event = copied
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+        for tensor in (*gathered[0], gathered[1]):
+            tensor.record_stream(current)  # or its memory were given to the next copy too early
+        return gathered
+
+
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A host tensor on the device, copied from pinned memory without waiting for a GPU."""
     if device.type == "cuda":
-        tensor = tensor.pin_memory()
+        tensor = tensor.contiguous().pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
