@@ -114,7 +114,7 @@ def growth(sizes: list[int], spec: ImageInput, root: Path, batch: int) -> None:
 
 
 def crops(samples: Samples, spec: ImageInput, root: Path, batch: int, rounds: int) -> None:
-    """Print images/s of reading and augmenting, from memory and from disk, and bytes of an image."""
+    """Print images a second of CPU time, read and augmented by one thread, and bytes of an image."""
     task = TaskSpec(kind="classification", input=spec, class_names=("a", "b"))
     cpu = torch.device("cpu")
     augment = make_augment(
@@ -126,12 +126,14 @@ def crops(samples: Samples, spec: ImageInput, root: Path, batch: int, rounds: in
     def rate(reader: PixelReader) -> float:
         order = np.random.default_rng(0).permutation(len(samples))
         parts = [order[low : low + batch] for low in range(0, len(order) - batch + 1, batch)]
-        start = time.perf_counter()
-        for inputs, indices in prefetch(reader.read(part) for part in parts):
+        start = time.process_time()
+        for part in parts:
+            inputs, indices = reader.read(part)
             augment(tuple(map(torch.from_numpy, inputs)), targets, indices, 1)
-        return len(parts) * batch / (time.perf_counter() - start)
+        return len(parts) * batch / (time.process_time() - start)
 
-    readers, found = {}, {}
+    torch.set_num_threads(1)
+    readers = {}
     for name, scale in (("central", None), ("whole", augment.whole_scale(spec, samples))):
         for mode in ("ram", "disk"):
             options = ReadOptions(
@@ -141,10 +143,8 @@ def crops(samples: Samples, spec: ImageInput, root: Path, batch: int, rounds: in
             )
             reader = make_reader(samples, task, options)
             assert isinstance(reader, PixelReader)
-            start = time.perf_counter()
-            rate(reader)  # the first epoch decodes
+            print(f"{name}, {mode}, first epoch: {rate(reader):.0f} images/s", flush=True)
             reader.flush()
-            print(f"{name}, {mode}: first epoch {time.perf_counter() - start:.1f} s", flush=True)
             readers[f"{name}, {mode}"] = reader
     found = interleave({name: lambda r=r: rate(r) for name, r in readers.items()}, rounds)
     for name, values in found.items():
