@@ -22,6 +22,7 @@ SETTINGS = {
     "export": "ExportSettings",
     "quantize": "QuantizeSettings",
     "prune": "PruneSettings",
+    "ship": "ShipSettings",
     "benchmark": "BenchConfig",
     "tune": "TuneConfig",
     "serve": "ServeConfig",

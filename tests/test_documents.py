@@ -51,7 +51,17 @@ def blocks(document: Path) -> list[tuple[str, bool]]:
 
 BLOCKS = [(page, text, marked) for page in DOCUMENTS for text, marked in blocks(page)]
 # Their commands take minutes together; other tests run what is in them too.
-SLOW = {"compression", "explain", "folds", "howto", "own-code", "scripts", "several-devices", "tune"}
+SLOW = {
+    "compression",
+    "explain",
+    "folds",
+    "howto",
+    "own-code",
+    "scripts",
+    "several-devices",
+    "ship",
+    "tune",
+}
 RUN = [
     pytest.param(
         text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import le
 from typing import Any
 
 import numpy as np
@@ -107,14 +108,16 @@ def _doubt(before: Speed, after: Speed, count: int, low: float, high: float) -> 
     return ""
 
 
-def pareto_front(points: Sequence[tuple[float, float] | None]) -> list[bool]:
-    """Whether each (value, cost) is on the Pareto front: none is better in one and as good in the other.
+def pareto_front(points: Sequence[tuple[float, ...] | None]) -> list[bool]:
+    """Whether each (value, cost, ...) is on the Pareto front: none is better in one and as good in all.
 
     Of equal points all are on it. None, and a NaN, are not.
     """
     known = [p for p in points if p is not None and not np.isnan(p).any()]
 
-    def dominated(value: float, cost: float) -> bool:
-        return any(v >= value and c <= cost and (v > value or c < cost) for v, c in known)
+    def dominated(value: float, *costs: float) -> bool:
+        return any(
+            v >= value and all(map(le, c, costs)) and (v, *c) != (value, *costs) for v, *c in known
+        )
 
     return [p is not None and not bool(np.isnan(p).any()) and not dominated(*p) for p in points]

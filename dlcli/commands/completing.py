@@ -79,7 +79,9 @@ _OPTIONS: dict[str, Values] = {
     "--min": metric_bounds,
 }
 _ARGUMENTS: dict[str, Values] = {
-    **dict.fromkeys(("eval", "export", "quantize", "prune", "benchmark", "serve", "info"), run_names),
+    **dict.fromkeys(
+        ("eval", "export", "quantize", "prune", "ship", "benchmark", "serve", "info"), run_names
+    ),
     **dict.fromkeys(("runs", "report"), run_names_and_last),
     "models": model_names,
     "data": data_names,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dlcli.config.bounds import Bound as Bound
     from dlcli.config.bounds import parse_amount as parse_amount
     from dlcli.config.bounds import parse_bound as parse_bound
+    from dlcli.config.bounds import parse_bytes as parse_bytes
+    from dlcli.config.bounds import parse_milliseconds as parse_milliseconds
     from dlcli.config.bounds import parse_names as parse_names
     from dlcli.config.data import DataConfig as DataConfig
     from dlcli.config.eval import EvalConfig as EvalConfig
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from dlcli.config.quantize import QuantizeSettings as QuantizeSettings
     from dlcli.config.serve import ServeConfig as ServeConfig
     from dlcli.config.shared import parse_sizes as parse_sizes
+    from dlcli.config.ship import ShipConfig as ShipConfig
+    from dlcli.config.ship import ShipSettings as ShipSettings
     from dlcli.config.train import TrainConfig as TrainConfig
     from dlcli.config.tune import SearchConfig as SearchConfig
     from dlcli.config.tune import TuneConfig as TuneConfig
@@ -47,6 +51,8 @@ _MODULES = {
         "Bound",
         "parse_amount",
         "parse_bound",
+        "parse_bytes",
+        "parse_milliseconds",
         "parse_names",
     ),
     "data": ("DataConfig",),
@@ -83,6 +89,10 @@ _MODULES = {
     ),
     "serve": ("ServeConfig",),
     "shared": ("parse_sizes",),
+    "ship": (
+        "ShipConfig",
+        "ShipSettings",
+    ),
     "train": ("TrainConfig",),
     "tune": (
         "SearchConfig",

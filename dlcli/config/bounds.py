@@ -1,8 +1,10 @@
-"""Texts with a syntax of their own: bounds on a drop, amounts to prune, comma-separated names."""
+"""Texts with a syntax of their own: bounds on a drop, amounts to prune, sizes, comma-separated names."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,6 +14,8 @@ from dlcli.errors import UsageError
 
 # A bound may be "1%", so it is a text; YAML may give 0.01, a number.
 NUMBERS_AS_TEXT = ConfigDict(coerce_numbers_to_str=True)
+_BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 _ROUNDING = 1e-12  # relative rounding error of a difference of two metrics
 
 
@@ -68,6 +72,30 @@ def parse_amount(text: str, flag: str = "--amount") -> int | float:
 def parse_names(text: str | None) -> tuple[str, ...]:
     """Return the comma-separated names in ``text``, stripped; none for None."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def parse_bytes(text: str | None, flag: str = "--max-size") -> int | None:
+    """Parse 3MB, 500kB or 2.5MiB to bytes. Raises: UsageError for other text, a zero included."""
+    amount = None if text is None else _with_unit(text, _BYTES)
+    if text is not None and (amount is None or amount < 1):
+        raise UsageError(f"{flag} {text!r} is not a size", hint=f"{flag} 3MB, 500kB or 2.5MiB")
+    return None if amount is None else int(amount)
+
+
+def parse_milliseconds(text: str | None, flag: str = "--max-latency") -> float | None:
+    """Parse 2ms, 500us or 0.1s to milliseconds. Raises: UsageError for other text, zero included."""
+    amount = None if text is None else _with_unit(text, _MILLISECONDS)
+    if text is not None and not amount:
+        raise UsageError(f"{flag} {text!r} is not a latency", hint=f"{flag} 2ms, 500us or 0.1s")
+    return amount
+
+
+def _with_unit(text: str, units: Mapping[str, float]) -> float | None:
+    """Return a number times its unit, in upper or lower case; None where it is not both."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)", text.strip().lower())
+    if match is None or match[2] not in units:
+        return None
+    return float(match[1]) * units[match[2]]
 
 
 def parse_coverage(text: str, flag: str = "--intervals") -> Fraction:

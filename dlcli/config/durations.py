@@ -40,7 +40,7 @@ def parse_time(text: str | None) -> float | None:
     if text is None:
         return None
     match = re.fullmatch(
-        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)min)?(?:(\d+(?:\.\d+)?)s)?", text.strip()
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", text.strip()
     )
     parts = [float(part or 0) for part in match.groups()] if match else [0.0]
     if not any(parts):

@@ -87,19 +87,20 @@ def compare_files(
     *,
     delta: MetricDelta | None = None,
     untimed: str = "",
+    device: str = "cpu",
     trust: bool = False,
     emit: Emit = ignore,
 ) -> Comparison:
     """Compare the file ``after`` with ``before``, the model that ``reference`` evaluated.
 
-    ``delta`` is the evaluation of ``after``, where it was evaluated before. Latency is measured if
-    ``config.latency``, unless ``untimed`` says why that would mean nothing.
+    ``delta`` is the evaluation of ``after``, where it was evaluated before. Latency is measured on
+    ``device`` if ``config.latency``, unless ``untimed`` says why that would mean nothing.
     """
     if delta is None:
         delta = reference.evaluate(open_artifact(after, device="cpu", trust=trust))
     timer, timings = None, []
     if config.latency and not untimed:
-        timer = _time((before, after), reference, config, trust=trust, emit=emit)
+        timer = _time((before, after), reference, config, device=device, trust=trust, emit=emit)
         timings = timer.timings()
         untimed = "; ".join(_failures(timings))
         if untimed:
@@ -128,12 +129,13 @@ def _time(
     reference: ReferenceEvaluator,
     config: MeasureConfig,
     *,
+    device: str,
     trust: bool,
     emit: Emit,
 ) -> InterleavedTimer:
     sizes = config.sizes
     return time_models(
-        [RunSpec(file.path, trust=trust) for file in files],
+        [RunSpec(file.path, device=device, trust=trust) for file in files],
         reference.inputs(max(sizes)),
         sizes,
         seconds=config.seconds,

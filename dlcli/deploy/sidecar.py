@@ -11,7 +11,7 @@ from dlcli.config import ExportConfig
 from dlcli.deploy.export import ExportResult
 from dlcli.errors import UsageError
 from dlcli.files import write_json, write_text
-from dlcli.formats.base import FORMATS, Format
+from dlcli.formats.base import FORMATS, Format, ModelFile
 from dlcli.formats.onnx.example import check_example as check_onnx_example
 
 SCHEMA = 1
@@ -44,7 +44,7 @@ def write_companions(result: ExportResult, *, sidecar: bool, example: bool) -> l
     entry, written = FORMATS.get(result.format), []
     if sidecar:
         path = _sidecar_path(result.output)
-        write_json(path, facts(result))
+        write_json(path, facts(ModelFile(result.output, entry), result.card))
         written.append(path)
     if example and entry.example is not None:
         path = _example_path(entry, result.output)
@@ -53,15 +53,14 @@ def write_companions(result: ExportResult, *, sidecar: bool, example: bool) -> l
     return written
 
 
-def facts(result: ExportResult) -> dict[str, Any]:
+def facts(file: ModelFile, card: Card) -> dict[str, Any]:
     """Return the sidecar: classes, preprocessing, encoders and tokenizer, for programs without dlcli."""
-    card = result.card
     task = card.task
     return {
         "written_by": _WRITTEN_BY,
         "schema": SCHEMA,
-        "file": result.output.name,
-        "format": result.format,
+        "file": file.path.name,
+        "format": file.format.name,
         "model": card.model.name,
         "task": task.kind,
         "classes": list(task.class_names),

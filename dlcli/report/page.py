@@ -32,7 +32,7 @@ LIMIT = 3_000_000  # bytes of a page
 
 def write_report(run: RunFolder, target: Path | None = None) -> Path:
     """Write the page of a run, by default to its report.html; returns the path. Raises: DlcliError."""
-    return _write(target or run.report, run_page(read_facts(run)))
+    return write_page(target or run.report, run_page(read_facts(run)))
 
 
 def write_comparison(runs: Sequence[RunFolder], target: Path) -> Path:
@@ -45,14 +45,14 @@ def write_comparison(runs: Sequence[RunFolder], target: Path) -> Path:
         subtitle=shorten(names, 300),
         tiles=(),
         sections=sections,
-        written=_written(),
+        written=written_now(),
     )
-    return _write(target, page)
+    return write_page(target, page)
 
 
 def write_study(folder: StudyFolder, target: Path | None = None) -> Path:
     """Write the page of a study, by default into its folder; returns the path. Raises: DlcliError."""
-    return _write(target or folder.path / "report.html", study_page(folder, _written()))
+    return write_page(target or folder.path / "report.html", study_page(folder, written_now()))
 
 
 def run_page(facts: RunFacts) -> Page:
@@ -77,7 +77,7 @@ def run_page(facts: RunFacts) -> Page:
         subtitle=_subtitle(facts, evaluations),
         tiles=_tiles(facts, evaluations),
         sections=[one for one in sections if one is not None],
-        written=_written(),
+        written=written_now(),
     )
 
 
@@ -86,8 +86,11 @@ def render(page: Page) -> str:
     return _environment().get_template("page.html.j2").render(page=page, version=__version__)
 
 
-def _write(target: Path, page: Page) -> Path:
-    """Write a page; where it would be too large, without the sections that may be long."""
+def write_page(target: Path, page: Page) -> Path:
+    """Write a page; where it would be too large, without the sections that may be long.
+
+    Raises: DlcliError.
+    """
     html = render(page)
     omitted: list[Section] = []
     while len(html.encode()) >= LIMIT and (long := _longest(page)):
@@ -168,5 +171,6 @@ def _problems(facts: RunFacts) -> Section | None:
     return Section("problems", "Not shown", [Notes(facts.problems, tone="warning")])
 
 
-def _written() -> str:
+def written_now() -> str:
+    """When a page is written, for its footer."""
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"

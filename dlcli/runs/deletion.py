@@ -38,6 +38,7 @@ def check_deletable(run: RunFolder | RunGroup) -> None:
     if isinstance(run, RunGroup) and not isinstance(read_json(run.record), dict):
         raise DlcliError(f"{run.record} is not the record of a {run.NOUN}")
     own = [one.path for one in run.runs()] if isinstance(run, RunGroup) else [path]
+    own += [p.parent for one in own for p in RunFolder(one).ship.glob("attempts-*/*/run.json")]
     if inner := next((p.parent for p in path.rglob("run.json") if p.parent not in own), None):
         raise DlcliError(f"{path} holds another run, {inner}", hint="delete that one first")
     if Path.cwd().is_relative_to(path.resolve()):

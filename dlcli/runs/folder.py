@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / f"profile-step-{step}.json.gz"
 
     @property
+    def ship(self) -> Path:
+        """What was shipped of the best model, a folder a target, and the attempts before that."""
+        return self.path / "ship"
+
+    @property
     def state(self) -> Path:
         return self.path / "state"
 
@@ -330,9 +335,13 @@ def as_typed(path: Path | str) -> str:
 
 
 def run_of(artifact: Path) -> RunFolder | None:
-    """The run folder that an artifact lies in, also below ``epochs/``, or None."""
+    """The run folder that an artifact lies in, also in ``epochs/`` or a folder of ``ship/``, or None."""
     folder = artifact.parent
-    run = RunFolder(folder.parent if folder.name == "epochs" else folder)
+    if folder.name == "epochs":
+        folder = folder.parent
+    elif folder.parent.name == "ship" and not RunFolder(folder).record.is_file():
+        folder = folder.parent.parent
+    run = RunFolder(folder)
     return run if run.record.is_file() else None
 
 

@@ -21,17 +21,16 @@ from dlcli.data.splits import apply_splits
 from dlcli.errors import DlcliError
 from dlcli.evaluation.eval_data import recorded_splits
 from dlcli.formats.base import Artifact
-from dlcli.runs.folder import RunFolder
+from dlcli.runs.folder import RunFolder, read_events
 from dlcli.runs.saved import SavedRun
 from dlcli.settings import merge, validate
 from dlcli.training.plan import Plan
 from dlcli.training.recorded_paths import with_recorded_paths
-from dlcli.training.run import TrainResult
 from dlcli.transforms import check_single
 from dlcli.zoo.base import find_model
 
-# Fine-tunes a plan in a new run of this name. `commands` passes one that shows and logs the run.
-Finetuner = Callable[[Plan, str], TrainResult]
+# Trains a plan in a run of this name, and returns the run. `commands` passes one that shows and logs it.
+Finetuner = Callable[[Plan, str], RunFolder]
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,14 @@ def some_epochs(run: SavedRun | None, share: float) -> int:
     """A share of the epochs of the model's own run, of ten where there is none; at least one."""
     epochs = TrainConfig().fit.epochs if run is None else run.config.fit.epochs
     return max(1, round(share * epochs))
+
+
+def epoch_seconds(run: SavedRun | None) -> float | None:
+    """The mean time of an epoch of the model's own run, validation included; None where not recorded."""
+    metrics = None if run is None else run.folder.metrics
+    events = read_events(metrics) if metrics is not None and metrics.is_file() else []
+    ends = [event for event in events if event.get("event") == "EpochDone"]
+    return ends[-1]["elapsed_s"] / ends[-1]["epoch"] if ends else None
 
 
 def finetune_plan(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dlcli.ui import console as consoles
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 GAP = 2  # between columns
@@ -34,11 +35,13 @@ def least_width(
     return sum(needed) + GAP * (len(needed) - 1)
 
 
-def print_list(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_list(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None
+) -> None:
     """Print each row as its first cell and, below it, the other cells with their headings."""
     from rich.text import Text
 
-    console = consoles.stdout()
+    console = console or consoles.stdout()
     for name, *cells in rows:
         console.print(Text(f"  {name}" if name else "  -"), soft_wrap=True)
         pairs = [f"{head} {cell}".strip() for head, cell in zip(heads[1:], cells, strict=True) if cell]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from dlcli.ui.text import figure
 from dlcli.wording import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from dlcli.evaluation.metrics import ClassRow, EvalResult, SeriesRow, TargetRow
@@ -144,22 +145,34 @@ def print_key_values(title: str, rows: list[tuple[str, str]]) -> None:
     print_sections([Section(printable(title), [Row(printable(key), value) for key, value in rows])])
 
 
-def print_comparison(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table whose first column names the rows: before and after, formats side by side."""
+def print_comparison(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    words: Collection[int] = (),
+    console: Console | None = None,
+) -> None:
+    """Print a table whose first column names the rows: before and after, formats side by side.
+
+    ``words`` are the numbers of columns of words, which are folded in place of the first; ``console`` is
+    stdout's by default.
+    """
     from rich.text import Text
 
     table = _table()
     for number, column in enumerate(columns):
         table.add_column(
             Text(printable(column)),
-            justify="right" if number else "left",
-            no_wrap=bool(number),
+            justify="right" if number and number not in words else "left",
+            no_wrap=number not in words if words else bool(number),
             overflow="fold",
         )
     for row in rows:
         table.add_row(*(printable(value) for value in row))
-    consoles.stdout().print(Text(printable(title), "bold"))
-    _print_trimmed(table)
+    console = console or consoles.stdout()
+    console.print(Text(printable(title), "bold"), soft_wrap=True)
+    _print_trimmed(table, console)
 
 
 def _samples(result: EvalResult) -> str:
@@ -270,7 +283,7 @@ def _print_table(title: str, table: Table) -> None:
     _print_trimmed(table)
 
 
-def _print_trimmed(table: Table) -> None:
+def _print_trimmed(table: Table, console: Console | None = None) -> None:
     """Print a table, indented, without the blanks that rich adds at the end of lines.
 
     On a screen that is too narrow for it, it is a list: a row's name, and below it all that was in its
@@ -279,11 +292,11 @@ def _print_trimmed(table: Table) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    console = consoles.stdout()
+    console = console or consoles.stdout()
     heads, rows = texts_of(table)
     folding = [not column.no_wrap for column in table.columns]
     if least_width(heads, rows, folding) > console.width - 2:
-        print_list(heads, rows)
+        print_list(heads, rows, console)
         return
     for segments in console.render_lines(Padding.indent(table, 2), pad=False):
         line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))

@@ -21,7 +21,7 @@ from dlcli.machine import facts as machine_facts
 SMALLER = {
     r"dlcli (train .*--epochs 1 .*) --resume": r"dlcli train --resume",
     r"--epochs 20": "",
-    r"dlcli (export|quantize|prune)": r"dlcli \1 --no-latency",
+    r"dlcli (export|quantize|prune|ship)": r"dlcli \1 --no-latency",
     r"--batch-sizes 1 (.*)--batch-sizes 1,32": r"--batch-sizes 1 \1",
     r"dlcli serve(.*?)( --port \d+)?$": r"dlcli serve\1 --port 0",
     r"best.onnx": "best.safetensors",
@@ -31,7 +31,14 @@ SMALLER = {
     r"--sampler": "--trials 1 --sampler",
     r"--trials 40": "--trials 2",
 }
-LONG = ("export", "quantize", "prune", "benchmark", "tune")  # in processes of their own, or they train
+LONG = (
+    "export",
+    "quantize",
+    "prune",
+    "benchmark",
+    "ship",
+    "tune",
+)  # in processes of their own, or they train
 
 
 def examples(command: str) -> list[str]:

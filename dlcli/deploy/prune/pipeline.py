@@ -33,10 +33,16 @@ from dlcli.events import Emit, Noted, ignore
 from dlcli.files import write_bytes, write_text
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, open_artifact
 from dlcli.formats.checkpoint import Checkpoint, save_model
-from dlcli.runs.folder import RunFolder, create_run, read_events, started_now, versions
+from dlcli.runs.folder import RunFolder, create_run, started_now, versions
 from dlcli.runs.saved import read_run_of, settings_entry
 from dlcli.settings import dump_yaml
-from dlcli.training.finetune import FinetuneDefaults, Finetuner, finetune_plan, some_epochs
+from dlcli.training.finetune import (
+    FinetuneDefaults,
+    Finetuner,
+    epoch_seconds,
+    finetune_plan,
+    some_epochs,
+)
 from dlcli.training.model_card import make_card
 from dlcli.training.plan import Plan
 from dlcli.training.prepare import prepare_run
@@ -44,7 +50,7 @@ from dlcli.training.run import new_run
 from dlcli.wording import plural
 from dlcli.zoo.precision import Precision
 
-_EPOCHS_SHARE = 0.5  # of fine-tuning, relative to the epochs of the model's own run
+EPOCHS_SHARE = 0.5  # of fine-tuning, relative to the epochs of the model's own run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +108,7 @@ class PruneJob:
         seed = settings.finetune.seed
         self._seed = own.fit.seed if seed is None else seed
         # A model that has lost much learns like a new one: at its full learning rate, and for long.
-        self._defaults = FinetuneDefaults(epochs=some_epochs(self._run, _EPOCHS_SHARE), lr_share=1.0)
+        self._defaults = FinetuneDefaults(epochs=some_epochs(self._run, EPOCHS_SHARE), lr_share=1.0)
         epochs = settings.finetune.epochs
         self.epochs = self._defaults.epochs if epochs is None else epochs
 
@@ -133,12 +139,10 @@ class PruneJob:
         if not self.epochs:
             return "no fine-tuning"
         text = f"{plural(self.epochs, 'epoch')} of fine-tuning"
-        metrics = None if self._run is None else self._run.folder.metrics
-        events = read_events(metrics) if metrics is not None and metrics.is_file() else []
-        seconds = [e["epoch_s"] for e in events if e.get("event") == "EpochDone"]
-        if not seconds:
+        seconds = epoch_seconds(self._run)
+        if seconds is None:
             return text
-        minutes = self.epochs * sum(seconds) / len(seconds) / 60
+        minutes = self.epochs * seconds / 60
         return f"{text} (about {max(minutes, 0.1):.1f} minutes at the speed of the model's own run)"
 
     def build(self, target: PruneTarget, name: str) -> PruneCandidate:
@@ -218,7 +222,7 @@ class PruneJob:
 
     def _finetune(self, model: PrunedModel, name: str, epochs: int, step: tuple[int, int]) -> RunFolder:
         try:
-            return self.finetuner(self._plan(model, epochs), name).run
+            return self.finetuner(self._plan(model, epochs), name)
         except Interrupted as exc:
             if step[0] == step[1]:
                 raise

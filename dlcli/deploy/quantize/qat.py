@@ -42,7 +42,7 @@ from dlcli.zoo.forward import load_tensors, model_inputs
 # The int8 model starts from what the float model has learned: few epochs at a low learning rate, with
 # its outputs as the only targets. At a tenth of the run's learning rate instead of a fiftieth, resnet18
 # on 3,000 photos moved away from them.
-_EPOCHS_SHARE, _LR_SHARE = 0.1, 0.02
+EPOCHS_SHARE, _LR_SHARE = 0.1, 0.02
 _EXAMPLE_LENGTH = 12  # of the sequences of the traced forward pass
 
 
@@ -88,15 +88,15 @@ def qat(
         (*transforms.of_the_model(source.card), *records),
         settings.finetune,
         settings.measure,
-        FinetuneDefaults(epochs=some_epochs(own, _EPOCHS_SHARE), lr_share=_LR_SHARE, distill_alpha=1.0),
+        FinetuneDefaults(epochs=some_epochs(own, EPOCHS_SHARE), lr_share=_LR_SHARE, distill_alpha=1.0),
     )
     layers = len(records[-1].args["layers"])
     emit(Noted(f"fine-tuning with {layers} layers in simulated int8"))
     name = source.path.stem if own is None else own.name
-    result = finetuner(plan, f"{name}-{method.name}")
-    int8 = open_checkpoint(recognize(result.run.best), Runtime("cpu"))
+    run = finetuner(plan, f"{name}-{method.name}")
+    int8 = open_checkpoint(recognize(run.best), Runtime("cpu"))
     write_int8(int8, method, path, settings)
-    return QatResult(path, result.run)
+    return QatResult(path, run)
 
 
 def prepare(

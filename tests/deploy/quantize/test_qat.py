@@ -31,7 +31,6 @@ from dlcli.training.loop.state import load_newest
 from dlcli.training.plan import Plan
 from dlcli.training.planning import make_plan, read_plan
 from dlcli.training.prepare import prepare_run
-from dlcli.training.run import TrainResult
 from dlcli.training.sync_batchnorm import RunningStatistics
 from dlcli.zoo.base import build_model
 from dlcli.zoo.precision import Precision
@@ -53,11 +52,10 @@ def settings(**changes: Any) -> QuantizeSettings:
     return validate(QuantizeSettings, merge(defaults, changes))
 
 
-def finetuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan, str], TrainResult]:
-    def finetune(plan: Plan, name: str) -> TrainResult:
-        return training.train(
-            prepare_run(plan), training.new_run(prepare_run(plan), root, name), emit, state=None
-        )
+def finetuner(root: Path, emit: Callable[[Event], None] = ignore) -> Callable[[Plan, str], RunFolder]:
+    def finetune(plan: Plan, name: str) -> RunFolder:
+        run = training.new_run(prepare_run(plan), root, name)
+        return training.train(prepare_run(plan), run, emit, state=None).run
 
     return finetune
 
@@ -93,7 +91,7 @@ def test_the_file_computes_what_the_run_simulates(source: Artifact, tuned: QatRe
 def test_a_finished_run_becomes_the_file_that_was_never_written(
     source: Artifact, tuned: QatResult, tmp_path: Path
 ) -> None:
-    def never(plan: Plan, name: str) -> TrainResult:
+    def never(plan: Plan, name: str) -> RunFolder:
         raise AssertionError("it is trained already")
 
     given = settings(measure={"latency": False})

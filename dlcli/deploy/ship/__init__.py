@@ -1,0 +1,1 @@
+"""From a trained model to a folder for its target: what was tried, measured, chosen and written."""
