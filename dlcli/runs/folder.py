@@ -345,6 +345,18 @@ def run_of(artifact: Path) -> RunFolder | None:
     return run if run.record.is_file() else None
 
 
+def artifact_name(path: Path) -> str:
+    """What a model file is called where it is served: by its run where it is "best", else by its stem.
+
+    ``best.onnx`` in a run has the run's name, ``best.int8-static.onnx`` that with ".int8-static".
+    """
+    run = run_of(path.resolve())
+    stem = path.stem or path.name
+    if run is not None and (stem == "best" or stem.startswith("best.")):
+        return run.path.name + stem.removeprefix("best")
+    return stem
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """The events of a file, in order, as `Event.to_dict` returns them; incomplete lines are skipped.
 

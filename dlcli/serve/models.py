@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli import transforms
 from dlcli.errors import UsageError
-from dlcli.runs.folder import run_of
+from dlcli.runs.folder import artifact_name
 from dlcli.serve.batching import MicroBatcher
 from dlcli.serve.errors import RequestError
 from dlcli.serve.tensors import Declared, declared_inputs, declared_outputs
@@ -128,24 +128,15 @@ class Models:
 def names_of(paths: Sequence[Path], given: Sequence[str]) -> list[tuple[str, str]]:
     """The name and version of each model: those ``given``, else of its file; 1, 2 ... of one name.
 
-    A file ``best.onnx`` in a run has the run's name, ``best.int8-static.onnx`` that with ".int8-static";
-    others have their stem. Raises: UsageError where there are not as many names as models.
+    Raises: UsageError where there are not as many names as models.
     """
     if given and len(given) != len(paths):
         raise UsageError(
             f"--model-name is given {len(given)} times for {len(paths)} models",
             hint="give one for each artifact, in their order, or none",
         )
-    names = list(given) or [_name_of(path) for path in paths]
+    names = list(given) or [artifact_name(path) for path in paths]
     return [(name, str(names[: at + 1].count(name))) for at, name in enumerate(names)]
-
-
-def _name_of(path: Path) -> str:
-    run = run_of(path.resolve())
-    stem = path.stem or path.name
-    if run is not None and (stem == "best" or stem.startswith("best.")):
-        return run.path.name + stem.removeprefix("best")
-    return stem
 
 
 def open_model(
