@@ -68,14 +68,14 @@ def command(
         dlcli eval resnet18-imgs --data ./new --min accuracy=0.9
         dlcli eval cnn-digits --worst 20 --output worst.csv
     """
-    config = _with_folds(settings.resolve(), artifacts or [], runs_dir)
+    config, fold = _with_folds(settings.resolve(), artifacts or [], runs_dir)
     bounds = [_parse_bound(text) for text in minimum or []]
     paths = find_artifacts(artifacts or [None], runs_dir)
     compared = len(paths) > 1 and not config.ensemble
     _check(config, paths, output)
 
     from dlcli.evaluation.ensemble import check_members, seen_in_training
-    from dlcli.evaluation.eval_data import eval_data
+    from dlcli.evaluation.eval_data import eval_data, left_out_data
     from dlcli.evaluation.explanations import check_explained
     from dlcli.events import Warned
     from dlcli.formats.base import open_artifact, recognize
@@ -86,7 +86,11 @@ def command(
         check_explained(files[0].card.task)
     _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
     check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
-    data = eval_data(files[0].card, paths[0], config)  # before the weights: a wrong name fails at once
+    # Before the weights: a wrong name fails at once.
+    if fold is None:
+        data = eval_data(files[0].card, paths[0], config)
+    else:
+        data = left_out_data(fold, files[0].card, config)
     with progress_sink(quiet, json_output) as emit:
         models = [
             open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
@@ -106,15 +110,17 @@ def command(
         raise BoundMissed(missed[0])
 
 
-def _with_folds(config: EvalConfig, artifacts: Sequence[str], root: Path) -> EvalConfig:
+def _with_folds(
+    config: EvalConfig, artifacts: Sequence[str], root: Path
+) -> tuple[EvalConfig, RunFolder | None]:
     """Return the settings with which the models of a cross-validation are evaluated: as an ensemble.
 
-    On the data's own test split, which no fold has seen, unless other data is given. Raises: UsageError
-    where there is none.
+    And one of its runs, on whose data that is in no fold, None where other data is given. Raises:
+    UsageError where all data is in folds.
     """
     groups = [group for text in artifacts if (group := folds_of(text, root)) is not None]
     if not groups:
-        return config
+        return config, None
     several = any(FoldsFolder.find(text, root) is not None for text in artifacts)
     update: dict[str, Any] = {"ensemble": True} if several else {}
     if config.data is None:
@@ -129,8 +135,8 @@ def _with_folds(config: EvalConfig, artifacts: Sequence[str], root: Path) -> Eva
                 f"{groups[0].path}",
                 hint=f"give other data with --data; {own}",
             )
-        update |= {"data": saved.config.data.data, "split": "test"}
-    return config.model_copy(update=update)
+        return config.model_copy(update={**update, "split": "test"}), saved.folder
+    return config.model_copy(update=update), None
 
 
 def _measured_by(model: Artifact, metrics: tuple[str, ...]) -> Artifact:

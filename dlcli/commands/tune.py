@@ -15,7 +15,6 @@ from dlcli.runs.folder import DEFAULT_ROOT
 _WITHOUT = (
     "fit.max_time",
     "data.workers",
-    "data.folds",
     "launch.devices",
     "launch.nnodes",
     "launch.rdzv_endpoint",

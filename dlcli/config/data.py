@@ -93,6 +93,13 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         advanced=True,
     )
     fold: int | None = setting(None, "The one of data.folds to hold out, from 1 (default: each).", ge=1)
+    folds_test_fraction: float = setting(
+        0.0,
+        "Test fraction that is in no fold, of data without a test split (of tune --folds: "
+        "data.test_fraction).",
+        ge=0,
+        lt=1,
+    )
     tokenizer: Literal["word", "bpe"] = setting("word", "Tokenizer.", "--tokenizer", advanced=True)
     vocab_size: int = setting(20_000, "Maximum vocabulary size.", ge=8)
     min_count: int = setting(1, "Minimum frequency of a token; rarer ones are unknown.", ge=1)

@@ -17,24 +17,37 @@ from dlcli.wording import listed, plural
 
 
 def with_fold(
-    source: DataSource, folds: int, fold: int, *, seed: int, val_fraction: float
+    source: DataSource,
+    folds: int,
+    fold: int,
+    *,
+    seed: int,
+    val_fraction: float,
+    test_fraction: float = 0.0,
 ) -> DataSource:
     """``source`` with the samples of ``fold`` (1 to ``folds``) held out as its test split.
 
     Of the others a part is held out as val, so that what is held out chooses no epoch. The folds divide
-    all samples but those of a given test split, which is in no split then. Raises: DlcliError where a
-    class, or the groups, are fewer than the folds.
+    all samples but those of a test split, which is in no split then: the given one, or without one
+    ``test_fraction`` of the samples, the same that a run without folds holds out. Raises: DlcliError
+    where a class, or the groups, are fewer than the folds.
     """
+    least = 2 if source.task == "embedding" else 1
     parts = {name: part for name, part in source.splits.items() if name != "test"}
     total = sum(map(len, parts.values()))
     pool = take_from(list(parts.values()), np.arange(total, dtype=np.int64))
-    held = fold_of_samples(pool, folds, seed=seed, class_names=source.class_names) == fold - 1
-    rest = pool.take(np.flatnonzero(~held))
-    least = 2 if source.task == "embedding" else 1
-    splits = hold_out(rest, {"val": val_fraction}, seed=seed, least=least)
-    splits["test"] = pool.take(np.flatnonzero(held))
     given = source.splits.get("test")
     left_out = () if given is None else given.ids
+    if given is None and test_fraction:
+        fractions = {"val": val_fraction, "test": test_fraction}
+        test = hold_out(pool, fractions, seed=seed, least=least).get("test")
+        left_out = () if test is None else test.ids
+        others = set(left_out)
+        pool = pool.take(np.flatnonzero([id_ not in others for id_ in pool.ids]))
+    held = fold_of_samples(pool, folds, seed=seed, class_names=source.class_names) == fold - 1
+    rest = pool.take(np.flatnonzero(~held))
+    splits = hold_out(rest, {"val": val_fraction}, seed=seed, least=least)
+    splits["test"] = pool.take(np.flatnonzero(held))
     return replace(source, splits=splits, given=frozenset(), left_out=left_out)
 
 

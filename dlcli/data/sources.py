@@ -49,6 +49,8 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
             f"data.fold = {config.fold} of data.folds = {config.folds} is no fold",
             hint="--folds 5 --set data.fold=1 holds out the first of five folds",
         )
+    if config.val_fraction + config.folds_test_fraction >= 1:
+        raise UsageError("val_fraction + folds_test_fraction leave nothing to train on")
     source = _divided(_find(config, other=False), config, seed=seed)
     if source.task == "embedding":
         _need_pairs(source)
@@ -60,7 +62,14 @@ def _divided(source: DataSource, config: DataConfig, *, seed: int) -> DataSource
     least = 2 if source.task == "embedding" else 1
     in_time = not source.given and "train" in source.splits  # divided by its kind
     if config.folds is not None and config.fold is not None and not in_time:
-        return with_fold(source, config.folds, config.fold, seed=seed, val_fraction=config.val_fraction)
+        return with_fold(
+            source,
+            config.folds,
+            config.fold,
+            seed=seed,
+            val_fraction=config.val_fraction,
+            test_fraction=config.folds_test_fraction,
+        )
     if "all" in source.splits:
         if config.val_fraction + config.test_fraction >= 1:
             raise UsageError(
@@ -80,7 +89,18 @@ def _divided(source: DataSource, config: DataConfig, *, seed: int) -> DataSource
     ordered: dict[str, Samples] = {
         name: splits[name] for name in ("train", "val", "test") if name in splits
     }
-    return replace(source, splits=ordered)
+    left_out: tuple[str, ...] = ()
+    if in_time and config.folds is not None and config.folds_test_fraction:
+        left_out = open_undivided(without_folds(config)).splits["test"].ids
+    return replace(source, splits=ordered, left_out=left_out)
+
+
+def without_folds(config: DataConfig) -> DataConfig:
+    """The settings of the same data without folds: what is in none of them is its test split."""
+    update: dict[str, Any] = {"folds": None, "fold": None, "folds_test_fraction": 0.0}
+    if config.folds_test_fraction:
+        update["test_fraction"] = config.folds_test_fraction
+    return config.model_copy(update=update)
 
 
 def open_undivided(config: DataConfig) -> DataSource:

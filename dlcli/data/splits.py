@@ -115,6 +115,26 @@ def apply_splits(path: Path, source: DataSource) -> tuple[DataSource, list[str]]
     return source, messages
 
 
+def left_out_samples(path: Path, source: DataSource) -> Samples:
+    """The samples of ``source`` that the record at ``path`` leaves out of all folds.
+
+    Raises: DlcliError when the file is damaged or some of them are missing.
+    """
+    record = _read(path)
+    parts = list(source.splits.values())
+    position = {id_: index for index, id_ in enumerate(id_ for part in parts for id_ in part.ids)}
+    ids = record.get("left_out", ())
+    missing = [id_ for id_ in ids if id_ not in position]
+    if missing or not ids:
+        raise DlcliError(
+            f"{_count(missing)} of the {len(ids)} that {path} leaves out of all folds are not in "
+            f"{source.origin}: {_some(missing)}",
+            hint="the data has changed since",
+        )
+    indices = np.array([position[id_] for id_ in ids], dtype=np.int64)
+    return match_classes(take_from(parts, indices), source, record["class_names"])[0]
+
+
 def match_classes(
     samples: Samples, source: DataSource, names: Sequence[str]
 ) -> tuple[Samples, list[str]]:

@@ -30,8 +30,9 @@ _NO_MEAN = {
 
 
 class Ensemble:
-    """Artifacts as one model for `task`, that of the first one.
+    """Artifacts as one model for `task`, by default that of the first one.
 
+    Another has its classes or targets, and outputs are in its order and scales.
     Formats, architectures and inputs may differ: `reader` encodes each sample as each member needs it,
     and `predict` takes these inputs. Members with equal encoders share their inputs.
     """
@@ -42,11 +43,12 @@ class Ensemble:
         *,
         tta: Literal["none", "flip"] = "none",
         averaged: bool = True,
+        task: TaskSpec | None = None,
     ) -> None:
         check_members([(str(m.path), m.card.task) for m in members], averaged=averaged)
         self.members = tuple(members)
         self.averaged = averaged
-        first = members[0].card.task
+        first = task or members[0].card.task
         # Thresholds are of the probabilities of one model, not of a mean.
         self.task = first if len(members) == 1 else first.with_thresholds(None)
         # That of each member: the same, with its own thresholds.

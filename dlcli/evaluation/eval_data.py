@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlcli.card import Card
 from dlcli.config import DataConfig, EvalConfig
 from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.notices import messages
-from dlcli.data.sources import open_other, open_undivided
-from dlcli.data.splits import apply_splits
+from dlcli.data.sources import open_other, open_undivided, without_folds
+from dlcli.data.splits import apply_splits, left_out_samples, match_classes, take_from
 from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.provenance import outdated
 from dlcli.runs.folder import RunFolder, run_of
+from dlcli.runs.saved import read_run
 from dlcli.settings import validate
 
 
@@ -63,6 +66,28 @@ def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
         warnings=(*messages(notices), *warnings, *([old] if old else [])),
         train=(lambda: read("train")) if own and "train" in source.splits else None,
         own=own,
+    )
+
+
+def left_out_data(run: RunFolder, card: Card, config: EvalConfig) -> EvalData:
+    """The samples that no fold has seen, of the data of ``run``, one of the folds.
+
+    ``train()`` is a reader of all others, each of which most of the folds were trained on. Raises:
+    DlcliError where they are missing.
+    """
+    source = open_undivided(without_folds(read_run(run).config.data))
+    samples = left_out_samples(run.splits, source)
+    out, parts = set(samples.ids), list(source.splits.values())
+    ids = [id_ for part in parts for id_ in part.ids]
+    others = take_from(parts, np.flatnonzero([id_ not in out for id_ in ids]))
+    others, _ = match_classes(others, source, card.task.class_names)
+    options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
+    kind = kind_of(card.task)
+    return EvalData(
+        reader=kind.reader(samples, card.task, options),
+        split="test",
+        note="the test split, which is in no fold",
+        train=lambda: kind.reader(others, card.task, options),
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dlcli.config import EvalConfig
-from dlcli.data.base import Reader
+from dlcli.data.base import Reader, SplitName
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.slices import groups_of
 from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.conformal import measure_intervals
 from dlcli.evaluation.differences import compared_metric
 from dlcli.evaluation.ensemble import Ensemble, member_row
-from dlcli.evaluation.eval_data import EvalData
+from dlcli.evaluation.eval_data import EvalData, eval_data
 from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
 from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.explanations import Explainer
@@ -21,6 +21,8 @@ from dlcli.evaluation.slices import slice_rows
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.evaluation.worst import SampleLosses, check_worst, worst_rows
 from dlcli.events import Emit, Warned, ignore
+from dlcli.formats.base import open_artifact, recognize
+from dlcli.runs.folder import RunFolder
 from dlcli.task import TaskSpec
 
 
@@ -76,6 +78,20 @@ def evaluate_ensemble(
         task, data.train(), data.reader, counts, metric=metric, fitted=config.baselines
     )
     return replace(result, baselines=baselines)
+
+
+def evaluate_run(
+    run: RunFolder, split: SplitName, emit: Emit = ignore
+) -> tuple[EvalResult, dict[str, float]]:
+    """Evaluate a run's best model on a split of its own, without baselines.
+
+    Also returns its metrics on val, as `record_evaluation` needs them. Raises: DlcliError.
+    """
+    config = EvalConfig(split=split)
+    model = open_artifact(recognize(run.best), device=config.device)
+    data = replace(eval_data(model.card, model.path, config), train=None)
+    result = evaluate_ensemble(Ensemble([model]), data, config, emit=emit)
+    return result, model.card.metrics.get("val", {})
 
 
 def count_members(

@@ -17,16 +17,17 @@ from dlcli.config import EvalConfig
 from dlcli.data.base import Samples
 from dlcli.evaluation.baselines.compare import compare_with_baselines
 from dlcli.evaluation.differences import compared_metric
-from dlcli.evaluation.ensemble import Ensemble, alignment
-from dlcli.evaluation.eval_data import EvalData, eval_data
+from dlcli.evaluation.ensemble import Ensemble, alignment, compare_counts
+from dlcli.evaluation.eval_data import EvalData, eval_data, left_out_data
 from dlcli.evaluation.evaluate import batches, check_counted, default_batch_size
-from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
+from dlcli.evaluation.evaluate_artifacts import count_members, evaluate_ensemble
 from dlcli.evaluation.metrics import BaselineRow, Counts, EvalResult, direction, make_counts
-from dlcli.evaluation.metrics.base import RANGES
+from dlcli.evaluation.metrics.base import RANGES, MemberRow
 from dlcli.evaluation.predict import predict
 from dlcli.evaluation.true_values import true_values
 from dlcli.events import Emit, ignore
 from dlcli.formats.base import Artifact, open_artifact, recognize
+from dlcli.runs.folder import RunFolder
 from dlcli.task import TaskKind, TaskSpec
 
 # Outputs of models that were fitted on other samples have no metric together: scales of several
@@ -68,7 +69,7 @@ class FoldsResult:
     ``baselines`` are differences, the model's value minus that of each baseline. ``pooled`` are metrics
     over all held-out samples together, none where the models' outputs have no common scale; ``samples``
     is the number of held-out samples that were counted. ``test`` are the metrics of the mean prediction
-    on the data's own test split, of ``test_samples``, which no fold has seen; empty without one.
+    on the test split, of ``test_samples``, which no fold has seen; empty without one.
     """
 
     task: TaskKind
@@ -142,12 +143,7 @@ class FoldModels:
             mean=mean_row(
                 metric, [row.metrics.get(metric, math.nan) for row in rows], share, (least, most)
             ),
-            baselines=tuple(
-                replace(row, better=(row.low > 0) == (direction(metric) > 0))
-                if row.low > 0 or row.high < 0
-                else row
-                for row in map(difference, names, differences)
-            ),
+            baselines=tuple(_judged(row, metric) for row in map(difference, names, differences)),
             samples=sum(row.samples for row in rows),
             pooled={} if pooled is None else pooled.metrics(),
         )
@@ -157,12 +153,11 @@ class FoldModels:
         """The samples that the first fold holds out."""
         return self._folds[0].data.reader.samples
 
-    def test(self, data: str, emit: Emit = ignore) -> EvalResult:
-        """Evaluate the mean prediction on the test split that ``data`` has of its own."""
+    def test(self, run: RunFolder, emit: Emit = ignore) -> EvalResult:
+        """Evaluate the mean prediction on the samples that no fold has seen; ``run`` is one of them."""
         ensemble = Ensemble([fold.artifact for fold in self._folds])
-        config = EvalConfig(data=data, split="test", ensemble=True, device=self._device)
-        first = ensemble.members[0]
-        split = replace(eval_data(first.card, first.path, config), train=None)
+        config = EvalConfig(split="test", ensemble=True, device=self._device)
+        split = replace(left_out_data(run, ensemble.members[0].card, config), train=None)
         return evaluate_ensemble(ensemble, split, config, emit=emit)
 
     def predictions(self) -> Iterator[dict[str, Any]]:
@@ -179,6 +174,59 @@ class FoldModels:
                     truth = true_values(reader, index, fold.task)
                     for row, true in zip(prediction.rows, truth, strict=True):
                         yield {**row, "fold": fold.number, "true": true}
+
+
+def compare_folds(models: Sequence[Sequence[Path]], *, device: str = "cpu") -> list[MemberRow]:
+    """Compare cross-validations on the same folds: the difference of each from the first.
+
+    ``models`` has the paths of the K models of each. Differences are paired over all held-out samples;
+    where the models' outputs have no common scale they are means over the folds (`mean_row`).
+    """
+    config = EvalConfig(split="test", device=device)
+    pooled: list[Counts] = []
+    values: list[list[float]] = [[] for _ in models]
+    task, metric, shares = None, "", list[float]()
+    for fold in range(len(models[0])):
+        members = [open_artifact(recognize(paths[fold]), device=device) for paths in models]
+        first = members[0].card
+        task = task or first.task.with_thresholds(None)
+        data = eval_data(first, members[0].path, config)
+        aligned = task.model_copy(update={"input": first.task.input})
+        together = Ensemble(members, averaged=False, task=aligned)
+        reader, counts, _ = count_members(together, data, config)
+        check_counted(counts[0], reader, data.split)
+        metric = metric or compared_metric(first.monitor, counts[0], task)
+        assert data.train is not None  # a run's own data has its training split
+        shares.append(counts[0].samples / len(data.train()))
+        for own, count in zip(values, counts, strict=True):
+            own.append(count.metrics().get(metric, math.nan))
+        if not pooled:
+            pooled = counts
+        elif task.kind not in _APART:
+            for whole, count in zip(pooled, counts, strict=True):
+                whole.merge(count)
+    assert task is not None
+    if task.kind not in _APART:
+        return [
+            compare_counts(str(paths[0].parent.parent), own, pooled[0], metric, task, shown=own)
+            for paths, own in zip(models, pooled, strict=True)
+        ]
+    rows = []
+    for paths, own in zip(models, values, strict=True):
+        differences = [value - other for value, other in zip(own, values[0], strict=True)]
+        row = mean_row(metric, differences, float(np.mean(shares)), (-math.inf, math.inf))
+        row = _judged(row, metric)
+        shown = {metric: float(np.mean(own))}
+        name = str(paths[0].parent.parent)
+        rows.append(MemberRow(name, shown, metric, row.value, row.low, row.high, row.better))
+    return rows
+
+
+def _judged(row: MeanRow, metric: str) -> MeanRow:
+    """A difference in a metric, with whether it is better where its interval excludes 0."""
+    if row.low > 0 or row.high < 0:
+        return replace(row, better=(row.low > 0) == (direction(metric) > 0))
+    return row
 
 
 def mean_row(name: str, values: Sequence[float], share: float, limits: tuple[float, float]) -> MeanRow:

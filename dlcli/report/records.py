@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from dlcli.wording import plural
+
 
 class _Read(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -196,6 +198,17 @@ class StudyRecord(_Read):
     data: str = ""
     val_samples: int = 0
     tune: SearchFacts = SearchFacts()
+    folds: int | None = None
+
+    @property
+    def estimate(self) -> str:
+        """Of what the metric is, in a word: val, or 3-fold."""
+        return "val" if self.folds is None else f"{self.folds}-fold"
+
+    @property
+    def samples(self) -> str:
+        """The samples that trials are compared on, in words."""
+        return plural(self.val_samples, "validation sample" if self.folds is None else "held-out sample")
 
 
 class DifferenceFacts(_Read):

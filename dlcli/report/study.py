@@ -56,7 +56,7 @@ def _tiles(study: StudyRecord, result: StudyResult) -> list[tuple[str, str, str]
         value = figure(result.test.metrics[monitor])
         tiles.append((f"test {monitor}", value, plural(result.test.samples, "sample")))
     samples = plural(study.val_samples, "sample")
-    tiles.append((f"val {monitor}", _figure(result.best.value), f"best trial, {samples}"))
+    tiles.append((f"{study.estimate} {monitor}", _figure(result.best.value), f"best trial, {samples}"))
     tiles.append(("trials", str(len(result.trials)), f"best: {result.best.name}"))
     tiles.append(("training", duration(sum(trial.seconds for trial in result.trials)), "all trials"))
     return tiles
@@ -72,13 +72,13 @@ def _against_default(study: StudyRecord, result: StudyResult) -> str:
     words = {True: "better", False: "worse", None: "not significantly better"}[row.better]
     return (
         f"The best trial is {words} than the default settings: {signed(row.difference)} {study.monitor} "
-        f"(95 % interval {signed(row.low)} to {signed(row.high)}, paired on val)."
+        f"(95 % interval {signed(row.low)} to {signed(row.high)}, paired on {study.samples})."
     )
 
 
 def _results(study: StudyRecord, result: StudyResult) -> Section:
     settings = [(key, shorten(value_text(value), _VALUE)) for key, value in result.best.settings.items()]
-    test = "the data has no test split, so val, which chose this trial, is the only figure"
+    test = "the data has no test split, so the figure that chose this trial is the only one"
     if result.test is not None:
         samples = plural(result.test.samples, "sample")
         metrics = ", ".join(f"{name} {figure(value)}" for name, value in result.test.metrics.items())
@@ -89,8 +89,8 @@ def _results(study: StudyRecord, result: StudyResult) -> Section:
     notes = []
     if result.val_too_small and result.gain_by_chance is not None:
         notes.append(
-            f"val is small for so many trials: of as many equally good settings the best would be ahead "
-            f"of the default by {figure(result.gain_by_chance)} by chance."
+            f"{study.samples} are few for so many trials: of as many equally good settings the best "
+            f"would be ahead of the default by {figure(result.gain_by_chance)} by chance."
         )
     if result.damaged_lines:
         notes.append(f"{plural(result.damaged_lines, 'damaged line')} of the journal left out.")
@@ -129,7 +129,7 @@ def _history(study: StudyRecord, result: StudyResult) -> Figure | None:
             steps.append((x(number), y(best)))
         best = value if best is None or study.direction * (value - best) > 0 else best
         steps.append((x(number), y(best)))
-    caption = f"val {study.monitor} of each trial"
+    caption = f"{study.estimate} {study.monitor} of each trial"
     parts = [svg.axes(x, y, "trial", whole=True), svg.path(steps, "line c1")]
     for colour, points in zip(("c4", "c0"), (kinds["pruned"], kinds["finished"]), strict=True):
         parts.append(svg.dots([(x(at), y(value)) for at, value in points], colour))
@@ -157,7 +157,7 @@ def _parallel(study: StudyRecord, result: StudyResult) -> Figure | None:
     axes = [_axis(key, {t.number: t.settings.get(key) for t in trials}) for key in keys]
     if len({trial.model for trial in trials}) > 1:
         axes.insert(0, _axis("model", {t.number: t.model for t in trials}))
-    axes.append(_axis(f"val {study.monitor}", {t.number: t.value for t in trials}))
+    axes.append(_axis(f"{study.estimate} {study.monitor}", {t.number: t.value for t in trials}))
     left = 60
     width = 2 * left + _AXIS * (len(axes) - 1)
     top, bottom = 46, _TALL - _SIDE
@@ -215,7 +215,7 @@ def _trials(result: StudyResult) -> Section:
     ]
     rows = [_row(trial, keys) for trial in result.trials]
     words = (1, 4, 5, *range(6, 6 + len(keys)))
-    note = "Differences are paired over the validation samples, with their 95 % interval."
+    note = "Differences are paired over the same samples, with their 95 % interval."
     return Section("trials", "Trials", [Table("Trials", heads, rows, words=words, note=note)])
 
 

@@ -44,8 +44,19 @@ class FoldsFolder(RunGroup):
             raise DlcliError(f"{self.record} is not the record of a cross-validation")
         return dict(record)
 
+    def create(self, folds: int, settings: Mapping[str, Any]) -> None:
+        """Create the folder and its record. Raises: DlcliError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise DlcliError(
+                f"cannot create the folder {self.path}: {exc.strerror}",
+                hint="choose another folder with --runs-dir",
+            ) from exc
+        write_json(self.record, {"schema": _SCHEMA, "folds": folds, "settings": settings})
+
     def has_test(self) -> bool:
-        """Whether the data has a test split of its own, which no fold has seen. Raises: DlcliError."""
+        """Whether there is a test split that no fold has seen. Raises: DlcliError."""
         return bool(read_json(self.run(1).splits).get("left_out"))
 
     def update(self, **values: Any) -> None:
@@ -72,18 +83,16 @@ def open_folds(root: Path, name: str, settings: Mapping[str, Any], *, named: boo
             return group
         if group.path.exists() and not named:
             continue
-        if group.path.exists() and (not group.path.is_dir() or any(group.path.iterdir())):
+        if group.path.exists() and not _is_free(group.path):
             raise UsageError(f"{group.path} is something else", hint="give another --name")
-        try:
-            group.path.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise DlcliError(
-                f"cannot create the folder {group.path}: {exc.strerror}",
-                hint="choose another folder with --runs-dir",
-            ) from exc
-        write_json(group.record, {"schema": _SCHEMA, "folds": folds, "settings": settings})
+        group.create(folds, settings)
         return group
     raise DlcliError(f"no free name for {name!r} in {root}")
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a folder is empty but for what a killed process left of a record."""
+    return path.is_dir() and all(entry.name.startswith(".tmp-") for entry in path.iterdir())
 
 
 def folds_of(text: str, root: Path) -> FoldsFolder | None:

@@ -6,19 +6,22 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from dlcli.config import EvalConfig
 from dlcli.errors import DlcliError
 from dlcli.evaluation.comparing import compare_models
-from dlcli.evaluation.ensemble import Ensemble
 from dlcli.evaluation.eval_data import eval_data
-from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
+from dlcli.evaluation.evaluate_artifacts import evaluate_run
+from dlcli.evaluation.folds import compare_folds
 from dlcli.evaluation.intervals import Z
 from dlcli.evaluation.metrics.base import MemberRow
 from dlcli.evaluation.run_summaries import record_evaluation
 from dlcli.events import Emit, Warned, ignore
 from dlcli.formats.base import Artifact, open_artifact, recognize
+from dlcli.runs.saved import read_run
+from dlcli.settings import dump_yaml
 from dlcli.tune.study import Study
 from dlcli.tune.trials import Trial, Trials, best_of
 
@@ -34,7 +37,8 @@ class Outcome:
     ``rows`` has the best trials' differences from trial 0, by number; ``test`` are the best model's
     metrics on the test split, of ``test_samples``, which no trial saw; empty where the data has none.
     ``importance`` of each setting adds up to 1. ``chance`` is how far ahead of trial 0 the best of as
-    many equally good trials would be on average; NaN where that is unknown.
+    many equally good trials would be on average; NaN where that is unknown. Of a study with folds the
+    differences are over what all folds hold out, and the best model is the mean of those of its folds.
     """
 
     study: Study
@@ -46,6 +50,22 @@ class Outcome:
     importance: dict[str, float] = field(default_factory=dict)
     chance: float = math.nan
     damaged: int = 0
+
+    @property
+    def artifact(self) -> Path:
+        """The best trial's model: of folds the file of all their models, or else their folder."""
+        if self.study.folds is None:
+            return self.best.run.best
+        group = self.study.folder.folds(self.best.number)
+        return group.ensemble if group.ensemble.is_file() else group.path
+
+    def best_settings(self) -> str:
+        """The best trial's settings as YAML, for `train --config`; with folds, without them."""
+        if self.study.folds is None:
+            return self.best.run.config.read_text(encoding="utf-8")
+        config = read_run(self.study.folder.folds(self.best.number).run(1)).config
+        data = config.data.model_copy(update={"folds": None, "fold": None})
+        return dump_yaml(config.model_copy(update={"data": data}))
 
     @property
     def gain(self) -> float:
@@ -72,7 +92,8 @@ class Outcome:
             "monitor": study.monitor,
             "best": self.best.to_dict(),
             "best_config": str(study.folder.best),
-            "artifact": str(self.best.run.best),
+            "folds": study.folds,
+            "artifact": str(self.artifact),
             "difference_from_default": _as_dict(self.rows.get(self.best.number)),
             "better_than_default": self.better,
             "gain_by_chance": self.chance,
@@ -91,8 +112,9 @@ class Outcome:
 def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome | None:
     """Return what a study gave; None where no trial has finished.
 
-    The models of trial 0 and of the best trials are evaluated on the validation split, and the best one
-    on the test split. Raises: DlcliError.
+    The models of trial 0 and of the best trials are evaluated on the validation split, or on their
+    folds, and the best one on the test split; ``test`` of folds is left to the caller. Raises:
+    DlcliError.
     """
     ended = tuple(trials.all())
     best = best_of(list(ended), study.direction)
@@ -111,6 +133,11 @@ def _compared(study: Study, default: Trial, trials: Sequence[Trial]) -> dict[int
     """Return the differences of the best trials from trial 0, paired over the validation samples."""
     others = [trial for trial in trials if trial.status == "finished" and trial is not default]
     ranked = sorted(others, key=lambda trial: -study.direction * trial.value)[:COMPARED]
+    if study.folds is not None:
+        count = study.folds
+        groups = [study.folder.folds(trial.number) for trial in (default, *ranked)]
+        paths = [[group.run(fold).best for fold in range(1, count + 1)] for group in groups]
+        return {t.number: row for t, row in zip(ranked, compare_folds(paths)[1:], strict=True)}
     config = EvalConfig(split="val")
     models = [_opened(trial, config) for trial in (default, *ranked)]
     data = eval_data(models[0].card, models[0].path, config)
@@ -124,14 +151,11 @@ def _opened(trial: Trial, config: EvalConfig) -> Artifact:
 
 def _tested(study: Study, best: Trial, emit: Emit) -> tuple[dict[str, float], int]:
     """Return the best model's metrics on the test split, and its samples; recorded in its run too."""
-    if "test" not in study.splits:
+    if "test" not in study.splits or study.folds is not None:
         return {}, 0
-    config = EvalConfig(split="test")
-    model = _opened(best, config)
-    data = replace(eval_data(model.card, model.path, config), train=None)
-    result = evaluate_ensemble(Ensemble([model]), data, config)
+    result, validation = evaluate_run(best.run, "test")
     try:
-        record_evaluation(best.run, model.card.metrics.get("val", {}), result, "tune")
+        record_evaluation(best.run, validation, result, "tune")
     except DlcliError as exc:
         emit(Warned(f"not recorded in the run: {exc.message}"))
     return result.metrics, result.samples

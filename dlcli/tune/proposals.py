@@ -68,9 +68,10 @@ def propose(study: Study, number: int, before: Sequence[FrozenTrial]) -> Proposa
 def is_pruned(
     study: Study, number: int, before: Sequence[FrozenTrial], values: Mapping[int, float]
 ) -> tuple[bool, dict[str, Any]]:
-    """Return whether a trial ends after the last epoch in ``values``, and the pruner's notes on it.
+    """Return whether a trial ends after the last step in ``values``, and the pruner's notes on it.
 
-    ``values`` has the monitored metric by epoch; ``before`` are as for `propose`, with their own notes.
+    ``values`` has the monitored metric by epoch, or its mean over the folds up to each; ``before`` are
+    as for `propose`, with their own notes.
     """
     if study.tune.pruner == "none" or is_default(study, number):
         return False, {}
@@ -78,8 +79,9 @@ def is_pruned(
         memory = _memory(study, number, before, pruner=_pruner(study))
         trial = memory.ask()
         pruned = False
-        for epoch in sorted(values):
-            trial.report(values[epoch], epoch)
+        # Pruners take the best of all epochs; of means over folds the last one has all of them.
+        for step in sorted(values) if study.folds is None else sorted(values)[-1:]:
+            trial.report(values[step], step)
             pruned = trial.should_prune()
             if pruned:
                 break
@@ -183,7 +185,8 @@ def _sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
 def _pruner(study: Study) -> optuna.pruners.BasePruner:
     if study.tune.pruner == "median":
         # A third of the epochs: a rate that still rises says little about the end.
-        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=study.epochs // 3)
+        warmup = study.epochs // 3 if study.folds is None else 0
+        return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=warmup)
     return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=study.epochs, reduction_factor=3)
 
 

@@ -14,10 +14,12 @@ from dlcli.config import SearchConfig, TrainConfig
 from dlcli.config.migrate import migrate
 from dlcli.errors import DlcliError, nearest
 from dlcli.files import read_json, write_json
-from dlcli.runs.folder import STUDY
+from dlcli.runs.folder import STUDY, RunFolder
+from dlcli.runs.folds import FoldsFolder
 from dlcli.runs.group import RunGroup
 from dlcli.settings import merge, nested
 from dlcli.tune.space import Space, make_space
+from dlcli.wording import plural
 
 
 class StudyFolder(RunGroup):
@@ -25,6 +27,24 @@ class StudyFolder(RunGroup):
 
     RECORD, RUN = STUDY, "trial-{:03d}"
     NOUN, COMMAND = "study", "tune"
+
+    def folds(self, number: int) -> FoldsFolder:
+        """The cross-validation that a trial is, in a study with folds."""
+        return FoldsFolder(self.run(number).path)
+
+    def runs(self) -> list[RunFolder]:
+        """The trials that have begun, and the folds of those that are cross-validations."""
+        return [
+            *super().runs(),
+            *(run for group in FoldsFolder.below(self.path) for run in group.runs()),
+        ]
+
+    def claims(self) -> list[Path]:
+        """The folders of `claim` that there are, those of folds among them."""
+        return [
+            *super().claims(),
+            *(path for group in FoldsFolder.below(self.path) for path in group.claims()),
+        ]
 
     @property
     def journal(self) -> Path:
@@ -68,7 +88,8 @@ class Study:
     ``settings`` are the user's for every trial, nested; ``models`` what is searched for each, in the
     order given. ``monitor`` is the metric that is searched for on the validation split, of
     ``val_samples``, and ``direction`` is 1 where more of it is better, else -1. ``fingerprint`` is that
-    of the data. ``epochs`` are the most of any model.
+    of the data. ``epochs`` are the most of any model. With ``folds`` each trial is a cross-validation,
+    the metric the mean over its held-out folds, and ``val_samples`` are all those that are held out.
     """
 
     folder: StudyFolder
@@ -85,6 +106,22 @@ class Study:
     fingerprint: str
     val_samples: int
     splits: tuple[str, ...]
+    folds: int | None = None
+
+    @property
+    def estimate(self) -> str:
+        """Of what the metric is, in a word: val, or 3-fold."""
+        return "val" if self.folds is None else f"{self.folds}-fold"
+
+    @property
+    def samples(self) -> str:
+        """The samples that trials are compared on, in words."""
+        return plural(self.val_samples, "validation sample" if self.folds is None else "held-out sample")
+
+    def request(self, model: str) -> dict[str, Any]:
+        """Return the nested settings by which the data of a trial is opened."""
+        settings = merge(self.settings, nested("model.name", model))
+        return settings if self.folds is None else merge(settings, nested("data.fold", 1))
 
     @property
     def trials(self) -> int:

@@ -13,8 +13,11 @@ from optuna.storages.journal import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from dlcli.errors import DlcliError
+from dlcli.evaluation.run_summaries import evaluation_name, is_of
+from dlcli.formats.base import read_card
 from dlcli.runs.folder import RunFolder, read_events
 from dlcli.runs.locks import RunBusy, is_locked
+from dlcli.runs.measurements import read_measurement
 from dlcli.tune.journal import RUN, Journal
 from dlcli.tune.proposals import (
     Proposal,
@@ -39,7 +42,8 @@ class Trial:
     """A trial. ``value`` is the monitored metric of its best epoch, NaN where there is none yet.
 
     ``status`` is "finished", "pruned", "failed" (``reason`` says why), "running" or "stopped": it has
-    begun, and no process works on it. ``settings`` are those searched, with their values.
+    begun, and no process works on it. ``settings`` are those searched, with their values. ``folds`` is
+    how many are trained of a trial that is a cross-validation, whose value is their mean, else 0.
     """
 
     number: int
@@ -52,6 +56,7 @@ class Trial:
     seconds: float = 0.0
     reason: str = ""
     default: bool = False
+    folds: int = 0
 
     @property
     def name(self) -> str:
@@ -60,7 +65,7 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         facts = ("number", "status", "model", "settings", "value", "epochs", "seconds", "reason")
-        values = {name: getattr(self, name) for name in (*facts, "default")}
+        values = {name: getattr(self, name) for name in (*facts, "default", "folds")}
         return {"run": str(self.run.path), **values}
 
 
@@ -136,7 +141,7 @@ class Trials:
         return True
 
     def prunes(self, number: int, values: Mapping[int, float]) -> bool:
-        """Return whether a trial ends after the last epoch in ``values``."""
+        """Return whether a trial ends after the last epoch or fold in ``values``."""
         return is_pruned(self.study, number, self._recorded(), values)[0]
 
     def finish(
@@ -146,9 +151,9 @@ class Trials:
         trial = self._recorded()[number]
         if trial.state.is_finished():
             return
-        values = epoch_values(self.study.folder.run(number), self.study.monitor)
-        for epoch, one in values.items():
-            self._storage.set_trial_intermediate_value(trial._trial_id, epoch, one)
+        values = step_values(self.study, number)
+        for step, one in values.items():
+            self._storage.set_trial_intermediate_value(trial._trial_id, step, one)
         for key, note in is_pruned(self.study, number, self._recorded(), values)[1].items():
             self._storage.set_trial_system_attr(trial._trial_id, key, note)
         for key, fact in {**facts, "reason": reason}.items():
@@ -187,7 +192,31 @@ class Trials:
             seconds=float(trial.user_attrs.get("seconds", 0.0)),
             reason=str(trial.user_attrs.get("reason", "")),
             default=is_default(study, number),
+            folds=int(trial.user_attrs.get("folds", 0)),
         )
+
+
+def step_values(study: Study, number: int) -> dict[int, float]:
+    """Return the monitored metric of each epoch of a trial, or the mean of its folds up to each."""
+    if study.folds is None:
+        return epoch_values(study.folder.run(number), study.monitor)
+    values: list[float] = []
+    for fold in range(1, study.folds + 1):
+        measured = held_out(study.folder.folds(number).run(fold))
+        if measured is None:
+            break
+        values.append(measured.get(study.monitor, math.nan))
+    return {fold: sum(values[:fold]) / fold for fold in range(1, len(values) + 1)}
+
+
+def held_out(run: RunFolder) -> dict[str, float] | None:
+    """Return the recorded metrics of a fold's best model on what it holds out; None where none are."""
+    if not run.record.is_file() or run.read_record().get("status") != "finished":
+        return None
+    measured = read_measurement(run, evaluation_name("test"))
+    if measured is None or not is_of(measured, read_card(run.best).metrics["val"]):
+        return None
+    return {name: float(value) for name, value in measured.result["metrics"].items()}
 
 
 def epoch_values(run: RunFolder, monitor: str) -> dict[int, float]:

@@ -26,6 +26,7 @@ def print_start(study: Study) -> None:
     """Print what is searched, on stderr."""
     tune, console = study.tune, stderr()
     count = wording.plural(study.trials, "trial")
+    count += f" of {study.folds} folds each" if study.folds is not None else ""
     title = f"study {study.folder.name}: {count}, {tune.sampler}, pruner {tune.pruner}"
     console.print(wording.printable(title), style="bold", soft_wrap=True)
     for model, search in study.models.items():
@@ -72,13 +73,13 @@ def print_outcome(outcome: Outcome, plots: Sequence[Path]) -> None:
         print_sections([Section(f"{wording.plural(len(failed), 'trial')} failed", lines)])
     stdout().print()
     facts = [
-        ("best trial", f"{best.name}, val {study.monitor} {figure(best.value)}"),
+        ("best trial", f"{best.name}, {study.estimate} {study.monitor} {figure(best.value)}"),
         ("default", _against_default(outcome)),
         *_warnings(outcome),
         ("test", _test(outcome)),
         *_importance(outcome),
         ("settings", str(study.folder.best)),
-        ("model", str(best.run.best)),
+        ("model", str(outcome.artifact)),
         ("plots", ", ".join(str(plot) for plot in plots) or "none"),
         ("next", f"dlcli train --config {as_typed(study.folder.best)}"),
     ]
@@ -110,11 +111,10 @@ def _against_default(outcome: Outcome) -> str:
     if default.status != "finished":
         return f"trial-000 has not finished ({default.status}), so there is nothing to compare with"
     assert row is not None  # the best one is among those that are compared
-    samples = wording.plural(outcome.study.val_samples, "validation sample")
     words = {True: "better", False: "worse", None: "not significantly better"}[row.better]
     return (
         f"{figure(default.value)}; the best trial is {words}: {signed(row.difference)} "
-        f"(95 % interval {interval(row)}, paired, {samples})"
+        f"(95 % interval {interval(row)}, paired, {outcome.study.samples})"
     )
 
 
@@ -125,8 +125,8 @@ def _warnings(outcome: Outcome) -> list[tuple[str, str]]:
         rows.append(
             (
                 "warning",
-                f"val is small for so many trials: of {count} equally good settings the best would be "
-                f"ahead of the default by {figure(outcome.chance)} by chance",
+                f"{outcome.study.samples} are few for so many trials: of {count} equally good settings "
+                f"the best would be ahead of the default by {figure(outcome.chance)} by chance",
             )
         )
     if outcome.damaged:
@@ -139,10 +139,12 @@ def _test(outcome: Outcome) -> str:
     """Say what the best model reaches on samples that chose nothing."""
     monitor = outcome.study.monitor
     if not outcome.test:
-        return "the data has no test split, so val, which chose this trial, is the only figure"
+        return "the data has no test split, so the figure that chose this trial is the only one"
     value = figure(outcome.test[monitor]) if monitor in outcome.test else "undefined"
     samples = wording.plural(outcome.test_samples, "sample")
-    return f"{monitor} {value} on {samples} of the test split, which the search never saw"
+    folds = outcome.study.folds
+    mean = "" if folds is None else f"the mean of the {folds} models: "
+    return f"{mean}{monitor} {value} on {samples} of the test split, which the search never saw"
 
 
 def _importance(outcome: Outcome) -> list[tuple[str, str]]:

@@ -132,6 +132,43 @@ def test_a_killed_study_ends_as_one_that_was_not(here: Path, moments: list[str] 
         assert all(torch.equal(one[key], other[key]) for key in other)
 
 
+def test_trials_of_folds(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A study that is killed within a fold ends as one that was not; a trial is a cross-validation."""
+    options = ["--folds", "2", "--epochs", "2", "--trials", "2", "--checkpoint-every", "1"]
+    assert main([*NEW, *options, "--name", "whole", "--json"]) == 0
+    out = result(capsys)
+    command = [sys.executable, str(HELPER), "state:2", *NEW, *options, "-q"]
+    subprocess.run(command, capture_output=True, timeout=300, check=False)
+    assert not Path("runs/s/result.json").exists()
+    assert main(["tune", "--resume", "s", "-q"]) == 0
+    assert facts("s") == facts("whole")
+    for fold in Path("runs/whole").glob("trial-*/fold-*/best.safetensors"):
+        one, other = load_file(fold), load_file(Path("runs/s", *fold.parts[2:]))
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    # The value is that of the same cross-validation by `train`, and so is the figure of the test split.
+    best = Path(out["best"]["run"])
+    assert main(["train", "--resume", best.name, "--runs-dir", "runs/whole", "--json"]) == 0
+    capsys.readouterr()
+    folds = json.loads((best / "folds.json").read_text())["result"]
+    assert folds["mean"]["value"] == pytest.approx(out["best"]["value"], abs=1e-12)
+    assert folds["test"] == out["test"]["metrics"]
+    assert folds["samples"] == out["val_samples"] == 144
+    # No fold sees the test split, which is that of a run with the best settings.
+    assert main(["train", "--config", "runs/whole/best.yaml", "--name", "again", "-q"]) == 0
+    test = json.loads(Path("runs/again/splits.json").read_text())["splits"]["test"]
+    for splits in Path("runs/whole").glob("trial-*/fold-*/splits.json"):
+        record = json.loads(splits.read_text())
+        assert sorted(record["left_out"]) == sorted(test)
+        assert not set(test) & {id_ for ids in record["splits"].values() for id_ in ids}
+    capsys.readouterr()
+    assert main(["eval", str(best), "--json"]) == 0
+    assert result(capsys)["metrics"] == out["test"]["metrics"]
+    assert main(["report", "whole"]) == 0
+    assert "2-fold accuracy" in Path("runs/whole/report.html").read_text()
+    assert main(["runs", "--delete", "whole", "--yes"]) == 0
+    assert not Path("runs/whole").exists()
+
+
 def test_failed_trials_are_counted_and_the_study_goes_on(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +226,9 @@ def test_the_trial_of_a_killed_worker_has_failed(here: Path, capsys: pytest.Capt
         (["--search", "fit.seed=1|2"], "fit.seed is the same in all trials"),
         (["--sampler", "grid"], "has no end of values"),
         (["--set", "launch.devices='2'"], "--workers N"),
-        (["--set", "data.folds=3"], "--folds 5"),
+        (["--folds", "3", "--set", "data.fold=1"], "trains every fold"),
+        (["--folds", "3", "--pruner", "hyperband"], "pruned after a fold"),
+        (["--folds", "3", "--search", "data.val_fraction=0.1..0.2"], "the same in all trials"),
         (["-m", "mlp,resnet18"], "resnet18"),
     ],
 )

@@ -15,7 +15,7 @@ from dlcli.config import DataConfig
 from dlcli.data.base import DataSource, Listed, Samples
 from dlcli.data.folds import expanding_window, fold_of_samples, with_fold
 from dlcli.data.sources import open_source
-from dlcli.data.splits import apply_splits, draw, write_splits
+from dlcli.data.splits import apply_splits, draw, hold_out, write_splits
 from dlcli.errors import DlcliError, UsageError
 
 NAMES = tuple("abcdef")
@@ -67,6 +67,20 @@ def test_each_sample_is_held_out_once_and_the_given_test_split_never() -> None:
         assert divided.left_out == test.ids
         held += divided.splits["test"].ids
     assert sorted(held) == sorted((*parts["train"].ids, *parts["val"].ids))
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_what_is_in_no_fold_is_the_test_split_of_a_run_without_folds(numbers: bool) -> None:
+    samples = listed([30, 44], numbers=numbers)
+    fractions = {"val": 0.1, "test": 0.2}
+    test = hold_out(samples, fractions, seed=3)["test"]
+    held: list[str] = []
+    for fold in (1, 2, 3):
+        data = source({"all": samples})
+        divided = with_fold(data, 3, fold, seed=3, val_fraction=0.1, test_fraction=0.2)
+        assert divided.left_out == test.ids
+        held += divided.splits["test"].ids
+    assert sorted((*held, *test.ids)) == sorted(samples.ids)
 
 
 def test_groups_and_copies_stay_together() -> None:

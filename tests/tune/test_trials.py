@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,18 @@ def test_hyperband_and_median_prune_the_worst(tmp_path: Path) -> None:
         assert best is not None
         assert pruned
         assert all(trial.epochs < 9 for trial in pruned)
+
+
+def test_of_folds_the_mean_of_all_so_far_decides(tmp_path: Path) -> None:
+    """A first fold above those of other trials does not keep a trial whose mean is below."""
+    study = replace(make_study(tmp_path / "study", trials=9), folds=3)
+    others = [
+        optuna.trial.create_trial(value=0.8, intermediate_values={1: 0.8, 2: 0.8, 3: 0.8})
+        for _ in range(5)
+    ]
+    assert not is_pruned(study, 5, others, {1: 0.9})[0]
+    assert is_pruned(study, 5, others, {1: 0.9, 2: 0.7})[0]
+    assert is_pruned(study, 5, others, {1: 0.7})[0]
 
 
 def test_a_grid_is_searched_whole_after_the_default(tmp_path: Path) -> None:

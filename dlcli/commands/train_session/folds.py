@@ -22,7 +22,8 @@ from dlcli.runs.saved import read_run, read_settings
 from dlcli.settings import merge
 
 if TYPE_CHECKING:
-    from dlcli.evaluation.folds import FoldModels
+    from dlcli.evaluation.folds import FoldModels, FoldsResult
+    from dlcli.evaluation.label_issues import LabelIssue
     from dlcli.events import Emit
 
 _POLL_S = 1.0
@@ -107,18 +108,23 @@ def _train_folds(group: FoldsFolder, settings: Settings[TrainConfig], screen: Sc
 
 def _train_fold(group: FoldsFolder, fold: int, settings: Settings[TrainConfig], screen: Screen) -> None:
     """Train the run of a fold from where it is. Raises: DlcliError, Interrupted."""
-    run = group.run(fold)
-    if run.record.is_file():
-        if not group.is_finished(fold):
-            train_run(read_run(run), screen)
+    run, prepared = group.run(fold), None
+    if not run.record.is_file():
+        run, prepared = create_prepared_run(
+            new_fold(group, fold, settings), group.path, name=run.name, screen=screen
+        )
+    elif group.is_finished(fold):
         return
-    group.discard_begun(fold)
-    if fold > 1:
-        settings = _settings_of_first(group)
-    run, prepared = create_prepared_run(
-        of_fold(settings, fold), group.path, name=f"fold-{fold}", screen=screen
-    )
     train_run(read_run(run), screen, prepared=prepared)
+
+
+def new_fold(group: FoldsFolder, fold: int, settings: Settings[TrainConfig]) -> Settings[TrainConfig]:
+    """Return the settings of a fold that has not begun, whose folder is free then.
+
+    To be called under the lock of `RunGroup.claim`. Raises: DlcliError.
+    """
+    group.discard_begun(fold)
+    return of_fold(settings if fold == 1 else _settings_of_first(group), fold)
 
 
 def _settings_of_first(group: FoldsFolder) -> Settings[TrainConfig]:
@@ -164,27 +170,12 @@ def _report_left(group: FoldsFolder, left: list[int], screen: Screen) -> None:
 
 def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
     """Evaluate the folds, write out-of-fold.csv and the result, and print it."""
-    from dlcli.evaluation.folds import FoldModels
-    from dlcli.evaluation.label_issues import LabelIssues
-    from dlcli.ui.folds import print_folds, write_label_issues, write_out_of_fold
+    from dlcli.ui.folds import print_folds
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
 
-    runs = [group.run(fold) for fold in range(1, folds + 1)]
-    models = FoldModels([run.best for run in runs], device=read_run(runs[0]).config.fit.device)
-    can_average = models.task.kind not in ("seq2seq", "embedding")
     with progress_sink(screen.quiet, screen.as_json) as show:
-        result = models.evaluate(show)
-        if group.has_test() and can_average:
-            tested = models.test(str(read_run(runs[0]).config.data.data), show)
-            result = replace(result, test=tested.metrics, test_samples=tested.samples)
-        reason = _write_ensemble(group, runs, models, show) if can_average else ""
-    labels = LabelIssues()
-    write_out_of_fold(group.predictions, labels.collect(models.predictions()), models.task)
-    issues = labels.ranked()
-    if models.task.kind == "classification":
-        write_label_issues(group.label_issues, issues)
-    group.update(result=finite(result.to_dict()))
+        result, issues, reason = conclude_folds(group, folds, show)
     if screen.as_json:
         facts = {"command": "train", "folds": str(group.path), "status": "finished"}
         counted = {
@@ -196,6 +187,35 @@ def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
         print_json({**facts, **counted, **result.to_dict()})
     else:
         print_folds(result, group, issues, has_test=group.has_test(), reason=reason)
+
+
+def conclude_folds(
+    group: FoldsFolder, folds: int, show: Emit
+) -> tuple[FoldsResult, list[LabelIssue], str]:
+    """Evaluate the folds; write their predictions, their result and, where they can be, one file.
+
+    Returns the result, the labels that the models contradict, and why there is no such file, or "".
+    Raises: DlcliError.
+    """
+    from dlcli.evaluation.folds import FoldModels
+    from dlcli.evaluation.label_issues import LabelIssues
+    from dlcli.ui.folds import write_label_issues, write_out_of_fold
+
+    runs = [group.run(fold) for fold in range(1, folds + 1)]
+    models = FoldModels([run.best for run in runs], device=read_run(runs[0]).config.fit.device)
+    can_average = models.task.kind not in ("seq2seq", "embedding")
+    result = models.evaluate(show)
+    if group.has_test() and can_average:
+        tested = models.test(runs[0], show)
+        result = replace(result, test=tested.metrics, test_samples=tested.samples)
+    reason = _write_ensemble(group, runs, models, show) if can_average else ""
+    labels = LabelIssues()
+    write_out_of_fold(group.predictions, labels.collect(models.predictions()), models.task)
+    issues = labels.ranked()
+    if models.task.kind == "classification":
+        write_label_issues(group.label_issues, issues)
+    group.update(result=finite(result.to_dict()))
+    return result, issues, reason
 
 
 def _write_ensemble(group: FoldsFolder, runs: list[RunFolder], models: FoldModels, show: Emit) -> str:

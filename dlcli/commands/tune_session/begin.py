@@ -20,19 +20,23 @@ from dlcli.tune.space import make_space, parse_search, texts_of
 from dlcli.tune.study import ModelSearch, Study, StudyFolder
 
 if TYPE_CHECKING:
+    from dlcli.data.base import DataSource
     from dlcli.training.plan import Plan
     from dlcli.zoo.base import ModelEntry
 
 
 # What makes trials comparable; the seed is that of the splits too.
-_SAME = ("data.data", "model.name", "fit.seed", "fit.monitor")
+_SAME = (
+    *("data.data", "model.name", "fit.seed", "fit.monitor"),
+    *("data.folds", "data.fold", "data.folds_test_fraction", "data.val_fraction", "data.test_fraction"),
+)
 
 
 def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, screen: Screen) -> Study:
     """Create a study below ``root``. Raises: DlcliError, UsageError; then there is no folder."""
     config = settings.resolve()
     _check_launch(config)
-    training = _training(settings)
+    training = _training(settings, config)
     search = parse_search(config.tune.search)
     names = list(dict.fromkeys(part.strip() for part in str(config.model.name or "").split(",")))
     check_steps(training)
@@ -68,8 +72,9 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
         epochs=max(plan.config.fit.epochs for plan in plans.values()),
         data=first.source.name,
         fingerprint=first.source.fingerprint,
-        val_samples=len(first.source.splits["val"]),
-        splits=tuple(first.source.splits),
+        val_samples=_samples(first.source, config.data.folds),
+        splits=_splits(first.source, config.data.folds),
+        folds=config.data.folds,
     )
     study.write()
     _show_start(study, name, screen)
@@ -77,11 +82,13 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
 
 
 def _check_launch(config: TuneConfig) -> None:
-    """Raises: UsageError for trials of several processes or of folds."""
-    if config.data.folds is not None:
+    """Raises: UsageError for trials of several processes, of one fold, or pruned by epochs of folds."""
+    if config.data.fold is not None:
+        raise UsageError("a trial of tune trains every fold, so data.fold is not for it")
+    if config.data.folds is not None and config.tune.pruner == "hyperband":
         raise UsageError(
-            "tune searches on one validation split, so data.folds is not for it",
-            hint="search without it, then: dlcli train --config runs/STUDY/best.yaml --folds 5",
+            "--pruner hyperband is of epochs, and trials with --folds are pruned after a fold",
+            hint="--pruner median or none",
         )
     if config.launch != type(config.launch)():
         raise UsageError(
@@ -90,22 +97,39 @@ def _check_launch(config: TuneConfig) -> None:
         )
 
 
-def _training(settings: Settings[TuneConfig]) -> Settings[TrainConfig]:
-    """Return the settings of every trial."""
+def _training(settings: Settings[TuneConfig], config: TuneConfig) -> Settings[TrainConfig]:
+    """Return the settings of every trial; folds leave out what a run without them has as test."""
+    data = config.data
     file, sets, flags = (
         {key: value for key, value in layer.items() if key != "tune"}
         for layer in (settings.file, settings.sets, settings.flags)
     )
+    if data.folds is not None and not is_set(settings.overrides, "data.folds_test_fraction"):
+        flags = merge(flags, nested("data.folds_test_fraction", data.test_fraction))
     return Settings(TrainConfig, file, sets, flags, settings.file_name)
+
+
+def _samples(source: DataSource, folds: int | None) -> int:
+    """Return the number of samples that trials are compared on."""
+    return len(source.splits["val"]) if folds is None else sum(map(len, source.splits.values()))
+
+
+def _splits(source: DataSource, folds: int | None) -> tuple[str, ...]:
+    """Return the splits of the data; test of folds is what is in none of them."""
+    if folds is None:
+        return tuple(source.splits)
+    return ("train", "val", "test") if source.left_out else ("train", "val")
 
 
 def _plans(training: Settings[TrainConfig], names: list[str]) -> dict[str, Plan]:
     """Return a plan of each model with the settings that are not searched. Raises: DlcliError."""
     from dlcli.training.request import open_requested
 
+    flags = training.flags
+    if training.resolve().data.folds is not None:
+        flags = merge(flags, nested("data.fold", 1))
     requests = {
-        name: replace(training, flags=merge(training.flags, nested("model.name", name or None)))
-        for name in names
+        name: replace(training, flags=merge(flags, nested("model.name", name or None))) for name in names
     }
     sources = {name: open_requested(request.resolve()) for name, request in requests.items()}
 
@@ -182,10 +206,7 @@ def _check_ends(key: str, values: list[Any], plan: Plan, entry: ModelEntry) -> N
             entry.arguments(merge(plan.model.args, nested(key.removeprefix("model.args."), value)))
         else:
             validate(TrainConfig, merge(plan.config.model_dump(mode="json"), nested(key, value)))
-    if (
-        key in ("data.data", "model.name", "fit.seed", "fit.monitor")
-        or key.partition(".")[0] == "launch"
-    ):
+    if key in _SAME or key.partition(".")[0] == "launch":
         raise UsageError(
             f"--search: {key} is the same in all trials", hint="--model A,B searches models"
         )

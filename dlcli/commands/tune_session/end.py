@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dlcli.commands.train_session.report import Screen
@@ -24,6 +25,7 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
 
     Raises: DlcliError where no trial has finished.
     """
+    from dlcli.commands.train_session.folds import conclude_folds
     from dlcli.events import Warned
     from dlcli.tune.outcome import outcome_of
     from dlcli.ui.json_output import print_json
@@ -36,7 +38,11 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
             raise _none_finished(study, trials)
         if note := running_note(trials):
             show(Warned(note))
-        write_text(study.folder.best, outcome.best.run.config.read_text(encoding="utf-8"))
+        if study.folds is not None:
+            group = study.folder.folds(outcome.best.number)
+            folds, _, _ = conclude_folds(group, study.folds, show)
+            outcome = replace(outcome, test=folds.test, test_samples=folds.test_samples)
+        write_text(study.folder.best, outcome.best_settings())
         plots = _draw(outcome, show)
     result = {
         "command": "tune",

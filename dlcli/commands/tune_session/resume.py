@@ -13,7 +13,7 @@ from dlcli.commands.train_session.report import Screen
 from dlcli.config import TrainConfig, TuneConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import read_json
-from dlcli.settings import flat, is_set, merge, nested, validate
+from dlcli.settings import flat, is_set, validate
 from dlcli.tune.study import Study, StudyFolder, find_study, read_study
 
 _BUDGET = ("trials", "max_time", "workers")  # what a study that goes on may change
@@ -72,7 +72,7 @@ def _check_data(study: Study) -> None:
     from dlcli.training.request import open_requested
 
     model = next(iter(study.models))
-    config = validate(TrainConfig, merge(study.settings, nested("model.name", model)))
+    config = validate(TrainConfig, study.request(model))
     check_reach(config, config.launch)
     source = open_requested(config)
     if source.fingerprint != study.fingerprint:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,8 @@ from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from dlcli.events import Emit
+    from dlcli.runs.folds import FoldsFolder
+    from dlcli.training.loop.job import Prune
     from dlcli.training.loop.state import Progress
     from dlcli.training.prepare import PreparedRun
     from dlcli.tune.trials import Claim, Trials
@@ -123,8 +127,10 @@ class TrialRun:
         number = self.claim.number
         began = time.monotonic()
         try:
-            run = self._trained()
-            self._finish(run)
+            if self.study.folds is None:
+                self._train_one()
+            else:
+                self._train_folds(self.study.folds)
         except _ENDS_ALL:
             raise
         except Exception as exc:
@@ -136,28 +142,71 @@ class TrialRun:
                 number, "failed", reason=reason, seconds=round(time.monotonic() - began, 3)
             )
 
-    def _trained(self) -> RunFolder:
+    @property
+    def _settings(self) -> Settings[TrainConfig]:
+        proposal = self.claim.proposal
+        flags = self.study.trial_settings(proposal.model, proposal.params)
+        return Settings(TrainConfig, flags=flags)
+
+    def _train_one(self) -> None:
+        """Train the run of the trial and record its end."""
+        run = self.study.folder.run(self.claim.number)
+
+        def create() -> Settings[TrainConfig]:
+            self.study.folder.discard_begun(self.claim.number)
+            return self._settings
+
+        self._train(run, create, self._prune)
+        self._finish(run)
+
+    def _train_folds(self, folds: int) -> None:
+        """Train the folds of the trial, and record its end; no fold begins after ``--max-time``."""
+        from dlcli.commands.train_session.folds import new_fold
+        from dlcli.evaluation.evaluate_artifacts import evaluate_run
+        from dlcli.evaluation.run_summaries import record_evaluation
+        from dlcli.tune.trials import held_out, step_values
+
+        number = self.claim.number
+        group = self.study.folder.folds(number)
+        if not group.record.is_file():
+            group.create(folds, self._settings.overrides)
+        values: dict[int, float] = {}
+        for fold in range(1, folds + 1):
+            run = group.run(fold)
+            if self.clock.is_up() and not group.is_finished(fold):
+                return
+            with group.working_on(fold):
+                self._train(run, partial(new_fold, group, fold, self._settings))
+                if held_out(run) is None:
+                    result, validation = evaluate_run(run, "test")
+                    record_evaluation(run, validation, result, "tune")
+            gc.collect()
+            values = step_values(self.study, number)
+            if not math.isfinite(values[fold]):
+                raise DlcliError(f"fold {fold} has no finite {self.study.monitor}")
+            values = {step: value for step, value in values.items() if step <= fold}
+            if fold < folds and self.trials.prunes(number, values):
+                break
+        self._finish_folds(group, values)
+
+    def _train(
+        self, run: RunFolder, create: Callable[[], Settings[TrainConfig]], prune: Prune | None = None
+    ) -> None:
+        """Train a run from where it is; ``create`` frees its folder and gives a new one's settings."""
         from dlcli.commands.train_session.begin import prepare_new_run
         from dlcli.commands.train_session.run import train_saved
         from dlcli.runs.saved import read_run
         from dlcli.training.distributed.world import ALONE
 
-        run = self.study.folder.run(self.claim.number)
         prepared: PreparedRun | None = None
         if not run.record.is_file():
-            self.study.folder.discard_begun(self.claim.number)
-            proposal = self.claim.proposal
-            settings = self.study.trial_settings(proposal.model, proposal.params)
-            _, prepared = prepare_new_run(
-                Settings(TrainConfig, flags=settings), run.path.parent, name=run.name, show=self.show
-            )
+            _, prepared = prepare_new_run(create(), run.path.parent, name=run.name, show=self.show)
         elif run.read_record().get("status") == "finished":
-            return run
+            return
         with run_lock(run.path):
-            result = train_saved(read_run(run), ALONE, self.show, prepared=prepared, prune=self._prune)
+            result = train_saved(read_run(run), ALONE, self.show, prepared=prepared, prune=prune)
         if result.fit.signum is not None:
             raise Interrupted("interrupted", signum=result.fit.signum)
-        return run
 
     def _prune(self, progress: Progress) -> bool:
         """Whether the run ends after its epochs so far."""
@@ -187,6 +236,21 @@ class TrialRun:
             reason="time" if ended and not pruned else "",
             seconds=summarise(run).elapsed_s,
             epochs=record["epochs_done"],
+        )
+
+    def _finish_folds(self, group: FoldsFolder, values: dict[int, float]) -> None:
+        """Record the end of a trial whose folds gave ``values``, as `step_values`."""
+        from dlcli.evaluation.run_summaries import summarise
+
+        trained = max(values)
+        runs = [group.run(fold) for fold in values]
+        self.trials.finish(
+            self.claim.number,
+            "finished" if trained == self.study.folds else "pruned",
+            value=values[trained],
+            folds=trained,
+            seconds=sum(summarise(run).elapsed_s for run in runs),
+            epochs=sum(run.read_record()["epochs_done"] for run in runs),
         )
 
 

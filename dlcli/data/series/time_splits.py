@@ -58,6 +58,7 @@ def time_bounds(rows: int, config: DataConfig) -> Bounds:
     if config.folds is not None and config.fold is not None:
         if requested is not None:
             raise UsageError("data.time_splits and --folds exclude each other", hint="leave one out")
+        rows -= round(rows * config.folds_test_fraction)
         return expanding_window(rows, config.folds, config.fold, config.val_fraction)
     if requested is None:
         val, test = round(rows * config.val_fraction), round(rows * config.test_fraction)

@@ -47,7 +47,7 @@ def save_history(outcome: Outcome) -> Path:
     numbers = [*(trial.number for trial in finished), outcome.trials[-1].number]
     axes.step(numbers, [*best, best[-1]], where="post", color=ORANGE, linewidth=1.5, label="best so far")
     axes.set_xlabel("trial", fontsize=10)
-    axes.set_ylabel(printable(f"val {study.monitor}"), fontsize=10)
+    axes.set_ylabel(printable(f"{study.estimate} {study.monitor}"), fontsize=10)
     add_grid(axes)
     axes.legend(fontsize=9, frameon=False)
     add_run_name(fig, study.folder.name)
@@ -80,7 +80,7 @@ def save_parallel(outcome: Outcome) -> Path:
             linewidth=2.5 if is_best else 1.0,
             alpha=1.0 if is_best else 0.7,
         )
-    _label(axes, columns, f"val {study.monitor}", (norm.vmin or 0.0, norm.vmax or 0.0))
+    _label(axes, columns, f"{study.estimate} {study.monitor}", (norm.vmin or 0.0, norm.vmax or 0.0))
     add_run_name(fig, study.folder.name, "the best trial in orange")
     return save_figure(fig, study.folder.plots / "parallel.png")
 

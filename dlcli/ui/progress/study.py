@@ -153,7 +153,9 @@ def trial_line(study: Study, trial: Trial) -> str:
         return "  ".join([*parts, f"failed: {wording.one_line(trial.reason)}", settings_text(trial)])
     parts.append(f"{study.monitor} {text.figure(trial.value)}")
     if trial.status == "pruned":
-        parts.append(f"pruned after epoch {trial.epochs}")
+        parts.append(
+            f"pruned after fold {trial.folds}" if trial.folds else f"pruned after epoch {trial.epochs}"
+        )
     parts.append(text.duration(trial.seconds))
     return wording.printable("  ".join([*parts, settings_text(trial)]))
 
