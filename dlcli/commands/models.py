@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dlcli.commands.options import Json
 from dlcli.config import TrainConfig
+from dlcli.errors import UsageError
 from dlcli.settings import merge, validate
 from dlcli.trust import allowing
 
 if TYPE_CHECKING:
+    from dlcli.data.kinds import ModelNeeds
     from dlcli.task import TaskSpec
     from dlcli.zoo.base import ModelEntry
 
@@ -23,6 +26,10 @@ def command(
     ] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="Build it for this data.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="Only for this kind of data.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="Folder or hub name of a text encoder's structure and weights."),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """List the models, or show one: layers, output shapes, parameters and multiply-adds.
@@ -36,7 +43,7 @@ def command(
         _list(kind, json_output)
     else:
         with allowing(name):
-            _show(name, data, kind, json_output)
+            _show(name, data, kind, weights, json_output)
 
 
 def _list(kind: str | None, as_json: bool) -> None:
@@ -69,7 +76,7 @@ def _list(kind: str | None, as_json: bool) -> None:
                 }
             )
     rows.sort(key=lambda row: (list(kinds).index(row["kind"]), row["params"]))
-    families = {family.title: family.names() for family in FAMILIES if kind in (None, "image")}
+    families = {family.title: family.names() for family in FAMILIES if kind in (None, family.kind)}
     cached = _cached(name for names in families.values() for name in names)
     if as_json:
         print_json({"command": "models", "models": rows, "families": families, "cached": cached})
@@ -88,11 +95,12 @@ def _cached(names: Iterable[str]) -> dict[str, int]:
     return {name: known["bytes"] for name, known in facts.items() if known and known["cached"]}
 
 
-def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
+def _show(name: str, data: str | None, kind: str | None, weights: str | None, as_json: bool) -> None:
     from dlcli.zoo.names import check_spelling
 
     check_spelling(name)
-    flags = {"model": {"name": name, "pretrained": False}, "data": {"data": data, "kind": kind}}
+    model = {"name": name, "pretrained": False, "weights": weights}
+    flags = {"model": model, "data": {"data": data, "kind": kind}}
     source = None
     if data is not None:
         from dlcli.training.request import open_requested
@@ -113,8 +121,9 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
         task, spec = plan.task, plan.model
     else:
         entry = find_model(name, kind or own_kinds(name)[0])
-        task = reference_task(entry.kind, entry.needs, entry.tasks)
-        spec = ModelSpec(name=name, args=entry.arguments({}).model_dump(mode="json"))
+        args, needs = _snapshot(entry, weights)
+        task = reference_task(entry.kind, needs, entry.tasks)
+        spec = ModelSpec(name=name, args=entry.arguments(args).model_dump(mode="json"))
     summary = summarize(build_model(spec, task), task)
     entry = find_model(name, task.input.kind)
     facts = {"name": name, "kind": task.input.kind, "kinds": own_kinds(name), **_facts(task, spec.args)}
@@ -125,6 +134,28 @@ def _show(name: str, data: str | None, kind: str | None, as_json: bool) -> None:
         print_json({"command": "models", **facts, "recipe": recipe, **summary.to_dict()})
     else:
         print_model(facts, recipe, summary)
+
+
+def _snapshot(entry: ModelEntry, weights: str | None) -> tuple[dict[str, Any], ModelNeeds]:
+    """The structure and the tokenizer of weights, of a model that always starts from such.
+
+    Raises: UsageError for other models, or without the weights of an encoder of transformers.
+    """
+    from dlcli.config import ModelConfig
+    from dlcli.formats.initial_weights import find_initial_weights
+
+    if entry.snapshot is None:
+        if weights is not None:
+            raise UsageError(
+                f"--weights: the structure of {entry.name} does not depend on its weights",
+                hint="leave it out",
+            )
+        return {}, entry.needs
+    if weights is None and entry.snapshot_from is None:
+        return {}, entry.needs
+    model = ModelConfig(name=entry.name, weights=weights)
+    initial = find_initial_weights(entry, model, [], offline=False)
+    return initial.args, replace(entry.needs, text=initial.text)
 
 
 def _weights(entry: ModelEntry) -> dict[str, Any] | None:

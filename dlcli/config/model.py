@@ -12,7 +12,7 @@ class ModelConfig(Frozen):
 
     name: str | None = setting(
         None,
-        "Model: a name of dlcli models or torchvision, timm:NAME, or file.py:Class.",
+        "Model: a name of dlcli models or torchvision, timm:NAME, hf:NAME, or file.py:Class.",
         "--model",
         "-m",
     )

@@ -18,7 +18,7 @@ from dlcli.formats.encodings.base import decode
 from dlcli.formats.zip_archive import check_whole, looks_zipped
 from dlcli.runs.folder import as_typed
 from dlcli.task import TaskKind, TaskSpec, TextInput
-from dlcli.zoo.names import hub_name
+from dlcli.zoo.names import HF_PREFIX, hub_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +61,8 @@ def find_initial_weights(
         if entry.snapshot is not None:
             return _of_encoder(entry, model.weights, offline=offline)
         return _of_file(model.weights)
+    if entry.snapshot_from is not None:
+        return _of_encoder(entry, entry.snapshot_from, offline=offline)
     if entry.snapshot is not None:
         raise UsageError(
             f"{entry.name} starts from published weights, and --weights is missing",
@@ -145,7 +147,7 @@ def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWei
     path, source = Path(weights), weights
     card = _card_of(weights_file(path)) if path.exists() else None
     if card is not None or path.is_file():
-        if card is None or card.model.name != entry.name or not isinstance(card.task.input, TextInput):
+        if card is None or not _is_of(card, entry) or not isinstance(card.task.input, TextInput):
             raise DlcliError(
                 f"--weights {path} is no model of {entry.name}",
                 hint="give the folder that the file is in, with config.json and tokenizer.json",
@@ -163,6 +165,12 @@ def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWei
     return InitialWeights(
         snapshot.state, source, args=snapshot.args, text=snapshot.text, recipes=snapshot.recipes
     )
+
+
+def _is_of(card: Card, entry: ModelEntry) -> bool:
+    """Whether a model is one of an entry: names of transformers' models are places of their weights."""
+    names = (card.model.name, entry.name)
+    return names[0] == names[1] or all(name.startswith(HF_PREFIX) for name in names)
 
 
 def _check_complete(entry: ModelEntry, snapshot: Snapshot, path: Path) -> None:

@@ -87,7 +87,10 @@ def make_plan(
     recipe = merge(recipe, LORA_RECIPE if user_config.model.lora is not None else {})
     recipe = merge(recipe, head_recipe(user_config, source))
     config = with_absolute_paths(
-        _with_teacher_path(resolve(recipe)), source, entry.name, weights=initial.source
+        _with_teacher_path(_with_own_weights(resolve(recipe), entry)),
+        source,
+        entry.name,
+        weights=initial.source,
     )
     needs = replace(entry.needs, name=entry.name, text=initial.text)
     if published is not None:
@@ -198,6 +201,14 @@ def _with_teacher_path(config: TrainConfig) -> TrainConfig:
         return config
     path = find_artifact(config.loss.teacher, DEFAULT_ROOT).resolve()
     return config.model_copy(update={"loss": config.loss.model_copy(update={"teacher": str(path)})})
+
+
+def _with_own_weights(config: TrainConfig, entry: ModelEntry) -> TrainConfig:
+    """The settings with the place of an encoder's weights, where its name is that place."""
+    if config.model.weights is not None or entry.snapshot_from is None:
+        return config
+    model = config.model.model_copy(update={"weights": entry.snapshot_from})
+    return config.model_copy(update={"model": model})
 
 
 def _check_teacher(saved: SavedRun) -> None:

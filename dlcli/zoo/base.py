@@ -102,9 +102,10 @@ class ModelEntry:
     submodule at ``head(module)``. ``tasks`` are those it can be trained for. ``recipe`` holds settings
     that beat the general defaults, and ``recipes`` more of them for one task, which beat ``recipe``.
     ``needs`` is what it asks of its input. ``snapshot`` reads the folder of weights that such a model
-    always starts from, with its structure and tokenizer. ``word_vectors`` names the argument that is the
-    length of a word vector, of a model with a `TokenEmbedding`. ``fit`` makes a model whole that is not
-    trained by gradient: see `dlcli.training.estimators`. ``search`` is the search space of `dlcli
+    always starts from, with its structure and tokenizer; ``snapshot_from`` is where, if no other folder
+    is named. ``word_vectors`` names the argument that is the length of a word vector, of a model with a
+    `TokenEmbedding`. ``fit`` makes a model whole that is not trained by gradient: see
+    `dlcli.training.estimators`. ``search`` is the search space of `dlcli
     tune`, the domain of each setting as text. ``summary`` is for `dlcli models`.
     """
 
@@ -120,6 +121,7 @@ class ModelEntry:
     weights: Weights | None = None
     word_vectors: str | None = None
     snapshot: Callable[[Path], Snapshot] | None = None
+    snapshot_from: str | None = None
     fit: FitModel | None = None
     search: dict[str, str] = field(default_factory=lambda: dict(SEARCH))
     summary: str = ""
@@ -158,13 +160,14 @@ class Family:
 
     ``owns(name)`` says whether a name belongs here without importing that library where its spelling
     tells (``timm:...``, ``file.py:Class``). ``names`` are those to list; asking may import the library
-    (torchvision: 2 s).
+    (torchvision: 2 s). ``kind`` is the kind of input that most of them take.
     """
 
     owns: Callable[[str], bool]
     make: Callable[[str, str], ModelEntry]
     names: Callable[[], list[str]]
     title: str = "others"
+    kind: str = "image"
 
 
 FAMILIES: list[Family] = []
@@ -188,9 +191,9 @@ def own_names(kind: str | None = None) -> list[str]:
 
 
 def own_kinds(name: str) -> list[str]:
-    """The kinds of input that a name takes; image for other libraries' names."""
+    """The kinds of input that a name takes; of another library's name that of most of its models."""
     kinds: list[str] = [entry.kind for _, entry in MODELS.entries() if entry.name == name]
-    return kinds or ["image"]
+    return kinds or [next((family.kind for family in FAMILIES if family.owns(name)), "image")]
 
 
 def check_name(name: str) -> None:

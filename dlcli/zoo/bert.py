@@ -7,7 +7,7 @@ configurations to its arguments and their tensors to its names. B texts, T token
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,18 @@ from dlcli.zoo.base import ModelEntry, register
 from dlcli.zoo.heads import HeadArgs, replace_head
 from dlcli.zoo.layers import ActivationName, mask_of, mean_steps
 from dlcli.zoo.snapshots import read_snapshot
+
+# Devlin et al., appendix A.3, with one epoch more: GLUE has larger sets than most here.
+RECIPE: dict[str, Any] = {
+    "optim": {
+        "lr": 5e-5,
+        "weight_decay": 0.01,
+        "scheduler": "linear",
+        "warmup": 0.1,
+        "clip_grad_norm": 1.0,
+    },
+    "fit": {"epochs": 5, "batch_size": 32},
+}
 
 
 class BertArgs(HeadArgs):
@@ -120,17 +132,7 @@ register(
         build=build,
         head=lambda module: "head",
         args=BertArgs,
-        # Devlin et al., appendix A.3, with one epoch more: GLUE has larger sets than most here.
-        recipe={
-            "optim": {
-                "lr": 5e-5,
-                "weight_decay": 0.01,
-                "scheduler": "linear",
-                "warmup": 0.1,
-                "clip_grad_norm": 1.0,
-            },
-            "fit": {"epochs": 5, "batch_size": 32},
-        },
+        recipe=RECIPE,
         snapshot=read_snapshot,
         summary="pretrained encoder, --weights FOLDER or a hub name: BERT, RoBERTa, DistilBERT",
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 from dlcli.errors import UsageError, nearest
 from dlcli.trust import names_code
 
-_OTHER_LIBRARIES = ("timm:",)  # which only their library can list
+HF_PREFIX = "hf:"
+_OTHER_LIBRARIES = ("timm:", HF_PREFIX)  # which only their library can list
 _TEXT = re.compile(r'"([\w.-]+)"')
 _OWN = re.compile(r'\b(?:_register\(|name=)"([\w.-]+)"')
 _TORCHVISION = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
@@ -51,10 +52,10 @@ def hub_name(text: str) -> tuple[str, str | None] | None:
     return None if match is None else (match[1], match[2])
 
 
-def wrong_kind(name: str, kind: str) -> UsageError:
+def wrong_kind(name: str, kind: str, takes: str = "images") -> UsageError:
     """Return the error of a family that has no model for a kind of input."""
     return UsageError(
-        f"model {name} takes images, not {kind} data", hint="dlcli models lists the others"
+        f"model {name} takes {takes}, not {kind} data", hint="dlcli models lists the others"
     )
 
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dlcli.data.text.pretrained import read_tokenizer
 from dlcli.errors import DlcliError
 from dlcli.task import TextInput
 from dlcli.zoo.base import Snapshot
 from dlcli.zoo.matching import StateDict
+from dlcli.zoo.names import HF_PREFIX
 from dlcli.zoo.weights import read_state_dict
 
 CONFIG, TOKENIZER, POOLING = "config.json", "tokenizer.json", "1_Pooling/config.json"
@@ -114,7 +113,7 @@ def read_snapshot(folder: Path) -> Snapshot:
     Raises: DlcliError when one is missing or damaged, for an architecture that is not known, and where
     tokenizer and embedding do not belong together.
     """
-    config = _read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     layout = _layout(config, folder)
     args = _arguments(config, layout, folder / CONFIG)
     first_row = 0
@@ -125,12 +124,12 @@ def read_snapshot(folder: Path) -> Snapshot:
     positions = "body.positions.table.weight"
     if positions in state:
         state[positions] = state[positions][first_row:]
-    args["pooling"] = _pooling(folder)
+    args["pooling"] = pooling_of(folder)
     text = read_tokenizer(
-        _read_text(folder / TOKENIZER), folder / TOKENIZER, longest=int(args["positions"])
+        read_text(folder / TOKENIZER), folder / TOKENIZER, longest=int(args["positions"])
     )
     text = text.model_copy(update={"token_types": int(args["types"]) > 1})
-    _check_vocabulary(text, state, folder)
+    check_vocabulary(text, len(state.get("body.tokens.weight", ())), folder)
     size = {"model": {"embedding_size": args["dim"]}}
     return Snapshot(args=args, state=state, text=text, recipes={"embedding": size})
 
@@ -142,7 +141,7 @@ def _layout(config: Mapping[str, Any], folder: Path) -> _Layout:
     if layout is None:
         raise DlcliError(
             f"{folder / CONFIG}: the architecture {name} is not known",
-            hint=f"bert reads {', '.join(_LAYOUTS)}",
+            hint=f"bert reads {', '.join(_LAYOUTS)}; for others --model {HF_PREFIX}{folder}",
         )
     variants = {"position_embedding_type": (None, "absolute"), "is_decoder": (None, False)}
     for key, known in variants.items():
@@ -169,10 +168,10 @@ def _arguments(config: Mapping[str, Any], layout: _Layout, path: Path) -> dict[s
     return {**args, "activation": activation}
 
 
-def _pooling(folder: Path) -> str:
+def pooling_of(folder: Path) -> str:
     """The pooling that a sentence encoder was trained with; the mean of all others."""
     path = folder / POOLING
-    cls = path.is_file() and _read_json(path).get("pooling_mode_cls_token")
+    cls = path.is_file() and read_json(path).get("pooling_mode_cls_token")
     return "cls" if cls else "mean"
 
 
@@ -201,8 +200,8 @@ def _rename(state: StateDict, layout: _Layout, folder: Path) -> StateDict:
     return out
 
 
-def _check_vocabulary(text: TextInput, state: StateDict, folder: Path) -> None:
-    rows = len(state.get("body.tokens.weight", torch.empty(0)))
+def check_vocabulary(text: TextInput, rows: int, folder: Path) -> None:
+    """Raises: DlcliError where an embedding of ``rows`` is not that of the tokenizer."""
     if not text.vocab_size <= rows < text.vocab_size + _PADDED_TO:
         raise DlcliError(
             f"{folder}: its tokenizer has {text.vocab_size:,} tokens and its embedding {rows:,} rows",
@@ -210,7 +209,8 @@ def _check_vocabulary(text: TextInput, state: StateDict, folder: Path) -> None:
         )
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file of a snapshot. Raises: DlcliError saying what such a folder has."""
     if not path.is_file():
         hint = _DESCRIPTION
         if path.name == TOKENIZER and path.parent.is_dir():
@@ -222,9 +222,10 @@ def _read_text(path: Path) -> str:
         raise DlcliError(f"cannot read {path}: {exc}") from exc
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file of a snapshot. Raises: DlcliError."""
     try:
-        values = json.loads(_read_text(path))
+        values = json.loads(read_text(path))
     except json.JSONDecodeError as exc:
         raise DlcliError(f"{path} is damaged: {exc}") from exc
     if not isinstance(values, dict):

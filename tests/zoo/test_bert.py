@@ -253,3 +253,15 @@ def test_a_tokenizer_that_is_not_that_of_the_card_is_refused(tmp_path: Path) -> 
     spec = read_snapshot(tiny_bert.write_snapshot(tmp_path)).text
     with pytest.raises(DlcliError, match="does not match its vocabulary"):
         encode("who", spec.model_copy(update={"vocabulary": spec.vocabulary[:-1]}))
+
+
+def test_the_layers_of_a_folder_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_bert.write_snapshot(tmp_path / "tiny")
+    assert main(["models", "bert", "--weights", "tiny", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["args"]["dim"], shown["args"]["layers"]) == (tiny_bert.DIM, tiny_bert.LAYERS)
+    assert main(["models", "cnn", "--kind", "text", "--weights", "tiny"]) == 2
+    assert "does not depend on its weights" in capsys.readouterr().err

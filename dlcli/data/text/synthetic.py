@@ -14,7 +14,10 @@ REFERENCE_WORDS = f"{REFERENCE_VOCAB_SIZE:,} words, texts of {REFERENCE_LENGTH}"
 
 
 def reference_input(needs: ModelNeeds) -> TextInput:
-    """Return an input of 64 tokens from a vocabulary of 10,000."""
+    """Return an input of 64 tokens from a vocabulary of 10,000, or from that of weights."""
+    if needs.text is not None:
+        length = min(REFERENCE_LENGTH, needs.text.max_length)
+        return needs.text.model_copy(update={"max_length": length, "token_types": False})
     words = tuple(f"word{i}" for i in range(REFERENCE_VOCAB_SIZE - len(SPECIAL_TOKENS)))
     return TextInput(vocabulary=(*SPECIAL_TOKENS, *words), max_length=REFERENCE_LENGTH)
 
