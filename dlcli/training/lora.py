@@ -139,6 +139,29 @@ def lora_sentence(module: nn.Module, record: TransformRecord, never: frozenset[s
     )
 
 
+def skipped_sentence(module: nn.Module, record: TransformRecord, targets: str | None, head: str) -> str:
+    """Which layers in front of the head have no factors, and why; "" where all have.
+
+    Layers with weights of other classes than those that LoRA adapts are named by their class.
+    """
+    layers, rank = set(record.args["layers"]), record.args["rank"]
+    skipped: dict[str, list[str]] = {}
+    for path, layer in module.named_modules():
+        if path in layers or below(path, head):
+            continue
+        if can_adapt(layer):
+            why = f"factors of rank {rank} are no smaller than their weights"
+            skipped.setdefault("not named by --lora-targets" if targets else why, []).append(path)
+        elif any(weight.ndim > 1 for weight in layer.parameters(recurse=False)):
+            kind = type(layer).__name__
+            skipped.setdefault(f"{kind} is no linear layer or convolution", []).append(path)
+    parts = [
+        f"{plural(len(paths), 'layer')} ({_listed(dict.fromkeys(paths, (0, 0)))}): {why}"
+        for why, paths in skipped.items()
+    ]
+    return f"LoRA leaves frozen {'; '.join(parts)}" if parts else ""
+
+
 def check_lora(
     module: nn.Module, record: TransformRecord, task: TaskSpec, never: frozenset[str]
 ) -> None:

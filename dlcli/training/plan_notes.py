@@ -12,8 +12,9 @@ from dlcli.training.activation_checkpointing import memory_saving_sentence
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.model import set_train_mode
 from dlcli.training.loop.step import micro_batches
-from dlcli.training.lora import lora_sentence
+from dlcli.training.lora import lora_sentence, skipped_sentence
 from dlcli.training.plan import Plan
+from dlcli.zoo.base import find_model
 from dlcli.zoo.forward import model_inputs
 
 
@@ -23,7 +24,11 @@ def plan_notes(plan: Plan, job: FitJob) -> list[str]:
     if plan.config.fit.grad_checkpointing != "none":
         notes.append(_activation_memory(job))
     if plan.lora is not None:
-        notes.append(lora_sentence(job.model.module, plan.lora, job.model.freezing.never))
+        module, record = job.model.module, plan.lora
+        notes.append(lora_sentence(module, record, job.model.freezing.never))
+        head = find_model(plan.model.name, plan.task.input.kind).head(module)
+        skipped = skipped_sentence(module, record, plan.config.model.lora_targets, head)
+        notes += [skipped] if skipped else []
     notes += [*job.model.freezing.sentences, *_exactness(plan, job)]
     return [*notes, *_weights(plan.config), *_limits(plan.config)]
 

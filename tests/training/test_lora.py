@@ -79,9 +79,29 @@ def test_only_factors_and_head_train(bert: dict[str, Any], tmp_path: Path) -> No
     assert changed == {n for n in after if lora.is_factor(n) or n.startswith("head.")}
     sizes = {name: tensor.numel() for name, tensor in after.items()}
     train, whole = sum(sizes[name] for name in changed), sum(sizes.values())
-    (note,) = [note for note in notes if note.startswith("LoRA")]
+    note, skipped = (note for note in notes if note.startswith("LoRA"))
+    tables = "body.tokens, body.types, body.positions.table"
+    assert skipped == (
+        f"LoRA leaves frozen 3 layers ({tables}): Embedding is no linear layer or convolution"
+    )
     assert f"{train:,} of {whole:,} parameters train ({train / whole:.2%})" in note
     assert "on 12 layers" in note  # four maps of attention and two of the feed-forward, twice
+
+
+def test_layers_without_factors_are_named_with_the_reason(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            notes.extend(note for note in event.notes if note.startswith("LoRA leaves"))
+
+    settings = {**CNN, "model": {"name": "cnn", "lora": 2, "lora_targets": "features.4"}}
+    train_run(tmp_path, "a", settings, emit=emit)
+    assert notes == ["LoRA leaves frozen 2 layers (features.0, features.8): not named by --lora-targets"]
+    notes.clear()
+    train_run(tmp_path, "b", settings, {"model": {"lora": 4, "lora_targets": None}}, emit=emit)
+    (note,) = notes
+    assert "features.0): factors of rank 4 are no smaller than their weights" in note
 
 
 def test_the_rate_is_that_of_lora_unless_given(bert: dict[str, Any]) -> None:
