@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter
 
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.evaluation.explanations import Explainer
-from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.probabilities import softmax
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 

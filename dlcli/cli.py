@@ -157,6 +157,7 @@ def _with_home(command: Callable[..., None]) -> Callable[..., None]:
     def expanded(**values: Any) -> None:
         from dlcli.files import user_path
 
+        gc.freeze()  # what was imported is not looked at again
         gc.enable()
         command(**{k: Path(user_path(v)) if isinstance(v, Path) else v for k, v in values.items()})
 
@@ -255,6 +256,7 @@ def main(argv: list[str] | None = None) -> int:
             EXIT_DEFECT,
         )
     finally:
+        gc.unfreeze()
         gc.enable()
 
 

@@ -10,7 +10,6 @@ from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_
 from dlcli.config import TrainConfig
 from dlcli.errors import UsageError
 from dlcli.runs.folder import DEFAULT_ROOT, find_run
-from dlcli.runs.folds import FoldsFolder
 
 
 @takes_config(TrainConfig)
@@ -53,6 +52,7 @@ def command(
     from dlcli.commands.train_session.granted import grant_reach
     from dlcli.commands.train_session.report import Screen
     from dlcli.commands.train_session.resume import resume_run
+    from dlcli.runs.folds import FoldsFolder
 
     if resume is None and force:
         raise UsageError("--force is for --resume")

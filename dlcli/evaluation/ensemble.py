@@ -6,21 +6,23 @@ B is the number of samples in a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows, Targets
 from dlcli.errors import DlcliError, UsageError
 from dlcli.evaluation.decisions import aligned_thresholds
-from dlcli.evaluation.differences import compared_metric, difference
-from dlcli.evaluation.metrics import Counts, sigmoid
-from dlcli.evaluation.metrics.base import MemberRow
+from dlcli.evaluation.probabilities import sigmoid
 from dlcli.evaluation.tta import mean_classes, with_tta
 from dlcli.files import read_json
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.runs.folder import run_of
 from dlcli.task import SeriesInput, SeriesScale, TaskSpec
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.metrics import Counts
+    from dlcli.evaluation.metrics.base import MemberRow
 
 # Why the outputs of two such models have no mean.
 _NO_MEAN = {
@@ -143,6 +145,8 @@ def _series_scales(task: TaskSpec) -> set[SeriesScale]:
 
 def member_row(artifact: Artifact, own: Counts, ensemble: Counts, task: TaskSpec) -> MemberRow:
     """Compare the ``ensemble`` with a member (``own``), counted on the same samples."""
+    from dlcli.evaluation.differences import compared_metric
+
     metric = compared_metric(artifact.card.monitor, ensemble, task)
     return compare_counts(str(artifact.path), ensemble, own, metric, task, shown=own)
 
@@ -151,6 +155,9 @@ def compare_counts(
     name: str, counts: Counts, other: Counts, metric: str, task: TaskSpec, *, shown: Counts
 ) -> MemberRow:
     """The difference of ``counts`` minus ``other`` on the same samples, and the metrics of ``shown``."""
+    from dlcli.evaluation.differences import difference
+    from dlcli.evaluation.metrics.base import MemberRow
+
     own = difference(counts, other, metric, task)
     return MemberRow(
         name, shown.metrics(), metric, own.value, own.low, own.high, own.better, shown.undefined()

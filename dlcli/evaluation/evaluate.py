@@ -7,18 +7,20 @@ number of processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dlcli.data.base import Indices, Inputs, Reader, Targets
 from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.errors import DlcliError
 from dlcli.evaluation.ensemble import Ensemble
-from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
 from dlcli.evaluation.processes import Processes
 from dlcli.events import Emit, EvalProgress, ignore
 from dlcli.formats.base import Outputs
 from dlcli.task import PairsInput, TaskSpec
+
+if TYPE_CHECKING:
+    from dlcli.evaluation.metrics import Counts, EvalResult
 
 T = TypeVar("T")
 Each = Callable[[Outputs, Targets, Indices], None]
@@ -101,6 +103,8 @@ def _share(
     each: Each = _ignore_batch,
 ) -> Counts | DlcliError:
     """The counts of this process, or its error, which is gathered like counts: others wait for it."""
+    from dlcli.evaluation.metrics import make_counts
+
     counts = make_counts(task)
     error: DlcliError | None = None
     size = batch_size or default_batch_size(task)

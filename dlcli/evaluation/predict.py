@@ -18,8 +18,7 @@ from dlcli.data.kinds import kind_of
 from dlcli.data.prefetch import prefetch
 from dlcli.evaluation.decisions import decision_scores
 from dlcli.evaluation.evaluate import default_batch_size
-from dlcli.evaluation.metrics import sigmoid, softmax
-from dlcli.evaluation.translation import check_beams, translate
+from dlcli.evaluation.probabilities import sigmoid, softmax
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
 
@@ -64,7 +63,10 @@ def predict(
     gives the cells of the input that a sample's rows begin with. ``half_widths`` ([H,] R) are those of
     intervals around numbers.
     """
-    check_beams(task, beams)
+    if beams > 1:
+        from dlcli.evaluation.translation import check_beams
+
+        check_beams(task, beams)
     predict_rows = row_function(model, task, top_k, beams, half_widths)
     names = reader.samples.ids
     try:
@@ -106,6 +108,8 @@ def row_function(
     The rows have no ``input`` yet.
     """
     if task.kind == "seq2seq":
+        from dlcli.evaluation.translation import translate
+
         return lambda inputs, series: [
             ({"text": text},) for text in translate(model, inputs, task, beams=beams)
         ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from dlcli.data.base import Inputs
 from dlcli.errors import UsageError
-from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.probabilities import softmax
 from dlcli.formats.base import Outputs
 from dlcli.task import ImageInput, TaskSpec
 

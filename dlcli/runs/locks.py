@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
 import sys
 import time
@@ -134,6 +133,8 @@ def _check_in_place(fd: int, path: Path) -> None:
 
 
 def _write_holder(fd: int) -> None:
+    import socket  # not for `--help`, nor where nothing is locked
+
     info = {
         "pid": os.getpid(),
         "host": socket.gethostname(),

@@ -83,8 +83,8 @@ def output_array(name: str, outputs: Outputs, task: TaskSpec) -> Array:
     import numpy as np
 
     from dlcli.evaluation.decisions import decision_scores
-    from dlcli.evaluation.metrics import sigmoid, softmax
     from dlcli.evaluation.predict import unscale
+    from dlcli.evaluation.probabilities import sigmoid, softmax
 
     if name == "probabilities" and task.kind == "classification":
         return softmax(outputs)

@@ -20,7 +20,7 @@ from dlcli.cli import main
 from dlcli.config import DataConfig
 from dlcli.data.sources import open_source
 from dlcli.data.splits import write_splits
-from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.probabilities import softmax
 from dlcli.formats.base import open_artifact
 from dlcli.formats.checkpoint import save_model
 from dlcli.runs.folder import RunFolder

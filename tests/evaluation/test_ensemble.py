@@ -17,7 +17,7 @@ from dlcli.evaluation.ensemble import Ensemble, check_members
 from dlcli.evaluation.eval_data import EvalData
 from dlcli.evaluation.evaluate import evaluate
 from dlcli.evaluation.evaluate_artifacts import evaluate_ensemble
-from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.probabilities import softmax
 from dlcli.evaluation.tta import with_tta
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs
 from dlcli.task import (
@@ -298,6 +298,8 @@ def data_of(listed: Samples, monkeypatch: pytest.MonkeyPatch) -> EvalData:
     from dlcli.evaluation import evaluate_artifacts as module
 
     class Kind:
+        measures = None
+
         @staticmethod
         def default_batch_size(spec: InputSpec) -> int:
             return 256

@@ -15,8 +15,8 @@ from dlcli.evaluation.metrics import (
     cross_entropy,
     directions,
     make_counts,
-    softmax,
 )
+from dlcli.evaluation.probabilities import softmax
 from dlcli.task import SPECIAL_TOKENS, TaskSpec, TextInput
 
 

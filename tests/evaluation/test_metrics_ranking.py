@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from dlcli.evaluation.metrics import Counts, make_counts, registered, softmax
+from dlcli.evaluation.metrics import Counts, make_counts, registered
+from dlcli.evaluation.probabilities import softmax
 from dlcli.task import NumberColumn, TabularInput, TaskKind, TaskSpec
 
 TABLE = TabularInput(numbers=(NumberColumn(name="a"),))

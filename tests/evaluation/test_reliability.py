@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dlcli.evaluation.metrics import ClassificationCounts, softmax
+from dlcli.evaluation.metrics import ClassificationCounts
 from dlcli.evaluation.metrics.reliability import (
     BINS,
     expected_calibration_error,
     reliability_bins,
 )
+from dlcli.evaluation.probabilities import softmax
 
 
 def counted(logits: np.ndarray, targets: np.ndarray, *ends: int) -> ClassificationCounts:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dlcli.errors import DlcliError
-from dlcli.evaluation.metrics import cross_entropy, softmax
+from dlcli.evaluation.metrics import cross_entropy
 from dlcli.evaluation.metrics.multilabel import binary_cross_entropy
+from dlcli.evaluation.probabilities import softmax
 from dlcli.evaluation.temperature import FEWEST_SAMPLES, TemperatureFit, fit_temperature
 from dlcli.task import TaskKind
 

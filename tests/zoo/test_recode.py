@@ -10,7 +10,7 @@ import torch
 from dlcli.data.joint_input import joint_input
 from dlcli.data.tables.columns import encode_columns
 from dlcli.errors import UsageError
-from dlcli.evaluation.metrics import softmax
+from dlcli.evaluation.probabilities import softmax
 from dlcli.task import (
     SPECIAL_TOKENS,
     CategoryColumn,

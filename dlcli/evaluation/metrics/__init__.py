@@ -14,8 +14,6 @@ from dlcli.evaluation.metrics.classification import (
     ClassificationCounts,
     NamedClasses,
     cross_entropy,
-    sigmoid,
-    softmax,
 )
 from dlcli.evaluation.metrics.embedding import EmbeddingCounts
 from dlcli.evaluation.metrics.forecast import ForecastCounts, target_channels
@@ -41,8 +39,6 @@ __all__ = [
     "make_counts",
     "metric_names",
     "metrics_of",
-    "sigmoid",
-    "softmax",
 ]
 
 _LABELS = (

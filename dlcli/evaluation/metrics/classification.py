@@ -217,20 +217,6 @@ def _losses(logits: Outputs, targets: Labels) -> tuple[Floats, Floats]:
         return losses, 1 / total
 
 
-def softmax(logits: Outputs) -> Floats:
-    """Probabilities in float64. (N, C) -> (N, C); rows with NaN or inf become NaN."""
-    with np.errstate(invalid="ignore"):
-        wide = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        probabilities: Floats = wide / wide.sum(axis=1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: Outputs) -> Floats:
-    """1 / (1 + exp(-x)) in float64, without an overflow for large -x."""
-    probabilities: Floats = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
-    return probabilities
-
-
 def confusion_metrics(table: Totals) -> dict[str, float]:
     """The metrics of counts of targets by predictions, the last column for none, (C, C + 1)."""
     correct, support, predicted = _totals(table)

@@ -14,7 +14,6 @@ from typing import Any
 
 from dlcli.config.devices import parse_device
 from dlcli.errors import DlcliError
-from dlcli.machine.causes.why import why_not
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -67,6 +66,8 @@ def check_providers(
     missing = [name for name in names if name not in opened]
     if not missing:
         return ()
+    from dlcli.machine.causes.why import why_not  # which takes a tenth of a prediction to import
+
     cause = why_not("onnxruntime", "cuda")
     why = f": {cause.what} ({cause.evidence})" if cause else ": its libraries could not be loaded"
     hint = (cause.hint if cause else None) or "dlcli info says what is wrong"

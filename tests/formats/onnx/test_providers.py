@@ -13,7 +13,6 @@ import pytest
 from dlcli.cli import main
 from dlcli.errors import DlcliError
 from dlcli.formats.base import open_artifact
-from dlcli.formats.onnx import providers
 from dlcli.machine.causes import why
 from dlcli.machine.causes.base import Cause
 
@@ -42,7 +41,7 @@ def dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, *names])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print("Failed to load libcublasLt.so.13"))
     cause = Cause("onnxruntime", "warning", "other CUDA", "needs 12, torch brings 13", "pip install x")
-    monkeypatch.setattr(providers, "why_not", lambda *parts: cause)
+    monkeypatch.setattr(why, "why_not", lambda *parts: cause)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
