@@ -27,7 +27,7 @@ from dlcli.evaluation.metrics.base import Floats
 from dlcli.evaluation.predict import row_function, unscale
 from dlcli.formats.base import Artifact, Outputs
 from dlcli.runs.folder import as_typed, run_of
-from dlcli.task import ImageInput, TaskSpec
+from dlcli.task import ImageInput, SeriesInput, TaskSpec
 from dlcli.wording import shorten
 
 Method = Literal["auto", "gradcam", "occlusion"]
@@ -54,8 +54,8 @@ class Explanation:
     ``row`` is the prediction as `predict` gives it, of a forecast its first step. ``target`` is what is
     explained, "" for all steps and targets of a forecast, and ``value`` its probability or number.
     ``heat`` (H, W), from 0 to 1, is over the model's ``pixels`` (H, W, C); both are None of other data.
-    ``parts`` are in the order of the sample; of Grad-CAM there are none. ``layer`` is that of Grad-CAM,
-    else "".
+    ``parts`` are in the order of the sample; of Grad-CAM there are none. ``curves`` are the steps of a
+    series by channel, as the model sees them: standardized. ``layer`` is that of Grad-CAM, else "".
     """
 
     input: str
@@ -68,6 +68,7 @@ class Explanation:
     heat: Heat | None = None
     pixels: npt.NDArray[np.uint8] | None = None
     text: str = ""
+    curves: tuple[tuple[str, npt.NDArray[np.float32]], ...] = ()
     layer: str = ""
 
     @property
@@ -150,6 +151,8 @@ class Explainer:
         parts, how = _occlude(predict, items, inputs, task, outputs, chosen)
         if isinstance(task.input, ImageInput):
             common["heat"] = _heat_of(parts, inputs[0].shape[1:3])
+        if isinstance(task.input, SeriesInput):
+            common["curves"] = tuple(zip(task.input.channels, inputs[0][0].T, strict=True))
         text = str(items.values[0]) if isinstance(items, Listed) and task.input.kind == "text" else ""
         return Explanation(**common, method="occlusion", how=how, parts=parts, text=text)
 

@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from torch import nn
 
 from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
 from dlcli.data.base import Inputs, Items, Listed
+from dlcli.data.occlusion import Part
 from dlcli.data.prepare import random_inputs, trim
 from dlcli.errors import DlcliError, UsageError
-from dlcli.evaluation.explanations import Explainer, Explanation, scores
+from dlcli.evaluation.explanations import Explainer, Explanation, PartEffect, scores
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, Outputs
 from dlcli.formats.checkpoint import save_model
 from dlcli.runs.folder import RunFolder
 from dlcli.task import TaskSpec
+from dlcli.ui.plots.explanation import save_explanation
 from dlcli.zoo.base import build_model
 from dlcli.zoo.grad_cam import feature_layer, grad_cam
 
@@ -185,3 +188,15 @@ def test_the_command_writes_pictures_and_nothing_into_the_data(
     assert clash.read_bytes() == (photos / "0.jpg").read_bytes()
     assert main(["explain", "photos/0.jpg", "--method", "occlusion", "--target", "b"]) == 0
     assert "b 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+def test_a_series_is_drawn_with_the_effects_of_its_spans(channels: int, tmp_path: Path) -> None:
+    spans = [Part(f"steps {i}:{i + 4}", "step", (i,), (i + 4,)) for i in range(0, 12, 4)]
+    names = [f"$c{i}$" for i in range(channels)]
+    parts = [PartEffect(part, (-1.0) ** i, None) for i, part in enumerate(spans)]
+    parts += [PartEffect(Part(name, "channel"), 0.1 * i, None) for i, name in enumerate(names)]
+    curves = tuple((name, np.linspace(0, i, 12, dtype=np.float32)) for i, name in enumerate(names))
+    one = Explanation("a/b.csv", "occlusion", "", "", None, {}, tuple(parts), curves=curves)
+    with Image.open(save_explanation(one, tmp_path / "series.png")) as picture:
+        assert picture.width > picture.height > 300
