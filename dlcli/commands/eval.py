@@ -105,9 +105,19 @@ def command(
         report = measure(models, data, config, emit=emit, output=output)
     mirrored = "; mean over each image and its mirror image" if config.tta == "flip" else ""
     computed = f"; computed in {config.amp}" if config.amp != "none" else ""
-    missed = report(data.note + mirrored + computed, bounds, json_output)
+    decided = _decided(models, config)
+    missed = report(data.note + mirrored + computed + decided, bounds, json_output)
     if missed:
         raise BoundMissed(missed[0])
+
+
+def _decided(models: Sequence[Artifact], config: EvalConfig) -> str:
+    """The thresholds that the labels of one model go by; what is fitted now is said by itself."""
+    from dlcli.evaluation.decisions import thresholds_in_words
+
+    known = thresholds_in_words(models[0].card.task)
+    fitted = config.calibrate or config.thresholds is not None
+    return f"; labels by thresholds: {known}" if known and len(models) == 1 and not fitted else ""
 
 
 def _with_folds(

@@ -14,6 +14,7 @@ from dlcli.benchmark.slot import RunSpec, Timing
 from dlcli.benchmark.statistics import Ratio, paired_ratio
 from dlcli.config import MeasureConfig
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
+from dlcli.evaluation.decisions import thresholds_in_words
 from dlcli.events import Emit, Warned, ignore
 from dlcli.formats.base import ModelFile, open_artifact
 
@@ -37,7 +38,7 @@ class Comparison:
 
     ``speedup`` is by batch size, empty when latency was not measured; ``untimed`` is why, where it was
     asked for. ``clock`` is "cpu" where other programs had the cores and the CPU time of one thread was
-    taken; ``busy_cores`` are those that they used.
+    taken; ``busy_cores`` are those that they used. ``thresholds`` are those that labels go by, in words.
     """
 
     before: MeasuredModel
@@ -51,6 +52,7 @@ class Comparison:
     clock: str = "wall"
     busy_cores: float = 0.0
     untimed: str = ""
+    thresholds: str = ""
 
     @property
     def size_ratio(self) -> float:
@@ -76,6 +78,7 @@ class Comparison:
             "clock": self.clock,
             "busy_cores": self.busy_cores,
             "untimed": self.untimed or None,
+            "thresholds": self.thresholds or None,
         }
 
 
@@ -121,6 +124,7 @@ def compare_files(
         clock=timer.clock if timer else "wall",
         busy_cores=round(statistics.median(timer.busy_cores or [0.0]), 2) if timer else 0.0,
         untimed=untimed if config.latency else "",
+        thresholds=thresholds_in_words(after.card.task),
     )
 
 

@@ -11,10 +11,12 @@ import math
 
 import numpy as np
 
+from dlcli import wording
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec, Thresholds
 
 _NEAREST = 1e-15
+_NAMED = 12  # labels whose threshold is named
 
 
 def decision_scores(outputs: Outputs, task: TaskSpec) -> Outputs:
@@ -60,3 +62,14 @@ def aligned_thresholds(task: TaskSpec, reference: TaskSpec) -> Thresholds | None
     else:
         values = tuple(thresholds.values[task.class_names.index(n)] for n in reference.class_names)
     return thresholds.model_copy(update={"values": values})
+
+
+def thresholds_in_words(task: TaskSpec) -> str:
+    """The thresholds of a task, and what they were fitted to; "" where it has none."""
+    own = task.thresholds
+    if own is None:
+        return ""
+    names = task.class_names[-len(own.values) :]
+    pairs = [f"{name} {value:.3g}" for name, value in zip(names, own.values, strict=True)]
+    samples = wording.plural(own.samples, "val sample")
+    return f"{wording.listed(pairs, _NAMED)}; fitted to {own.metric} on {samples}"

@@ -42,9 +42,9 @@ def slice_rows(
 
 
 def worst_slice(rows: Sequence[SliceRow]) -> SliceRow | None:
-    """The slice with the worst metric, of those with an interval; None where none has one."""
+    """The slice with the worst metric, of those with an interval; None where none is worse."""
     known = [row for row in rows if math.isfinite(row.low) and math.isfinite(row.high)]
-    if not known:
+    if len({row.value for row in known}) < 2:
         return None
     return min(known, key=lambda row: row.value * direction(row.metric))
 

@@ -9,7 +9,6 @@ from dlcli import transforms, wording
 from dlcli.ui import text
 from dlcli.ui.inputs import MOST_ROWS, Tensor, input_sections, parts_of
 from dlcli.ui.sections import Row, Section, print_sections
-from dlcli.ui.thresholds import thresholds_in_words
 from dlcli.ui.transforms import in_words
 
 if TYPE_CHECKING:
@@ -118,7 +117,11 @@ def _classes(task: TaskSpec) -> list[Row]:
     if not names:
         return []
     rows = [Row(str(len(names)), wording.listed(names, _MOST_CLASSES))]
-    return rows if task.thresholds is None else [*rows, Row("thresholds", thresholds_in_words(task))]
+    if task.thresholds is None:
+        return rows
+    from dlcli.evaluation.decisions import thresholds_in_words
+
+    return [*rows, Row("thresholds", thresholds_in_words(task))]
 
 
 def _targets(targets: tuple[TargetNumber, ...]) -> list[Row]:

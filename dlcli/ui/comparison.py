@@ -25,6 +25,8 @@ def print_change(
     facts = [*rows, ("file", comparison.after.artifact)]
     if comparison.split != "random":
         facts.append(("measured on", f"{comparison.samples:,} samples of {comparison.split}"))
+    if comparison.thresholds:
+        facts.append(("thresholds", comparison.thresholds))
     if comparison.device:
         facts.append(
             (

@@ -27,6 +27,9 @@ def print_pruning(result: PruneResult) -> None:
     if result.zeros[1]:
         zeros, total = result.zeros
         rows.append(("zeros", f"{zeros:,} of {total:,} weights ({zeros / total:.1%})"))
+    if result.comparison.thresholds:
+        hint = "dlcli eval --thresholds fits the thresholds of the model before anew"
+        rows.append(("hint", hint))
     print_change(result.comparison, "pruning", result.verdict(), rows)
     if len(result.candidates) > 1:
         stdout().print()

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dlcli.deploy.thresholds import Thresholded
     from dlcli.evaluation.metrics import EvalResult
     from dlcli.evaluation.thresholds import LabelFit
-    from dlcli.task import TaskSpec
 
 _MOST_LABELS = 12
 # What thresholds change: what is counted of predicted labels.
@@ -22,16 +21,6 @@ _CHANGED = (
     *("accuracy", "f1_macro", "balanced_accuracy", "matthews_corrcoef"),
     *("precision_macro", "recall_macro"),
 )
-
-
-def thresholds_in_words(task: TaskSpec) -> str:
-    """The thresholds of a task that has some, and what they were fitted to."""
-    own = task.thresholds
-    assert own is not None
-    names = task.class_names[-len(own.values) :]
-    pairs = [f"{name} {value:.3g}" for name, value in zip(names, own.values, strict=True)]
-    samples = wording.plural(own.samples, "val sample")
-    return f"{wording.listed(pairs, _MOST_LABELS)}; fitted to {own.metric} on {samples}"
 
 
 def threshold_facts(done: Thresholded, after: EvalResult) -> dict[str, Any]:

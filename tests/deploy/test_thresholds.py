@@ -65,9 +65,16 @@ def test_labels_change_in_the_model_and_its_exports_and_no_output_does(
     assert main(["export", "one", "--onnx", "--no-latency", "--output", str(onnx)]) == 0
     capsys.readouterr()
     exported, _ = evaluated(capsys, str(onnx), "--split", "val")
+    assert "; labels by thresholds: yes 0." in exported["note"]
     assert exported["metrics"]["balanced_accuracy"] == result["metrics"]["balanced_accuracy"]
     again, _ = evaluated(capsys, "one", "--thresholds", "balanced_accuracy", "--split", "val")
     assert not again["thresholds"]["changed"]
+
+    # What is quantized from the graph alone has them too, and says so.
+    quantize = ["quantize", str(onnx), "--method", "dynamic", "--no-latency", "--json"]
+    assert main([*quantize, "--output", str(run.path / "int8.onnx")]) == 0
+    assert json.loads(capsys.readouterr().out)["thresholds"].startswith("yes 0.")
+    assert read_card(run.path / "int8.onnx").task.thresholds == after.card.task.thresholds
 
     # A calibration afterwards keeps every label.
     evaluated(capsys, "one", "--calibrate", "--split", "val")
