@@ -23,7 +23,8 @@ from common import machine
 
 import dlcli
 
-ETT = {"window": 96, "data": {"time_splits": [8640, 2880, 2880]}}
+ETT = {"window": 96}
+TIME_SPLITS = {"time_splits": [8640, 2880, 2880]}  # those of the literature
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,10 @@ def measure(row: Row, data: str, coverage: str) -> str:
     shares, by_target, val = [], [], 0
     with tempfile.TemporaryDirectory() as runs:
         for seed in range(row.seeds):
+            name = f"run-{seed}"
+            own = {"data": data, **(TIME_SPLITS if "horizon" in row.options else {})}
             run = dlcli.train(
-                model=row.model, data=data, seed=seed, runs_dir=runs, name=f"run-{seed}", **row.options
+                model=row.model, data=own, seed=seed, runs_dir=runs, name=name, **row.options
             )
             result = dlcli.evaluate(run.load(), split="test", intervals=coverage)
             shares.append(statistics.mean(one.covered for one in result.intervals))

@@ -17,7 +17,7 @@ from dlcli.registry import declared_names
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")))
+DOCUMENTS = (README, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/tutorials/*.md")))
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKED = 21  # blocks that are not run; a new one needs a reason, and this number
 # Options of pip, pytest, Docker and Slurm.
@@ -63,11 +63,19 @@ SLOW = {
     "ship",
     "tune",
 }
+# What takes long in the pages of tutorials, whose other blocks are run by default.
+LONG = re.compile(r"dlcli (export|quantize|explain)\b|--baselines|\| dlcli|pairs.csv -")
+
+
+def is_slow(page: Path, text: str) -> bool:
+    return page.stem in SLOW or (page.parent.name == "tutorials" and bool(LONG.search(text)))
+
+
 RUN = [
     pytest.param(
         text,
         id=f"{page.stem}-{text.split()[1]}",
-        marks=[pytest.mark.slow] if page.stem in SLOW else [],
+        marks=[pytest.mark.slow] if is_slow(page, text) else [],
     )
     for page, text, marked in BLOCKS
     if not marked
@@ -136,7 +144,8 @@ def test_the_reference_is_current() -> None:
 def test_every_block_runs_or_says_why_not() -> None:
     assert len([text for _page, text, marked in BLOCKS if marked]) == MARKED
     for _page, text, marked in BLOCKS:
-        assert marked or all("dlcli" in line for line in text.splitlines()), text
+        lines = text.splitlines()
+        assert marked or all("dlcli" in one or one.startswith("    python make_") for one in lines), text
 
 
 @pytest.mark.parametrize("block", RUN)

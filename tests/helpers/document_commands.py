@@ -18,6 +18,11 @@ SMALLER = {
     "dlcli ship": "dlcli ship --epochs 1 --no-latency",
     "dlcli benchmark": "dlcli benchmark --batch-sizes 1",
     "--trials 20": "--trials 2 --epochs 1",
+    "--epochs 30": "--epochs 1",
+    # Data of tutorials, which is not tiny.
+    r"--batch-size 8 (--model \w+ --data (load|rents|shapes|messages|waves|pairs))": (
+        r"--batch-size 64 \1"
+    ),
 }
 # A model of one epoch may miss a bound, and a machine CUDA: README promises exit code 3.
 BOUNDS = ("--min", "--max-drop", "--require", "dlcli ship")
