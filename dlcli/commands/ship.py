@@ -60,7 +60,7 @@ def command(
         write_model,
         write_sums,
     )
-    from dlcli.deploy.ship.ship import ShipJob, ship_folder
+    from dlcli.deploy.ship.ship import ShipJob, once, ship_folder
     from dlcli.deploy.ship.targets import target_of
     from dlcli.formats.base import open_artifact
     from dlcli.report.ship import write_ship
@@ -88,7 +88,7 @@ def command(
         lock = ship_folder(path) if run is None else run.path
         lock.mkdir(parents=True, exist_ok=True)
         with run_lock(lock), progress_sink(quiet, json_output) as emit:
-            job.emit, job.finetuner = emit, partial(make_resuming_finetuner, show=emit)
+            job.emit, job.finetuner = once(emit), partial(make_resuming_finetuner, show=emit)
             shipped = job.run()
             with new_folder(folder) as staged:
                 notes = write_model(shipped, staged)

@@ -95,6 +95,15 @@ def finetune_plan(
     )
 
 
+def data_of_run(
+    source: Artifact, run: SavedRun, measure: MeasureConfig
+) -> tuple[DataConfig, DataSource]:
+    """The data of a model's own run, in its splits. Raises: DlcliError."""
+    data = _data(with_recorded_paths(run), measure)
+    config = run.config.model_copy(update={"data": data})
+    return data, _source(source.card, run.folder, config, measure)[0]
+
+
 def _from_card(card: Card, path: Path) -> TrainConfig:
     """The settings of an artifact outside of its run: its data, else the defaults."""
     if card.data is None:

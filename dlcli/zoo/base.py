@@ -173,10 +173,15 @@ class Family:
 FAMILIES: list[Family] = []
 
 
+def is_fitted_whole(model: str, kind: str) -> bool:
+    """Whether a registered model is not trained by gradient."""
+    entry = MODELS.find(f"{kind}/{model}")
+    return entry is not None and entry.fit is not None
+
+
 def check_trained_by_gradient(model: str, kind: str, action: str) -> None:
     """Raises: UsageError where a registered model is fitted whole, which ``action`` is not made for."""
-    entry = MODELS.find(f"{kind}/{model}")
-    if entry is not None and entry.fit is not None:
+    if is_fitted_whole(model, kind):
         raise UsageError(
             f"dlcli {action}: {model} is fitted whole, and has no layers of weights to {action}",
             hint="export it as it is: dlcli export --onnx; fewer or smaller trees are a new run: "

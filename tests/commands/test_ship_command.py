@@ -134,14 +134,14 @@ def test_where_no_attempt_keeps_the_bounds_the_best_is_there_with_exit_code_3(
 ) -> None:
     result = call(capsys, "--max-size", "1kB", "--max-drop", "99%", code=3)
     sizes = {one["label"]: one["size_bytes"] for one in result["attempts"]}
-    assert result["chosen"] == min(sizes, key=lambda label: sizes[label]) == "pruned70-static"
+    assert result["chosen"] == min(sizes, key=lambda label: sizes[label]) == "pruned85-static"
     assert "--max-size 1kB was allowed" in result["missed"][0]
     checks = json.loads((here / "runs/net/ship/cpu-x86/checks.json").read_text())
     assert {one["check"]: one["passed"] for one in checks["checks"]}["size"] is False
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["state:1", "state:3", "s:9"])
+@pytest.mark.parametrize("moment", ["state:1", "state:3"])
 def test_what_is_killed_goes_on_and_is_the_same_as_without(
     here: Path, capsys: pytest.CaptureFixture[str], moment: str
 ) -> None:
@@ -153,8 +153,8 @@ def test_what_is_killed_goes_on_and_is_the_same_as_without(
     finished = {path: path.stat().st_mtime_ns for path in attempts.glob("*.json")}
     result = call(capsys, *bounds, code=3)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    resumed = [run for run in attempts.glob("pruned*") if "resumed" in RunFolder(run).read_record()]
-    assert bool(resumed) == moment.startswith("state")
+    runs = [RunFolder(path.parent) for path in attempts.glob("*/run.json")]
+    assert len([run for run in runs if "resumed" in run.read_record()]) == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here / "whole")
         whole = call(capsys, *bounds, code=3)

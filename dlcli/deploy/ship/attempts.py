@@ -22,13 +22,16 @@ from dlcli.deploy.export import export, staging_folder
 from dlcli.deploy.prune.prune import prune
 from dlcli.deploy.quantize.quantize import quantize
 from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
-from dlcli.deploy.ship.plan import FLOAT, PlannedAttempt
+from dlcli.deploy.ship.plan import FLOAT, INT8, PlannedAttempt
+from dlcli.deploy.ship.students import check_same_inputs, student_plan
 from dlcli.deploy.ship.targets import Target
 from dlcli.errors import BoundMissed, DlcliError
 from dlcli.events import Emit
 from dlcli.files import read_json, write_text
 from dlcli.formats.base import FORMATS, Artifact, ModelFile, recognize
 from dlcli.formats.publish import publish
+from dlcli.runs.folder import RunFolder
+from dlcli.runs.saved import read_run_of
 from dlcli.settings import validate
 from dlcli.training.finetune import Finetuner
 from dlcli.training.plan import Plan
@@ -161,6 +164,8 @@ class AttemptRunner:
         """Return the float model of an attempt, trained where that is needed, and its drop so far."""
         if planned.kind == "original":
             return self.source.file, 0.0
+        if planned.kind == "distilled":
+            return self._distilled(planned), 0.0
         settings = {
             "prune": {"method": "channel", "amount": str(planned.amount)},
             "finetune": self._finetune(planned),
@@ -176,6 +181,21 @@ class AttemptRunner:
             emit=self._emit,
         )
         return result.chosen.file, result.chosen.delta.drop
+
+    def _distilled(self, planned: PlannedAttempt) -> ModelFile:
+        """Return a student of the original. Raises: DlcliError where it reads other inputs."""
+        run = read_run_of(self.source.path)
+        assert run is not None  # else none is planned
+        plan = student_plan(
+            self.source,
+            run,
+            planned.student,
+            planned.epochs,
+            self.settings.finetune,
+            self.settings.measure,
+        )
+        check_same_inputs(plan.task, self.source.card.task)
+        return recognize(self._within_time(plan, planned.run_name).best)
 
     def _write(self, planned: PlannedAttempt, model: ModelFile, own_drop: float) -> ModelFile:
         """Write the file of an attempt from its float model."""
@@ -195,11 +215,11 @@ class AttemptRunner:
             return recognize(result.output)
         allowed = self.bound.allowed(self.reference.metrics[self.reference.metric]) - own_drop
         options: dict[str, Any] = {"method": planned.method, "backend": "onnxruntime"}
-        if planned.method in ("static", "qat"):
+        if planned.method in ("static", "qat", INT8):
             options["target"] = self.target.processor
-        if planned.method == "static":
+        if planned.method in ("static", INT8):
             options["reduce_range"] = self.target.reduce_range
-        if allowed > 0 and planned.method != "qat":
+        if allowed > 0 and planned.method not in ("qat", INT8):
             options["max_drop"] = str(allowed)
         settings = {
             "quantize": options,
@@ -220,7 +240,7 @@ class AttemptRunner:
         """The user's settings of fine-tuning, with the epochs of the plan."""
         return {**self.settings.finetune.model_dump(exclude_unset=True), "epochs": planned.epochs}
 
-    def _within_time(self, plan: Plan, name: str) -> Any:
+    def _within_time(self, plan: Plan, name: str) -> RunFolder:
         """Train a plan, for as long as there is time."""
         left_s = self._left_s()
         if left_s is not None:

@@ -19,13 +19,16 @@ from dlcli.compress.quantize.onnx_graph import Family
 from dlcli.deploy.ship.targets import Target
 from dlcli.wording import plural
 
-# Shares of the channels that are removed: the first, then more or less.
-_FIRST, _MORE, _LESS = 0.5, 0.7, 0.3
+# Shares of the channels that are removed: the first, then more and more, or less.
+_FIRST, _MORE, _LESS = 0.5, (0.7, 0.85), 0.3
 FLOAT = "float"  # no method of quantization: the file of an export
 
-ModelKind = Literal["original", "pruned"]
+INT8 = "auto"  # the first method of quantization that suits a model
+
+ModelKind = Literal["original", "pruned", "distilled"]
 _WORDS = {
     FLOAT: "float32",
+    INT8: "int8",
     "static": "static int8",
     "dynamic": "dynamic int8",
     "qat": "int8 by training",
@@ -44,9 +47,10 @@ class Condition:
 class PlannedAttempt:
     """One file that will be written and measured.
 
-    ``method`` is one of `quantize`, or `FLOAT`. ``epochs`` are those of the model's training before it.
-    ``fixed_s`` is about what it takes without them, ``epoch_s`` what each of them takes: 0 where an
-    earlier attempt trains this model, None where it is not known.
+    ``method`` is one of `quantize`, or `FLOAT`. ``amount`` is the share of the channels that is pruned,
+    ``student`` the model of the zoo that is trained with the original as its teacher. ``epochs`` are
+    those of the model's training before it. ``fixed_s`` is about what it takes without them, ``epoch_s``
+    what each of them takes: 0 where an earlier attempt trains this model, None where it is not known.
     """
 
     kind: ModelKind
@@ -54,6 +58,7 @@ class PlannedAttempt:
     format: str = "onnx"
     variant: str = ""  # of the target's processor
     amount: float = 0.0
+    student: str = ""
     epochs: int = 0
     fixed_s: float = 0.0
     epoch_s: float | None = 0.0
@@ -62,10 +67,8 @@ class PlannedAttempt:
     @property
     def label(self) -> str:
         """Its short name: ``pruned50-static``."""
-        amount = f"{100 * self.amount:g}" if self.amount else ""
-        return "-".join(
-            [f"{self.kind}{amount}", self.method, *([] if self.format == "onnx" else [self.format])]
-        )
+        parts = [self._model_name, "int8" if self.method == INT8 else self.method]
+        return "-".join([*parts, *([] if self.format == "onnx" else [self.format])])
 
     @property
     def name(self) -> str:
@@ -75,13 +78,18 @@ class PlannedAttempt:
 
     @property
     def run_name(self) -> str:
-        """The name of the run that trains its model: one for all files of a pruned one."""
-        return f"pruned{100 * self.amount:g}-{self.epochs}ep" if self.amount else self.name
+        """The name of the run that trains its model: one for all its files, but where it is for int8."""
+        return self.name if self.kind == "original" else f"{self._model_name}-{self.epochs}ep"
 
     @property
-    def model(self) -> tuple[ModelKind, float]:
+    def _model_name(self) -> str:
+        amount = f"{100 * self.amount:g}" if self.amount else ""
+        return f"{self.kind}{amount}" + (f"-{self.student}" if self.student else "")
+
+    @property
+    def model(self) -> tuple[ModelKind, float, str]:
         """What its model is, whatever its file."""
-        return self.kind, self.amount
+        return self.kind, self.amount, self.student
 
     @property
     def estimate_s(self) -> float | None:
@@ -93,25 +101,38 @@ class PlannedAttempt:
     def describe(self) -> str:
         """What is done, in words."""
         parts = [f"pruned by {self.amount:.0%}"] if self.kind == "pruned" else []
+        parts += [f"{self.student} with it as teacher"] if self.student else []
         parts += [plural(self.epochs, "epoch")] if self.epochs else []
         parts.append(_WORDS.get(self.method, self.method))
         return ", ".join(parts) + ("" if self.format == "onnx" else f" ({self.format})")
 
 
+class Student(BaseModel):
+    """A smaller model of the zoo; ``epoch_s`` is about what an epoch of it takes with its teacher."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    epochs: int
+    epoch_s: float | None
+
+
 class Facts(BaseModel):
     """What a plan is made of.
 
-    ``trainable`` is whether there are weights that torch can use; ``epochs`` those of fine-tuning after
-    pruning, and for int8; ``fixed_s`` what an attempt takes without training.
+    ``family`` is None where there is nothing to quantize; ``trainable`` is whether there are weights
+    that torch can use; ``epochs`` those of fine-tuning after pruning, and for int8; ``fixed_s`` what an
+    attempt takes without training.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    family: Family
+    family: Family | None
     trainable: bool
     epochs: tuple[int, int]
     epoch_s: float | None
     fixed_s: float
+    students: tuple[Student, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,21 +198,29 @@ def _fitted(
 
 def _candidates(facts: Facts, target: Target) -> list[PlannedAttempt]:
     """All attempts, the cheapest first."""
-    methods = ["fp16"] if target.half else _methods(facts.family)
     attempts = [_cheap(facts, target, FLOAT, format=name) for name in target.formats]
+    if facts.family is None:
+        return attempts
+    methods = ["fp16"] if target.half else _methods(facts.family)
     attempts += [_cheap(facts, target, method) for method in methods]
     if not facts.trainable:
         return attempts
     smallest = attempts[len(target.formats)].label
     pruned = partial(_pruned, facts, target, methods[0])
-    first = pruned(_FIRST)
-    attempts += first
-    attempts += pruned(_MORE, Condition(first[0].label, holds=True))
-    attempts += pruned(_LESS, Condition(first[0].label, holds=False))
+    half = last = pruned(_FIRST)
+    attempts += half
+    for amount in _MORE:
+        last = pruned(amount, Condition(last[0].label, holds=True))
+        attempts += last
+    attempts += pruned(_LESS, Condition(half[0].label, holds=False))
     if "static" in methods:
         epochs = {"epochs": facts.epochs[1], "epoch_s": facts.epoch_s}
         qat = _cheap(facts, target, "qat", condition=Condition(smallest, holds=False), **epochs)
         attempts.append(qat)
+    for student in facts.students:
+        method, values = methods[0] if target.half else INT8, student.model_dump(exclude={"name"})
+        small = _cheap(facts, target, method, kind="distilled", student=student.name, **values)
+        attempts.append(small)
     return attempts
 
 
@@ -210,7 +239,7 @@ def _pruned(
 
 def _cheap(facts: Facts, target: Target, method: str, **values: Any) -> PlannedAttempt:
     """An attempt that takes no training unless ``values`` say so."""
-    differs = target.half or method in ("static", "qat")
+    differs = target.half or method in ("static", "qat", INT8)
     variant = target.variant if differs else ""
     values = {"kind": "original", "variant": variant, "fixed_s": facts.fixed_s, **values}
     return PlannedAttempt(method=method, **values)

@@ -22,19 +22,20 @@ from dlcli.deploy.reference import MetricDelta, ReferenceEvaluator
 from dlcli.deploy.ship.attempts import Attempt, AttemptRunner
 from dlcli.deploy.ship.choice import Bounds, best_of, bounds_of, pareto_of
 from dlcli.deploy.ship.plan import Facts, PlannedAttempt, ShipPlan, make_plan
+from dlcli.deploy.ship.students import students_of
 from dlcli.deploy.ship.targets import Target, target_of
 from dlcli.errors import DlcliError, Interrupted, UsageError
-from dlcli.events import Emit, Noted, ignore
+from dlcli.events import Emit, Event, Noted, Warned, ignore
 from dlcli.files import CannotWrite, read_json, sha256_file, temporary_folder, write_text
 from dlcli.formats.base import Artifact, open_artifact
 from dlcli.runs.folder import run_of
 from dlcli.runs.locks import RunBusy
 from dlcli.runs.saved import read_run_of
 from dlcli.training.finetune import Finetuner, epoch_seconds, some_epochs
+from dlcli.zoo.base import is_fitted_whole
 
 # What ends the command; any other error ends an attempt.
 _ENDS_ALL = (Interrupted, RunBusy, CannotWrite, UsageError)
-_STARTS = 2  # times that of the first export: an attempt exports once, and starts two files to time them
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,16 @@ class ShipJob:
 
     def __post_init__(self) -> None:
         """Raises: DlcliError for a model that cannot be shipped or whose data is gone; UsageError."""
+        self.emit = once(self.emit)
         self.target, self.bounds = target_of(self.settings), bounds_of(self.settings.ship)
         if self.settings.finetune.epochs == 0:
             raise UsageError(
                 "--epochs 0: ship fine-tunes what it prunes", hint="--epochs 1, or leave it out"
             )
-        check_source(self.source)
+        card = self.source.card
+        self._fitted = is_fitted_whole(card.model.name, card.task.input.kind)
+        if not self._fitted:
+            check_source(self.source)
         t0 = time.monotonic()
         self.reference = ReferenceEvaluator(self.source, self.settings.measure, self.emit)
         self._evaluation_s = time.monotonic() - t0
@@ -136,20 +141,23 @@ class ShipJob:
             except ValidationError:
                 pass  # damaged: it is measured again
         run = read_run_of(self.source.path)
-        measure = self.settings.measure
+        measure, trainable = self.settings.measure, not (self._fitted or is_graph(self.source))
         t0 = time.monotonic()
         with temporary_folder() as folder:
             settings = QuantizeSettings()
             builder = VariantBuilder(self.source, settings, folder, trust=self.trust, emit=ignore)
-            family = builder.graph.family
+            family = None if self._fitted else builder.graph.family
         start_s = time.monotonic() - t0
+        # An attempt exports once, and starts two files to time them.
+        starts = 2 if measure.latency else 1
         timed_s = 2 * len(measure.sizes) * measure.seconds if measure.latency else 0.0
         return Facts(
             family=family,
-            trainable=not is_graph(self.source),
+            trainable=trainable,
             epochs=epochs,
             epoch_s=epoch_seconds(run),
-            fixed_s=round(_STARTS * start_s + 2 * self._evaluation_s + timed_s, 1),
+            fixed_s=round(starts * start_s + 2 * self._evaluation_s + timed_s, 1),
+            students=tuple(students_of(self.source, run)) if trainable and run is not None else (),
         )
 
     def _epochs(self) -> tuple[int, int]:
@@ -265,6 +273,20 @@ def _why_not(planned: PlannedAttempt, attempts: Mapping[str, Attempt], bounds: B
     return (
         "" if holds == condition.holds else f"{other.label} {'keeps' if holds else 'misses'} --max-drop"
     )
+
+
+def once(emit: Emit) -> Emit:
+    """A sink without the warnings that it has had: each attempt reads the same data."""
+    seen = set[str]()
+
+    def filtered(event: Event) -> None:
+        if not isinstance(event, Warned):
+            emit(event)
+        elif event.message not in seen:
+            seen.add(event.message)
+            emit(event)
+
+    return filtered
 
 
 def ship_folder(source: Path) -> Path:

@@ -26,9 +26,9 @@ FAMILIES = ("conv", "recurrent", "attention", "dense")
 
 
 def facts(family: str = "conv", *, epoch_s: float | None = 60.0, trainable: bool = True) -> Facts:
-    return Facts.model_validate(
-        {"family": family, "trainable": trainable, "epochs": (5, 1), "epoch_s": epoch_s, "fixed_s": 20}
-    )
+    student = {"name": "cnn", "epochs": 10, "epoch_s": epoch_s and epoch_s / 2}
+    values = {"family": family, "trainable": trainable, "epochs": (5, 1), "epoch_s": epoch_s}
+    return Facts.model_validate({**values, "fixed_s": 20, "students": [student] * trainable})
 
 
 def attempt(label: str, size: int, drop: float, faster: float | None = 1.0) -> Attempt:
@@ -75,8 +75,8 @@ def test_more_is_pruned_where_half_kept_the_bound_and_less_where_not() -> None:
     half = pruned.pop(0.5)
     assert half.condition is None
     conditions = {amount: one.condition for amount, one in pruned.items()}
-    assert {amount: c.holds for amount, c in conditions.items() if c} == {0.7: True, 0.3: False}
-    assert {c.label for c in conditions.values() if c} == {half.label}
+    expected = {0.7: (half.label, True), 0.85: ("pruned70-static", True), 0.3: (half.label, False)}
+    assert {amount: (c.label, c.holds) for amount, c in conditions.items() if c} == expected
 
 
 @given(st.floats(1, 2000), st.sampled_from(FAMILIES), st.floats(0.5, 200))
