@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
-from dlcli.commands.recording import record
 from dlcli.commands.train_session.finetune import make_resuming_finetuner
 from dlcli.config import ShipSettings
 from dlcli.errors import BoundMissed, Interrupted
@@ -95,7 +94,6 @@ def command(
                 result = write_checks(shipped, notes, staged)
                 write_ship(result, staged / "report.html")
                 write_sums(staged)
-            record([path], f"ship-{target.name}", command="ship", result=result, emit=emit)
     except (KeyboardInterrupt, Interrupted) as exc:
         signum = exc.exit_code - 128 if isinstance(exc, Interrupted) else signum_of(exc)
         raise Interrupted(

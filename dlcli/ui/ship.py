@@ -79,7 +79,8 @@ def print_shipped(shipped: Shipped, result: Mapping[str, Any], folder: Path) -> 
     metric = chosen.delta.metric
     title = f"attempts on {wording.plural(chosen.samples, 'sample')} of {chosen.split}, in their order"
     title += "; * is in the Pareto set"
-    columns = ["", "", "size", metric, "ms a call", "speed", ""]
+    speeds = ["ms a call", "speed"] if chosen.latency_ms else []
+    columns = ["", "", "size", metric, *speeds, ""]
     pareto = {attempt.label for attempt in shipped.pareto}
     print_comparison(title, columns, [_row(one, shipped, pareto) for one in shipped.attempts])
 
@@ -90,13 +91,16 @@ def _row(attempt: Attempt, shipped: Shipped, pareto: set[str]) -> list[str]:
         verdict = "chosen"
     elif shipped.bounds.excesses(attempt):
         verdict = "misses a bound"
+    speeds = [
+        "" if attempt.call_ms is None else milliseconds(attempt.call_ms),
+        "" if ratio is None else f"{ratio.median:.2f} x",
+    ]
     return [
         attempt.label,
         "*" if attempt.label in pareto else "",
         wording.size(attempt.size_bytes),
         signed(attempt.delta.difference),
-        "" if attempt.call_ms is None else milliseconds(attempt.call_ms),
-        "" if ratio is None else f"{ratio.median:.2f} x",
+        *(speeds if shipped.chosen.latency_ms else []),
         verdict,
     ]
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -136,10 +137,8 @@ class ShipJob:
         """Facts that were written when the first attempt began, so that a plan stays; else new ones."""
         path, epochs = self.folder / "facts.json", self._epochs()
         if path.is_file():
-            try:
+            with suppress(ValidationError, DlcliError):  # damaged: it is measured again
                 return Facts.model_validate(read_json(path)).model_copy(update={"epochs": epochs})
-            except ValidationError:
-                pass  # damaged: it is measured again
         run = read_run_of(self.source.path)
         measure, trainable = self.settings.measure, not (self._fitted or is_graph(self.source))
         t0 = time.monotonic()
@@ -176,9 +175,7 @@ class ShipJob:
 
         Raises: DlcliError where no attempt gave a file, Interrupted.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "facts.json").is_file():
-            write_text(self.folder / "facts.json", self._facts.model_dump_json() + "\n")
+        self._begin()
         t0, done = time.monotonic(), self.done_before()
         spent_s = sum(attempt.elapsed_s for attempt in done.values())
         limit_s = parse_time(self.settings.ship.max_time)
@@ -235,6 +232,15 @@ class ShipJob:
             done_before=sum(label in done for label in attempts),
             elapsed_s=spent_s + time.monotonic() - t0,
         )
+
+    def _begin(self) -> None:
+        """Create the folder of the attempts, with what the plan was made of."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_graph(self.source):
+            self.emit(Noted("no pruning and no training: an ONNX file holds no trainable weights"))
+        facts = self.folder / "facts.json"
+        if not facts.is_file():
+            write_text(facts, self._facts.model_dump_json() + "\n")
 
     def _on_test(self, file: Path) -> tuple[MetricDelta | None, int]:
         """Compare a file with the original on the test split, which chose nothing; None without one."""
