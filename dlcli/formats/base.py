@@ -260,6 +260,10 @@ def sniff_format(path: Path) -> Format:
         folder = path.is_dir()
         if not folder and not head_of(path):
             raise DlcliError(f"{path} is empty (0 bytes)", hint="export or train it again")
+        # At most one format recognises a path: the one of its ending's name first, to import no other.
+        named = FORMATS.find(path.suffix.removeprefix("."))
+        if named is not None and named.folder == folder and named.sniff(path):
+            return named
         for _, entry in FORMATS.entries():
             if entry.folder == folder and entry.sniff(path):
                 return entry
