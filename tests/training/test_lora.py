@@ -95,11 +95,10 @@ def test_layers_without_factors_are_named_with_the_reason(tmp_path: Path) -> Non
         if isinstance(event, RunStarted):
             notes.extend(note for note in event.notes if note.startswith("LoRA leaves"))
 
-    settings = {**CNN, "model": {"name": "cnn", "lora": 2, "lora_targets": "features.4"}}
-    train_run(tmp_path, "a", settings, emit=emit)
-    assert notes == ["LoRA leaves frozen 2 layers (features.0, features.8): not named by --lora-targets"]
+    train_run(tmp_path, "a", CNN, {"model": {"lora_targets": "features.4"}}, emit=emit)
+    assert notes == ["LoRA leaves frozen 1 layer (features.0): not named by --lora-targets"]
     notes.clear()
-    train_run(tmp_path, "b", settings, {"model": {"lora": 4, "lora_targets": None}}, emit=emit)
+    train_run(tmp_path, "b", CNN, {"model": {"lora": 4}}, emit=emit)
     (note,) = notes
     assert "features.0): factors of rank 4 are no smaller than their weights" in note
 
