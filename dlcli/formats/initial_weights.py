@@ -185,7 +185,18 @@ def _check_complete(entry: ModelEntry, snapshot: Snapshot, path: Path) -> None:
     with torch.device("meta"):
         module = build_model(ModelSpec(name=entry.name, args=args), task)
     head = entry.head(module)
-    for name, expected in module.state_dict().items():
+    expected_state = module.state_dict()
+    for name, own in snapshot.state.items():
+        bad = None
+        if name not in expected_state:
+            bad = f"its config.json does not fit its tensors: {name} has no place in the model"
+        elif expected_state[name].is_floating_point() and not own.is_floating_point():
+            bad = f"its tensor {name} is of {own.dtype}, and weights are floats"
+        elif not bool(own.isfinite().all()):
+            bad = f"its tensor {name} has values that are NaN or infinite"
+        if bad is not None:
+            raise DlcliError(f"{path}: {bad}", hint="download the snapshot again")
+    for name, expected in expected_state.items():
         tensor = snapshot.state.get(name)
         if name.startswith(f"{head}.") or (tensor is not None and tensor.shape == expected.shape):
             continue

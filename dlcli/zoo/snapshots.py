@@ -120,7 +120,9 @@ def read_snapshot(folder: Path) -> Snapshot:
     if layout.padded_positions:
         first_row = int(config.get("pad_token_id", 1)) + 1
         args["positions"] -= first_row
+    _check_sizes(args, layout, folder / CONFIG)
     state = _rename(read_state_dict(folder), layout, folder)
+    _check_layers(args["layers"], state, folder)
     positions = "body.positions.table.weight"
     if positions in state:
         state[positions] = state[positions][first_row:]
@@ -166,6 +168,29 @@ def _arguments(config: Mapping[str, Any], layout: _Layout, path: Path) -> dict[s
             hint=f"known are {', '.join(_ACTIVATIONS)}",
         )
     return {**args, "activation": activation}
+
+
+def _check_sizes(args: Mapping[str, Any], layout: _Layout, path: Path) -> None:
+    """Raises: DlcliError for sizes that no model can have."""
+    for name in ("vocab", "layers", "heads", "dim", "ff", "positions"):
+        if not isinstance(args[name], int) or args[name] < 1:
+            hint = "is it the configuration of the model?"
+            raise DlcliError(f"{path}: {layout.keys[name]} leaves {args[name]!r} {name}", hint=hint)
+    if args["dim"] % (2 * args["heads"]):
+        raise DlcliError(
+            f"{path}: a width of {args['dim']:,} is no multiple of twice the {args['heads']} heads"
+        )
+
+
+def _check_layers(layers: int, state: StateDict, folder: Path) -> None:
+    """Raises: DlcliError for another number of layers than the tensors have, before these are built."""
+    blocks = {name.split(".")[3] for name in state if name.startswith("body.encoder.blocks.")}
+    if state and len(blocks) != layers:
+        raise DlcliError(
+            f"{folder}: its {CONFIG} does not fit its tensors: it names {layers:,} layers, and they are "
+            f"of {len(blocks):,}",
+            hint="download the snapshot again",
+        )
 
 
 def pooling_of(folder: Path) -> str:

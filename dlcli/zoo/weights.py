@@ -70,10 +70,11 @@ def weights_file(path: Path) -> Path:
     for name in FILES:
         if (path / name).is_file():
             return path / name
-    raise DlcliError(
-        f"--weights {path} has no file of weights",
-        hint=f"give the file, or a folder with one of {', '.join(FILES)}",
-    )
+    hint = f"give the file, or a folder with one of {', '.join(FILES)}"
+    if any(path.glob("*.index.json")):
+        hint = "its tensors are in several files: AutoModel.from_pretrained(FOLDER).save_pretrained("
+        hint += "OTHER, max_shard_size='100GB') writes one"
+    raise DlcliError(f"--weights {path} has no file of weights", hint=hint)
 
 
 def read_state_dict(path: Path) -> StateDict:

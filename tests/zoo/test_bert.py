@@ -182,6 +182,21 @@ def _truncate(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-40])
 
 
+def _change(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        state = load_file(path)
+        name = "bert.embeddings.LayerNorm.weight"
+        save_file({**state, name: change(state[name])}, path)
+
+    return apply
+
+
+def _shard(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text("{}")
+
+
 def _other_embedding(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     state["bert.embeddings.word_embeddings.weight"] = torch.zeros(10, tiny_bert.DIM)
@@ -201,11 +216,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "positions": (_config(position_embedding_type="relative_key"), "relative_key is not known"),
     "activation": (_config(hidden_act="gelu_new"), "the activation gelu_new is not known"),
     "a setting": (_config(hidden_size=None), "has no hidden_size"),
-    "layers": (_config(num_hidden_layers=3), "config.json does not fit its tensors"),
+    "layers": (_config(num_hidden_layers=3), "it names 3 layers, and they are of 2"),
+    # Building so many would take minutes before they are held against the file.
+    "many layers": (_config(num_hidden_layers=10**9), "it names 1,000,000,000 layers"),
+    "heads": (_config(num_attention_heads=3), "16 is no multiple of twice the 3 heads"),
+    "a negative size": (_config(max_position_embeddings=-5), "leaves -5 positions"),
+    "a fraction": (_config(hidden_size=16.5), "hidden_size leaves 16.5 dim"),
+    "types": (_config(type_vocab_size=0), "body.types.weight has no place in the model"),
+    "NaN": (_change(lambda tensor: tensor * float("nan")), "values that are NaN or infinite"),
+    "integers": (_change(lambda tensor: tensor.long()), "is of torch.int64, and weights are floats"),
     "cut config": (_truncate("config.json"), "is damaged"),
     "cut tokenizer": (_truncate("tokenizer.json"), "cannot be read"),
     "cut tensors": (_truncate("model.safetensors"), "is damaged or not a safetensors file"),
     "embedding": (_other_embedding, "16 tokens and its embedding 10 rows"),
+    "several files": (_shard, "its tensors are in several files"),
     "pickled": (_pickled, "contains more than tensors"),
 }
 
