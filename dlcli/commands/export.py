@@ -132,13 +132,9 @@ def _formats(names: list[str], every: ExportConfig | None, source: ModelFile) ->
     from dlcli.formats.export_options import formats_named
 
     entries = formats_named(names)
-    unfit = [entry.name for entry in entries if not entry.applies(source.card)]
-    if unfit:  # of the adapter: the only format that is not of any model
-        raise UsageError(
-            f"--format {unfit[0]}: {source.path} was not trained with --lora from given or published "
-            "weights, so it has none",
-            hint="dlcli train --model NAME --weights FILE --lora 8",
-        )
+    for entry in entries:
+        if reason := entry.unfit(source.card):
+            raise UsageError(f"--format {entry.name} cannot hold {source.path}: {reason}")
     if every is not None:
         entries += [entry for entry in installed_writers(every, source.card) if entry not in entries]
     if not entries:

@@ -112,7 +112,11 @@ def installed_writers(config: ExportConfig, card: Card) -> list[Format]:
     """Return the formats for a model that support the options and whose dependencies are installed."""
     formats = []
     for _, entry in FORMATS.entries():
-        if entry.write is not None and entry.applies(card) and unsupported_option(entry, config) is None:
+        if (
+            entry.write is not None
+            and not entry.unfit(card)
+            and unsupported_option(entry, config) is None
+        ):
             with suppress(DlcliError):
                 require_extra(entry)
                 formats.append(entry)

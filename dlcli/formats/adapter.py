@@ -165,7 +165,9 @@ FORMATS.register("adapter")(
         read_card=card_of,
         open=open_adapter,
         write=write_adapter,
-        applies=has_adapter,
+        unfit=lambda card: (
+            "" if has_adapter(card) else "it was not trained with --lora from given or published weights"
+        ),
         verify=verify,
         facts=facts,
         trainable=True,

@@ -208,7 +208,7 @@ class Format:
             allows it. Raises: DlcliError.
         open: Load the model. Raises: DlcliError.
         write: Export an artifact that has a module; None where a format is only read.
-        applies: Whether a model of this card has what its files hold.
+        unfit: Why no file can hold a model of this card, as the end of a sentence; "" where one can.
         options: Settings of `ExportConfig` that its files honour, by name.
         static: Whether its files take batches and lengths of one size only.
         trainable: Whether its artifacts have a `module()`.
@@ -234,7 +234,7 @@ class Format:
     read_card: Callable[[Path], Card]
     open: Callable[[ModelFile, Runtime], Artifact]
     write: Callable[[Artifact, Path, ExportConfig], None] | None = None
-    applies: Callable[[Card], bool] = lambda card: True
+    unfit: Callable[[Card], str] = lambda card: ""
     options: frozenset[str] = frozenset()
     static: bool = False
     trainable: bool = False

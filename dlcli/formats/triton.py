@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlcli.card import Card
-from dlcli.errors import DlcliError
-from dlcli.files import sha256_file
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx import folder
 from dlcli.formats.onnx import format as onnx_format
 from dlcli.runs.folder import artifact_name
 
@@ -31,27 +30,26 @@ if TYPE_CHECKING:
     from dlcli.config import ExportConfig
 
 NAME = "triton"
-_CONFIG, _LABELS, _SUMS = "config.pbtxt", "labels.txt", "SHA256SUMS"
+_CONFIG, _LABELS = "config.pbtxt", "labels.txt"
 _MAX_BATCH = 64  # of its dynamic batcher; a person may raise it
 
 
 def write_triton(source: Artifact, path: Path, config: ExportConfig) -> None:
     """Write the repository to ``path``. Raises: DlcliError, UsageError as the export to ONNX does."""
     name = _model_name(source.path, path)
-    folder = path / name
-    model = folder / "1" / "model.onnx"
+    inner = path / name
+    model = inner / "1" / "model.onnx"
     model.parent.mkdir(parents=True)
     onnx_format.write_onnx(source, model, config)
     content = onnx_file.read(model)
     task = content.card.task
     if task.class_names:
         lines = (re.sub(r"\s+", " ", label) for label in task.class_names)
-        (folder / _LABELS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (inner / _LABELS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     graph = content.model.graph
     text = _config(name, list(graph.input), list(graph.output), labels=bool(task.class_names))
-    (folder / _CONFIG).write_text(text, encoding="utf-8")
-    sums = [f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in _files(path)]
-    (path / _SUMS).write_text("".join(sums), encoding="utf-8")
+    (inner / _CONFIG).write_text(text, encoding="utf-8")
+    folder.write_sums(path)
 
 
 def _model_name(source: Path, target: Path) -> str:
@@ -101,20 +99,8 @@ def _data_type(type_proto: TypeProto) -> str:
     return "TYPE_" + {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}.get(name, name)
 
 
-def _files(path: Path) -> list[Path]:
-    """All files of a repository but its list of digests."""
-    return sorted(file for file in path.rglob("*") if file.is_file() and file != path / _SUMS)
-
-
 def _model_of(path: Path) -> ModelFile:
-    """The ONNX file of a repository. Raises: DlcliError where there is none."""
-    models = sorted(path.glob("*/1/model.onnx"))
-    if len(models) != 1:
-        raise DlcliError(
-            f"{path} has {len(models)} models of the form MODEL/1/model.onnx, and dlcli reads one",
-            hint="name the model.onnx itself",
-        )
-    return ModelFile(models[0], FORMATS.get("onnx"))
+    return folder.model_in(path, "*/1/model.onnx")
 
 
 def read_card(path: Path) -> Card:
@@ -124,30 +110,18 @@ def read_card(path: Path) -> Card:
 
 def verify(path: Path) -> bool:
     """Compare all files with SHA256SUMS. Raises: DlcliError where one is missing, new or changed."""
-    try:
-        listed = (path / _SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-        actual = [f"{sha256_file(file)}  {file.relative_to(path).as_posix()}" for file in _files(path)]
-    except OSError as exc:
-        raise DlcliError(f"cannot read {exc.filename or path}: {exc.strerror}") from exc
-    if listed != actual:
-        names = sorted({line.partition("  ")[2] for line in set(listed) ^ set(actual)})
-        model = _model_of(path).path.relative_to(path)
-        raise DlcliError(
-            f"{path} is not as it was written: {', '.join(names[:5]) or _SUMS} changed",
-            hint=f"copy it again; with a {_CONFIG} of your own, name {path / model}",
-        )
+    folder.check_sums(path)
     return True
 
 
-def open_triton(file: ModelFile, runtime: Runtime) -> onnx_format.OnnxArtifact:
+def open_triton(file: ModelFile, runtime: Runtime) -> Artifact:
     """Its ONNX file in ONNX Runtime. Raises: DlcliError when a file is missing or damaged."""
     verify(file.path)
-    opened = onnx_format.open_onnx(_model_of(file.path), runtime)
-    return onnx_format.OnnxArtifact(file, opened.card, opened.session, opened.notes)
+    return folder.open_in_folder(file, _model_of(file.path), runtime)
 
 
 def _sniff(path: Path) -> bool:
-    return (path / _SUMS).is_file() and any(path.glob(f"*/{_CONFIG}"))
+    return (path / folder.SUMS).is_file() and any(path.glob(f"*/{_CONFIG}"))
 
 
 FORMATS.register(NAME)(

@@ -1,7 +1,7 @@
 """Headless Chromium, and what axe-core finds on the page that it shows.
 
 It needs Chromium, its driver (Debian: chromium, chromium-driver) and selenium; ``DLCLI_AXE`` names the
-axe.min.js that ``.ci/fetch-axe`` fetches.
+axe.min.js that ``.ci/fetch-for-browser`` fetches.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def violations(browser: Any) -> list[str]:
     """What axe-core finds on the page that is shown; skips where ``DLCLI_AXE`` does not name it."""
     file = os.environ.get("DLCLI_AXE")
     if not file:
-        pytest.skip("DLCLI_AXE does not name an axe.min.js: .ci/fetch-axe DIR fetches it")
+        pytest.skip("DLCLI_AXE does not name an axe.min.js: .ci/fetch-for-browser DIR fetches it")
     browser.execute_script(Path(file).read_text(encoding="utf-8"))
     found = browser.execute_async_script("axe.run().then(arguments[0])")["violations"]
     return [f"{one['id']}: {one['help']}: {one['nodes'][0]['html'][:200]}" for one in found]

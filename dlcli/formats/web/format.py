@@ -1,0 +1,122 @@
+"""A folder for browsers: the ONNX export with its preprocessing, a page, and JavaScript.
+
+    best.web/index.html       a page to try a photo or a row
+    best.web/predict.js       for pages of one's own: (await load()).predict(photo or row)
+    best.web/model.json       what they need to know of the model
+    best.web/model.onnx       ``--embed-preprocessing``: raw pixels or columns to probabilities or values
+    best.web/SHA256SUMS       of these files
+    best.web/ort/             onnxruntime-web, which the user puts there: no file of it is ours
+
+Nothing is sent anywhere. What is decoded differs from `dlcli predict` by the browser's JPEG decoder; the
+rest is the graph, which ONNX Runtime runs here and there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlcli.card import Card
+from dlcli.files import write_json, write_text
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
+from dlcli.formats.onnx import folder
+from dlcli.formats.onnx import format as onnx_format
+from dlcli.formats.web.page import facts, page, template
+from dlcli.notation.numbers import PLAIN
+from dlcli.runs.folder import artifact_name
+from dlcli.task import ImageInput, TabularInput
+
+if TYPE_CHECKING:
+    from dlcli.config import ExportConfig
+
+NAME = "web"
+_MODEL = "model.onnx"
+_RUNTIME = "ort"  # the folder of onnxruntime-web
+_IMPLIED = {"embed_preprocessing", "softmax", "dynamic"}
+
+
+def write_web(source: Artifact, path: Path, config: ExportConfig) -> None:
+    """Write the folder. Raises: DlcliError, UsageError as the export to ONNX does."""
+    path.mkdir(parents=True)
+    embedded = config.model_copy(update={"embed_preprocessing": True})
+    onnx_format.write_onnx(source, path / _MODEL, embedded)
+    card = onnx_format.read_card(path / _MODEL)
+    task = card.task
+    name = artifact_name(source.path.parent / path.name)
+    known = facts(name, "1", card)
+    thresholds = None if task.thresholds is None else list(task.thresholds.values)
+    outputs = {
+        "classes": list(task.class_names),
+        "targets": [target.name for target in task.targets],
+        "thresholds": thresholds,
+        "channels": task.input.channels if isinstance(task.input, ImageInput) else None,
+    }
+    write_json(path / "model.json", {**known, **outputs})
+    write_text(path / "predict.js", template("predict.js"))
+    write_text(path / "index.html", page(name, [known], module="./predict.js"))
+    folder.write_sums(path)
+
+
+def unfit(card: Card) -> str:
+    """Why a browser cannot prepare a model's inputs without the code of dlcli; "" where it can."""
+    task, spec = card.task, card.task.input
+    if task.kind not in ("classification", "multilabel", "regression", "embedding"):
+        return f"its page is not written for {task.kind}"
+    if isinstance(spec, ImageInput):
+        return (
+            ""
+            if spec.value_range is None
+            else "browsers read 8 bits of a pixel, and its images have more"
+        )
+    if not isinstance(spec, TabularInput):
+        return (
+            f"it is for images and tables, and this model reads {spec.kind} data; --onnx has the graph"
+        )
+    for number in spec.numbers:
+        if number.format not in (None, PLAIN) or number.period:
+            return (
+                f"column {number.source!r} is written as {number.format}, which its page does not read"
+            )
+    return ""
+
+
+def _model_of(path: Path) -> ModelFile:
+    return folder.model_in(path, _MODEL)
+
+
+def read_card(path: Path) -> Card:
+    """The card of its ONNX file. Raises: DlcliError."""
+    return _model_of(path).card
+
+
+def verify(path: Path) -> bool:
+    """Compare its files with SHA256SUMS. Raises: DlcliError where one is missing, new or changed."""
+    folder.check_sums(path, besides=[_RUNTIME])
+    return True
+
+
+def open_web(file: ModelFile, runtime: Runtime) -> Artifact:
+    """Its ONNX file in ONNX Runtime. Raises: DlcliError when a file is missing or damaged."""
+    verify(file.path)
+    return folder.open_in_folder(file, _model_of(file.path), runtime)
+
+
+def _sniff(path: Path) -> bool:
+    return all((path / name).is_file() for name in (folder.SUMS, "predict.js", "model.json"))
+
+
+FORMATS.register(NAME)(
+    Format(
+        name=NAME,
+        suffix=".web",
+        sniff=_sniff,
+        read_card=read_card,
+        open=open_web,
+        write=write_web,
+        unfit=unfit,
+        verify=verify,
+        folder=True,
+        options=FORMATS.get("onnx").options - _IMPLIED,
+        fresh=lambda source: FORMATS.get("onnx").fresh(source),
+    )
+)

@@ -1,0 +1,110 @@
+// Predictions of a model that `dlcli export --format web` wrote, in a browser, with onnxruntime-web in ort/.
+//
+//     import { load } from "./best.web/predict.js";
+//     const model = await load();
+//     const reply = await model.predict(photo);           // a File or Blob of a photo
+//     const reply = await model.predict({ rooms: 3, town: "Rome" });  // of a table: a row, or a list of rows
+//
+// A reply has the form of `dlcli predict --json`: { predictions: [{ label, top_k: [...] }] }.
+"use strict";
+
+const TOP = 5;
+const MISSING =
+  "onnxruntime-web is not in the folder ort/: npm pack onnxruntime-web, and copy ort.wasm.min.mjs, " +
+  "ort-wasm-simd-threaded.mjs and ort-wasm-simd-threaded.wasm of package/dist there";
+
+/** The model of a folder, by default the one this file is in. Throws where a file is missing. */
+export async function load(folder = new URL("./", import.meta.url)) {
+  const facts = await (await get(new URL("model.json", folder))).json();
+  const graph = await (await get(new URL("model.onnx", folder))).arrayBuffer();
+  let ort;
+  try {
+    ort = await import(new URL("ort/ort.wasm.min.mjs", folder));
+  } catch (error) {
+    throw new Error(`${MISSING} (${error.message})`);
+  }
+  if (!self.crossOriginIsolated) ort.env.wasm.numThreads = 1;
+  const session = await ort.InferenceSession.create(new Uint8Array(graph));
+  return { facts, predict: (input) => predict(ort, session, facts, input) };
+}
+
+async function get(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: HTTP ${response.status}`);
+  return response;
+}
+
+async function predict(ort, session, facts, input) {
+  const feeds = facts.input === "image" ? await imageFeeds(ort, facts, input) : rowFeeds(ort, facts, input);
+  const results = await session.run(feeds);
+  const output = results[session.outputNames[0]];
+  const width = output.dims.slice(1).reduce((product, size) => product * size, 1);
+  const predictions = [];
+  for (let start = 0; start < output.data.length; start += width) {
+    predictions.push(row(facts, Array.from(output.data.slice(start, start + width))));
+  }
+  return { predictions };
+}
+
+/** uint8 (1, height, width, channels): upright, in the file's own colours, on white where transparent. */
+async function imageFeeds(ort, facts, blob) {
+  const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const pixels = new Uint8Array(width * height * facts.channels);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    const [r, g, b] = [rgba[from], rgba[from + 1], rgba[from + 2]];
+    if (facts.channels === 1) pixels[to++] = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16; // as Pillow
+    else { pixels[to++] = r; pixels[to++] = g; pixels[to++] = b; }
+  }
+  return { image: new ort.Tensor("uint8", pixels, [1, height, width, facts.channels]) };
+}
+
+/** The columns of rows: numbers as float64, NaN where missing, and words, "" where missing. */
+function rowFeeds(ort, facts, input) {
+  const rows = Array.isArray(input) ? input : [input];
+  const known = new Set(facts.columns.map((column) => column.name));
+  rows.forEach((cells) => Object.keys(cells).forEach((name) => {
+    if (!known.has(name)) throw new Error(`unknown column '${name}'; the model reads ${[...known].join(", ")}`);
+  }));
+  const feeds = {};
+  const numbers = facts.columns.filter((column) => !column.values);
+  const words = facts.columns.filter((column) => column.values);
+  const missing = (value) => value === null || value === undefined || value === "";
+  if (numbers.length) {
+    const values = rows.flatMap((cells) => numbers.map(({ name }) => {
+      const value = missing(cells[name]) ? NaN : Number(cells[name]);
+      if (!missing(cells[name]) && Number.isNaN(value)) throw new Error(`'${cells[name]}' in ${name} is no number`);
+      return value;
+    }));
+    feeds.numeric = new ort.Tensor("float64", Float64Array.from(values), [rows.length, numbers.length]);
+  }
+  if (words.length) {
+    const values = rows.flatMap((cells) => words.map(({ name }) => (missing(cells[name]) ? "" : String(cells[name]))));
+    feeds.words = new ort.Tensor("string", values, [rows.length, words.length]);
+  }
+  return feeds;
+}
+
+/** The prediction of one sample. */
+function row(facts, values) {
+  const { classes, targets, thresholds, task } = facts;
+  if (task === "embedding") return { embedding: values };
+  if (task === "multilabel") {
+    const above = classes.filter((_, at) => values[at] > (thresholds ? thresholds[at] : 0.5));
+    return { labels: above, probabilities: Object.fromEntries(classes.map((name, at) => [name, values[at]])) };
+  }
+  if (task === "regression") {
+    if (values.length === 1) return { value: values[0] };
+    return { values: Object.fromEntries(targets.map((name, at) => [name, values[at]])) };
+  }
+  const order = values.map((_, at) => at).sort((a, b) => values[b] - values[a]);
+  const label = thresholds ? Number(values[1] > thresholds[0]) : order[0];
+  const top = order.slice(0, TOP).map((at) => ({ label: classes[at], probability: values[at] }));
+  return { label: classes[label], top_k: top };
+}

@@ -1,0 +1,163 @@
+"""A model in a browser: its folder, what is refused, and that Chromium predicts what dlcli does."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browsing import chromium, show, violations
+from PIL import Image
+
+from dlcli.cli import main
+from dlcli.config import ExportConfig
+from dlcli.formats.base import FORMATS, open_artifact, read_card
+from dlcli.formats.web.format import unfit
+from tests.helpers import tiny
+
+WEB = FORMATS.get("web")
+
+
+@pytest.mark.parametrize("name", list(tiny.MODELS))
+def test_what_a_browser_cannot_prepare_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    card = tiny.artifact(tmp_path, name).card
+    if card.task.input.kind in ("image", "tabular"):
+        assert not unfit(card)
+    else:
+        assert "not written for" in unfit(card) or "for images and tables" in unfit(card)
+
+
+def test_a_runtime_that_is_added_is_no_damage(tmp_path: Path) -> None:
+    assert WEB.write is not None
+    path = tmp_path / "best.web"
+    WEB.write(tiny.artifact(tmp_path / "source", "cnn"), path, ExportConfig())
+    (path / "ort").mkdir()
+    (path / "ort" / "ort.wasm.min.mjs").write_text("")
+    assert WEB.verify(path)
+    open_artifact(path, device="cpu")
+    facts = json.loads((path / "model.json").read_text())
+    assert facts["classes"] == list(read_card(path).task.class_names)
+    assert f'"name": "{facts["name"]}"' in (path / "index.html").read_text()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """A server of files that logs nothing."""
+
+    def log_message(self, *args: Any) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    yield from chromium()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """The address of the test's folder on this machine."""
+    handler = functools.partial(Quiet, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def exported(folder: Path, *argv: str) -> Path:
+    """The web export of a run that is trained here, with onnxruntime-web in it."""
+    runtime = os.environ.get("DLCLI_ORT_WEB")
+    if not runtime:
+        pytest.skip("DLCLI_ORT_WEB does not name onnxruntime-web's files: .ci/fetch-for-browser")
+    assert (
+        main(["train", *argv, "--epochs", "2", "--runs-dir", str(folder), "--name", "r", "--quiet"]) == 0
+    )
+    assert main(["export", str(folder / "r"), "--format", "web", "--quiet"]) == 0
+    path = folder / "r" / "best.web"
+    shutil.copytree(runtime, path / "ort")
+    return path
+
+
+def run_in(browser: Any, expression: str, *values: Any) -> Any:
+    """What an asynchronous JavaScript expression gives, with ``values`` as its arguments."""
+    script = f"""const done = arguments[arguments.length - 1];
+        ({expression})(...arguments).then(done, (error) => done("error: " + error.message));"""
+    return browser.execute_async_script(script, *values)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_photos_are_predicted_as_by_predict(
+    browser: Any, url: str, tmp_path: Path, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PNGs of several sizes, which every decoder reads alike: probabilities up to rounding."""
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        height, width = rng.integers(20, 60, 2)
+        shade = np.linspace(0, 255, width) if number % 2 else np.linspace(255, 0, width)
+        pixels = np.clip(shade + rng.normal(0, 40, (height, width)), 0, 255).astype(np.uint8)
+        image = Image.fromarray(pixels).convert("RGB") if mode == "RGB" else Image.fromarray(pixels)
+        place = tmp_path / "photos" / ("left", "right")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(place)
+    exported(tmp_path, "--model", "cnn", "--data", str(tmp_path / "photos"), "--img-size", "16")
+    files = sorted((tmp_path / "photos").rglob("*.png"))
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "r"), *map(str, files), "--json", "--top-k", "2"]) == 0
+    expected = json.loads(capsys.readouterr().out)["predictions"]
+    show(browser, f"{url}r/best.web/index.html")
+    paths = [f"/{file.relative_to(tmp_path).as_posix()}" for file in files]
+    replies = run_in(
+        browser,
+        """async (paths) => {
+            const model = await (await import("./predict.js")).load();
+            const blob = async (path) => (await fetch(path)).blob();
+            const one = async (path) => (await model.predict(await blob(path))).predictions[0];
+            return Promise.all(paths.map(one));
+        }""",
+        paths,
+    )
+    assert len(replies) == len(expected) == 24
+    for reply, row in zip(replies, expected, strict=True):
+        assert reply["label"] == row["label"]
+        for seen, known in zip(reply["top_k"], row["top_k"], strict=True):
+            assert abs(seen["probability"] - known["probability"]) < 2e-3
+    browser.find_element("id", "photo").send_keys(str(files[0]))
+    waiting = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 20)
+    waiting.until(lambda _: "In this browser" in browser.find_element("id", "result").text)
+    assert expected[0]["label"] in browser.find_element("id", "result").text
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert not violations(browser)
+
+
+@pytest.mark.browser
+def test_rows_are_predicted_as_by_predict(
+    browser: Any, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{rng.normal() if i % 7 else ''},{('Rome', 'Oslo', '')[i % 3]},{i % 50}\n" for i in range(200)
+    ]
+    (tmp_path / "t.csv").write_text("area,town,price\n" + "".join(lines))
+    path = exported(tmp_path, "--model", "mlp", "--data", str(tmp_path / "t.csv"), "--target", "price")
+    rows = [{"area": 0.5, "town": "Rome"}, {"area": None, "town": "Oslo"}, {"area": -2, "town": None}]
+    (tmp_path / "new.csv").write_text("area,town\n0.5,Rome\n,Oslo\n-2,\n")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "r"), str(tmp_path / "new.csv"), "--json"]) == 0
+    expected = [row["value"] for row in json.loads(capsys.readouterr().out)["predictions"]]
+    call = 'async (rows) => (await (await import("./predict.js")).load()).predict(rows)'
+    (path / "ort").rename(path / "later")
+    show(browser, f"{url}r/{path.name}/index.html")
+    assert "npm pack onnxruntime-web" in run_in(browser, call, rows)
+    (path / "later").rename(path / "ort")
+    show(browser, f"{url}r/{path.name}/index.html")
+    reply = run_in(browser, call, rows)
+    np.testing.assert_allclose([row["value"] for row in reply["predictions"]], expected, rtol=1e-5)
+    assert "unknown column 'are'" in run_in(browser, call, {"are": 1})
+    assert "'x' in area is no number" in run_in(browser, call, {"area": "x"})
