@@ -26,6 +26,12 @@ class SearchConfig(Frozen):
         "optim.optimizer=adam|sgd'; may be repeated.",
         "--search",
     )
+    objective: str | None = setting(
+        None,
+        "What is searched for: a metric (default: --monitor), or two objectives, the second latency, "
+        "size, macs or a metric: accuracy,latency.",
+        "--objective",
+    )
     sampler: SamplerName = setting("tpe", "Sampler of Optuna, or grid.", "--sampler")
     pruner: PrunerName = setting("median", "When trials end early, after an epoch.", "--pruner")
     workers: int = setting(

@@ -199,6 +199,7 @@ class StudyRecord(_Read):
     val_samples: int = 0
     tune: SearchFacts = SearchFacts()
     folds: int | None = None
+    second: str = ""
 
     @property
     def estimate(self) -> str:
@@ -233,6 +234,7 @@ class TrialFacts(_Read):
     seconds: float = 0.0
     reason: str = ""
     difference: DifferenceFacts | None = None
+    second: float | None = None
 
     @property
     def name(self) -> str:
@@ -260,3 +262,4 @@ class StudyResult(_Read):
     test: TestFacts | None = None
     importance: dict[str, float] = {}
     damaged_lines: int = 0
+    front: tuple[int, ...] = ()

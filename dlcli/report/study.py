@@ -15,7 +15,7 @@ from dlcli.report import charts, svg
 from dlcli.report.blocks import Block, Facts, Figure, Figures, Notes, Page, Section, Table
 from dlcli.report.records import StudyRecord, StudyResult, TrialFacts
 from dlcli.tune.study import StudyFolder
-from dlcli.ui.progress.study import value_text
+from dlcli.ui.progress.study import second_text, value_text
 from dlcli.ui.text import duration, figure, signed
 from dlcli.wording import plural, shorten
 
@@ -39,7 +39,12 @@ def study_page(folder: StudyFolder, written: str) -> Page:
         first = exc.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DlcliError(f"{folder.path} cannot be shown: {where}: {first['msg']}") from exc
-    sections = [_results(study, result), _pictures(study, result), _trials(result), _failed(result)]
+    sections = [
+        _results(study, result),
+        _pictures(study, result),
+        _trials(study, result),
+        _failed(result),
+    ]
     return Page(
         title=folder.name,
         subtitle=f"A search on {study.data}, {study.task}, by {study.tune.sampler}. "
@@ -98,7 +103,7 @@ def _results(study: StudyRecord, result: StudyResult) -> Section:
 
 
 def _pictures(study: StudyRecord, result: StudyResult) -> Section:
-    drawn = [_history(study, result), _parallel(study, result)]
+    drawn = [_front(study, result), _history(study, result), _parallel(study, result)]
     blocks: list[Block] = [Figures([one for one in drawn if one is not None])]
     if result.importance:
         finished = sum(trial.status == "finished" for trial in result.trials)
@@ -136,6 +141,26 @@ def _history(study: StudyRecord, result: StudyResult) -> Figure | None:
     legend = [("c0", "finished"), ("c1", "best so far")]
     legend += [("c4", "pruned")] if kinds["pruned"] else []
     label = f"{caption}: from {figure(values[0])}, the best {_figure(best)}"
+    return Figure(caption, svg.drawing(parts, label), label, legend)
+
+
+def _front(study: StudyRecord, result: StudyResult) -> Figure | None:
+    """The finished trials by both objectives; those that no other one beats are joined."""
+    trials = [t for t in result.trials if t.status == "finished" and t.second is not None]
+    if not study.second or not trials:
+        return None
+    points = {t.number: (t.second or 0.0, t.value or 0.0) for t in trials}
+    x = svg.scale([at for at, _ in points.values()], svg.LEFT, svg.WIDTH - svg.RIGHT)
+    y = svg.scale([value for _, value in points.values()], svg.HEIGHT - svg.BOTTOM, svg.TOP)
+    places = {number: (x(at), y(value)) for number, (at, value) in points.items()}
+    front = sorted(places[number] for number in result.front)
+    others = [place for number, place in places.items() if number not in result.front]
+    unit = {"latency": ", ms", "size": ", bytes"}.get(study.second, "")
+    caption = f"{study.estimate} {study.monitor} against {study.second}{unit}"
+    parts = [svg.axes(x, y, f"{study.second}{unit}"), svg.path(front, "line c0")]
+    parts += [svg.dots(others, "c4"), svg.dots(front, "c0")]
+    label = f"{caption}: {plural(len(front), 'trial')} that no other beats in both"
+    legend = [("c0", "front"), ("c4", "others")]
     return Figure(caption, svg.drawing(parts, label), label, legend)
 
 
@@ -200,7 +225,7 @@ def _axis(name: str, values: dict[int, Any]) -> _Axis:
     return _Axis(name, {k: where[str(v)] for k, v in known.items()}, {p: t for t, p in where.items()})
 
 
-def _trials(result: StudyResult) -> Section:
+def _trials(study: StudyRecord, result: StudyResult) -> Section:
     keys = list(dict.fromkeys(key for trial in result.trials for key in trial.settings))
     heads = [
         "trial",
@@ -209,17 +234,28 @@ def _trials(result: StudyResult) -> Section:
         "difference from trial 0",
         "verdict",
         "model",
+        *([study.second, "front"] if study.second else []),
         *keys,
         "epochs",
         "time",
     ]
-    rows = [_row(trial, keys) for trial in result.trials]
-    words = (1, 4, 5, *range(6, 6 + len(keys)))
+    rows = [
+        _row(trial, keys, _second(study, result, trial) if study.second else [])
+        for trial in result.trials
+    ]
+    first = 8 if study.second else 6
+    words = (1, 4, 5, *range(first - 1, first + len(keys)))
     note = "Differences are paired over the same samples, with their 95 % interval."
     return Section("trials", "Trials", [Table("Trials", heads, rows, words=words, note=note)])
 
 
-def _row(trial: TrialFacts, keys: Sequence[str]) -> list[str]:
+def _second(study: StudyRecord, result: StudyResult, trial: TrialFacts) -> list[str]:
+    """The cells of a second objective, and of whether no other trial beats this one in both."""
+    value = math.nan if trial.second is None else trial.second
+    return [second_text(study.second, value), "yes" if trial.number in result.front else ""]
+
+
+def _row(trial: TrialFacts, keys: Sequence[str], second: Sequence[str]) -> list[str]:
     row, interval, verdict = trial.difference, "–", "–"
     if row is not None and row.low is not None and row.high is not None:
         interval, verdict = f"{signed(row.low)} to {signed(row.high)}", _VERDICTS[row.better]
@@ -230,6 +266,7 @@ def _row(trial: TrialFacts, keys: Sequence[str]) -> list[str]:
         interval,
         verdict,
         trial.model,
+        *second,
         *(
             shorten(value_text(trial.settings[key]), _VALUE) if key in trial.settings else "–"
             for key in keys

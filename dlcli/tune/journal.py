@@ -8,7 +8,7 @@ for a lock file. Here damaged lines are skipped and counted, and the lock is the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,14 @@ class Journal(BaseJournalBackend):
     next trial shows it, and a failed trial stands in its place. ``damaged`` counts lines.
     """
 
-    def __init__(self, path: Path, study_name: str, direction: int) -> None:
+    def __init__(self, path: Path, study_name: str, directions: Sequence[int]) -> None:
         self.path = path
         self.damaged = 0
         self._header = {
             "op_code": _CREATE_STUDY,
             "worker_id": "dlcli",
             "study_name": study_name,
-            "directions": [2 if direction > 0 else 1],  # StudyDirection
+            "directions": [2 if direction > 0 else 1 for direction in directions],  # StudyDirection
         }
         self._logs: list[dict[str, Any]] = []
         self._offset = 0

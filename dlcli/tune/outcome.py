@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dlcli.benchmark.statistics import pareto_front
 from dlcli.config import EvalConfig
 from dlcli.errors import DlcliError
 from dlcli.evaluation.comparing import compare_models
@@ -39,6 +40,8 @@ class Outcome:
     ``importance`` of each setting adds up to 1. ``chance`` is how far ahead of trial 0 the best of as
     many equally good trials would be on average; NaN where that is unknown. Of a study with folds the
     differences are over what all folds hold out, and the best model is the mean of those of its folds.
+    ``front`` are the finished trials that no other one beats in both objectives, by number, the best of
+    the metric first; empty in a study of one objective.
     """
 
     study: Study
@@ -50,6 +53,16 @@ class Outcome:
     importance: dict[str, float] = field(default_factory=dict)
     chance: float = math.nan
     damaged: int = 0
+    front: tuple[int, ...] = ()
+
+    def front_of(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Return those of the trials ``numbers`` that no other of them beats in both objectives."""
+        study, trials = self.study, [self.trials[number] for number in numbers]
+        points = [
+            (study.direction * trial.value, -study.second_direction * trial.second) for trial in trials
+        ]
+        best = [trial for trial, on in zip(trials, pareto_front(points), strict=True) if on]
+        return tuple(t.number for t in sorted(best, key=lambda t: -study.direction * t.value))
 
     @property
     def artifact(self) -> Path:
@@ -106,6 +119,8 @@ class Outcome:
                 for trial in self.trials
             ],
             "damaged_lines": self.damaged,
+            "second": study.second or None,
+            "front": list(self.front),
         }
 
 
@@ -121,6 +136,11 @@ def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome 
     if best is None:
         return None
     outcome = Outcome(study, ended, best, damaged=trials.journal.damaged)
+    if study.second:
+        finished = [trial.number for trial in ended if trial.status == "finished"]
+        outcome = replace(outcome, front=outcome.front_of(finished))
+        best = ended[outcome.front[0]]  # of those with the best metric the best of the second objective
+        outcome = replace(outcome, best=best)
     default = ended[0]
     if default.status == "finished" and best is not default:
         outcome = replace(outcome, rows=_compared(study, default, ended))
@@ -186,7 +206,9 @@ def _importance(trials: Trials, ended: Sequence[Trial]) -> dict[str, float]:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few trials; the screen says how many there are
-        importance = optuna.importance.get_param_importances(trials.as_optuna())
+        importance = optuna.importance.get_param_importances(
+            trials.as_optuna(), target=lambda trial: trial.values[0]
+        )
     return {key: float(value) for key, value in importance.items()}
 
 

@@ -162,7 +162,7 @@ def _memory(
     """Return a study in memory with the trials before a number, and samplers of its own."""
     memory = optuna.create_study(
         study_name="study",  # Hyperband divides trials by it: not by the name of the folder
-        direction="maximize" if study.direction > 0 else "minimize",
+        directions=["maximize" if direction > 0 else "minimize" for direction in study.directions],
         sampler=_sampler(study, number),
         pruner=pruner or optuna.pruners.NopPruner(),
     )

@@ -90,6 +90,7 @@ class Study:
     ``val_samples``, and ``direction`` is 1 where more of it is better, else -1. ``fingerprint`` is that
     of the data. ``epochs`` are the most of any model. With ``folds`` each trial is a cross-validation,
     the metric the mean over its held-out folds, and ``val_samples`` are all those that are held out.
+    ``second`` is the second objective, "" without one, and ``second_direction`` is as ``direction``.
     """
 
     folder: StudyFolder
@@ -107,6 +108,17 @@ class Study:
     val_samples: int
     splits: tuple[str, ...]
     folds: int | None = None
+    second: str = ""
+    second_direction: int = -1
+
+    @property
+    def directions(self) -> list[int]:
+        """The direction of each objective."""
+        return [self.direction, self.second_direction] if self.second else [self.direction]
+
+    def first_run(self, number: int) -> RunFolder:
+        """The run of a trial, or that of its first fold."""
+        return self.folder.run(number) if self.folds is None else self.folder.folds(number).run(1)
 
     @property
     def estimate(self) -> str:

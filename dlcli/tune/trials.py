@@ -44,6 +44,7 @@ class Trial:
     ``status`` is "finished", "pruned", "failed" (``reason`` says why), "running" or "stopped": it has
     begun, and no process works on it. ``settings`` are those searched, with their values. ``folds`` is
     how many are trained of a trial that is a cross-validation, whose value is their mean, else 0.
+    ``second`` is the second objective, NaN without one.
     """
 
     number: int
@@ -57,6 +58,7 @@ class Trial:
     reason: str = ""
     default: bool = False
     folds: int = 0
+    second: float = math.nan
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Trial:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         facts = ("number", "status", "model", "settings", "value", "epochs", "seconds", "reason")
-        values = {name: getattr(self, name) for name in (*facts, "default", "folds")}
+        values = {name: getattr(self, name) for name in (*facts, "default", "folds", "second")}
         return {"run": str(self.run.path), **values}
 
 
@@ -88,13 +90,16 @@ class Trials:
     def __post_init__(self) -> None:
         study = self.study
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.journal = Journal(study.folder.journal, study.folder.name, study.direction)
+        self.journal = Journal(study.folder.journal, study.folder.name, study.directions)
         try:
             self._storage = JournalStorage(self.journal)
             with self.journal.locked():
                 if not self._storage.get_all_studies():
-                    direction = optuna.study.StudyDirection(2 if study.direction > 0 else 1)
-                    self._storage.create_new_study([direction], study.folder.name)
+                    directions = [
+                        optuna.study.StudyDirection(2 if direction > 0 else 1)
+                        for direction in study.directions
+                    ]
+                    self._storage.create_new_study(directions, study.folder.name)
             self._id = self._storage.get_all_studies()[0]._study_id
             self._recorded()
         except (KeyError, ValueError, TypeError, AssertionError) as exc:
@@ -145,22 +150,31 @@ class Trials:
         return is_pruned(self.study, number, self._recorded(), values)[0]
 
     def finish(
-        self, number: int, status: str, *, value: float = math.nan, reason: str = "", **facts: Any
+        self,
+        number: int,
+        status: str,
+        *,
+        value: float = math.nan,
+        second: float = math.nan,
+        reason: str = "",
+        **facts: Any,
     ) -> None:
         """Record the end of a trial. The state is written last: until then it counts as running."""
         trial = self._recorded()[number]
         if trial.state.is_finished():
             return
-        values = step_values(self.study, number)
+        # Optuna takes intermediate values of one objective alone.
+        values = {} if self.study.second else step_values(self.study, number)
         for step, one in values.items():
             self._storage.set_trial_intermediate_value(trial._trial_id, step, one)
         for key, note in is_pruned(self.study, number, self._recorded(), values)[1].items():
             self._storage.set_trial_system_attr(trial._trial_id, key, note)
         for key, fact in {**facts, "reason": reason}.items():
             self._storage.set_trial_user_attr(trial._trial_id, key, fact)
+        objectives = [value, second] if self.study.second else [value]
         state = next(state for state, name in _STATES.items() if name == status)
         self._storage.set_trial_state_values(
-            trial._trial_id, state, None if math.isnan(value) else [value]
+            trial._trial_id, state, None if math.isnan(value) else objectives
         )
 
     def all(self) -> list[Trial]:
@@ -193,6 +207,7 @@ class Trials:
             reason=str(trial.user_attrs.get("reason", "")),
             default=is_default(study, number),
             folds=int(trial.user_attrs.get("folds", 0)),
+            second=trial.values[1] if study.second and trial.values is not None else math.nan,
         )
 
 

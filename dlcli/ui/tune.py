@@ -12,7 +12,7 @@ from dlcli.runs.folder import as_typed
 from dlcli.tune.study import Study, StudyFolder
 from dlcli.ui.console import stderr, stdout
 from dlcli.ui.differences import interval, verdict
-from dlcli.ui.progress.study import value_text
+from dlcli.ui.progress.study import second_text, value_text
 from dlcli.ui.sections import Row, Section, print_sections
 from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.ui.text import duration, figure, signed
@@ -28,6 +28,8 @@ def print_start(study: Study) -> None:
     count = wording.plural(study.trials, "trial")
     count += f" of {study.folds} folds each" if study.folds is not None else ""
     title = f"study {study.folder.name}: {count}, {tune.sampler}, pruner {tune.pruner}"
+    if study.second:
+        title += f" (two objectives: {study.monitor} and {study.second})"
     console.print(wording.printable(title), style="bold", soft_wrap=True)
     for model, search in study.models.items():
         for key, domain in search.domains.items():
@@ -57,6 +59,7 @@ def print_outcome(outcome: Outcome, plots: Sequence[Path]) -> None:
     columns = [
         "trial",
         study.monitor,
+        *([study.second, "front"] if study.second else []),
         "difference, 95 %",
         *models,
         *keys,
@@ -75,6 +78,7 @@ def print_outcome(outcome: Outcome, plots: Sequence[Path]) -> None:
     facts = [
         ("best trial", f"{best.name}, {study.estimate} {study.monitor} {figure(best.value)}"),
         ("default", _against_default(outcome)),
+        *_front(outcome),
         *_warnings(outcome),
         ("test", _test(outcome)),
         *_importance(outcome),
@@ -94,11 +98,35 @@ def _row(outcome: Outcome, trial: Trial, keys: Sequence[str]) -> list[str]:
     return [
         f"{trial.name}{mark}{status}",
         "-" if math.isnan(trial.value) else figure(trial.value),
+        *_second(outcome, trial),
         "-" if row is None else f"{interval(row)}, {verdict(row)}",
         *model,
         *(value_text(trial.settings[key]) if key in trial.settings else "-" for key in keys),
         str(trial.epochs),
         duration(trial.seconds),
+    ]
+
+
+def _second(outcome: Outcome, trial: Trial) -> list[str]:
+    """The cells of a second objective, and of whether no other trial beats this one in both."""
+    name = outcome.study.second
+    on_front = "yes" if trial.number in outcome.front else ""
+    return [second_text(name, trial.second), on_front] if name else []
+
+
+def _front(outcome: Outcome) -> list[tuple[str, str]]:
+    """Say what the front is, and which of it best.yaml is."""
+    study = outcome.study
+    if not study.second:
+        return []
+    count = wording.plural(len(outcome.front), "trial")
+    timed = ", timed in turn at the end" if study.second == "latency" and len(outcome.front) > 1 else ""
+    return [
+        (
+            "front",
+            f"{count} that no other beats in both {study.monitor} and {study.second}{timed}; each has "
+            f"its settings in its folder, and {study.folder.best.name} is the best of {study.monitor}",
+        )
     ]
 
 

@@ -37,7 +37,9 @@ NEW = [
     "--set",
     "fit.min_steps=0",
 ]
-NEW += ["--name", "s", "--set", "model.args.widths=[8]", "--trials", "3"]
+NEW += ["--name", "s", "--trials", "3"]
+ANY_WIDTHS = list(NEW)
+NEW += ["--set", "model.args.widths=[8]"]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,39 @@ def test_trials_of_folds(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert not Path("runs/whole").exists()
 
 
+def test_two_objectives(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The front are the trials that no other one beats in both; the best of the metric is on it."""
+    search = ["--search", "model.args.widths=[4]|[16]|[64]", "--sampler", "grid", "--trials", "4"]
+    assert main([*ANY_WIDTHS, *search, "--objective", "accuracy,size", "--json"]) == 0
+    out = result(capsys)
+    trials = out["trials"]
+    for trial in trials:
+        assert trial["second"] == Path(trial["run"], "best.safetensors").stat().st_size
+        beaten = any(
+            (other["value"], -other["second"]) != (trial["value"], -trial["second"])
+            and other["value"] >= trial["value"]
+            and other["second"] <= trial["second"]
+            for other in trials
+        )
+        assert (trial["number"] in out["front"]) == (not beaten)
+    assert out["best"]["number"] == out["front"][0]
+    assert out["best"]["value"] == max(trial["value"] for trial in trials)
+    assert "front.png" in {Path(plot).name for plot in out["plots"]}
+    assert main(["report", "s"]) == 0
+    assert "that no other beats in both" in Path("runs/s/report.html").read_text()
+    assert main(["tune", "--resume", "s"]) == 0
+    assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_latency_as_the_second_objective(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of a thousand times the multiply-adds is slower, and the front is timed in turn."""
+    search = ["--search", "model.args.widths=[8]|[2048,2048]", "--sampler", "grid", "--trials", "3"]
+    assert main([*ANY_WIDTHS, *search, "--objective", "accuracy,latency", "--json"]) == 0
+    small, large = (trial["second"] for trial in result(capsys)["trials"][1:])
+    assert 0 < small < large
+
+
 def test_failed_trials_are_counted_and_the_study_goes_on(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +265,11 @@ def test_the_trial_of_a_killed_worker_has_failed(here: Path, capsys: pytest.Capt
         (["--folds", "3", "--pruner", "hyperband"], "pruned after a fold"),
         (["--folds", "3", "--search", "data.val_fraction=0.1..0.2"], "the same in all trials"),
         (["-m", "mlp,resnet18"], "resnet18"),
+        (["--objective", "latency,accuracy"], "--objective accuracy,latency"),
+        (["--objective", "accuracy,latencyy"], "did you mean 'latency'"),
+        (["--objective", "accuracy,size,macs"], "neither one nor two"),
+        (["--objective", "accuracy,size", "--monitor", "loss"], "leave --monitor out"),
+        (["--objective", "accuracy,size", "--pruner", "median"], "prunes no trials of two"),
     ],
 )
 def test_what_is_refused_leaves_no_folder(

@@ -16,6 +16,7 @@ from dlcli.config import SearchConfig, TrainConfig, TuneConfig
 from dlcli.errors import UsageError, nearest
 from dlcli.runs.folder import create_run, safe_name
 from dlcli.settings import fields_of, flat, is_set, merge, nested, validate
+from dlcli.tune.objectives import parse_objective, second_direction
 from dlcli.tune.space import make_space, parse_search, texts_of
 from dlcli.tune.study import ModelSearch, Study, StudyFolder
 
@@ -36,7 +37,11 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
     """Create a study below ``root``. Raises: DlcliError, UsageError; then there is no folder."""
     config = settings.resolve()
     _check_launch(config)
-    training = _training(settings, config)
+    metric, second = parse_objective(config.tune.objective)
+    if second is not None:
+        second_direction(second)
+    tune = _of_objectives(config, second, typed=is_set(settings.overrides, "tune.pruner"))
+    training = _training(settings, config, metric)
     search = parse_search(config.tune.search)
     names = list(dict.fromkeys(part.strip() for part in str(config.model.name or "").split(",")))
     check_steps(training)
@@ -44,8 +49,7 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
     check_reach(config, config.launch)
     plans = _plans(training, names)
     models = {
-        name: _model_search(plan, training.overrides, search, config.tune)
-        for name, plan in plans.items()
+        name: _model_search(plan, training.overrides, search, tune) for name, plan in plans.items()
     }
     _check_known(search, plans, models)
     first = next(iter(plans.values()))
@@ -63,7 +67,7 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
         folder=folder,
         version=__version__,
         settings=_absolute(training.overrides, first.config),
-        tune=config.tune,
+        tune=tune,
         models=models,
         monitor=first.monitor,
         direction=direction(first.monitor),
@@ -75,6 +79,8 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
         val_samples=_samples(first.source, config.data.folds),
         splits=_splits(first.source, config.data.folds),
         folds=config.data.folds,
+        second=second or "",
+        second_direction=-1 if second is None else second_direction(second),
     )
     study.write()
     _show_start(study, name, screen)
@@ -97,13 +103,38 @@ def _check_launch(config: TuneConfig) -> None:
         )
 
 
-def _training(settings: Settings[TuneConfig], config: TuneConfig) -> Settings[TrainConfig]:
-    """Return the settings of every trial; folds leave out what a run without them has as test."""
+def _of_objectives(config: TuneConfig, second: str | None, *, typed: bool) -> SearchConfig:
+    """Return the search without a pruner for two objectives. Raises: UsageError where one is typed."""
+    if second is None or config.tune.pruner == "none":
+        return config.tune
+    if typed:
+        raise UsageError(
+            f"--pruner {config.tune.pruner} is for one objective: Optuna prunes no trials of two",
+            hint="leave --pruner out",
+        )
+    return config.tune.model_copy(update={"pruner": "none"})
+
+
+def _training(
+    settings: Settings[TuneConfig], config: TuneConfig, metric: str | None
+) -> Settings[TrainConfig]:
+    """Return the settings of every trial; folds leave out what a run without them has as test.
+
+    ``metric`` is that of ``--objective``, which is the one that trials are trained for. Raises:
+    UsageError where another is typed.
+    """
     data = config.data
     file, sets, flags = (
         {key: value for key, value in layer.items() if key != "tune"}
         for layer in (settings.file, settings.sets, settings.flags)
     )
+    if metric is not None:
+        if config.fit.monitor not in (None, metric):
+            raise UsageError(
+                f"--objective {config.tune.objective} and --monitor {config.fit.monitor} differ",
+                hint="leave --monitor out",
+            )
+        flags = merge(flags, nested("fit.monitor", metric))
     if data.folds is not None and not is_set(settings.overrides, "data.folds_test_fraction"):
         flags = merge(flags, nested("data.folds_test_fraction", data.test_fraction))
     return Settings(TrainConfig, file, sets, flags, settings.file_name)

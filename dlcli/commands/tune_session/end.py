@@ -26,6 +26,7 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
     Raises: DlcliError where no trial has finished.
     """
     from dlcli.commands.train_session.folds import conclude_folds
+    from dlcli.commands.tune_session.second import timed_together
     from dlcli.events import Warned
     from dlcli.tune.outcome import outcome_of
     from dlcli.ui.json_output import print_json
@@ -42,6 +43,7 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
             group = study.folder.folds(outcome.best.number)
             folds, _, _ = conclude_folds(group, study.folds, show)
             outcome = replace(outcome, test=folds.test, test_samples=folds.test_samples)
+        outcome = timed_together(outcome)
         write_text(study.folder.best, outcome.best_settings())
         plots = _draw(outcome, show)
     result = {

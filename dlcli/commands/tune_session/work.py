@@ -220,6 +220,7 @@ class TrialRun:
         return self.trials.prunes(self.claim.number, values)
 
     def _finish(self, run: RunFolder) -> None:
+        from dlcli.commands.tune_session.second import second_of
         from dlcli.evaluation.run_summaries import summarise
         from dlcli.formats.base import read_card
         from dlcli.tune.trials import epoch_values
@@ -233,6 +234,7 @@ class TrialRun:
             number,
             "pruned" if pruned else "finished",
             value=read_card(run.best).metrics["val"][self.study.monitor],
+            second=second_of(self.study, [run]),
             reason="time" if ended and not pruned else "",
             seconds=summarise(run).elapsed_s,
             epochs=record["epochs_done"],
@@ -240,6 +242,7 @@ class TrialRun:
 
     def _finish_folds(self, group: FoldsFolder, values: dict[int, float]) -> None:
         """Record the end of a trial whose folds gave ``values``, as `step_values`."""
+        from dlcli.commands.tune_session.second import second_of
         from dlcli.evaluation.run_summaries import summarise
 
         trained = max(values)
@@ -248,6 +251,7 @@ class TrialRun:
             self.claim.number,
             "finished" if trained == self.study.folds else "pruned",
             value=values[trained],
+            second=second_of(self.study, runs),
             folds=trained,
             seconds=sum(summarise(run).elapsed_s for run in runs),
             epochs=sum(run.read_record()["epochs_done"] for run in runs),

@@ -22,6 +22,8 @@ _LABEL = 28  # characters of a setting or a value
 def save_study(outcome: Outcome) -> list[Path]:
     """Draw all plots of a study; returns their paths. Raises: DlcliError when one cannot be written."""
     plots = [save_history(outcome), save_parallel(outcome)]
+    if outcome.study.second:
+        plots.append(save_front(outcome))
     return [*plots, save_importance(outcome)] if outcome.importance else plots
 
 
@@ -83,6 +85,36 @@ def save_parallel(outcome: Outcome) -> Path:
     _label(axes, columns, f"{study.estimate} {study.monitor}", (norm.vmin or 0.0, norm.vmax or 0.0))
     add_run_name(fig, study.folder.name, "the best trial in orange")
     return save_figure(fig, study.folder.plots / "parallel.png")
+
+
+def save_front(outcome: Outcome) -> Path:
+    """Draw each finished trial by both objectives; those that no other one beats are joined."""
+    study = outcome.study
+    fig, (axes,) = new_figure(7.0, 4.6, columns=(1,))
+    finished = [trial for trial in outcome.trials if trial.status == "finished"]
+    front = sorted((outcome.trials[n] for n in outcome.front), key=lambda trial: trial.second)
+    others = [trial for trial in finished if trial not in front]
+    axes.plot(*_points(others), color=GREY, marker="o", linestyle="", label="others")
+    axes.plot(*_points(front), color=BLUE, marker="o", label="front")
+    for trial in front:
+        axes.annotate(
+            trial.name,
+            (trial.second, trial.value),
+            (5, 4),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    unit = {"latency": ", ms", "size": ", bytes"}.get(study.second, "")
+    axes.set_xlabel(printable(f"{study.second}{unit}"), fontsize=10)
+    axes.set_ylabel(printable(f"{study.estimate} {study.monitor}"), fontsize=10)
+    add_grid(axes)
+    axes.legend(fontsize=9, frameon=False)
+    add_run_name(fig, study.folder.name)
+    return save_figure(fig, study.folder.plots / "front.png")
+
+
+def _points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    return [trial.second for trial in trials], [trial.value for trial in trials]
 
 
 def save_importance(outcome: Outcome) -> Path:

@@ -152,12 +152,23 @@ def trial_line(study: Study, trial: Trial) -> str:
     if trial.status == "failed":
         return "  ".join([*parts, f"failed: {wording.one_line(trial.reason)}", settings_text(trial)])
     parts.append(f"{study.monitor} {text.figure(trial.value)}")
+    if study.second:
+        parts.append(f"{study.second} {second_text(study.second, trial.second)}")
     if trial.status == "pruned":
         parts.append(
             f"pruned after fold {trial.folds}" if trial.folds else f"pruned after epoch {trial.epochs}"
         )
     parts.append(text.duration(trial.seconds))
     return wording.printable("  ".join([*parts, settings_text(trial)]))
+
+
+def second_text(name: str, value: float) -> str:
+    """Return a second objective with its unit."""
+    if math.isnan(value):
+        return "-"
+    if name == "latency":
+        return f"{value:.3g} ms"
+    return wording.size(int(value)) if name == "size" else f"{value:.4g}"
 
 
 def settings_text(trial: Trial) -> str:
