@@ -61,7 +61,11 @@ class DataConfig(BadSamples, Offline, DecodingThreads, DataFolder):
         None, "Group column: rows of one group stay in one split.", "--group-column", advanced=True
     )
     time_column: str | None = setting(
-        None, "Time column of a long series (default: detected).", "--time-column", advanced=True
+        None,
+        "Time column of a long series (default: detected), or of a table whose splits and folds are in "
+        "time.",
+        "--time-column",
+        advanced=True,
     )
     series_column: str | None = setting(
         None,

@@ -150,7 +150,7 @@ class Samples:
     patient, a user) stay in one split; ``groups`` is None without groups. ``source_rows`` are the rows
     of tables that texts, images and the inputs of `predict` are, where they are some. ``live`` draws the
     items anew, where they are only one reading of them. ``notices`` are about inputs of `predict` that
-    are no samples.
+    are no samples. ``clock`` (N,) are times, by which samples are divided then.
     """
 
     ids: tuple[str, ...]
@@ -160,6 +160,7 @@ class Samples:
     source_rows: SourceRows | None = None
     live: LiveSamples | None = None
     notices: tuple[Notice, ...] = ()
+    clock: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -173,6 +174,7 @@ class Samples:
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
             source_rows=None if self.source_rows is None else self.source_rows.take(indices),
             live=None if self.live is None else self.live.take(indices),
+            clock=None if self.clock is None else self.clock[indices],
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from dlcli.data.base import DataSource, Indices, Samples
 from dlcli.data.copies import copy_units
-from dlcli.data.splits import draw, hold_out, one_class, take_from
+from dlcli.data.splits import divide_in_time, draw, hold_out, one_class, take_from
 from dlcli.errors import DlcliError, UsageError
 from dlcli.wording import listed, plural
 
@@ -29,8 +29,9 @@ def with_fold(
 
     Of the others a part is held out as val, so that what is held out chooses no epoch. The folds divide
     all samples but those of a test split, which is in no split then: the given one, or without one
-    ``test_fraction`` of the samples, the same that a run without folds holds out. Raises: DlcliError
-    where a class, or the groups, are fewer than the folds.
+    ``test_fraction`` of the samples, the same that a run without folds holds out. Samples with times are
+    divided as `expanding_window` does. Raises: DlcliError where a class, or the groups, are fewer than
+    the folds.
     """
     least = 2 if source.task == "embedding" else 1
     parts = {name: part for name, part in source.splits.items() if name != "test"}
@@ -44,6 +45,13 @@ def with_fold(
         left_out = () if test is None else test.ids
         others = set(left_out)
         pool = pool.take(np.flatnonzero([id_ not in others for id_ in pool.ids]))
+    if pool.clock is not None:
+        times = np.unique(pool.clock)
+        train, val, end = expanding_window(len(times), folds, fold, val_fraction)
+        before = pool.take(np.flatnonzero(np.searchsorted(times, pool.clock) < end))
+        sizes, names = (train, val - train, end - val), ("train", "val", "test")
+        splits = divide_in_time(before, sizes, names)
+        return replace(source, splits=splits, given=frozenset(), left_out=left_out)
     held = fold_of_samples(pool, folds, seed=seed, class_names=source.class_names) == fold - 1
     rest = pool.take(np.flatnonzero(~held))
     splits = hold_out(rest, {"val": val_fraction}, seed=seed, least=least)

@@ -32,10 +32,15 @@ def hold_out(
     of a sample depends on the seed and its own id (or group) only, not on the order of the listing.
     Every class keeps a training sample; a class of three or more gives at least one to each other split.
     With ``least`` 2 a class of six or more gives at least two to each, and a smaller one none: retrieval
-    needs two samples of a class. Raises: DlcliError when not even
-    one sample can be spared.
+    needs two samples of a class. Samples with times are divided in time: train, then the others in
+    their order. Raises: DlcliError when not even one sample can be spared, or where a class comes after
+    train alone.
     """
     positive = {name: share for name, share in fractions.items() if share > 0}
+    if samples.clock is not None:
+        times = len(np.unique(samples.clock))
+        sizes = [max(1, round(times * share)) for share in positive.values()]
+        return divide_in_time(samples, [times - sum(sizes), *sizes], ("train", *positive))
     chosen: dict[str, list[int]] = {"train": [], **{name: [] for name in positive}}
     for stratum in _strata(samples, least):
         drawn = sorted(stratum, key=lambda unit: (draw(seed, unit), unit))
@@ -53,6 +58,33 @@ def hold_out(
         for name, indices in chosen.items()
         if indices
     }
+
+
+def divide_in_time(samples: Samples, sizes: Sequence[int], names: Sequence[str]) -> dict[str, Samples]:
+    """Divide samples by their times, of which each split has its number of ``sizes``, in that order.
+
+    Samples of one time stay together. Raises: DlcliError for a split without any, or a class that train
+    does not have.
+    """
+    assert samples.clock is not None
+    times = np.unique(samples.clock)
+    if min(sizes) < 1:
+        raise DlcliError(
+            f"{len(times)} different times are too few for {', '.join(names)}",
+            hint="give fewer --folds, or smaller data.val_fraction and data.test_fraction",
+        )
+    which = np.searchsorted(np.cumsum(sizes), np.searchsorted(times, samples.clock), side="right")
+    splits = {name: samples.take(np.flatnonzero(which == part)) for part, name in enumerate(names)}
+    if one_class(samples):
+        held = np.concatenate([splits[name].targets for name in names[1:]])
+        late = len(np.setdiff1d(held, splits["train"].targets))
+        if late:
+            raise DlcliError(
+                f"{'a class comes' if late == 1 else f'{late} classes come'} after the training split "
+                "in time alone, so no model could know it",
+                hint="give fewer --folds, or leave --time-column out",
+            )
+    return splits
 
 
 def write_splits(path: Path, source: DataSource) -> None:
@@ -285,11 +317,13 @@ def take_from(parts: Sequence[Samples], where: npt.NDArray[np.int64]) -> Samples
     groups = [g for part in parts for g in part.groups or ()]
     source = SourceRows.joined([part.source_rows for part in parts])
     live = [part.live for part in parts if part.live is not None]
+    clocks = [part.clock for part in parts if part.clock is not None]
     return Samples(
         ids=tuple(ids[i] for i in where),
         targets=np.concatenate([part.targets for part in parts])[where],
         items=parts[0].items.gather([part.items for part in parts], where),
         groups=tuple(groups[i] for i in where) if groups else None,
+        clock=np.concatenate(clocks)[where] if clocks else None,
         source_rows=None if source is None else source.take(where),
         live=live[0].gather(live, where) if live else None,
     )

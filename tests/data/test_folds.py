@@ -103,6 +103,35 @@ def test_folds_in_time_are_the_expanding_windows_of_scikit_learn(rows: int, fold
         assert end_of_test == test[-1] + 1
 
 
+def test_rows_with_times_are_divided_as_time_series_split_does() -> None:
+    """Over distinct times, in whatever order the rows are; rows of one time stay together."""
+    rng = np.random.default_rng(0)
+    clock = rng.permutation(np.repeat(np.arange(30.0), 2))
+    samples = replace(listed([60], numbers=True), clock=clock)
+
+    def times(part: Samples) -> set[float]:
+        assert part.clock is not None
+        return set(part.clock.tolist())
+
+    for fold, (train, test) in enumerate(TimeSeriesSplit(4).split(np.empty(30)), 1):
+        splits = with_fold(source({"all": samples}), 4, fold, seed=0, val_fraction=0.1).splits
+        assert times(splits["test"]) == set(test.tolist())
+        assert times(splits["train"]) | times(splits["val"]) == set(train.tolist())
+        assert max(times(splits["train"])) < min(times(splits["val"]))
+    whole = hold_out(samples, {"val": 0.1, "test": 0.2}, seed=0)
+    ends = [(min(times(part)), max(times(part))) for part in whole.values()]
+    assert ends == [(0, 20), (21, 23), (24, 29)]
+    assert sum(map(len, whole.values())) == 60
+
+
+def test_a_class_that_comes_after_train_alone_is_an_error() -> None:
+    samples = replace(listed([20, 20]), clock=np.arange(40.0))
+    with pytest.raises(DlcliError, match="after the training split in time alone"):
+        with_fold(source({"all": samples}), 3, 2, seed=0, val_fraction=0.1)
+    with pytest.raises(DlcliError, match="2 different times are too few"):
+        hold_out(replace(samples, clock=np.arange(40.0) // 20), {"val": 0.1, "test": 0.1}, seed=0)
+
+
 def test_the_record_of_a_fold_is_read_again_with_what_it_leaves_out(tmp_path: Path) -> None:
     whole = source({"train": listed([9, 12]), "test": replace(listed([1, 1]), ids=("t0", "t1"))})
     divided = with_fold(whole, 3, 2, seed=0, val_fraction=0.2)

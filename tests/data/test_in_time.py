@@ -11,6 +11,7 @@ import pytest
 
 from dlcli.config import DataConfig
 from dlcli.data.sources import open_source
+from dlcli.errors import DlcliError
 
 DAY = datetime.timedelta(days=1)
 START = datetime.date(2020, 1, 1)
@@ -34,6 +35,22 @@ def series(count: int = 200, per_day: int = 1) -> list[Row]:
     draw = random.Random(0)
     days = [START + DAY * i for i in range(count) for _ in range(per_day)]
     return [(day, draw.choice("ab"), round(draw.random(), 3)) for day in days]
+
+
+def test_a_table_with_a_time_column_is_divided_in_time(tmp_path: Path) -> None:
+    rows = series()
+    random.Random(1).shuffle(rows)
+    path = written(tmp_path, "day,shop,sold", rows)
+    config = {"data": str(path), "kind": "tabular", "time_column": "day", "target": "sold"}
+    source = open_source(DataConfig.model_validate(config), seed=0)
+    days = {name: [str(rows[int(id_)][0]) for id_ in part.ids] for name, part in source.splits.items()}
+    assert {name: len(own) for name, own in days.items()} == {"train": 160, "val": 20, "test": 20}
+    assert max(days["train"]) < min(days["val"])
+    assert max(days["val"]) < min(days["test"])
+    assert not any("at random" in notice.message for notice in source.notices)
+    for column, words in (("shop", "not all times"), ("shopp", "shopp")):
+        with pytest.raises(DlcliError, match=words):
+            open_source(DataConfig.model_validate({**config, "time_column": column}), seed=0)
 
 
 def test_one_regular_series_gets_the_command_of_its_forecast(tmp_path: Path) -> None:

@@ -142,7 +142,12 @@ def _training(
 
 def _samples(source: DataSource, folds: int | None) -> int:
     """Return the number of samples that trials are compared on."""
-    return len(source.splits["val"]) if folds is None else sum(map(len, source.splits.values()))
+    if folds is None:
+        return len(source.splits["val"])
+    test = source.splits["test"]
+    if source.task == "forecast" or test.clock is not None:
+        return folds * len(test)  # the rows before the first fold are held out by none
+    return sum(map(len, source.splits.values()))
 
 
 def _splits(source: DataSource, folds: int | None) -> tuple[str, ...]:

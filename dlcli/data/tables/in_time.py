@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dlcli.config import DataConfig
+from dlcli.data.base import Floats
 from dlcli.data.notices import Notice
+from dlcli.data.tables.frames import need_column
+from dlcli.errors import DlcliError, UsageError
 from dlcli.timeline.times import as_floats, as_times, time_column
-from dlcli.wording import quoted
+from dlcli.wording import plural, quoted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,7 +58,30 @@ def random_split_notice(
             f"{message}; {int(np.median(rows))} rows share each time: with a column that names their "
             "series, --kind series --series-column NAME forecasts each; --split-column NAME gives splits"
         )
-    return Notice(f"{message}; --split-column NAME gives splits by time")
+    typed = shlex.join(["--kind", "tabular", "--time-column", name])
+    return Notice(f"{message}; {typed} splits in time")
+
+
+def row_times(frame: polars.DataFrame, config: DataConfig, path: Path) -> Floats:
+    """Return the times of rows, (N,), of the time column that the settings name.
+
+    Raises: UsageError for a column that is no time, or with groups; DlcliError for one that is missing,
+    or rows without a time.
+    """
+    name = str(config.time_column)
+    need_column(frame, name, what="--time-column", path=path)
+    if config.group_column is not None:
+        raise UsageError(
+            "--time-column divides rows in time, and --group-column by groups", hint="leave one out"
+        )
+    times = as_times(frame[name], guess=True)
+    if times is None:
+        raise UsageError(f"--time-column {name}: the cells of {path.name} are not all times or numbers")
+    clock = as_floats(times)
+    missing = int(np.isnan(clock).sum())
+    if missing:
+        raise DlcliError(f"{path.name}: {plural(missing, 'row')} without a {name}", hint="fill them")
+    return clock
 
 
 def _mode_share(values: npt.NDArray[np.generic]) -> float:

@@ -107,7 +107,7 @@ KINDS.register("tabular")(
         preview=preview,
         occlude=occlude_row,
         size_words="{} features",
-        own_settings=("data.keep", "data.formats", "data.header"),
+        own_settings=("data.keep", "data.formats", "data.header", "data.time_column"),
         order=90,
     )
 )

@@ -6,7 +6,7 @@ The first file, that of training, decides how numbers and times are written; the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from dlcli.data.tables.frames import (
     read_typed,
     split_by_column,
 )
-from dlcli.data.tables.in_time import random_split_notice
+from dlcli.data.tables.in_time import random_split_notice, row_times
 from dlcli.data.tables.infer import TypedFrame
 from dlcli.data.tables.label_cells import binary_run
 from dlcli.data.tables.rows import TableRows, cast_to_training
@@ -74,12 +74,20 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
     features = _feature_names(first.frame, names, config, files[first.file], other)
     features = [name for name in features if name not in lacking] or features
     notices += target.notices
-    if list(files) == ["all"] and len(parts) == 1 and target.task == "regression" and not other:
+    undivided = list(files) == ["all"] and len(parts) == 1
+    if config.time_column is not None and not undivided and not other:
+        raise UsageError(
+            f"--time-column {config.time_column} divides one table in time, and this has splits",
+            hint="leave it out",
+        )
+    if undivided and target.task == "regression" and not other and config.time_column is None:
         about_time = random_split_notice(first.frame, features, names[0], path)
         notices += [about_time] if about_time is not None and config.group_column is None else []
     splits = {}
     for part in parts:
-        samples, about_rows = _samples(part, first, files[part.file], target, features, config, formats)
+        samples, about_rows = _samples(
+            part, first, files[part.file], target, features, config, formats, other=other
+        )
         notices += about_rows
         if len(samples):
             splits[part.split] = samples
@@ -281,6 +289,8 @@ def _samples(
     features: list[str],
     config: DataConfig,
     formats: Mapping[str, str],
+    *,
+    other: bool,
 ) -> tuple[Samples, list[Notice]]:
     """Return the rows of a split with a target, and notices."""
     frame, notices = part.frame, list[Notice]()
@@ -307,7 +317,11 @@ def _samples(
         frame.select(features) if valid.all() else frame.select(features).filter(valid),
         {name: form for name, form in formats.items() if name in used},
     )
-    return Samples(ids=tuple(ids), targets=targets, items=items, groups=groups), notices
+    samples = Samples(ids=tuple(ids), targets=targets, items=items, groups=groups)
+    if config.time_column is not None and part.split == "all" and not other:
+        clock = row_times(part.frame, config, path)
+        samples = replace(samples, clock=clock if valid.all() else clock[valid])
+    return samples, notices
 
 
 def _as_in_training(
