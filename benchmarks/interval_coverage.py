@@ -39,9 +39,15 @@ class Row:
 
 
 ROWS = (
-    Row("california", "california_housing/housing.csv", 5, "mlp", {"target": "median_house_value"}),
+    Row(
+        "california",
+        "california_housing/housing.csv",
+        5,
+        "mlp",
+        {"target": "median_house_value", "epochs": 5},
+    ),
     Row("diabetes", "diabetes", 40, "mlp"),
-    Row("diamonds", "", 5, "mlp", {"target": "price", "epochs": 10}),
+    Row("diamonds", "", 5, "mlp", {"target": "price", "epochs": 2}),
     Row("etth1-24", "ett/ETTh1.csv", 2, "linear", {**ETT, "horizon": 24}),
     Row("etth1-96", "ett/ETTh1.csv", 2, "linear", {**ETT, "horizon": 96}),
 )
