@@ -274,7 +274,7 @@ def _why_not(planned: PlannedAttempt, attempts: Mapping[str, Attempt], bounds: B
         return ""
     other = attempts.get(condition.label)
     if other is None:
-        return f"{condition.label} gave no file"
+        return f"{condition.label} was not tried or gave no file"
     holds = bounds.keeps_drop(other)
     return (
         "" if holds == condition.holds else f"{other.label} {'keeps' if holds else 'misses'} --max-drop"
