@@ -135,7 +135,7 @@ def test_where_no_attempt_keeps_the_bounds_the_best_is_there_with_exit_code_3(
     result = call(capsys, "--max-size", "1kB", "--max-drop", "99%", code=3)
     sizes = {one["label"]: one["size_bytes"] for one in result["attempts"]}
     assert "pruned50-static" in sizes
-    assert sizes[result["chosen"]] == min(sizes.values()) < 0.6 * sizes["original-static"]
+    assert sizes[result["chosen"]] == min(sizes.values()) < 0.8 * sizes["original-static"]
     assert "--max-size 1kB was allowed" in result["missed"][0]
     checks = json.loads((here / "runs/net/ship/cpu-x86/checks.json").read_text())
     assert {one["check"]: one["passed"] for one in checks["checks"]}["size"] is False
