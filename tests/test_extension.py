@@ -194,6 +194,7 @@ def test_wrong_arguments_of_new_functions_are_refused(
     assert message in " ".join(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_new_metric_picks_the_best_epoch_and_bounds_an_evaluation(copy: Path) -> None:
     train(copy, "--monitor", "kappa", "--name", "by-kappa", "-e", "12")
     done = run(copy, "eval", "by-kappa", "--device", "cpu", "--min", "kappa=0.1", "--json")
@@ -225,6 +226,7 @@ def prune(folder: Path, run_name: str, *args: str) -> subprocess.CompletedProces
     return run(folder, "prune", run_name, *settings, *args)
 
 
+@pytest.mark.slow
 def test_a_new_pruning_method_sets_weights_to_zero(copy: Path, trained: str) -> None:
     words = "".join(run(copy, "prune", "--help-all").stdout.split())
     assert "far" in words
@@ -240,6 +242,7 @@ def test_a_new_pruning_method_sets_weights_to_zero(copy: Path, trained: str) -> 
     assert "did you mean 'center'?" in " ".join(wrong.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_new_importance_ranks_channels(copy: Path, trained: str) -> None:
     settings = ("--method", "channel", "--round-to", "1", "--importance")
     models = []
@@ -252,6 +255,7 @@ def test_a_new_importance_ranks_channels(copy: Path, trained: str) -> None:
     assert prune(copy, trained, *settings, "unsigned").returncode == 2
 
 
+@pytest.mark.slow
 def test_a_new_quantization_method_writes_its_file(copy: Path, trained: str) -> None:
     assert "rounded" in "".join(run(copy, "quantize", "--help-all").stdout.split())
     command = ("quantize", trained, "--method", "rounded", "--no-latency", "--json")
@@ -273,6 +277,7 @@ def test_a_new_quantization_method_writes_its_file(copy: Path, trained: str) -> 
     assert "--backend onnxruntime" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_new_method_of_quantization_aware_training_is_a_run_of_its_own(
     copy: Path, trained: str
 ) -> None:

@@ -89,6 +89,7 @@ def test_a_session_does_not_move_to_the_cpu_later(model: Path) -> None:
     assert artifact.session._enable_fallback is False
 
 
+@pytest.mark.slow
 def test_rows_of_a_benchmark_carry_the_provider_that_ran(
     model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
