@@ -166,6 +166,8 @@ def _warnings(outcome: Outcome) -> list[tuple[str, str]]:
 def _test(outcome: Outcome) -> str:
     """Say what the best model reaches on samples that chose nothing."""
     monitor = outcome.study.monitor
+    if not outcome.test and "test" in outcome.study.splits:
+        return "none: models of this task have no mean; dlcli eval measures those of the folds"
     if not outcome.test:
         return "the data has no test split, so the figure that chose this trial is the only one"
     value = figure(outcome.test[monitor]) if monitor in outcome.test else "undefined"
