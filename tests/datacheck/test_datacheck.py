@@ -21,6 +21,7 @@ from dlcli.datacheck.leaks import leak_score
 from dlcli.datacheck.shift import ks_statistic
 from dlcli.datacheck.targets import piled_ends
 from dlcli.settings import merge, validate
+from dlcli.task import ImageInput
 
 
 def check(path: Path | str, max_decoded: int | None = None, **data: Any) -> DataReport:
@@ -391,14 +392,19 @@ def test_the_augment_sample_is_what_training_shows(photo_folder: Callable[..., P
     assert len(shown.varied) == EPOCHS
     # All of the split, as training would go over it in its third epoch.
     train = source.splits["train"]
-    reader = KINDS.get("image").reader(train, shown.task, ReadOptions())
-    (pixels,), every = reader.read(np.arange(len(train)))
-    reader.close()
     augment = make_augment(
         config.augment, shown.task, samples=len(train), seed=0, device=torch.device("cpu")
     )
     assert augment is not None
-    (trained,), _ = augment((torch.from_numpy(pixels),), torch.from_numpy(train.targets), every, 2)
+    assert isinstance(shown.task.input, ImageInput)
+    read = []
+    for scale in (None, augment.whole_scale(shown.task.input, train)):
+        reader = KINDS.get("image").reader(train, shown.task, ReadOptions(whole_scale=scale))
+        read.append(reader.read(np.arange(len(train))))
+        reader.close()
+    ((pixels,), _), (whole, every) = read
+    inputs = tuple(map(torch.from_numpy, whole))
+    (trained,), _ = augment(inputs, torch.from_numpy(train.targets), every, 2)
     of_epoch = trained.round().to(torch.uint8).numpy()
     for original, varied in zip(shown.original[0], shown.varied[2][0], strict=True):
         (index,) = np.flatnonzero((pixels == original).all(axis=(1, 2, 3)))

@@ -153,8 +153,8 @@ def test_a_conv_net_gets_a_static_int8_file_next_to_it(runs: Runs, tmp_path: Pat
     assert report["agreement"] > 0.95
     assert report["before"]["format"] == report["after"]["format"] == "onnx"
     assert report["before"]["artifact"] == str(run.best)
-    # A grey image's 3x3 convolution is faster in float.
-    assert report["layers_in_float"] == ["features.0"] == record(result.output)["float"]
+    # A grey image's 3x3 convolution is faster in float; whether others stay depends on the processor.
+    assert "features.0" in report["layers_in_float"] == record(result.output)["float"]
     assert result.chosen.unsuited == ("features.0",)
     assert record(result.output)["calibration_samples"] == 256
     assert in_float(result.output, "features.0", "head.1") == ["features.0"]
