@@ -69,12 +69,14 @@ async def predict(request: Request) -> Response:
     uploads = await _uploads(request, body)
     request.state.model, request.state.samples = model.name, len(uploads)
     loop = asyncio.get_running_loop()
-    status, reply = await loop.run_in_executor(
+    outcome = await loop.run_in_executor(
         state.threads,
         predict_uploads,
         *(model, uploads, options, state.folder, request.app.state.decoding),
     )
-    return Response(reply, status, media_type=options.media_type)
+    if outcome.warnings:
+        request.state.warnings = outcome.warnings
+    return Response(outcome.body, outcome.status, media_type=options.media_type)
 
 
 async def _uploads(request: Request, body: bytes) -> list[Upload]:

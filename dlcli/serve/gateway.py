@@ -23,6 +23,10 @@ OPEN_PATHS = frozenset({"/", "/v2/health/live", "/v2/health/ready"})
 _LARGEST_BODIES = 16
 
 
+# What the log says of a request besides.
+_FACTS = ("model", "samples", "warnings")
+
+
 class Gateway:
     """The application within its limits: 401 without the token, 429 beyond the bounds.
 
@@ -115,7 +119,7 @@ def _log(scope: Scope, reply: dict[str, int], seconds: float, error: Exception |
         ms=round(1000 * seconds, 3),
         bytes=reply["bytes"],
         client=client[0] if client else None,
-        **{key: scope["state"][key] for key in ("model", "samples") if key in scope.get("state", {})},
+        **{key: scope.get("state", {})[key] for key in _FACTS if key in scope.get("state", {})},
         **({} if error is None else {"error": "".join(traceback.format_exception(error))}),
     )
 

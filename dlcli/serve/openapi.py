@@ -22,6 +22,27 @@ _ERROR = {
         }
     },
 }
+# Of /predict, in JSON; `dlcli predict --json` has the same keys of a row.
+_PREDICTIONS = {
+    "type": "object",
+    "properties": {
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "warnings": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "What is unlike the training data or was read otherwise than written: "
+            "cells that are no number, unknown values, truncated texts. They count as in dlcli predict",
+        },
+        "predictions": {"type": "array", "items": {"type": "object"}},
+        "failed": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"error": {"type": "string"}}},
+            "description": "Inputs that could not be read; the status is 400 where none could",
+        },
+    },
+    "required": ["warnings", "predictions", "failed"],
+}
 _REFUSALS = {str(status): _ERROR for status in (400, 401, 404, 408, 413, 415, 429, 503)}
 
 
@@ -33,8 +54,8 @@ def openapi(state: ServerState) -> dict[str, Any]:
     for media_type in ("image/*", *MEDIA_TYPES, "multipart/form-data"):
         bodies |= _content(media_type, {})
     replies: dict[str, Any] = {}
-    for media_type in FORMATS.values():
-        replies |= _content(media_type, {})
+    for name, media_type in FORMATS.items():
+        replies |= _content(media_type, _PREDICTIONS if name == "json" else {})
     query = [_parameter(name, "query") for name in ("model", "version", *OPTIONS)]
     formats = {"type": "string", "enum": list(FORMATS)}
     query.append({"name": "format", "in": "query", "schema": formats})

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlcli.config import PredictConfig
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
@@ -68,6 +68,14 @@ class Options:
         return FORMATS[self.output_format]
 
 
+class PredictReply(NamedTuple):
+    """A reply: its HTTP status, its body, and what `dlcli predict` would warn about."""
+
+    status: int
+    body: bytes
+    warnings: list[str]
+
+
 def read_options(query: Mapping[str, str], min_confidence: float | None) -> Options:
     """The options of a request, and the server's own. Raises: RequestError, UsageError."""
     unknown = [name for name in query if name not in (*OPTIONS, "format", "model", "version")]
@@ -87,8 +95,8 @@ def predict_uploads(
     options: Options,
     folder: Path,
     decoding: threading.Semaphore,
-) -> tuple[int, bytes]:
-    """The HTTP status and the body of the reply; ``decoding`` bounds how many are decoded at once.
+) -> PredictReply:
+    """The reply; ``decoding`` bounds how many are decoded at once.
 
     Raises: RequestError, DlcliError for inputs that cannot be read.
     """
@@ -107,7 +115,13 @@ def predict_uploads(
             facts = {"command": "predict", "model": model.name, "version": model.version}
             head, carried = prediction_head(facts, task, samples, options.config)
             reader = _Gated(kind.reader(samples, task, ReadOptions(workers=1)), decoding)
-        head = replace(head, keys=(*head.keys, *next(iter(reader.row_keys(0)), {})))
+        notices = [notice.message for notice in (*samples.notices, *reader.notices)]
+        warnings = [names.words(message) for message in (*notices, *carried.messages)]
+        head = replace(
+            head,
+            facts={**head.facts, "warnings": warnings},
+            keys=(*head.keys, *next(iter(reader.row_keys(0)), {})),
+        )
         predictions = predict(
             model.batches,
             reader,
@@ -124,7 +138,8 @@ def predict_uploads(
         out = io.StringIO()
         WRITERS[options.output_format](rows, out, head)
     failed = len(head.failed)
-    return (400 if failed == len(samples) else 200), out.getvalue().encode(errors="surrogateescape")
+    status = 400 if failed == len(samples) else 200
+    return PredictReply(status, out.getvalue().encode(errors="surrogateescape"), warnings)
 
 
 def abstaining(row: Mapping[str, Any], least: float) -> dict[str, Any]:
@@ -139,7 +154,7 @@ class _Gated(Reader):
     def __init__(self, reader: Reader, gate: threading.Semaphore) -> None:
         super().__init__(reader.samples)
         self._reader, self._gate = reader, gate
-        self.bad, self.lengths = reader.bad, reader.lengths
+        self.bad, self.notices, self.lengths = reader.bad, reader.notices, reader.lengths
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """As `Reader.read`."""

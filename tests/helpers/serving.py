@@ -62,10 +62,11 @@ class Client:
 
 
 @contextmanager
-def running(*paths: Path, **settings: Any) -> Iterator[Client]:
+def running(*paths: Path, access_log: bool = False, **settings: Any) -> Iterator[Client]:
     """A server of model files with these settings."""
     files = [recognize(path) for path in paths]
-    with opened_server(files, ServeConfig(port=0, **settings)) as (server, bound, models):
+    config = ServeConfig(port=0, **settings)
+    with opened_server(files, config, access_log=access_log) as (server, bound, models):
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         try:

@@ -62,6 +62,16 @@ def test_the_page_predicts(browser: Any, client: Client, name: str) -> None:
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_the_page_shows_warnings(browser: Any, client: Client) -> None:
+    root = client.models.all()[0].artifact.path.parent
+    predict(browser, client, "table", root, "light", 1280)
+    browser.find_element("id", "column-0").send_keys("abc")
+    browser.find_element("css selector", "button[type=submit]").click()
+    waiting = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 20)
+    waiting.until(lambda _: "Warning: " in browser.find_element("id", "result").text)
+    assert violations(browser) == []
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
 def test_axe_core_finds_nothing(browser: Any, client: Client, width: int, scheme: str) -> None:
     root = client.models.all()[0].artifact.path.parent

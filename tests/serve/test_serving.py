@@ -97,7 +97,7 @@ def test_a_model_is_warmed_up_by_a_sample_that_it_predicts_and_none_that_counts(
     upload = example(model.task)
     assert upload is not None
     options = read_options({}, None)
-    status, body = predict_uploads(model, [upload], options, folder, threading.Semaphore())
+    status, body, _ = predict_uploads(model, [upload], options, folder, threading.Semaphore())
     assert status == 200, body
     remembered = len(model.batches.recent())
     warm_up(model, folder)
@@ -119,6 +119,31 @@ def test_rows_and_texts_of_json_are_those_of_files(
     assert [{**row, "row": 0} for row in texts.json["predictions"]] == [
         {**row, "row": 0} for row in expected
     ]
+
+
+@pytest.mark.parametrize("cell", ["abc", True, "1e999"])
+def test_a_reply_has_the_warnings_of_the_command(
+    folder: Path, client: Client, tmp_path: Path, capfd: pytest.CaptureFixture[str], cell: Any
+) -> None:
+    rows = [{"n": cell, "c": "Atlantis"}]
+    warnings = client.post("/predict?model=table", rows).json["warnings"]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    assert main(["predict", str(folder / "table.safetensors"), str(tmp_path / "rows.jsonl")]) == 0
+    printed = " ".join(capfd.readouterr().err.split())
+    assert all(each in printed for each in warnings)
+    assert "'n'" in warnings[0]
+    assert "Atlantis" in warnings[-1]
+    assert client.post("/predict?model=table", [{"n": 0.5, "c": "x"}]).json["warnings"] == []
+
+
+def test_the_log_has_the_warnings_of_a_reply_without_a_place_for_them(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(folder / "table.safetensors", access_log=True) as served:
+        assert served.post("/predict?format=csv", [{"n": "abc", "c": "x"}]).status == 200
+    line = json.loads(capfd.readouterr().err.splitlines()[-1])
+    assert line["event"] == "request"
+    assert "'n'" in line["warnings"][0]
 
 
 def as_request(client: Client, name: str, arrays: tuple[Any, ...], *, binary: bool) -> Reply:
