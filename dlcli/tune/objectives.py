@@ -15,12 +15,12 @@ def parse_objective(text: str | None) -> tuple[str | None, str | None]:
     if len(names) > 2 or "" in names or len(set(names)) < len(names):
         raise UsageError(
             f"--objective {text!r} names neither one nor two different objectives",
-            hint="--objective accuracy,latency",
+            hint="--objective METRIC,latency",
         )
     if names and names[0] in COSTS:
         raise UsageError(
             f"--objective {text}: the first one is the metric that chooses the epoch",
-            hint=f"--objective accuracy,{names[0]}",
+            hint=f"--objective {[*names, 'METRIC'][1]},{names[0]}",
         )
     return (names[0] if names else None), (names[1] if len(names) > 1 else None)
 

@@ -142,8 +142,9 @@ def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome 
         best = ended[outcome.front[0]]  # of those with the best metric the best of the second objective
         outcome = replace(outcome, best=best)
     default = ended[0]
-    if default.status == "finished" and best is not default:
+    if default.status == "finished":
         outcome = replace(outcome, rows=_compared(study, default, ended))
+    if outcome.best.number in outcome.rows:
         outcome = replace(outcome, chance=_chance(outcome))
     test, samples = _tested(study, best, emit)
     return replace(outcome, test=test, test_samples=samples, importance=_importance(trials, ended))
@@ -152,6 +153,8 @@ def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome 
 def _compared(study: Study, default: Trial, trials: Sequence[Trial]) -> dict[int, MemberRow]:
     """Return the differences of the best trials from trial 0, paired over the validation samples."""
     others = [trial for trial in trials if trial.status == "finished" and trial is not default]
+    if not others:
+        return {}
     ranked = sorted(others, key=lambda trial: -study.direction * trial.value)[:COMPARED]
     if study.folds is not None:
         count = study.folds

@@ -94,6 +94,8 @@ def _row(outcome: Outcome, trial: Trial, keys: Sequence[str]) -> list[str]:
     row = outcome.rows.get(trial.number)
     mark = " *" if trial is outcome.best else ""
     status = "" if trial.status == "finished" else f" ({trial.status})"
+    if status and outcome.study.folds is not None:
+        status = f" ({trial.status}: {trial.folds} of {outcome.study.folds} folds)"
     model = [trial.model] if len(outcome.study.models) > 1 else []
     return [
         f"{trial.name}{mark}{status}",
@@ -120,7 +122,7 @@ def _front(outcome: Outcome) -> list[tuple[str, str]]:
     if not study.second:
         return []
     count = wording.plural(len(outcome.front), "trial")
-    timed = ", timed in turn at the end" if study.second == "latency" and len(outcome.front) > 1 else ""
+    timed = ", each architecture timed in turn at the end" if study.second == "latency" else ""
     return [
         (
             "front",

@@ -214,7 +214,7 @@ def test_rows_without_a_target_are_left_out_and_empty_texts_kept(tmp_path: Path)
     samples = texts_of(source)
     assert "24" not in samples
     assert samples["25"] == ("", "animal")
-    assert any("1 texts without a target" in message for message in messages(source.notices))
+    assert any("1 text without a target" in message for message in messages(source.notices))
     task, _ = fitted(source)
     part = next(part for part in source.splits.values() if "25" in part.ids)
     reader = KINDS.get("text").reader(part, task, ReadOptions())

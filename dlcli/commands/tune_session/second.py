@@ -1,4 +1,4 @@
-"""The second objective of a study: measured of each trial, and of the best trade-offs side by side."""
+"""The second objective of a study: measured of each trial, and at the end side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dlcli.tune.outcome import Outcome
 
 _SECONDS, _ROUNDS = 0.3, 3  # of a trial
-_FRONT_SECONDS, _FRONT_ROUNDS = 1.0, 5  # of each model, timed in turn
+_IN_TURN_SECONDS, _IN_TURN_ROUNDS = 1.0, 5  # of each architecture at the end
 
 
 def second_of(study: Study, runs: Sequence[RunFolder]) -> float:
@@ -49,21 +49,27 @@ def second_of(study: Study, runs: Sequence[RunFolder]) -> float:
 
 
 def timed_together(outcome: Outcome) -> Outcome:
-    """Return an outcome whose front is timed anew, its models in turn on the same minutes.
+    """Return an outcome with latencies that can be compared: each architecture timed once, in turn.
 
-    Trials that another one beats then are no longer on it. Raises: DlcliError.
+    Trials of one architecture get one latency: what differs between them is noise. Raises: DlcliError.
     """
-    study, front = outcome.study, outcome.front
-    if study.second != "latency" or len(front) < 2:
+    from dlcli.formats.base import read_card
+
+    study = outcome.study
+    finished = [trial.number for trial in outcome.trials if trial.status == "finished"]
+    if study.second != "latency" or len(finished) < 2:
         return outcome
-    runs = [study.first_run(number) for number in front]
-    values = map(_latency, _benchmark(runs, _FRONT_SECONDS, _FRONT_ROUNDS))
-    timed = dict(zip(front, values, strict=True))
+    runs = {number: study.first_run(number) for number in finished}
+    kinds = {number: read_card(run.best).model.model_dump_json() for number, run in runs.items()}
+    first_of_kind = {kinds[number]: runs[number] for number in reversed(finished)}
+    rows = _benchmark(list(first_of_kind.values()), _IN_TURN_SECONDS, _IN_TURN_ROUNDS)
+    timed = dict(zip(first_of_kind, map(_latency, rows), strict=True))
     trials = tuple(
-        replace(trial, second=timed.get(trial.number, trial.second)) for trial in outcome.trials
+        replace(trial, second=timed[kinds[trial.number]]) if trial.number in kinds else trial
+        for trial in outcome.trials
     )
     outcome = replace(outcome, trials=trials, best=trials[outcome.best.number])
-    return replace(outcome, front=outcome.front_of(front))
+    return replace(outcome, front=outcome.front_of(finished))
 
 
 def _benchmark(runs: Sequence[RunFolder], seconds: float, rounds: int) -> list[BenchmarkRow]:

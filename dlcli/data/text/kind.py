@@ -58,7 +58,7 @@ from dlcli.data.text.text_pairs import HINT, SEPARATOR, TextPairs, columns_of
 from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec, TextInput
-from dlcli.wording import listed
+from dlcli.wording import listed, plural
 
 if TYPE_CHECKING:
     import polars
@@ -186,7 +186,7 @@ def _data_listing(path: Path, listing: TextListing, config: DataConfig, other: b
         indices = np.flatnonzero(rows)
         if len(indices) < len(part.ids):
             message = (
-                f"{part.where}: {len(part.ids) - len(indices):,} texts without a target are left out"
+                f"{part.where}: {plural(len(part.ids) - len(indices), 'text')} without a target left out"
             )
             notices.append(left_out(message))
         if not len(indices):
