@@ -9,6 +9,7 @@ import numpy as np
 
 from dlcli.data.base import DataSource, Listed, Samples
 from dlcli.data.notices import Level
+from dlcli.data.text.text_pairs import TextPairs, divide
 from dlcli.data.text.tokens import whole_ids
 from dlcli.datacheck.base import (
     CHECKS,
@@ -71,9 +72,15 @@ def check_damage(
     """Report empty texts, and those with replacement characters."""
     for split, of_split in texts.items():
         ids = source.splits[split].ids
-        empty = [ids[i] for i, text in enumerate(of_split) if not text.strip()]
+        pairs = isinstance(source.splits[split].items, TextPairs)
+        empty = [
+            ids[i]
+            for i, text in enumerate(of_split)
+            if not all(part.strip() for part in (divide(text) if pairs else (text,)))
+        ]
         if empty:
-            message = f"{split}: {plural(len(empty), what)} of {len(of_split):,} empty"
+            words = plural(len(empty), "pair" if pairs else what)
+            message = f"{split}: {words} of {len(of_split):,} {'lack a text' if pairs else 'empty'}"
             hint = "they count as one unknown word: take them out"
             result.report("warning", "empty-text", message, examples=empty, hint=hint)
         damaged = [

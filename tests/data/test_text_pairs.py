@@ -10,13 +10,15 @@ import pytest
 import tiny_bert
 
 from dlcli.config import DataConfig, TrainConfig
-from dlcli.data.base import DataSource
+from dlcli.data.base import DataSource, Samples
 from dlcli.data.kinds import KINDS, ModelNeeds, ReadOptions, find_kind
 from dlcli.data.notices import messages
 from dlcli.data.prepare import random_inputs, trim
 from dlcli.data.sources import open_source
 from dlcli.data.text.text_pairs import TextPairs, divide, join, truncated_lengths
 from dlcli.data.text.tokens import encode_all, fit_text
+from dlcli.datacheck.base import CheckResult
+from dlcli.datacheck.text import check_damage, texts_of
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import END, TaskSpec, TextInput
 from dlcli.zoo.snapshots import read_snapshot
@@ -173,12 +175,54 @@ def test_one_text_is_no_input_of_a_model_of_pairs(
     kind = KINDS.get("text")
     task, _ = kind.fit(source, TrainConfig(), ModelNeeds("cnn"))
     assert kind.inputs(["a man\tnobody"], task).ids == ("a man nobody",)
-    Path("lines.txt").write_text("a man\tnobody\na man\n\nnobody\n")
-    with pytest.raises(DlcliError, match=r"takes pairs: lines\.txt:1"):
-        kind.inputs(["lines.txt"], task)
+    Path("lines.txt").write_text("a man\tnobody\na man\n\na\tb\tc\nnobody\tis here\n")
+    lines = kind.inputs(["lines.txt"], task)
+    reader = kind.reader(lines, task, ReadOptions())
+    assert reader.bad.keys() == {"lines.txt:1", "lines.txt:3"}
+    assert "'a man' is one text" in reader.bad["lines.txt:1"]
+    assert "'a', 'b', 'c' are 3 texts" in reader.bad["lines.txt:3"]
+    inputs, readable = reader.read(np.arange(len(lines)))
+    assert readable.tolist() == [0, 3]
+    alone = kind.reader(kind.inputs(["nobody\tis here"], task), task, ReadOptions())
+    assert inputs[0][1][inputs[0][1] > 0].tolist() == alone.read(np.arange(1))[0][0][0].tolist()
+    with pytest.raises(DlcliError, match="takes pairs"):
+        kind.reader(lines, task, ReadOptions(on_bad_sample="fail"))
     samples = kind.inputs(["d.jsonl"], task)
     assert len(samples) == len(rows())
     assert samples.items.values[0] == join(*rows()[0][:2])  # type: ignore[attr-defined]
     Path("other.jsonl").write_text('{"premise": "a man"}\n')
     with pytest.raises(DlcliError, match="hypothesis"):
         kind.inputs(["other.jsonl"], task)
+
+
+def test_pairs_without_one_of_their_texts_are_counted_by_column(tmp_path: Path) -> None:
+    path = table(tmp_path / "d.jsonl")
+    cells = [("a", None, "neutral"), (None, "b", "neutral"), ("", "c", "neutral"), (None, "", "neutral")]
+    with path.open("a") as file:
+        for first, second, label in cells:
+            row = {"premise": first, "hypothesis": second, "label": label}
+            file.write(json.dumps(row) + "\n")
+    source = opened(path)
+    kind = KINDS.get("text")
+    task, _ = kind.fit(source, TrainConfig(), ModelNeeds("cnn"))
+    assert isinstance(task.input, TextInput)
+    trained = [text for part in source.splits.values() for text in part.items.values]  # type: ignore[attr-defined]
+    assert encode_all(trained, task.input).lacking == (2, 1)
+    found = CheckResult()
+    check_damage(source, {name: texts_of(part) for name, part in source.splits.items()}, found)
+    assert sum(len(finding.examples) for finding in found.findings) == 4
+    said = messages(kind.reader(kind.inputs([str(path)], task), task, ReadOptions()).notices)
+    assert said[0].startswith("1 of 34 ")  # both are empty
+    assert said[1].startswith("34 pairs: 2 without 'premise', 1 without 'hypothesis'")
+
+
+def test_words_left_out_at_both_sides_of_the_tab_leave_a_pair(tmp_path: Path) -> None:
+    source = opened(table(tmp_path / "d.jsonl"))
+    kind = KINDS.get("text")
+    task, _ = kind.fit(source, TrainConfig(), ModelNeeds("cnn"))
+    pair = TextPairs((join("a " * 301, "b " * 300),))  # so many words are left out several at a time
+    samples = Samples(("0",), np.zeros(0, dtype=np.int64), pair)
+    inputs, _ = kind.reader(samples, task, ReadOptions()).read(np.arange(1))
+    assert kind.occlude is not None
+    occlusion = kind.occlude(samples.items, inputs, task)
+    assert sum(len(rows) for _, rows in occlusion.batches) == len(occlusion.parts)

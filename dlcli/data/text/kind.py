@@ -54,7 +54,7 @@ from dlcli.data.text.listing import (
 from dlcli.data.text.occlusion import occlude_text
 from dlcli.data.text.synthetic import REFERENCE_WORDS, noise, reference_input
 from dlcli.data.text.tables import table_head
-from dlcli.data.text.text_pairs import HINT, SEPARATOR, TextPairs, columns_of
+from dlcli.data.text.text_pairs import SEPARATOR, TextPairs, columns_of, why_no_pair
 from dlcli.data.text.tokens import TEXT_SETTINGS, encode_all, fit_text
 from dlcli.errors import DlcliError
 from dlcli.task import TaskSpec, TextInput
@@ -108,34 +108,48 @@ def fit(source: DataSource, config: TrainConfig, needs: ModelNeeds) -> tuple[Tas
 
 
 class TextReader(RaggedReader):
-    """A split as token ids; ``notices`` are about truncated and empty texts."""
+    """A split as token ids; ``notices`` are about truncated and empty texts.
 
-    def __init__(self, samples: Samples, spec: TextInput) -> None:
+    With ``skip`` what is no pair is unreadable where the model takes pairs.
+    Raises: DlcliError for it otherwise.
+    """
+
+    def __init__(self, samples: Samples, spec: TextInput, *, skip: bool = False) -> None:
         assert isinstance(samples.items, Listed)
-        encoded = encode_all(samples.items.values, spec)
-        super().__init__(samples, encoded.ids)
-        self._types = encoded.types
+        texts = samples.items.values
+        reasons = [why_no_pair(text) if skip and spec.pair else None for text in texts]
+        good = [i for i, reason in enumerate(reasons) if reason is None]
+        encoded = encode_all([texts[i] for i in good], spec)
+        super().__init__(samples, _at(good, encoded.ids, len(texts)))
+        self.bad = {samples.ids[i]: reason for i, reason in enumerate(reasons) if reason is not None}
+        self._types = None if encoded.types is None else _at(good, encoded.types, len(texts))
         self.notices = encoded.notices(spec)
 
     def read(self, indices: Indices) -> tuple[Inputs, Indices]:
         """Padded token ids, their lengths, and padded token types where the model takes them."""
-        inputs, rows = super().read(indices)
+        assert self.lengths is not None
+        inputs, rows = super().read(indices[self.lengths[indices] > 0])  # an empty text has a token
         if self._types is None:
             return inputs, rows
-        return (*inputs, pad([self._types[i] for i in indices.tolist()])), rows
+        return (*inputs, pad([self._types[i] for i in rows.tolist()])), rows
+
+
+def _at(rows: Sequence[int], arrays: Sequence[Indices], count: int) -> list[Indices]:
+    """``count`` arrays: those given at their ``rows``, empty ones elsewhere."""
+    out = [np.zeros(0, dtype=np.int64)] * count
+    for row, array in zip(rows, arrays, strict=True):
+        out[row] = array
+    return out
 
 
 def make_reader(samples: Samples, task: TaskSpec, options: ReadOptions) -> Reader:
     """Return the reader of token ids (n, T), lengths (n,) and perhaps token types (n, T)."""
     assert isinstance(task.input, TextInput)
-    return TextReader(samples, task.input)
+    return TextReader(samples, task.input, skip=options.on_bad_sample == "skip")
 
 
 def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
-    """Return the texts or pairs of the arguments of `predict`; see `predict_texts`.
-
-    Raises: DlcliError for one text where the model takes pairs.
-    """
+    """Return the texts or pairs of the arguments of `predict`; see `predict_texts`."""
     spec = task.input
     assert isinstance(spec, TextInput)
 
@@ -154,9 +168,6 @@ def inputs(arguments: Sequence[str], task: TaskSpec) -> Samples:
         )
 
     read = predict_texts(arguments, columns_of(spec), plain=without_labels)
-    alone = [name for name, text in zip(read.ids, read.texts, strict=True) if SEPARATOR not in text]
-    if spec.pair and alone:
-        raise DlcliError(f"one text where the model takes pairs: {listed(alone, 3)}", hint=HINT)
     empty = np.zeros(0, dtype=np.int64)
     return Samples(read.ids, empty, Listed(read.texts), source_rows=read.rows, notices=read.notices)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlcli.data.base import Indices, Inputs, Items, Listed
 from dlcli.data.occlusion import BATCH, Occlusion, Part, spans
+from dlcli.data.text.text_pairs import SEPARATOR
 from dlcli.data.text.tokens import encode_all
 from dlcli.task import TaskSpec, TextInput
 
@@ -33,7 +34,12 @@ def occlude_text(items: Items, inputs: Inputs, task: TaskSpec) -> Occlusion:
     def batches() -> Iterator[tuple[Inputs, Indices]]:
         for first in range(0, len(parts), BATCH):
             some = parts[first : first + BATCH]
-            texts = [f"{text[: part.start[0]]} {text[part.stop[0] :]}" for part in some]
+            texts = [_without(text, part.start[0], part.stop[0]) for part in some]
             yield encode_all(texts, spec).arrays(), np.arange(first, first + len(some), dtype=np.int64)
 
     return Occlusion(tuple(parts), batches(), "words left out")
+
+
+def _without(text: str, start: int, stop: int) -> str:
+    """The text with a space in place of some of it; the tab between the texts of a pair stays."""
+    return text[:start] + (SEPARATOR if SEPARATOR in text[start:stop] else " ") + text[stop:]

@@ -14,7 +14,7 @@ from dlcli.data.base import Listed
 from dlcli.data.tables.frames import looks_like_text
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import END, TextInput
-from dlcli.wording import shorten
+from dlcli.wording import listed, shorten
 
 if TYPE_CHECKING:
     import polars
@@ -48,11 +48,23 @@ def join(first: str, second: str) -> str:
 
 
 def divide(text: str) -> tuple[str, str]:
-    """The two texts of a pair. Raises: DlcliError where there is one."""
-    first, separator, second = text.partition(SEPARATOR)
-    if not separator:
-        raise DlcliError(f"{shorten(first, 60)!r} is one text, and the model takes pairs", hint=HINT)
-    return first, second.replace(SEPARATOR, " ")
+    """The two texts of a pair. Raises: DlcliError where there are not two."""
+    reason = why_no_pair(text)
+    if reason is not None:
+        raise DlcliError(reason, hint=HINT)
+    first, _, second = text.partition(SEPARATOR)
+    return first, second
+
+
+def why_no_pair(text: str) -> str | None:
+    """Why a text is no pair: it is one text, or there are more than two; None where it is one."""
+    parts = text.split(SEPARATOR)
+    if len(parts) == 2:
+        return None
+    if len(parts) == 1:
+        return f"{shorten(text, 60)!r} is one text, and the model takes pairs (a tab between the two)"
+    shown = listed([repr(shorten(part, 20)) for part in parts], 4)
+    return f"{shown} are {len(parts)} texts with tabs between them, and the model takes pairs"
 
 
 def column_names(setting: str, columns: Sequence[str] = ()) -> tuple[str, ...]:

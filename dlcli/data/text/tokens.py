@@ -20,7 +20,7 @@ from dlcli.data.notices import Notice
 from dlcli.data.text.byte_pairs import BytePairTokenizer, fit_byte_pairs
 from dlcli.data.text.pretrained import FileTokenizer, check_pretrained
 from dlcli.data.text.scripts import unspaced_share
-from dlcli.data.text.text_pairs import Encoded, divide
+from dlcli.data.text.text_pairs import Encoded, columns_of, divide
 from dlcli.data.text.words import WordTokenizer, split_words
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, TextInput
@@ -65,7 +65,8 @@ class Tokenizer(Protocol):
 class EncodedTexts:
     """Token ids of texts, and counts of texts that were truncated, empty or mostly unknown tokens.
 
-    ``types`` are the token types, where the model takes them.
+    ``types`` are the token types, where the model takes them. ``lacking`` counts the pairs whose first
+    text alone is empty, and those whose second is.
     """
 
     ids: list[TokenIds]
@@ -73,6 +74,7 @@ class EncodedTexts:
     empty: int
     mostly_unknown: int
     types: list[TokenIds] | None = None
+    lacking: tuple[int, int] = (0, 0)
 
     def arrays(self) -> tuple[npt.NDArray[np.int64], ...]:
         """All texts as a model takes them: ids (n, T), lengths (n,), and types (n, T) if there are."""
@@ -84,6 +86,11 @@ class EncodedTexts:
         total, notices = f"{len(self.ids):,} texts", []
         if self.empty:
             message = f"{self.empty:,} of {total} are empty and encoded as one unknown token"
+            notices.append(Notice(message, "empty-text"))
+        names = map(repr, columns_of(spec)) if columns_of(spec) else ("first text", "second text")
+        parts = [f"{n:,} without {name}" for n, name in zip(self.lacking, names, strict=False) if n]
+        if parts:
+            message = f"{len(self.ids):,} pairs: {', '.join(parts)}, encoded with an empty text"
             notices.append(Notice(message, "empty-text"))
         if self.truncated:
             message = f"{self.truncated:,} of {total} are longer than {spec.max_length:,} tokens"
@@ -164,6 +171,7 @@ def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
     """Encode texts as `encode` does; also count truncated, empty and mostly unknown ones."""
     tokenizer, special = tokenizer_of(spec), _special_tokens(spec)
     out, types, truncated, empty, mostly_unknown = [], [], 0, 0, 0
+    lacking = [0, 0]
     for text in texts:
         one = _encode(text, spec, tokenizer)
         count = len(one.whole) - special
@@ -173,7 +181,12 @@ def encode_all(texts: Sequence[str], spec: TextInput) -> EncodedTexts:
         out.append(np.array(one.ids or [spec.unknown], dtype=np.int64))
         if spec.token_types:
             types.append(np.array(one.types, dtype=np.int64))
-    return EncodedTexts(out, truncated, empty, mostly_unknown, types if spec.token_types else None)
+        if spec.pair:
+            blank = [not part.strip() for part in divide(text)]
+            if sum(blank) == 1:  # without both it counts as empty
+                lacking[blank.index(True)] += 1
+    all_types = types if spec.token_types else None
+    return EncodedTexts(out, truncated, empty, mostly_unknown, all_types, (lacking[0], lacking[1]))
 
 
 def whole_ids(texts: Sequence[str], spec: TextInput) -> list[list[int]]:
