@@ -90,7 +90,7 @@ def command(
             job.emit, job.finetuner = once(emit), partial(make_resuming_finetuner, show=emit)
             shipped = job.run()
             with new_folder(folder) as staged:
-                notes = write_model(shipped, staged)
+                notes = write_model(shipped, job.reference, staged)
                 result = write_checks(shipped, notes, staged)
                 write_ship(result, staged / "report.html")
                 write_sums(staged)

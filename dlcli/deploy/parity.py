@@ -36,7 +36,7 @@ _HALF_TOLERANCE = 20.0
 # In int8, a sum in another order may round the other way, and later layers amplify that step.
 _INT8_TOLERANCE = 50.0
 # For regression on raw samples, whose pixels may be rounded differently: a share of the largest output.
-_RAW_TOLERANCE = 0.02
+RAW_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def check_raw_parity(
     missed = []
     if agreement is not None and agreement < config.agreement:
         missed.append(f"{agreement:.2%} of {len(outputs)} raw samples get the same prediction")
-    elif agreement is None and not worst <= _RAW_TOLERANCE * max(1.0, float(np.abs(reference).max())):
+    elif agreement is None and not worst <= RAW_TOLERANCE * max(1.0, float(np.abs(reference).max())):
         missed.append(f"{task.output.name} of raw samples differ by {worst:.3g}")
     return RawParity(len(outputs), worst, agreement), tuple(missed)
 

@@ -51,7 +51,7 @@ def raw_feeds(samples: Samples, task: TaskSpec, rows: int | None) -> Iterator[tu
     ``rows`` is the batch size of a file with a fixed one; samples are then repeated to fill it.
     """
     if isinstance(task.input, ImageInput):
-        for image in _images(samples):
+        for image in images_of(samples):
             pixels = whole_values(image, task.input)
             yield {IMAGE: np.repeat(pixels[None], rows or 1, axis=0)}, 1
         return
@@ -64,7 +64,8 @@ def raw_feeds(samples: Samples, task: TaskSpec, rows: int | None) -> Iterator[tu
         yield {name: array[some] for name, array in cells.items()}, count
 
 
-def _images(samples: Samples) -> Iterator[Path | npt.NDArray[np.uint8]]:
+def images_of(samples: Samples) -> Iterator[Path | npt.NDArray[np.uint8]]:
+    """Yield the files of images, or their pixels."""
     if isinstance(samples.items, Stacked):
         yield from samples.items.values
         return

@@ -97,11 +97,14 @@ class ReferenceEvaluator:
         inputs, read = self._data.reader.read(self.indices)
         return inputs, self._data.reader.targets(read)
 
-    def raw_samples(self) -> tuple[Inputs, Samples] | None:
-        """Return all samples encoded by the reader, and the same before encoding; None without data."""
+    def raw_samples(self, count: int | None = None) -> tuple[Inputs, Samples] | None:
+        """Return the samples encoded by the reader, and the same before encoding; None without data.
+
+        ``count`` are the first of them, without those that cannot be read.
+        """
         if self._data is None:
             return None
-        inputs, read = self._data.reader.read(self.indices)
+        inputs, read = self._data.reader.read(self.indices[:count])
         return inputs, self._data.reader.samples.take(read)
 
     def evaluate(self, candidate: Artifact) -> MetricDelta:

@@ -7,15 +7,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from html_pages import check_page
+from PIL import Image
 
 from dlcli.cli import main
 from dlcli.config import parse_bytes, parse_milliseconds
 from dlcli.errors import UsageError
+from dlcli.formats.base import FORMATS, Format
 from dlcli.runs.folder import RunFolder
 
 QUICK = ("--no-latency", "--device", "cpu", "--epochs", "1")
@@ -58,6 +62,14 @@ def refuse(capsys: pytest.CaptureFixture[str], *args: str, code: int) -> str:
     return out.err
 
 
+def with_faulty_program(old: str, new: str) -> Format:
+    """ONNX, with a program whose text has ``new`` where it should have ``old``."""
+    onnx = FORMATS.get("onnx")
+    write = onnx.example
+    assert write is not None
+    return replace(onnx, example=lambda path, card: write(path, card).replace(old, new))
+
+
 def check_sums(folder: Path) -> None:
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     sums = dict(reversed(line.split("  ")) for line in lines)
@@ -87,11 +99,30 @@ def test_the_first_attempt_that_keeps_all_bounds_is_shipped_and_told_on_test(
     assert main(["eval", str(folder / "model.onnx"), "-d", "digits", "--split", "test", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["metrics"]["accuracy"]
     assert measured == pytest.approx(result["test"]["after"], abs=1e-12)
+    # What its program says is what `predict` says.
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 3).save("image.png")
+    program = [sys.executable, "-P", str(folder / "predict_onnx.py"), "image.png"]
+    said = json.loads(subprocess.run(program, capture_output=True, check=True).stdout)
+    assert main(["predict", "-a", str(folder / "model.onnx"), "image.png", "--json"]) == 0
+    (predicted,) = json.loads(capsys.readouterr().out)["predictions"]
+    assert said["label"] == predicted["label"]
+    assert said["probability"] == pytest.approx(predicted["probability"], abs=2e-3)
     # A second call measures nothing again, and another target uses the attempts of the first.
     before = {path: path.stat().st_mtime_ns for path in here.glob("runs/net/ship/attempts-*/*")}
     assert call(capsys, *bounds)["attempts"] == result["attempts"]
     call(capsys, *bounds, "--target", "arm", "--max-size", "1MB", "--output", "board")
     check_sums(here / "board")
+    # A program that fails, or answers otherwise than `predict`, is not shipped.
+    for old, new, why in (
+        ("x.argmax()", "x.argmin()", "where predict says"),
+        ("dlcli.card", "x", "KeyEr"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(FORMATS._entries, "onnx", with_faulty_program(old, new))
+            (note,) = call(capsys, *bounds, "--output", "faulty")["notes"]
+        assert why in note
+        assert "dlcli predict -a model.onnx" in note
+        assert not list((here / "faulty").glob("*.py"))
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before
 
@@ -122,7 +153,9 @@ def test_what_has_no_meaning_is_refused(here: Path, capsys: pytest.CaptureFixtur
     assert "takes about" in refuse(capsys, "net", "--max-time", "0.01s", *QUICK[:3], code=2)
     (here / "mine").mkdir()
     (here / "mine/notes.txt").write_text("mine")
-    assert "was not written by dlcli ship" in refuse(capsys, "net", "--output", "mine", code=2)
+    assert "'mine' exists and was not written by dlcli ship" in refuse(
+        capsys, "net", "--output", "mine", code=2
+    )
     assert [path.name for path in (here / "mine").iterdir()] == ["notes.txt"]
     gone = refuse(capsys, "net", "--data", "nowhere", *QUICK, code=1)
     assert "nowhere" in gone

@@ -12,7 +12,9 @@ from typing import Any
 
 from dlcli.card import Card
 from dlcli.deploy.export import staging_folder
+from dlcli.deploy.reference import ReferenceEvaluator
 from dlcli.deploy.ship.attempts import Attempt
+from dlcli.deploy.ship.program import why_no_program
 from dlcli.deploy.ship.ship import Shipped
 from dlcli.deploy.sidecar import facts
 from dlcli.errors import DlcliError, UsageError
@@ -37,7 +39,8 @@ def check_folder(folder: Path) -> None:
         written = False
     if not written:
         raise UsageError(
-            f"{folder} exists and was not written by dlcli ship", hint="choose another folder: --output"
+            f"{str(folder)!r} exists and was not written by dlcli ship",
+            hint="choose another folder: --output",
         )
 
 
@@ -57,8 +60,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         fsync_path(folder.parent)
 
 
-def write_model(shipped: Shipped, folder: Path) -> list[str]:
-    """Copy the model and write what runs it; returns sentences about what there is not."""
+def write_model(shipped: Shipped, reference: ReferenceEvaluator, folder: Path) -> list[str]:
+    """Copy the model and write what runs it; returns sentences about what there is not.
+
+    The program is tried on a sample of ``reference``: one that fails or differs is not shipped.
+    """
     file = recognize(shipped.file)
     path = folder / f"{_MODEL}{file.format.suffix}"
     if len(file.files) > 1:
@@ -74,9 +80,25 @@ def write_model(shipped: Shipped, folder: Path) -> list[str]:
     try:
         check_example(file.card, embedded=False)
     except UsageError as exc:
-        return [f"no program that runs it: {exc.message.partition(': ')[2]}"]
-    write_text(folder / f"predict_{file.format.name}.py", file.format.example(path, file.card))
+        why = exc.message.partition(": ")[2]
+        return [f"no program that runs it: {why}; {_other_ways(file.card, path.name)}"]
+    program = folder / f"predict_{file.format.name}.py"
+    write_text(program, file.format.example(path, file.card))
+    if why := why_no_program(program, model, reference):
+        program.unlink()
+        return [f"no program that runs it: {why}; {_other_ways(file.card, path.name)}"]
     return []
+
+
+def _other_ways(card: Card, name: str) -> str:
+    """How a model without a program is asked."""
+    ways = f"dlcli predict -a {name} asks it"
+    if card.task.input.kind == "tabular":
+        ways += (
+            ", and dlcli export of the original writes files that take raw cells: "
+            "--embed-preprocessing --with-example, or --format web"
+        )
+    return ways
 
 
 def write_checks(shipped: Shipped, notes: list[str], folder: Path) -> dict[str, Any]:

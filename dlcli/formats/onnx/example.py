@@ -1,6 +1,6 @@
 """A short program that predicts with an ONNX file, without dlcli: for images, and for raw tables.
 
-It reads what it must know from the file's metadata (`dlcli.formats.onnx.export.metadata_notes`).
+It reads what it must know from the card in the file's metadata, which every ONNX file of dlcli has.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dlcli import transforms
-from dlcli.card import Card
+from dlcli.card import CARD_KEY, Card
 from dlcli.errors import UsageError
 from dlcli.formats.onnx.embed import takes_raw_inputs
 
@@ -23,8 +23,8 @@ import numpy as np
 import onnxruntime
 {pillow}
 session = onnxruntime.InferenceSession(str(Path(__file__).with_name({file!r})))
-about = session.get_modelmeta().custom_metadata_map
-task, spec = json.loads(about["task"]), json.loads(about["preprocessing"])
+task = json.loads(session.get_modelmeta().custom_metadata_map[{key!r}])["task"]
+spec = task["input"]
 batch = session.get_inputs()[0].shape[0]  # a number where the file takes batches of one size alone
 '''
 _OPENED = '''
@@ -139,13 +139,12 @@ for path in sys.argv[1:]:
 """,
 }
 _READ = {
-    "classification": """{softmax}names = json.loads(about["classes"])
+    "classification": """{softmax}names = task["class_names"]
     k = {predicted}
     return {{"label": names[k], "probability": float(x[k])}}""",
-    "multilabel": """{sigmoid}names = json.loads(about["classes"])
+    "multilabel": """{sigmoid}names = task["class_names"]
     return {{{labels}"probabilities": dict(zip(names, x.tolist()))}}""",
-    "regression": """targets = json.loads(about["targets"])
-    return {{t["name"]: {value} for t, v in zip(targets, x.tolist())}}""",
+    "regression": """return {{t["name"]: {value} for t, v in zip(task["targets"], x.tolist())}}""",
     "embedding": """return {{"embedding": x.tolist()}}""",
 }
 
@@ -174,6 +173,7 @@ def example(path: Path, card: Card) -> str:
         what="IMAGE" if image else "TABLE.csv",
         needs="pillow and " if image else "",
         file=path.name,
+        key=CARD_KEY,
         imports="" if image else "csv, re, ",
         times="" if image else "from datetime import datetime, timezone\n",
         pillow="from PIL import Image, ImageOps\n" if image else "",
