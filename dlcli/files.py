@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -225,10 +225,13 @@ def finite(value: Any) -> Any:
     return value
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. Raises: ValueError, also where it is nested too deeply."""
+def parse_json(text: str | bytes, *, constant: Callable[[str], Any] | None = None) -> Any:
+    """Return the value of a JSON text; ``constant`` gets NaN, Infinity and -Infinity, else floats.
+
+    Raises: ValueError, also where it is nested too deeply.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=constant)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +68,24 @@ def _too_large(limit: int) -> RequestError:
     )
 
 
+def _position(data: bytes, name: str) -> int:
+    """Where a word is first written outside the texts of a JSON body, in characters from 0."""
+    text = data.decode(json.detect_encoding(data), errors="replace")
+    words = re.finditer(rf'"(?:\\.|[^"\\])*"|{re.escape(name)}', text)
+    return next(word.start() for word in words if word[0] == name)
+
+
 def json_of(body: bytes | memoryview) -> Any:
-    """The value of a body of JSON. Raises: RequestError (400)."""
+    """The value of a body of JSON. Raises: RequestError (400), also for NaN, which Python would read."""
+    data = bytes(body)
+
+    def refuse(name: str) -> None:
+        raise RequestError(
+            400,
+            f"{name} is no JSON number (character {_position(data, name)}): null is a missing value",
+        )
+
     try:
-        return parse_json(bytes(body))
+        return parse_json(data, constant=refuse)
     except ValueError as exc:  # of encodings too
         raise RequestError(400, f"the body is no JSON: {exc}") from exc

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from dlcli import transforms
 from dlcli.errors import UsageError
@@ -83,7 +84,7 @@ class ServedModel:
 
 @dataclass
 class Models:
-    """The served models, by name and version; the first one is meant where a request names none."""
+    """The served models, by name and version; one that is alone needs no name in requests."""
 
     served: dict[str, dict[str, ServedModel]] = field(default_factory=dict)
 
@@ -92,7 +93,13 @@ class Models:
         self.served.setdefault(model.name, {})[model.version] = model
 
     def find(self, name: str | None = None, version: str | None = None) -> ServedModel:
-        """The model of a name, of its newest version unless one is named. Raises: RequestError (404)."""
+        """The model of a name, of its newest version unless one is named.
+
+        Raises: RequestError: 404 for names that there are not, 400 without one where there are several.
+        """
+        if name is None and len(self.served) > 1:
+            hint = f"/predict?model={quote(next(iter(self.served)))}"
+            raise RequestError(400, f"name one of the models: {self.names}", hint=hint)
         versions = self.served.get(next(iter(self.served)) if name is None else name)
         if versions is None:
             raise RequestError(404, f"no model is called {name!r}", hint=f"there is {self.names}")

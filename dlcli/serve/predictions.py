@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dlcli.config import PredictConfig
 from dlcli.data.base import Indices, Inputs, Reader, SeriesRows
-from dlcli.data.text.text_pairs import SEPARATOR, columns_of
+from dlcli.data.text.text_pairs import HINT, SEPARATOR, columns_of, why_no_pair
 from dlcli.errors import DlcliError
 from dlcli.serve.bodies import json_of
 from dlcli.serve.errors import RequestError
 from dlcli.settings import validate
 from dlcli.task import PairsInput, TextInput
-from dlcli.wording import printable
+from dlcli.wording import printable, quoted, shorten
 
 if TYPE_CHECKING:
     from dlcli.evaluation.predict import Prediction
@@ -41,6 +42,7 @@ MEDIA_TYPES = {
     "application/json": ".json",
     "text/plain": ".txt",
 }
+_JSON_WORDS = (b"null", b"true", b"false")
 OPTIONS = ("top_k", "probabilities", "id_column", "keep_columns", "beams")
 FORMATS = {"json": "application/json", "csv": "text/csv", "jsonl": "application/x-ndjson"}
 
@@ -243,9 +245,10 @@ def _as_file(upload: Upload, task: TaskSpec) -> tuple[str, bytes]:
 
 def _guess(data: bytes, task: TaskSpec) -> str:
     """The suffix for a body of no media type that says what it is, as curl -d sends it."""
-    if data.lstrip()[:1] in (b"{", b"[", b'"'):
+    texts = task.input.kind in ("text", "pairs")
+    if data.lstrip()[:1] in (b"{", b"[", b'"') or (not texts and data.strip() in _JSON_WORDS):
         return ".json"
-    return ".txt" if task.input.kind in ("text", "pairs") else ".csv"
+    return ".txt" if texts else ".csv"
 
 
 def _json_lines(value: Any, task: TaskSpec) -> bytes:
@@ -260,20 +263,33 @@ def _json_lines(value: Any, task: TaskSpec) -> bytes:
         columns = columns_of(spec) or ("text",)
     elif isinstance(spec, PairsInput):
         columns = (spec.source.column or "text",)
-    if columns:
-        rows = [
-            dict(zip(columns, row.split(SEPARATOR, len(columns) - 1), strict=False))
-            if isinstance(row, str)
-            else row
-            for row in rows
-        ]
     if not rows:
         raise RequestError(400, "the body has no rows")
-    form = "an object of columns" + (", or a text" if columns else "")
-    for row in rows:
-        cells = row.values() if isinstance(row, dict) else [row]
-        if not isinstance(row, dict) or any(isinstance(cell, dict | list) for cell in cells):
+    objects = [_json_row(number, row, columns) for number, row in enumerate(rows)]
+    return "".join(json.dumps(row) + "\n" for row in objects).encode()
+
+
+def _json_row(number: int, row: Any, columns: tuple[str, ...]) -> dict[str, Any]:
+    """A row of JSON as an object; a text is one of the ``columns`` of texts. Raises: RequestError."""
+    if isinstance(row, str) and columns:
+        reason = why_no_pair(row) if len(columns) == 2 else None
+        if reason is not None:
+            raise RequestError(400, f"row {number}: {reason}", hint=HINT)
+        return dict(zip(columns, row.split(SEPARATOR, len(columns) - 1), strict=True))
+    if not isinstance(row, dict):
+        form = "an object of columns" + (", or a text" if columns else "")
+        shown = shorten(json.dumps(row), 60)
+        hint = '[{"a": 1, "b": "x"}, ...]'
+        raise RequestError(400, f"row {number} is {shown}, and a row is {form}", hint=hint)
+    for column, cell in row.items():
+        where = f"row {number}: {quoted(column)}"
+        if isinstance(cell, dict | list):
+            form = "an object" if isinstance(cell, dict) else "a list"
             raise RequestError(
-                400, f"a row is {form}, not {json.dumps(row)[:60]}", hint='[{"a": 1, "b": "x"}, ...]'
+                400,
+                f"{where} is {form}: {shorten(json.dumps(cell), 60)}",
+                hint="a cell is a number, a text, true, false, or null where it is missing",
             )
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if isinstance(cell, float) and math.isinf(cell):
+            raise RequestError(400, f"{where} is beyond float64 (1.8e308): null is a missing value")
+    return row

@@ -50,17 +50,24 @@ class Watcher:
 
     def _watch(self) -> None:
         changed: dict[tuple[str, str], Identity | None] = {}
+        gone: set[tuple[str, str]] = set()
         while not self._stop.wait(_POLL_S):
             for model in self._state.models.all():
                 now = identity(model.artifact.path)
+                if now is not None:
+                    gone.discard(model.key)
                 # It is opened once it has been the same twice: it may still be written.
-                if now is None or now == self._seen[model.key]:
+                if now == self._seen[model.key]:
                     changed.pop(model.key, None)
-                elif changed.get(model.key) == now:
+                elif model.key not in changed or changed[model.key] != now:
+                    changed[model.key] = now
+                elif now is not None:
                     self._seen[model.key] = now
                     self._replace(model)
-                else:
-                    changed[model.key] = now
+                elif model.key not in gone:
+                    gone.add(model.key)
+                    message = f"{model.artifact.path} is gone; {model.name} is served on from memory"
+                    log_line("warning", message=message)
 
     def _replace(self, model: ServedModel) -> None:
         result, reason = "refused", ""

@@ -241,7 +241,9 @@ MALFORMED: list[tuple[str, Any, int]] = [
     ("/predict?model=table", [], 400),
     ("/predict?model=table", "[" * 100_000, 400),
     ("/predict?model=table", b"\xff\xfe\x00", 400),
+    ("/predict?model=table", b"null", 400),
     ("/predict?model=tensors", [1], 415),
+    ("/predict", [{"n": 1, "c": "x"}], 400),
     ("/v2/models/none/infer", inputs_of(COLUMNS), 404),
     ("/v2/models/table/versions/9/infer", inputs_of(COLUMNS), 404),
     ("/v2/models/table/infer", "[" * 100_000, 400),
@@ -299,6 +301,48 @@ def test_malformed_requests_are_refused_with_the_reason(
     said = reply.json.get("error") or reply.json["failed"][0]["error"]
     assert "upload-" not in reply.body.decode()
     assert said
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('[{"c": "NaN", "n": NaN}]', "NaN is no JSON number (character 19): null is a missing value"),
+        ('[{"n": -Infinity}]', "-Infinity is no JSON number (character 7)"),
+        ('[{"n": 1, "c": "x"}, {"n": 1e400}]', "row 1: 'n' is beyond float64"),
+        ('[{"c": "x", "n": [3]}]', "row 0: 'n' is a list: [3]"),
+        ('[{"n": {"a": 1}}]', "row 0: 'n' is an object"),
+        ("null", "row 0 is null, and a row is an object of columns"),
+        ('[{"n": 1}]', "body has no column 'c' (the model was trained on it)"),
+    ],
+)
+def test_a_refused_row_names_the_cell(client: Client, body: str, said: str) -> None:
+    assert said in client.post("/predict?model=table", body).json["error"]
+
+
+def test_a_row_without_a_column_is_told_what_it_has_and_what_is_needed(client: Client) -> None:
+    hint = client.post("/predict?model=table", [{"n": 1}]).json["hint"]
+    assert hint == "it has 'n'; needed are 'n', 'c'"
+
+
+def test_a_request_that_names_none_of_several_models_gets_their_names(client: Client) -> None:
+    assert all(name in client.post("/predict", b"x").json["error"] for name in NAMES)
+
+
+def test_a_deleted_file_is_logged_once_and_served_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reload, "_POLL_S", 0.01)
+    shutil.copy(folder / "table.safetensors", tmp_path / "m.safetensors")
+    logged = ""
+    with running(tmp_path / "m.safetensors") as served:
+        (tmp_path / "m.safetensors").unlink()
+        deadline = time.monotonic() + 10
+        while "is gone" not in logged and time.monotonic() < deadline:
+            time.sleep(0.01)
+            logged += capfd.readouterr().err
+        time.sleep(0.1)  # ten more looks
+        assert served.post("/predict", [{"n": 1, "c": "x"}]).status == 200
+    assert (logged + capfd.readouterr().err).count("is gone") == 1
 
 
 def test_bodies_are_limited_before_and_after_decompression(folder: Path, client: Client) -> None:

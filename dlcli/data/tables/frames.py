@@ -109,15 +109,18 @@ def need_column(frame: polars.DataFrame, name: str, *, what: str, path: object) 
 
 
 def need_columns(frame: polars.DataFrame, names: Sequence[str], *, what: str, path: object) -> None:
-    """Raise DlcliError as `need_column`, or one that names all columns where several are missing."""
+    """Raise DlcliError that names the missing columns, those of ``frame``, and all that are needed."""
     missing = [name for name in names if name not in frame.columns]
+    if not missing:
+        return
+    has = f"it has {quoted_list(frame.columns, 8)}"
     if len(missing) > 1:
-        raise DlcliError(
-            f"{path} lacks {len(missing)} of {len(names)} columns ({what}): {quoted_list(missing)}",
-            hint=f"it has {quoted_list(frame.columns)}",
-        )
-    for name in missing:
-        need_column(frame, name, what=what, path=path)
+        lacks = f"{path} lacks {len(missing)} of {len(names)} columns ({what}): {quoted_list(missing)}"
+        raise DlcliError(lacks, hint=has)
+    close = nearest(missing[0], frame.columns)
+    question = f"; {close}" if close.startswith("did you mean") else ""
+    needs = f"; needed are {quoted_list(names, 8)}{question}"
+    raise DlcliError(f"{path} has no column {missing[0]!r} ({what})", hint=has + needs)
 
 
 def looks_like_text(column: polars.Series, *, distinct: bool = True) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dlcli.data.notices import Notice
 from dlcli.data.sets.named import valid_unicode
 from dlcli.data.source_rows import SourceRows
-from dlcli.data.tables.frames import is_table, need_column
+from dlcli.data.tables.frames import is_table, need_columns
 from dlcli.data.text.byte_pairs import replace_surrogates
 from dlcli.data.text.files import decode_bytes, read_lines, read_text, split_lines, text_files_below
 from dlcli.data.text.tables import read_texts, text_column, texts_of
@@ -90,8 +90,7 @@ def _read_argument(
 
 def _table_rows(argument: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[str, str]]:
     frame, _ = read_texts(path, columns=columns)
-    for column in columns:
-        need_column(frame, column, what="the text", path=path)
+    need_columns(frame, columns, what="the model reads it", path=path)
     if not columns:
         detected = text_column(frame) or (frame.columns[0] if frame.width == 1 else None)
         if detected is None:
