@@ -266,7 +266,25 @@ def _json_lines(value: Any, task: TaskSpec) -> bytes:
     if not rows:
         raise RequestError(400, "the body has no rows")
     objects = [_json_row(number, row, columns) for number, row in enumerate(rows)]
-    return "".join(json.dumps(row) + "\n" for row in objects).encode()
+    if not any(objects):
+        raise RequestError(400, "the rows have no columns", hint='[{"a": 1, "b": "x"}, ...]')
+    return "".join(json.dumps(row) + "\n" for row in _without_mixed_columns(objects)).encode()
+
+
+def _without_mixed_columns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with true and false as texts in columns that have numbers too, which polars refuses."""
+    kinds: dict[str, set[bool]] = {}
+    for row in rows:
+        for column, cell in row.items():
+            if isinstance(cell, bool | int | float):
+                kinds.setdefault(column, set()).add(isinstance(cell, bool))
+    mixed = {column for column, booleans in kinds.items() if len(booleans) == 2}
+    if not mixed:
+        return rows
+    return [
+        {name: json.dumps(v) if name in mixed and isinstance(v, bool) else v for name, v in row.items()}
+        for row in rows
+    ]
 
 
 def _json_row(number: int, row: Any, columns: tuple[str, ...]) -> dict[str, Any]:

@@ -311,12 +311,21 @@ def test_malformed_requests_are_refused_with_the_reason(
         ('[{"n": 1, "c": "x"}, {"n": 1e400}]', "row 1: 'n' is beyond float64"),
         ('[{"c": "x", "n": [3]}]', "row 0: 'n' is a list: [3]"),
         ('[{"n": {"a": 1}}]', "row 0: 'n' is an object"),
+        ("[{}]", "the rows have no columns"),
         ("null", "row 0 is null, and a row is an object of columns"),
         ('[{"n": 1}]', "body has no column 'c' (the model was trained on it)"),
     ],
 )
 def test_a_refused_row_names_the_cell(client: Client, body: str, said: str) -> None:
     assert said in client.post("/predict?model=table", body).json["error"]
+
+
+def test_true_among_numbers_is_a_missing_cell_with_a_warning(client: Client) -> None:
+    rows = [{"n": 0.5, "c": "x"}, {"n": True, "c": "x"}, {"n": None, "c": "x"}]
+    reply = client.post("/predict?model=table&probabilities=true", rows).json
+    assert any("'true'" in each for each in reply["warnings"])
+    first, wrong, missing = (row["probabilities"] for row in reply["predictions"])
+    assert wrong == missing != first
 
 
 def test_a_row_without_a_column_is_told_what_it_has_and_what_is_needed(client: Client) -> None:

@@ -24,6 +24,7 @@ from dlcli.data.text.text_pairs import Encoded, columns_of, divide
 from dlcli.data.text.words import WordTokenizer, split_words
 from dlcli.errors import DlcliError, UsageError
 from dlcli.task import END, PAD, SPECIAL_TOKENS, START, TextInput
+from dlcli.wording import plural
 
 if TYPE_CHECKING:
     from dlcli.config import DataConfig
@@ -90,7 +91,7 @@ class EncodedTexts:
         names = map(repr, columns_of(spec)) if columns_of(spec) else ("first text", "second text")
         parts = [f"{n:,} without {name}" for n, name in zip(self.lacking, names, strict=False) if n]
         if parts:
-            message = f"{len(self.ids):,} pairs: {', '.join(parts)}, encoded with an empty text"
+            message = f"{plural(len(self.ids), 'pair')}: {', '.join(parts)}, encoded with an empty text"
             notices.append(Notice(message, "empty-text"))
         if self.truncated:
             message = f"{self.truncated:,} of {total} are longer than {spec.max_length:,} tokens"
