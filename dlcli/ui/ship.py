@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
+from dlcli.machine.load import MAX_WAIT
 from dlcli.ui.console import stderr, stdout
 from dlcli.ui.tables import print_comparison, print_key_values
 from dlcli.ui.text import duration, milliseconds, signed
@@ -28,6 +29,7 @@ def plan_facts(job: ShipJob, done: Mapping[str, Attempt]) -> dict[str, Any]:
         "target": job.target.name,
         "note": job.target.note or None,
         "seconds": job.plan.seconds,
+        "core_wait": job.facts.core_wait,
         "attempts": [
             {
                 "label": one.label,
@@ -47,6 +49,8 @@ def print_plan(job: ShipJob, done: Mapping[str, Attempt], *, to_stderr: bool) ->
     plan, config = job.plan, job.settings.ship
     limit = "" if config.max_time is None else f", --max-time {config.max_time}"
     total = "time not known" if plan.seconds is None else f"about {duration(plan.seconds)} at most"
+    if len(done) == len(plan.attempts):
+        total = "all finished"
     title = (
         f"ship for {job.target.name}: {wording.plural(len(plan.attempts), 'attempt')}, {total}{limit}"
     )
@@ -54,6 +58,12 @@ def print_plan(job: ShipJob, done: Mapping[str, Attempt], *, to_stderr: bool) ->
     rows += [[one.label, "does not fit", _words(one)] for one in plan.left_out]
     console = stderr() if to_stderr else stdout()
     print_comparison(title, ["", "about", "what"], rows, words=(2,), console=console)
+    if job.facts.core_wait > MAX_WAIT:
+        console.print(
+            f"  times were estimated while other programs were busy on this machine: "
+            f"{job.facts.core_wait:.0%} of the time no core was free",
+            soft_wrap=True,
+        )
     if job.target.note:
         console.print(wording.printable(f"  {job.target.note}"), soft_wrap=True)
 

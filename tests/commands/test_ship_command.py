@@ -18,6 +18,7 @@ from PIL import Image
 
 from dlcli.cli import main
 from dlcli.config import parse_bytes, parse_milliseconds
+from dlcli.deploy.ship import ship
 from dlcli.errors import UsageError
 from dlcli.formats.base import FORMATS, Format
 from dlcli.runs.folder import RunFolder
@@ -107,9 +108,27 @@ def test_the_first_attempt_that_keeps_all_bounds_is_shipped_and_told_on_test(
     (predicted,) = json.loads(capsys.readouterr().out)["predictions"]
     assert said["label"] == predicted["label"]
     assert said["probability"] == pytest.approx(predicted["probability"], abs=2e-3)
-    # A second call measures nothing again, and another target uses the attempts of the first.
+    # A second call measures nothing again.
     before = {path: path.stat().st_mtime_ns for path in here.glob("runs/net/ship/attempts-*/*")}
     assert call(capsys, *bounds)["attempts"] == result["attempts"]
+    # What is finished serves other bounds that it keeps, takes no time and takes part in every plan.
+    assert call(capsys, *bounds[2:], "--max-drop", "0.4")["attempts"] == result["attempts"]
+    for max_drop in ("0.5", "0"):
+        planned = call(capsys, "--max-drop", max_drop, "--max-time", "0.01s", "--dry-run")
+        labels = [one["label"] for one in planned["attempts"] if one["finished"]]
+        assert (labels, planned["seconds"]) == (["original-float", "original-static"], 0.0)
+        assert len(planned["attempts"]) == 2
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert after == before
+
+
+@pytest.mark.slow
+def test_another_target_uses_what_is_there_and_a_program_that_fails_is_not_shipped(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bounds = ("--max-drop", "0.5", "--max-size", "25kB")
+    call(capsys, *bounds)
+    before = {path: path.stat().st_mtime_ns for path in here.glob("runs/net/ship/attempts-*/*")}
     call(capsys, *bounds, "--target", "arm", "--max-size", "1MB", "--output", "board")
     check_sums(here / "board")
     # A program that fails, or answers otherwise than `predict`, is not shipped.
@@ -123,8 +142,17 @@ def test_the_first_attempt_that_keeps_all_bounds_is_shipped_and_told_on_test(
         assert why in note
         assert "dlcli predict -a model.onnx" in note
         assert not list((here / "faulty").glob("*.py"))
-    after = {path: path.stat().st_mtime_ns for path in before}
-    assert after == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_times_that_were_estimated_on_a_busy_machine_are_shown_so(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = iter((1.0, 1.0, 1.0, 1000.0))
+    monkeypatch.setattr(ship, "queue_wait_s", lambda *, main_only: next(waited))
+    for busy in (False, True):
+        assert main(["ship", "net", *QUICK, "--dry-run", "-q"]) == 0
+        assert ("other programs were busy" in capsys.readouterr().out) == busy
 
 
 def test_a_plan_is_shown_and_writes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dlcli.benchmark.statistics import Ratio
+from dlcli.compress.quantize.base import method_of
 from dlcli.config import Bound, ExportSettings, PruneSettings, QuantizeSettings, ShipSettings
 from dlcli.deploy.compare import compare_files
 from dlcli.deploy.export import export, staging_folder
@@ -41,8 +44,9 @@ class Attempt(BaseModel):
     """A file that was written and measured, as its record has it.
 
     ``file`` is its name next to the record, ``recipe`` what it depends on besides its name. ``delta`` is
-    against the original on val, ``speedup`` too, by batch size. ``latency_ms`` is empty where it was not
-    timed, and ``untimed`` says why.
+    against the original on val, ``speedup`` too, by batch size. ``tried`` is how many files quantization
+    compared, with more and more layers in float, and ``own_drop`` the drop of the float model before it.
+    ``latency_ms`` is empty where it was not timed, and ``untimed`` says why.
     """
 
     # An interval may have no ends; as null it could not be read back.
@@ -52,6 +56,8 @@ class Attempt(BaseModel):
     how: str
     file: str
     format: str
+    tried: int
+    own_drop: float
     recipe: dict[str, Any]
     size_bytes: int
     params: int
@@ -102,21 +108,50 @@ class AttemptRunner:
 
     def finished(self, planned: PlannedAttempt) -> Attempt | None:
         """Return an attempt that was done before with the same settings; None where there is none."""
-        path = self._record(planned)
-        if not path.is_file():
-            return None
-        try:
-            attempt = Attempt.model_validate(read_json(path))
-        except (ValidationError, DlcliError):
-            return None  # it is done again
-        whole = attempt.recipe == self._recipe(planned) and (self.folder / attempt.file).exists()
-        return attempt if whole else None
+        for attempt in self._recorded(planned).values():
+            if attempt is not None and self._serves(attempt, planned):
+                return attempt
+        return None
+
+    def _recorded(self, planned: PlannedAttempt) -> dict[str, Attempt | None]:
+        """Attempts that were done, by their names: ``original-static``, with other settings ``-2`` too.
+
+        The last name is free. None also where a record is damaged or its file is gone: it is done again.
+        """
+        recorded: dict[str, Attempt | None] = {}
+        for number in count(1):
+            name = f"{planned.name}-{number}" if number > 1 else planned.name
+            path, recorded[name] = self.folder / f"{name}.json", None
+            if not path.is_file():
+                return recorded
+            with suppress(ValidationError, DlcliError):
+                attempt = Attempt.model_validate(read_json(path))
+                recorded[name] = attempt if (self.folder / attempt.file).exists() else None
+        raise AssertionError
+
+    def _serves(self, attempt: Attempt, planned: PlannedAttempt) -> bool:
+        """Whether an attempt is what the settings would give now.
+
+        Under another --max-drop it is, where quantization would again keep its first file: that keeps
+        the bound, or no bound is left after the drop of the model itself.
+        """
+        own = self._recipe(planned)
+        if attempt.recipe == own:
+            return True
+        if attempt.tried > 1 or {**attempt.recipe, "max_drop": own["max_drop"]} != own:
+            return False
+        return attempt.delta.within(self.bound) or self._allowed(attempt.own_drop) <= 0
+
+    def _allowed(self, own_drop: float) -> float:
+        """The drop that is left to quantization."""
+        return self.bound.allowed(self.reference.metrics[self.reference.metric]) - own_drop
 
     def run(self, planned: PlannedAttempt) -> Attempt:
         """Do an attempt, measure its file and record it. Raises: DlcliError, Interrupted."""
         t0 = time.monotonic()
+        name = next(name for name, attempt in self._recorded(planned).items() if attempt is None)
         model, own_drop = self._model(planned)
-        file = self._write(planned, model, own_drop)
+        file, tried = self._write(planned, model, own_drop, name)
         comparison = compare_files(
             self.source.file,
             file,
@@ -132,6 +167,8 @@ class AttemptRunner:
             how=planned.describe(),
             file=file.path.name,
             format=file.format.name,
+            tried=tried,
+            own_drop=own_drop,
             recipe=self._recipe(planned),
             size_bytes=file.size,
             params=file.card.params,
@@ -146,18 +183,15 @@ class AttemptRunner:
             untimed=comparison.untimed,
             elapsed_s=round(time.monotonic() - t0, 3),
         )
-        write_text(self._record(planned), attempt.model_dump_json(indent=2) + "\n")
+        write_text(self.folder / f"{name}.json", attempt.model_dump_json(indent=2) + "\n")
         return attempt
-
-    def _record(self, planned: PlannedAttempt) -> Path:
-        return self.folder / f"{planned.name}.json"
 
     def _recipe(self, planned: PlannedAttempt) -> dict[str, Any]:
         """What an attempt depends on besides its name and its folder."""
         measure = self.settings.measure
         names = ("latency", "batch_sizes", "rounds", "seconds", "threads")
         timing = {name: getattr(measure, name) for name in names}
-        bound = None if planned.method == FLOAT else self.settings.ship.max_drop
+        bound = self.settings.ship.max_drop if _has_bound(planned) else None
         return {"device": self.target.device, "max_drop": bound, **timing}
 
     def _model(self, planned: PlannedAttempt) -> tuple[ModelFile, float]:
@@ -197,29 +231,31 @@ class AttemptRunner:
         check_same_inputs(plan.task, self.source.card.task)
         return recognize(self._within_time(plan, planned.run_name).best)
 
-    def _write(self, planned: PlannedAttempt, model: ModelFile, own_drop: float) -> ModelFile:
-        """Write the file of an attempt from its float model."""
+    def _write(
+        self, planned: PlannedAttempt, model: ModelFile, own_drop: float, name: str
+    ) -> tuple[ModelFile, int]:
+        """Write the file of an attempt from its float model; returns it, and how many were compared."""
         entry = FORMATS.get(planned.format)
-        path = self.folder / f"{planned.name}{entry.suffix}"
+        path = self.folder / f"{name}{entry.suffix}"
         if planned.method == FLOAT:
             if model.format.name == entry.name:  # an ONNX file, as it is
                 with staging_folder(path) as folder:
                     shutil.copyfile(model.path, folder / path.name)
-                    return publish(recognize(folder / path.name), path)
+                    return publish(recognize(folder / path.name), path), 1
             exporting = ExportSettings(measure=self._untimed)
             result = export(
                 model, path, entry, exporting, verify=True, trust=self._trust, emit=self._emit
             )
             if result.parity is not None and not result.parity.ok:
                 raise BoundMissed(f"the exported file differs: {result.parity.missed[0]}")
-            return recognize(result.output)
-        allowed = self.bound.allowed(self.reference.metrics[self.reference.metric]) - own_drop
+            return recognize(result.output), 1
+        allowed = self._allowed(own_drop)
         options: dict[str, Any] = {"method": planned.method, "backend": "onnxruntime"}
         if planned.method in ("static", "qat", INT8):
             options["target"] = self.target.processor
         if planned.method in ("static", INT8):
             options["reduce_range"] = self.target.reduce_range
-        if allowed > 0 and planned.method not in ("qat", INT8):
+        if allowed > 0 and _has_bound(planned):
             options["max_drop"] = str(allowed)
         settings = {
             "quantize": options,
@@ -234,7 +270,7 @@ class AttemptRunner:
             trust=self._trust,
             emit=self._emit,
         )
-        return recognize(quantized.output)
+        return recognize(quantized.output), len(quantized.candidates)
 
     def _finetune(self, planned: PlannedAttempt) -> dict[str, Any]:
         """The user's settings of fine-tuning, with the epochs of the plan."""
@@ -247,3 +283,10 @@ class AttemptRunner:
             fit = plan.config.fit.model_copy(update={"max_time": f"{max(left_s, 1.0):.0f}s"})
             plan = replace(plan, config=plan.config.model_copy(update={"fit": fit}))
         return self._finetuner(plan, name)
+
+
+def _has_bound(planned: PlannedAttempt) -> bool:
+    """Whether quantization keeps layers in float for --max-drop."""
+    if planned.method in (FLOAT, INT8):
+        return False
+    return method_of(planned.method, "onnxruntime").sensitive_in_float

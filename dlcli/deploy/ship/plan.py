@@ -7,7 +7,7 @@ drop: more is pruned where less kept the bound, and less where it did not.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -122,7 +122,8 @@ class Facts(BaseModel):
 
     ``family`` is None where there is nothing to quantize; ``trainable`` is whether there are weights
     that torch can use; ``epochs`` those of fine-tuning after pruning, and for int8; ``fixed_s`` what an
-    attempt takes without training.
+    attempt takes without training. ``core_wait`` is the share of the time of these measurements in which
+    this process was ready to run and other programs had the cores.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -132,6 +133,7 @@ class Facts(BaseModel):
     epochs: tuple[int, int]
     epoch_s: float | None
     fixed_s: float
+    core_wait: float = 0.0
     students: tuple[Student, ...] = ()
 
 
@@ -149,15 +151,38 @@ class ShipPlan:
         return planned_seconds(self.attempts) if known else None
 
 
-def make_plan(facts: Facts, target: Target, max_time_s: float | None) -> ShipPlan:
-    """Return what is tried for a target within the time; a model may get fewer epochs to fit."""
+def make_plan(
+    facts: Facts,
+    target: Target,
+    max_time_s: float | None,
+    finished: Callable[[PlannedAttempt], bool] = lambda attempt: False,
+) -> ShipPlan:
+    """Return what is tried for a target within the time; a model may get fewer epochs to fit.
+
+    What is ``finished`` is always part of it and takes no time. The time that this saves gives no model
+    more epochs than it had at first: training that has begun goes on.
+    """
+    candidates = _candidates(facts, target)
+    first = _fill(candidates, max_time_s, {}, lambda attempt: False)
+    return _fill(candidates, max_time_s, {one.label: one.epochs for one in first.attempts}, finished)
+
+
+def _fill(
+    candidates: Sequence[PlannedAttempt],
+    max_time_s: float | None,
+    most: Mapping[str, int],
+    finished: Callable[[PlannedAttempt], bool],
+) -> ShipPlan:
+    """The plan of what fits, where no attempt gets more epochs than ``most`` says by its label."""
     planned: list[PlannedAttempt] = []
     left_out: list[PlannedAttempt] = []
-    for candidate in _candidates(facts, target):
-        attempt = candidate
+    for candidate in candidates:
+        epochs = most.get(candidate.label, candidate.epochs)
+        whole, attempt = candidate, replace(candidate, epochs=epochs)
         if trained := next((one for one in planned if one.epochs and one.model == attempt.model), None):
-            attempt = replace(attempt, epochs=trained.epochs, epoch_s=0.0)
-        fitted = _fitted(attempt, planned, max_time_s)
+            whole = attempt = replace(attempt, epochs=trained.epochs, epoch_s=0.0)
+        done = _done(whole, most.get(candidate.label, min(1, candidate.epochs)), finished)
+        fitted = done or _fitted(attempt, planned, max_time_s)
         labels = {one.label for one in planned}
         if fitted is None or (attempt.condition is not None and attempt.condition.label not in labels):
             left_out.append(attempt)
@@ -181,6 +206,17 @@ def planned_seconds(attempts: Sequence[PlannedAttempt]) -> float:
             both = branches.setdefault(attempt.condition.label, {True: 0.0, False: 0.0})
             both[attempt.condition.holds] += seconds
     return total + sum(max(both.values()) for both in branches.values())
+
+
+def _done(
+    attempt: PlannedAttempt, least: int, finished: Callable[[PlannedAttempt], bool]
+) -> PlannedAttempt | None:
+    """The attempt with the most epochs that is finished, at ``least`` so many; it takes no time."""
+    for epochs in range(attempt.epochs, least - 1, -1):
+        done = replace(attempt, epochs=epochs, fixed_s=0.0, epoch_s=0.0)
+        if finished(done):
+            return done
+    return None
 
 
 def _fitted(

@@ -29,6 +29,7 @@ from dlcli.errors import DlcliError, Interrupted, UsageError
 from dlcli.events import Emit, Event, Noted, Warned, ignore
 from dlcli.files import CannotWrite, read_json, sha256_file, temporary_folder, write_text
 from dlcli.formats.base import Artifact, open_artifact
+from dlcli.machine.load import queue_wait_s
 from dlcli.runs.folder import run_of
 from dlcli.runs.locks import RunBusy
 from dlcli.runs.saved import read_run_of
@@ -97,7 +98,7 @@ class ShipJob:
         self._fitted = is_fitted_whole(card.model.name, card.task.input.kind)
         if not self._fitted:
             check_source(self.source)
-        t0 = time.monotonic()
+        t0, self._queued_s = time.monotonic(), queue_wait_s(main_only=True)
         self.reference = ReferenceEvaluator(self.source, self.settings.measure, self.emit)
         self._evaluation_s = time.monotonic() - t0
         if self.reference.split == "random":
@@ -122,7 +123,10 @@ class ShipJob:
     def plan(self) -> ShipPlan:
         """Raises: DlcliError where the model cannot be exported; UsageError where nothing fits."""
         limit_s = parse_time(self.settings.ship.max_time)
-        plan = make_plan(self._facts, self.target, limit_s)
+        runner = self._runner(lambda: None)
+        plan = make_plan(
+            self.facts, self.target, limit_s, lambda attempt: runner.finished(attempt) is not None
+        )
         if not plan.attempts:
             cheapest = min(attempt.fixed_s for attempt in plan.left_out)
             raise UsageError(
@@ -133,7 +137,7 @@ class ShipJob:
         return plan
 
     @cached_property
-    def _facts(self) -> Facts:
+    def facts(self) -> Facts:
         """Facts that were written when the first attempt began, so that a plan stays; else new ones."""
         path, epochs = self.folder / "facts.json", self._epochs()
         if path.is_file():
@@ -147,6 +151,8 @@ class ShipJob:
             builder = VariantBuilder(self.source, settings, folder, trust=self.trust, emit=ignore)
             family = None if self._fitted else builder.graph.family
         start_s = time.monotonic() - t0
+        queued_s, measured_s = queue_wait_s(main_only=True), self._evaluation_s + start_s
+        waited_s = (queued_s or 0.0) - (self._queued_s or 0.0)  # None where it is not known
         # An attempt exports once, and starts two files to time them.
         starts = 2 if measure.latency else 1
         timed_s = 2 * len(measure.sizes) * measure.seconds if measure.latency else 0.0
@@ -156,6 +162,7 @@ class ShipJob:
             epochs=epochs,
             epoch_s=epoch_seconds(run),
             fixed_s=round(starts * start_s + 2 * self._evaluation_s + timed_s, 1),
+            core_wait=round(min(waited_s / max(measured_s, 1e-3), 1.0), 3),
             students=tuple(students_of(self.source, run)) if trainable and run is not None else (),
         )
 
@@ -177,11 +184,10 @@ class ShipJob:
         """
         self._begin()
         t0, done = time.monotonic(), self.done_before()
-        spent_s = sum(attempt.elapsed_s for attempt in done.values())
         limit_s = parse_time(self.settings.ship.max_time)
 
         def left_s() -> float | None:
-            return None if limit_s is None else limit_s - spent_s - (time.monotonic() - t0)
+            return None if limit_s is None else limit_s - (time.monotonic() - t0)
 
         runner, attempts = self._runner(left_s), dict[str, Attempt]()
         failed: dict[str, str] = {}
@@ -230,7 +236,7 @@ class ShipJob:
             test=test,
             test_samples=samples,
             done_before=sum(label in done for label in attempts),
-            elapsed_s=spent_s + time.monotonic() - t0,
+            elapsed_s=sum(one.elapsed_s for one in done.values()) + time.monotonic() - t0,
         )
 
     def _begin(self) -> None:
@@ -240,7 +246,7 @@ class ShipJob:
             self.emit(Noted("no pruning and no training: an ONNX file holds no trainable weights"))
         facts = self.folder / "facts.json"
         if not facts.is_file():
-            write_text(facts, self._facts.model_dump_json() + "\n")
+            write_text(facts, self.facts.model_dump_json() + "\n")
 
     def _on_test(self, file: Path) -> tuple[MetricDelta | None, int]:
         """Compare a file with the original on the test split, which chose nothing; None without one."""

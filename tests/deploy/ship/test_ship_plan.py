@@ -40,6 +40,8 @@ def attempt(label: str, size: int, drop: float, faster: float | None = 1.0) -> A
         how=label,
         file=f"{label}.onnx",
         format="onnx",
+        tried=1,
+        own_drop=0.0,
         recipe={},
         size_bytes=size,
         params=1,
@@ -89,6 +91,26 @@ def test_a_plan_fits_into_its_time(limit_s: float, family: str, epoch_s: float) 
     if limit_s >= planned_seconds(whole.attempts):
         assert plan == whole
     assert all(one.epochs >= 1 for one in plan.attempts if one.kind == "pruned")
+
+
+@given(st.floats(1, 2000), st.floats(1, 2000), st.sampled_from(FAMILIES), st.integers(0, 10))
+def test_what_is_finished_is_always_in_the_plan_and_takes_no_time(
+    limit_s: float, later_s: float, family: str, count: int
+) -> None:
+    first = make_plan(facts(family), X86, limit_s)
+    done = {one.name for one in first.attempts[:count]}
+    plan = make_plan(facts(family), X86, later_s, lambda one: one.name in done)
+    assert plan.seconds is not None
+    assert plan.seconds <= later_s + 1e-6
+    anew = {one.label: one.epochs for one in make_plan(facts(family), X86, later_s).attempts}
+    planned = {one.label: one for one in plan.attempts}
+    for one in first.attempts[:count]:
+        if one.epochs >= anew.get(one.label, 0):  # else there is time to train it for longer
+            assert (planned[one.label].name, planned[one.label].estimate_s) == (one.name, 0.0)
+    # In the same time what has begun keeps its epochs.
+    again = make_plan(facts(family), X86, limit_s, lambda one: one.name in done)
+    epochs = {one.label: one.epochs for one in again.attempts}
+    assert all(epochs.get(one.label, one.epochs) == one.epochs for one in first.attempts)
 
 
 def test_fine_tuning_gets_fewer_epochs_before_it_is_left_out() -> None:
