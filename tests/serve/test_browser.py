@@ -12,6 +12,9 @@ from browsing import chromium, show, violations
 from PIL import Image
 from serving import Client, running
 
+from dlcli.card import Card
+from dlcli.formats.checkpoint import save_model
+
 pytestmark = pytest.mark.browser
 TYPED = {"lstm": "1 2 3", "seq2seq": "1 2 3", "forecast": "u,v\n" + "0.5,1\n1.5,2\n" * 10}
 
@@ -26,8 +29,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     root = tmp_path_factory.mktemp("served")
     for name in ("cnn", "table", *TYPED, "tensors"):
         tiny.save(root, name)
+    spec, task = tiny.MODELS["lstm"]
+    texts = task.input.model_copy(update={"pair": True, "column": "premise,hypothesis"})
+    card = Card(model=spec, task=task.model_copy(update={"input": texts}))
+    save_model(root / "texts.safetensors", tiny.build("lstm"), card)
     Image.new("RGB", (20, 30), "red").save(root / "photo.png")
-    with running(*(root / f"{name}.safetensors" for name in ("cnn", "table", *TYPED, "tensors"))) as one:
+    names = ("cnn", "table", *TYPED, "tensors", "texts")
+    with running(*(root / f"{name}.safetensors" for name in names)) as one:
         yield one
 
 
@@ -38,7 +46,7 @@ def predict(browser: Any, client: Client, name: str, root: Path, scheme: str, wi
     browser.find_element("css selector", f"#model option[value='{index(browser, name)}']").click()
     if name == "cnn":
         browser.find_element("id", "photo").send_keys(str(root / "photo.png"))
-    elif name == "table":
+    elif name in ("table", "texts"):
         browser.find_element("id", "column-0").send_keys("0.5")
     else:
         browser.find_element("id", "area").send_keys(TYPED[name])
@@ -54,7 +62,7 @@ def index(browser: Any, name: str) -> str:
     return str(next(one.get_attribute("value") for one in options if one.text == name))
 
 
-@pytest.mark.parametrize("name", ["cnn", "table", *TYPED])
+@pytest.mark.parametrize("name", ["cnn", "table", "texts", *TYPED])
 def test_the_page_predicts(browser: Any, client: Client, name: str) -> None:
     root = client.models.all()[0].artifact.path.parent
     assert "HTTP 200" in predict(browser, client, name, root, "light", 1280)

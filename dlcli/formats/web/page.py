@@ -13,8 +13,9 @@ from importlib.resources import files
 from typing import Any
 
 from dlcli.card import Card
+from dlcli.data.text.text_pairs import columns_of
 from dlcli.notation.numbers import PLAIN
-from dlcli.task import TabularInput
+from dlcli.task import TabularInput, TextInput
 from dlcli.wording import count, plural
 
 _PARTS = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
@@ -63,6 +64,8 @@ def facts(name: str, version: str, card: Card) -> dict[str, Any]:
             for name, number in numbers.items()
         ]
         columns += [{"name": c.name, "values": list(c.values)} for c in task.input.categories]
+    if isinstance(task.input, TextInput) and task.input.pair:
+        columns = [{"name": column, "text": True} for column in columns_of(task.input)]
     return {
         "name": name,
         "version": version,
