@@ -35,15 +35,18 @@ def why_no_program(program: Path, model: ModelFile, reference: ReferenceEvaluato
         image = _image(reference, folder)
         if image is None:
             return "there is no image to try it on"
-        done = subprocess.run(
-            [sys.executable, "-P", str(program), str(image)],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=_TIMEOUT_S,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(program), str(image)],
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                check=False,
+                timeout=_TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"on {image.name} it did not end within {_TIMEOUT_S:g} s"
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [""])[-1]
             return f"on {image.name} it ended with {describe_exit(done.returncode)}: {last}"
