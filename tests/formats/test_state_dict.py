@@ -189,8 +189,8 @@ def test_all_formats_are_those_that_the_options_fit() -> None:
         return {entry.name for entry in installed_writers(config, card)}
 
     assert {"onnx", "pt2", "torchscript", "pth", "plain-safetensors"} <= names()
-    assert names(softmax=True) == names(dynamic=False) == names() - {"pth", "plain-safetensors"}
-    assert names(embed_preprocessing=True) == {"onnx"}
+    assert names(softmax=True) == names(dynamic=False) == names() - {"pth", "plain-safetensors", "web"}
+    assert names(embed_preprocessing=True) == {"onnx", "triton"}
     assert names(batch_size=4) == names()  # without --static it is refused: there is a way out
 
 

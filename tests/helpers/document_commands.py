@@ -15,7 +15,7 @@ SMALLER = {
     "--data digits": "--data digits --batch-size 300",
     "dlcli prune": "dlcli prune --epochs 1 --no-latency",
     "dlcli quantize": "dlcli quantize --no-latency",
-    "dlcli ship": "dlcli ship --epochs 1 --no-latency",
+    "dlcli ship": "dlcli ship --epochs 1 --no-latency --max-size 9GB",  # it ends with the first attempt
     "dlcli benchmark": "dlcli benchmark --batch-sizes 1",
     "--trials 20": "--trials 2 --epochs 1",
     "--epochs 30": "--epochs 1",
