@@ -75,9 +75,7 @@ def _config(
             shape = ", ".join(str(dim) for dim in dims or [1])
             lines += [f"{field} {{", f"  name: {json.dumps(value.name)}"]
             lines += [f"  data_type: {_data_type(value.type)}", f"  dims: [ {shape} ]"]
-            if (
-                not dims
-            ):  # the server has no tensors without dimensions: (batch,) is asked for as (batch, 1)
+            if not dims:  # the server has no tensors without any: (batch,) comes as (batch, 1)
                 lines += ["  reshape { shape: [ ] }"]
             if labels and field == "output":
                 lines += [f'  label_filename: "{_LABELS}"']
