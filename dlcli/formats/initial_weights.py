@@ -6,7 +6,7 @@ file is read without.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +115,8 @@ def load_initial(
 
 def _of_file(weights: str) -> InitialWeights:
     from dlcli.zoo.structures.lora import merged
-    from dlcli.zoo.weights import read_state_dict, read_weights, weights_file
+    from dlcli.zoo.weight_files import weights_file
+    from dlcli.zoo.weights import read_state_dict, read_weights
 
     path = weights_file(Path(weights))
     card = _card_of(path)
@@ -139,31 +140,44 @@ def _of_file(weights: str) -> InitialWeights:
 
 
 def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWeights:
-    """Weights with structure and tokenizer: a folder, a name of the hub, or an artifact of the model."""
+    """Weights with structure and tokenizer: of a snapshot, a name of the hub, or an artifact."""
     from dlcli.zoo.hub import hub_folder
-    from dlcli.zoo.weights import weights_file
+    from dlcli.zoo.snapshots import FILES_WITH_WEIGHTS
+    from dlcli.zoo.weight_files import unpacked, weights_file
 
-    assert entry.snapshot is not None
     path, source = Path(weights), weights
     card = _card_of(weights_file(path)) if path.exists() else None
-    if card is not None or path.is_file():
-        if card is None or not _is_of(card, entry) or not isinstance(card.task.input, TextInput):
-            raise DlcliError(
-                f"--weights {path} is no model of {entry.name}",
-                hint="give the folder that the file is in, with config.json and tokenizer.json",
-            )
-        args = card.model.args
-        own = {"max_length": args["positions"], "column": None, "token_types": args["types"] > 1}
-        text = card.task.input.model_copy(update=own)
-        return InitialWeights(**{**vars(_of_file(weights)), "args": args, "text": text})
-    if not path.is_dir():
-        if hub_name(weights) is None:
-            raise DlcliError(f"--weights {weights} does not exist")
-        path, source = hub_folder(weights, offline=offline)
-    snapshot = entry.snapshot(path)
-    _check_complete(entry, snapshot, path)
+    if card is not None:
+        return _of_artifact(entry, card, path)
+    with unpacked(path, FILES_WITH_WEIGHTS) as place:
+        if place.is_file():
+            raise _other_model(entry, path)
+        if not place.is_dir():
+            if hub_name(weights) is None:
+                raise DlcliError(f"--weights {weights} does not exist")
+            place, source = hub_folder(weights, offline=offline)
+        assert entry.snapshot is not None
+        snapshot = entry.snapshot(place)
+        _check_complete(entry, snapshot, place)
     return InitialWeights(
         snapshot.state, source, args=snapshot.args, text=snapshot.text, recipes=snapshot.recipes
+    )
+
+
+def _of_artifact(entry: ModelEntry, card: Card, path: Path) -> InitialWeights:
+    """Those of a model that dlcli trained. Raises: DlcliError for a model of another entry."""
+    if not _is_of(card, entry) or not isinstance(card.task.input, TextInput):
+        raise _other_model(entry, path)
+    args = card.model.args
+    own = {"max_length": args["positions"], "column": None, "token_types": args["types"] > 1}
+    text = card.task.input.model_copy(update=own)
+    return replace(_of_file(str(path)), args=args, text=text)
+
+
+def _other_model(entry: ModelEntry, path: Path) -> DlcliError:
+    return DlcliError(
+        f"--weights {path} is no model of {entry.name}",
+        hint="give a snapshot, a folder or zip with config.json, tokenizer.json and its weights",
     )
 
 

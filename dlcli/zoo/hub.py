@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from dlcli.errors import DlcliError
 from dlcli.network import require
 from dlcli.wording import first_line
 from dlcli.zoo.names import hub_name
-from dlcli.zoo.snapshots import CONFIG, POOLING, TOKENIZER
-from dlcli.zoo.weights import FILES
+from dlcli.zoo.snapshots import CONFIG, FILES_WITH_WEIGHTS, TOKENIZER
+from dlcli.zoo.weight_files import FILES, files_named_by, is_index, shards_of, weights_file
 
-_FILES = [CONFIG, TOKENIZER, POOLING, "model.safetensors"]
+# Those of pickles are not fetched.
+_TENSORS = [name for name in FILES if ".safetensors" in name]
 
 
 def hub_folder(text: str, *, offline: bool) -> tuple[Path, str]:
@@ -29,7 +31,8 @@ def hub_folder(text: str, *, offline: bool) -> tuple[Path, str]:
     if folder is None:
         if offline:
             raise DlcliError(
-                f"{repository} is not in the cache of the hub, and --offline forbids fetching it",
+                f"{repository} is not in the cache of the hub, or not all of it, and --offline forbids "
+                "fetching it",
                 hint="--weights FOLDER takes a snapshot that was copied from elsewhere",
             )
         folder = _download(hub, repository, revision)
@@ -39,24 +42,38 @@ def hub_folder(text: str, *, offline: bool) -> tuple[Path, str]:
 def _cached(hub: Any, repository: str, revision: str | None) -> Path | None:
     """The folder of a snapshot in the cache that has all files; None where it has not."""
     try:
-        folder = Path(hub.snapshot_download(repository, revision=revision, local_files_only=True))
-    except hub.errors.LocalEntryNotFoundError:
+        # Without a pattern a snapshot that lacks files which are not read counts as incomplete.
+        local = {"local_files_only": True, "allow_patterns": [CONFIG]}
+        folder = Path(hub.snapshot_download(repository, revision=revision, **local))
+        if all((folder / name).is_file() for name in (CONFIG, TOKENIZER)):
+            file = weights_file(folder)
+            return folder if not is_index(file) or shards_of(file) else None
+    except (hub.errors.LocalEntryNotFoundError, DlcliError):
         return None
-    needed = all((folder / name).is_file() for name in (CONFIG, TOKENIZER))
-    return folder if needed and any((folder / name).is_file() for name in FILES) else None
+    return None
 
 
 def _download(hub: Any, repository: str, revision: str | None) -> Path:
+    """Fetch what `bert` and `hf:` read: one file of tensors, or all those that an index names."""
     require(
         f"{hub.constants.ENDPOINT}/{repository}/resolve/{revision or 'main'}/{CONFIG}",
         what=f"--weights {repository}, which is no folder here,",
         hint="check the name and the network, or give a folder: --weights FOLDER (--offline uses the "
         "hub's cache alone)",
     )
+
+    def fetch(*names: str, revision: str | None) -> Path:
+        patterns = list(map(glob.escape, names))
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+
     try:
-        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=_FILES))
+        folder = fetch(*FILES_WITH_WEIGHTS, *_TENSORS, revision=revision)
+        file = weights_file(folder)
+        if is_index(file):
+            folder = fetch(*files_named_by(file), revision=folder.name)
     except (hub.errors.HfHubHTTPError, OSError, ValueError) as exc:
         raise DlcliError(f"cannot fetch {repository}: {first_line(exc)}") from exc
+    return folder
 
 
 def _import_hub(repository: str) -> Any:

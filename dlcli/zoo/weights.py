@@ -5,9 +5,6 @@ Files are read without unpickling code: safetensors, or ``torch.load(weights_onl
 
 from __future__ import annotations
 
-import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
@@ -16,18 +13,17 @@ import torch
 from torch import nn
 
 from dlcli.errors import DlcliError
-from dlcli.files import check_unpacked, temporary_folder
 from dlcli.network import require
 from dlcli.task import TabularInput, TaskSpec, TextInput
 from dlcli.wording import first_line
 from dlcli.zoo.base import ModelEntry, Weights
 from dlcli.zoo.matching import StateDict
 from dlcli.zoo.saved_optimizer import SavedOptimizer, find_optimizers
+from dlcli.zoo.weight_files import is_index, shards_of, unpacked, weights_file
 
-# Files of weights in a folder: of a run, of a hub's snapshot.
-FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
 # Entries of checkpoints that hold the model's tensors, next to an optimizer's and an epoch.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "model_state", "module", "net")
+_COMPILED = "_orig_mod."  # what torch.compile puts into names
 _MAX_NESTING = 4  # of state dicts in a checkpoint
 
 
@@ -60,23 +56,6 @@ def published(weights: Weights, *, offline: bool) -> StateDict:
     return read_state_dict(cached)
 
 
-def weights_file(path: Path) -> Path:
-    """The file of weights that a path leads to: in a folder, the one with a name of `FILES`.
-
-    Raises: DlcliError for a folder without one.
-    """
-    if not path.is_dir():
-        return path
-    for name in FILES:
-        if (path / name).is_file():
-            return path / name
-    hint = f"give the file, or a folder with one of {', '.join(FILES)}"
-    if any(path.glob("*.index.json")):
-        hint = "its tensors are in several files: AutoModel.from_pretrained(FOLDER).save_pretrained("
-        hint += "OTHER, max_shard_size='100GB') writes one"
-    raise DlcliError(f"--weights {path} has no file of weights", hint=hint)
-
-
 def read_state_dict(path: Path) -> StateDict:
     """Read the tensors of a .safetensors or .pth file, by name. Raises: as `read_weights`."""
     return read_weights(path)[0]
@@ -86,56 +65,50 @@ def read_weights(path: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
     """Read a model's tensors of a .safetensors or .pth file, and the states of optimizers next to them.
 
     A zip archive or folder may hold such a file: the snapshot of a hub. Checkpoints that nest tensors in
-    an entry such as ``state_dict`` are unwrapped, and the ``_orig_mod.`` that torch.compile puts into
-    names is removed. Raises: DlcliError when the file is missing, damaged or contains code.
+    an entry such as ``state_dict`` are unwrapped. An index leads to the files that it names.
+    Raises: DlcliError when the file is missing, damaged or contains code.
     """
     path = weights_file(path)
     if not path.is_file():
         raise DlcliError(f"--weights {path} does not exist")
-    member = _snapshot_member(path)
-    if member is not None:
-        with temporary_folder() as folder:
-            return _read_file(_unpack(path, member, folder), path)
-    return _read_file(path, path)
+    with unpacked(path) as place:
+        file = weights_file(place)
+        return (_read_shards(file), ()) if is_index(file) else _read_file(file)
 
 
-def _read_file(path: Path, named: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
-    """Read a file; ``named`` is what messages call it."""
+def _read_shards(index: Path) -> StateDict:
+    """The tensors of all files that an index names.
+
+    Raises: DlcliError for a file that is missing, damaged, or lacks a tensor that the index lists in it.
+    """
+    state: StateDict = {}
+    for shard, listed in shards_of(index).items():
+        tensors, _ = _read_file(index.parent / shard)
+        lacking = sorted({name.replace(_COMPILED, "") for name in listed} - tensors.keys())
+        twice = sorted(state.keys() & tensors.keys())
+        problem = None
+        if lacking:
+            more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
+            problem = f"lists {lacking[0]}{more} in {shard}, which does not have it"
+        elif twice:
+            problem = f"names two files with the tensor {twice[0]}, one of them {shard}"
+        if problem is not None:
+            hint = "the files are of different snapshots; download it again, whole"
+            raise DlcliError(f"{index} {problem}", hint=hint)
+        state |= tensors
+    return state
+
+
+def _read_file(path: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
+    """The tensors of one file, and optimizers. Raises: DlcliError."""
     with path.open("rb") as file:
         head = file.read(9)
     optimizers: tuple[SavedOptimizer, ...] = ()
     if head[8:9] == b"{":
-        state = _read_safetensors(path, named)
+        state = _read_safetensors(path)
     else:
-        state, optimizers = _read_pth(path, named)
-    return {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}, optimizers
-
-
-def _snapshot_member(path: Path) -> str | None:
-    """The file of weights in a zip archive, the least deep; None for torch's archives."""
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.rpartition("/")[2] in FILES]
-    except (zipfile.BadZipFile, OSError) as exc:
-        raise DlcliError(f"{path} is damaged: {exc}") from exc
-    return min(
-        names, key=lambda name: (name.count("/"), FILES.index(name.rpartition("/")[2])), default=None
-    )
-
-
-def _unpack(path: Path, member: str, folder: Path) -> Path:
-    """Unpack a member of an archive; its checksum is verified. Raises: DlcliError."""
-    target = folder / member.rpartition("/")[2]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            check_unpacked(path, archive.getinfo(member).file_size)
-            with archive.open(member) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as exc:
-        raise DlcliError(f"{path} is damaged: its {member}: {exc}", hint="download it again") from exc
-    return target
+        state, optimizers = _read_pth(path)
+    return {name.replace(_COMPILED, ""): tensor for name, tensor in state.items()}, optimizers
 
 
 def adapt(
@@ -196,17 +169,19 @@ def pretrained_or_reason(entry: ModelEntry, *, offline: bool) -> StateDict | str
         return exc.message
 
 
-def _read_safetensors(path: Path, named: Path) -> StateDict:
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError) as exc:
-        raise DlcliError(f"{named} is damaged or not a safetensors file: {exc}") from exc
+        raise DlcliError(
+            f"{path} is damaged or not a safetensors file: {exc}", hint="copy or download it again"
+        ) from exc
 
 
-def _read_pth(path: Path, named: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
+def _read_pth(path: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
     import pickle
 
     try:
@@ -214,19 +189,19 @@ def _read_pth(path: Path, named: Path) -> tuple[StateDict, tuple[SavedOptimizer,
     except Exception as exc:  # damaged files raise anything from IndexError to OSError
         if isinstance(exc, pickle.UnpicklingError) and "GLOBAL" in str(exc):
             raise DlcliError(
-                f"{named} contains more than tensors, and loading it could run code",
+                f"{path} contains more than tensors, and loading it could run code",
                 hint="save its state dict: torch.save(model.state_dict(), FILE)",
             ) from exc
         first = first_line(exc)
         raise DlcliError(
-            f"{named} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
+            f"{path} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
         ) from exc
-    state = _nested_state(loaded, named)
+    state = _nested_state(loaded, path)
     tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
     return tensors, find_optimizers(loaded)
 
 
-def _nested_state(loaded: object, named: Path) -> Mapping[object, object]:
+def _nested_state(loaded: object, path: Path) -> Mapping[object, object]:
     """The mapping with tensors in a checkpoint. Raises: DlcliError where there is none, or several."""
     for _ in range(_MAX_NESTING):
         if not isinstance(loaded, Mapping):
@@ -236,14 +211,14 @@ def _nested_state(loaded: object, named: Path) -> Mapping[object, object]:
             keys = [key for key, value in loaded.items() if _has_tensors(value)]
         if len(keys) > 1:
             raise DlcliError(
-                f"{named} has several state dicts: {', '.join(map(str, keys))}",
+                f"{path} has several state dicts: {', '.join(map(str, keys))}",
                 hint="save the one that is meant: torch.save(model.state_dict(), FILE)",
             )
         if not keys:
             break
         loaded = loaded[keys[0]]
     if not isinstance(loaded, Mapping) or not _has_tensors(loaded):
-        raise DlcliError(f"{named} has no state dict", hint="torch.save(model.state_dict(), FILE)")
+        raise DlcliError(f"{path} has no state dict", hint="torch.save(model.state_dict(), FILE)")
     return loaded
 
 

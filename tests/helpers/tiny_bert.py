@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
@@ -107,6 +107,25 @@ def write_snapshot(folder: Path, family: str = "bert", **config: Any) -> Path:
     state = {f"{family}.{name}": tensor for name, tensor in tensors(family).items()}
     save_file(state, folder / "model.safetensors")
     return folder
+
+
+def shard(folder: Path, *names: str) -> dict[str, str]:
+    """Divide a snapshot's tensors among files, and write their index; returns the file of each."""
+    single = folder / "model.safetensors"
+    state = load_file(single)
+    single.unlink()
+    parts = {name: dict(list(state.items())[i :: len(names)]) for i, name in enumerate(names)}
+    for name, part in parts.items():
+        save_file(part, folder / name)
+    places = {tensor: name for name, part in parts.items() for tensor in part}
+    write_index(folder, places)
+    return places
+
+
+def write_index(folder: Path, places: Any) -> None:
+    """Write the index of tensors and their files."""
+    index = {"metadata": {"total_size": 0}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def write_questions(path: Path, each: int = 12) -> Path:

@@ -192,11 +192,6 @@ def _change(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], 
     return apply
 
 
-def _shard(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-    (folder / "model.safetensors.index.json").write_text("{}")
-
-
 def _other_embedding(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     state["bert.embeddings.word_embeddings.weight"] = torch.zeros(10, tiny_bert.DIM)
@@ -229,7 +224,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut tokenizer": (_truncate("tokenizer.json"), "cannot be read"),
     "cut tensors": (_truncate("model.safetensors"), "is damaged or not a safetensors file"),
     "embedding": (_other_embedding, "16 tokens and its embedding 10 rows"),
-    "several files": (_shard, "its tensors are in several files"),
     "pickled": (_pickled, "contains more than tensors"),
 }
 

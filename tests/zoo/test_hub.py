@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_bert
+from tiny_hub import COMMIT, serving
 
 from dlcli.cli import main
 from dlcli.errors import DlcliError
@@ -19,7 +23,14 @@ from dlcli.zoo.hub import hub_folder
 from dlcli.zoo.names import hub_name
 
 hub: Any = pytest.importorskip("huggingface_hub")
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+# Fetches a repository and finds it in the cache; the library reads its settings when it is imported.
+TWICE = """
+import sys
+from dlcli.zoo.hub import hub_folder
+for offline in (False, True):
+    print(*hub_folder(sys.argv[1], offline=offline))
+"""
 
 
 @pytest.fixture
@@ -95,7 +106,7 @@ def test_a_snapshot_that_is_not_cached_is_fetched_once(
 def test_without_a_network_it_is_one_error_within_three_seconds(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DlcliError, match="not in the cache of the hub, and --offline"):
+    with pytest.raises(DlcliError, match="not in the cache of the hub, or not all of it, and --offline"):
         hub_folder("owner/tiny", offline=True)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     begin = time.monotonic()
@@ -103,3 +114,33 @@ def test_without_a_network_it_is_one_error_within_three_seconds(
         hub_folder("owner/tiny", offline=False)
     assert time.monotonic() - begin < 3
     assert "--weights FOLDER" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_repository_is_fetched_from_a_server_and_then_needs_none(
+    tmp_path: Path, sharded: bool
+) -> None:
+    folder = tiny_bert.write_snapshot(tmp_path / "remote")
+    (folder / "README.md").write_text("what no model needs")
+    (folder / "pytorch_model.bin").write_bytes(b"pickles are not fetched")
+    if sharded:
+        tiny_bert.shard(folder, "a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors")
+    wanted = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+    with serving(folder) as (address, sent):
+        env = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", TWICE, "owner/tiny"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.endswith(f" owner/tiny@{COMMIT}")
+    assert sorted(sent) == wanted  # each of them once
+
+
+def test_a_snapshot_without_one_of_its_shards_is_not_taken_from_the_cache(cache: Path) -> None:
+    folder = fill(cache, "owner/tiny")
+    tiny_bert.shard(folder, "a.safetensors", "b.safetensors")
+    assert hub_folder("owner/tiny", offline=True)[0] == folder
+    (folder / "b.safetensors").unlink()
+    with pytest.raises(DlcliError, match="or not all of it, and --offline forbids"):
+        hub_folder("owner/tiny", offline=True)
