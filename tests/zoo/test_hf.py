@@ -44,7 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def transformers() -> Any:
-    """The library, which the development environment has not: it is large, and these tests slow."""
+    """The library, an extra that `.ci/run` installs with the newest versions alone."""
     return pytest.importorskip("transformers", reason="the extra transformers is not installed")
 
 
