@@ -28,8 +28,8 @@ def command(
         str | None,
         typer.Option(
             "--format",
-            help="Formats, comma-separated: onnx, torchscript, pt2, aoti, state-dict, "
-            "openvino, executorch, adapter.",
+            help="Comma-separated: onnx, torchscript, pt2, aoti, state-dict, openvino, executorch, "
+            "triton, web, adapter.",
         ),
     ] = None,
     every: Annotated[
@@ -44,15 +44,17 @@ def command(
     ] = True,
     sidecar: Annotated[
         bool,
-        typer.Option(
-            "--sidecar", help="Also write FILE.json: classes, preprocessing, encoders, tokenizer."
-        ),
+        typer.Option("--sidecar", help="Also write FILE.json: classes, encoders, tokenizer."),
     ] = False,
     example: Annotated[
-        bool,
+        str | None,
         typer.Option(
-            "--with-example", help="Also write a short program that uses the file without dlcli."
+            "--example",
+            help="Also write programs that use the file without dlcli: python, cpp, web (--format web).",
         ),
+    ] = None,
+    with_example: Annotated[
+        bool, typer.Option("--with-example", help="The same as --example python.")
     ] = False,
     trust: Trust = False,
     runs_dir: RunsDir = DEFAULT_ROOT,
@@ -67,7 +69,7 @@ def command(
 
     Examples:
         dlcli export --onnx
-        dlcli export cnn-digits --onnx --softmax --with-example
+        dlcli export cnn-digits --onnx --softmax --example python,cpp
         dlcli export resnet18-imgs --format onnx,pt2 --max-drop 0.001
     """
     config = settings.resolve()
@@ -75,24 +77,25 @@ def command(
 
     from dlcli.deploy.export import ExportResult, check_target, export_all
     from dlcli.deploy.sidecar import check_companions, write_companions
+    from dlcli.formats.examples.base import check_languages
     from dlcli.ui.export import print_export, print_exports
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
 
+    examples = list(dict.fromkeys([*parse_names(example), *(["python"] if with_example else [])]))
+    check_languages(examples)
     names = [*parse_names(formats), *(["onnx"] if onnx else [])]
+    if "web" in examples:
+        examples.remove("web")
+        names.append("web")
     source = _source(path)
     entries = _formats(list(dict.fromkeys(names)), config.export if every else None, source)
     if output is not None and len(entries) > 1:
         raise UsageError(f"--output names one file, but {len(entries)} formats are given")
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
-    some = any(entry.example is not None for entry in entries)
     for entry, target in wanted:
         check_target(path, target, entry)
-        if sidecar or example:
-            with_example = example and (entry.example is not None or not some)
-            check_companions(
-                entry, target, source.card, config.export, sidecar=sidecar, example=with_example
-            )
+    check_companions(wanted, source.card, config.export, sidecar=sidecar, examples=examples)
     with progress_sink(quiet, json_output) as emit:
         results = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
         for one in results:
@@ -100,7 +103,7 @@ def command(
                 name = f"export-{one.output.name}"
                 record([path], name, command="export", result=one.to_dict(), emit=emit)
     companions = {
-        one.output: write_companions(one, sidecar=sidecar, example=example)
+        one.output: write_companions(one, sidecar=sidecar, examples=examples)
         for one in results
         if isinstance(one, ExportResult) and one.ok
     }

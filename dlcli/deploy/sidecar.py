@@ -1,8 +1,9 @@
-"""Companions of an exported file: a JSON sidecar, and an example program that uses the file."""
+"""Companions of an exported file: a JSON sidecar, and short programs that use the file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +13,50 @@ from dlcli.deploy.export import ExportResult
 from dlcli.errors import UsageError
 from dlcli.files import write_json, write_text
 from dlcli.formats.base import FORMATS, Format, ModelFile
-from dlcli.formats.onnx.example import check_example as check_onnx_example
+from dlcli.formats.examples.base import Example
 
 SCHEMA = 1
 _WRITTEN_BY = "dlcli export"
 
 
 def check_companions(
-    entry: Format, target: Path, card: Card, config: ExportConfig, *, sidecar: bool, example: bool
+    targets: Sequence[tuple[Format, Path]],
+    card: Card,
+    config: ExportConfig,
+    *,
+    sidecar: bool,
+    examples: Sequence[str],
 ) -> None:
-    """Refuse companions that do not exist for a format, or would replace a file not written by export.
+    """Refuse companions that no format of ``targets`` has, or that would replace files of others.
 
-    Raises: UsageError.
+    Raises: UsageError; also for a model that no short program of a language can serve.
     """
-    if example:
-        if entry.example is None:
-            able = ", ".join(name for name, other in FORMATS.entries() if other.example)
+    for language in examples:
+        if not any(language in entry.examples for entry, _ in targets):
+            able = ", ".join(name for name, other in FORMATS.entries() if language in other.examples)
+            names = ", ".join(entry.name for entry, _ in targets)
             raise UsageError(
-                f"--with-example: there is no example for {entry.name} files",
-                hint=f"it is for {able}",
+                f"--example {language}: there is no example for {names} files", hint=f"it is for {able}"
             )
-        if entry.name == "onnx":
-            check_onnx_example(card, embedded=config.embed_preprocessing)
-        _refuse_other_files(_example_path(entry, target))
-    if sidecar:
-        _refuse_other_files(_sidecar_path(target))
+    for entry, target in targets:
+        for language in examples:
+            if example := entry.examples.get(language):
+                example.check(card, embedded=config.embed_preprocessing)
+                _refuse_other_files(_example_path(entry, target, example))
+        if sidecar:
+            _refuse_other_files(_sidecar_path(target))
 
 
-def write_companions(result: ExportResult, *, sidecar: bool, example: bool) -> list[Path]:
-    """Write the requested companions and return their paths."""
+def write_companions(result: ExportResult, *, sidecar: bool, examples: Sequence[str]) -> list[Path]:
+    """Write the requested companions that its format has, and return their paths."""
     entry, written = FORMATS.get(result.format), []
     if sidecar:
         path = _sidecar_path(result.output)
         write_json(path, facts(ModelFile(result.output, entry), result.card))
         written.append(path)
-    if example and entry.example is not None:
-        path = _example_path(entry, result.output)
-        write_text(path, entry.example(result.output, result.card))
+    for example in (entry.examples[name] for name in examples if name in entry.examples):
+        path = _example_path(entry, result.output, example)
+        write_text(path, example.write(result.output, result.card))
         written.append(path)
     return written
 
@@ -76,8 +84,8 @@ def _sidecar_path(target: Path) -> Path:
     return target.with_name(target.name + ".json")
 
 
-def _example_path(entry: Format, target: Path) -> Path:
-    return target.with_name(f"predict_{entry.name.replace('-', '_')}.py")
+def _example_path(entry: Format, target: Path, example: Example) -> Path:
+    return target.with_name(f"predict_{entry.name.replace('-', '_')}.{example.ending}")
 
 
 def _refuse_other_files(path: Path) -> None:

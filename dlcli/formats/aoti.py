@@ -16,6 +16,7 @@ from dlcli.card import Card, TransformRecord
 from dlcli.errors import DlcliError
 from dlcli.files import CannotWrite, temporary_files
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
+from dlcli.formats.examples import cpp
 from dlcli.formats.torch_export import export_error, export_program, module_to_export, silence_torch
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
 from dlcli.formats.zip_archive import (
@@ -198,6 +199,7 @@ FORMATS.register(NAME)(
         write=write_aoti,
         verify=check_whole,
         options=frozenset({"dynamic", "half", "softmax"}),
+        examples={"cpp": cpp.AOTI},
         runs_code=True,
     )
 )

@@ -6,8 +6,8 @@ import copy
 import hashlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -21,6 +21,7 @@ from dlcli.data.base import Inputs
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
 from dlcli.formats.encodings.base import ENCODINGS
+from dlcli.formats.examples.base import Example
 from dlcli.provenance import trained_source
 from dlcli.registry import Registry
 from dlcli.runs.folder import as_typed
@@ -217,7 +218,7 @@ class Format:
         module: The package that ``extra`` installs.
         fresh: Whether this source must be exported in a process of its own, because the exporter
             depends on what it exported before.
-        example: Text of a Python file, for people, that loads the model.
+        examples: Short programs, for people, that use a file without dlcli, by language.
         own_suffix: Whether its library takes files of this ending only.
         folder: Whether a model is a folder, with all files in it.
         verify: Compare all files of a path with the digest that they carry, without running anything;
@@ -242,7 +243,7 @@ class Format:
     extra: str | None = None
     module: str | None = None
     fresh: Callable[[Artifact], bool] = lambda source: False
-    example: Callable[[Path, Card], str] | None = None
+    examples: Mapping[str, Example] = field(default_factory=dict)
     own_suffix: bool = False
     folder: bool = False
     companions: Callable[[Path], list[Path]] = lambda path: []

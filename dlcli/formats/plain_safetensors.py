@@ -21,6 +21,7 @@ from dlcli.formats.checkpoint import (
     verify,
     write_tensors,
 )
+from dlcli.formats.examples.base import Example
 from dlcli.formats.pth import plain_state
 from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.trust import names_code, remember
@@ -50,6 +51,8 @@ FORMATS.register(NAME)(
         verify=verify,
         options=frozenset({"half"}),
         trainable=True,
-        example=lambda path, card: state_dict_snippet(path, card, "safetensors"),
+        examples={
+            "python": Example("py", lambda path, card: state_dict_snippet(path, card, "safetensors"))
+        },
     )
 )

@@ -20,6 +20,7 @@ from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.checkpoint import Checkpoint, build_checkpoint
 from dlcli.formats.encodings.base import without_encodings
+from dlcli.formats.examples.base import Example
 from dlcli.formats.usage_snippets import state_dict_snippet
 from dlcli.formats.zip_archive import check_whole, damaged, holds, members, read_member, write_in_memory
 from dlcli.trust import names_code, remember
@@ -103,6 +104,6 @@ FORMATS.register(NAME)(
         verify=check_whole,
         options=frozenset({"half"}),
         trainable=True,
-        example=lambda path, card: state_dict_snippet(path, card, NAME),
+        examples={"python": Example("py", lambda path, card: state_dict_snippet(path, card, NAME))},
     )
 )

@@ -141,6 +141,21 @@ def test_an_example_that_none_of_the_formats_has_is_refused(
     assert "there is no example for" in said
 
 
+def test_programs_are_written_for_the_formats_that_have_them(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = call(capsys, "export", "--format", "onnx,pth", "--example", "python,cpp", "--no-verify")
+    written = [{Path(path).name for path in row["beside"]} for row in told["exports"]]
+    assert written == [{"predict_onnx.py", "predict_onnx.cpp"}, {"predict_pth.py"}]
+    for names, said in (
+        ("cpp,rust", "--example rust: "),
+        ("cpp", "there is no example for torchscript"),
+    ):
+        assert said in failed(capsys, "export", "--format", "torchscript", "--example", names, code=2)
+    told = call(capsys, "export", "--example", "web", "--no-verify")
+    assert (told["format"], Path(told["output"]).name) == ("web", "best.web")
+
+
 def test_one_format_that_fails_is_reported_and_the_others_are_written(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,9 +66,9 @@ def refuse(capsys: pytest.CaptureFixture[str], *args: str, code: int) -> str:
 def with_faulty_program(old: str, new: str) -> Format:
     """ONNX, with a program whose text has ``new`` where it should have ``old``."""
     onnx = FORMATS.get("onnx")
-    write = onnx.example
-    assert write is not None
-    return replace(onnx, example=lambda path, card: write(path, card).replace(old, new))
+    program = onnx.examples["python"]
+    faulty = replace(program, write=lambda path, card: program.write(path, card).replace(old, new))
+    return replace(onnx, examples={"python": faulty})
 
 
 def check_sums(folder: Path) -> None:

@@ -124,9 +124,7 @@ def test_the_snippet_runs(form: str, name: str, tmp_path: Path) -> None:
         save_model(tmp_path / "r.safetensors", build_model(card.model, card.task), card)
         before = open_artifact(tmp_path / "r.safetensors", device="cpu")
     path = export(before, form, tmp_path)
-    example = FORMATS.get(form).example
-    assert example is not None
-    text = example(path, before.card)
+    text = FORMATS.get(form).examples["python"].write(path, before.card)
     assert ("dlcli." in text) == (name == "lstm")  # torchvision's models need no dlcli
     assert len(text.splitlines()) <= 30
     (tmp_path / "load.py").write_text(text)

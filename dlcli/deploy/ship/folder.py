@@ -20,7 +20,6 @@ from dlcli.deploy.sidecar import facts
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import finite, fsync_path, read_json, sha256_file, write_json, write_text
 from dlcli.formats.base import ModelFile, recognize
-from dlcli.formats.onnx.example import check_example
 from dlcli.runs.folder import command_now, versions
 
 CHECKS, SUMS = "checks.json", "SHA256SUMS"
@@ -75,15 +74,16 @@ def write_model(shipped: Shipped, reference: ReferenceEvaluator, folder: Path) -
     shutil.copyfile(file.path, path)
     model = ModelFile(path, file.format)
     write_json(folder / f"{path.name}.json", facts(model, file.card))
-    if file.format.example is None:
+    example = file.format.examples.get("python")
+    if example is None:
         return [f"no program that runs it: there is none for {file.format.name} files"]
     try:
-        check_example(file.card, embedded=False)
+        example.check(file.card, embedded=False)
     except UsageError as exc:
         why = exc.message.partition(": ")[2]
         return [f"no program that runs it: {why}; {_other_ways(file.card, path.name)}"]
     program = folder / f"predict_{file.format.name}.py"
-    write_text(program, file.format.example(path, file.card))
+    write_text(program, example.write(path, file.card))
     if why := why_no_program(program, model, reference):
         program.unlink()
         return [f"no program that runs it: {why}; {_other_ways(file.card, path.name)}"]

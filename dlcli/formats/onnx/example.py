@@ -10,6 +10,7 @@ from pathlib import Path
 from dlcli import transforms
 from dlcli.card import CARD_KEY, Card
 from dlcli.errors import UsageError
+from dlcli.formats.examples.base import Example
 from dlcli.formats.onnx.embed import takes_raw_inputs
 
 _START = '''"""{title}: python predict_onnx.py {what} ...
@@ -154,9 +155,9 @@ def check_example(card: Card, *, embedded: bool) -> None:
     kind = card.task.input.kind
     if kind == "image" or (kind == "tabular" and embedded):
         return
-    hint = "add --embed-preprocessing" if kind == "tabular" else "leave --with-example out"
+    hint = "add --embed-preprocessing" if kind == "tabular" else "leave it out"
     raise UsageError(
-        "--with-example for ONNX is for images, and for tables with --embed-preprocessing: "
+        "--example python for ONNX is for images, and for tables with --embed-preprocessing: "
         f"what a model of {kind} data reads takes more than a short program",
         hint=hint,
     )
@@ -189,3 +190,6 @@ def example(path: Path, card: Card) -> str:
     )
     ask = _ASK.replace("{read}", read)
     return start + body + ask + _ROWS["image" if image else "tabular"]
+
+
+PYTHON = Example("py", example, check_example)

@@ -21,10 +21,11 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
+from dlcli.formats.examples import cpp
 from dlcli.formats.exported import ExportedArtifact
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.example import example
+from dlcli.formats.onnx.example import PYTHON
 from dlcli.formats.onnx.postprocess import output_name
 from dlcli.formats.onnx.providers import check_providers, open_session, providers_for
 from dlcli.formats.onnx.versions import facts
@@ -204,7 +205,7 @@ FORMATS.register("onnx")(
         verify=verify,
         options=_OPTIONS,
         fresh=_depends_on_order,
-        example=example,
+        examples={"python": PYTHON, "cpp": cpp.ONNX},
         companions=_companions,
         facts=_facts,
     )

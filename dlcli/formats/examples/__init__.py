@@ -1,0 +1,1 @@
+"""Short programs, for people, that use an exported file without dlcli."""
