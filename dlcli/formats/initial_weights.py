@@ -142,8 +142,7 @@ def _of_file(weights: str) -> InitialWeights:
 def _of_encoder(entry: ModelEntry, weights: str, *, offline: bool) -> InitialWeights:
     """Weights with structure and tokenizer: of a snapshot, a name of the hub, or an artifact."""
     from dlcli.zoo.hub import hub_folder
-    from dlcli.zoo.snapshots import FILES_WITH_WEIGHTS
-    from dlcli.zoo.weight_files import unpacked, weights_file
+    from dlcli.zoo.weight_files import FILES_WITH_WEIGHTS, unpacked, weights_file
 
     path, source = Path(weights), weights
     card = _card_of(weights_file(path)) if path.exists() else None

@@ -16,7 +16,8 @@ from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.settings import check_applies, fields_of, flat, texts
 from dlcli.task import TaskKind
 from dlcli.trust import code_files
-from dlcli.zoo.names import check_kind, check_spelling, hub_name
+from dlcli.zoo.hub import check_available
+from dlcli.zoo.names import HF_PREFIX, check_kind, check_spelling, hub_name
 
 
 def check_request(config: TrainConfig) -> None:
@@ -74,6 +75,7 @@ def _check_files(config: TrainConfig) -> None:
         raise UsageError("--optimizer-state is for --weights FILE", hint="leave it out")
     if weights is not None and not Path(weights).exists() and hub_name(weights) is None:
         raise DlcliError(f"--weights {weights} does not exist")
+    _check_encoder(str(config.model.name), weights, offline=config.data.offline)
     vectors = config.model.word_vectors
     if vectors is not None and not Path(vectors).is_file():
         raise DlcliError(f"--word-vectors {vectors} does not exist, or is no file")
@@ -90,6 +92,15 @@ def _check_files(config: TrainConfig) -> None:
             raise DlcliError(
                 f"the code {path} does not exist", hint="it is named as path/to/file.py:NAME"
             )
+
+
+def _check_encoder(model: str, weights: str | None, *, offline: bool) -> None:
+    """Raises: DlcliError where a published encoder is neither here nor to be fetched: without torch."""
+    of_transformers = model.startswith(HF_PREFIX)
+    place = weights or (model.removeprefix(HF_PREFIX) if of_transformers else None)
+    encoder = model == "bert" or of_transformers
+    if encoder and place is not None and not Path(place).exists() and hub_name(place) is not None:
+        check_available(place, offline=offline)
 
 
 def _check_kind_settings(config: TrainConfig, kind: DataKind[Any]) -> None:

@@ -27,14 +27,8 @@ from dlcli.zoo.bert import RECIPE
 from dlcli.zoo.heads import HeadArgs, replace_head
 from dlcli.zoo.layers import mask_of, mean_steps
 from dlcli.zoo.names import HF_PREFIX, wrong_kind
-from dlcli.zoo.snapshots import (
-    CONFIG,
-    TOKENIZER,
-    check_vocabulary,
-    pooling_of,
-    read_json,
-    read_text,
-)
+from dlcli.zoo.snapshots import check_vocabulary, pooling_of, read_json, read_text
+from dlcli.zoo.weight_files import CONFIG, TOKENIZER
 from dlcli.zoo.weights import read_state_dict
 
 _UNLIMITED = 512  # the longest text for encoders that have no table of positions

@@ -10,8 +10,16 @@ from dlcli.errors import DlcliError
 from dlcli.network import require
 from dlcli.wording import first_line
 from dlcli.zoo.names import hub_name
-from dlcli.zoo.snapshots import CONFIG, FILES_WITH_WEIGHTS, TOKENIZER
-from dlcli.zoo.weight_files import FILES, files_named_by, is_index, shards_of, weights_file
+from dlcli.zoo.weight_files import (
+    CONFIG,
+    FILES,
+    FILES_WITH_WEIGHTS,
+    TOKENIZER,
+    files_named_by,
+    is_index,
+    shards_of,
+    weights_file,
+)
 
 # Those of pickles are not fetched.
 _TENSORS = [name for name in FILES if ".safetensors" in name]
@@ -20,23 +28,44 @@ _TENSORS = [name for name in FILES if ".safetensors" in name]
 def hub_folder(text: str, *, offline: bool) -> tuple[Path, str]:
     """The folder of a snapshot, downloaded if need be, and ``OWNER/NAME@COMMIT``.
 
-    Raises: DlcliError without the library, and within three seconds where the snapshot is neither cached
-    nor can be fetched.
+    Raises: DlcliError as `check_available`, and where the download fails.
     """
+    hub, repository, revision = _parse(text)
+    folder = check_available(text, offline=offline) or _download(hub, repository, revision)
+    return folder, f"{repository}@{folder.name}"
+
+
+def check_available(text: str, *, offline: bool) -> Path | None:
+    """The folder of a snapshot in the cache; None where it has to be fetched and the hub answers.
+
+    It needs no torch. Raises: DlcliError without the library, and within three seconds where the
+    snapshot is neither cached nor can be fetched.
+    """
+    hub, repository, revision = _parse(text)
+    folder = _cached(hub, repository, revision)
+    if folder is not None:
+        return folder
+    if offline or hub.constants.HF_HUB_OFFLINE:
+        setting = "--offline" if offline else "HF_HUB_OFFLINE"
+        raise DlcliError(
+            f"{repository} is not in the cache of the hub, or not all of it, and {setting} forbids "
+            "fetching it",
+            hint="--weights FOLDER takes a snapshot that was copied from elsewhere",
+        )
+    require(
+        f"{hub.constants.ENDPOINT}/{repository}/resolve/{revision or 'main'}/{CONFIG}",
+        what=f"--weights {repository}, which is no folder here,",
+        hint="check the name and the network, or give a folder: --weights FOLDER (--offline uses the "
+        "hub's cache alone)",
+    )
+    return None
+
+
+def _parse(text: str) -> tuple[Any, str, str | None]:
+    """The library, the repository and the revision of a name. Raises: DlcliError."""
     named = hub_name(text)
     assert named is not None
-    repository, revision = named
-    hub = _import_hub(repository)
-    folder = _cached(hub, repository, revision)
-    if folder is None:
-        if offline:
-            raise DlcliError(
-                f"{repository} is not in the cache of the hub, or not all of it, and --offline forbids "
-                "fetching it",
-                hint="--weights FOLDER takes a snapshot that was copied from elsewhere",
-            )
-        folder = _download(hub, repository, revision)
-    return folder, f"{repository}@{folder.name}"
+    return _import_hub(named[0]), *named
 
 
 def _cached(hub: Any, repository: str, revision: str | None) -> Path | None:
@@ -55,12 +84,6 @@ def _cached(hub: Any, repository: str, revision: str | None) -> Path | None:
 
 def _download(hub: Any, repository: str, revision: str | None) -> Path:
     """Fetch what `bert` and `hf:` read: one file of tensors, or all those that an index names."""
-    require(
-        f"{hub.constants.ENDPOINT}/{repository}/resolve/{revision or 'main'}/{CONFIG}",
-        what=f"--weights {repository}, which is no folder here,",
-        hint="check the name and the network, or give a folder: --weights FOLDER (--offline uses the "
-        "hub's cache alone)",
-    )
 
     def fetch(*names: str, revision: str | None) -> Path:
         patterns = list(map(glob.escape, names))

@@ -19,10 +19,9 @@ from dlcli.task import TextInput
 from dlcli.zoo.base import Snapshot
 from dlcli.zoo.matching import StateDict
 from dlcli.zoo.names import HF_PREFIX
+from dlcli.zoo.weight_files import CONFIG, POOLING, TOKENIZER
 from dlcli.zoo.weights import read_state_dict
 
-CONFIG, TOKENIZER, POOLING = "config.json", "tokenizer.json", "1_Pooling/config.json"
-FILES_WITH_WEIGHTS = (CONFIG, TOKENIZER, POOLING)
 _DESCRIPTION = f"a hub snapshot has {CONFIG}, {TOKENIZER} and model.safetensors"
 _ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu"}
 # Rows of the embedding above the tokenizer's ids: tables are padded to a multiple of it.

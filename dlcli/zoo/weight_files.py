@@ -21,6 +21,9 @@ FILES = (
     *("model.safetensors", f"model.safetensors{_INDEX}"),
     *("pytorch_model.bin", f"pytorch_model.bin{_INDEX}"),
 )
+# What the folder of a published text encoder has next to them.
+CONFIG, TOKENIZER, POOLING = "config.json", "tokenizer.json", "1_Pooling/config.json"
+FILES_WITH_WEIGHTS = (CONFIG, TOKENIZER, POOLING)
 _AGAIN = "download it again"
 _MOST_INDEX_BYTES = 64 * 2**20
 

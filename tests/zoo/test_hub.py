@@ -116,6 +116,27 @@ def test_without_a_network_it_is_one_error_within_three_seconds(
     assert "--weights FOLDER" in str(error.value.hint)
 
 
+@pytest.mark.parametrize("model", ["bert --weights owner/tiny", "hf:owner/tiny"])
+def test_a_run_says_so_before_it_reads_data_or_imports_torch(tmp_path: Path, model: str) -> None:
+    tiny_bert.write_questions(tmp_path / "q.csv")
+    code = "import sys; from dlcli.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code, "train", "-m", *model.split(), "-d", "q.csv"]
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        settings: Any = {"capture_output": True, "text": True, "check": False}
+        return subprocess.run(command, env=env | more, cwd=tmp_path, **settings)
+
+    done = run()
+    assert done.stdout.split() == ["1", "False"], done.stderr
+    assert "cannot fetch --weights owner/tiny, which is no folder here, from 127.0.0.1" in done.stderr
+    offline = {**env, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, env=offline, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "not all of it, and HF_HUB_OFFLINE forbids fetching it" in done.stderr
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_repository_is_fetched_from_a_server_and_then_needs_none(
     tmp_path: Path, sharded: bool
