@@ -32,6 +32,7 @@ PROBABILITIES = "probabilities"
 EMBED_PREPROCESSING = "embed-preprocessing"
 SIMPLIFY = "simplify"
 ONNX_VERSIONS = "onnx-versions"  # args: "opset", "ir_version", and "runtime" where it decided them
+ADOPTED = "adopted"  # args: "source", the file of another program; "sha256" of it; its "producer"
 EXPORTED = "exported"  # args: "source", the name of the file it was made from; "sha256" of its bytes
 UNVERIFIED = "not verified on data"  # args["reason"]: why nothing was compared on real samples
 ONE_BRANCH = "one branch"  # args["lines"]: of the user's code, where tracing took the way of its example
@@ -42,7 +43,7 @@ KNOWN = frozenset(
         *(HALF, GROUPS, SPARSE),
         *(MASK, QUANTIZE, MERGED_LORA),
         *(STATIC_SHAPE, PROBABILITIES, EMBED_PREPROCESSING, SIMPLIFY, ONNX_VERSIONS),
-        *(EXPORTED, UNVERIFIED, ONE_BRANCH),
+        *(ADOPTED, EXPORTED, UNVERIFIED, ONE_BRANCH),
     }
 )
 

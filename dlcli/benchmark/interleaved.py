@@ -163,6 +163,7 @@ class InterleavedTimer:
             "device": spec.device,
             "amp": spec.amp,
             "trust": spec.trust,
+            "raw": spec.raw,
             "threads": self.threads,
             "inputs": str(inputs),
             "first": min(self.batch_sizes),

@@ -10,6 +10,7 @@ from pathlib import Path
 from dlcli.benchmark.accuracy import EvalGroup, RowMetrics, eval_groups, evaluate_rows
 from dlcli.benchmark.backends import check_backend
 from dlcli.benchmark.interleaved import InterleavedTimer
+from dlcli.benchmark.raw import in_words, placeholder
 from dlcli.benchmark.report import BenchmarkResult, BenchmarkRow, with_comparisons
 from dlcli.benchmark.slot import RunSpec, Timing
 from dlcli.card import Card
@@ -18,8 +19,10 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError
 from dlcli.events import Emit, Warned, ignore
-from dlcli.formats.base import FORMATS, recognize, require_extra, sniff_format
+from dlcli.formats.base import FORMATS, ModelFile, recognize, require_extra, sniff_format
+from dlcli.formats.onnx.raw import read_raw
 from dlcli.runs.folder import RunFolder
+from dlcli.transforms import ADOPTED, find_record
 
 
 def artifacts_of(run: RunFolder) -> list[Path]:
@@ -45,22 +48,27 @@ def artifacts_of(run: RunFolder) -> list[Path]:
 
 
 def benchmark(
-    paths: Sequence[Path], config: BenchConfig, *, trust: bool = False, emit: Emit = ignore
+    paths: Sequence[Path | ModelFile], config: BenchConfig, *, trust: bool = False, emit: Emit = ignore
 ) -> BenchmarkResult:
     """Measure every file, torch models once for each backend. Raises: UsageError, DlcliError.
 
-    A row that fails has an ``error``; the others are measured all the same.
+    An ONNX file without a card is timed on random inputs. A row that fails has an ``error``; the others
+    are measured all the same.
     """
     sizes = config.sizes
     backends = parse_names(config.backends)
     for backend in backends or ("",):
         check_backend(backend, config.device)
-    known = [pair for path in paths for pair in _rows_of(path, backends, config.amp)]
+    known = [pair for path in paths for pair in _rows_of(path, backends, config.amp, emit)]
     rows = [row for row, _ in known]
-    cards = {number: card for number, (_, card) in enumerate(known) if card is not None}
+    files = {number: file for number, (_, file) in enumerate(known) if file is not None}
+    cards = {number: file.card for number, file in files.items() if not file.is_foreign}
     groups = eval_groups([(n, rows[n].path, card) for n, card in cards.items()], config, emit)
     inputs = _inputs(groups, cards, max(sizes))
-    jobs = [(_spec(rows[n], config, trust), inputs[n]) for n in cards]
+    jobs = [
+        (_spec(rows[n], file, config, trust), inputs.get(n) or placeholder(max(sizes)))
+        for n, file in files.items()
+    ]
     timer = InterleavedTimer(
         jobs,
         sizes,
@@ -72,11 +80,12 @@ def benchmark(
     )
     with timer:
         timer.run()
-        slots = {n: slot for slot, n in enumerate(cards)}
+        slots = {n: slot for slot, n in enumerate(files)}
         timings = timer.timings()
         alive = {n: slot for n, slot in slots.items() if timings[slot].error is None}
         metrics = evaluate_rows(timer, groups, alive, emit)
-        macs = _macs(timer, alive, cards, emit)
+        own = {n: card for n, card in cards.items() if find_record(card.transforms, ADOPTED) is None}
+        macs = _macs(timer, {n: slot for n, slot in alive.items() if n in own}, own, emit)
     for n, slot in slots.items():
         rows[n] = _measured(rows[n], timings[slot], metrics.get(n), macs.get(n))
     return BenchmarkResult(
@@ -93,27 +102,35 @@ def benchmark(
     )
 
 
-def _rows_of(path: Path, backends: Sequence[str], amp: str) -> list[tuple[BenchmarkRow, Card | None]]:
-    """Return the rows of a file with what is known before it runs; no card where it cannot be read."""
-    size = path.stat().st_size if path.is_file() else 0
+def _rows_of(
+    path: Path | ModelFile, backends: Sequence[str], amp: str, emit: Emit
+) -> list[tuple[BenchmarkRow, ModelFile | None]]:
+    """Return the rows of a file with what is known before it runs; no file where it cannot be read."""
+    named = path if isinstance(path, Path) else path.path
+    size = named.stat().st_size if named.is_file() else 0
     name = ""
     try:
-        file = recognize(path)
+        file = recognize(path) if isinstance(path, Path) else path
         name = file.format.name
         require_extra(file.format)
-        card, size = file.card, file.size
+        size = file.size
+        if name == "onnx" and file.is_foreign:
+            inputs, params = read_raw(named)
+            emit(Warned(in_words(named, inputs)))
+            return [(BenchmarkRow(named, name, "", "none", size, params=params), file)]
+        params = file.card.params
     except DlcliError as exc:
         error = exc.message + (f" ({exc.hint})" if exc.hint else "")
-        return [(BenchmarkRow(path, name, "", "none", size, error=error), None)]
-    rows = [
-        BenchmarkRow(path, name, backend, amp if backend else "none", size, params=card.params)
+        return [(BenchmarkRow(named, name, "", "none", size, error=error), None)]
+    return [
+        (BenchmarkRow(named, name, backend, amp if backend else "none", size, params=params), file)
         for backend in (backends if file.format.trainable else ("",))
     ]
-    return [(row, card) for row in rows]
 
 
-def _spec(row: BenchmarkRow, config: BenchConfig, trust: bool) -> RunSpec:
-    return RunSpec(row.path, row.backend or "eager", config.device, row.amp, trust)
+def _spec(row: BenchmarkRow, file: ModelFile, config: BenchConfig, trust: bool) -> RunSpec:
+    backend = row.backend or "eager"
+    return RunSpec(file.content, backend, config.device, row.amp, trust, file.is_foreign)
 
 
 def _inputs(groups: Sequence[EvalGroup], cards: Mapping[int, Card], count: int) -> dict[int, Inputs]:

@@ -17,13 +17,17 @@ START_S, COMPILE_S = 60.0, 600.0  # of the default limit, for each file
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A file and how to run it; ``backend`` is for torch models (eager, channels-last, compile, ...)."""
+    """A file and how to run it; ``backend`` is for torch models (eager, channels-last, compile, ...).
+
+    ``raw``: an ONNX file without a card, as it is.
+    """
 
     path: Path
     backend: str = "eager"
     device: str = "cpu"
     amp: str = "none"
     trust: bool = False
+    raw: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,14 +65,19 @@ class Session:
 
         self._job = job
         self._inputs = _load(job["inputs"])
-        self._runner: Runner = make_runner(
-            lambda: open_artifact(
-                Path(job["path"]), device=job["device"], threads=job["threads"], trust=job["trust"]
-            ),
-            backend=job["backend"],
-            device=job["device"],
-            amp=job["amp"],
-        )
+        path, device, threads = Path(job["path"]), job["device"], job["threads"]
+        if job["raw"]:
+            from dlcli.benchmark.raw import RawOnnx, RawRunner
+            from dlcli.formats.base import Runtime
+
+            self._runner: Runner = RawRunner(RawOnnx(path, Runtime(device, threads)), device)
+        else:
+            self._runner = make_runner(
+                lambda: open_artifact(path, device=device, threads=threads, trust=job["trust"]),
+                backend=job["backend"],
+                device=device,
+                amp=job["amp"],
+            )
         self._calls: dict[int, TimedCall] = {}
 
     def ready(self) -> dict[str, Any]:

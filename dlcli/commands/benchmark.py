@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dlcli.commands.adopting import adopted_for
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.recording import record
 from dlcli.config import BenchConfig
@@ -17,6 +18,7 @@ from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, newest_run, run
 if TYPE_CHECKING:
     from dlcli.benchmark.report import BenchmarkResult
     from dlcli.events import Emit
+    from dlcli.formats.base import ModelFile
 
 
 @takes_config(BenchConfig)
@@ -58,13 +60,19 @@ def command(
     paths = _paths(artifacts, runs_dir)
 
     from dlcli.benchmark.run import benchmark
+    from dlcli.events import Warned
     from dlcli.ui.benchmark import print_benchmark, write_csv
     from dlcli.ui.json_output import print_json
     from dlcli.ui.plots.benchmark import save_benchmark
     from dlcli.ui.progress.sinks import progress_sink
 
-    with progress_sink(quiet, json_output) as emit:
-        result = benchmark(paths, config, trust=trust, emit=emit)
+    known = [file for path in paths if (file := _recognized(path)) is not None]
+    adopted = adopted_for(known, config.data, trust=trust)
+    with progress_sink(quiet, json_output) as emit, adopted as (opened, assumed):
+        for message in assumed:
+            emit(Warned(message))
+        by_path = {file.path: file for file in opened}
+        result = benchmark([by_path.get(p, p) for p in paths], config, trust=trust, emit=emit)
         picture = plot or _draw(result, emit)
         if _run_of_all(result) is not None:
             facts = result.to_dict()
@@ -100,6 +108,16 @@ def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
         else:
             paths += artifacts_of(find_run(text, runs_dir))
     return list(dict.fromkeys(paths))
+
+
+def _recognized(path: Path) -> ModelFile | None:
+    """Return the model file; None where there is none, which the row of the path says."""
+    from dlcli.formats.base import recognize
+
+    try:
+        return recognize(path)
+    except DlcliError:
+        return None
 
 
 def _run_of_all(result: BenchmarkResult) -> RunFolder | None:

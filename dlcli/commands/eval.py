@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dlcli.commands.adopting import adopted_for
 from dlcli.commands.fitting import fit_on_val
 from dlcli.commands.options import Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.recording import record_evaluations
@@ -81,28 +82,28 @@ def command(
     from dlcli.formats.base import open_artifact, recognize
     from dlcli.ui.progress.sinks import progress_sink
 
-    files = [recognize(path) for path in paths]
-    if config.explain:
-        check_explained(files[0].card.task)
-    _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
-    check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
-    # Before the weights: a wrong name fails at once.
-    if fold is None:
-        data = eval_data(files[0].card, paths[0], config)
-    else:
-        data = left_out_data(fold, files[0].card, config)
-    with progress_sink(quiet, json_output) as emit:
-        models = [
-            open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
-        ]
-        models = [_measured_by(model, config.metrics) for model in models]
-        warnings = [*data.warnings, *(note for model in models for note in model.notes)]
-        if config.data is None:
-            warnings += seen_in_training(models, data.reader.samples.ids)
-        for message in warnings:
-            emit(Warned(message))
-        measure = _compare if compared else _evaluate
-        report = measure(models, data, config, emit=emit, output=output)
+    with adopted_for([recognize(path) for path in paths], config.data, trust=trust) as (files, assumed):
+        if config.explain:
+            check_explained(files[0].card.task)
+        _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))
+        check_members([(str(f.path), f.card.task) for f in files], averaged=not compared)
+        # Before the weights: a wrong name fails at once.
+        if fold is None:
+            data = eval_data(files[0].card, paths[0], config)
+        else:
+            data = left_out_data(fold, files[0].card, config)
+        with progress_sink(quiet, json_output) as emit:
+            models = [
+                open_artifact(file, device=config.device, amp=config.amp, trust=trust) for file in files
+            ]
+            models = [_measured_by(model, config.metrics) for model in models]
+            warnings = [*assumed, *data.warnings, *(note for model in models for note in model.notes)]
+            if config.data is None:
+                warnings += seen_in_training(models, data.reader.samples.ids)
+            for message in warnings:
+                emit(Warned(message))
+            measure = _compare if compared else _evaluate
+            report = measure(models, data, config, emit=emit, output=output)
     mirrored = "; mean over each image and its mirror image" if config.tta == "flip" else ""
     computed = f"; computed in {config.amp}" if config.amp != "none" else ""
     decided = _decided(models, config)

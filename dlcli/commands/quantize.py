@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dlcli.commands.adopting import adopted_for
 from dlcli.commands.options import Artifact, Json, Quiet, RunsDir, Settings, Trust, takes_config
 from dlcli.commands.recording import record
 from dlcli.commands.train_session.finetune import make_finetuner
@@ -54,13 +55,18 @@ def command(
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.quantize.quantize import quantize
+    from dlcli.events import Noted
+    from dlcli.formats.base import recognize
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.quantize import print_quantized
 
-    with progress_sink(quiet, json_output) as emit:
+    adopted = adopted_for([recognize(path)], config.measure.data, trust=trust)
+    with progress_sink(quiet, json_output) as emit, adopted as ((file,), assumed):
+        for message in assumed:
+            emit(Noted(message))
         result = quantize(
-            path, config, output=output, finetuner=make_finetuner(runs_dir, emit), trust=trust, emit=emit
+            file, config, output=output, finetuner=make_finetuner(runs_dir, emit), trust=trust, emit=emit
         )
         plots = _plot(result, emit)
         name = f"quantize-{result.output.name}"

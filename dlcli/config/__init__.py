@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dlcli.config.adopt import AdoptConfig as AdoptConfig
     from dlcli.config.augment import AugmentConfig as AugmentConfig
     from dlcli.config.benchmark import BenchConfig as BenchConfig
     from dlcli.config.bounds import Bound as Bound
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from dlcli.config.tune import TuneConfig as TuneConfig
 
 _MODULES = {
+    "adopt": ("AdoptConfig",),
     "augment": ("AugmentConfig",),
     "benchmark": ("BenchConfig",),
     "bounds": (

@@ -39,16 +39,33 @@ Outputs = npt.NDArray[np.float32]  # `TaskSpec.output` of a batch: logits or sca
 class ModelFile:
     """A model on disk whose format is known: a file, several next to each other, or a folder.
 
-    Nothing is loaded; what is read of it (its card, its size) is read once.
+    Nothing is loaded; what is read of it (its card, its size) is read once. ``stored`` is the temporary
+    copy of a file without a card, which is opened in its place.
     """
 
     path: Path
     format: Format
+    stored: Path | None = None
+
+    @property
+    def content(self) -> Path:
+        """Where its bytes are read: at ``path``, or of a copy with a card that has it as its name."""
+        return self.stored or self.path
 
     @cached_property
     def card(self) -> Card:
         """The card. Raises: DlcliError where there is none or it is damaged."""
-        return self.format.read_card(self.path)
+        return self.format.read_card(self.content)
+
+    @cached_property
+    def is_foreign(self) -> bool:
+        """Whether another program wrote it, and `dlcli adopt` can give it a card."""
+        if not self.format.adoptable:
+            return False
+        try:
+            return not self.card
+        except DlcliError:
+            return not self.verify()  # a damaged one of dlcli's own says so
 
     @cached_property
     def files(self) -> tuple[Path, ...]:
@@ -58,7 +75,7 @@ class ModelFile:
         """
         if self.path.is_dir():
             return tuple(sorted(path for path in self.path.rglob("*") if path.is_file()))
-        return (self.path, *self.format.companions(self.path))
+        return (self.content, *self.format.companions(self.content))
 
     @cached_property
     def size(self) -> int:
@@ -89,7 +106,7 @@ class ModelFile:
 
         Raises: DlcliError when it is damaged.
         """
-        return self.format.verify(self.path)
+        return self.format.verify(self.content)
 
     @property
     def runs_code(self) -> bool:
@@ -221,6 +238,7 @@ class Format:
         examples: Short programs, for people, that use a file without dlcli, by language.
         own_suffix: Whether its library takes files of this ending only.
         folder: Whether a model is a folder, with all files in it.
+        adoptable: Whether `dlcli adopt` writes cards for such files of other programs.
         verify: Compare all files of a path with the digest that they carry, without running anything;
             False where they carry none, as those of other programs. Raises: DlcliError when they are
             damaged.
@@ -246,6 +264,7 @@ class Format:
     examples: Mapping[str, Example] = field(default_factory=dict)
     own_suffix: bool = False
     folder: bool = False
+    adoptable: bool = False
     companions: Callable[[Path], list[Path]] = lambda path: []
     verify: Callable[[Path], bool] = lambda path: False
     facts: Callable[[Path], dict[str, str]] = lambda path: {}
@@ -297,6 +316,15 @@ def no_weights(file: ModelFile, card: Card | None = None) -> DlcliError:
     )
 
 
+def adopting(path: Path) -> str:
+    """The way out for a file of another program, which has no card."""
+    name = as_typed(path)
+    return (
+        f"dlcli adopt {name} --data DATA (or --classes FILE) writes a copy with one; eval, quantize and "
+        "benchmark with --data need no copy"
+    )
+
+
 def head_of(path: Path, count: int = 64) -> bytes:
     """The first bytes of a file, for sniffing. Raises: OSError."""
     with path.open("rb") as file:
@@ -328,17 +356,24 @@ def open_artifact(
         )
     _check_transforms(file)
     strange = _strange_code(file)
-    if strange and not (trust or trusts_all()):
+    if strange:
         _ = file.card  # a file without one is of no use: that is the first thing to say
-        raise DlcliError(
-            f"{file.path} {strange}",
-            hint=f"if you trust its source: dlcli eval {as_typed(file.path)} --trust, once",
-        )
+    check_trusted(file, trust)
     with allowing(file.card.model.name if strange else None):
         artifact = file.format.open(file, Runtime(device, threads, amp, merge))
     if strange:
         file.remember()
     return artifact
+
+
+def check_trusted(file: ModelFile, trust: bool, *, command: str = "eval") -> None:
+    """Raises: DlcliError for a file that could run code of somebody else, and is not trusted."""
+    strange = _strange_code(file)
+    if strange and not (trust or trusts_all()):
+        raise DlcliError(
+            f"{file.path} {strange}",
+            hint=f"if you trust its source: dlcli {command} {as_typed(file.path)} --trust, once",
+        )
 
 
 def _check_transforms(file: ModelFile) -> None:

@@ -84,10 +84,10 @@ def open_program(
 
     from dlcli.zoo.device import set_threads
 
-    check_whole(file.path)
+    check_whole(file.content)
     set_threads(runtime.threads)
     try:
-        program = load(file.path, device)
+        program = load(file.content, device)
     except Exception as exc:  # whatever is wrong with the file or with its torch's version
         raise DlcliError(
             f"torch {torch.__version__} cannot load {file.path}: {first_line(exc)}", hint=hint

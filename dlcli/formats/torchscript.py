@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dlcli.card import CARD_KEY, Card
 from dlcli.errors import DlcliError
-from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
+from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime, adopting
 from dlcli.formats.static_shape import Sizes
 from dlcli.formats.torch_export import example_inputs, module_to_export, noise_batch
 from dlcli.formats.torch_program import Program, TorchProgram, open_program
@@ -170,7 +170,7 @@ def _difference(script: Any, module: nn.Module, card: Card, sizes: Sizes | None,
 
 def read_card(path: Path) -> Card:
     """The card among the archive's extra files; nothing of it is run."""
-    return card_in(path, NAME)
+    return card_in(path, NAME, adopting(path))
 
 
 def open_torchscript(file: ModelFile, runtime: Runtime) -> TorchProgram:
@@ -178,10 +178,11 @@ def open_torchscript(file: ModelFile, runtime: Runtime) -> TorchProgram:
     from dlcli.zoo.device import resolve_device
 
     _ = file.card  # a file without one is of no use, whatever else is wrong with it
-    return open_program(file, resolve_device(runtime.device), runtime, _load)
+    return open_program(file, resolve_device(runtime.device), runtime, load_script)
 
 
-def _load(path: Path, device: torch.device) -> Program:
+def load_script(path: Path, device: torch.device) -> Program:
+    """The module of a file. It may run code of the file, and raises whatever that or torch does."""
     import torch
 
     jit: Any = torch.jit  # not typed
@@ -214,5 +215,6 @@ FORMATS.register(NAME)(
         verify=check_whole,
         options=frozenset({"dynamic", "half", "softmax"}),
         runs_code=True,
+        adoptable=True,
     )
 )

@@ -120,14 +120,15 @@ def add_member(path: Path, name: str, data: bytes) -> None:
         archive.writestr(f"{folder}/{name}", data)
 
 
-def card_in(path: Path, format_name: str) -> Card:
-    """The card among the extra files. Raises: DlcliError when there is none."""
+def card_in(path: Path, format_name: str, hint: str = "") -> Card:
+    """The card among the extra files. Raises: DlcliError when there is none, with ``hint``."""
     data = read_member(path, CARD_MEMBER)
     if data is None:
         raise DlcliError(
             f"{path} is a {format_name} file without a dlcli card: "
             "its classes and preprocessing are unknown",
-            hint=f"dlcli export --format {format_name} makes one of a model of dlcli's; of another "
+            hint=hint
+            or f"dlcli export --format {format_name} makes one of a model of dlcli's; of another "
             "model dlcli takes the weights: dlcli train --model file.py:Class --weights FILE",
         )
     return Card.from_json(data.decode("utf-8", "replace"), source=path)

@@ -130,6 +130,7 @@ _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"simplified: {args.get('nodes_before')} to {args.get('nodes_after')} nodes"
     ),
     "onnx-versions": _onnx_versions,
+    "adopted": lambda args: f"a copy of {args.get('source')}, written by {args.get('producer')}",
     "exported": lambda args: f"exported from {args.get('source')}",
     "one branch": lambda args: f"ONE BRANCH ONLY of {'; '.join(map(str, args.get('lines', ())))}",
     "not verified on data": lambda args: f"NOT VERIFIED ON DATA: {args.get('reason')}",

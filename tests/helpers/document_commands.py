@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from foreign import image_file, regressor_file
 from PIL import Image
 
 # What makes a command small: words of a page, and what the test puts in their place.
@@ -45,6 +46,9 @@ def write_data(root: Path) -> None:
     prices = 30 * rooms + area + rng.normal(0, 5, 80)
     rows = [f"{r},{a:.1f},{p:.1f}" for r, a, p in zip(rooms, area, prices, strict=True)]
     (root / "houses.csv").write_text("rooms,area,price\n" + "\n".join(rows) + "\n")
+    image_file(root / "their.onnx", side=16, batch=1, classes=3)
+    (root / "names.txt").write_text("blue\ngreen\nred\n")
+    regressor_file(root / "forest.onnx")
     subjects = {"card": "where is my card number", "cash": "how do I get cash at shop"}
     texts = [f"{text} {i}?,{label}" for i in range(30) for label, text in subjects.items()]
     (root / "questions.csv").write_text("text,label\n" + "\n".join(texts) + "\n")

@@ -47,7 +47,7 @@ _MIN_COVERAGE = 0.5
 
 
 def quantize(
-    path: Path,
+    model: Path | ModelFile,
     settings: QuantizeSettings,
     *,
     output: Path | None = None,
@@ -65,7 +65,8 @@ def quantize(
     config = settings.quantize
     bound = parse_bound(config.max_drop)
     check_options(config)
-    source, trained = open_artifact(path, device="cpu", trust=trust), None
+    source, trained = open_artifact(model, device="cpu", trust=trust), None
+    path = source.path
     if transforms.simulates_int8(source.card):
         from dlcli.deploy.quantize.qat import original_of
 

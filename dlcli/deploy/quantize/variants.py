@@ -69,7 +69,7 @@ class VariantBuilder:
     def float_file(self) -> Path:
         """The same model as float32 ONNX, the baseline of all ratios: the source itself if it is one."""
         if is_graph(self.source):
-            return self.source.path
+            return self.source.file.content
         self._emit(Noted("writing the model as float32 ONNX, to quantize it and to compare with it"))
         entry, path = FORMATS.get("onnx"), self._new_folder() / "float.onnx"
         assert entry.write is not None

@@ -20,6 +20,7 @@ from dlcli import __version__
 from dlcli.card import CARD_KEY, Card
 from dlcli.errors import DlcliError
 from dlcli.files import sha256_file
+from dlcli.formats.base import adopting
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class OnnxFile:
             raise DlcliError(
                 f"{self.path} is an ONNX file without a dlcli card: its classes and preprocessing are "
                 "unknown",
-                hint="dlcli reads the ONNX files that dlcli export wrote",
+                hint=adopting(self.path),
             )
         return Card.from_json(self.metadata[CARD_KEY], source=self.path)
 

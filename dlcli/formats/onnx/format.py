@@ -118,12 +118,19 @@ def _facts(path: Path) -> dict[str, str]:
 
 def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
     """A session on the device. Raises: DlcliError when the file or the device cannot be used."""
-    import onnxruntime
-
-    path = file.path
-    content = onnx_file.read(path)
+    content = onnx_file.read(file.content)
     content.check()
     card = content.card
+    session, notes = open_graph(content, runtime)
+    _check_shapes(session, card, file.path)
+    return OnnxArtifact(file, card, session, notes)
+
+
+def open_graph(content: onnx_file.OnnxFile, runtime: Runtime) -> tuple[Any, tuple[str, ...]]:
+    """A session of a file that was checked, with notes on its device. Raises: DlcliError."""
+    import onnxruntime
+
+    path = content.path
     providers = providers_for(runtime.device)
     options = onnxruntime.SessionOptions()
     if runtime.threads is not None:
@@ -138,9 +145,7 @@ def open_onnx(file: ModelFile, runtime: Runtime) -> OnnxArtifact:
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(exc)}",
             hint="it may be older than the file: export it again, --for onnxruntime==VERSION",
         ) from exc
-    notes = check_providers(session.get_providers(), providers, runtime.device, path)
-    _check_shapes(session, card, path)
-    return OnnxArtifact(file, card, session, notes)
+    return session, check_providers(session.get_providers(), providers, runtime.device, path)
 
 
 def _check_shapes(session: Any, card: Card, path: Path) -> None:
@@ -207,6 +212,7 @@ FORMATS.register("onnx")(
         fresh=_depends_on_order,
         examples={"python": PYTHON, "cpp": cpp.ONNX},
         companions=_companions,
+        adoptable=True,
         facts=_facts,
     )
 )

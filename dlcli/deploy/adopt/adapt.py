@@ -1,0 +1,137 @@
+"""A graph of another program with dlcli's input and output.
+
+dlcli's image is float32 (batch, C, H, W), its row float32 (batch, columns), its output float32
+(batch, outputs). A graph of another form gets the nodes in between; its own stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dlcli.deploy.adopt.graph import ForeignGraph, type_of
+from dlcli.formats.onnx.postprocess import constant
+from dlcli.formats.onnx.raw import shape_of
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+_OWN = "adopted"  # the prefix of names that are given here
+
+
+def adapt(
+    foreign: ForeignGraph,
+    source: tuple[str, tuple[int, ...]],
+    target: tuple[str, int],
+    batch: int | None,
+) -> ModelProto:
+    """The graph with an input ``source`` (name, sample's shape) and an output ``target`` (name, size).
+
+    ``batch`` is the only batch size that it takes; None: any. A graph of one batch size is made to take
+    any by its shapes alone, so whether it does must be tried.
+    """
+    from onnx import TensorProto, helper
+
+    model = type(foreign.model)()
+    model.CopyFrom(foreign.model)
+    graph, (input_name, shape), (output_name, outputs) = model.graph, source, target
+    if batch is None and foreign.form.batch is not None:
+        _free_batch(graph, foreign.form.batch)
+    del graph.value_info[:]  # of another batch size, perhaps
+    value = next(v for v in graph.output if v.name == foreign.output)
+    inner = [f"{_OWN}/input/{i}" for i in range(len(foreign.inputs))]
+    for name, new in zip([v.name for v in foreign.inputs], inner, strict=True):
+        _rename(graph, name, new)
+    _rename(graph, foreign.output, f"{_OWN}/output")
+    for name in (input_name, output_name):  # of tensors inside
+        _rename(graph, name, f"{_OWN}/inner/{name}")
+    before = _in_front(foreign, input_name, inner, _opset(model))
+    if not before:
+        _rename(graph, inner[0], input_name)
+    after: list[NodeProto] = []
+    if type_of(value) == TensorProto.FLOAT and len(shape_of(value)) == 2:
+        _rename(graph, f"{_OWN}/output", output_name)
+    else:
+        graph.initializer.append(constant(f"{_OWN}/shape", np.array([-1, outputs], np.int64)))
+        after = [
+            helper.make_node("Cast", [f"{_OWN}/output"], [f"{_OWN}/float"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", [f"{_OWN}/float", f"{_OWN}/shape"], [output_name]),
+        ]
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend(nodes)
+    size: int | str = "batch" if batch is None else batch
+    graph.input.append(helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [size, *shape]))
+    graph.output.append(helper.make_tensor_value_info(output_name, TensorProto.FLOAT, [size, outputs]))
+    return model
+
+
+def _opset(model: ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def _in_front(foreign: ForeignGraph, name: str, inner: list[str], opset: int) -> list[NodeProto]:
+    """The nodes from dlcli's input ``name`` to the graph's own, ``inner``; none where they are alike."""
+    from onnx import TensorProto, helper
+
+    nodes: list[NodeProto] = []
+    types = [type_of(value) for value in foreign.inputs]
+    parts = [name]
+    if len(inner) > 1:
+        parts = [f"{part}/float" for part in inner]
+        if opset < 13:
+            nodes.append(helper.make_node("Split", [name], parts, axis=1, split=[1] * len(parts)))
+        else:
+            sizes = f"{_OWN}/sizes"
+            ones = constant(sizes, np.ones(len(parts), np.int64))
+            nodes.append(helper.make_node("Constant", [], [sizes], value=ones))
+            nodes.append(helper.make_node("Split", [name, sizes], parts, axis=1))
+    elif foreign.form.layout == "NHWC":
+        parts = [f"{_OWN}/NHWC"]
+        nodes.append(helper.make_node("Transpose", [name], parts, perm=[0, 2, 3, 1]))
+    for part, own, kind in zip(parts, inner, types, strict=True):
+        last = part
+        if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
+            last = f"{own}/rounded"  # a cast truncates
+            nodes.append(helper.make_node("Round", [part], [last]))
+        if kind != TensorProto.FLOAT:
+            nodes.append(helper.make_node("Cast", [last], [own], to=kind))
+        elif nodes:
+            nodes.append(helper.make_node("Identity", [part], [own]))
+    return nodes
+
+
+def _rename(graph: GraphProto, old: str, new: str) -> None:
+    """Rename a tensor everywhere, in subgraphs too."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                if name == old:
+                    names[i] = new
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                if subgraph.node or subgraph.output:
+                    _rename(subgraph, old, new)
+    for value in (*graph.initializer, *graph.input, *graph.output):
+        if value.name == old:
+            value.name = new
+
+
+def _free_batch(graph: GraphProto, batch: int) -> None:
+    """Let each Reshape to a constant shape of this batch keep the first size of what it is given."""
+    from onnx import numpy_helper
+
+    shapes = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            shapes[node.output[0]] = node.attribute[0].t
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Reshape" or node.input[1] not in shapes:
+            continue
+        shape = numpy_helper.to_array(shapes[node.input[1]]).copy()
+        literal = any(attribute.name == "allowzero" and attribute.i for attribute in node.attribute)
+        if shape.size > 1 and shape[0] == batch and not (literal and -1 in shape):
+            shape[0] = -1 if literal else 0
+            graph.initializer.append(constant(f"{_OWN}/reshape/{number}", shape))
+            node.input[1] = f"{_OWN}/reshape/{number}"

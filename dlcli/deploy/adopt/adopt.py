@@ -1,0 +1,217 @@
+"""A copy of another program's model file with a card: from then on it is as dlcli's own exports.
+
+The copy is loaded again, its outputs are compared with those of the file, and only then does it get its
+name. The file itself stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dlcli import transforms
+from dlcli.card import Card, ModelSpec
+from dlcli.config.adopt import AdoptConfig
+from dlcli.data.prepare import prepare, random_inputs
+from dlcli.deploy.adopt.adapt import adapt
+from dlcli.deploy.adopt.form import Form
+from dlcli.deploy.adopt.graph import ForeignGraph
+from dlcli.deploy.adopt.script import ForeignScript
+from dlcli.deploy.adopt.task import Described, describe
+from dlcli.deploy.export import staging_folder
+from dlcli.errors import DlcliError, UsageError
+from dlcli.files import sha256_file
+from dlcli.formats.base import ModelFile, check_trusted, open_artifact, recognize
+from dlcli.formats.onnx import file as onnx_file
+from dlcli.formats.onnx.postprocess import output_name
+from dlcli.formats.publish import publish
+from dlcli.formats.readable_outputs import with_readable_outputs
+from dlcli.formats.static_shape import with_sizes
+from dlcli.task import TaskSpec
+
+_ROWS = 5  # of random inputs, to compare; no divisor of a usual batch size
+_TOLERANCE = 1e-4  # of the largest output
+_SUM_TOLERANCE = 1e-3  # of probabilities
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """The copy; in words, what was assumed for its card, and what running the file has shown."""
+
+    source: Path
+    file: ModelFile
+    assumed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        card = self.file.card
+        return {
+            "artifact": str(self.source),
+            "output": str(self.file.path),
+            "format": self.file.format.name,
+            "task": card.task.kind,
+            "class_names": list(card.task.class_names),
+            "input_shape": list(card.task.input.shape),
+            "changes": [record.model_dump() for record in card.transforms],
+            "assumed": list(self.assumed),
+            "notes": list(self.notes),
+        }
+
+
+def adopt(
+    file: ModelFile, config: AdoptConfig, output: Path | None = None, *, trust: bool = False
+) -> Adopted:
+    """Write a copy with a card to ``output``, by default STEM-adopted next to the file.
+
+    Raises: UsageError for what neither the file nor the settings say, DlcliError where they do not fit.
+    """
+    if not file.is_foreign:
+        if file.format.adoptable:
+            raise DlcliError(f"{file.path} has a card already", hint="every command takes it as it is")
+        raise DlcliError(
+            f"{file.path} is a {file.format.name} file, and adopt is for ONNX and TorchScript",
+            hint="weights alone need their model: dlcli train --model MODEL --weights FILE",
+        )
+    check_trusted(file, trust, command="adopt")
+    path = file.path
+    target = output or path.with_name(f"{path.stem}-adopted{file.format.suffix}")
+    if target.exists():
+        raise UsageError(f"{target} exists", hint="remove it, or choose another name: --output")
+    foreign = ForeignGraph(path) if file.format.name == "onnx" else ForeignScript(path)
+    described = describe(path, foreign.form, config)
+    with staging_folder(target) as folder:
+        staged = folder / target.name
+        notes = _write(foreign, described, staged)
+        published = publish(recognize(staged), target)
+    if published.runs_code:
+        published.remember()
+    return Adopted(path, published, described.assumed, tuple(notes))
+
+
+def _write(foreign: ForeignGraph | ForeignScript, described: Described, path: Path) -> list[str]:
+    """Write the copy and compare its outputs. Returns what was seen. Raises: DlcliError."""
+    form, notes = foreign.form, []
+    sample = _random(described, foreign.path, form)
+    batch = form.batch
+    expected = _run_in_batches(foreign.run, sample, batch)
+    if batch is None and isinstance(foreign, ForeignScript):
+        one = _run_in_batches(foreign.run, sample, 1)
+        if not _same(expected, one):
+            batch, expected = 1, one
+    if expected.ndim != 2 or len(expected) != len(sample):
+        raise DlcliError(
+            f"{foreign.path} gives {expected.shape} for {len(sample)} samples, and a card describes "
+            "(samples, outputs)",
+            hint="export a model whose forward gives one row of numbers a sample",
+        )
+    task = described.task(expected.shape[1], foreign.path)
+    card = _card(foreign.path, form, task, described)
+    if _are_probabilities(expected, task):
+        card = with_readable_outputs(card)
+        notes.append("its outputs are probabilities")
+    if form.precision == "float16":
+        card = card.with_record(transforms.HALF, dtype="float16")
+    if form.precision == "int8":
+        card = card.with_record(transforms.QUANTIZE, method="by another program")
+    for free in (True, False) if batch is not None and isinstance(foreign, ForeignGraph) else (False,):
+        sizes = None if batch is None or free else {"batch": batch}
+        problem = _try(foreign, with_sizes(card, sizes), path, None if free else batch, sample, expected)
+        if not problem:
+            if free:
+                notes.append(f"its batch size of {batch} is now any: outputs are the same")
+            elif batch is not None:
+                notes.append(f"it takes batches of {batch} only, and is called so often")
+            return notes
+    raise DlcliError(
+        f"the copy of {foreign.path} does not give its outputs: {problem}; nothing was written"
+    )
+
+
+def _try(
+    foreign: ForeignGraph | ForeignScript,
+    card: Card,
+    path: Path,
+    batch: int | None,
+    sample: npt.NDArray[np.float32],
+    expected: npt.NDArray[np.float32],
+) -> str:
+    """Write the copy, open it, and say what is wrong with its outputs; "" where nothing is."""
+    try:
+        if isinstance(foreign, ForeignGraph):
+            readable = transforms.find_record(card.transforms, transforms.PROBABILITIES) is not None
+            (tensor,) = card.task.input.signature
+            shape = tuple(size for size in tensor.dims if isinstance(size, int))
+            source, name = (tensor.name, shape), output_name(card.task, readable=readable)
+            onnx_file.write(adapt(foreign, source, (name, expected.shape[1]), batch), path, card)
+        else:
+            foreign.write(path, card)
+        opened: Any = open_artifact(recognize(path), device="cpu", trust=True)
+        outputs = _run_in_batches(lambda part: _outputs(opened, part), sample, batch)
+    except DlcliError as exc:
+        return exc.message
+    except Exception as exc:  # ONNX Runtime's errors share no base class but this
+        return str(exc)
+    return "" if _same(outputs, expected) else "they differ on random inputs"
+
+
+def _outputs(opened: Any, part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The file's own outputs for prepared tensors."""
+    if hasattr(opened, "session"):
+        name = opened.card.task.input.signature[0].name
+        return np.asarray(opened.session.run(None, {name: part})[0], np.float32)
+    import torch
+
+    with torch.inference_mode():
+        outputs: npt.NDArray[np.float32] = opened.program(torch.from_numpy(part)).float().numpy()
+    return outputs
+
+
+def _random(described: Described, path: Path, form: Form) -> npt.NDArray[np.float32]:
+    """Random inputs as the model takes them."""
+    spec = described.input
+    task = TaskSpec(kind="multilabel", input=spec, class_names=("any",))
+    (array,) = prepare(random_inputs(task, _ROWS), task).values()
+    return array
+
+
+def _run_in_batches(
+    run: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    sample: npt.NDArray[np.float32],
+    batch: int | None,
+) -> npt.NDArray[np.float32]:
+    """The outputs of a program that takes batches of one size only; the last is padded."""
+    if batch is None:
+        return run(sample)
+    outputs = []
+    for start in range(0, len(sample), batch):
+        part = sample[start : start + batch]
+        padding = np.zeros((batch - len(part), *part.shape[1:]), np.float32)
+        outputs.append(run(np.concatenate([part, padding]))[: len(part)])
+    return np.concatenate(outputs)
+
+
+def _same(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
+    bound = _TOLERANCE * max(1.0, float(np.abs(other).max(initial=0)))
+    return one.shape == other.shape and bool(np.abs(one - other).max(initial=0) <= bound)
+
+
+def _are_probabilities(outputs: npt.NDArray[np.float32], task: TaskSpec) -> bool:
+    """Whether every row of outputs for random inputs is one of probabilities; logits never are."""
+    if task.targets or outputs.min() < 0 or outputs.max() > 1 + _SUM_TOLERANCE:
+        return False
+    return task.kind == "multilabel" or bool(np.abs(outputs.sum(axis=1) - 1).max() < _SUM_TOLERANCE)
+
+
+def _card(path: Path, form: Form, task: TaskSpec, described: Described) -> Card:
+    # A name that no registered model has: nothing builds it.
+    spec = ModelSpec(name=f"{path.stem} (adopted)")
+    card = Card(model=spec, task=task, data=described.data, weights_from=str(path), params=form.params)
+    return card.with_record(
+        transforms.ADOPTED, source=path.name, sha256=sha256_file(path), producer=form.producer
+    )
