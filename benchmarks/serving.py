@@ -56,7 +56,8 @@ class Row:
 def trained(folder: Path) -> Path:
     """A cnn for digits."""
     dlcli = [sys.executable, "-m", "dlcli"]
-    train = ["train", "digits", "--model", "cnn", "--epochs", "3", "--name", "cnn-digits", "--quiet"]
+    data = ["--data", "digits", "--model", "cnn", "--epochs", "3"]
+    train = ["train", *data, "--name", "cnn-digits", "--quiet"]
     subprocess.run([*dlcli, *train], cwd=folder, check=True, stdout=sys.stderr)
     export = ["export", "cnn-digits", "--format", "onnx", "--no-latency", "--quiet"]
     subprocess.run([*dlcli, *export], cwd=folder, check=True, stdout=sys.stderr)
@@ -144,6 +145,17 @@ def cpu_s(pid: int) -> float:
     return own + sum(cpu_s(int(c)) for task in tasks for c in (task / "children").read_text().split())
 
 
+def wait_until_idle(rows: dict[str, Row]) -> None:
+    """Wait for servers that still work on requests of clients that are gone."""
+    pids = {row.pid for row in rows.values()}
+    for _ in range(300):
+        before = sum(cpu_s(pid) for pid in pids)
+        time.sleep(0.2)
+        if sum(cpu_s(pid) for pid in pids) - before < 0.02:
+            return
+    raise SystemExit("a server works on a minute after the last request")
+
+
 def limit(session: Any, batch: int, seconds: float) -> dict[str, float]:
     """Figures of the session alone."""
     feeds = {session.get_inputs()[0].name: inputs_of(session, batch)[1]}
@@ -164,8 +176,10 @@ def timed(rows: dict[str, Row], session: Any, args: argparse.Namespace) -> dict[
     alone = "onnxruntime, in process"
     found: dict[str, list[dict[str, float]]] = {name: [] for name in (alone, *rows)}
     for number in range(args.rounds):
+        wait_until_idle(rows)
         found[alone].append(limit(session, args.batch, args.seconds))
         for name, row in rows.items():
+            wait_until_idle(rows)
             found[name].append(under_load(name, row, args, found[alone][-1]))
             share = found[name][-1]["of_limit"]
             print(f"  round {number + 1}  {name}: {share:.3f} of the limit", file=sys.stderr, flush=True)
