@@ -176,12 +176,14 @@ def _able(
             reasons.append(f"bf16 is left out: {first_line(exc)}")
             continue
         if slowdown > _MOST_SLOWDOWN:
-            slow.append(f"{way.describe(has_images(job.model.module))} takes {slowdown:.1f}x")
+            as_long = "x" if slow else "x as long"
+            slow.append(f"{slowdown:.1f}{as_long} in {way.describe(has_images(job.model.module))}")
         else:
             able.append(way)
     if slow:
         name = known.describe(has_images(job.model.module))
-        reasons.append(f"a step in {', '.join(slow)} the time of {name}")
+        first = f"slower than {name}" if able else f"{name} is the fastest on this CPU"
+        reasons.append(f"{first}: steps take {', '.join(slow)}")
     return able, "; ".join(dict.fromkeys(reasons))
 
 
