@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -128,7 +129,7 @@ def command(
             batch_size=config.batch_size or batch_size_of(ensemble),
             beams=config.beams,
             carried=carried.cells,
-            half_widths=None if intervals is None else intervals.half_widths,
+            half_widths=None if intervals is None else partial(intervals.around, task=task),
         )
         with destination(output) as stream:
             WRITERS[chosen](prediction_rows(predictions, head, carried, emit), stream, head)
@@ -179,6 +180,11 @@ def _interval_facts(intervals: Intervals, task: TaskSpec) -> dict[str, Any]:
             "coverage": float(intervals.coverage),
             "val_samples": intervals.samples,
             "half_widths": {target.name: width for target, width in widths},
+            "multiples_of_window_std": [
+                target.name
+                for target, by_window in zip(task.targets, intervals.by_window, strict=True)
+                if by_window
+            ],
             "note": intervals.words(),
         }
     }

@@ -6,9 +6,13 @@ new one with at least the probability that was asked for, whatever the model: Vo
 "Algorithmic Learning in a Random World" (2005); Lei et al., arXiv:1604.04173, algorithm 2. The
 probability is over both: of one val split the coverage varies around it.
 
-Of a forecast the samples are windows, and each step of the horizon has errors of its own. Windows
-overlap and follow each other in time, so they are not exchangeable: nothing is guaranteed there, and
-what the intervals contain is measured. No window of val predicts a row of test.
+Of a forecast the samples are windows, and each step of the horizon has errors of its own, which may be
+larger where the window varies more. So errors are also divided by the standard deviation of the target
+in the window, as in normalised conformal prediction (Papadopoulos, Gammerman and Vovk, 2008); each
+target has of the two kinds of intervals that with the better interval score on val (Gneiting and
+Raftery, J. Am. Stat. Assoc. 102, 2007). Windows overlap and follow each other in time, so they are not
+exchangeable: nothing is guaranteed there, and what the intervals contain is measured. No window of val
+predicts a row of test.
 
 N samples, R targets, H steps of a forecast, which others do not have: ([H,] R) is the shape of a sample.
 """
@@ -22,6 +26,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from dlcli.card import Card
 from dlcli.config import EvalConfig
@@ -38,10 +43,11 @@ from dlcli.evaluation.predict import unscale
 from dlcli.events import Emit, ignore
 from dlcli.formats.base import Outputs
 from dlcli.runs.folder import run_of
-from dlcli.task import TaskSpec
+from dlcli.task import SeriesInput, TaskSpec
 
 NUMBERS = ("regression", "forecast")  # the tasks whose predictions have intervals
-MAX_ERRORS = 2**25  # held at a time, 256 MiB; of more samples only some are used
+MAX_ERRORS = 2**24  # held at a time, 128 MiB, and some copies; of more samples only some are used
+_LEAST_STD = 0.1  # of a window, in stds of the target in training: constant windows divide errors too
 
 
 def absolute_errors(
@@ -50,11 +56,11 @@ def absolute_errors(
     task: TaskSpec,
     split: str,
     emit: Emit = ignore,
-) -> Iterator[Floats]:
+) -> Iterator[tuple[Floats, Inputs]]:
     """The absolute errors of numbers, batch after batch (n, [H,] R), of all readable samples.
 
-    In the data's units, or where each of several series has a scale of its own, in that scale. Raises:
-    DlcliError where no sample can be read or an output is not finite.
+    With each batch come its inputs. In the data's units, or where each of several series has a scale of
+    its own, in that scale. Raises: DlcliError where no sample can be read or an output is not finite.
     """
     counted = 0
     for inputs, indices in batches(reader, default_batch_size(task), split, emit):
@@ -64,26 +70,47 @@ def absolute_errors(
                 f"some outputs of the {split} split are NaN or infinite: there are no intervals"
             )
         counted += len(errors)
-        yield errors
+        yield errors, inputs
     if not counted:
         check_counted(make_counts(task), reader, split)  # says why
 
 
+def window_std(inputs: Inputs, task: TaskSpec) -> Floats:
+    """The standard deviation of each target in the window of a forecast (n, 1, R), in its units."""
+    spec = task.input
+    assert isinstance(spec, SeriesInput)
+    values = inputs[0][:, :, [spec.channels.index(target.name) for target in task.targets]]
+    scaled = np.hypot(values.std(axis=1, keepdims=True, dtype=np.float64), _LEAST_STD)
+    return scaled * np.array([target.std for target in task.targets])  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Intervals:
-    """Half the widths, ([H,] R), of intervals for a ``coverage``, from the errors of ``samples``."""
+    """Half the widths, ([H,] R), of intervals for a ``coverage``, from the errors of ``samples``.
+
+    Those of targets that are ``by_window`` (R,) are multiples of `window_std`.
+    """
 
     coverage: Fraction
     half_widths: Floats
     samples: int
+    by_window: npt.NDArray[np.bool_]
+
+    def around(self, inputs: Inputs, task: TaskSpec) -> Floats:
+        """Half the widths around the predictions for a batch: ([H,] R), or of each sample (n, H, R)."""
+        if not self.by_window.any():
+            return self.half_widths
+        scale = np.where(self.by_window, window_std(inputs, task), 1.0)
+        return self.half_widths * scale
 
     def words(self) -> str:
         """What they are, and what they assume."""
         if self.half_widths.ndim > 1:
+            wider = " (wider where the window varies more)" if self.by_window.any() else ""
             return (
                 f"{percent(self.coverage)} intervals, of each step by the errors of {self.samples:,} "
-                "val windows: they hold the true value about that often where errors stay as large as "
-                "on val; windows overlap and times change, so nothing guarantees it"
+                f"val windows{wider}: they hold the true value about that often where errors stay as "
+                "large as on val; windows overlap and times change, so nothing guarantees it"
             )
         return (
             f"{percent(self.coverage)} intervals, by the errors of {self.samples:,} val samples: they "
@@ -113,12 +140,36 @@ def fit_intervals(
         )
     data = eval_data(card, artifact, config.model_copy(update={"split": "val"}))
     every = -(-len(data.reader) * card.task.num_outputs // MAX_ERRORS)
-    parts, seen = [], 0
-    for errors in absolute_errors(predict, data.reader, card.task, "val", emit):
-        parts.append(errors[-seen % every :: every])  # of all samples every k-th, k = ``every``
+    parts, scales, seen = [], [], 0
+    for errors, inputs in absolute_errors(predict, data.reader, card.task, "val", emit):
+        some = slice(-seen % every, None, every)  # of all samples every k-th, k = ``every``
+        parts.append(errors[some])
+        if kind == "forecast":
+            scales.append(window_std(inputs, card.task)[some])
         seen += len(errors)
-    together = np.concatenate(parts)
-    return Intervals(coverage, half_widths(together, coverage), len(together))
+    return best_intervals(np.concatenate(parts), np.concatenate(scales) if scales else None, coverage)
+
+
+def best_intervals(errors: Floats, scales: Floats | None, coverage: Fraction) -> Intervals:
+    """The intervals by absolute errors (n, [H,] R), of windows of the scales (n, 1, R) or of others.
+
+    Raises: DlcliError where n is too small for the coverage.
+    """
+    widths = half_widths(errors, coverage)
+    by_window = np.zeros(widths.shape[-1], dtype=bool)
+    if scales is not None:
+        multiples = half_widths(errors / scales, coverage)
+        scores = [_interval_score(errors, each, coverage) for each in (widths, multiples * scales)]
+        by_window = scores[1] < scores[0]
+        widths = np.where(by_window, multiples, widths)
+    return Intervals(coverage, widths, len(errors), by_window)
+
+
+def _interval_score(errors: Floats, widths: Floats, coverage: Fraction) -> Floats:
+    """The mean interval score of each target (R,): less is better. ``widths`` are halves ([n,] H, R)."""
+    outside = np.maximum(errors - widths, 0.0)
+    scores: Floats = 2 * (widths + outside / float(1 - coverage)).mean(axis=(0, 1))
+    return scores
 
 
 def half_widths(errors: Floats, coverage: Fraction) -> Floats:
@@ -141,10 +192,10 @@ def half_widths(errors: Floats, coverage: Fraction) -> Floats:
 
 def measure_intervals(
     ensemble: Ensemble, data: EvalData, config: EvalConfig, emit: Emit = ignore
-) -> tuple[IntervalRow, ...]:
+) -> tuple[Intervals, tuple[IntervalRow, ...]]:
     """Fit the intervals of ``config`` on val, and count the true values of ``data`` that they contain.
 
-    The ensemble is of one model. Raises: UsageError, DlcliError.
+    Both are returned. The ensemble is of one model. Raises: UsageError, DlcliError.
     """
     assert config.intervals is not None
     if data.own and data.split in ("val", "all"):
@@ -158,31 +209,34 @@ def measure_intervals(
     fitted = fit_intervals(ensemble.predict, model.card, model.path, own, coverage, emit)
     task = model.card.task
     errors = absolute_errors(ensemble.predict, data.reader, task, data.split, emit)
-    return coverage_rows(errors, fitted, task)
+    return fitted, coverage_rows(errors, fitted, task)
 
 
 def coverage_rows(
-    errors: Iterable[Floats], intervals: Intervals, task: TaskSpec
+    errors: Iterable[tuple[Floats, Inputs]], intervals: Intervals, task: TaskSpec
 ) -> tuple[IntervalRow, ...]:
     """The share of true values that the intervals of each target contain.
 
     ``errors`` are the batches of `absolute_errors` of a split. The share's own interval is Wilson's; of
     a forecast, whose steps and windows depend on each other, that of a bootstrap of blocks of windows.
     """
-    widths = intervals.half_widths
-    shares, by_step = [], np.zeros(widths.shape)
-    for batch in errors:
-        inside = batch <= widths
-        shares.append(inside.reshape(len(batch), -1, widths.shape[-1]).mean(axis=1))
+    shape = intervals.half_widths.shape
+    shares, by_step, widths = [], np.zeros(shape), np.zeros(shape)
+    for batch, inputs in errors:
+        around = np.broadcast_to(intervals.around(inputs, task), batch.shape)
+        inside = batch <= around
+        shares.append(inside.reshape(len(batch), -1, shape[-1]).mean(axis=1))
         by_step += inside.sum(axis=0)
+        widths += around.sum(axis=0)
     by_sample = np.concatenate(shares)  # (N, R)
     by_step /= len(by_sample)
+    widths /= len(by_sample)
     rows = []
     for index, target in enumerate(task.targets):
         own = by_sample[:, index]
         share = float(own.mean())
         steps: tuple[IntervalStep, ...] = ()
-        if widths.ndim == 1:
+        if len(shape) == 1:
             low, high = wilson(int(own.sum()), len(own))
         else:
             low, high = paired_bootstrap(own, np.zeros_like(own), block=task.horizon)
@@ -198,6 +252,7 @@ def coverage_rows(
                 low=low,
                 high=high,
                 steps=steps,
+                by_window=bool(intervals.by_window[index]),
             )
         )
     return tuple(rows)

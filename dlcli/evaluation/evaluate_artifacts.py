@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from dlcli.config import EvalConfig
 from dlcli.data.base import Reader, SplitName
@@ -17,6 +18,7 @@ from dlcli.evaluation.evaluate import batch_size_of, batches, check_counted
 from dlcli.evaluation.examples import add_examples
 from dlcli.evaluation.explanations import Explainer
 from dlcli.evaluation.metrics import Counts, EvalResult, make_counts
+from dlcli.evaluation.metrics.base import IntervalRow
 from dlcli.evaluation.slices import slice_rows
 from dlcli.evaluation.translation import bleu, check_beams
 from dlcli.evaluation.worst import SampleLosses, check_worst, worst_rows
@@ -36,7 +38,9 @@ def evaluate_ensemble(
     task, several = ensemble.task, len(ensemble.members) > 1
     if config.worst is not None:
         check_worst(task)
-    intervals = () if config.intervals is None else measure_intervals(ensemble, data, config, emit)
+    fitted, intervals = None, tuple[IntervalRow, ...]()
+    if config.intervals is not None:
+        fitted, intervals = measure_intervals(ensemble, data, config, emit)
     samples, measures = data.reader.samples, kind_of(task).measures
     groups = {name: groups_of(samples, name, measures) for name in config.slices}
     losses = SampleLosses(task)
@@ -51,7 +55,14 @@ def evaluate_ensemble(
     if task.kind == "seq2seq":
         score = bleu(ensemble.predict, reader, task, split=data.split, beams=config.beams, emit=emit)
         result = replace(result, metrics={**result.metrics, "bleu": score})
-    result = add_examples(result, ensemble.predict, reader, task, beams=config.beams)
+    result = add_examples(
+        result,
+        ensemble.predict,
+        reader,
+        task,
+        beams=config.beams,
+        half_widths=None if fitted is None else partial(fitted.around, task=task),
+    )
     number, predict = config.worst or 0, ensemble.predict
     if task.kind != "embedding" and (number or shown):
         beams = config.beams

@@ -15,7 +15,7 @@ from dlcli.data.base import Inputs, Listed, Reader
 from dlcli.data.series.windows import Windows, channel_indices
 from dlcli.evaluation.metrics import EvalResult
 from dlcli.evaluation.metrics.base import ForecastLine, TranslationRow
-from dlcli.evaluation.predict import row_function
+from dlcli.evaluation.predict import Widths, row_function
 from dlcli.evaluation.translation import translate
 from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
@@ -32,12 +32,16 @@ def add_examples(
     task: TaskSpec,
     *,
     beams: int = 1,
+    half_widths: Widths | None = None,
 ) -> EvalResult:
-    """Add the translations or forecasts of a few samples to a result; other tasks have none."""
+    """Add the translations or forecasts of a few samples to a result; other tasks have none.
+
+    ``half_widths`` gives those of intervals around a batch of forecasts, as for `predict`.
+    """
     if task.kind == "seq2seq":
         return replace(result, translations=_translations(predict, reader, task, beams))
     if task.kind == "forecast":
-        return replace(result, forecasts=_forecasts(predict, reader, task))
+        return replace(result, forecasts=_forecasts(predict, reader, task, half_widths))
     return result
 
 
@@ -58,12 +62,12 @@ def _translations(
 
 
 def _forecasts(
-    predict: Callable[[Inputs], Outputs], reader: Reader, task: TaskSpec
+    predict: Callable[[Inputs], Outputs], reader: Reader, task: TaskSpec, half_widths: Widths | None
 ) -> tuple[ForecastLine, ...]:
     """The last window of each of the first series, or of the first targets of one series."""
     windows = reader.samples.items
     assert isinstance(windows, Windows)
-    rows_of = row_function(predict, task, 1, 1)
+    rows_of = row_function(predict, task, 1, 1, half_widths)
     lines: list[ForecastLine] = []
     several = len(np.unique(windows.which)) > 1
     for number in np.unique(windows.which).tolist():
@@ -83,6 +87,12 @@ def window_lines(
     windows: Windows, index: int, steps: Sequence[dict[str, Any]], task: TaskSpec
 ) -> list[ForecastLine]:
     """A window with its predicted ``steps``, as `row_function` gives them: a line for each target."""
+
+    def numbers(name: str, *keys: str) -> tuple[float, ...]:
+        """The target's number of each step: its own key where there is one target, else by name."""
+        cells = [step[key] for step in steps for key in keys if key in step]
+        return tuple(cell[name] if isinstance(cell, dict) else cell for cell in cells)
+
     series, start = windows.series[windows.which[index]], int(windows.starts[index])
     first = max(0, start - HISTORY * task.horizon)
     rows = slice(first, start + task.horizon)
@@ -93,7 +103,9 @@ def window_lines(
             name=f"{series.id}: {name}" if len(windows.series) > 1 else name,
             times=series.times[rows],
             true=tuple(series.target_values[rows, column].tolist()),
-            predicted=tuple(s["values"][name] if "values" in s else s["value"] for s in steps),
+            predicted=numbers(name, "value", "values"),
+            low=numbers(name, "low"),
+            high=numbers(name, "high"),
         )
         for name, column in zip(names, columns, strict=True)
     ]

@@ -23,6 +23,7 @@ from dlcli.formats.base import Outputs
 from dlcli.task import TaskSpec
 
 Predict = Callable[[Inputs], Outputs]
+Widths = Callable[[Inputs], Floats]
 Rows = tuple[dict[str, Any], ...]
 _NOTHING: dict[str, Any] = {}
 
@@ -54,14 +55,14 @@ def predict(
     batch_size: int | None = None,
     beams: int = 1,
     carried: Callable[[int], Mapping[str, Any]] = lambda index: _NOTHING,
-    half_widths: Floats | None = None,
+    half_widths: Widths | None = None,
 ) -> Iterator[Prediction]:
     """Predictions in the order of the reader's samples; a few batches are in memory at a time.
 
     ``model`` is an artifact's `predict`. ``top_k`` is for classification, where None is the
     probabilities of all classes in their order; ``beams`` for seq2seq, where 1 is greedy. ``carried``
-    gives the cells of the input that a sample's rows begin with. ``half_widths`` ([H,] R) are those of
-    intervals around numbers.
+    gives the cells of the input that a sample's rows begin with. ``half_widths`` gives half the widths
+    of the intervals around the numbers of a batch, ([n,] [H,] R).
     """
     if beams > 1:
         from dlcli.evaluation.translation import check_beams
@@ -101,7 +102,7 @@ def _reason(name: str, reader: Reader, task: TaskSpec) -> str:
 
 
 def row_function(
-    model: Predict, task: TaskSpec, top_k: int | None, beams: int, half_widths: Floats | None = None
+    model: Predict, task: TaskSpec, top_k: int | None, beams: int, half_widths: Widths | None = None
 ) -> Callable[[Inputs, SeriesRows | None], list[Rows]]:
     """The function from the inputs of a batch, and its series, to the rows of each sample.
 
@@ -113,12 +114,17 @@ def row_function(
         return lambda inputs, series: [
             ({"text": text},) for text in translate(model, inputs, task, beams=beams)
         ]
+
+    def around(inputs: Inputs) -> Floats | None:
+        return None if half_widths is None else half_widths(inputs)
+
     if task.kind == "forecast":
-        return lambda inputs, series: _steps(model(inputs), series, task=task, half_widths=half_widths)
+        return lambda inputs, series: _steps(model(inputs), series, around(inputs), task)
+    if task.kind == "regression":
+        return lambda inputs, series: _numbers(model(inputs), around(inputs), task)
     row_functions: dict[str, Callable[[Outputs], list[Rows]]] = {
         "classification": partial(_ranked, task=task, top_k=top_k),
         "multilabel": partial(_labels, task=task),
-        "regression": partial(_numbers, task=task, half_widths=half_widths),
         "embedding": _vectors,
     }
     rows_of = row_functions[task.kind]
@@ -147,13 +153,13 @@ def _labels(logits: Outputs, *, task: TaskSpec) -> list[Rows]:
     return rows
 
 
-def _numbers(outputs: Outputs, *, task: TaskSpec, half_widths: Floats | None) -> list[Rows]:
+def _numbers(outputs: Outputs, half_widths: Floats | None, task: TaskSpec) -> list[Rows]:
     """Values of (B, R) in the data's units."""
     return [(row,) for row in _value_rows(unscale(outputs, task), half_widths, task)]
 
 
 def _steps(
-    outputs: Outputs, series: SeriesRows | None, *, task: TaskSpec, half_widths: Floats | None
+    outputs: Outputs, series: SeriesRows | None, half_widths: Floats | None, task: TaskSpec
 ) -> list[Rows]:
     """A row per step, from (B, horizon, R)."""
     values, widths = unscale(outputs, task), half_widths

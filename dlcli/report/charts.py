@@ -21,11 +21,12 @@ NUMBER = 12  # the least width of a picture of one series, in units
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart; ``colour`` is one of `COLOURS`."""
+    """A line of a chart; ``colour`` is one of `COLOURS`. ``around``: the ends of intervals."""
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int
+    around: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,16 @@ def line_chart(
     if not known:
         return None
     x = _x_scale([point[0] for point in known])
-    y = svg.scale((point[1] for point in known), svg.HEIGHT - svg.BOTTOM, svg.TOP, log=log)
+    ends = [end for one in lines for pair in one.around for end in pair]
+    y = svg.scale([*(point[1] for point in known), *ends], svg.HEIGHT - svg.BOTTOM, svg.TOP, log=log)
     parts = [svg.axes(x, y, x_label, whole=whole and x.high - x.low >= 1)]
     if mark is not None:
         parts.append(svg.line(x(mark.x), y.start, x(mark.x), y.end, "mark"))
     for one in lines:
+        if one.around and all(_drawable(end, y) for pair in one.around for end in pair):
+            corners = zip(one.points, one.around, strict=True)
+            area = [(x(at), y(low), y(high)) for (at, _), (low, high) in corners]
+            parts.append(svg.area(area, "band"))
         points = [
             (x(at), y(value) if _drawable(value, y) else math.nan)
             for at, value in svg.thinned(one.points, MOST_POINTS)
@@ -104,10 +110,12 @@ def forecast(line: ForecastLine, caption: str = "") -> Figure | None:
     true = Line("true", [(float(i - first + 1), value) for i, value in enumerate(line.true)], 4)
     guess = [(float(i + 1), value) for i, value in enumerate(line.predicted)]
     mark = Mark(0.5, math.nan, f"forecast from {line.times[first]}" if len(line.times) == steps else "")
-    drawn = line_chart(caption or line.name, [true, Line("predicted", guess, 1)], "step", mark=mark)
+    predicted = Line("predicted", guess, 1, tuple(zip(line.low, line.high, strict=True)))
+    drawn = line_chart(caption or line.name, [true, predicted], "step", mark=mark)
     if drawn is None:
         return None
     legend = [(name, text) for name, text in drawn.legend if text and name != "best"]
+    legend += [("band", "interval")] if line.low else []
     legend += [("mark", mark.name)] if mark.name else []
     return Figure(drawn.caption, drawn.svg, drawn.label, legend)
 

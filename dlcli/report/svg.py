@@ -109,6 +109,14 @@ def path(points: Iterable[tuple[float, float]], classes: str) -> Markup:
     return Markup('<path class="{}" d="{}"/>').format(classes, "".join(steps))
 
 
+def area(points: Sequence[tuple[float, float, float]], classes: str) -> Markup:
+    """Return the area between two lines, of points (x, y, other y)."""
+    there = [(x, y) for x, y, _ in points]
+    back = [(x, other) for x, _, other in reversed(points)]
+    steps = "L".join(f"{position(x)} {position(y)}" for x, y in there + back)
+    return Markup('<path class="{}" d="M{}Z"/>').format(classes, steps)
+
+
 def dots(points: Iterable[tuple[float, float]], classes: str) -> Markup:
     """Return dots in one path: strokes without a length, with round ends."""
     steps = "".join(f"M{position(x)} {position(y)}h0" for x, y in points)

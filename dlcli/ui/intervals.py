@@ -24,9 +24,10 @@ def print_intervals(rows: Sequence[IntervalRow], split: str) -> None:
 def interval_title(rows: Sequence[IntervalRow]) -> str:
     """What the intervals are for, and by what."""
     first, unit = rows[0], "window" if rows[0].steps else "sample"
+    wider = ", wider where the window varies more" if any(row.by_window for row in rows) else ""
     return (
         f"intervals for {100 * first.coverage:.6g}% of {unit}s like those of val, by the errors of "
-        f"{wording.plural(first.val_samples, f'val {unit}')}"
+        f"{wording.plural(first.val_samples, f'val {unit}')}{wider}"
     )
 
 

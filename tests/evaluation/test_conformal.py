@@ -215,7 +215,7 @@ def test_series_with_a_scale_each_have_intervals_in_their_own_units() -> None:
     scale = SeriesRows(("x", "y"), np.array([0, 1]), np.zeros((2, 1)), np.array([[1.0], [100.0]]))
     widths = np.array([[1.0], [2.0]])
     outputs = np.zeros((2, 2, 1), np.float32)
-    steps = row_function(lambda inputs: outputs, task, 1, 1, widths)((), scale)
+    steps = row_function(lambda inputs: outputs, task, 1, 1, lambda inputs: widths)((), scale)
     ends = [[row["high"] - row["value"] for row in rows] for rows in steps]
     assert ends == [[1, 2], [100, 200]]
 

@@ -105,7 +105,8 @@ class IntervalRow:
     They are for a share ``coverage`` of the samples, by the errors of ``val_samples``. ``covered`` is
     the share of the true values of the samples evaluated that they contain, ``low`` and ``high`` its
     95 % interval (infinite for too few windows). Of a forecast ``half_width`` is the mean over
-    ``steps``; where each of several series has a scale of its own, widths are in that scale.
+    ``steps``, and over windows where it is ``by_window``; where each of several series has a scale of
+    its own, widths are in that scale.
     """
 
     name: str
@@ -116,6 +117,7 @@ class IntervalRow:
     low: float
     high: float
     steps: tuple[IntervalStep, ...] = ()
+    by_window: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,13 +197,16 @@ class MemberRow:
 class ForecastLine:
     """A window of one target in the data's own units: the last ``predicted`` steps of ``true``.
 
-    ``true`` begins with rows of the input; ``times`` name its steps.
+    ``true`` begins with rows of the input; ``times`` name its steps. ``low`` and ``high``, where there
+    are intervals, are their ends for each of the predicted steps.
     """
 
     name: str
     times: tuple[str, ...]
     true: tuple[float, ...]
     predicted: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,9 @@ def _able(
     Without bf16 kernels, as on CPUs with AVX2 alone, a step in it takes many times as long. The first
     step of a way also makes its kernels, so up to two more are timed where it is slow.
     """
-    able, reasons, slow = [], [], []
+    able: list[Way] = []
+    reasons: list[str] = []
+    slow: list[str] = []
     for way in ways:
         try:
             resolve_precision(way.amp, job.device)

@@ -60,6 +60,10 @@ def _draw(axes: Axes, line: ForecastLine) -> None:
         markersize=3,
         label="predicted",
     )
+    if line.low:
+        axes.fill_between(
+            at[start:], line.low, line.high, color=ORANGE, alpha=0.2, linewidth=0, label="interval"
+        )
     axes.axvspan(at[start], at[-1], color=GREY, alpha=0.08, linewidth=0, label="horizon")
     axes.axvline(at[start], color=GREY, linestyle="--", linewidth=1)
     axes.set_title(shorten(printable(line.name), NAME_WIDTH), fontsize=10).set_parse_math(False)
