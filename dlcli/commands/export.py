@@ -29,7 +29,7 @@ def command(
         typer.Option(
             "--format",
             help="Comma-separated: onnx, torchscript, pt2, aoti, state-dict, openvino, executorch, "
-            "triton, web, adapter.",
+            "coreml, triton, web, adapter.",
         ),
     ] = None,
     every: Annotated[
@@ -50,7 +50,7 @@ def command(
         str | None,
         typer.Option(
             "--example",
-            help="Also write programs that use the file without dlcli: python, cpp, web (--format web).",
+            help="Also write programs that use the file without dlcli: python, cpp, web, android, ios.",
         ),
     ] = None,
     with_example: Annotated[

@@ -45,8 +45,8 @@ SAMPLES = 256  # of the parity check: enough to see one percent of other predict
 class ExportResult:
     """An exported file.
 
-    ``parity`` is None with ``--no-verify``; ``change`` compares the model with the file, None where the
-    file was not measured or has failed the parity check.
+    ``parity`` is None where nothing was compared, for the reason ``uncompared``; ``change`` compares the
+    model with the file, None where the file was not measured or has failed the parity check.
     """
 
     source: Path
@@ -57,6 +57,7 @@ class ExportResult:
     parity: Parity | None
     change: Comparison | None
     card: Card
+    uncompared: str = ""
 
     @property
     def ok(self) -> bool:
@@ -65,7 +66,7 @@ class ExportResult:
     def verdict(self) -> list[str]:
         """Return the verdict in words."""
         if self.parity is None:
-            return ["not compared (--no-verify)"]
+            return [f"not compared ({self.uncompared})"]
         if self.change is None:
             return [f"DIFFERS: {'; '.join(self.parity.missed)}"]
         one_branch = (
@@ -246,6 +247,10 @@ def _export_one(
 ) -> ExportResult:
     assert entry.write is not None  # every caller has checked it
     require_extra(entry)
+    uncompared = "--no-verify" if reference is None else ""
+    if why := entry.unrunnable():
+        uncompared = f"{why}; its specification was checked"
+        artifact = artifact.with_card(_annotated(artifact.card, transforms.UNVERIFIED, reason=why))
     parity = None
     with staging_folder(target) as folder:
         staged = folder / target.name
@@ -255,7 +260,7 @@ def _export_one(
             entry.write(artifact, staged, settings.export)
         # Recognised by its content, as any command will do. Just written, it is trusted.
         written = recognize(staged)
-        if reference is not None:
+        if reference is not None and not uncompared:
             opened = open_artifact(written, device="cpu", trust=True)
             parity = _parity(original, opened, reference, settings)
         good = parity is None or parity.ok
@@ -265,7 +270,7 @@ def _export_one(
     if entry.runs_code and not published.remember():
         emit(Warned(f"{output} will need --trust: the list of your own files cannot be written"))
     change = None
-    if reference is not None and good:
+    if reference is not None and good and not uncompared:
         # Both were opened above, so they are trusted even if that could not be remembered.
         change = compare_files(
             artifact.file,
@@ -285,6 +290,7 @@ def _export_one(
         parity=parity,
         change=change,
         card=card,
+        uncompared=uncompared,
     )
 
 

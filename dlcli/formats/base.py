@@ -227,6 +227,7 @@ class Format:
         open: Load the model. Raises: DlcliError.
         write: Export an artifact that has a module; None where a format is only read.
         unfit: Why no file can hold a model of this card, as the end of a sentence; "" where one can.
+        unrunnable: Why this machine can run no file of the format, as a sentence; "" where it can.
         options: Settings of `ExportConfig` that its files honour, by name.
         static: Whether its files take batches and lengths of one size only.
         trainable: Whether its artifacts have a `module()`.
@@ -254,6 +255,7 @@ class Format:
     open: Callable[[ModelFile, Runtime], Artifact]
     write: Callable[[Artifact, Path, ExportConfig], None] | None = None
     unfit: Callable[[Card], str] = lambda card: ""
+    unrunnable: Callable[[], str] = lambda: ""
     options: frozenset[str] = frozenset()
     static: bool = False
     trainable: bool = False

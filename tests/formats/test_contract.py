@@ -57,6 +57,7 @@ def marks_of(entry: Format, name: str) -> list[pytest.MarkDecorator]:
     """Whether a case is slow, or its library is missing here."""
     quick = entry.name in CHEAP or (entry.name not in COSTLY and name in QUICK)
     missing = entry.module is not None and importlib.util.find_spec(entry.module) is None
+    missing = missing or bool(entry.unrunnable())
     no_compiler = entry.name == "aoti" and not shutil.which("g++")
     skipped = pytest.mark.skipif(missing or no_compiler, reason=f"{entry.name} cannot be written here")
     return [skipped, *([] if quick else [pytest.mark.slow])]

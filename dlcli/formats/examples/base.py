@@ -13,7 +13,7 @@ from dlcli.card import Card
 from dlcli.errors import UsageError
 
 # What --example takes. The program for browsers is a format of its own, a folder.
-LANGUAGES = ("python", "cpp", "web")
+LANGUAGES = ("python", "cpp", "web", "android", "ios")
 
 
 def _fits_all(card: Card, *, embedded: bool) -> None:
@@ -58,7 +58,7 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # programs are no pages; names of others are escaped by `string`
     )
-    environment.filters.update(string=string, strings=strings)
+    environment.filters.update(string=string, strings=strings, kotlin=_kotlin)
     return environment.get_template(template).render(**values)
 
 
@@ -70,6 +70,11 @@ def string(text: str) -> str:
     """
     plain = re.sub(r"[^\t\n\r\x20-\x7e\x80-\U0010ffff]", "\ufffd", text)
     return json.dumps(plain, ensure_ascii=False)
+
+
+def _kotlin(literals: str) -> str:
+    """Literals for Kotlin, where "$" begins the name of a variable."""
+    return literals.replace("$", "\\$")
 
 
 def strings(texts: Iterable[str], *, width: int = 72) -> str:

@@ -14,9 +14,8 @@ from dlcli import transforms
 from dlcli.card import Card
 from dlcli.errors import UsageError
 from dlcli.formats.examples.base import Example, render
+from dlcli.formats.examples.facts import facts
 from dlcli.formats.onnx.embed import raw_inputs, takes_raw_inputs
-from dlcli.formats.onnx.postprocess import output_name
-from dlcli.formats.readable_outputs import has_readable_outputs
 from dlcli.formats.static_shape import sizes_of
 from dlcli.task import ImageInput, TabularInput
 
@@ -42,17 +41,10 @@ def onnx_program(path: Path, card: Card) -> str:
     elif embedded and isinstance(spec, TabularInput):
         mode, arguments = "table", "COLUMN=VALUE ..."
     tensors = _tensors(card, embedded=embedded)
-    numbers = [number.source for number in spec.numbers] if isinstance(spec, TabularInput) else []
-    words = [column.name for column in spec.categories] if isinstance(spec, TabularInput) else []
     return render(
         "onnx.cpp",
         **_common(path, "predict_onnx.cpp", card, tensors, arguments),
         mode=mode,
-        channels=spec.channels if isinstance(spec, ImageInput) else 0,
-        numbers=numbers,
-        words=words,
-        times=isinstance(spec, TabularInput) and any("%" in (n.format or "") for n in spec.numbers),
-        output=output_name(card.task, readable=has_readable_outputs(card)),
     )
 
 
@@ -89,30 +81,18 @@ def _common(
     path: Path, program: str, card: Card, tensors: list[dict[str, Any]], arguments: str
 ) -> dict[str, Any]:
     """What both programs are told of a model."""
-    task, spec = card.task, card.task.input
+    spec = card.task.input
     prepared = "encoded, scaled and padded by the numbers in the card: dlcli export --sidecar"
     if isinstance(spec, ImageInput):
         mean, std = (", ".join(f"{value:.6g}" for value in values) for values in (spec.mean, spec.std))
         prepared = f"(pixels / 255 - mean) / std, mean {mean}, std {std}"
-    limits = [] if task.thresholds is None else list(task.thresholds.values)
-    if task.kind == "multilabel" and not limits:
-        limits = [0.5] * task.num_classes
-    readable = has_readable_outputs(card)
     return {
-        "file": path.name,
+        **facts(path, card),
         "program": program,
         "arguments": arguments or " ".join(f"{tensor['name']}.npy" for tensor in tensors),
         "inputs": tensors,
         "prepared": prepared,
         "image": isinstance(spec, ImageInput) and not takes_raw_inputs(card),
-        "kind": task.kind,
-        "names": [target.name for target in task.targets]
-        or (task.class_names if task.kind != "embedding" else ()),
-        "targets": bool(task.targets),
-        "means": [0.0 if readable else target.mean for target in task.targets],
-        "stds": [1.0 if readable else target.std for target in task.targets],
-        "thresholds": limits,
-        "readable": readable,
     }
 
 

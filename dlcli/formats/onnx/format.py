@@ -21,7 +21,7 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
-from dlcli.formats.examples import cpp
+from dlcli.formats.examples import cpp, phone
 from dlcli.formats.exported import ExportedArtifact
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
@@ -210,7 +210,7 @@ FORMATS.register("onnx")(
         verify=verify,
         options=_OPTIONS,
         fresh=_depends_on_order,
-        examples={"python": PYTHON, "cpp": cpp.ONNX},
+        examples={"python": PYTHON, "cpp": cpp.ONNX, "android": phone.ANDROID, "ios": phone.IOS},
         companions=_companions,
         adoptable=True,
         facts=_facts,
