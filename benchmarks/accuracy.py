@@ -49,6 +49,13 @@ ROWS = (
     Row("trec-bert", "trec", "--model bert --weights {}/all-MiniLM-L6-v2", "accuracy", 0.955),
     Row("trec-lora", "trec", "--model bert --weights {}/all-MiniLM-L6-v2 --lora 8", "accuracy", 0.958),
     Row("banking77-cnn", "banking77", "--model cnn", "accuracy", 0.87),
+    Row(
+        "banking77-frozen",
+        "banking77",
+        "--model bert --weights {}/all-MiniLM-L6-v2 --freeze backbone --lr 1e-2",
+        "accuracy",
+        0.92,
+    ),
     *(
         Row(f"{data}-{model}", data, f"--model {model}", "accuracy", 0.0)
         for data in ("sst2", "sms", "movie_reviews")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_bert
 import torch
 from PIL import Image
 
@@ -85,6 +86,33 @@ def test_cached_features_train_the_same_head(
         assert one.val["loss"] == pytest.approx(other.val["loss"], rel=1e-4)
     for name, tensor in expected.items():
         assert torch.allclose(head[name].float(), tensor.float(), rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("model", ["bert", "cnn"])
+def test_a_text_goes_through_frozen_layers_once(tmp_path: Path, forwards: list[int], model: str) -> None:
+    data = tiny_bert.write_questions(tmp_path / "q.csv")
+    weights = str(tiny_bert.write_snapshot(tmp_path / "tiny")) if model == "bert" else None
+    args = {"dropout": 0.0, **({} if weights else {"token_dropout": 0.0})}
+    base: dict[str, Any] = {
+        "data": {"data": str(data)},
+        "model": {"name": model, "weights": weights, "args": args, "freeze": "backbone"},
+        "fit": {"epochs": 3, "batch_size": 8, "device": "cpu", "amp": "none"},
+    }
+
+    def made(**fit: Any) -> Plan:
+        return make_plan(lambda recipe: validate(TrainConfig, merge(recipe, base, {"fit": fit})))
+
+    assert (made().config.optim.lr, made().config.fit.min_steps) == (3e-3, 3000)
+    base |= {"optim": {"lr": 1e-2}, "fit": {**base["fit"], "min_steps": 1}}
+    cached, notes, head = train_new(tmp_path, made())
+    assert any("are computed once, without augmentation" in note for note in notes)
+    assert sum(forwards) == sum(len(made().source.splits[split]) for split in ("train", "val"))
+    whole, _, expected = train_new(tmp_path, made(cache_features="off"))
+    for one, other in zip(cached, whole, strict=True):
+        assert one.val["loss"] == pytest.approx(other.val["loss"], rel=1e-4)
+    assert all(torch.allclose(head[k], t, rtol=1e-3, atol=1e-5) for k, t in expected.items())
+    with pytest.raises(UsageError, match="texts are not augmented"):
+        resolve_auto(made(feature_copies=2), lambda event: None)
 
 
 def test_layers_that_begin_to_train_end_the_cache(tmp_path: Path, forwards: list[int]) -> None:

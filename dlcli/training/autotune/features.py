@@ -28,12 +28,14 @@ def head_recipe(config: TrainConfig, source: DataSource) -> dict[str, Any]:
 def choose_features(plan: Plan) -> tuple[Plan, str]:
     """The plan with "on" or "off" for ``fit.cache_features``; why it is off for frozen layers, or "".
 
-    "auto" is on for images whose layers are frozen, unless augmentation was asked for: features are of
-    samples without any, or of ``feature_copies`` versions. Raises: UsageError for "on", or copies, where
-    it cannot be.
+    "auto" is on for images and texts whose layers are frozen, unless augmentation was asked for:
+    features are of samples without any, or of ``feature_copies`` versions. Raises: UsageError for "on",
+    or for copies, where it cannot be.
     """
     fit = plan.config.fit
     reason = _reason(plan.config, plan.source)
+    if fit.feature_copies > 1 and plan.source.kind == "text":
+        reason = reason or "texts are not augmented"
     if reason and (fit.cache_features == "on" or fit.feature_copies > 1):
         flag = "--cache-features on" if fit.cache_features == "on" else "--feature-copies"
         raise UsageError(f"{flag}: {reason}", hint="leave it out")
@@ -54,8 +56,8 @@ def _reason(config: TrainConfig, source: DataSource) -> str:
     """Why the features of frozen layers cannot be cached, or ""."""
     if config.model.freeze == "none":
         return "no layers are frozen"
-    if source.kind != "image":
-        return f"features are cached for images, and this is {source.kind} data"
+    if source.kind not in ("image", "text"):
+        return f"features are cached for images and texts, and this is {source.kind} data"
     reasons = {
         "the data set draws its samples anew": source.splits["train"].live is not None,
         "distillation needs the samples": config.loss.teacher is not None,
