@@ -163,13 +163,20 @@ def test_json_lines_of_unequal_keys(tmp_path):
     assert frame.rows() == [(1.0, "x"), (2.5, None)]
 
 
+def test_nan_of_python_in_json_lines_is_a_missing_cell(tmp_path):
+    frame, _ = read(tmp_path, '{"a": 1, "b": "NaN"}\n{"a": NaN, "b": "y"}\n', "t.jsonl")
+    assert frame.rows() == [(1.0, "NaN"), (None, "y")]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("t.csv", b"", "no rows"),
         ("t.csv", b"a,b\n", "a header but no rows"),
         ("t.csv", bytes(range(256)), "zero bytes"),
-        ("t.jsonl", b"[1]\n", "not a JSON lines"),
+        ("t.jsonl", b"[1]\n", "not a JSON lines file: line 1 is no object"),
+        ("t.jsonl", b'{"a": 1}\n\n{"a": \n', "line 3, character 7: Expecting value"),
+        ("t.jsonl", b'{"a": Infinity}\n', "line 1: Infinity is no number of JSON"),
         ("t.parquet", b"PAR1 garbage", "cannot read"),
         ("t.csv.gz", b"\x1f\x8b damaged", "cannot read"),
         ("t.csv.gz", b"a,b\n1,2\n", "cannot read"),

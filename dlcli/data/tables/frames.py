@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from dlcli.data.notices import Notice
 from dlcli.data.tables.clocks import join_clock
 from dlcli.data.tables.infer import TypedFrame, infer_types
+from dlcli.data.tables.json_lines import read_json_lines
 from dlcli.data.tables.separated import read_separated
 from dlcli.data.tables.split_names import SPLIT_NAMES
 from dlcli.data.text.scripts import UNSPACED_SCRIPTS
@@ -200,7 +201,7 @@ def _read(
             )
             text, notices = _decode(raw, path)
             if name.endswith((".jsonl", ".ndjson")) or (is_stdin(path) and text.lstrip()[:1] == "{"):
-                frame = _nfc_columns(_parse_json_lines(text, path, rows))
+                frame = _nfc_columns(read_json_lines(text, path, rows))
             else:
                 tabs = name.endswith((".tsv", ".tab"))
                 frame, separator, more = read_separated(text, path, tabs=tabs, rows=rows, header=header)
@@ -280,18 +281,3 @@ def _decode(raw: bytes, path: Path) -> tuple[str, list[Notice]]:
     lines = plural(sum(not line.isascii() for line in text.split("\n")), "line")
     message = f"{path.name} is not UTF-8: read as {encoding} ({lines} with non-ASCII characters)"
     return text, [Notice(message, "not-utf-8")]
-
-
-def _parse_json_lines(text: str, path: Path, rows: int | None) -> polars.DataFrame:
-    import polars as pl
-
-    lines = [line for line in text.split("\n") if line.strip()][:rows]
-    if not lines:
-        return pl.DataFrame()
-    try:
-        return pl.read_ndjson("\n".join(lines).encode(), infer_schema_length=None)
-    except pl.exceptions.PolarsError as exc:
-        raise DlcliError(
-            f"{path} is not a JSON lines file: {shorten(first_line(exc), 160)}",
-            hint='each line must be one object, such as {"age": 3, "label": "cat"}',
-        ) from exc
