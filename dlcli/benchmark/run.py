@@ -18,17 +18,18 @@ from dlcli.config import BenchConfig, parse_names
 from dlcli.data.base import Inputs
 from dlcli.data.prepare import random_inputs
 from dlcli.errors import DlcliError
-from dlcli.events import Emit, Warned, ignore
+from dlcli.events import Emit, Noted, Warned, ignore
 from dlcli.formats.base import FORMATS, ModelFile, recognize, require_extra, sniff_format
 from dlcli.formats.onnx.raw import read_raw
 from dlcli.runs.folder import RunFolder
 from dlcli.transforms import ADOPTED, find_record
 
 
-def artifacts_of(run: RunFolder) -> list[Path]:
+def artifacts_of(run: RunFolder, emit: Emit = ignore) -> list[Path]:
     """Return the files of a run's best model, in all formats, the original first.
 
-    Not other epochs, files named .failed and sidecar files. A file with a format's suffix counts even if
+    Not other epochs, files named .failed, sidecar files and, with a note, files of formats that this
+    machine cannot run. A file with a format's suffix counts even if
     it cannot be read: its row says why.
     """
     suffixes = tuple(entry.suffix for _, entry in FORMATS.entries())
@@ -37,10 +38,14 @@ def artifacts_of(run: RunFolder) -> list[Path]:
         if path.suffix == ".failed":
             continue
         try:
-            sniff_format(path)
+            why = sniff_format(path).unrunnable()
         except DlcliError:
             if not path.name.endswith(suffixes):
                 continue
+            why = ""
+        if why:
+            emit(Noted(f"{path} is left out: {why}"))
+            continue
         paths.append(path)
     if not paths:
         raise DlcliError(f"run {run.name} has no model yet: {run.best} does not exist")

@@ -57,8 +57,6 @@ def command(
         dlcli benchmark cnn-digits --csv timings.csv
     """
     config = settings.resolve()
-    paths = _paths(artifacts, runs_dir)
-
     from dlcli.benchmark.run import benchmark
     from dlcli.events import Warned
     from dlcli.ui.benchmark import print_benchmark, write_csv
@@ -66,6 +64,8 @@ def command(
     from dlcli.ui.plots.benchmark import save_benchmark
     from dlcli.ui.progress.sinks import progress_sink
 
+    with progress_sink(quiet, json_output) as emit:
+        paths = _paths(artifacts, runs_dir, emit)
     known = [file for path in paths if (file := _recognized(path)) is not None]
     adopted = adopted_for(known, config.data, trust=trust)
     with progress_sink(quiet, json_output) as emit, adopted as (opened, assumed):
@@ -94,19 +94,19 @@ def command(
         )
 
 
-def _paths(named: list[str] | None, runs_dir: Path) -> list[Path]:
+def _paths(named: list[str] | None, runs_dir: Path, emit: Emit) -> list[Path]:
     """Return the files, each once. A missing one stays in the list: its row has the error."""
     from dlcli.benchmark.run import artifacts_of
 
     if not named:
-        return artifacts_of(newest_run(runs_dir))
+        return artifacts_of(newest_run(runs_dir), emit)
     paths: list[Path] = []
     for text in map(user_path, named):
         path = Path(text)
         if path.is_file() or (path.suffix and not path.is_dir() and not (runs_dir / text).is_dir()):
             paths.append(path)
         else:
-            paths += artifacts_of(find_run(text, runs_dir))
+            paths += artifacts_of(find_run(text, runs_dir), emit)
     return list(dict.fromkeys(paths))
 
 

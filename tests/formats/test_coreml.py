@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tiny import MODELS, artifact, largest_difference
 
+from dlcli.benchmark.run import artifacts_of
 from dlcli.card import Card
 from dlcli.cli import main
 from dlcli.config import ExportConfig
@@ -19,6 +20,7 @@ from dlcli.errors import DlcliError, UsageError
 from dlcli.formats import coreml
 from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card, recognize, sniff_format
 from dlcli.formats.coreml import write_coreml
+from dlcli.runs.folder import RunFolder
 
 needs_coremltools = pytest.mark.skipif(
     importlib.util.find_spec("coremltools") is None, reason="coremltools is not installed"
@@ -153,6 +155,19 @@ def test_its_card_is_read_without_coremltools(tmp_path: Path) -> None:
     (bare / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"\x12\xff\xff\x03 cut off")
     with pytest.raises(DlcliError, match="is damaged"):
         read_card(bare)
+
+
+@pytest.mark.skipif(macos, reason="Core ML runs packages here")
+def test_a_benchmark_of_a_run_leaves_it_out_with_a_note(tmp_path: Path) -> None:
+    spec, task = MODELS["cnn"]
+    run = RunFolder(tmp_path)
+    best = artifact(tmp_path, "cnn").path.rename(run.best)
+    made_up(tmp_path / "best.mlpackage", **{coreml.CARD_KEY: Card(model=spec, task=task).to_json()})
+    said: list[object] = []
+    assert artifacts_of(run, said.append) == [best]
+    assert [getattr(event, "message", "") for event in said] == [
+        f"{tmp_path / 'best.mlpackage'} is left out: Core ML predicts on macOS alone"
+    ]
 
 
 def test_a_dynamic_package_is_no_option(tmp_path: Path) -> None:
