@@ -19,8 +19,10 @@ from PIL import Image
 
 from dlcli.cli import main
 from dlcli.config import ExportConfig
+from dlcli.data.text.tokens import encode
 from dlcli.formats.base import FORMATS, open_artifact, read_card
 from dlcli.formats.web.format import unfit
+from dlcli.task import TextInput
 from tests.helpers import tiny
 
 WEB = FORMATS.get("web")
@@ -29,10 +31,13 @@ WEB = FORMATS.get("web")
 @pytest.mark.parametrize("name", list(tiny.MODELS))
 def test_what_a_browser_cannot_prepare_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
     card = tiny.artifact(tmp_path, name).card
-    if card.task.input.kind in ("image", "tabular"):
+    spec = card.task.input
+    own = isinstance(spec, TextInput) and spec.tokenizer != "file" and not spec.pair
+    if spec.kind in ("image", "tabular") or (own and card.task.kind != "regression"):
         assert not unfit(card)
     else:
-        assert "not written for" in unfit(card) or "for images and tables" in unfit(card)
+        words = ("not written for", "for images, tables and texts", "tokenizers library")
+        assert any(word in unfit(card) for word in words)
 
 
 def test_a_runtime_that_is_added_is_no_damage(tmp_path: Path) -> None:
@@ -161,3 +166,60 @@ def test_rows_are_predicted_as_by_predict(
     np.testing.assert_allclose([row["value"] for row in reply["predictions"]], expected, rtol=1e-5)
     assert "unknown column 'are'" in run_in(browser, call, {"are": 1})
     assert "'x' in area is no number" in run_in(browser, call, {"area": "x"})
+
+
+ODD_TEXTS = [
+    "What is the capital of Peru?",
+    "Don\u2019t pay 1,234.50 or 3.x at the caf\u00e9!",
+    "  two\tspaces\n and\x00 controls\x85",
+    "\u1100\u1161 e\u0301te\u0301 \u039f\u0394\u039f\u03a3 \u0130stanbul",  # a final sigma
+    "\u6771\u4eac\u306f \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \U0001f44d\U0001f3fd \u200bzero\ufeffwidth",
+    "under_score a-b/c's '90s rock'n'roll it'll",
+    "unheard zyxwv",
+    "",
+    "long " * 300,
+]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("tokenizer", ["word", "bpe"])
+def test_texts_are_predicted_as_by_predict(
+    browser: Any, url: str, tmp_path: Path, tokenizer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the ids of each text, of any script."""
+    words = {"place": "the capital of Peru caf\u00e9 \u6771\u4eac", "count": "how many 1.50 pay don't"}
+    lines = [f"{text} {i % 7},{label}\n" for i in range(40) for label, text in words.items()]
+    (tmp_path / "t.csv").write_text("text,label\n" + "".join(lines), encoding="utf-8")
+    path = exported(
+        *(tmp_path, "--model", "lstm", "--data", str(tmp_path / "t.csv")),
+        *("--kind", "text", "--tokenizer", tokenizer, "--set", "data.vocab_size=400"),
+    )
+    spec = read_card(path).task.input
+    assert isinstance(spec, TextInput)
+    expected_ids = [encode(text, spec).tolist() for text in ODD_TEXTS]
+    show(browser, f"{url}r/{path.name}/index.html")
+    ids = run_in(
+        browser,
+        """async (texts) => {
+            const { encode } = await import("./tokens.js");
+            const { tokenizer } = await (await fetch("./model.json")).json();
+            return texts.map((text) => encode(text, tokenizer));
+        }""",
+        ODD_TEXTS,
+    )
+    assert ids == expected_ids
+    texts = [text for text in ODD_TEXTS if text.strip() == text != ""]
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "r"), *texts, "--json", "--top-k", "2"]) == 0
+    expected = json.loads(capsys.readouterr().out)["predictions"]
+    call = 'async (texts) => (await (await import("./predict.js")).load()).predict(texts)'
+    replies = run_in(browser, call, texts)["predictions"]
+    assert [reply["label"] for reply in replies] == [row["label"] for row in expected]
+    for reply, row in zip(replies, expected, strict=True):
+        assert abs(reply["top_k"][0]["probability"] - row["top_k"][0]["probability"]) < 1e-4
+    browser.find_element("id", "area").send_keys(texts[0])
+    browser.find_element("css selector", "button[type=submit]").click()
+    waiting = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 20)
+    waiting.until(lambda _: "In this browser" in browser.find_element("id", "result").text)
+    assert expected[0]["label"] in browser.find_element("id", "result").text
+    assert not violations(browser)

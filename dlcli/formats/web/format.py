@@ -1,9 +1,11 @@
 """A folder for browsers: the ONNX export with its preprocessing, a page, and JavaScript.
 
-    best.web/index.html       a page to try a photo or a row
-    best.web/predict.js       for pages of one's own: (await load()).predict(photo or row)
-    best.web/model.json       what they need to know of the model
-    best.web/model.onnx       ``--embed-preprocessing``: raw pixels or columns to probabilities or values
+    best.web/index.html       a page to try a photo, a row or a text
+    best.web/predict.js       for pages of one's own: (await load()).predict(photo, row or text)
+    best.web/tokens.js        of texts: the tokenizer
+    best.web/model.json       what they need to know of the model, the vocabulary of texts too
+    best.web/model.onnx       raw pixels or columns (``--embed-preprocessing``) or token ids to
+                              probabilities or values
     best.web/SHA256SUMS       of these files
     best.web/ort/             onnxruntime-web, which the user puts there: no file of it is ours
 
@@ -13,10 +15,12 @@ rest is the graph, which ONNX Runtime runs here and there.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dlcli.card import Card
+from dlcli.data.text.scripts import UNSPACED_SCRIPTS
 from dlcli.files import write_json, write_text
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Runtime
 from dlcli.formats.onnx import folder
@@ -24,7 +28,7 @@ from dlcli.formats.onnx import format as onnx_format
 from dlcli.formats.web.page import facts, page, template
 from dlcli.notation.numbers import PLAIN
 from dlcli.runs.folder import artifact_name
-from dlcli.task import ImageInput, TabularInput
+from dlcli.task import ImageInput, TabularInput, TextInput
 
 if TYPE_CHECKING:
     from dlcli.config import ExportConfig
@@ -38,23 +42,40 @@ _IMPLIED = {"embed_preprocessing", "softmax", "dynamic"}
 def write_web(source: Artifact, path: Path, config: ExportConfig) -> None:
     """Write the folder. Raises: DlcliError, UsageError as the export to ONNX does."""
     path.mkdir(parents=True)
-    embedded = config.model_copy(update={"embed_preprocessing": True})
-    onnx_format.write_onnx(source, path / _MODEL, embedded)
+    spec = source.card.task.input
+    how = "softmax" if isinstance(spec, TextInput) else "embed_preprocessing"
+    readable = source.card.task.kind in ("classification", "multilabel")
+    if how == "embed_preprocessing" or readable:
+        config = config.model_copy(update={how: True})
+    onnx_format.write_onnx(source, path / _MODEL, config)
     card = onnx_format.read_card(path / _MODEL)
     task = card.task
     name = artifact_name(source.path.parent / path.name)
     known = facts(name, "1", card)
     thresholds = None if task.thresholds is None else list(task.thresholds.values)
-    outputs = {
+    outputs: dict[str, Any] = {
         "classes": list(task.class_names),
         "targets": [target.name for target in task.targets],
         "thresholds": thresholds,
         "channels": task.input.channels if isinstance(task.input, ImageInput) else None,
     }
+    if isinstance(task.input, TextInput):
+        outputs["tokenizer"] = _tokenizer(task.input)
+        write_text(path / "tokens.js", template("tokens.js"))
     write_json(path / "model.json", {**known, **outputs})
     write_text(path / "predict.js", template("predict.js"))
     write_text(path / "index.html", page(name, [known], module="./predict.js"))
     folder.write_sums(path)
+
+
+def _tokenizer(spec: TextInput) -> dict[str, Any]:
+    """What tokens.js needs to know of a tokenizer of dlcli's own."""
+    facts = spec.model_dump(include={"vocabulary", "lowercase", "max_length"}, mode="json")
+    if spec.tokenizer == "word":
+        return {"kind": "word", "unspaced": UNSPACED_SCRIPTS, **facts}
+    merges = json.loads(spec.merges or "{}")["model"]["merges"]
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+    return {"kind": "bpe", "merges": pairs, **facts}
 
 
 def unfit(card: Card) -> str:
@@ -68,9 +89,16 @@ def unfit(card: Card) -> str:
             if spec.value_range is None
             else "browsers read 8 bits of a pixel, and its images have more"
         )
+    if isinstance(spec, TextInput):
+        if task.kind == "regression":
+            return "its page is not written for numbers of texts"
+        if spec.tokenizer == "file":
+            return "pretrained weights' tokenizer needs the tokenizers library; --onnx has the graph"
+        return "its page is not written for pairs of texts" if spec.pair else ""
     if not isinstance(spec, TabularInput):
         return (
-            f"it is for images and tables, and this model reads {spec.kind} data; --onnx has the graph"
+            f"it is for images, tables and texts, and this model reads {spec.kind} data; --onnx has the "
+            "graph"
         )
     for number in spec.numbers:
         if number.format not in (None, PLAIN) or number.period:

@@ -5,6 +5,8 @@
 //     const reply = await model.predict(photo);           // a File or Blob of a photo
 //     const reply = await model.predict({ rooms: 3, town: "Rome" });  // of a table: a row, or a list of rows
 //
+//     const reply = await model.predict("a text");                // or a list of texts
+//
 // A reply has the form of `dlcli predict --json`: { predictions: [{ label, top_k: [...] }] }.
 "use strict";
 
@@ -25,7 +27,8 @@ export async function load(folder = new URL("./", import.meta.url)) {
   }
   if (!self.crossOriginIsolated) ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(new Uint8Array(graph));
-  return { facts, predict: (input) => predict(ort, session, facts, input) };
+  const tokens = facts.tokenizer && (await import(new URL("tokens.js", folder)));
+  return { facts, predict: (input) => predict(ort, session, facts, input, tokens) };
 }
 
 async function get(url) {
@@ -34,8 +37,16 @@ async function get(url) {
   return response;
 }
 
-async function predict(ort, session, facts, input) {
-  const feeds = facts.input === "image" ? await imageFeeds(ort, facts, input) : rowFeeds(ort, facts, input);
+async function predict(ort, session, facts, input, tokens) {
+  if (facts.input === "text" && Array.isArray(input)) { // each alone: none is padded
+    const predictions = [];
+    for (const text of input) predictions.push(...(await predict(ort, session, facts, text, tokens)).predictions);
+    return { predictions };
+  }
+  const feeds =
+    facts.input === "image" ? await imageFeeds(ort, facts, input)
+    : facts.input === "text" ? textFeeds(ort, tokens.encode(String(input), facts.tokenizer))
+    : rowFeeds(ort, facts, input);
   const results = await session.run(feeds);
   const output = results[session.outputNames[0]];
   const width = output.dims.slice(1).reduce((product, size) => product * size, 1);
@@ -63,6 +74,12 @@ async function imageFeeds(ort, facts, blob) {
     else { pixels[to++] = r; pixels[to++] = g; pixels[to++] = b; }
   }
   return { image: new ort.Tensor("uint8", pixels, [1, height, width, facts.channels]) };
+}
+
+/** Token ids int64 (1, T), and how many they are (1). */
+function textFeeds(ort, ids) {
+  const tokens = new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]);
+  return { tokens, lengths: new ort.Tensor("int64", BigInt64Array.of(BigInt(ids.length)), [1]) };
 }
 
 /** The columns of rows: numbers as float64, NaN where missing, and words, "" where missing. */
