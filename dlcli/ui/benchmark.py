@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from dlcli.files import atomic_file
 from dlcli.ui.console import stdout
-from dlcli.ui.tables import print_comparison, print_key_values
+from dlcli.ui.narrow import GAP
+from dlcli.ui.parts import print_parts
+from dlcli.ui.tables import print_key_values
 from dlcli.ui.text import csv_cell, figure, milliseconds, rate
 from dlcli.wording import memory, plural, printable, shorten, size
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 NARROW = 100  # columns of a screen
 NAME_WIDTH, SHORT_NAME = 36, 24
-GAP = 2  # between the columns of a table
 MISSING = "-"
 UNKNOWN = "not known"
 FIELDS = (
@@ -70,13 +71,13 @@ def print_benchmark(result: BenchmarkResult, files: Mapping[str, Path | None]) -
     longest = NAME_WIDTH if width > NARROW else SHORT_NAME
     names = [shorten(name, longest) for name in names_of(rows)]
     labels = [f"{number}  {name}" for number, name in zip(numbers, names, strict=True)]
-    _print_parts("models", labels, _costs(rows), width)
+    _print_columns("models", labels, _costs(rows))
     room = width - 2 - max(map(len, labels))
     timed = {batch for row in rows if row.timing for batch in row.timing.speeds}
     for batch in (batch for batch in result.batch_sizes if batch in timed):
         columns = _speeds(rows, batch)
         fits = sum(column.width + GAP for column in columns) <= room
-        _print_parts(f"batch {batch}, ms", labels if fits else numbers, columns, width)
+        _print_columns(f"batch {batch}, ms", labels if fits else numbers, columns)
     failed = [(number.strip(), row.error) for number, row in zip(numbers, rows, strict=True)]
     if result.failed:
         stdout().print()
@@ -141,20 +142,11 @@ def _load_facts(result: BenchmarkResult) -> list[tuple[str, str]]:
     return facts + [("not known", doubt) for doubt in doubts_of(result)]
 
 
-def _print_parts(title: str, labels: list[str], columns: list[_Column], width: int) -> None:
-    """Print one table, or several below each other on a narrow screen: nothing is truncated."""
-    columns = [column for column in columns if not column.empty]
-    room = width - 2 - max(map(len, labels))
-    while columns:
-        shown, used = 0, 0
-        while shown < len(columns) and (shown == 0 or used + columns[shown].width + GAP <= room):
-            used += columns[shown].width + GAP
-            shown += 1
-        part, columns = columns[:shown], columns[shown:]
-        part_title, title = title, f"{title.removesuffix(', continued')}, continued"
-        stdout().print()
-        table = [[label, *(c.cells[i] for c in part)] for i, label in enumerate(labels)]
-        print_comparison(part_title, ["", *(column.name for column in part)], table)
+def _print_columns(title: str, labels: list[str], columns: list[_Column]) -> None:
+    """Print the columns that have a cell, next to the rows' labels."""
+    shown = [column for column in columns if not column.empty]
+    rows = [[label, *(column.cells[i] for column in shown)] for i, label in enumerate(labels)]
+    print_parts(title, ["", *(column.name for column in shown)], rows)
 
 
 def _costs(rows: Sequence[BenchmarkRow]) -> list[_Column]:

@@ -12,9 +12,10 @@ from dlcli.runs.folder import as_typed
 from dlcli.tune.study import Study, StudyFolder
 from dlcli.ui.console import stderr, stdout
 from dlcli.ui.differences import interval, verdict
+from dlcli.ui.parts import print_parts
 from dlcli.ui.progress.study import second_text, value_text
 from dlcli.ui.sections import Row, Section, print_sections
-from dlcli.ui.tables import print_comparison, print_key_values
+from dlcli.ui.tables import print_key_values
 from dlcli.ui.text import duration, figure, signed
 
 if TYPE_CHECKING:
@@ -61,14 +62,13 @@ def print_outcome(outcome: Outcome, plots: Sequence[Path]) -> None:
         study.monitor,
         *([study.second, "front"] if study.second else []),
         "difference, 95 %",
-        *models,
-        *keys,
         "epochs",
         "time",
+        *models,
+        *keys,
     ]
     rows = [_row(outcome, trial, keys) for trial in outcome.trials if trial.status != "failed"]
-    stdout().print()
-    print_comparison("trials (difference: from trial-000, the default settings)", columns, rows)
+    print_parts("trials (difference: from trial-000, the default settings)", columns, rows)
     failed = [trial for trial in outcome.trials if trial.status == "failed"]
     if failed:
         stdout().print()
@@ -102,10 +102,10 @@ def _row(outcome: Outcome, trial: Trial, keys: Sequence[str]) -> list[str]:
         "-" if math.isnan(trial.value) else figure(trial.value),
         *_second(outcome, trial),
         "-" if row is None else f"{interval(row)}, {verdict(row)}",
-        *model,
-        *(value_text(trial.settings[key]) if key in trial.settings else "-" for key in keys),
         str(trial.epochs),
         duration(trial.seconds),
+        *model,
+        *(value_text(trial.settings[key]) if key in trial.settings else "-" for key in keys),
     ]
 
 
