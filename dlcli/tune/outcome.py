@@ -124,18 +124,19 @@ class Outcome:
         }
 
 
-def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome | None:
+def outcome_of(
+    study: Study, trials: Trials, ended: Sequence[Trial], *, emit: Emit = ignore
+) -> Outcome | None:
     """Return what a study gave; None where no trial has finished.
 
-    The models of trial 0 and of the best trials are evaluated on the validation split, or on their
-    folds, and the best one on the test split; ``test`` of folds is left to the caller. Raises:
-    DlcliError.
+    ``ended`` are all trials, with values of a second objective that can be compared. The models of trial
+    0 and of the best trials are evaluated on the validation split, or on their folds, and the best one
+    on the test split; ``test`` of folds is left to the caller. Raises: DlcliError.
     """
-    ended = tuple(trials.all())
     best = best_of(list(ended), study.direction)
     if best is None:
         return None
-    outcome = Outcome(study, ended, best, damaged=trials.journal.damaged)
+    outcome = Outcome(study, tuple(ended), best, damaged=trials.journal.damaged)
     if study.second:
         finished = [trial.number for trial in ended if trial.status == "finished"]
         outcome = replace(outcome, front=outcome.front_of(finished))
@@ -143,19 +144,23 @@ def outcome_of(study: Study, trials: Trials, *, emit: Emit = ignore) -> Outcome 
         outcome = replace(outcome, best=best)
     default = ended[0]
     if default.status == "finished":
-        outcome = replace(outcome, rows=_compared(study, default, ended))
+        outcome = replace(outcome, rows=_compared(study, default, best, ended))
     if outcome.best.number in outcome.rows:
         outcome = replace(outcome, chance=_chance(outcome))
     test, samples = _tested(study, best, emit)
     return replace(outcome, test=test, test_samples=samples, importance=_importance(trials, ended))
 
 
-def _compared(study: Study, default: Trial, trials: Sequence[Trial]) -> dict[int, MemberRow]:
+def _compared(
+    study: Study, default: Trial, best: Trial, trials: Sequence[Trial]
+) -> dict[int, MemberRow]:
     """Return the differences of the best trials from trial 0, paired over the validation samples."""
     others = [trial for trial in trials if trial.status == "finished" and trial is not default]
     if not others:
         return {}
-    ranked = sorted(others, key=lambda trial: -study.direction * trial.value)[:COMPARED]
+    # Of trials with equal metrics the best one is not left out.
+    ranked = sorted(others, key=lambda trial: (-study.direction * trial.value, trial is not best))
+    ranked = ranked[:COMPARED]
     if study.folds is not None:
         count = study.folds
         groups = [study.folder.folds(trial.number) for trial in (default, *ranked)]

@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from dlcli.config import SearchConfig
 from dlcli.errors import DlcliError
+from dlcli.tune import outcome
 from dlcli.tune.proposals import is_pruned
 from dlcli.tune.study import ModelSearch, Study, StudyFolder, read_study
 from dlcli.tune.trials import Claim, Trials, best_of
@@ -200,6 +201,25 @@ def test_a_trial_is_worked_on_once_and_taken_over_when_its_process_is_gone(tmp_p
     assert [trial.status for trial in Trials(study).all()] == ["stopped", "stopped"]
     with claimed(Trials(study)) as again:
         assert again == Claim(0, first.proposal, begun=True)
+
+
+@pytest.mark.parametrize(("latencies", "best"), [((3.0, 2.0, 1.0), 1), ((2.0, 2.0, 1.0), 0)])
+def test_of_equal_metrics_the_last_timing_decides_and_then_the_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latencies: tuple[float, ...], best: int
+) -> None:
+    for name, nothing in (("_compared", {}), ("_tested", ({}, 0)), ("_importance", {})):
+        monkeypatch.setattr(outcome, name, lambda *args, nothing=nothing: nothing)
+    study = replace(make_study(tmp_path / "s", trials=3, pruner="none"), second="latency")
+    trials = Trials(study)
+    for value, rough in ((0.9, 1.0), (0.9, 2.0), (0.8, 3.0)):
+        with trials.claim() as claim:
+            assert claim is not None
+            trials.finish(claim.number, "finished", value=value, second=rough)
+    ended = [replace(t, second=s) for t, s in zip(trials.all(), latencies, strict=True)]
+    result = outcome.outcome_of(study, trials, ended)
+    assert result is not None
+    assert result.best.number == best
+    assert result.front[0] == best
 
 
 def test_optuna_reads_the_journal(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
     from dlcli.ui.tune import print_outcome
 
     with progress_sink(screen.quiet, screen.as_json) as show:
-        outcome = outcome_of(study, trials, emit=show)
+        outcome = outcome_of(study, trials, timed_together(study, trials.all()), emit=show)
         if outcome is None:
             raise _none_finished(study, trials)
         if note := running_note(trials):
@@ -43,7 +43,6 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
             group = study.folder.folds(outcome.best.number)
             folds, _, _ = conclude_folds(group, study.folds, show)
             outcome = replace(outcome, test=folds.test, test_samples=folds.test_samples)
-        outcome = timed_together(outcome)
         write_text(study.folder.best, outcome.best_settings())
         plots = _draw(outcome, show)
     result = {

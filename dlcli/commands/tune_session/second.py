@@ -15,7 +15,7 @@ from dlcli.tune.study import Study
 
 if TYPE_CHECKING:
     from dlcli.benchmark.report import BenchmarkRow
-    from dlcli.tune.outcome import Outcome
+    from dlcli.tune.trials import Trial
 
 _SECONDS, _ROUNDS = 0.3, 3  # of a trial
 _IN_TURN_SECONDS, _IN_TURN_ROUNDS = 1.0, 5  # of each architecture at the end
@@ -48,28 +48,25 @@ def second_of(study: Study, runs: Sequence[RunFolder]) -> float:
     return value
 
 
-def timed_together(outcome: Outcome) -> Outcome:
-    """Return an outcome with latencies that can be compared: each architecture timed once, in turn.
+def timed_together(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials with latencies that can be compared: each architecture timed once, in turn.
 
     Trials of one architecture get one latency: what differs between them is noise. Raises: DlcliError.
     """
     from dlcli.formats.base import read_card
 
-    study = outcome.study
-    finished = [trial.number for trial in outcome.trials if trial.status == "finished"]
+    finished = [trial.number for trial in trials if trial.status == "finished"]
     if study.second != "latency" or len(finished) < 2:
-        return outcome
+        return list(trials)
     runs = {number: study.first_run(number) for number in finished}
     kinds = {number: read_card(run.best).model.model_dump_json() for number, run in runs.items()}
     first_of_kind = {kinds[number]: runs[number] for number in reversed(finished)}
     rows = _benchmark(list(first_of_kind.values()), _IN_TURN_SECONDS, _IN_TURN_ROUNDS)
     timed = dict(zip(first_of_kind, map(_latency, rows), strict=True))
-    trials = tuple(
+    return [
         replace(trial, second=timed[kinds[trial.number]]) if trial.number in kinds else trial
-        for trial in outcome.trials
-    )
-    outcome = replace(outcome, trials=trials, best=trials[outcome.best.number])
-    return replace(outcome, front=outcome.front_of(finished))
+        for trial in trials
+    ]
 
 
 def _benchmark(runs: Sequence[RunFolder], seconds: float, rounds: int) -> list[BenchmarkRow]:
