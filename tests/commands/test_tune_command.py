@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from tiny_data import write_csv
 from dlcli.cli import main
 from dlcli.commands.tune_session.end import running_note
 from dlcli.runs.folder import list_runs
+from dlcli.training.loop import fit
 from dlcli.tune.study import StudyFolder, read_study
 from dlcli.tune.trials import Trials
 
@@ -209,6 +211,32 @@ def test_latency_as_the_second_objective(here: Path, capsys: pytest.CaptureFixtu
     assert 0 < small < large
     first = next(trial for trial in out["trials"] if trial["number"] == out["front"][0])
     assert first["value"] == max(trial["value"] for trial in out["trials"])
+
+
+@pytest.mark.parametrize(
+    ("command", "resume", "begun"),
+    [
+        (NEW, ["tune", "--resume", "s"], "trial-*"),
+        (["train", *NEW[1:-4], "--folds", "2", "--name", "s"], ["train", "--resume", "s"], "fold-*"),
+    ],
+)
+def test_ctrl_c_at_the_end_of_a_run_begins_no_other(
+    here: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], resume: list[str], begun: str
+) -> None:
+    """A signal after the last step of a trial or fold stops nothing of it, but what comes next."""
+
+    def interrupted(job: Any, progress: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        check_best(job, progress)
+
+    with monkeypatch.context() as patch:
+        check_best = fit.check_best
+        patch.setattr(fit, "check_best", interrupted)
+        assert main([*command, "-q"]) == 130
+    (run,) = Path("runs/s").glob(begun)
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    assert main([*resume, "-q"]) == 0
+    assert len(list(Path("runs/s").glob(begun))) > 1
 
 
 def test_failed_trials_are_counted_and_the_study_goes_on(

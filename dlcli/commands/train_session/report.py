@@ -46,7 +46,7 @@ class Screen:
 
 
 def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, screen: Screen) -> None:
-    """Print what a run gave. Raises: Interrupted when a signal ended it."""
+    """Print what a run gave. Raises: Interrupted when a signal ended it, or is to end what follows."""
     from dlcli.training.loop.phases import time_record
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tables import print_key_values
@@ -62,6 +62,8 @@ def report_result(result: TrainResult, plots: list[Path], config: TrainConfig, s
         )
     assert result.validation is not None  # it is missing only after a signal
     if not screen.result:
+        if result.fit.late_signum is not None:
+            raise Interrupted("interrupted", signum=result.fit.late_signum)
         return
     if screen.as_json:
         print_json(

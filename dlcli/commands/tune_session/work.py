@@ -205,8 +205,9 @@ class TrialRun:
             return
         with run_lock(run.path):
             result = train_saved(read_run(run), ALONE, self.show, prepared=prepared, prune=prune)
-        if result.fit.signum is not None:
-            raise Interrupted("interrupted", signum=result.fit.signum)
+        signum = result.fit.signum or result.fit.late_signum
+        if signum is not None:
+            raise Interrupted("interrupted", signum=signum)
 
     def _prune(self, progress: Progress) -> bool:
         """Whether the run ends after its epochs so far."""

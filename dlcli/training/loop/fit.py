@@ -39,10 +39,14 @@ _SLOW_STEP_S = 1.0  # a signal then waits for no more than a micro-batch
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a run ended. ``signum`` is the signal that stopped it, or None."""
+    """How a run ended. ``signum`` is the signal that stopped it, or None.
+
+    ``late_signum`` is one that came after the last step, and stopped nothing of this run.
+    """
 
     progress: Progress
     signum: int | None = None
+    late_signum: int | None = None
 
 
 def fit(job: FitJob, progress: Progress) -> FitResult:
@@ -52,10 +56,12 @@ def fit(job: FitJob, progress: Progress) -> FitResult:
     Raises: DlcliError when training diverges, no sample can be read or memory runs out for a single
     sample; states saved before stay valid.
     """
-    signum = Trainer(job, progress).run()
-    if signum is None:
-        job.emit(finished(job, progress))
-    return FitResult(progress, signum)
+    trainer = Trainer(job, progress)
+    signum = trainer.run()
+    if signum is not None:
+        return FitResult(progress, signum)
+    job.emit(finished(job, progress))
+    return FitResult(progress, late_signum=trainer.guard.signum)
 
 
 class Trainer:
