@@ -25,6 +25,11 @@ def parse_objective(text: str | None) -> tuple[str | None, str | None]:
     return (names[0] if names else None), (names[1] if len(names) > 1 else None)
 
 
+def naming_objective(text: str, objective: str | None) -> str:
+    """Return a message of training with the option that was typed for the metric."""
+    return text if objective is None else text.replace("--monitor", "--objective")
+
+
 def second_direction(name: str) -> int:
     """Return 1 where more of a second objective is better, else -1. Raises: UsageError for none."""
     from dlcli.evaluation.metrics import direction, directions

@@ -301,6 +301,7 @@ def test_the_trial_of_a_killed_worker_has_failed(here: Path, capsys: pytest.Capt
         (["--folds", "3", "--search", "data.val_fraction=0.1..0.2"], "the same in all trials"),
         (["-m", "mlp,resnet18"], "resnet18"),
         (["--objective", "latency,accuracy"], "--objective accuracy,latency"),
+        (["--objective", "acuracy"], "--objective 'acuracy' is not a metric"),
         (["--objective", "accuracy,latencyy"], "did you mean 'latency'"),
         (["--objective", "accuracy,size,macs"], "neither one nor two"),
         (["--objective", "accuracy,size", "--monitor", "loss"], "leave --monitor out"),

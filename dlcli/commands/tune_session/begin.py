@@ -13,10 +13,10 @@ from dlcli.commands.train_session.begin import check_steps
 from dlcli.commands.train_session.granted import check_reach, grant_reach
 from dlcli.commands.train_session.report import Screen
 from dlcli.config import SearchConfig, TrainConfig, TuneConfig
-from dlcli.errors import UsageError, nearest
+from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.runs.folder import create_run, safe_name
 from dlcli.settings import fields_of, flat, is_set, merge, nested, validate
-from dlcli.tune.objectives import parse_objective, second_direction
+from dlcli.tune.objectives import naming_objective, parse_objective, second_direction
 from dlcli.tune.space import make_space, parse_search, texts_of
 from dlcli.tune.study import ModelSearch, Study, StudyFolder
 
@@ -47,7 +47,12 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
     check_steps(training)
     grant_reach(training)
     check_reach(config, config.launch)
-    plans = _plans(training, names)
+    try:
+        plans = _plans(training, names)
+    except DlcliError as exc:
+        exc.message = naming_objective(exc.message, config.tune.objective)
+        exc.hint = exc.hint and naming_objective(exc.hint, config.tune.objective)
+        raise
     models = {
         name: _model_search(plan, training.overrides, search, tune) for name, plan in plans.items()
     }

@@ -23,6 +23,7 @@ from dlcli.out_of_memory import out_of_memory_message
 from dlcli.runs.folder import RunFolder
 from dlcli.runs.locks import RunBusy, run_lock
 from dlcli.signals import signum_of
+from dlcli.tune.objectives import naming_objective
 from dlcli.tune.study import Study
 from dlcli.wording import first_line
 
@@ -136,6 +137,7 @@ class TrialRun:
         except Exception as exc:
             expected = isinstance(exc, DlcliError)
             reason = exc.message if isinstance(exc, DlcliError) else _reason(exc)
+            reason = naming_objective(reason, self.study.tune.objective)
             if not expected:
                 write_text(self.study.folder.errors(number), traceback.format_exc())
             self.trials.finish(
