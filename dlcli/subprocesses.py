@@ -13,7 +13,7 @@ import time
 # The child gets this process's search path, so that it runs the very modules that the command runs; with
 # -P and -c the current folder is not on it, and a user's numpy.py there is none of them.
 _CODE = (
-    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]) or sys.path; "
     "from dlcli.subprocesses import die_with_parent; die_with_parent(int(sys.argv[2])); "
     "importlib.import_module(sys.argv[3]).main(sys.argv[4:])"
 )
@@ -34,12 +34,15 @@ _PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _POLL_S = 0.5
 
 
-def child_command(module: str, *args: str, interpreter_options: tuple[str, ...] = ()) -> list[str]:
+def child_command(
+    module: str, *args: str, interpreter_options: tuple[str, ...] = (), own_path: bool = False
+) -> list[str]:
     """Return the command that calls ``main(args)`` of a module in a fresh interpreter.
 
     The child ends with this process, however that ends, and on Linux with the thread that starts it.
+    With ``own_path`` its search path is that of its interpreter, not that of this process.
     """
-    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    path = json.dumps([] if own_path else [entry for entry in sys.path if isinstance(entry, str)])
     return [
         sys.executable,
         "-P",

@@ -33,6 +33,8 @@ _ADVANCED = (
     "optim.scheduler",
     "augment.level",
     "fit.patience",
+    "tune.cpus_per_trial",
+    "tune.gpus_per_trial",
 )
 
 

@@ -11,6 +11,7 @@ from dlcli.settings import parsed_by, setting
 
 SamplerName = Literal["tpe", "random", "gp", "grid"]
 PrunerName = Literal["median", "hyperband", "none"]
+EngineName = Literal["local", "ray"]
 
 
 class SearchConfig(Frozen):
@@ -36,6 +37,14 @@ class SearchConfig(Frozen):
     pruner: PrunerName = setting("median", "When trials end early, after an epoch.", "--pruner")
     workers: int = setting(
         1, "Trials at the same time, each in a process of its own.", "--workers", ge=1
+    )
+    engine: EngineName = setting("local", "Where workers run: here, or on a Ray cluster.", "--engine")
+    cpus_per_trial: int = setting(1, "CPUs a worker asks of the cluster.", "--cpus-per-trial", ge=1)
+    gpus_per_trial: float | None = setting(
+        None,
+        "GPUs a worker asks of it, 0.5 for two on one (default: 1 where there are any).",
+        "--gpus-per-trial",
+        ge=0,
     )
 
 

@@ -12,6 +12,7 @@ from dlcli.commands.options import Settings
 from dlcli.commands.train_session.begin import check_steps
 from dlcli.commands.train_session.granted import check_reach, grant_reach
 from dlcli.commands.train_session.report import Screen
+from dlcli.commands.tune_session.work import check_engine
 from dlcli.config import SearchConfig, TrainConfig, TuneConfig
 from dlcli.errors import DlcliError, UsageError, nearest
 from dlcli.runs.folder import create_run, safe_name
@@ -37,6 +38,7 @@ def begin_study(settings: Settings[TuneConfig], name: str | None, root: Path, sc
     """Create a study below ``root``. Raises: DlcliError, UsageError; then there is no folder."""
     config = settings.resolve()
     _check_launch(config)
+    check_engine(config.tune)
     metric, second = parse_objective(config.tune.objective)
     if second is not None:
         second_direction(second)

@@ -10,13 +10,15 @@ from dlcli import __version__
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.granted import check_reach
 from dlcli.commands.train_session.report import Screen
+from dlcli.commands.tune_session.work import check_engine
 from dlcli.config import TrainConfig, TuneConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import read_json
 from dlcli.settings import flat, is_set, validate
 from dlcli.tune.study import Study, StudyFolder, find_study, read_study
 
-_BUDGET = ("trials", "max_time", "workers")  # what a study that goes on may change
+# What a study that goes on may change: how long, and where.
+_BUDGET = ("trials", "max_time", "workers", "engine", "cpus_per_trial", "gpus_per_trial")
 
 
 def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: Screen) -> Study | None:
@@ -33,6 +35,7 @@ def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: 
     if ended and len(trials) >= study.trials and study.folder.result.is_file():
         _report_finished(study.folder, screen)
         return None
+    check_engine(study.tune)
     _check_data(study)
     if study.version != __version__:
         from dlcli.events import Warned
@@ -62,7 +65,7 @@ def _with_budget(study: Study, overrides: dict[str, Any], config: TuneConfig) ->
         elif value != own[key] and not (key == "data.data" and os.path.abspath(value) == own[key]):
             raise UsageError(
                 f"--resume takes the study's own settings, and {key} = {value!r} is not one of them",
-                hint="leave it out, or begin a new study; --trials, --max-time and --workers may change",
+                hint="leave it out, or begin a new study; budgets, --workers and --engine may change",
             )
     return study.with_tune(changes) if changes else study
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from dlcli.commands.options import Settings
 from dlcli.commands.train_session.report import Screen
-from dlcli.config import TrainConfig
+from dlcli.config import SearchConfig, TrainConfig
 from dlcli.config.durations import parse_time
-from dlcli.errors import DlcliError, Interrupted
+from dlcli.errors import DlcliError, Interrupted, UsageError
 from dlcli.files import CannotWrite, write_text
 from dlcli.out_of_memory import out_of_memory_message
 from dlcli.runs.folder import RunFolder
@@ -46,10 +46,24 @@ def check_installed() -> None:
         raise DlcliError("tune needs Optuna", hint='pip install "dlcli[tune]"')
 
 
+def check_engine(tune: SearchConfig) -> None:
+    """Raises: DlcliError without Ray where it is asked for; UsageError for its settings without it."""
+    if tune.engine == "ray":
+        if find_spec("ray") is None:
+            raise DlcliError("--engine ray needs Ray", hint='pip install "dlcli[tune,ray]"')
+        return
+    for name in ("cpus_per_trial", "gpus_per_trial"):
+        if getattr(tune, name) != SearchConfig.model_fields[name].default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is asked of a Ray cluster, and --engine is {tune.engine}",
+                hint="--engine ray",
+            )
+
+
 def conduct(study: Study, screen: Screen) -> None:
     """Train the trials of a study, and show what it gave. Raises: DlcliError, Interrupted."""
     from dlcli.commands.tune_session.end import end_study
-    from dlcli.commands.tune_session.workers import watch_workers
+    from dlcli.commands.tune_session.workers import LocalWorkers, watch_workers
     from dlcli.tune.trials import Trials
     from dlcli.ui.progress.study import study_view
 
@@ -57,10 +71,14 @@ def conduct(study: Study, screen: Screen) -> None:
     with study_view(study, screen.quiet, screen.as_json) as view:
         view.update(trials.all())
         with interruptible(study):
-            if study.tune.workers == 1:
+            if study.tune.engine == "ray":
+                from dlcli.commands.tune_session.on_ray import ray_workers
+
+                watch_workers(study, trials, view, ray_workers(study, view.event))
+            elif study.tune.workers == 1:
                 work(study, trials, view, view.event)
             else:
-                watch_workers(study, trials, view, screen)
+                watch_workers(study, trials, view, LocalWorkers(study))
     end_study(study, trials, screen)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,10 +21,14 @@ def main(argv: list[str]) -> None:
     from dlcli.tune.trials import Trials
     from dlcli.ui.progress.study import study_view
 
+    if os.name == "posix":  # a task of Ray blocks SIGINT, and its children inherit that
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     study = read_study(StudyFolder(Path(argv[0])))
     try:
         with allowing(*argv[1:]), study_view(study, True, False) as view:
             work(study, Trials(study), view, view.event)
+    except KeyboardInterrupt:  # between two trials
+        sys.exit(128 + signal.SIGINT)
     except DlcliError as exc:
         if not isinstance(exc, Interrupted):
             typer.echo(f"error: {printable_lines(exc.message)}", err=True)
