@@ -1,9 +1,8 @@
-"""A study that is killed again and again, compared with one that was not; and what a search costs.
+"""A study that is killed again and again, compared with one that was not.
 
-python benchmarks/robustness_studies.py [--kills 20] [--trials 12] [--rounds 3] [--seed 0]
+python benchmarks/robustness_studies.py [--kills 20] [--trials 12] [--folds 3] [--seed 0]
 
-``kills`` of `robustness.py` does the same to runs. The costs are CPU time, of the search with all its
-trials over that of `dlcli train` with each trial's settings, one after the other, in turn.
+``kills`` of `robustness.py` does the same to runs. With ``--folds`` each trial is a cross-validation.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ import argparse
 import json
 import os
 import random
-import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import interleave, machine, ratios
+from common import machine
 from forked import command, start, wait
 
 from dlcli.formats.checkpoint import read_tensors
@@ -32,10 +29,10 @@ RESUME = ("tune", "--resume", "study", "-q")
 EXACT = ("number", "status", "settings", "value", "epochs", "reason")
 
 
-def tune(trials: int, epochs: int) -> tuple[str, ...]:
-    """The command of the study."""
-    budget = ("--trials", str(trials), "--epochs", str(epochs), "--batch-size", "128")
-    return ("tune", *DATA, *budget, "--name", "study", "-q")
+def tune(trials: int, folds: int) -> tuple[str, ...]:
+    """The command of the study; ``folds`` is 0 for trials without."""
+    budget = ("--trials", str(trials), "--epochs", "4", "--batch-size", "128")
+    return ("tune", *DATA, *budget, *(("--folds", str(folds)) if folds else ()), "--name", "study", "-q")
 
 
 def trials_of(study: Path) -> list[dict[str, Any]]:
@@ -48,20 +45,22 @@ def is_same(study: Path, whole: Path) -> bool:
     """Whether two studies have the same trials, and the same bits in their models."""
     if trials_of(study) != trials_of(whole):
         return False
-    for path in whole.glob("trial-*/best.safetensors"):
+    for path in whole.rglob("*.safetensors"):
+        if "state" in path.parts:
+            continue
         expected, own = (read_tensors(root / path.relative_to(whole))[0] for root in (whole, study))
         if expected.keys() != own.keys() or not all(torch.equal(expected[k], own[k]) for k in expected):
             return False
     return True
 
 
-def measure(folder: Path, kills: int, rng: random.Random, trials: int = 12) -> dict[str, Any]:
+def measure(folder: Path, kills: int, rng: random.Random, trials: int, folds: int) -> dict[str, Any]:
     """Kill one study ``kills`` times, at moments drawn evenly over its trials and the time of each."""
     log, whole, place = folder / "log", folder / "whole", folder / "killed"
     whole.mkdir()
     place.mkdir()
     began = time.monotonic()
-    code, printed = command(tune(trials, 4), whole, log)
+    code, printed = command(tune(trials, folds), whole, log)
     assert code == 0, printed
     seconds = (time.monotonic() - began) / trials
     counts: Counter[str] = Counter()
@@ -69,7 +68,7 @@ def measure(folder: Path, kills: int, rng: random.Random, trials: int = 12) -> d
     study = place / "runs" / "study"
 
     def argv() -> tuple[str, ...]:
-        return RESUME if (study / "study.json").is_file() else tune(trials, 4)
+        return RESUME if (study / "study.json").is_file() else tune(trials, folds)
 
     for moment in sorted(rng.uniform(0, trials) for _ in range(kills)):
         pid = start(argv(), place, log)
@@ -88,6 +87,7 @@ def measure(folder: Path, kills: int, rng: random.Random, trials: int = 12) -> d
     return {
         "kills": kills,
         "trials": trials,
+        "folds": folds,
         "trial_s": round(seconds, 2),
         **counts,
         "failures": failures,
@@ -99,47 +99,17 @@ def is_alive(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
-def cpu_of(argv: Sequence[str], folder: Path, log: Path) -> float:
-    """CPU seconds of a command, which has to end well."""
-    _, status, usage = os.wait4(start(argv, folder, log), 0)
-    if status:
-        raise SystemExit(log.read_text())
-    return usage.ru_utime + usage.ru_stime
-
-
-def overhead(folder: Path, trials: int, rounds: int) -> str:
-    """CPU time of a study over that of its trials, trained by `dlcli train`."""
-    log, place = folder / "log", folder / "cost"
-    place.mkdir()
-    study = place / "runs" / "study"
-
-    def search() -> float:
-        shutil.rmtree(study, ignore_errors=True)
-        return cpu_of((*tune(trials, 30), "--pruner", "none"), place, log)
-
-    def bare() -> float:
-        total = 0.0
-        for config in sorted(study.glob("trial-*/config.yaml")):
-            total += cpu_of(("train", "--config", str(config), "--name", "bare", "-q"), place, log)
-        return total
-
-    values = interleave({"tune": search, "train": bare}, rounds)
-    return ratios(values["tune"], values["train"])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3, help="of the costs; 0 leaves them out")
+    parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DLCLI_STATE"] = str(Path(folder, "state-of-the-user"))
-        result = measure(Path(folder), args.kills, random.Random(args.seed), args.trials)
+        result = measure(Path(folder), args.kills, random.Random(args.seed), args.trials, args.folds)
         print(json.dumps(result, indent=2), flush=True)
-        if args.rounds:
-            print(f"CPU time, tune / train: {overhead(Path(folder), args.trials, args.rounds)}")
     print(machine())
     raise SystemExit(1 if result["failures"] else 0)
 
