@@ -103,17 +103,20 @@ class Ensemble:
         return self.mean(self.outputs(inputs))
 
 
+def no_mean(task: str) -> str:
+    """Return why models of a task cannot be averaged, else ""."""
+    why = _NO_MEAN.get(task)
+    return f"models for {task} cannot be averaged: {why}" if why else ""
+
+
 def check_members(named: Sequence[tuple[str, TaskSpec]], *, averaged: bool = True) -> None:
     """Refuse models, by name and task, that do different tasks or, if ``averaged``, have no mean.
 
     Raises: UsageError naming why.
     """
     first, task = named[0]
-    if averaged and len(named) > 1 and task.kind in _NO_MEAN:
-        raise UsageError(
-            f"models for {task.kind} cannot be averaged: {_NO_MEAN[task.kind]}",
-            hint="give one model",
-        )
+    if averaged and len(named) > 1 and (why := no_mean(task.kind)):
+        raise UsageError(why, hint="give one model")
     for name, other in named[1:]:
         for mine, theirs, what in (
             (task.kind, other.kind, "does"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
+from dlcli.evaluation.ensemble import no_mean
 from dlcli.evaluation.label_issues import LabelIssue
 from dlcli.files import atomic_file
 from dlcli.runs.folder import as_typed
@@ -62,8 +63,7 @@ def print_folds(
         Row("note", "a fold's own val split chose its epoch: what is held out chose nothing"),
         Row("predictions", str(group.predictions)),
         *_labels(issues, group.label_issues),
-        Row("next", f"dlcli predict -a {as_typed(group.path)} FILE     the mean of {len(table)} models"),
-        Row("", f"dlcli eval {as_typed(group.path)}" + ("" if has_test else " --data FILE")),
+        *_next(group, len(table), result.task, has_test=has_test),
         *_ensemble(group, reason),
     ]
     print_sections([Section("held-out folds", rows)])
@@ -100,6 +100,17 @@ def _tested(result: FoldsResult) -> list[Row]:
         return []
     value, samples = figure(result.test[result.metric]), wording.plural(result.test_samples, "sample")
     return [Row("test", f"the models' mean: {result.metric} {value} on {samples} that none has seen")]
+
+
+def _next(group: FoldsFolder, folds: int, task: str, *, has_test: bool) -> list[Row]:
+    """The commands that take all models as one, or the first one where they have no mean."""
+    model = group.run(1).path if no_mean(task) else group.path
+    what = "the model of the first fold" if no_mean(task) else f"the mean of {folds} models"
+    data = "" if has_test or no_mean(task) else " --data FILE"
+    return [
+        Row("next", f"dlcli predict -a {as_typed(model)} FILE     {what}"),
+        Row("", f"dlcli eval {as_typed(model)}{data}"),
+    ]
 
 
 def _ensemble(group: FoldsFolder, reason: str) -> list[Row]:

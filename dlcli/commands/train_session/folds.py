@@ -197,18 +197,19 @@ def conclude_folds(
     Returns the result, the labels that the models contradict, and why there is no such file, or "".
     Raises: DlcliError.
     """
+    from dlcli.evaluation.ensemble import no_mean
     from dlcli.evaluation.folds import FoldModels
     from dlcli.evaluation.label_issues import LabelIssues
     from dlcli.ui.folds import write_label_issues, write_out_of_fold
 
     runs = [group.run(fold) for fold in range(1, folds + 1)]
     models = FoldModels([run.best for run in runs], device=read_run(runs[0]).config.fit.device)
-    can_average = models.task.kind not in ("seq2seq", "embedding")
+    reason = no_mean(models.task.kind)
     result = models.evaluate(show)
-    if group.has_test() and can_average:
+    if group.has_test() and not reason:
         tested = models.test(runs[0], show)
         result = replace(result, test=tested.metrics, test_samples=tested.samples)
-    reason = _write_ensemble(group, runs, models, show) if can_average else ""
+    reason = reason or _write_ensemble(group, runs, models, show)
     labels = LabelIssues()
     write_out_of_fold(group.predictions, labels.collect(models.predictions()), models.task)
     issues = labels.ranked()
