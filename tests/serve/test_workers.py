@@ -10,6 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -52,3 +54,37 @@ def test_a_killed_worker_is_started_again_and_a_signal_ends_all(tmp_path: Path) 
     with pytest.raises(urllib.error.URLError):
         predict(url)
     assert not [worker for worker in (*workers, *alive) if worker.is_running()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows' processes share no socket")
+def test_a_worker_killed_under_load_loses_only_what_it_had_in_flight(tmp_path: Path) -> None:
+    model, clients = str(tiny.save(tmp_path, "table")), 8
+    command = [sys.executable, "-m", "dlcli", "serve", model, "--port", "0", "--workers", "2"]
+    with subprocess.Popen(
+        [*command, "--json", "--quiet"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        until = time.monotonic() + 6
+
+        def ask() -> list[bool]:
+            replies = []
+            while time.monotonic() < until:
+                try:
+                    replies.append(predict(url) == 200)
+                except (OSError, HTTPException):
+                    replies.append(False)
+            return replies
+
+        with ThreadPoolExecutor(clients) as pool:
+            asking = [pool.submit(ask) for _ in range(clients)]
+            time.sleep(2)
+            psutil.Process(server.pid).children()[0].kill()
+            replies = [each.result() for each in asking]
+        assert sum(map(len, replies)) > 10 * clients
+        # A client has one request at a time, so it loses one at most; later ones go to the other worker.
+        assert all(each.count(False) <= 1 for each in replies)
+        assert all(each[-1] for each in replies)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
