@@ -13,7 +13,7 @@ from dlcli.commands.recording import record
 from dlcli.config import BenchConfig
 from dlcli.errors import DlcliError
 from dlcli.files import user_path
-from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, newest_run, run_of
+from dlcli.runs.folder import DEFAULT_ROOT, RunFolder, find_run, is_model_path, newest_run, run_of
 
 if TYPE_CHECKING:
     from dlcli.benchmark.report import BenchmarkResult
@@ -103,7 +103,8 @@ def _paths(named: list[str] | None, runs_dir: Path, emit: Emit) -> list[Path]:
     paths: list[Path] = []
     for text in map(user_path, named):
         path = Path(text)
-        if path.is_file() or (path.suffix and not path.is_dir() and not (runs_dir / text).is_dir()):
+        missing = path.suffix and not path.exists() and not (runs_dir / text).is_dir()
+        if is_model_path(path) or missing:
             paths.append(path)
         else:
             paths += artifacts_of(find_run(text, runs_dir), emit)

@@ -292,6 +292,11 @@ def find_run(text: str, root: Path) -> RunFolder:
     )
 
 
+def is_model_path(path: Path) -> bool:
+    """Whether a path is of a model, not of a run: a file, or a folder with a suffix that is no run."""
+    return path.is_file() or bool(path.suffix and path.is_dir() and not RunFolder(path).record.is_file())
+
+
 def find_artifact(text: str | None, root: Path) -> Path:
     """Find the model that ``text`` names: a path, a run folder, a run's name; None is the newest run.
 
@@ -300,10 +305,8 @@ def find_artifact(text: str | None, root: Path) -> Path:
     if text is not None:
         text = user_path(text)
         path = Path(text)
-        if path.is_file():
+        if is_model_path(path):
             return path
-        if path.suffix and path.is_dir() and not RunFolder(path).record.is_file():
-            return path  # a model may be a folder
         if not path.exists() and (path.suffix or os.sep in text) and not (root / text).exists():
             raise DlcliError(
                 f"{text} does not exist", hint="give a model file, a run folder or a run's name"

@@ -125,6 +125,21 @@ def opened(run: Path) -> Artifact:
     return open_artifact(run / "best.safetensors", device="cpu", threads=1)
 
 
+def test_a_model_that_is_a_folder_is_a_file_of_its_own(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "best.triton"
+    assert (
+        main(["export", str(run / "best.safetensors"), "--format", "triton", "-o", str(target), "-q"])
+        == 0
+    )
+    capsys.readouterr()
+    assert main(["benchmark", str(target), str(run / "best.onnx"), *FEW, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["artifact"] for row in rows} == {str(target), str(run / "best.onnx")}
+    assert not any(row["error"] for row in rows)
+
+
 def test_the_timed_call_gives_the_outputs_of_predict(run: Path) -> None:
     inputs = random_inputs(read_card(run / "best.onnx").task, 7)
     for name in ("best.safetensors", "best.onnx"):
