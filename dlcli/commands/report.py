@@ -18,8 +18,8 @@ def command(
         list[str] | None,
         typer.Argument(
             metavar="[RUN]...",
-            help="A run's name or folder (default: the newest run). Several are shown side by side, and "
-            "so are the folds of a cross-validation; a study's name gives the page of the study.",
+            help="A run's name or folder (default: the newest run). Several are shown side by side; the "
+            "name of a cross-validation or a study gives its own page.",
         ),
     ] = None,
     output: Annotated[
@@ -46,7 +46,7 @@ def command(
         dlcli report cnn-digits resnet18-imgs
     """
     from dlcli.files import user_path
-    from dlcli.report.page import write_study
+    from dlcli.report.page import write_folds, write_study
     from dlcli.tune.study import StudyFolder
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
@@ -55,10 +55,15 @@ def command(
     target = None if output is None else Path(user_path(output))
     if target is not None:
         _check_target(target)
-    study = StudyFolder.find(runs[0], runs_dir) if runs and len(runs) == 1 else None
+    only = runs[0] if runs and len(runs) == 1 else None
+    study = None if only is None else StudyFolder.find(only, runs_dir)
+    group = None if only is None else FoldsFolder.find(only, runs_dir)
     if study is not None:
         path = write_study(study, target)
         chosen = study.runs()
+    elif group is not None:
+        path = write_folds(group, target)
+        chosen = group.begun()
     else:
         chosen = _chosen(runs or ["last"], runs_dir)
         path = _write_runs(chosen, target, runs_dir)
@@ -90,10 +95,7 @@ def _write_runs(chosen: list[RunFolder], target: Path | None, root: Path) -> Pat
 def _runs(text: str, root: Path) -> list[RunFolder]:
     """Return the run that a text names; of a cross-validation those of its folds that have begun."""
     group = FoldsFolder.find(text, root)
-    if group is None:
-        return [find_run(text, root)]
-    folds = (group.run(fold) for fold in range(1, group.read()["folds"] + 1))
-    return [run for run in folds if run.record.is_file()]
+    return [find_run(text, root)] if group is None else group.begun()
 
 
 def _check_target(target: Path) -> None:

@@ -16,10 +16,12 @@ from dlcli.evaluation.metrics import EvalResult
 from dlcli.files import write_text
 from dlcli.report import compared_sections, record_sections, result_sections
 from dlcli.report.blocks import Notes, Page, Section
+from dlcli.report.folds import folds_page
 from dlcli.report.reading import RunFacts, read_facts
 from dlcli.report.record_sections import when
 from dlcli.report.study import study_page
 from dlcli.runs.folder import RunFolder
+from dlcli.runs.folds import FoldsFolder
 from dlcli.tune.study import StudyFolder
 from dlcli.ui.text import duration, figure
 from dlcli.wording import count, plural, printable_lines, shorten, size
@@ -53,6 +55,11 @@ def write_comparison(runs: Sequence[RunFolder], target: Path) -> Path:
 def write_study(folder: StudyFolder, target: Path | None = None) -> Path:
     """Write the page of a study, by default into its folder; returns the path. Raises: DlcliError."""
     return write_page(target or folder.path / "report.html", study_page(folder, written_now()))
+
+
+def write_folds(group: FoldsFolder, target: Path | None = None) -> Path:
+    """Write the page of a cross-validation, by default to its report.html. Raises: DlcliError."""
+    return write_page(target or group.report, folds_page(group, written_now()))
 
 
 def run_page(facts: RunFacts) -> Page:

@@ -83,7 +83,7 @@ def read_facts(run: RunFolder) -> RunFacts:
     with suppress(DlcliError):  # the summary says what is wrong
         content = run.read_record()
         try:
-            record = _valid(RunRecord, content, str(run.record))
+            record = valid(RunRecord, content, str(run.record))
         except DlcliError as exc:
             problems.append(exc.message)
     events = _events(run, problems)
@@ -163,7 +163,7 @@ def _measured(
             problems.append(f"measured/{one.name}.json is of an unknown command, {one.command!r}")
             continue
         try:
-            result = _valid(form, one.result, f"measured/{one.name}.json")
+            result = valid(form, one.result, f"measured/{one.name}.json")
         except DlcliError as exc:
             problems.append(exc.message)
             continue
@@ -171,7 +171,7 @@ def _measured(
         yield Measured(one.name, one.command, one.argv, one.started_at, outdated, result)
 
 
-def _valid(form: type[T], content: Any, where: str) -> T:
+def valid(form: type[T], content: Any, where: str) -> T:
     """Raises: DlcliError that names the first field that is not as it should be."""
     try:
         value = TypeAdapter(form).validate_python(content)

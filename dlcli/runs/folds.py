@@ -9,7 +9,7 @@ from typing import Any
 
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import read_json, user_path, write_json
-from dlcli.runs.folder import ENSEMBLE, FOLDS, find_artifact, resume_command, safe_name
+from dlcli.runs.folder import ENSEMBLE, FOLDS, RunFolder, find_artifact, resume_command, safe_name
 from dlcli.runs.group import RunGroup
 
 _SCHEMA = 1
@@ -35,6 +35,16 @@ class FoldsFolder(RunGroup):
     def label_issues(self) -> Path:
         """The samples whose label the models contradict that have not seen them."""
         return self.path / "label-issues.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page: the held-out folds, and the runs side by side."""
+        return self.path / "report.html"
+
+    def begun(self) -> list[RunFolder]:
+        """The runs that have begun. Raises: DlcliError."""
+        runs = (self.run(fold) for fold in range(1, self.read()["folds"] + 1))
+        return [run for run in runs if run.record.is_file()]
 
     def read(self) -> dict[str, Any]:
         """Read folds.json: ``folds``, ``settings`` and, at the end, ``result``. Raises: DlcliError."""

@@ -43,37 +43,55 @@ def print_folds(
     ``has_test``: whether the data has a test split of its own, on which their ensemble can be evaluated.
     ``reason``: why their models are not one file, "" where they are.
     """
-    others = [n for n in metric_order(result.task, result.folds[0].metrics) if n != result.metric]
-    names = [result.metric, *others][:_METRICS]
-    table = [
-        [str(row.fold), f"{row.train_samples:,}", f"{row.samples:,}"]
-        + [figure(row.metrics[name]) if name in row.metrics else "-" for name in names]
-        for row in result.folds
-    ]
     stdout().print()
-    print_comparison(f"cross-validation {group.name}", ["fold", "train", "held out", *names], table)
+    print_comparison(f"cross-validation {group.name}", *fold_table(result, _METRICS))
     stdout().print()
     mean = result.mean
     rows = [
         Row(f"mean {mean.name}", f"{figure(mean.value)}, std {figure(mean.std)} over the folds"),
-        Row("", _mean_interval(mean)),
+        Row("", mean_interval(mean)),
         *_pooled(result),
-        *([Row("note", _SCALED)] if result.task == "forecast" else []),
         *_tested(result),
-        Row("note", "a fold's own val split chose its epoch: what is held out chose nothing"),
+        *(Row("note", note) for note in fold_notes(result)),
         Row("predictions", str(group.predictions)),
+        Row("report", str(group.report)),
         *_labels(issues, group.label_issues),
-        *_next(group, len(table), result.task, has_test=has_test),
+        *_next(group, len(result.folds), result.task, has_test=has_test),
         *_ensemble(group, reason),
     ]
     print_sections([Section("held-out folds", rows)])
     if result.baselines:
         stdout().print()
-        print_comparison(
-            f"baselines by {result.metric}, on the same folds (difference: the model's minus theirs)",
-            ["baseline", "difference", "95 % interval", "the model is"],
-            [[row.name, signed(row.value), interval(row), verdict(row)] for row in result.baselines],
-        )
+        print_comparison(baseline_title(result), *baseline_table(result))
+
+
+def fold_table(result: FoldsResult, most: int) -> tuple[list[str], list[list[str]]]:
+    """The heads and a row for each fold, with up to ``most`` metrics; the first chose the models."""
+    others = [n for n in metric_order(result.task, result.folds[0].metrics) if n != result.metric]
+    names = [result.metric, *others][:most]
+    rows = [
+        [str(row.fold), f"{row.train_samples:,}", f"{row.samples:,}"]
+        + [figure(row.metrics[name]) if name in row.metrics else "-" for name in names]
+        for row in result.folds
+    ]
+    return ["fold", "train", "held out", *names], rows
+
+
+def baseline_title(result: FoldsResult) -> str:
+    """What `baseline_table` shows."""
+    return f"baselines by {result.metric}, on the same folds (difference: the model's minus theirs)"
+
+
+def baseline_table(result: FoldsResult) -> tuple[list[str], list[list[str]]]:
+    """The heads and a row for each baseline."""
+    heads = ["baseline", "difference", "95 % interval", "the model is"]
+    return heads, [[r.name, signed(r.value), interval(r), verdict(r)] for r in result.baselines]
+
+
+def fold_notes(result: FoldsResult) -> list[str]:
+    """What the figures of held-out folds are of."""
+    notes = ["a fold's own val split chose its epoch: what is held out chose nothing"]
+    return [_SCALED, *notes] if result.task == "forecast" else notes
 
 
 def _labels(issues: Sequence[LabelIssue], path: Path) -> list[Row]:
@@ -89,7 +107,8 @@ def _labels(issues: Sequence[LabelIssue], path: Path) -> list[Row]:
     ]
 
 
-def _mean_interval(mean: MeanRow) -> str:
+def mean_interval(mean: MeanRow) -> str:
+    """The 95 % interval of the mean, in words."""
     if math.isnan(mean.low):
         return "no interval: all folds have the same value, which does not tell how values vary"
     return f"95 % interval {figure(mean.low)} to {figure(mean.high)}, for models of such data"

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from html_pages import check_page
 from sklearn.metrics import accuracy_score, r2_score
 
 from dlcli.cli import main
 from dlcli.formats.base import read_card
 from dlcli.formats.checkpoint import read_tensors
 from dlcli.task import TabularInput, TextInput
+from dlcli.ui.text import figure
 
 HOUSES = "--model mlp --data houses.csv --target price --epochs 2 --folds 3 --device cpu"
 TEXTS = "--model cnn --data texts --epochs 1 --folds 3 --device cpu"
@@ -86,6 +88,31 @@ def test_out_of_fold_predictions_give_the_metrics(
     assert np.isclose(mean["std"], np.std(values, ddof=1))
     assert mean["low"] < mean["value"] < mean["high"]
     assert [row["name"] for row in result["baselines"]] == ["mean"]
+
+
+def test_their_page_has_the_held_out_folds_and_the_runs(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = check_page(here / "runs/H/report.html")
+    printed = json.loads((here / "H.json").read_text())
+    assert printed["report"] == str(Path("runs/H/report.html"))
+    for text in ("Held-out folds", "fold-3", figure(printed["mean"]["value"])):
+        assert text in page.html
+    target = tmp_path / "page.html"
+    assert main(["report", "H", "-o", str(target)]) == 0
+    assert figure(printed["pooled"][printed["metric"]]) in check_page(target).html
+
+    shutil.copytree(here / "runs/H", tmp_path / "running")
+    record = tmp_path / "running/folds.json"
+    kept = {key: value for key, value in json.loads(record.read_text()).items() if key != "result"}
+    record.write_text(json.dumps(kept))
+    shutil.rmtree(tmp_path / "running/fold-3")
+    assert main(["report", str(tmp_path / "running")]) == 0
+    assert "2 of 3 folds have begun" in check_page(tmp_path / "running/report.html").html
+    record.write_text(json.dumps({**kept, "result": {"task": "regression"}}))
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "running")]) == 1
+    assert "folds.json is damaged" in capsys.readouterr().err
 
 
 def test_no_fold_sees_what_it_holds_out(here: Path) -> None:

@@ -170,16 +170,19 @@ def _report_left(group: FoldsFolder, left: list[int], screen: Screen) -> None:
 
 def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
     """Evaluate the folds, write out-of-fold.csv and the result, and print it."""
+    from dlcli.report.page import write_folds
     from dlcli.ui.folds import print_folds
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
 
     with progress_sink(screen.quiet, screen.as_json) as show:
         result, issues, reason = conclude_folds(group, folds, show)
+        write_folds(group)
     if screen.as_json:
         facts = {"command": "train", "folds": str(group.path), "status": "finished"}
         counted = {
             "out_of_fold": str(group.predictions),
+            "report": str(group.report),
             "label_issues": len(issues),
             "ensemble": str(group.ensemble) if group.ensemble.is_file() else None,
             "no_ensemble": reason or None,
