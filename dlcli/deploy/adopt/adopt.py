@@ -96,22 +96,16 @@ def adopt(
 
 def _write(foreign: ForeignGraph | ForeignScript, described: Described, path: Path) -> list[str]:
     """Write the copy and compare its outputs. Returns what was seen. Raises: DlcliError."""
-    form, notes = foreign.form, []
+    form = foreign.form
     sample = _random(described, foreign.path, form)
-    batch = form.batch
-    expected = _run_in_batches(foreign.run, sample, batch)
-    if batch is None and isinstance(foreign, ForeignScript):
-        one = _run_in_batches(foreign.run, sample, 1)
-        if not _same(expected, one):
-            batch, expected = 1, one
-    if expected.ndim != 2 or len(expected) != len(sample):
-        raise DlcliError(
-            f"{foreign.path} gives {expected.shape} for {len(sample)} samples, and a card describes "
-            "(samples, outputs)",
-            hint="export a model whose forward gives one row of numbers a sample",
-        )
+    expected, batch, notes = _expected(foreign, sample)
     task = described.task(expected.shape[1], foreign.path)
     card = _card(foreign.path, form, task, described)
+    if _are_sigmoids(expected, task):
+        notes.append(
+            "its outputs lie between 0 and 1 and do not add up to 1, as those of sigmoids: labels are "
+            "its own, and probabilities, the softmax of its outputs, are not"
+        )
     if _are_probabilities(expected, task):
         card = with_readable_outputs(card)
         notes.append("its outputs are probabilities")
@@ -131,6 +125,29 @@ def _write(foreign: ForeignGraph | ForeignScript, described: Described, path: Pa
     raise DlcliError(
         f"the copy of {foreign.path} does not give its outputs: {problem}; nothing was written"
     )
+
+
+def _expected(
+    foreign: ForeignGraph | ForeignScript, sample: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], int | None, list[str]]:
+    """The file's outputs for a sample, the only batch size that it takes or None, and what was seen.
+
+    Raises: DlcliError where they are no row of numbers for each sample.
+    """
+    batch, notes = foreign.form.batch, list[str]()
+    outputs = _run_in_batches(foreign.run, sample, batch)
+    if batch is None and not _same(outputs, one := _run_in_batches(foreign.run, sample, 1)):
+        if isinstance(foreign, ForeignScript):
+            batch, outputs = 1, one
+        else:
+            notes.append("its outputs for a sample depend on the others of its batch")
+    if outputs.ndim != 2 or len(outputs) != len(sample):
+        raise DlcliError(
+            f"{foreign.path} gives {outputs.shape} for {len(sample)} samples, and a card describes "
+            "(samples, outputs)",
+            hint="export a model whose forward gives one row of numbers a sample",
+        )
+    return outputs, batch, notes
 
 
 def _try(
@@ -199,6 +216,12 @@ def _run_in_batches(
 def _same(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
     bound = _TOLERANCE * max(1.0, float(np.abs(other).max(initial=0)))
     return one.shape == other.shape and bool(np.abs(one - other).max(initial=0) <= bound)
+
+
+def _are_sigmoids(outputs: npt.NDArray[np.float32], task: TaskSpec) -> bool:
+    """Whether each output for random inputs is a probability, and a row's are none together."""
+    bounded = outputs.min() >= 0 and outputs.max() <= 1 + _SUM_TOLERANCE
+    return task.kind == "classification" and bounded and not _are_probabilities(outputs, task)
 
 
 def _are_probabilities(outputs: npt.NDArray[np.float32], task: TaskSpec) -> bool:

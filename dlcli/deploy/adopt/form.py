@@ -15,7 +15,8 @@ class Form:
     ``batch`` is the only batch size that it takes. Images: ``layout`` of a batch, channels and sides.
     Tables: the number of columns, and ``column_names`` where each is an input of its own.
     ``class_names`` are in the order of the outputs. ``precision`` is that of its weights: float32,
-    float16, or int8 where it is quantized. ``producer`` is the program that wrote it.
+    float16, or int8 where it is quantized. ``raw_pixels``: whole numbers from 0 to 255.
+    ``producer`` is the program that wrote it.
     """
 
     kind: Kind | None = None
@@ -28,5 +29,6 @@ class Form:
     column_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     precision: Literal["float32", "float16", "int8"] = "float32"
+    raw_pixels: bool = False
     producer: str = ""
     params: int = 0

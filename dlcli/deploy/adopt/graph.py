@@ -81,6 +81,8 @@ class ForeignGraph:
         return str((named or outputs)[0])
 
     def _form(self) -> Form:
+        from onnx import TensorProto
+
         inputs, path = self.inputs, self.path
         shown = ", ".join(f"{v.name} {shape_of(v)}" for v in inputs)
         if any(v.name in _TEXT_NAMES for v in inputs):
@@ -109,8 +111,6 @@ class ForeignGraph:
             )
         shape = shape_of(inputs[0])
         if rank == 2:
-            from onnx import TensorProto
-
             of_sklearn = any(node.domain == "ai.onnx.ml" for node in self.model.graph.node)
             if kind == TensorProto.INT64 and not of_sklearn:
                 raise DlcliError(
@@ -126,6 +126,7 @@ class ForeignGraph:
                 hint=_AS_IT_IS,
             )
         common |= {"channels": _fixed(channels), "height": _fixed(height), "width": _fixed(width)}
+        common["raw_pixels"] = kind == TensorProto.UINT8
         return Form("image", _fixed(shape[0]), "NHWC" if last else "NCHW", **common)
 
 

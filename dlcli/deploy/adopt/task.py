@@ -30,7 +30,10 @@ from dlcli.task import (
 from dlcli.wording import listed, plural
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_RAW_MEAN, _RAW_STD = (0.0,) * 3, (1 / 255,) * 3  # which leave pixels from 0 to 255
 _SIZE = 224
+_MOST_PIXELS = 2**24  # of one image; random ones of the declared size are made
+_LEAST_STD = 1e-4  # of pixels from 0 to 1
 _IMAGE_OPTIONS = ("img_size", "mean", "std", "resize", "crop_fraction", "interpolation")
 
 
@@ -87,7 +90,7 @@ def describe(path: Path, form: Form, config: AdoptConfig) -> Described:
             hint="give data of the kind that the model takes",
         )
     assumed: list[str] = []
-    spec = _image(form, config, assumed) if kind == "image" else _table(path, form, source, config)
+    spec = _image(path, form, config, assumed) if kind == "image" else _table(path, form, source, config)
     task: TaskKind = "classification" if source is None else source.task
     if task not in ("classification", "multilabel", "regression"):
         raise DlcliError(f"{config.data} is for {task}, and adopt is for classes and numbers")
@@ -106,7 +109,7 @@ def _reading(form: Form, config: AdoptConfig) -> DataConfig:
     return DataConfig(data=config.data, kind=kind, target=config.target)
 
 
-def _image(form: Form, config: AdoptConfig, assumed: list[str]) -> ImageInput:
+def _image(path: Path, form: Form, config: AdoptConfig, assumed: list[str]) -> ImageInput:
     channels = form.channels or 3
     size = config.img_size or _SIZE
     height, width = form.height or size, form.width or size
@@ -117,9 +120,14 @@ def _image(form: Form, config: AdoptConfig, assumed: list[str]) -> ImageInput:
         )
     if form.height is None and config.img_size is None:
         assumed.append(f"images of {_SIZE} x {_SIZE} pixels (--img-size)")
-    mean = _by_channel("--mean", config.mean, _MEAN, channels)
-    std = _by_channel("--std", config.std, _STD, channels)
-    if config.mean is None and config.std is None:
+    _check_pixels(path, height, width)
+    given = config.mean is not None or config.std is not None
+    usual = (_RAW_MEAN, _RAW_STD) if form.raw_pixels else (_MEAN, _STD)
+    mean = _by_channel("--mean", config.mean, usual[0], channels)
+    std = _by_channel("--std", config.std, usual[1], channels)
+    if form.raw_pixels and not given:
+        assumed.append("pixels from 0 to 255, as the file takes uint8 (--mean, --std)")
+    elif not given:
         numbers = ", ".join(f"{m:g}" for m in mean), ", ".join(f"{s:g}" for s in std)
         assumed.append(f"normalised as ImageNet: mean {numbers[0]}, std {numbers[1]} (--mean, --std)")
     squash = config.resize == "squash"
@@ -139,6 +147,14 @@ def _image(form: Form, config: AdoptConfig, assumed: list[str]) -> ImageInput:
     )
 
 
+def _check_pixels(path: Path, height: int, width: int) -> None:
+    if height * width > _MOST_PIXELS:
+        raise DlcliError(
+            f"{path} takes images of {height:,} x {width:,} pixels: more than {_MOST_PIXELS:,}",
+            hint="export it for smaller images, or with sides of any size",
+        )
+
+
 def _by_channel(
     flag: str, text: str | None, default: tuple[float, ...], channels: int
 ) -> tuple[float, ...]:
@@ -148,12 +164,16 @@ def _by_channel(
         values = (sum(default) / len(default),)
     if len(values) == 1:
         values *= channels
-    if len(values) != channels or (flag == "--std" and min(values) <= 0):
+    if len(values) != channels:
         raise UsageError(
-            f"{flag} {text}: the images have {plural(channels, 'channel')}"
-            if len(values) != channels
-            else f"{flag} {text}: a std is above 0",
+            f"{flag} {text}: the images have {plural(channels, 'channel')}",
             hint=f"give {channels} numbers, comma-separated, or one for all",
+        )
+    low, high = (_LEAST_STD, 2.0) if flag == "--std" else (-1.0, 1.0)
+    if not all(low <= value <= high for value in values):  # NaN is outside too
+        raise UsageError(
+            f"{flag} {text}: of pixels from 0 to 1 it lies between {low:g} and {high:g}",
+            hint="divide figures for pixels from 0 to 255 by 255",
         )
     return values
 

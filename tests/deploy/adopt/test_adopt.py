@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 import torch
 from foreign import CLASSES, WEIGHT, classifier_file, image_file, save, value
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from PIL import Image
 
 from dlcli import transforms
@@ -107,6 +107,57 @@ def test_mean_and_std_are_those_that_are_given(tmp_path: Path, names: str) -> No
     np.testing.assert_allclose(
         artifact.predict((PIXELS,)), PIXELS.mean(axis=(1, 2)) @ WEIGHT, rtol=1e-4, atol=1e-2
     )
+
+
+def test_a_file_that_takes_bytes_gets_pixels_from_0_to_255(tmp_path: Path, names: str) -> None:
+    result = adopted(image_file(tmp_path / "m.onnx", kind=TensorProto.UINT8), classes=names)
+    assert any("from 0 to 255" in words for words in result.assumed)
+    outputs = open_artifact(result.file, device="cpu").predict((PIXELS,))
+    np.testing.assert_allclose(outputs, PIXELS.mean(axis=(1, 2)) @ WEIGHT, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mean": "123.7,116.3,103.5"}, {"std": "58.4"}, {"std": "1e-30"}, {"std": "0"}, {"mean": "nan"}],
+)
+def test_a_mean_or_std_of_no_pixels_is_refused(
+    settings: dict[str, str], tmp_path: Path, names: str
+) -> None:
+    path = image_file(tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="of pixels from 0 to 1") as caught:
+        adopted(path, classes=names, **settings)
+    assert "by 255" in (caught.value.hint or "")
+
+
+def pooled_file(path: Path, last: list[NodeProto], side: int = 8) -> Path:
+    """Scores of the channels' means, and ``last`` nodes from "scores" to "out"."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["rows"], keepdims=0),
+        helper.make_node("MatMul", ["rows", "weight"], ["scores"]),
+        *last,
+    ]
+    weights = {"axes": np.array([2, 3]), "weight": WEIGHT, "first": np.array([0])}
+    return save(path, nodes, [value("x", "N", 3, side, side)], [value("out", "N", 4)], weights)
+
+
+def test_outputs_that_are_no_softmax_are_said(tmp_path: Path, names: str) -> None:
+    path = pooled_file(tmp_path / "m.onnx", [helper.make_node("Sigmoid", ["scores"], ["out"])])
+    assert any("as those of sigmoids" in note for note in adopted(path, classes=names).notes)
+
+
+def test_outputs_that_depend_on_the_batch_are_said(tmp_path: Path, names: str) -> None:
+    last = [
+        helper.make_node("ReduceMean", ["scores", "first"], ["mean"]),
+        helper.make_node("Sub", ["scores", "mean"], ["out"]),
+    ]
+    path = pooled_file(tmp_path / "m.onnx", last)
+    assert any("the others of its batch" in note for note in adopted(path, classes=names).notes)
+
+
+def test_images_larger_than_memory_are_refused_before_any_is_made(tmp_path: Path, names: str) -> None:
+    path = pooled_file(tmp_path / "m.onnx", [helper.make_node("Identity", ["scores"], ["out"])], 20_000)
+    with pytest.raises(DlcliError, match="20,000 x 20,000 pixels"):
+        adopted(path, classes=names)
 
 
 @pytest.mark.parametrize("columns", [(), ("width", "height")])
