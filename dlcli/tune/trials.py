@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -192,9 +193,11 @@ class Trials:
         study, number = self.study, trial.number
         proposal = proposal_of(study, trial)
         space = study.models[proposal.model].space
-        status = _STATES[trial.state]
+        status, reason = _STATES[trial.state], str(trial.user_attrs.get("reason", ""))
         if status == "running" and not is_locked(study.folder.claim(number)):
             status = "stopped"
+        if status == "finished" and not all(path.is_file() for path in _models(study, number)):
+            status, reason = "failed", "its model is gone"
         return Trial(
             number=number,
             run=study.folder.run(number),
@@ -204,11 +207,19 @@ class Trials:
             value=math.nan if trial.values is None else trial.values[0],
             epochs=int(trial.user_attrs.get("epochs", 0)),
             seconds=float(trial.user_attrs.get("seconds", 0.0)),
-            reason=str(trial.user_attrs.get("reason", "")),
+            reason=reason,
             default=is_default(study, number),
             folds=int(trial.user_attrs.get("folds", 0)),
             second=trial.values[1] if study.second and trial.values is not None else math.nan,
         )
+
+
+def _models(study: Study, number: int) -> list[Path]:
+    """The model of a trial, or those of its folds."""
+    if study.folds is None:
+        return [study.folder.run(number).best]
+    group = study.folder.folds(number)
+    return [group.run(fold).best for fold in range(1, study.folds + 1)]
 
 
 def step_values(study: Study, number: int) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,6 +251,16 @@ def test_failed_trials_are_counted_and_the_study_goes_on(
     assert all("diverged" in trial["reason"] for trial in failed)
     assert all(trial["settings"]["optim.lr"] == 1e30 for trial in failed)
     assert main(["tune", "--resume", "s"]) == 0
+
+
+def test_a_trial_that_was_deleted_has_failed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*NEW, "-q"]) == 0
+    shutil.rmtree(here / "runs/s/trial-001")
+    capsys.readouterr()
+    assert main(["tune", "--resume", "s", "--trials", "4", "--json"]) == 0
+    trials = result(capsys)["trials"]
+    assert [trial["status"] for trial in trials] == ["finished", "failed", "finished", "finished"]
+    assert trials[1]["reason"] == "its model is gone"
 
 
 def test_a_study_without_a_finished_trial_fails(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
