@@ -101,8 +101,11 @@ def scatter(
     return Figure(caption, svg.drawing(parts, label, width=width, height=height), label)
 
 
-def forecast(line: ForecastLine, caption: str = "") -> Figure | None:
-    """Return a window of a series: what was before, what came and what was predicted."""
+def forecast(line: ForecastLine, coverage: float = math.nan) -> Figure | None:
+    """Return a window of a series: what was before, what came and what was predicted.
+
+    ``coverage`` is that of its intervals, where it has some.
+    """
     steps = len(line.true)
     first = steps - len(line.predicted)
     if not line.predicted or first < 0:
@@ -111,11 +114,11 @@ def forecast(line: ForecastLine, caption: str = "") -> Figure | None:
     guess = [(float(i + 1), value) for i, value in enumerate(line.predicted)]
     mark = Mark(0.5, math.nan, f"forecast from {line.times[first]}" if len(line.times) == steps else "")
     predicted = Line("predicted", guess, 1, tuple(zip(line.low, line.high, strict=True)))
-    drawn = line_chart(caption or line.name, [true, predicted], "step", mark=mark)
+    drawn = line_chart(line.name, [true, predicted], "step", mark=mark)
     if drawn is None:
         return None
     legend = [(name, text) for name, text in drawn.legend if text and name != "best"]
-    legend += [("band", "interval")] if line.low else []
+    legend += [("band", f"{100 * coverage:g} % interval")] if line.low else []
     legend += [("mark", mark.name)] if mark.name else []
     return Figure(drawn.caption, drawn.svg, drawn.label, legend)
 

@@ -198,7 +198,8 @@ def errors(result: EvalResult, noun: str) -> Section | None:
     figures.append(class_charts.reliability(_calibration(result), result.reliability))
     if result.task in ("regression", "forecast") and result.points:
         figures.append(charts.scatter(_scatter_caption(result), result.points))
-    figures += [charts.forecast(line) for line in result.forecasts[:FEW]]
+    coverage = result.intervals[0].coverage if result.intervals else math.nan
+    figures += [charts.forecast(line, coverage) for line in result.forecasts[:FEW]]
     if drawn := [one for one in figures if one is not None]:
         blocks.append(Figures(drawn))
     if result.confusion and (table := class_charts.confusions(result.confusion, names)):

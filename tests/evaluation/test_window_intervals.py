@@ -75,4 +75,5 @@ def test_the_intervals_of_a_forecast_are_drawn(
     for options, drawn in (([], False), (["--intervals", "90%"], True)):
         assert main(["eval", "walk", *options]) == 0
         assert ('class="band"' in page.read_text()) is drawn
+        assert ("90 % interval" in page.read_text()) is drawn
     capsys.readouterr()
