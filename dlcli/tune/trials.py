@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +193,9 @@ class Trials:
         study, number = self.study, trial.number
         proposal = proposal_of(study, trial)
         space = study.models[proposal.model].space
-        status, reason = _STATES[trial.state], str(trial.user_attrs.get("reason", ""))
+        status = _STATES[trial.state]
         if status == "running" and not is_locked(study.folder.claim(number)):
             status = "stopped"
-        if status == "finished" and not all(path.is_file() for path in _models(study, number)):
-            status, reason = "failed", "its model is gone"
         return Trial(
             number=number,
             run=study.folder.run(number),
@@ -207,11 +205,21 @@ class Trials:
             value=math.nan if trial.values is None else trial.values[0],
             epochs=int(trial.user_attrs.get("epochs", 0)),
             seconds=float(trial.user_attrs.get("seconds", 0.0)),
-            reason=reason,
+            reason=str(trial.user_attrs.get("reason", "")),
             default=is_default(study, number),
             folds=int(trial.user_attrs.get("folds", 0)),
             second=trial.values[1] if study.second and trial.values is not None else math.nan,
         )
+
+
+def without_deleted(study: Study, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials; one that has finished, and whose model was deleted since, has failed."""
+    return [
+        trial
+        if trial.status != "finished" or all(path.is_file() for path in _models(study, trial.number))
+        else replace(trial, status="failed", reason="its model is gone")
+        for trial in trials
+    ]
 
 
 def _models(study: Study, number: int) -> list[Path]:

@@ -13,11 +13,12 @@ from dlcli.tune.study import Study
 from dlcli.wording import plural
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dlcli.events import Emit
     from dlcli.tune.outcome import Outcome
-    from dlcli.tune.trials import Trials
+    from dlcli.tune.trials import Trial, Trials
 
 
 def end_study(study: Study, trials: Trials, screen: Screen) -> None:
@@ -29,14 +30,16 @@ def end_study(study: Study, trials: Trials, screen: Screen) -> None:
     from dlcli.commands.tune_session.second import timed_together
     from dlcli.events import Warned
     from dlcli.tune.outcome import outcome_of
+    from dlcli.tune.trials import without_deleted
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
     from dlcli.ui.tune import print_outcome
 
     with progress_sink(screen.quiet, screen.as_json) as show:
-        outcome = outcome_of(study, trials, timed_together(study, trials.all()), emit=show)
+        ended = without_deleted(study, trials.all())
+        outcome = outcome_of(study, trials, timed_together(study, ended), emit=show)
         if outcome is None:
-            raise _none_finished(study, trials)
+            raise _none_finished(study, ended)
         if note := running_note(trials):
             show(Warned(note))
         if study.folds is not None:
@@ -68,9 +71,8 @@ def running_note(trials: Trials) -> str:
     )
 
 
-def _none_finished(study: Study, trials: Trials) -> DlcliError:
+def _none_finished(study: Study, ended: Sequence[Trial]) -> DlcliError:
     """The error of a study without a model."""
-    ended = trials.all()
     reasons = Counter(trial.reason for trial in ended if trial.status == "failed")
     if not reasons:
         return DlcliError(
