@@ -170,6 +170,7 @@ def _report_left(group: FoldsFolder, left: list[int], screen: Screen) -> None:
 
 def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
     """Evaluate the folds, write out-of-fold.csv and the result, and print it."""
+    from dlcli.events import Warned
     from dlcli.report.page import write_folds
     from dlcli.ui.folds import print_folds
     from dlcli.ui.json_output import print_json
@@ -177,7 +178,10 @@ def _report(group: FoldsFolder, folds: int, screen: Screen) -> None:
 
     with progress_sink(screen.quiet, screen.as_json) as show:
         result, issues, reason = conclude_folds(group, folds, show)
-        write_folds(group)
+        try:
+            write_folds(group)
+        except DlcliError as exc:  # the figures are shown all the same
+            show(Warned(f"no report: {exc.message}"))
     if screen.as_json:
         facts = {"command": "train", "folds": str(group.path), "status": "finished"}
         counted = {
