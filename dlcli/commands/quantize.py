@@ -55,7 +55,7 @@ def command(
     path = find_artifact(artifact, runs_dir)
 
     from dlcli.deploy.quantize.quantize import quantize
-    from dlcli.events import Noted
+    from dlcli.events import Warned
     from dlcli.formats.base import recognize
     from dlcli.ui.json_output import print_json
     from dlcli.ui.progress.sinks import progress_sink
@@ -64,7 +64,7 @@ def command(
     adopted = adopted_for([recognize(path)], config.measure.data, trust=trust)
     with progress_sink(quiet, json_output) as emit, adopted as ((file,), assumed):
         for message in assumed:
-            emit(Noted(message))
+            emit(Warned(message))
         result = quantize(
             file, config, output=output, finetuner=make_finetuner(runs_dir, emit), trust=trust, emit=emit
         )
