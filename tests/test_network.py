@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import socket
 import threading
 import time
@@ -64,29 +66,63 @@ def test_a_closed_port_is_an_error_with_a_way_out() -> None:
     assert "--weights" in str(info.value.hint)
 
 
-def test_a_server_that_says_nothing_is_given_up() -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        t0 = time.perf_counter()
-        with pytest.raises(DlcliError) as info:
-            require(f"http://127.0.0.1:{silent.getsockname()[1]}/x", what="it", hint="h", timeout_s=0.3)
-        assert time.perf_counter() - t0 < 1.5
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_CONNECT_S", 0.2)
+    monkeypatch.setattr(network, "_GIVEN_UP_AT_S", 0.0)
+
+
+@pytest.fixture
+def slow_server() -> Iterator[str]:
+    """Accepts a connection at once, and replies later than is waited for a sign of life."""
+
+    def reply() -> None:
+        connection, _ = slow.accept()
+        with connection:
+            connection.recv(4096)
+            time.sleep(0.5)
+            with contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.socket() as slow:
+        slow.bind(("127.0.0.1", 0))
+        slow.listen()
+        thread = threading.Thread(target=reply)
+        thread.start()
+        yield f"127.0.0.1:{slow.getsockname()[1]}/x"
+        thread.join()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_says_nothing_is_given_up(slow_server: str) -> None:
+    t0 = time.perf_counter()
+    with pytest.raises(DlcliError, match=r"no reply within 0\.2 s") as info:
+        require(f"http://{slow_server}", what="it", hint="h")
+    assert time.perf_counter() - t0 < 0.5
     assert info.value.hint == "h"
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_host_that_is_slow_after_its_handshake_has_time(
+    slow_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without TLS below it: what counts is that the connection was made."""
+    monkeypatch.setattr(http.client.HTTPSConnection, "connect", http.client.HTTPConnection.connect)
+    require(f"https://{slow_server}", what="it")
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """No timeout of Python's ends a look-up of a name; the promise is three seconds all the same."""
     release = threading.Event()
-    monkeypatch.setattr(network, "_problem", lambda url, timeout_s: release.wait(20) and None)
+    monkeypatch.setattr(network, "_problem", lambda url, connected: release.wait(20) and None)
     t0 = time.perf_counter()
     with pytest.raises(
         DlcliError, match=r"cannot fetch it from example\.invalid: no reply within 0\.2 s"
     ):
-        require("https://example.invalid/x", what="it", timeout_s=0.2)
+        require("https://example.invalid/x", what="it")
     assert time.perf_counter() - t0 < 1.5
     release.set()
-    assert network.TIMEOUT_S < 3
 
 
 def test_the_proxy_of_the_environment_is_used(server: str, monkeypatch: pytest.MonkeyPatch) -> None:

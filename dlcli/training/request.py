@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcli.config import TrainConfig
-from dlcli.data.base import DataSource
-from dlcli.data.kinds import KINDS, DataKind, kinds_in_order
-from dlcli.data.sources import open_source
 from dlcli.errors import DlcliError, UsageError, nearest
-from dlcli.evaluation.metrics import directions, metrics_of
 from dlcli.runs.folder import DEFAULT_ROOT, find_artifact
 from dlcli.settings import check_applies, fields_of, flat, texts
 from dlcli.task import TaskKind
 from dlcli.trust import code_files
 from dlcli.zoo.hub import check_available
 from dlcli.zoo.names import HF_PREFIX, check_kind, check_spelling, hub_name
+
+if TYPE_CHECKING:
+    from dlcli.data.base import DataSource
+    from dlcli.data.kinds import DataKind
 
 
 def check_request(config: TrainConfig) -> None:
@@ -37,6 +37,10 @@ def open_requested(config: TrainConfig) -> DataSource:
     """Check the request and list its data. Raises: UsageError; DlcliError from the data."""
     check_request(config)
     _check_files(config)
+    # Half a second of imports, of the three until there is an error about the network.
+    from dlcli.data.kinds import KINDS
+    from dlcli.data.sources import open_source
+
     source = open_source(config.data, seed=config.fit.seed)
     check_kind(str(config.model.name), source.kind)
     if not config.fit.metrics:  # whose names are known when their code has run
@@ -63,6 +67,8 @@ def _check_word_vectors(config: TrainConfig) -> None:
 
 def _check_monitor(name: str | None, task: TaskKind) -> None:
     """Raises: UsageError for a metric of no task; which of them a task has is checked with the plan."""
+    from dlcli.evaluation.metrics import directions, metrics_of
+
     if name is not None and name not in directions() and "_" not in name:
         known = metrics_of(task)
         raise UsageError(f"--monitor {name!r} is not a metric of {task}", hint=nearest(name, known))
@@ -105,6 +111,8 @@ def _check_encoder(model: str, weights: str | None, *, offline: bool) -> None:
 
 def _check_kind_settings(config: TrainConfig, kind: DataKind[Any]) -> None:
     """Raises: UsageError for settings of another kind of data."""
+    from dlcli.data.kinds import kinds_in_order
+
     fields = fields_of(TrainConfig)
     owners: dict[str, list[str]] = {}
     for entry in kinds_in_order():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from dlcli.zoo.hub import hub_folder
 from dlcli.zoo.names import hub_name
 
 hub: Any = pytest.importorskip("huggingface_hub")
+pytest.importorskip("huggingface_hub.constants")
 
 # Fetches a repository and finds it in the cache; the library reads its settings when it is imported.
 TWICE = """
@@ -37,10 +40,7 @@ for offline in (False, True):
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub's cache, as its library lays it out, in a folder of the test."""
     folder = tmp_path / "hub"
-    own = hub.snapshot_download
-    monkeypatch.setattr(
-        hub, "snapshot_download", lambda *args, **settings: own(*args, cache_dir=folder, **settings)
-    )
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(folder))
     return folder
 
 
@@ -116,25 +116,38 @@ def test_without_a_network_it_is_one_error_within_three_seconds(
     assert "--weights FOLDER" in str(error.value.hint)
 
 
+def try_to_train(folder: Path, model: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Prints the exit code, whether torch was imported, and the CPU time."""
+    tiny_bert.write_questions(folder / "q.csv")
+    code = (
+        "import sys, time; from dlcli.cli import main; "
+        "print(main(sys.argv[1:]), 'torch' in sys.modules, time.process_time())"
+    )
+    env = {**os.environ, "HF_HOME": str(folder / "home"), **environment}
+    command = [sys.executable, "-c", code, "train", "-m", *model.split(), "-d", "q.csv"]
+    return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize("model", ["bert --weights owner/tiny", "hf:owner/tiny"])
 def test_a_run_says_so_before_it_reads_data_or_imports_torch(tmp_path: Path, model: str) -> None:
-    tiny_bert.write_questions(tmp_path / "q.csv")
-    code = "import sys; from dlcli.cli import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
-    env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-c", code, "train", "-m", *model.split(), "-d", "q.csv"]
-
-    def run(**more: str) -> subprocess.CompletedProcess[str]:
-        settings: Any = {"capture_output": True, "text": True, "check": False}
-        return subprocess.run(command, env=env | more, cwd=tmp_path, **settings)
-
-    done = run()
-    assert done.stdout.split() == ["1", "False"], done.stderr
+    refused = "http://127.0.0.1:9"
+    done = try_to_train(tmp_path, model, HF_ENDPOINT=refused)
+    assert done.stdout.split()[:2] == ["1", "False"], done.stderr
     assert "cannot fetch --weights owner/tiny, which is no folder here, from 127.0.0.1" in done.stderr
-    offline = {**env, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        command, env=offline, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = try_to_train(tmp_path, model, HF_ENDPOINT=refused, HF_HUB_OFFLINE="1")
     assert "not all of it, and HF_HUB_OFFLINE forbids fetching it" in done.stderr
+
+
+def test_a_silent_network_is_given_up_within_three_seconds_of_the_start(tmp_path: Path) -> None:
+    """The wait and the CPU time, so that a busy machine does not fail it."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = try_to_train(tmp_path, "bert --weights owner/tiny", HF_ENDPOINT=endpoint)
+    code, torch_imported, cpu_s = done.stdout.split()
+    waited = re.search(r"no reply within ([\d.]+) s", done.stderr)
+    assert (code, torch_imported, waited is not None) == ("1", "False", True), done.stderr
+    assert waited is not None
+    assert float(waited[1]) + float(cpu_s) < 3
 
 
 @pytest.mark.parametrize("sharded", [False, True])
