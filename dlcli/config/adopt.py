@@ -39,6 +39,12 @@ class AdoptConfig(Frozen):
     kind: Literal["auto", "image", "tabular"] = setting(
         "auto", "Kind of input (default: by the file, else by --data).", "--kind"
     )
+    output_name: str | None = setting(
+        None,
+        "Which of several outputs it is (default: the one named logits or probabilities, else the one "
+        "with a number for each class or column).",
+        "--output-name",
+    )
     img_size: int | None = setting(
         None, "Side of the images in pixels (default: the file's, else 224).", "--img-size", ge=1
     )

@@ -52,9 +52,15 @@ def write_torchscript(source: Artifact, path: Path, config: ExportConfig) -> Non
         card = card.with_record(NAME, by=method)
         if lines:
             card = card.with_record(ONE_BRANCH, lines=lines)
-        extra = {CARD_KEY: card.to_json()}
-        write_in_memory(path, lambda file: _save(script, extra, file))
+        save_script(script, card, path)
     remember(path)
+
+
+def save_script(script: Any, card: Card, path: Path) -> None:
+    """Write a program with its card and a digest. Raises: OSError."""
+    extra = {CARD_KEY: card.to_json()}
+    with _without_deprecations():
+        write_in_memory(path, lambda file: _save(script, extra, file))
 
 
 def _save(script: Any, extra: dict[str, str], file: BinaryIO) -> None:
@@ -189,6 +195,19 @@ def load_script(path: Path, device: torch.device) -> Program:
     with _without_deprecations():
         module: Program = jit.load(path, map_location=device).eval()
     return module
+
+
+def with_forward(program: Any, source: str) -> Any:
+    """A program whose forward is the TorchScript ``source``, which calls another as self.program."""
+    import torch
+
+    jit: Any = torch.jit  # not typed
+    around: Any = torch.nn.Module()
+    around.program = program
+    with _without_deprecations():
+        scripted = jit.script(around)
+    scripted.define(source)
+    return scripted
 
 
 @contextlib.contextmanager

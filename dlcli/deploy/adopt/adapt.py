@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dlcli.deploy.adopt.graph import ForeignGraph, type_of
-from dlcli.formats.onnx.postprocess import constant
+from dlcli.deploy.adopt.head import Single
+from dlcli.formats.onnx.postprocess import constant, drop_unused
 from dlcli.formats.onnx.raw import shape_of
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ def adapt(
     source: tuple[str, tuple[int, ...]],
     target: tuple[str, int],
     batch: int | None,
+    single: Single | None = None,
 ) -> ModelProto:
     """The graph with an input ``source`` (name, sample's shape) and an output ``target`` (name, size).
 
-    ``batch`` is the only batch size that it takes; None: any. A graph of one batch size is made to take
-    any by its shapes alone, so whether it does must be tried.
+    ``single``: what its one number for two classes is, which become two outputs. ``batch`` is the only
+    batch size that it takes; None: any. A graph of one batch size is made to take any by its shapes
+    alone, so whether it does must be tried.
     """
     from onnx import TensorProto, helper
 
@@ -50,21 +53,40 @@ def adapt(
     if not before:
         _rename(graph, inner[0], input_name)
     after: list[NodeProto] = []
-    if type_of(value) == TensorProto.FLOAT and len(shape_of(value)) == 2:
+    if type_of(value) == TensorProto.FLOAT and len(shape_of(value)) == 2 and single is None:
         _rename(graph, f"{_OWN}/output", output_name)
     else:
-        graph.initializer.append(constant(f"{_OWN}/shape", np.array([-1, outputs], np.int64)))
+        columns = 1 if single else outputs
+        graph.initializer.append(constant(f"{_OWN}/shape", np.array([-1, columns], np.int64)))
+        rows = f"{_OWN}/rows" if single else output_name
         after = [
             helper.make_node("Cast", [f"{_OWN}/output"], [f"{_OWN}/float"], to=TensorProto.FLOAT),
-            helper.make_node("Reshape", [f"{_OWN}/float", f"{_OWN}/shape"], [output_name]),
+            helper.make_node("Reshape", [f"{_OWN}/float", f"{_OWN}/shape"], [rows]),
         ]
+    if single == "logit":
+        graph.initializer.append(constant(f"{_OWN}/pads", np.array([0, 1, 0, 0], np.int64)))
+        after.append(_zeros_in_front(rows, output_name, _opset(model)))
+    elif single == "probability":
+        graph.initializer.append(constant(f"{_OWN}/one", np.float32(1)))
+        after.append(helper.make_node("Sub", [f"{_OWN}/one", rows], [f"{_OWN}/first"]))
+        after.append(helper.make_node("Concat", [f"{_OWN}/first", rows], [output_name], axis=1))
     nodes = [*before, *graph.node, *after]
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend(nodes)
     size: int | str = "batch" if batch is None else batch
     graph.input.append(helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [size, *shape]))
     graph.output.append(helper.make_tensor_value_info(output_name, TensorProto.FLOAT, [size, outputs]))
+    drop_unused(model)  # what only its other outputs read
     return model
+
+
+def _zeros_in_front(rows: str, output: str, opset: int) -> NodeProto:
+    """The node that puts a column of zeros before a tensor (n, 1): the logit of the first class."""
+    from onnx import helper
+
+    if opset < 11:
+        return helper.make_node("Pad", [rows], [output], pads=[0, 1, 0, 0])
+    return helper.make_node("Pad", [rows, f"{_OWN}/pads"], [output])
 
 
 def _opset(model: ModelProto) -> int:

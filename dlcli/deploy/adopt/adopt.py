@@ -6,7 +6,6 @@ name. The file itself stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,22 @@ from dlcli import transforms
 from dlcli.card import Card, ModelSpec
 from dlcli.config.adopt import AdoptConfig
 from dlcli.data.prepare import prepare, random_inputs
-from dlcli.deploy.adopt.adapt import adapt
+from dlcli.deploy.adopt.copying import Copy, are_same, run_in_batches
 from dlcli.deploy.adopt.form import Form
 from dlcli.deploy.adopt.graph import ForeignGraph
+from dlcli.deploy.adopt.head import Single, choose_output, in_words, two_outputs
 from dlcli.deploy.adopt.script import ForeignScript
 from dlcli.deploy.adopt.task import Described, describe
 from dlcli.deploy.export import staging_folder
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
-from dlcli.formats.base import ModelFile, check_trusted, open_artifact, recognize
-from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.postprocess import output_name
+from dlcli.formats.base import ModelFile, check_trusted, recognize
 from dlcli.formats.publish import publish
 from dlcli.formats.readable_outputs import with_readable_outputs
 from dlcli.formats.static_shape import with_sizes
-from dlcli.task import TaskSpec
+from dlcli.task import InputSpec, TaskSpec
 
 _ROWS = 5  # of random inputs, to compare; no divisor of a usual batch size
-_TOLERANCE = 1e-4  # of the largest output
 _SUM_TOLERANCE = 1e-3  # of probabilities
 
 
@@ -97,8 +94,17 @@ def adopt(
 def _write(foreign: ForeignGraph | ForeignScript, described: Described, path: Path) -> list[str]:
     """Write the copy and compare its outputs. Returns what was seen. Raises: DlcliError."""
     form = foreign.form
-    sample = _random(described, foreign.path, form)
+    sample = _random(described.input)
+    every = foreign.outputs(np.resize(sample, (form.batch or _ROWS, *sample.shape[1:])))
+    count = len(described.names)
+    foreign.output, why = choose_output(every, count, described.output_name, foreign.path)
     expected, batch, notes = _expected(foreign, sample)
+    single: Single | None = None
+    if described.kind == "classification" and (count, expected.shape[1]) == (2, 1):
+        single = "probability" if foreign.ends_in_sigmoid() else "logit"
+        notes.append(in_words(single, expected, described.names[1]))
+        expected = two_outputs(expected, single)
+    notes += [why] if why else []
     task = described.task(expected.shape[1], foreign.path)
     card = _card(foreign.path, form, task, described)
     if _are_sigmoids(expected, task):
@@ -106,16 +112,17 @@ def _write(foreign: ForeignGraph | ForeignScript, described: Described, path: Pa
             "its outputs lie between 0 and 1 and do not add up to 1, as those of sigmoids: labels are "
             "its own, and probabilities, the softmax of its outputs, are not"
         )
-    if _are_probabilities(expected, task):
+    if single == "probability" or (single is None and _are_probabilities(expected, task)):
         card = with_readable_outputs(card)
-        notes.append("its outputs are probabilities")
+        notes += ["its outputs are probabilities"] if single is None else []
     if form.precision == "float16":
         card = card.with_record(transforms.HALF, dtype="float16")
     if form.precision == "int8":
         card = card.with_record(transforms.QUANTIZE, method="by another program")
     for free in (True, False) if batch is not None and isinstance(foreign, ForeignGraph) else (False,):
         sizes = None if batch is None or free else {"batch": batch}
-        problem = _try(foreign, with_sizes(card, sizes), path, None if free else batch, sample, expected)
+        copy = Copy(with_sizes(card, sizes), path, None if free else batch, single)
+        problem = copy.problem(foreign, sample, expected)
         if not problem:
             if free:
                 notes.append(f"its batch size of {batch} is now any: outputs are the same")
@@ -135,8 +142,8 @@ def _expected(
     Raises: DlcliError where they are no row of numbers for each sample.
     """
     batch, notes = foreign.form.batch, list[str]()
-    outputs = _run_in_batches(foreign.run, sample, batch)
-    if batch is None and not _same(outputs, one := _run_in_batches(foreign.run, sample, 1)):
+    outputs = run_in_batches(foreign.run, sample, batch)
+    if batch is None and not are_same(outputs, one := run_in_batches(foreign.run, sample, 1)):
         if isinstance(foreign, ForeignScript):
             batch, outputs = 1, one
         else:
@@ -150,72 +157,11 @@ def _expected(
     return outputs, batch, notes
 
 
-def _try(
-    foreign: ForeignGraph | ForeignScript,
-    card: Card,
-    path: Path,
-    batch: int | None,
-    sample: npt.NDArray[np.float32],
-    expected: npt.NDArray[np.float32],
-) -> str:
-    """Write the copy, open it, and say what is wrong with its outputs; "" where nothing is."""
-    try:
-        if isinstance(foreign, ForeignGraph):
-            readable = transforms.find_record(card.transforms, transforms.PROBABILITIES) is not None
-            (tensor,) = card.task.input.signature
-            shape = tuple(size for size in tensor.dims if isinstance(size, int))
-            source, name = (tensor.name, shape), output_name(card.task, readable=readable)
-            onnx_file.write(adapt(foreign, source, (name, expected.shape[1]), batch), path, card)
-        else:
-            foreign.write(path, card)
-        opened: Any = open_artifact(recognize(path), device="cpu", trust=True)
-        outputs = _run_in_batches(lambda part: _outputs(opened, part), sample, batch)
-    except DlcliError as exc:
-        return exc.message
-    except Exception as exc:  # ONNX Runtime's errors share no base class but this
-        return str(exc)
-    return "" if _same(outputs, expected) else "they differ on random inputs"
-
-
-def _outputs(opened: Any, part: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The file's own outputs for prepared tensors."""
-    if hasattr(opened, "session"):
-        name = opened.card.task.input.signature[0].name
-        return np.asarray(opened.session.run(None, {name: part})[0], np.float32)
-    import torch
-
-    with torch.inference_mode():
-        outputs: npt.NDArray[np.float32] = opened.program(torch.from_numpy(part)).float().numpy()
-    return outputs
-
-
-def _random(described: Described, path: Path, form: Form) -> npt.NDArray[np.float32]:
+def _random(spec: InputSpec) -> npt.NDArray[np.float32]:
     """Random inputs as the model takes them."""
-    spec = described.input
     task = TaskSpec(kind="multilabel", input=spec, class_names=("any",))
     (array,) = prepare(random_inputs(task, _ROWS), task).values()
     return array
-
-
-def _run_in_batches(
-    run: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
-    sample: npt.NDArray[np.float32],
-    batch: int | None,
-) -> npt.NDArray[np.float32]:
-    """The outputs of a program that takes batches of one size only; the last is padded."""
-    if batch is None:
-        return run(sample)
-    outputs = []
-    for start in range(0, len(sample), batch):
-        part = sample[start : start + batch]
-        padding = np.zeros((batch - len(part), *part.shape[1:]), np.float32)
-        outputs.append(run(np.concatenate([part, padding]))[: len(part)])
-    return np.concatenate(outputs)
-
-
-def _same(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> bool:
-    bound = _TOLERANCE * max(1.0, float(np.abs(other).max(initial=0)))
-    return one.shape == other.shape and bool(np.abs(one - other).max(initial=0) <= bound)
 
 
 def _are_sigmoids(outputs: npt.NDArray[np.float32], task: TaskSpec) -> bool:

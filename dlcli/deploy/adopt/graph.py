@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _CHANNELS = (1, 3)
 _QUANTIZED = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger")
+_SHAPE_ONLY = (
+    *("Squeeze", "Unsqueeze", "Reshape", "Flatten", "Identity", "Cast", "Slice", "Gather", "Split"),
+)
 _AS_IT_IS = "dlcli benchmark times it as it is"
 _TEXT_NAMES = ("input_ids", "attention_mask", "token_type_ids", "tokens")
 
@@ -38,11 +41,37 @@ class ForeignGraph:
         self.model: ModelProto = onnx.load(str(path)) if content.external_files else content.model
         self._labels = _take_off_zipmap(self.model.graph)
         self.inputs = graph_inputs(self.model.graph)
-        self.output = self._output()
+        self.output = ""  # the name of the one that is adopted, once it is chosen
         self.form = self._form()
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The file's outputs (n, outputs) for dlcli's input. Raises: DlcliError where it cannot run."""
+        """The chosen output (n, outputs) for dlcli's input. Raises: DlcliError where it cannot run."""
+        outputs = np.asarray(self._run(batch, [self.output])[0], np.float32)
+        return outputs.reshape(len(outputs), -1) if outputs.ndim < 2 else outputs
+
+    def outputs(self, batch: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """All float outputs by name, as they are. Raises: DlcliError where it cannot run."""
+        from onnx import TensorProto
+
+        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+        names = [value.name for value in self.model.graph.output if type_of(value) in floats]
+        if not names:
+            shown = ", ".join(f"{v.name} {shape_of(v)}" for v in self.model.graph.output)
+            raise DlcliError(
+                f"{self.path} gives no float tensor, and a card describes one: {shown}",
+                hint="export a model whose forward gives one tensor, (batch, outputs)",
+            )
+        return dict(zip(names, self._run(batch, names), strict=True))
+
+    def ends_in_sigmoid(self) -> bool:
+        """Whether the chosen output is a probability: a Sigmoid's or Softmax's, but for its shape."""
+        nodes = {name: node for node in self.model.graph.node for name in node.output}
+        node = nodes.get(self.output)
+        while node is not None and node.op_type in _SHAPE_ONLY:
+            node = nodes.get(node.input[0])
+        return node is not None and node.op_type in ("Sigmoid", "HardSigmoid", "Softmax")
+
+    def _run(self, batch: npt.NDArray[np.float32], names: list[str]) -> list[npt.NDArray[Any]]:
         from onnx import TensorProto
 
         if self.form.layout == "NHWC":
@@ -62,23 +91,7 @@ class ForeignGraph:
             value.name: np.ascontiguousarray(part, dtype=kind)
             for value, part, kind in zip(self.inputs, parts, kinds, strict=True)
         }
-        outputs = np.asarray(run_model(self.model, feeds, [self.output], self.path)[0], np.float32)
-        return outputs.reshape(len(outputs), -1) if outputs.ndim < 2 else outputs
-
-    def _output(self) -> str:
-        """The output with a row of numbers for each sample. Raises: DlcliError for none or several."""
-        from onnx import TensorProto
-
-        floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
-        outputs = [v.name for v in self.model.graph.output if type_of(v) in floats]
-        named = [name for name in outputs if name in ("probabilities", "logits")]
-        if len(named or outputs) != 1:
-            shown = ", ".join(f"{v.name} {shape_of(v)}" for v in self.model.graph.output)
-            raise DlcliError(
-                f"{self.path} gives {len(outputs)} float tensors, and a card describes one: {shown}",
-                hint="export a model whose forward gives one tensor, (batch, outputs)",
-            )
-        return str((named or outputs)[0])
+        return run_model(self.model, feeds, names, self.path)
 
     def _form(self) -> Form:
         from onnx import TensorProto

@@ -47,10 +47,16 @@ class Described:
     targets: tuple[str, ...]
     data: DataRecord | None
     assumed: tuple[str, ...]
+    output_name: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an output stands for each: classes, or columns to predict."""
+        return self.targets or self.class_names
 
     def task(self, outputs: int, path: Path) -> TaskSpec:
         """The task of a file that gives so many numbers a sample. Raises: DlcliError for others."""
-        names = self.targets or self.class_names
+        names = self.names
         if len(names) != outputs:
             what = "columns to predict" if self.targets else "classes"
             raise DlcliError(
@@ -101,7 +107,7 @@ def describe(path: Path, form: Form, config: AdoptConfig) -> Described:
     data = None
     if source is not None:
         data = DataRecord(data=source.origin, data_dir=source.data_dir, options=source.options)
-    return Described(spec, task, classes, tuple(targets), data, tuple(assumed))
+    return Described(spec, task, classes, tuple(targets), data, tuple(assumed), config.output_name)
 
 
 def _reading(form: Form, config: AdoptConfig) -> DataConfig:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlcli.formats.onnx.postprocess import drop_unused
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
@@ -56,7 +58,7 @@ def fuse_attention(model: ModelProto) -> int:
         last.CopyFrom(fused)
         count += 1
     if count:
-        _drop_unused(model)
+        drop_unused(model)
         if all(entry.domain != _DOMAIN for entry in model.opset_import):
             model.opset_import.add(domain=_DOMAIN, version=1)
     return count
@@ -185,19 +187,3 @@ def _perm(node: NodeProto) -> list[int]:
 
 def _swaps(node: NodeProto) -> bool:
     return _perm(node) == _HEADS_SECOND
-
-
-def _drop_unused(model: ModelProto) -> None:
-    """Remove the nodes and tensors that nothing reads."""
-    wanted = {value.name for value in model.graph.output}
-    used = []
-    for node in reversed(model.graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-            used.append(node)
-    used.reverse()
-    del model.graph.node[:]
-    model.graph.node.extend(used)
-    tensors = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(tensors)

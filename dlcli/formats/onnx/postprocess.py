@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from dlcli.task import TaskSpec
 from dlcli.wording import first_line
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 PROBABILITIES, VALUES = "probabilities", "values"
 
@@ -51,6 +51,32 @@ def simplify(model: ModelProto) -> ModelProto:
     del simplified.metadata_props[:]
     simplified.metadata_props.extend(model.metadata_props)
     return simplified
+
+
+def drop_unused(model: ModelProto) -> None:
+    """Remove the nodes and tensors that no output needs."""
+    wanted = {value.name for value in model.graph.output}
+    used = []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= set(_reads(node))
+            used.append(node)
+    used.reverse()
+    del model.graph.node[:]
+    model.graph.node.extend(used)
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in wanted]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(tensors)
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """The names that a node reads, its subgraphs' too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            yield from (value.name for value in graph.output)
+            for inner in graph.node:
+                yield from _reads(inner)
 
 
 def to_float16(model: ModelProto, in_float32: Collection[str] = ()) -> ModelProto:
