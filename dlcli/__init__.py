@@ -7,7 +7,6 @@ not pay for them. ``__init__.pyi`` has them for type checkers.
 import importlib
 import os
 import sys
-from typing import Any
 
 __version__ = "0.2.0"
 
@@ -19,7 +18,7 @@ if "openvino_telemetry" not in sys.modules:
 _API = ("DlcliError", "EvalResult", "Model", "Run", "evaluate", "load", "train")
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _API:
         return getattr(importlib.import_module("dlcli.api"), name)
     raise AttributeError(f"module 'dlcli' has no attribute {name!r}")

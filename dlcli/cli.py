@@ -9,7 +9,8 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -23,7 +24,7 @@ from dlcli.errors import EXIT_DEFECT, DlcliError, Interrupted, os_error_message
 from dlcli.machine.allocator import share_one_arena
 from dlcli.machine.threads import limit_spinning
 from dlcli.out_of_memory import MEMORY_HINT, out_of_memory_message
-from dlcli.signals import raising_terminated, signum_of
+from dlcli.signals import raising_signals, signum_of
 from dlcli.wording import printable_lines
 
 # --help lists these first, in this order; other commands follow by name.
@@ -50,7 +51,28 @@ def summaries() -> dict[str, str]:
     return {name: lines[name] for name in (*ORDER, *sorted(lines.keys() - set(ORDER)))}
 
 
-class LazyGroup(TyperGroup):
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Raise a signal that came in the block as `Interrupted`, which typer passes on."""
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        raise Interrupted("interrupted", signum=signum_of(exc)) from exc
+
+
+class Interruptible:
+    """Mixin of a command that a signal ends with 128 + its number; typer itself knows Ctrl-C alone."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with interrupted_by_signals():
+            return super().make_context(*args, **kwargs)  # type: ignore[misc]  # a command's
+
+    def invoke(self, ctx: Any) -> Any:
+        with interrupted_by_signals():
+            return super().invoke(ctx)  # type: ignore[misc]  # a command's
+
+
+class LazyGroup(Interruptible, TyperGroup):
     """A group of lazily imported commands; its help is read from their sources."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -81,7 +103,7 @@ def _load(name: str) -> Any:
         cls=type("Command", (ExampleCommand,), {"examples": examples}),
         help=flowing,
         context_settings={"help_option_names": ["--help", "-h"]},
-    )(_interruptible(_with_home(module.command)))
+    )(_with_home(module.command))
     return typer.main.get_command(single)
 
 
@@ -129,7 +151,7 @@ class Completion(NamedTuple):
     help: str | None = None
 
 
-class ExampleCommand(TyperCommand):
+class ExampleCommand(Interruptible, TyperCommand):
     """A command whose help ends with examples, as they stand; typer would wrap them."""
 
     examples: Sequence[str] = ()
@@ -162,23 +184,6 @@ def _with_home(command: Callable[..., None]) -> Callable[..., None]:
         command(**{k: Path(user_path(v)) if isinstance(v, Path) else v for k, v in values.items()})
 
     return expanded
-
-
-def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """Return the command that a signal ends with 128 + its number, after its temporary files are gone.
-
-    typer itself knows Ctrl-C alone.
-    """
-
-    @wraps(command)
-    def interruptible(**values: Any) -> None:
-        try:
-            with raising_terminated():
-                command(**values)
-        except KeyboardInterrupt as exc:
-            raise Interrupted("interrupted", signum=signum_of(exc)) from exc
-
-    return interruptible
 
 
 app = typer.Typer(
@@ -227,11 +232,9 @@ def main(argv: list[str] | None = None) -> int:
     # Without a word there is nothing to do but to say what there is.
     args = [arg for arg in args if arg != "--debug"] or ["--help"]
     try:
-        return _run(args)
+        with raising_signals() as signals, interrupted_by_signals():
+            return _run(args)
     except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted", err=True)
         return 130
     except BrokenPipeError:
         # The reader of stdout went away (`dlcli ... | head`); keep the interpreter's own flush quiet.
@@ -246,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
             return _usage(exc, args)
         if debug:
             raise
+        if signals.signum is not None:  # code in C that a signal interrupted raises what it likes
+            return _report("interrupted", None, 128 + signals.signum)
         if (message := out_of_memory_message(exc)) is not None:
             return _report(message, MEMORY_HINT, 1)
         if (message := os_error_message(exc)) is not None:

@@ -20,7 +20,7 @@ from dlcli.machine.threads import usable_cores
 from dlcli.serve.gateway import log_line
 from dlcli.serve.metrics import SHARED_FOLDER
 from dlcli.serve.server import bind, opened_server
-from dlcli.signals import raising_terminated
+from dlcli.signals import raising_signals
 from dlcli.subprocesses import child_command, describe_exit
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def main(args: Sequence[str]) -> None:
     config = ServeConfig.model_validate(call["config"])
     try:
         with (
-            raising_terminated(),
+            raising_signals(),
             opened_server(
                 [recognize(Path(path)) for path in call["paths"]],
                 config,
