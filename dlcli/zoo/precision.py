@@ -61,6 +61,16 @@ def resolve_precision(requested: str, device: torch.device) -> Precision:
     return Precision("none", device)
 
 
+def cpu_has_bf16_kernels() -> bool:
+    """Whether oneDNN computes convolutions and products in bf16 on this CPU.
+
+    Where it does not, as on x86 CPUs without AVX512, torch takes kernels of its own that are up to a
+    hundred times as slow as those of float32. This is the question that torch's own compiler asks.
+    """
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 _TRIAL = """
 import torch
 with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -27,7 +27,7 @@ from dlcli.training.plan import Plan
 from dlcli.transforms import FAKE_QUANT
 from dlcli.wording import first_line
 from dlcli.zoo.forward import has_images, make_contiguous
-from dlcli.zoo.precision import Precision, resolve_precision
+from dlcli.zoo.precision import Precision, cpu_has_bf16_kernels, resolve_precision
 
 # Outputs of bf16 have 8 significant bits: enough to rank classes, too few for numbers.
 _TASKS = ("classification", "multilabel", "seq2seq", "embedding")
@@ -162,13 +162,17 @@ def _able(
     """The ways in which a step can be computed in little more than ``step_s``; why others are left out.
 
     bf16 is first tried in another process: where a CPU lacks instructions that it announces, it dies.
-    Without bf16 kernels, as on CPUs with AVX2 alone, a step in it takes many times as long. The first
-    step of a way also makes its kernels, so up to two more are timed where it is slow.
+    Where it has no kernels for bf16 no step in it is tried: one of a ResNet on photos took two minutes
+    on a CPU with AVX2 alone. The first step of a way also makes its kernels, so up to two more are timed
+    where it is slow.
     """
     able: list[Way] = []
     reasons: list[str] = []
     slow: list[str] = []
     for way in ways:
+        if way.amp == "bf16" != job.precision.name and not cpu_has_bf16_kernels():
+            reasons.append("bf16 is left out: this CPU has no instructions for it")
+            continue
         try:
             resolve_precision(way.amp, job.device)
             slowdown = _slowdown(job, way, batch, step_s)

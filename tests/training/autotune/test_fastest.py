@@ -40,7 +40,11 @@ def settings(made: Plan) -> tuple[str, str]:
 
 
 def pretend(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[Way, Sequence[float]], *, dies: bool = False
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: dict[Way, Sequence[float]],
+    *,
+    dies: bool = False,
+    kernels: bool = True,
 ) -> None:
     """Steps take these seconds, in turn; bf16 works, or kills the process that tries it."""
     times = {way: cycle(values) for way, values in seconds.items()}
@@ -53,6 +57,7 @@ def pretend(
         return Precision("none" if requested == "auto" else requested, device)
 
     monkeypatch.setattr(fastest, "resolve_precision", resolve)
+    monkeypatch.setattr(fastest, "cpu_has_bf16_kernels", lambda: kernels)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,19 @@ def test_bf16_that_kills_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) 
     made, sentence = choose_fastest(plan())
     assert settings(made) == ("none", "on")
     assert "bf16 is left out: --amp bf16 fails on this CPU: a trial ended with signal 4" in sentence
+
+
+def test_without_kernels_for_bf16_no_step_in_it_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One may take minutes."""
+    pretend(monkeypatch, {FLOAT32: [1.0], CONTIGUOUS: [0.5]}, kernels=False)  # bf16 would be a KeyError
+    one_step: list[str] = []
+    monkeypatch.setattr(
+        fastest, "_undisturbed_s", lambda job, way, batches: one_step.append(way.amp) or 1.0
+    )
+    made, sentence = choose_fastest(plan())
+    assert settings(made) == ("none", "off")
+    assert sentence.endswith("bf16 is left out: this CPU has no instructions for it")
+    assert set(one_step) == {"none"}
 
 
 def test_a_kernel_that_torch_lacks_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
