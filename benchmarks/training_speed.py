@@ -1,16 +1,20 @@
 """Training speed of dlcli beside other loops: same data, model, batch size and epochs, in turn.
 
     benchmarks/peers/install.sh VENV     # Lightning and Ultralytics, in a Python of their own
-    python benchmarks/training_speed.py FASHION_MNIST PHOTOS --peers VENV/bin/python [--quick]
+    python benchmarks/training_speed.py DATA_ROOT --peers VENV/bin/python [--quick]
 
-Rows: ``cnn`` and ``mlp`` on Fashion-MNIST with batches of 64, ``resnet18`` from scratch on photos at 128
-px with batches of 32. Programs: dlcli by its own defaults and with ``--amp none``; the textbook loop (a
-DataLoader, ``.item()`` in each step) without and with workers; six lines over one tensor in memory;
-Lightning; for photos Ultralytics. Every program is a process of its own with the same number of threads.
-Figures are samples a second over the steps of the last epoch, with reading and augmentation, without
-validation; the accuracy is that of the test split. ``--clock cpu`` counts processor seconds instead of
-those on the wall, which other programs on the machine disturb less; programs with workers are left out,
-as their seconds would not count. ``--output FILE`` writes all as JSON.
+DATA_ROOT holds fashion_mnist, clothing_small and trec. Rows: ``cnn`` and ``mlp`` on Fashion-MNIST with
+batches of 64, ``resnet18`` from scratch on photos at 128 px with batches of 32, ``frozen``, the same
+with all but the last layer frozen, ``lstm`` and ``transformer`` on TREC's questions with batches of 64.
+Programs: dlcli by its own defaults and with ``--amp none``; the textbook loop (a DataLoader, ``.item()``
+in each step) without and with workers, its texts padded to the longest of the batch; ``padded``, the
+same with texts padded to the longest of all; six lines over one tensor in memory; Lightning; for photos
+Ultralytics. Every program is a process of its own with the same number of threads. Figures are samples a
+second over the steps of the last epoch, with reading and augmentation, without validation; for
+``frozen``, whose first epoch is another than the rest, over the whole program from its start to its
+end, validation included. The accuracy is that of the test split. ``--clock cpu`` counts processor
+seconds instead of those on the wall, which other programs on the machine disturb less; programs with
+workers are left out, as their seconds would not count. ``--output FILE`` writes all as JSON.
 """
 
 from __future__ import annotations
@@ -22,25 +26,32 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import machine, ratios, spread
 
-ROWS = ("cnn", "mlp", "resnet18")
+ROWS = ("cnn", "mlp", "resnet18", "frozen", "lstm", "transformer")
+IMAGES, PHOTOS, TEXTS = ROWS[:2], ROWS[2:4], ROWS[4:]
+SCRATCH = ["--model", "resnet18", "--no-pretrained", "--img-size", "128", "--batch-size", "32"]
 ARGS = {
     "cnn": ["--model", "cnn", "--batch-size", "64"],
     "mlp": ["--model", "mlp", "--batch-size", "64"],
-    "resnet18": ["--model", "resnet18", "--no-pretrained", "--img-size", "128", "--batch-size", "32"],
+    "resnet18": SCRATCH,
+    "frozen": [*SCRATCH, "--freeze", "backbone"],
+    "lstm": ["--model", "lstm", "--batch-size", "64"],
+    "transformer": ["--model", "transformer", "--batch-size", "64"],
 }
 PROGRAMS = {
     "dlcli": ROWS,
     "dlcli --amp none": ROWS,
     "textbook": ROWS,
-    "textbook, 2 workers": ROWS,
-    "in-memory": ("cnn", "mlp"),
-    "lightning": ROWS,
+    "textbook, 2 workers": (*IMAGES, *PHOTOS),
+    "padded": TEXTS,
+    "in-memory": IMAGES,
+    "lightning": ("cnn", "mlp", "resnet18", *TEXTS),
     "ultralytics": ("resnet18",),
 }
 LOOPS = Path(__file__).parent / "peers" / "loops.py"
@@ -64,13 +75,19 @@ class Measured:
 
 
 def run_dlcli(row: str, data: str, epochs: int, extra: list[str], seed: int, clock: str) -> Measured:
-    """Train and evaluate by the command line; the rate is that of the last epoch's events."""
+    """Train and evaluate by the command line; the rate is that of the last epoch's events.
+
+    Of ``frozen`` it is that of all epochs over the seconds of the whole program.
+    """
     with tempfile.TemporaryDirectory() as folder:
         said = [*ARGS[row], "--data", data, "--epochs", str(epochs), "--device", "cpu", "--quiet"]
         start = ["-m", "dlcli"] if clock == "wall" else ["-c", CPU_CLOCK, "dlcli"]
         command = [sys.executable, *start, "train", *said, "--seed", str(seed), *extra]
         command += ["--runs-dir", folder, "--name", "run"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        fresh = {**os.environ, "XDG_CACHE_HOME": folder}  # nothing is taken from earlier runs
+        t0 = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=fresh)
+        seconds = time.perf_counter() - t0
         run = Path(folder) / "run"
         events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         epoch = [event for event in events if "epoch_s" in event][-1]
@@ -82,7 +99,19 @@ def run_dlcli(row: str, data: str, epochs: int, extra: list[str], seed: int, clo
         )
         notes = json.loads((run / "run.json").read_text()).get("notes", [])
         note = next((text for text in notes if "on this CPU" in text), "")
-        return Measured(float(epoch["samples_per_s"]), _accuracy(json.loads(out.stdout)), note)
+        rate = float(epoch["samples_per_s"])
+        if row == "frozen":
+            rate = epochs * count(row, data) / seconds
+        return Measured(rate, _accuracy(json.loads(out.stdout)), note)
+
+
+def count(row: str, data: str) -> int:
+    """The samples that a program trains on in an epoch."""
+    if row in PHOTOS:
+        return sum(1 for _ in (Path(data) / "train").glob("*/*"))
+    if row in TEXTS:
+        return (Path(data) / "TREC.train.all").read_bytes().count(b"\n")
+    return 60_000
 
 
 def _accuracy(result: dict[str, Any]) -> float:
@@ -91,11 +120,12 @@ def _accuracy(result: dict[str, Any]) -> float:
 
 
 def run_peer(
-    python: str, program: str, row: str, data: str, epochs: int, samples: int, seed: int, clock: str
+    python: str, program: str, row: str, data: str, epochs: int, seed: int, clock: str
 ) -> Measured:
     name, _, workers = program.partition(", ")
     command = [python, *([] if clock == "wall" else ["-c", CPU_CLOCK]), str(LOOPS), name, row, data]
     command += ["--epochs", str(epochs), "--seed", str(seed)]
+    t0 = time.perf_counter()
     out = subprocess.run(
         [*command, "--workers", workers.partition(" ")[0] or "0"],
         check=True,
@@ -103,14 +133,15 @@ def run_peer(
         text=True,
     )
     found = json.loads(out.stdout.strip().splitlines()[-1])
-    return Measured(samples / found["epoch_s"][-1], float(found["accuracy"]))
+    samples, seconds = count(row, data), found["epoch_s"][-1]
+    if row == "frozen":
+        samples, seconds = epochs * samples, time.perf_counter() - t0
+    return Measured(samples / seconds, float(found["accuracy"]))
 
 
-def measure(
-    row: str, data: str, samples: dict[str, int], args: argparse.Namespace
-) -> dict[str, list[Measured]]:
+def measure(row: str, data: str, args: argparse.Namespace) -> dict[str, list[Measured]]:
     """Each program in turn, ``args.rounds`` times, with another seed in each round."""
-    programs = [name for name, rows in PROGRAMS.items() if row in rows]
+    programs = [name for name, rows in PROGRAMS.items() if row in rows and name in args.programs]
     if args.clock == "cpu":
         programs = [name for name in programs if "workers" not in name]
     if args.peers is None:
@@ -122,8 +153,7 @@ def measure(
                 one = run_dlcli(row, data, args.epochs, name.split()[1:], number, args.clock)
             else:
                 python = args.peers or sys.executable
-                size = samples["train"]
-                one = run_peer(python, name, row, data, args.epochs, size, number, args.clock)
+                one = run_peer(python, name, row, data, args.epochs, number, args.clock)
             found[name].append(one)
             line = f"{one.rate:,.0f} samples/s, test {one.accuracy:.4f} {one.note}"
             print(f"  round {number + 1}  {row}  {name}: {line}", flush=True)
@@ -143,10 +173,10 @@ def report(row: str, found: dict[str, list[Measured]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("fashion_mnist")
-    parser.add_argument("photos")
+    parser.add_argument("root", type=Path)
     parser.add_argument("--peers", help="a Python that has lightning and ultralytics")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -161,10 +191,8 @@ def main() -> None:
     print(machine(), f"{args.threads} threads, {args.clock} time, load {load:.1f}", flush=True)
     everything = {}
     for row in args.rows:
-        data = args.photos if row == "resnet18" else args.fashion_mnist
-        folder = Path(data) / "train"
-        samples = {"train": sum(1 for file in folder.glob("*/*")) if row == "resnet18" else 60_000}
-        found = measure(row, data, samples, args)
+        folder = "clothing_small" if row in PHOTOS else "trec" if row in TEXTS else "fashion_mnist"
+        found = measure(row, str(args.root / folder), args)
         report(row, found)
         everything[row] = {name: [vars(one) for one in all_of] for name, all_of in found.items()}
     if args.output is not None:
