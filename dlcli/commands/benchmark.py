@@ -67,7 +67,7 @@ def command(
     with progress_sink(quiet, json_output) as emit:
         paths = _paths(artifacts, runs_dir, emit)
     known = [file for path in paths if (file := _recognized(path)) is not None]
-    adopted = adopted_for(known, config.data, trust=trust)
+    adopted = adopted_for(known, config.data, target=config.target, trust=trust)
     with progress_sink(quiet, json_output) as emit, adopted as (opened, assumed):
         for message in assumed:
             emit(Warned(message))

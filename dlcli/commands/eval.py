@@ -82,7 +82,9 @@ def command(
     from dlcli.formats.base import open_artifact, recognize
     from dlcli.ui.progress.sinks import progress_sink
 
-    with adopted_for([recognize(path) for path in paths], config.data, trust=trust) as (files, assumed):
+    opened = [recognize(path) for path in paths]
+    adopted = adopted_for(opened, config.data, target=config.target, trust=trust)
+    with adopted as (files, assumed):
         if config.explain:
             check_explained(files[0].card.task)
         _check_bounds(bounds, (*config.metrics, *(code for f in files for code in f.card.task.metrics)))

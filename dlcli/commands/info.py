@@ -16,6 +16,7 @@ from dlcli.runs.folder import DEFAULT_ROOT
 if TYPE_CHECKING:
     from dlcli.benchmark.machine import Measurement
     from dlcli.evaluation.run_summaries import RunSummary
+    from dlcli.formats.base import ModelFile
     from dlcli.machine.facts import Facts
 
 _Artifact = Annotated[
@@ -60,11 +61,12 @@ def command(
     markdown: _Markdown = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show this machine, what is wrong with it and what mends that; or the card of a model file.
+    """Show this machine, what is wrong with it and what mends that; or what a model file is.
 
     Without an argument: versions, hardware, and a test of every device: products, convolutions, mixed
     precision and a tiny training, compared with the CPU. It also works, and says what is wrong, when
-    torch or torchvision is broken.
+    torch or torchvision is broken. Of a file it shows the card, or, of another program's file, its graph
+    and what `adopt` needs.
 
     Examples:
         dlcli info
@@ -242,6 +244,9 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
 
     path = find_artifact(artifact, runs_dir)
     file = recognize(path)
+    if file.is_foreign:
+        _show_foreign(file, as_json=as_json)
+        return
     card, verified = file.card, file.verify()
     known = file.runs_code and file.is_own and file.code_is_known
     if not as_json:
@@ -274,5 +279,28 @@ def _show_artifact(artifact: str, runs_dir: Path, *, as_json: bool) -> None:
             "changes": [in_words(record) for record in card.transforms],
             "metrics": card.metrics,
             "card": card.model_dump(mode="json"),
+        }
+    )
+
+
+def _show_foreign(file: ModelFile, *, as_json: bool) -> None:
+    """Show what a file of another program says of itself, and what adopt needs to know."""
+    from dlcli.deploy.adopt.examine import examine
+    from dlcli.ui.foreign import print_foreign
+    from dlcli.ui.json_output import print_json
+
+    examined = examine(file)
+    if not as_json:
+        print_foreign(file, examined)
+        return
+    print_json(
+        {
+            "command": "info",
+            "artifact": str(file.path),
+            "format": file.format.name,
+            "size_bytes": file.size,
+            "sha256": file.sha256,
+            "card": None,
+            **examined.to_dict(),
         }
     )

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from dlcli.config.shared import EvaluationData, FixedAmp, Timing, parse_sizes
+from dlcli.config.shared import EvaluationData, FixedAmp, ForeignTable, Timing, parse_sizes
 from dlcli.settings import PathText, parsed_by, setting
 
 
-class BenchConfig(Timing, EvaluationData):
+class BenchConfig(Timing, ForeignTable, EvaluationData):
     """Benchmark"""
 
     data: PathText = setting(

@@ -8,6 +8,7 @@ from dlcli.config.shared import (
     DecodingThreads,
     Device,
     EvaluationData,
+    ForeignTable,
     Inference,
     UserMetrics,
 )
@@ -25,7 +26,7 @@ class Intervals(Frozen):
     )
 
 
-class EvalConfig(Intervals, UserMetrics, BadSamples, Inference, EvaluationData):
+class EvalConfig(Intervals, UserMetrics, BadSamples, Inference, ForeignTable, EvaluationData):
     """Evaluation"""
 
     baselines: bool = setting(

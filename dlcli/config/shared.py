@@ -114,6 +114,17 @@ class EvaluationData(Offline, DecodingThreads, DataFolder):
     split: Split = setting("auto", "Split; auto: test if there is one, else val.", "--split")
 
 
+class ForeignTable(Frozen):
+    """The table of a model file of another program"""
+
+    target: str | None = setting(
+        None,
+        "Target column of --data, or A,B, of a file without a card (default: the last column).",
+        "--target",
+        "-t",
+    )
+
+
 class Inference(Device, DecodingThreads):
     """How a model is run on samples"""
 

@@ -51,14 +51,14 @@ def open_source(config: DataConfig, *, seed: int) -> DataSource:
         )
     if config.val_fraction + config.folds_test_fraction >= 1:
         raise UsageError("val_fraction + folds_test_fraction leave nothing to train on")
-    source = _divided(_find(config, other=False), config, seed=seed)
+    source = divided(_find(config, other=False), config, seed=seed)
     if source.task == "embedding":
         _need_pairs(source)
     return replace(source, notices=(*source.notices, *_thin_classes(source), *leak_notices(source)))
 
 
-def _divided(source: DataSource, config: DataConfig, *, seed: int) -> DataSource:
-    """The source with what is held out of the samples; see `open_source`."""
+def divided(source: DataSource, config: DataConfig, *, seed: int) -> DataSource:
+    """The source with train, val and perhaps test, as `open_source` divides it. Raises: as that."""
     least = 2 if source.task == "embedding" else 1
     in_time = not source.given and "train" in source.splits  # divided by its kind
     if config.folds is not None and config.fold is not None and not in_time:

@@ -58,15 +58,23 @@ class ReferenceEvaluator:
     why. ``outputs`` are the reference's, ``metrics`` its metrics on ``samples`` samples.
     """
 
-    def __init__(self, reference: Artifact, config: MeasureConfig, emit: Emit = ignore) -> None:
+    def __init__(
+        self,
+        reference: Artifact,
+        config: MeasureConfig,
+        emit: Emit = ignore,
+        *,
+        divide: bool = False,
+    ) -> None:
         """Read the samples and evaluate the reference on them.
 
+        With ``divide``, ``--data`` without splits is divided as for training, and val is measured on.
         Raises: DlcliError, UsageError where ``--data`` or ``--batch-sizes`` is wrong.
         """
         _ = config.sizes  # read much later: a wrong one is refused before any work
         self.task: TaskSpec = reference.card.task
         self._emit = emit
-        self._data, self.note = _open_data(reference, config, emit)
+        self._data, self.note = _open_data(reference, config, emit, divide)
         self.split = "random" if self._data is None else self._data.split
         limit = samples_within(_OUTPUT_BYTES, self.task)
         total = limit if self._data is None else len(self._data.reader)
@@ -145,7 +153,9 @@ class ReferenceEvaluator:
         return _concatenate(batches), counts
 
 
-def _open_data(reference: Artifact, config: MeasureConfig, emit: Emit) -> tuple[EvalData | None, str]:
+def _open_data(
+    reference: Artifact, config: MeasureConfig, emit: Emit, divide: bool
+) -> tuple[EvalData | None, str]:
     """Open the split to evaluate on, with a note on it; or None and why it cannot be opened."""
     eval_config = EvalConfig(
         data=config.data,
@@ -157,7 +167,7 @@ def _open_data(reference: Artifact, config: MeasureConfig, emit: Emit) -> tuple[
     requested = config.data is not None or config.split != "auto"
     try:
         try:
-            data = eval_data(reference.card, reference.path, eval_config)
+            data = eval_data(reference.card, reference.path, eval_config, divide=divide)
         except UsageError:  # the data has no validation split, and the run's record is gone
             if config.split != "auto":
                 raise

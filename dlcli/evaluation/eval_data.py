@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from dlcli.card import Card
-from dlcli.config import DataConfig, EvalConfig
+from dlcli.config import DataConfig, EvalConfig, FitConfig
 from dlcli.data.base import DataSource, Reader
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.notices import messages
-from dlcli.data.sources import open_other, open_undivided, without_folds
+from dlcli.data.sources import divided, open_other, open_undivided, without_folds
 from dlcli.data.splits import apply_splits, left_out_samples, match_classes, take_from
 from dlcli.errors import DlcliError, UsageError, naming
 from dlcli.provenance import outdated
@@ -39,16 +39,16 @@ class EvalData:
     own: bool = False
 
 
-def eval_data(card: Card, artifact: Path, config: EvalConfig) -> EvalData:
+def eval_data(card: Card, artifact: Path, config: EvalConfig, *, divide: bool = False) -> EvalData:
     """Open the split that ``--data`` and ``--split`` name for an artifact.
 
     Without ``--data`` it is the data the artifact was trained on, split as its run recorded; "auto"
     is test where there is one, else val. With ``--data`` a folder without splits is used whole, as
-    "all"; a split may be named where it is the artifact's own data in another place. Classes are
-    matched by name. Raises: DlcliError when the data is missing or does not fit, UsageError for a split
-    that does not exist.
+    "all"; a split may be named where it is the artifact's own data in another place, and with
+    ``divide`` of any data, which is then divided as for training. Classes are matched by name. Raises:
+    DlcliError when the data is missing or does not fit, UsageError for a split that does not exist.
     """
-    source, warnings, own = _source(card, artifact, config)
+    source, warnings, own = _source(card, artifact, config, divide=divide)
     name = _choose(source, config)
     options = ReadOptions(workers=config.workers, on_bad_sample=config.on_bad_sample)
 
@@ -108,7 +108,9 @@ def _is_own(card: Card, source: DataSource) -> bool:
     return card.data is not None and card.data.fingerprint == source.fingerprint != ""
 
 
-def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource, list[str], bool]:
+def _source(
+    card: Card, artifact: Path, config: EvalConfig, *, divide: bool
+) -> tuple[DataSource, list[str], bool]:
     """The data, warnings about it, and whether the artifact was trained on it."""
     if config.data is not None:
         opened = _config(config.data, config.data_dir, config, _options(card, config.data))
@@ -117,6 +119,11 @@ def _source(card: Card, artifact: Path, config: EvalConfig) -> tuple[DataSource,
             recorded = recorded_splits(card, run_of(artifact), source, opened)
             if recorded is not None:
                 return (*recorded, True)
+            if divide and "all" in source.splits:
+                source = divided(source, opened, seed=FitConfig().seed)
+                sizes = ", ".join(f"{len(part)} {name}" for name, part in source.splits.items())
+                note = f"{source.origin} has no splits: divided as `dlcli train` divides it, {sizes}"
+                return source, [note], False
         return source, [], _is_own(card, source)
     if card.data is None:
         raise DlcliError(f"{artifact} does not say what it was trained on", hint="give --data FOLDER")

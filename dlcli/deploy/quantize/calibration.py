@@ -38,7 +38,7 @@ class CalibrationData:
             offline=measure.offline,
         )
         self._task = source.card.task
-        self._reader = eval_data(source.card, source.path, config).reader
+        self._reader = eval_data(source.card, source.path, config, divide=True).reader
         total = len(self._reader)
         count = min(settings.quantize.calibration_samples, total)
         self._indices = np.unique(np.linspace(0, total - 1, count).round().astype(np.int64))
@@ -63,7 +63,7 @@ def static_calibration(source: Artifact, settings: QuantizeSettings) -> Calibrat
     except DlcliError as exc:
         raise CalibrationUnavailable(
             f"static int8 is calibrated on training samples, which cannot be reached: {exc.message}",
-            hint="give --data FOLDER with a train split, or a --method without: dynamic, fp16",
+            hint="give --data FOLDER or a --method without: dynamic, fp16",
         ) from exc
     if len(data) < FEWEST_SAMPLES:
         raise DlcliError(

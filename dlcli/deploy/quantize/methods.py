@@ -74,6 +74,12 @@ def check_method(source: Artifact, settings: QuantizeSettings) -> None:
     )
 
 
+def may_calibrate(method: str) -> bool:
+    """Whether a method, or one of auto's, computes ranges on training samples: others are to measure."""
+    entries = in_auto_order() if method == "auto" else [method_of(method, backends_of(method)[0])]
+    return any(entry.calibrates for entry in entries)
+
+
 def check_options(config: QuantizeConfig) -> None:
     """Refuse options that fit no model, before any work. Raises: UsageError."""
     if config.method == "auto":

@@ -26,7 +26,14 @@ from dlcli.config import Bound, QuantizeSettings, parse_bound
 from dlcli.deploy.compare import Comparison, compare_files
 from dlcli.deploy.export import staging_folder
 from dlcli.deploy.quantize.calibration import CalibrationUnavailable
-from dlcli.deploy.quantize.methods import check_method, check_options, check_source, cpu_target, is_graph
+from dlcli.deploy.quantize.methods import (
+    check_method,
+    check_options,
+    check_source,
+    cpu_target,
+    is_graph,
+    may_calibrate,
+)
 from dlcli.deploy.quantize.output import check_output, file_name, format_of, publish_quantized
 from dlcli.deploy.quantize.result import QuantizeCandidate, QuantizeResult
 from dlcli.deploy.quantize.sensitivity import SAMPLES, LayerSensitivity, layer_sensitivity
@@ -74,7 +81,7 @@ def quantize(
         source = open_artifact(original_of(trained), device="cpu", trust=trust)
     check_source(source)
     check_method(source, settings)
-    reference = ReferenceEvaluator(source, settings.measure, emit)
+    reference = ReferenceEvaluator(source, settings.measure, emit, divide=may_calibrate(config.method))
     annotations = []
     if reference.split == "random":
         if bound is not None:

@@ -64,7 +64,8 @@ def with_versions(model: ModelProto, card: Card, config: OnnxVersions) -> tuple[
 
 def opset_of(model: ModelProto) -> int:
     """The version of ONNX's own operator set in a graph."""
-    return next(int(entry.version) for entry in model.opset_import if not entry.domain)
+    own = (int(e.version) for e in model.opset_import if e.domain in ("", "ai.onnx"))
+    return next(own, 1)
 
 
 def facts(model: ModelProto) -> dict[str, str]:
@@ -106,7 +107,7 @@ def _fit_schemas(model: ModelProto, opset: int) -> None:
     if opset < _SHAPE_ENDS:
         _slice_shapes(model.graph)
     missing: dict[str, int] = {}
-    for node in _nodes(model.graph.node):
+    for node in all_nodes(model.graph.node):
         if node.domain not in ("", "ai.onnx"):
             continue
         try:
@@ -180,7 +181,7 @@ def _first_opset(op: str) -> int:
 def _drop_unused_sets(model: ModelProto) -> None:
     """Drop operator sets without a node: ONNX Runtime adds them, and an older one refuses them."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    used = {"", *(node.domain for node in _nodes(nodes))}
+    used = {"", *(node.domain for node in all_nodes(nodes))}
     entries = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(entries)
@@ -188,7 +189,7 @@ def _drop_unused_sets(model: ModelProto) -> None:
 
 def _check_contrib(model: ModelProto, runtime: str, version: tuple[int, int]) -> None:
     """Raises: DlcliError where the version lacks an operator of ONNX Runtime's own."""
-    for node in _nodes(model.graph.node):
+    for node in all_nodes(model.graph.node):
         since = _CONTRIB_SINCE.get(node.op_type, (0, 0)) if node.domain == _CONTRIB else (0, 0)
         if since > version:
             raise DlcliError(
@@ -197,10 +198,10 @@ def _check_contrib(model: ModelProto, runtime: str, version: tuple[int, int]) ->
             )
 
 
-def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Every node, those of subgraphs too."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _nodes(graph.node)
+                yield from all_nodes(graph.node)
