@@ -180,7 +180,9 @@ def test_a_row_is_read_as_its_cells(tmp_path: Path) -> None:
         (row,) = ask(program, path, *cells)
         assert row == {"price": pytest.approx(float(scaled[0]) * 2 + 3, abs=1e-5)}
     assert "reads no column d" in refused(program, path, "d=1")
-    assert '"1,5" is not a number' in refused(program, path, "a=1,5")
+    for cell in ("1,5", "0x64", " 1", "inf", "nan", "1e", "+"):
+        assert f'"{cell}" is not a number' in refused(program, path, f"a={cell}")
+    assert "the cell of a is given twice" in refused(program, path, "a=1", "c=y", "a=2")
     assert "is not COLUMN=VALUE" in refused(program, path, "a")
 
 

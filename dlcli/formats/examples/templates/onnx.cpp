@@ -72,7 +72,9 @@ double number(const std::string& cell) {
     if (cell.empty()) return std::nan("");  // missing
     char* end = nullptr;
     double value = std::strtod(cell.c_str(), &end);
-    if (*end) throw std::runtime_error("\"" + cell + "\" is not a number");
+    // strtod also takes spaces, hexadecimal digits and words such as "inf".
+    bool decimal = cell.find_first_not_of("+-.0123456789eE") == std::string::npos;
+    if (*end || !decimal) throw std::runtime_error("\"" + cell + "\" is not a number");
     return value;
 }
 
@@ -108,7 +110,8 @@ int main(int argc, char** argv) try {
         std::string cell = argv[i];
         size_t sign = cell.find('=');
         if (sign == std::string::npos) throw std::runtime_error(cell + " is not COLUMN=VALUE");
-        cells[cell.substr(0, sign)] = cell.substr(sign + 1);
+        bool first = cells.emplace(cell.substr(0, sign), cell.substr(sign + 1)).second;
+        if (!first) throw std::runtime_error("the cell of " + cell.substr(0, sign) + " is given twice");
     }
     for (const auto& cell : cells)
         if (std::find(COLUMNS.begin(), COLUMNS.end(), cell.first) == COLUMNS.end())
