@@ -85,17 +85,14 @@ def command(
     examples = list(dict.fromkeys([*parse_names(example), *(["python"] if with_example else [])]))
     check_languages(examples)
     names = [*parse_names(formats), *(["onnx"] if onnx else [])]
-    if "web" in examples:
-        examples.remove("web")
-        names.append("web")
     source = _source(path)
-    entries = _formats(list(dict.fromkeys(names)), config.export if every else None, source)
+    entries = _formats(names, examples, config.export, source, every=every)
     if output is not None and len(entries) > 1:
         raise UsageError(f"--output names one file, but {len(entries)} formats are given")
     wanted = [(entry, output or path.with_suffix(entry.suffix)) for entry in entries]
     for entry, target in wanted:
         check_target(path, target, entry)
-    check_companions(wanted, source.card, config.export, sidecar=sidecar, examples=examples)
+    check_companions(wanted, sidecar=sidecar, examples=examples)
     with progress_sink(quiet, json_output) as emit:
         results = export_all(source, wanted, config, verify=verify, trust=trust, emit=emit)
         for one in results:
@@ -126,22 +123,30 @@ def _source(path: Path) -> ModelFile:
     return file
 
 
-def _formats(names: list[str], every: ExportConfig | None, source: ModelFile) -> list[Format]:
+def _formats(
+    names: list[str], examples: list[str], config: ExportConfig, source: ModelFile, *, every: bool
+) -> list[Format]:
     """Return the requested formats; ``every`` adds all of ``source`` that these options can write.
 
-    Raises: UsageError for none, and for one that cannot be written.
+    Raises: UsageError for none, for one that cannot be written, and for programs in ``examples`` that
+    cannot be had.
     """
     from dlcli.deploy.export import installed_writers
+    from dlcli.deploy.sidecar import check_programs
+    from dlcli.formats.examples.base import WEB
     from dlcli.formats.export_options import formats_named
 
     entries = formats_named(names)
     for entry in entries:
         if reason := entry.unfit(source.card):
             raise UsageError(f"--format {entry.name} cannot hold {source.path}: {reason}")
-    if every is not None:
-        entries += [entry for entry in installed_writers(every, source.card) if entry not in entries]
-    if not entries:
+    if every:
+        entries += [entry for entry in installed_writers(config, source.card) if entry not in entries]
+    if not entries and examples != [WEB]:
         raise UsageError("no format is given", hint="dlcli export --onnx")
+    check_programs(examples, entries, source.card, config)
+    if WEB in examples:
+        entries += [entry for entry in formats_named([WEB]) if entry not in entries]
     return entries
 
 

@@ -13,35 +13,76 @@ from dlcli.deploy.export import ExportResult
 from dlcli.errors import UsageError
 from dlcli.files import write_json, write_text
 from dlcli.formats.base import FORMATS, Format, ModelFile
-from dlcli.formats.examples.base import Example
+from dlcli.formats.examples.base import WEB, Example
+from dlcli.formats.export_options import check_options
 
 SCHEMA = 1
 _WRITTEN_BY = "dlcli export"
 
 
-def check_companions(
-    targets: Sequence[tuple[Format, Path]],
-    card: Card,
-    config: ExportConfig,
-    *,
-    sidecar: bool,
-    examples: Sequence[str],
+def check_programs(
+    names: Sequence[str], entries: Sequence[Format], card: Card, config: ExportConfig
 ) -> None:
-    """Refuse companions that no format of ``targets`` has, or that would replace files of others.
+    """Refuse programs that the model, the formats or the options rule out; ``names`` are of LANGUAGES.
 
-    Raises: UsageError; also for a model that no short program of a language can serve.
+    Raises: UsageError that names the others, which it can have.
     """
-    for language in examples:
-        if not any(language in entry.examples for entry, _ in targets):
-            able = ", ".join(name for name, other in FORMATS.entries() if language in other.examples)
-            names = ", ".join(entry.name for entry, _ in targets)
-            raise UsageError(
-                f"--example {language}: there is no example for {names} files", hint=f"it is for {able}"
-            )
+    errors = {name: why for name in names if (why := _why_not(name, entries, card, config))}
+    if not errors:
+        return
+    if len(names) == 1:
+        raise next(iter(errors.values()))
+    able = ",".join(name for name in names if name not in errors)
+    raise UsageError(
+        "; ".join(
+            why.message + ("" if (why.hint or "").startswith("leave") else f" ({why.hint})")
+            for why in errors.values()
+        ),
+        hint=f"--example {able} is possible" if able else "none of these is possible: leave them out",
+    )
+
+
+def _why_not(
+    name: str, entries: Sequence[Format], card: Card, config: ExportConfig
+) -> UsageError | None:
+    """Return why there can be no program of this name; None where there can."""
+    try:
+        if name == WEB:
+            _check_web(card, config)
+        else:
+            _check_language(name, entries, card, config)
+    except UsageError as exc:
+        return exc
+    return None
+
+
+def _check_web(card: Card, config: ExportConfig) -> None:
+    entry = FORMATS.get(WEB)
+    if reason := entry.unfit(card):
+        raise UsageError(f"--example {WEB}: {reason}", hint="leave it out")
+    check_options(entry, config)
+
+
+def _check_language(name: str, entries: Sequence[Format], card: Card, config: ExportConfig) -> None:
+    examples = [entry.examples[name] for entry in entries if name in entry.examples]
+    if not examples:
+        able = [other for other, entry in FORMATS.entries() if name in entry.examples]
+        formats = ", ".join(entry.name for entry in entries) or "no format"
+        raise UsageError(
+            f"--example {name}: there is no example for {formats} files",
+            hint=f"it is for {', '.join(able)}",
+        )
+    for example in examples:
+        example.check(card, embedded=config.embed_preprocessing)
+
+
+def check_companions(
+    targets: Sequence[tuple[Format, Path]], *, sidecar: bool, examples: Sequence[str]
+) -> None:
+    """Refuse companions that would replace files of others. Raises: UsageError."""
     for entry, target in targets:
         for language in examples:
             if example := entry.examples.get(language):
-                example.check(card, embedded=config.embed_preprocessing)
                 _refuse_other_files(_example_path(entry, target, example))
         if sidecar:
             _refuse_other_files(_sidecar_path(target))

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,20 +210,45 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_example_of_a_table_predicts_as_predict_does(
-    rows: Path, capsys: pytest.CaptureFixture[str], photo_folder: Callable[..., Path]
+    rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     call(capsys, "train", "--model", "mlp", "--data", str(rows), "--epochs", "1", "--device", "cpu")
-    said = failed(capsys, *EXPORT, "--with-example", code=2)
-    assert "add --embed-preprocessing" in said
-    told = call(capsys, *EXPORT, "--with-example", "--embed-preprocessing")
-    assert told["parity"]["raw"]["max_abs_diff"] < 1e-4
-    script = Path(told["output"]).parent / "predict_onnx.py"
-    done = subprocess.run(
-        [sys.executable, "-P", str(script), str(rows)], capture_output=True, text=True, check=True
-    )
-    found = [json.loads(line)["price"] for line in done.stdout.splitlines()]
     wanted = [row["value"] for row in call(capsys, "predict", str(rows))["predictions"]]
-    assert found == pytest.approx(wanted, rel=1e-4)
+    for options in (["--no-verify"], ["--embed-preprocessing"]):
+        told = call(capsys, *EXPORT, "--with-example", *options)
+        script = Path(told["output"]).parent / "predict_onnx.py"
+        done = subprocess.run(
+            [sys.executable, "-P", str(script), str(rows)], capture_output=True, text=True, check=True
+        )
+        values = [json.loads(line)["price"] for line in done.stdout.splitlines()]
+        assert values == pytest.approx(wanted, rel=1e-5)
+    assert told["parity"]["raw"]["max_abs_diff"] < 1e-4
+
+
+def test_programs_are_all_checked_before_a_file_is_written(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the error names those that the model can have; --embed-preprocessing is implied in web."""
+    call(capsys, "train", "--model", "mlp", "--data", str(rows), "--epochs", "1", "--device", "cpu")
+    (run,) = Path("runs").iterdir()
+    before = sorted(run.iterdir())
+    said = failed(capsys, *EXPORT, "--example", "python,cpp,web,android,ios", code=2)
+    assert "--example web: column 'built' is written as %d/%m/%Y" in said
+    assert "--example android is for" in said
+    said = " ".join(said.split())
+    assert "(add --embed-preprocessing)" in said
+    assert "hint: --example python,cpp is possible" in said
+    said = failed(capsys, "export", "--example", "cpp,ios", "--format", "torchscript", code=2)
+    assert "none of these is possible" in said
+    assert sorted(run.iterdir()) == before
+    rows.write_text("rooms,place,price\n" + "".join(f"{i % 7},{'ab'[i % 2]},{i}.5\n" for i in range(60)))
+    call(capsys, "train", "--model", "mlp", "--data", str(rows), "--epochs", "1", "--device", "cpu")
+    told = call(
+        *(capsys, *EXPORT, "--no-verify", "--embed-preprocessing", "--example", "python,cpp,web,android")
+    )
+    assert [row["format"] for row in told["exports"]] == ["onnx", "web"]
+    names = {Path(path).name for path in told["exports"][0]["beside"]}
+    assert names == {"predict_onnx.py", "predict_onnx.cpp", "predict_onnx.kt"}
 
 
 def test_help_names_every_option(

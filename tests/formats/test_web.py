@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import chromium, show, violations
+from odd_texts import ODD_TEXTS
 from PIL import Image
 
 from dlcli.cli import main
@@ -166,19 +167,6 @@ def test_rows_are_predicted_as_by_predict(
     np.testing.assert_allclose([row["value"] for row in reply["predictions"]], expected, rtol=1e-5)
     assert "unknown column 'are'" in run_in(browser, call, {"are": 1})
     assert "'x' in area is no number" in run_in(browser, call, {"area": "x"})
-
-
-ODD_TEXTS = [
-    "What is the capital of Peru?",
-    "Don\u2019t pay 1,234.50 or 3.x at the caf\u00e9!",
-    "  two\tspaces\n and\x00 controls\x85",
-    "\u1100\u1161 e\u0301te\u0301 \u039f\u0394\u039f\u03a3 \u0130stanbul",  # a final sigma
-    "\u6771\u4eac\u306f \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \U0001f44d\U0001f3fd \u200bzero\ufeffwidth",
-    "under_score a-b/c's '90s rock'n'roll it'll",
-    "unheard zyxwv",
-    "",
-    "long " * 300,
-]
 
 
 @pytest.mark.browser

@@ -74,6 +74,7 @@ def write_model(shipped: Shipped, reference: ReferenceEvaluator, folder: Path) -
     shutil.copyfile(file.path, path)
     model = ModelFile(path, file.format)
     write_json(folder / f"{path.name}.json", facts(model, file.card))
+    ask = f"dlcli predict -a {path.name} asks it"
     example = file.format.examples.get("python")
     if example is None:
         return [f"no program that runs it: there is none for {file.format.name} files"]
@@ -81,24 +82,13 @@ def write_model(shipped: Shipped, reference: ReferenceEvaluator, folder: Path) -
         example.check(file.card, embedded=False)
     except UsageError as exc:
         why = exc.message.partition(": ")[2]
-        return [f"no program that runs it: {why}; {_other_ways(file.card, path.name)}"]
+        return [f"no program that runs it: {why}; {ask}"]
     program = folder / f"predict_{file.format.name}.py"
     write_text(program, example.write(path, file.card))
     if why := why_no_program(program, model, reference):
         program.unlink()
-        return [f"no program that runs it: {why}; {_other_ways(file.card, path.name)}"]
+        return [f"no program that runs it: {why}; {ask}"]
     return []
-
-
-def _other_ways(card: Card, name: str) -> str:
-    """How a model without a program is asked."""
-    ways = f"dlcli predict -a {name} asks it"
-    if card.task.input.kind == "tabular":
-        ways += (
-            ", and dlcli export of the original writes files that take raw cells: "
-            "--embed-preprocessing --with-example, or --format web"
-        )
-    return ways
 
 
 def write_checks(shipped: Shipped, notes: list[str], folder: Path) -> dict[str, Any]:

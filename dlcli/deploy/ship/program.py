@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,34 @@ import numpy as np
 
 from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.deploy.parity import RAW_TOLERANCE
-from dlcli.deploy.raw_inputs import images_of
 from dlcli.deploy.reference import ReferenceEvaluator
+from dlcli.deploy.ship.sample_files import sample_argument
 from dlcli.evaluation.predict import predict
 from dlcli.files import temporary_folder
 from dlcli.formats.base import ModelFile, open_artifact
-from dlcli.pixels.decode import whole_image
 from dlcli.subprocesses import describe_exit
-from dlcli.task import ImageInput, TaskSpec
+from dlcli.task import TaskSpec
+from dlcli.wording import one_line, shorten
 
 _SOME = 16  # samples to find one that can be read
+_WORDS = {"image": "image", "text": "text", "series": "series", "tabular": "row"}
 _TIMEOUT_S = 300.0
 
 
 def why_no_program(program: Path, model: ModelFile, reference: ReferenceEvaluator) -> str:
-    """Why a program for images does not do what `predict` does with ``model``; "" where it does.
+    """Why a program does not do what `predict` does with ``model``; "" where it does.
 
-    It is asked about the first sample of ``reference`` that can be read.
+    It is asked about a sample of ``reference`` that can be read, of a table about a few rows.
     """
+    raw = reference.raw_samples(_SOME)
     with temporary_folder() as folder:
-        image = _image(reference, folder)
-        if image is None:
-            return "there is no image to try it on"
+        argument = None if raw is None else sample_argument(raw[1], reference.task, folder)
+        if argument is None:
+            return f"there is no {_WORDS.get(reference.task.input.kind, 'sample')} to try it on"
+        shown = shorten(one_line(Path(argument).name), 40)
         try:
             done = subprocess.run(
-                [sys.executable, "-P", str(program), str(image)],
+                [sys.executable, "-P", str(program), argument],
                 capture_output=True,
                 text=True,
                 encoding="utf-8",
@@ -46,55 +49,67 @@ def why_no_program(program: Path, model: ModelFile, reference: ReferenceEvaluato
                 timeout=_TIMEOUT_S,
             )
         except subprocess.TimeoutExpired:
-            return f"on {image.name} it did not end within {_TIMEOUT_S:g} s"
+            return f"on {shown} it did not end within {_TIMEOUT_S:g} s"
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [""])[-1]
-            return f"on {image.name} it ended with {describe_exit(done.returncode)}: {last}"
+            return f"on {shown} it ended with {describe_exit(done.returncode)}: {last}"
         task = model.card.task
         artifact = open_artifact(model, device="cpu", trust=True)
         kind = kind_of(task)
-        reader = kind.reader(kind.inputs([str(image)], task), task, ReadOptions())
-        (prediction,) = predict(artifact.predict, reader, task)
-    if prediction.error:
-        return f"predict cannot read {image.name}: {prediction.error}"
-    own, row = json.loads(done.stdout), dict(prediction.rows[0])
-    if not agrees(own, row, task):
-        shown, predicted = ({k: v[k] for k in own if k in v and k != "input"} for v in (own, row))
-        return f"on {image.name} it says {shown} where predict says {predicted}"
+        reader = kind.reader(kind.inputs([argument], task), task, ReadOptions())
+        predictions = list(predict(artifact.predict, reader, task))
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    if len(printed) != len(predictions):
+        return f"on {shown} it prints {len(printed)} lines where predict has {len(predictions)} answers"
+    for own, prediction in zip(printed, predictions, strict=True):
+        if prediction.error:
+            return f"predict cannot read {shown}: {prediction.error}"
+        if not agrees(own, prediction.rows, task):
+            pair = (own, prediction.rows[0])
+            mine, theirs = ({k: v for k, v in one.items() if k != "input"} for one in pair)
+            return f"on {shown} it says {mine} where predict says {theirs}"
     return ""
 
 
-def agrees(own: Mapping[str, Any], row: Mapping[str, Any], task: TaskSpec) -> bool:
-    """Whether the answer of a program is that of `predict`, a row of it."""
-    if task.kind == "regression":
+def agrees(
+    own: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    task: TaskSpec,
+    *,
+    tolerance: float = RAW_TOLERANCE,
+) -> bool:
+    """Whether the answer of a program is that of `predict`, ``rows`` of one sample.
+
+    ``tolerance`` is that of probabilities and vectors; of numbers times their size, at least their std.
+    """
+    if task.targets:
         names = [target.name for target in task.targets]
-        values = row["values"] if len(names) > 1 else {names[0]: row["value"]}
         return all(
-            abs(own[t.name] - values[t.name]) <= RAW_TOLERANCE * max(abs(values[t.name]), t.std)
-            for t in task.targets
+            _close(
+                own[target.name],
+                [row["values"][target.name] if len(names) > 1 else row["value"] for row in rows],
+                tolerance,
+                target.std,
+            )
+            for target in task.targets
         )
+    (row,) = rows
     if any(own[key] != row[key] for key in ("label", "labels") if key in own):
         return False
     keys = [key for key in ("probability", "probabilities", "embedding") if key in own]
-    pairs = [(np.array(list(_numbers(own[key]))), np.array(list(_numbers(row[key])))) for key in keys]
-    return all(a.shape == b.shape and bool(np.all(abs(a - b) <= RAW_TOLERANCE)) for a, b in pairs)
+    return all(_close(own[key], row[key], tolerance) for key in keys)
+
+
+def _close(own: Any, known: Any, tolerance: float, std: float | None = None) -> bool:
+    """Whether numbers differ by the tolerance at most; with a ``std`` relative to them or it."""
+    a, b = (np.array(list(_numbers(value))) for value in (own, known))
+    if a.shape != b.shape:
+        return False
+    scale = 1.0 if std is None else np.maximum(np.abs(b), std)
+    return bool(np.all(np.abs(a - b) <= tolerance * scale))
 
 
 def _numbers(value: Any) -> Iterator[float]:
     if isinstance(value, Mapping):
         value = [value[key] for key in sorted(value)]
     yield from value if isinstance(value, list) else [value]
-
-
-def _image(reference: ReferenceEvaluator, folder: Path) -> Path | None:
-    """The file of an image that can be read; pixels without one become a file in ``folder``."""
-    from PIL import Image
-
-    raw, spec = reference.raw_samples(_SOME), reference.task.input
-    assert isinstance(spec, ImageInput)
-    image = None if raw is None else next(images_of(raw[1]), None)
-    if image is None or isinstance(image, Path):
-        return image
-    pixels, path = whole_image(image, spec), folder / "sample.png"
-    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(path)
-    return path

@@ -13,7 +13,8 @@ from dlcli.card import Card
 from dlcli.errors import UsageError
 
 # What --example takes. The program for browsers is a format of its own, a folder.
-LANGUAGES = ("python", "cpp", "web", "android", "ios")
+WEB = "web"
+LANGUAGES = ("python", "cpp", WEB, "android", "ios")
 
 
 def _fits_all(card: Card, *, embedded: bool) -> None:
@@ -58,7 +59,7 @@ def render(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # programs are no pages; names of others are escaped by `string`
     )
-    environment.filters.update(string=string, strings=strings, kotlin=_kotlin)
+    environment.filters.update(string=string, strings=strings, kotlin=_kotlin, python=ascii)
     return environment.get_template(template).render(**values)
 
 

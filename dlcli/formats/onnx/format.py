@@ -21,11 +21,10 @@ from dlcli.data.base import Inputs
 from dlcli.data.prepare import prepare
 from dlcli.errors import DlcliError
 from dlcli.formats.base import FORMATS, Artifact, Format, ModelFile, Outputs, Runtime, head_of
-from dlcli.formats.examples import cpp, phone
+from dlcli.formats.examples import cpp, phone, python
 from dlcli.formats.exported import ExportedArtifact
 from dlcli.formats.onnx import embed as onnx_embed
 from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.example import PYTHON
 from dlcli.formats.onnx.postprocess import output_name
 from dlcli.formats.onnx.providers import check_providers, open_session, providers_for
 from dlcli.formats.onnx.versions import facts
@@ -210,7 +209,7 @@ FORMATS.register("onnx")(
         verify=verify,
         options=_OPTIONS,
         fresh=_depends_on_order,
-        examples={"python": PYTHON, "cpp": cpp.ONNX, "android": phone.ANDROID, "ios": phone.IOS},
+        examples={"python": python.PYTHON, "cpp": cpp.ONNX, "android": phone.ANDROID, "ios": phone.IOS},
         companions=_companions,
         adoptable=True,
         facts=_facts,

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 NAME = "web"
 _MODEL = "model.onnx"
 _RUNTIME = "ort"  # the folder of onnxruntime-web
-_IMPLIED = {"embed_preprocessing", "softmax", "dynamic"}
 
 
 def write_web(source: Artifact, path: Path, config: ExportConfig) -> None:
@@ -144,7 +143,8 @@ FORMATS.register(NAME)(
         unfit=unfit,
         verify=verify,
         folder=True,
-        options=FORMATS.get("onnx").options - _IMPLIED,
+        # The graph prepares its inputs and gives probabilities in any case, and takes any size.
+        options=FORMATS.get("onnx").options - {"dynamic"},
         fresh=lambda source: FORMATS.get("onnx").fresh(source),
     )
 )
