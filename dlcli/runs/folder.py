@@ -25,6 +25,7 @@ NOTE_BYTES = 10_000  # that are read of a note
 FOLDS = "folds.json"  # of a folder with the runs of a cross-validation
 STUDY = "study.json"  # of a folder with the runs of a search for settings
 _GROUPS = {FOLDS: ("cross-validation", "fold-1"), STUDY: ("study", "trial-000")}  # and their first runs
+_MODEL_SUFFIXES = (".safetensors", ".onnx", ".pt", ".pth", ".pt2", ".ckpt")  # which no run's name has
 ENSEMBLE = "ensemble.safetensors"  # of such a folder: all its models in one file
 
 
@@ -285,6 +286,10 @@ def find_run(text: str, root: Path) -> RunFolder:
                     f"{path} is a {noun}, and this needs one model",
                     hint=f"name one of its runs: {as_typed(path / first)}",
                 )
+    if Path(text).is_file():
+        raise DlcliError(f"{text} is a file, and this needs a run", hint="give a run folder or its name")
+    if os.sep in text or Path(text).suffix in _MODEL_SUFFIXES:
+        raise DlcliError(f"{text} does not exist", hint="give a run folder or a run's name")
     names = [*(run.name for run in list_runs(root)), *(path.name for path, _ in _groups(root))]
     raise DlcliError(
         f"there is no run {text!r} in {root}{os.sep}",

@@ -12,6 +12,8 @@ from dlcli.trust import names_code
 
 HF_PREFIX = "hf:"
 _OTHER_LIBRARIES = ("timm:", HF_PREFIX)  # which only their library can list
+# Of files; no name of a model ends so.
+_WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".onnx")
 _TEXT = re.compile(r'"([\w.-]+)"')
 _OWN = re.compile(r'\b(?:_register\(|name=)"([\w.-]+)"')
 _TORCHVISION = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
@@ -27,6 +29,11 @@ def check_spelling(name: str) -> None:
     """
     if name.endswith(".py"):
         raise UsageError(f"--model {name} names no class of the file", hint=f"--model {name}:NAME")
+    if name.endswith(_WEIGHTS):
+        raise UsageError(
+            f"--model {name} is a file of weights, which does not say what model they are of",
+            hint=f"--model NAME --weights {name}; dlcli models lists the names",
+        )
     own = _sources(Path(__file__).parent)
     if name in _TEXT.findall(own) or names_code(name) or name.startswith(_OTHER_LIBRARIES):
         return

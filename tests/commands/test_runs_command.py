@@ -150,6 +150,21 @@ def test_an_unknown_metric_is_refused_with_the_nearest(
     assert "there is no run 'b'" in capsys.readouterr().err
 
 
+def test_a_file_or_a_path_is_not_taken_for_the_name_of_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, "a", [0.5])
+    weights = tmp_path / "w.pt"
+    weights.touch()
+    for text, words in {
+        "x.pt": "x.pt does not exist",
+        str(tmp_path / "x"): "x does not exist",
+        str(weights): "w.pt is a file, and this needs a run",
+    }.items():
+        assert main(["runs", "--runs-dir", str(tmp_path), text]) == 1
+        assert words in capsys.readouterr().err
+
+
 def test_damaged_runs_are_named_and_counted_next_to_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

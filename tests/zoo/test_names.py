@@ -22,3 +22,9 @@ def test_a_typing_error_is_refused_with_the_nearest_name(name: str, near: str) -
     with pytest.raises(UsageError, match=f"unknown model '{name}'") as caught:
         check_spelling(name)
     assert f"'{near}'" in (caught.value.hint or "")
+
+
+def test_a_file_of_weights_is_no_model() -> None:
+    with pytest.raises(UsageError, match=r"--model w\.pth is a file of weights") as caught:
+        check_spelling("w.pth")
+    assert "--model NAME --weights w.pth" in (caught.value.hint or "")
