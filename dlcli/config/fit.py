@@ -40,6 +40,14 @@ class FitConfig(UserMetrics, TrainingDevice):
         "Least number of optimizer steps: without --epochs, epochs are raised until a run has as many.",
         ge=0,
     )
+    head_epochs: int = setting(
+        0,
+        "Of the epochs the first ones that train the head alone, on pretrained layers computed once.",
+        "--head-epochs",
+        ge=0,
+        advanced=True,
+        on_resume="forced",
+    )
     max_steps: int | None = setting(
         None,
         "Stop after this many optimizer steps.",
@@ -167,6 +175,15 @@ class FitConfig(UserMetrics, TrainingDevice):
     def planned_epochs(self, step: int) -> int:
         """The epochs that the schedule spans at a step, counted from 0: a resume may change them."""
         return [epochs for first, epochs in self.planned_history() if first <= step][-1]
+
+    def head_steps(self, step: int, planned: int) -> int:
+        """The first of the ``planned`` steps at a step, which train the head alone: `head_share`."""
+        return -(-planned * self.head_epochs // self.planned_epochs(step))
+
+    @property
+    def head_share(self) -> float:
+        """The share of the run in which the head trains alone."""
+        return min(self.head_epochs / self.epochs, 1.0)
 
     def with_epochs_from(self, step: int, epochs: int) -> Self:
         """These settings of a run that is resumed at ``step`` with other ``epochs``."""

@@ -6,6 +6,8 @@ import math
 
 from dlcli.errors import UsageError
 
+NORMS = "norms"  # the layers with running statistics, of any model
+
 
 def parse_freeze(text: str) -> list[str]:
     """Return the patterns in ``model.freeze``; none for "none". Raises: UsageError for an empty name."""

@@ -48,7 +48,7 @@ class ModelConfig(Frozen):
     )
     freeze: Annotated[str, parsed_by(parse_freeze)] = setting(
         "none",
-        "Layers to freeze: backbone (all but the head), or names, comma-separated: layer1,conv*.",
+        "Layers to freeze: backbone (all but the head), norms (batch norms), or names: layer1,conv*.",
         "--freeze",
         on_resume="forced",
     )

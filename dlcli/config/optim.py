@@ -63,6 +63,9 @@ class OptimConfig(Frozen):
         gt=0,
         advanced=True,
     )
+    head_lr: float = setting(
+        3e-3, "Peak learning rate of --head-epochs.", "--head-lr", gt=0, advanced=True
+    )
     lr_of: Annotated[str | None, parsed_by(parse_lr_of)] = setting(
         None,
         "Peak learning rates of layers, in place of theirs: 'fc=1e-3,layer4=1e-4'.",

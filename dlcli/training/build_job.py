@@ -29,7 +29,7 @@ from dlcli.training.loss_check import check_user_loss
 from dlcli.training.losses.base import Loss
 from dlcli.training.losses.make import loss_name, make_loss
 from dlcli.training.losses.user_loss import UserLoss
-from dlcli.training.optim.freezing import parse_freezing
+from dlcli.training.optim.freezing import freezing_of
 from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.schedule import describe
 from dlcli.training.plan import Plan
@@ -81,7 +81,7 @@ def make_job(
     augment = _make_augment(plan, readers["train"], device)
     module, sync_batch_norm = _to_device(plan, module, device, world)
     checkpointing = checkpoint_segments(module, config.grad_checkpointing)
-    freezing = parse_freezing(module, plan.config.model.freeze, plan.config.model.unfreeze, head=head)
+    freezing = freezing_of(module, plan.config, head=head)
     freezing.apply(module, 0.0)
     optimizer = make_optimizer(module, plan.config.optim, head=head, never=freezing.never)
     precision = resolve_precision(config.amp, device)
@@ -141,7 +141,9 @@ def make_job(
         if isinstance(loss, UserLoss)
         else loss_name(task, plan.config.loss, focal=focal),
         division=batches.plan.sentence,
-        schedule=describe(plan.config.optim, job.total_steps, len(batches)),
+        schedule=describe(
+            plan.config.optim, job.total_steps, len(batches), head_steps=job.head_steps(job.total_steps)
+        ),
         notes=tuple(note for note in (*notes, *plan_notes(plan, job)) if note),
     )
 

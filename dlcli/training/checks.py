@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dlcli.config import LossConfig, ModelConfig
+from dlcli.config import LossConfig, ModelConfig, OptimConfig
+from dlcli.config.layer_patterns import parse_freeze
 from dlcli.errors import UsageError, nearest
 from dlcli.evaluation.metrics import metric_entries, metric_names
 from dlcli.evaluation.metrics.registered import too_many
@@ -20,6 +21,7 @@ def check_plan(plan: Plan) -> None:
     """Check settings that do not fit together or would fail late. Raises: UsageError, DlcliError."""
     config = plan.config
     _check_monitor(plan)
+    _check_head_epochs(plan)
     if plan.user_config is not None:  # an existing run was checked when it began
         check_optim(config.optim, plan.user_config.optim)
         check_loss(plan.task, plan.user_config.loss, focal=config.data.balance == "focal")
@@ -42,6 +44,43 @@ def check_plan(plan: Plan) -> None:
         for name, flag in (("distill_alpha", "--distill-alpha"), ("temperature", "--temperature")):
             if getattr(config.loss, name) != getattr(LossConfig(), name):
                 raise UsageError(f"{flag} is for distillation", hint="add --teacher RUN")
+
+
+def _check_head_epochs(plan: Plan) -> None:
+    """Raises: UsageError where the head cannot train alone first, or by options that exclude it."""
+    config, user = plan.config, plan.user_config
+    if not config.fit.head_epochs:
+        if user is not None and user.optim.head_lr != OptimConfig().head_lr:
+            raise UsageError(
+                "--head-lr is for --head-epochs", hint="leave it out, or add --head-epochs 20"
+            )
+        return
+    model = config.model
+    others = {
+        "--freeze backbone": "backbone" in parse_freeze(model.freeze),
+        "--unfreeze": model.unfreeze is not None,
+        "--lora": model.lora is not None,
+        "--lr auto": config.optim.lr == "auto",
+        "--overfit-batches": config.fit.overfit_batches is not None,
+    }
+    for flag, is_set in others.items():
+        if is_set:
+            raise UsageError(
+                f"--head-epochs and {flag} exclude each other", hint="leave one of them out"
+            )
+    if plan.weights_from == "scratch":
+        raise UsageError(
+            "--head-epochs trains the head on pretrained layers, and this model starts from scratch",
+            hint="leave it out, or give --weights or --pretrained",
+        )
+    epochs = config.fit.epochs
+    typed = user is not None and "epochs" in user.fit.model_fields_set
+    if typed and config.fit.head_epochs >= epochs:
+        raise UsageError(
+            f"--head-epochs {config.fit.head_epochs} of --epochs {epochs} leave none for all layers",
+            hint="--epochs counts both; without it they come before the model's own number; "
+            "--freeze backbone trains the head alone",
+        )
 
 
 def _check_monitor(plan: Plan) -> None:

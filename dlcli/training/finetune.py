@@ -133,6 +133,7 @@ def _changes(
     epochs = defaults.epochs if finetune.epochs is None else finetune.epochs
     fit: dict[str, Any] = {
         "epochs": max(epochs, 1),
+        "head_epochs": 0,
         "max_steps": finetune.max_steps,
         "max_time": None,
         "overfit_batches": None,

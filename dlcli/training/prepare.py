@@ -15,7 +15,7 @@ from dlcli.training.distillation import Teacher, open_teacher
 from dlcli.training.estimators import is_fitted
 from dlcli.training.loop.determinism import RngState, capture_rng
 from dlcli.training.lora import check_lora
-from dlcli.training.optim.freezing import parse_freezing
+from dlcli.training.optim.freezing import freezing_of
 from dlcli.training.optim.make import make_optimizer
 from dlcli.training.optim.optimizer_state import initial_entries
 from dlcli.training.optim.user_optimizer import check_weight_decay
@@ -66,7 +66,7 @@ def _check_layers(plan: Plan, module: nn.Module) -> torch.optim.Optimizer:
     """
     config = plan.config
     head = find_model(plan.model.name, plan.task.input.kind).head(module)
-    freezing = parse_freezing(module, config.model.freeze, config.model.unfreeze, head=head)
+    freezing = freezing_of(module, config, head=head)
     if plan.lora is not None:
         check_lora(module, plan.lora, plan.task, freezing.never)
     optimizer = make_optimizer(module, config.optim, head=head, never=freezing.never)

@@ -17,6 +17,7 @@ from dlcli.events import CheckpointSaved, EpochDone, Event, RunStarted
 from dlcli.runs.saved import read_run
 from dlcli.settings import merge, validate
 from dlcli.training.autotune.resolve import resolve_auto
+from dlcli.training.checks import check_plan
 from dlcli.training.frozen_features import Cut, FeatureReader, cut_at_head, groups_of
 from dlcli.training.loop.state import load_newest
 from dlcli.training.plan import Plan
@@ -142,21 +143,81 @@ def test_copies_are_taken_in_turn(tmp_path: Path, forwards: list[int]) -> None:
     assert sum(forwards) == 2 * train_split + val
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a model with the weights of a run."""
+    root = tmp_path_factory.mktemp("first")
+    train_new(root, plan(model={"freeze": "none"}, fit={"epochs": 1}))
+    return {"freeze": "none", "weights": str(root / "cnn-digits" / "best.safetensors")}
+
+
+def test_a_head_trains_alone_first_and_then_all_layers(
+    tmp_path: Path, forwards: list[int], weights: dict[str, Any]
+) -> None:
+    """Like the run of the head alone, and then like a run that begins with its weights."""
+    rates = {"optim": {"lr": 1e-3, "head_lr": 1e-2}, "fit": {"head_epochs": 2, "epochs": 4}}
+    made = plan(model=weights, **rates)
+    both, notes, _ = train_new(tmp_path, made)
+    assert any("first 2 of 4 epochs, with a peak rate of 0.01, then all layers" in n for n in notes)
+    assert sum(forwards) == sum(len(made.source.splits[split]) for split in ("train", "val"))
+    alone, _, _ = train_new(
+        tmp_path, plan(model={**weights, "freeze": "backbone"}, optim={"lr": 1e-2}, fit={"epochs": 2})
+    )
+    for one, other in zip(both, alone, strict=False):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.val["loss"] == pytest.approx(other.val["loss"], rel=1e-5)
+    whole, _, _ = train_new(
+        tmp_path, plan(model=weights, **merge(rates, {"fit": {"cache_features": "off"}}))
+    )
+    for one, other in zip(both, whole, strict=True):
+        assert one.val["loss"] == pytest.approx(other.val["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": {"weights": None, "freeze": "none"}}, "this model starts from scratch"),
+        ({"model": {"freeze": "backbone"}}, "--head-epochs and --freeze backbone exclude"),
+        ({"fit": {"head_epochs": 3}}, "--head-epochs 3 of --epochs 3 leave none for all layers"),
+        ({"optim": {"lr": "auto"}}, "--head-epochs and --lr auto exclude"),
+        ({"fit": {"head_epochs": 0}, "optim": {"head_lr": 1e-2}}, "--head-lr is for --head-epochs"),
+    ],
+)
+def test_what_a_head_alone_cannot_be_with(
+    weights: dict[str, Any], changes: dict[str, Any], words: str
+) -> None:
+    settings = merge({"model": weights, "fit": {"head_epochs": 2}}, changes)
+    with pytest.raises(UsageError, match=words):
+        check_plan(plan(**settings))
+
+
+def test_epochs_of_the_head_come_before_those_of_the_model(weights: dict[str, Any]) -> None:
+    base = {
+        **BASE,
+        "fit": {"batch_size": 128, "device": "cpu", "head_epochs": 20},
+        "model": {**BASE["model"], **weights},
+    }
+    made = resolve_auto(
+        make_plan(lambda recipe: validate(TrainConfig, merge(recipe, base))), lambda _: None
+    )
+    assert (made.config.fit.epochs, made.config.fit.cache_features) == (45, "on")
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", ["", "frozen", "head first"])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
-    tmp_path: Path, epoch: int, given: bool
+    tmp_path: Path, weights: dict[str, Any], epoch: int, given: str
 ) -> None:
     """A run that is stopped within its first epoch computes the rest of the features later.
 
     With weights that were ``given``, a resumed run has them from its state alone.
     """
-    model: dict[str, Any] = {}
-    if given:
-        train_new(tmp_path / "first", plan(model={"freeze": "none"}, fit={"epochs": 1}))
-        model = {"weights": str(tmp_path / "first" / "cnn-digits" / "best.safetensors")}
-    _, _, expected = train_new(tmp_path, plan(model=model))
-    asked = plan(model=model, fit={"checkpoint_every": "3"})
+    model = weights if given else {}
+    fit = {"head_epochs": int(given == "head first")}
+    if given == "frozen":
+        model = {**weights, "freeze": "backbone"}
+    _, _, expected = train_new(tmp_path, plan(model=model, fit=fit))
+    asked = plan(model=model, fit={**fit, "checkpoint_every": "3"})
     prepared = prepare_run(resolve_auto(asked, lambda event: None))
     run = new_run(prepared, tmp_path, None)
     assert "cache_features: 'on'" in run.config.read_text()

@@ -126,9 +126,12 @@ def _memory(job: FitJob) -> tuple[MemoryEstimate, int | None]:
 
 
 def _estimate_time(trial: TrialJob) -> TimeEstimate:
-    """Single steps with the layers that train at first, reading included, and a batch of evaluation."""
+    """Single steps with the layers that train at first, reading included, and a batch of evaluation.
+
+    The first epochs of the head alone count as one of all layers: their features are computed once.
+    """
     job, config = trial.job, trial.plan.config.fit
-    job.model.freezing.apply(job.model.module, 0.0)
+    job.model.freezing.apply(job.model.module, 1.0 if config.head_epochs else 0.0)
     set_train_mode(job.model.module)
     batches = training_batches(job)
     steps: list[float] = []
@@ -141,10 +144,14 @@ def _estimate_time(trial: TrialJob) -> TimeEstimate:
     batches.close()
     sample, samples = _evaluation_seconds(trial), len(trial.readers["val"])
     epochs = -(-job.total_steps // len(job.batches))
+    whole = job.total_steps
+    if config.head_epochs and config.cache_features == "on":
+        epochs -= config.head_epochs - 1
+        whole -= job.head_steps(whole) - len(job.batches)
     return TimeEstimate(
         steps=tuple(steps[1:]),
         sample=sample,
-        training=statistics.median(steps[1:]) * job.total_steps,
+        training=statistics.median(steps[1:]) * whole,
         # After each epoch by all processes together; the best model once more by one.
         evaluation=sample * samples * (epochs / job.world.size + 1),
         limit=parse_time(config.max_time),

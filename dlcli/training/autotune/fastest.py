@@ -130,6 +130,8 @@ def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], s
         job = trial.job
         if job.total_steps < _FEWEST_STEPS:
             return [], ""
+        if plan.config.fit.head_epochs:  # the time of the run is that of all layers
+            job.model.freezing.apply(job.model.module, 1.0)
         set_train_mode(job.model.module)
         set_lr(job.optimizer, 0.0)
         if not has_images(job.model.module):

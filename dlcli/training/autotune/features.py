@@ -47,14 +47,14 @@ def choose_features(plan: Plan) -> tuple[Plan, str]:
         return plan, ""
     if not reason and plan.user_config is not None and _augments(plan.user_config):
         reason = "augmentation was asked for; --feature-copies 4 caches four augmented versions"
-    frozen = plan.config.model.freeze != "none"
+    frozen = plan.config.model.freeze != "none" or plan.config.fit.head_epochs > 0
     sentence = f"features are computed in every epoch: {reason}" if reason and frozen else ""
     return with_settings(plan, fit={"cache_features": "off" if reason else "on"}), sentence
 
 
 def _reason(config: TrainConfig, source: DataSource) -> str:
     """Why the features of frozen layers cannot be cached, or ""."""
-    if config.model.freeze == "none":
+    if config.model.freeze == "none" and not config.fit.head_epochs:
         return "no layers are frozen"
     if source.kind not in ("image", "text"):
         return f"features are cached for images and texts, and this is {source.kind} data"

@@ -58,11 +58,11 @@ def raise_epochs(plan: Plan) -> Plan:
         return plan
     steps = len(batch_bounds(len(plan.source.splits["train"]), fit.step_samples)) - 1
     least = min(fit.min_steps, fit.max_steps or fit.min_steps)
-    epochs = -(-least // steps)
-    if epochs <= fit.epochs:
-        return plan
-    note = (
-        f"{count(epochs)} epochs instead of {fit.epochs}: an epoch has {plural(steps, 'step')}, and a "
-        f"run at least {count(least)} (fit.min_steps); --epochs sets another number"
-    )
-    return replace(with_settings(plan, fit={"epochs": epochs}), notes=(*plan.notes, note))
+    epochs, notes = max(-(-least // steps), fit.epochs), list(plan.notes)
+    if epochs > fit.epochs:
+        notes.append(
+            f"{count(epochs)} epochs instead of {fit.epochs}: an epoch has {plural(steps, 'step')}, and "
+            f"a run at least {count(least)} (fit.min_steps); --epochs sets another number"
+        )
+    # Those of the head alone come before: they cost next to nothing.
+    return replace(with_settings(plan, fit={"epochs": epochs + fit.head_epochs}), notes=tuple(notes))

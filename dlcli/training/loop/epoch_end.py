@@ -19,7 +19,7 @@ from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.phases import samples_per_s
 from dlcli.training.loop.state import Progress
 from dlcli.training.loop.step import micro_batches
-from dlcli.training.optim.schedule import warmup_steps
+from dlcli.training.optim.schedule import steps_without_patience
 from dlcli.training.weight_averaging import refresh_batch_norms
 from dlcli.zoo.forward import model_inputs
 
@@ -42,7 +42,10 @@ def validate_epoch(job: FitJob, progress: Progress, check_stop: CheckStop) -> tu
             _report_failing_metrics(job, result)
         score = Score.of(result, job.monitor)
         improved, best = _save_if_best(job, progress, result, score)
-    warming_up = progress.step < warmup_steps(job.planned_steps(progress.step - 1), job.optim)
+    last = progress.step - 1
+    warming_up = progress.step < steps_without_patience(
+        job.planned_steps(last), job.optim, head_steps=job.head_steps(last)
+    )
     if improved:
         progress.epochs_without_improvement = 0
     elif not warming_up:  # a rising rate makes validation worse for some epochs

@@ -94,8 +94,19 @@ class FitJob:
 
     def lr_factor(self, step: int, plateau: float = 1.0) -> float:
         """The share of the peak learning rate at ``step``, counted from 0."""
-        steps = len(self.batches)
-        return lr_factor(step, self.planned_steps(step), steps, self.optim, plateau, self._schedule)
+        return lr_factor(
+            step,
+            self.planned_steps(step),
+            len(self.batches),
+            self.optim,
+            plateau,
+            self._schedule,
+            head_steps=self.head_steps(step),
+        )
+
+    def head_steps(self, step: int) -> int:
+        """The first steps of the run, which train the head alone, as planned at ``step``."""
+        return self.config.head_steps(step, self.planned_steps(step))
 
     @cached_property
     def _schedule(self) -> ScheduleEntry:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dlcli.config.layer_patterns import parse_freeze, parse_unfreeze
+from dlcli.config import TrainConfig
+from dlcli.config.layer_patterns import NORMS, parse_freeze, parse_unfreeze
 from dlcli.errors import UsageError, nearest
 from dlcli.training.optim.depth import below
 
@@ -50,14 +51,37 @@ class Freezing:
         return sorted({start for start in self.starts.values() if 0 < start < 1})
 
 
+def freezing_of(module: nn.Module, config: TrainConfig, *, head: str) -> Freezing:
+    """The freezing of a run: that of its patterns, and all but the head in its ``head_epochs``.
+
+    Raises: UsageError as `parse_freezing`.
+    """
+    fit, model = config.fit, config.model
+    freezing = parse_freezing(module, model.freeze, model.unfreeze, head=head)
+    if not fit.head_epochs:
+        return freezing
+    later = {
+        name: fit.head_share
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad and not below(name, head)
+    }
+    sentence = (
+        f"the head trains alone in the first {fit.head_epochs} of {fit.epochs} epochs, with a peak rate "
+        f"of {config.optim.head_lr:g}, then all layers that are not frozen do"
+    )
+    return replace(
+        freezing, starts={**later, **freezing.starts}, sentences=(*freezing.sentences, sentence)
+    )
+
+
 def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head: str) -> Freezing:
     """Parse ``model.freeze`` and ``model.unfreeze`` for the parameters of ``module``.
 
     ``freeze`` is "none", or patterns separated by commas: "backbone" is all but the submodule at
-    ``head``, any other is the path of a layer, or a glob for such paths (``layer1``, ``conv*``,
-    ``*.bn?``). ``unfreeze`` has patterns with the share of the run from which on they train
-    (``layer4@50%``, ``layer3@0.75``); these layers are frozen until then, regardless of ``freeze``. Of
-    several matches the earliest share counts.
+    ``head``, "norms" are the layers with running statistics (maybe none), any other is the path of a
+    layer, or a glob for such paths (``layer1``, ``conv*``, ``*.bn?``). ``unfreeze`` has patterns with
+    the share of the run from which on they train (``layer4@50%``, ``layer3@0.75``); these layers are
+    frozen until then, regardless of ``freeze``. Of several matches the earliest share counts.
 
     Raises: UsageError when a pattern matches nothing, a share is invalid, or no parameter trains at the
     start.
@@ -66,7 +90,10 @@ def parse_freezing(module: nn.Module, freeze: str, unfreeze: str | None, *, head
     trainable = [name for name, p in parameters.items() if p.requires_grad]
     starts: dict[str, float] = {}
     for pattern in parse_freeze(freeze):
-        names = matching(pattern, trainable, head=head, setting="model.freeze")
+        if pattern == NORMS:
+            names = [name for name in _norms(module) if name in trainable]
+        else:
+            names = matching(pattern, trainable, head=head, setting="model.freeze")
         starts |= dict.fromkeys(names, math.inf)
     unfrozen: dict[str, float] = {}
     unfreezing = [] if unfreeze is None else parse_unfreeze(unfreeze)
@@ -102,6 +129,16 @@ def matching(pattern: str, names: list[str], *, head: str, setting: str) -> list
             hint=nearest(pattern, layers if pattern.count(".") else {p for p in layers if "." not in p}),
         )
     return matches
+
+
+def _norms(module: nn.Module) -> list[str]:
+    """The parameters of layers with running statistics."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, part in module.named_modules()
+        if hasattr(part, "running_mean")
+        for name, _ in part.named_parameters(recurse=False)
+    ]
 
 
 def _paths(name: str) -> list[str]:

@@ -20,8 +20,13 @@ def lr_factor(
     config: OptimConfig,
     plateau: float = 1.0,
     entry: ScheduleEntry | None = None,
+    *,
+    head_steps: int = 0,
 ) -> float:
-    """The share of the peak learning rate, in [0, 1], for ``step`` of ``total``, counted from 0.
+    """The share of the peak learning rate for ``step`` of ``total``, counted from 0.
+
+    It is in [0, 1], but for the first ``head_steps``, which train the head alone: they have a schedule
+    of the same kind for themselves, with the peak ``head_lr``; that of the others begins after them.
 
     All schedules but onecycle start with a linear warm-up over ``warmup`` of the run. Curves decay over
     the rest of it and reach ``lr_min`` at ``total``, one step after the last. ``plateau`` is the product
@@ -29,6 +34,10 @@ def lr_factor(
     file where the schedule is their own.
     """
     entry = entry or schedule_entry(config)
+    if step < head_steps:
+        share = config.head_lr / config.peak_lr
+        return share * lr_factor(step, head_steps, steps_per_epoch, config, entry=entry)
+    step, total = step - head_steps, max(total - head_steps, 1)
     point = _point(step, total, steps_per_epoch, config, plateau)
     factor = entry.function(point, **keywords(entry.function, config))
     if entry.warmup is None and step < point.warmup_steps:
@@ -78,8 +87,11 @@ class Plateau:
         return replace(self, factor=factor, stale=0, cooldown=config.plateau_cooldown)
 
 
-def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:
+def describe(config: OptimConfig, total: int, steps_per_epoch: int, *, head_steps: int = 0) -> str:
     """Describe the schedule in one line: per step or per epoch, and its range."""
+    if head_steps:
+        rest = describe(config, max(total - head_steps, 1), steps_per_epoch)
+        return f"{rest}; the {head_steps:,} steps of the head alone have one of their own"
     entry = schedule_entry(config)
     end = _point(total, total, steps_per_epoch, config)
     if entry.describe is not None:
@@ -92,9 +104,9 @@ def describe(config: OptimConfig, total: int, steps_per_epoch: int) -> str:
     return f"{short_name(config.scheduler)}, {unit}: {warmup}{text}"
 
 
-def warmup_steps(total: int, config: OptimConfig) -> int:
-    """The steps of a run of ``total`` in which the rate rises."""
-    return _point(0, total, 1, config).warmup_steps
+def steps_without_patience(total: int, config: OptimConfig, *, head_steps: int = 0) -> int:
+    """The steps of the head alone at the start of a run of ``total``, and the warm-up after them."""
+    return head_steps + _point(0, max(total - head_steps, 1), 1, config).warmup_steps
 
 
 def _point(

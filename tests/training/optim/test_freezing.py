@@ -61,6 +61,14 @@ def test_patterns_name_layers(freeze: str, left: set[str]) -> None:
             frozen(freeze)
 
 
+def test_norms_are_the_layers_with_running_statistics() -> None:
+    layers = OrderedDict(a=nn.Linear(2, 2), b=nn.BatchNorm1d(2), c=nn.LayerNorm(2), fc=nn.Linear(2, 2))
+    module = nn.Sequential(layers)
+    parse_freezing(module, "norms", None, head="fc").apply(module, 0.0)
+    assert training(module) == {"a", "c", "fc"}
+    assert frozen("norms") == ALL  # none there: no mistake, since it is no name
+
+
 def test_a_name_is_no_beginning_of_another() -> None:
     module = nn.Sequential(OrderedDict(layer1=nn.Linear(2, 2), layer10=nn.Linear(2, 2)))
     parse_freezing(module, "layer1", None, head="layer10").apply(module, 0.0)
