@@ -194,7 +194,8 @@ def _read_pth(path: Path) -> tuple[StateDict, tuple[SavedOptimizer, ...]]:
             ) from exc
         first = first_line(exc)
         raise DlcliError(
-            f"{path} is damaged or not a PyTorch file: {type(exc).__name__} {first}"
+            f"{path} is damaged or not a PyTorch file: {type(exc).__name__} {first}",
+            hint="copy or download it again",
         ) from exc
     state = _nested_state(loaded, path)
     tensors = {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
