@@ -17,6 +17,7 @@ from dlcli.runs.folds import FoldsFolder
 from dlcli.runs.group import RunGroup
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.folds import FoldsSummary
     from dlcli.evaluation.run_summaries import RunSummary
 
 
@@ -47,7 +48,8 @@ def command(
     """List the runs with their best metrics, compare some of them, or delete them.
 
     With several names: the settings that differ, and the metrics side by side. With one name: its
-    settings that are not the default. With --delete: the named runs are deleted, of a cross-validation
+    settings that are not the default. The name of a cross-validation stands for all of its runs, after
+    the figures of its held-out folds. With --delete: the named runs are deleted, of a cross-validation
     or study all of its runs. Curves of several runs in one plot: `dlcli report RUN RUN`.
 
     Examples:
@@ -106,21 +108,27 @@ def _list(root: Path, sort: str | None, as_json: bool, csv: Path | None) -> None
     from dlcli.tune.study import StudyFolder
     from dlcli.ui.console import stdout
     from dlcli.ui.json_output import print_json
-    from dlcli.ui.runs import print_runs
+    from dlcli.ui.runs import print_cross_validations, print_runs
     from dlcli.wording import printable
 
     _finish_deletions(root)
     runs, studies = summaries(root), list(StudyFolder.below(root))
+    groups = _summarised([*FoldsFolder.below(root), *_own_group(root)])
     if sort is not None and runs:
         runs = sort_by(runs, sort)
     if as_json:
-        listed = {"runs": [run.to_dict() for run in runs], "studies": [str(s.path) for s in studies]}
-        print_json({"command": "runs", **listed})
+        listed: dict[str, Any] = {"runs": [run.to_dict() for run in runs]}
+        listed["cross_validations"] = [group.to_dict() for group in groups]
+        print_json({"command": "runs", **listed, "studies": [str(s.path) for s in studies]})
     elif runs:
         print_runs(runs, sort=sort)
-    elif not studies:
+    elif not studies and not groups:
         stdout().print(f"no runs in {root}{os.sep}", soft_wrap=True)
         stdout().print("start one: dlcli train --model cnn --data digits", soft_wrap=True)
+    if groups and not as_json:
+        if runs:
+            stdout().print()
+        print_cross_validations(groups)
     _export(runs, csv)
     for study in () if as_json else studies:
         line = f"study {study.name}, its trials: dlcli runs --runs-dir {as_typed(study.path)}"
@@ -167,12 +175,38 @@ def _named(name: str, root: Path) -> RunFolder | RunGroup:
     return FoldsFolder.find(name, root) or StudyFolder.find(name, root) or find_run(name, root)
 
 
+def _summarised(groups: Sequence[FoldsFolder]) -> list[FoldsSummary]:
+    if not groups:
+        return []
+    from dlcli.report.folds import summarise_folds
+
+    return [summarise_folds(group) for group in groups]
+
+
+def _own_group(root: Path) -> list[FoldsFolder]:
+    """The cross-validation whose folder ``root`` itself is."""
+    group = FoldsFolder(root)
+    return [group] if group.record.is_file() else []
+
+
 def _compare(names: list[str], root: Path, as_json: bool, csv: Path | None) -> None:
     from dlcli.evaluation.run_summaries import DEFAULTS, differences, summarise
     from dlcli.ui.json_output import print_json
     from dlcli.ui.runs import print_differences, print_problems
 
-    chosen = [find_run(name, root) for name in names]
+    named = {name: FoldsFolder.find(name, root) for name in names}
+    groups = [group for group in named.values() if group is not None]
+    for group in groups:
+        if not group.begun():
+            raise DlcliError(
+                f"no fold of {group.path} has begun", hint=f"train them: {group.resume_command}"
+            )
+    chosen = [
+        run
+        for name, group in named.items()
+        for run in (group.begun() if group else [find_run(name, root)])
+    ]
+    folded = _summarised(groups)
     folders = list({run.path.resolve(): run for run in chosen}.values())  # "last" may be named too
     runs = [summarise(run) for run in folders]
     rows, unread = differences(folders)
@@ -184,11 +218,32 @@ def _compare(names: list[str], root: Path, as_json: bool, csv: Path | None) -> N
             key: dict(zip(heads, values, strict=True)) for key, values in rows.items()
         }
         listed = [run.to_dict() for run in runs]
-        print_json({"command": "runs", "runs": listed, "differences": by_run, "unread": unread})
+        compared: dict[str, Any] = {"runs": listed, "differences": by_run, "unread": unread}
+        if folded:
+            compared["cross_validations"] = [group.to_dict() for group in folded]
+        print_json({"command": "runs", **compared})
     else:
+        for group_summary in folded:
+            _print_folded(group_summary)
         print_differences(runs, rows, last=last)
         print_problems(unread, before=True)
     _export(runs, csv)
+
+
+def _print_folded(group: FoldsSummary) -> None:
+    """Print the held-out folds of a cross-validation, or, where they have no figures yet, its state."""
+    from dlcli.ui.console import stdout
+    from dlcli.ui.folds import print_held_out
+    from dlcli.ui.runs import print_cross_validations
+    from dlcli.ui.sections import Row
+
+    if group.result is None:
+        print_cross_validations([group])
+    else:
+        page = FoldsFolder(Path(group.path)).report
+        rows = [Row("report", str(page))] if page.is_file() else []
+        print_held_out(group.result, group.name, rows)
+    stdout().print()
 
 
 def _export(runs: Sequence[RunSummary], path: Path | None) -> None:

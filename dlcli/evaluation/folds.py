@@ -87,6 +87,29 @@ class FoldsResult:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class FoldsSummary:
+    """A cross-validation in a list of runs: how many of its ``folds`` have ``ended``, and its result.
+
+    ``result`` is None before the last fold has ended; ``problem`` says why the record cannot be read.
+    """
+
+    name: str
+    path: str
+    resume_command: str
+    folds: int = 0
+    ended: int = 0
+    result: FoldsResult | None = None
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: of the result the metric, its mean and std, and their interval."""
+        facts = {"path": self.path, "folds": self.folds, "ended": self.ended, "problem": self.problem}
+        mean = None if self.result is None else self.result.mean
+        names = ("name", "value", "std", "low", "high")
+        return {**facts, "mean": None if mean is None else {n: getattr(mean, n) for n in names}}
+
+
 @dataclass
 class _Fold:
     """The opened model of a fold, with its data."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dlcli.evaluation.folds import FoldsResult
+from dlcli.errors import DlcliError
+from dlcli.evaluation.folds import FoldsResult, FoldsSummary
 from dlcli.report import compared_sections
 from dlcli.report.blocks import Block, Notes, Page, Section, Table
 from dlcli.report.reading import RunFacts, read_facts, valid
@@ -22,13 +23,12 @@ def folds_page(group: FoldsFolder, written: str) -> Page:
     """Return the page of a cross-validation. Raises: DlcliError for a damaged result."""
     runs = [read_facts(run) for run in group.begun()]
     record = group.read()
-    recorded, folds = record.get("result"), record["folds"]
+    result, folds = read_result(record, str(group.record)), record["folds"]
     compared = compared_sections.sections(runs) if runs else []
-    if recorded is None:
+    if result is None:
         waiting = [f"{len(runs)} of {folds} folds have begun: the result comes with the last of them."]
         held_out, tiles = list[Block]([Notes(waiting, tone="warning")]), []
     else:
-        result = valid(FoldsResult, _with_nan(recorded), str(group.record))
         held_out, tiles = _held_out(result), _tiles(result)
     return Page(
         title=group.name,
@@ -37,6 +37,31 @@ def folds_page(group: FoldsFolder, written: str) -> Page:
         sections=[Section("held-out", "Held-out folds", held_out), *compared],
         written=written,
     )
+
+
+def read_result(record: Mapping[str, Any], where: str) -> FoldsResult | None:
+    """Return the result in a cross-validation's record, None before its last fold has ended.
+
+    ``where`` names the record in errors. Raises: DlcliError for a damaged result.
+    """
+    recorded = record.get("result")
+    return None if recorded is None else valid(FoldsResult, _with_nan(recorded), where)
+
+
+def summarise_folds(group: FoldsFolder) -> FoldsSummary:
+    """Return the state of a cross-validation; what cannot be read is its ``problem``."""
+    known: dict[str, Any] = {
+        "name": group.name,
+        "path": str(group.path),
+        "resume_command": group.resume_command,
+    }
+    try:
+        record = group.read()
+        known["folds"] = record["folds"]
+        known["ended"] = sum(group.is_finished(fold) for fold in range(1, record["folds"] + 1))
+        return FoldsSummary(**known, result=read_result(record, str(group.record)))
+    except DlcliError as exc:
+        return FoldsSummary(**known, problem=exc.message)
 
 
 def _with_nan(value: Any) -> Any:

@@ -44,25 +44,36 @@ def print_folds(
     ``reason``: why their models are not one file, "" where they are.
     """
     stdout().print()
-    print_comparison(f"cross-validation {group.name}", *fold_table(result, _METRICS))
-    stdout().print()
-    mean = result.mean
     rows = [
-        Row(f"mean {mean.name}", f"{figure(mean.value)}, std {figure(mean.std)} over the folds"),
-        Row("", mean_interval(mean)),
-        *_pooled(result),
-        *_tested(result),
-        *(Row("note", note) for note in fold_notes(result)),
         Row("predictions", str(group.predictions)),
         Row("report", str(group.report)),
         *_labels(issues, group.label_issues),
         *_next(group, len(result.folds), result.task, has_test=has_test),
         *_ensemble(group, reason),
     ]
-    print_sections([Section("held-out folds", rows)])
+    print_held_out(result, group.name, rows)
+
+
+def print_held_out(result: FoldsResult, name: str, more: Sequence[Row]) -> None:
+    """Print the figures of a cross-validation, ``more`` rows below them, and its baselines."""
+    print_comparison(f"cross-validation {name}", *fold_table(result, _METRICS))
+    stdout().print()
+    rows = [
+        Row(f"mean {result.mean.name}", f"{mean_and_std(result.mean)} over the folds"),
+        Row("", mean_interval(result.mean)),
+        *_pooled(result),
+        *_tested(result),
+        *(Row("note", note) for note in fold_notes(result)),
+    ]
+    print_sections([Section("held-out folds", [*rows, *more])])
     if result.baselines:
         stdout().print()
         print_comparison(baseline_title(result), *baseline_table(result))
+
+
+def mean_and_std(mean: MeanRow) -> str:
+    """The mean of a metric with its standard deviation, in words."""
+    return f"{figure(mean.value)}, std {figure(mean.std)}"
 
 
 def fold_table(result: FoldsResult, most: int) -> tuple[list[str], list[list[str]]]:

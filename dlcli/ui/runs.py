@@ -16,9 +16,11 @@ from dlcli.runs.folder import RunFolder, resume_command
 from dlcli.runs.unfinished import ENDED
 from dlcli.ui import console as consoles
 from dlcli.ui import text
+from dlcli.ui.folds import mean_and_std
 from dlcli.ui.sections import Row, Section, print_sections
 
 if TYPE_CHECKING:
+    from dlcli.evaluation.folds import FoldsSummary
     from dlcli.evaluation.run_summaries import RunSummary
 
 GAP = 2
@@ -70,6 +72,22 @@ def _print_unfinished(runs: Sequence[RunSummary]) -> None:
         consoles.stdout().print()
         rows = [Row(text.key(run.name), resume_command(RunFolder(Path(run.path)))) for run in runs]
         print_sections([Section(f"fine-tuning to resume: {wording.plural(len(runs), 'run')}", rows)])
+
+
+def print_cross_validations(groups: Sequence[FoldsSummary]) -> None:
+    """Print a line per cross-validation: the mean and std of its held-out folds, or how to go on."""
+    rows = [Row(text.key(group.name), _held_out(group)) for group in groups]
+    print_sections([Section("cross-validations: dlcli runs NAME", rows)])
+
+
+def _held_out(group: FoldsSummary) -> str:
+    if group.problem:
+        return f"damaged: {wording.one_line(group.problem)}"
+    folds = wording.plural(group.folds, "fold")
+    if group.result is None:
+        return f"{group.ended} of {folds} ended; go on with: {group.resume_command}"
+    metric = text.SHORT_NAMES.get(group.result.metric, group.result.metric)
+    return f"held-out {metric} {mean_and_std(group.result.mean)} over {folds}"
 
 
 def print_problems(problems: Mapping[str, str], *, before: bool) -> None:

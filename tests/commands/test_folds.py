@@ -115,6 +115,34 @@ def test_their_page_has_the_held_out_folds_and_the_runs(
     assert "folds.json is damaged" in capsys.readouterr().err
 
 
+def test_runs_lists_them_with_their_mean_and_shows_their_figures(
+    here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mean = json.loads((here / "runs/H/folds.json").read_text())["result"]["mean"]
+    for name, content in (("damaged", "{}"), ("begun", None)):
+        (tmp_path / name).mkdir()
+        record = json.loads((here / "runs/H/folds.json").read_text()) | {"result": None}
+        (tmp_path / name / "folds.json").write_text(content or json.dumps(record))
+    shutil.copytree(here / "runs/H", tmp_path / "H")
+    assert main(["runs", "--runs-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    line = f"H +held-out {mean['name']} {figure(mean['value'])}, std {figure(mean['std'])} over 3 folds"
+    assert re.search(line, out)
+    assert "damaged: " in out
+    assert "0 of 3 folds ended; go on with: dlcli train --resume begun" in out
+    assert main(["runs", "--runs-dir", str(tmp_path), "--json"]) == 0
+    listed = {Path(g["path"]).name: g for g in json.loads(capsys.readouterr().out)["cross_validations"]}
+    assert (listed["H"]["folds"], listed["H"]["ended"]) == (3, 3)
+    assert listed["H"]["mean"]["std"] == mean["std"]
+    assert listed["begun"]["mean"] is None
+    assert main(["runs", "H", "--runs-dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert f"mean {mean['name']}" in shown
+    assert re.search(r"data.fold +1 +2 +3\n", shown)
+    assert main(["runs", "begun", "--runs-dir", str(tmp_path)]) == 1
+    assert "no fold of" in capsys.readouterr().err
+
+
 def test_no_fold_sees_what_it_holds_out(here: Path) -> None:
     held: list[str] = []
     for fold in (1, 2, 3):
