@@ -9,8 +9,9 @@ goes on as if it had not been.
 from __future__ import annotations
 
 import hashlib
+import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +25,13 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from dlcli.tune.space import Choices, Domain, Space, combinations, grid_size
+from dlcli.tune.space import Choices, Domain, combination, grid_size, same_params
 from dlcli.tune.study import Study
 
 MODEL = "model.name"  # the parameter of a study of several models
 # Random before TPE or GP begins; Optuna's default of 10 is much of a small study.
 STARTUP_TRIALS = 6
+_ATTEMPTS = 10  # times that a sampler is asked for settings that were not tried
 
 
 @dataclass(frozen=True)
@@ -46,23 +48,68 @@ def is_default(study: Study, number: int) -> bool:
 
 
 def propose(study: Study, number: int, before: Sequence[FrozenTrial]) -> Proposal:
-    """Return what a trial tries, after those ``before`` it, some of which may still run."""
+    """Return what a trial tries, after those ``before`` it, some of which may still run.
+
+    Where a model has a finite number of settings, none is tried twice: the metric of the same settings,
+    seed and data is known. The study has as many trials (`Study.trials`).
+    """
     models = list(study.models)
     if is_default(study, number):
         model = models[number]
-        defaults, space = study.models[model].defaults, study.models[model].space
-        params = {key: domain.param(defaults[key]) for key, domain in space.items()}
-        return Proposal(model, {key: param for key, param in params.items() if param is not None})
+        return Proposal(model, study.models[model].default_params)
+    tried = {_identity(study, proposal_of(study, trial)) for trial in before}
+    sizes = [grid_size(search.space) for search in study.models.values()]
     if study.tune.sampler == "grid":
-        return _grid_point(study, number - len(models))
+        return _untried(study, sizes, 0, tried)
     with _quiet():
-        trial = _memory(study, number, before, pruner=None).ask()
-        model = models[0] if len(models) == 1 else trial.suggest_categorical(MODEL, models)
-        params = {
-            key: _suggest(trial, _name(study, model, key), distribution(domain))
-            for key, domain in study.models[model].space.items()
-        }
+        memory = _memory(study, number, before, pruner=None)
+        for _ in range(_ATTEMPTS):
+            proposal = _ask(study, memory)
+            if _identity(study, proposal) not in tried:
+                return proposal
+    start = random.Random(_seed(study, number)).randrange(sum(size or 0 for size in sizes))
+    return _untried(study, sizes, start, tried)
+
+
+def _ask(study: Study, memory: optuna.Study) -> Proposal:
+    """Return what the sampler of a study in memory proposes."""
+    models = list(study.models)
+    trial = memory.ask()
+    model = models[0] if len(models) == 1 else trial.suggest_categorical(MODEL, models)
+    params = {
+        key: _suggest(trial, _name(study, model, key), distribution(domain))
+        for key, domain in study.models[model].space.items()
+    }
     return Proposal(model, params)
+
+
+def _identity(study: Study, proposal: Proposal) -> object:
+    """Return what proposals share that are the same settings; unique where a space has no end."""
+    space = study.models[proposal.model].space
+    if grid_size(space) is None or len(proposal.params) < len(space):
+        return object()
+    return proposal.model, same_params(space, proposal.params)
+
+
+def _untried(
+    study: Study, sizes: Sequence[int | None], start: int, tried: Collection[object]
+) -> Proposal:
+    """Return the first combination, from ``start`` around to it, that is not among those tried."""
+    total = sum(size or 0 for size in sizes)
+    for step in range(total):
+        proposal = _combination(study, sizes, (start + step) % total)
+        if _identity(study, proposal) not in tried:
+            return proposal
+    raise AssertionError("a study has no more trials than different settings")
+
+
+def _combination(study: Study, sizes: Sequence[int | None], index: int) -> Proposal:
+    """Return the combination of an index, model after model; of finite spaces alone."""
+    for (model, search), size in zip(study.models.items(), sizes, strict=True):
+        if index < (size or 0):
+            return Proposal(model, combination(search.space, index))
+        index -= size or 0
+    raise AssertionError("an index is below the number of combinations")
 
 
 def is_pruned(
@@ -138,20 +185,6 @@ def _name(study: Study, model: str, key: str) -> str:
     return key if len(study.models) == 1 else f"{model}/{key}"
 
 
-def _grid_point(study: Study, index: int) -> Proposal:
-    """Return the combination of an index, model after model."""
-    for model, search in study.models.items():
-        size = grid_size(search.space)
-        if index < size:
-            return Proposal(model, _nth(search.space, index))
-        index -= size
-    raise AssertionError("a study has no more trials than its grid has combinations")
-
-
-def _nth(space: Space, index: int) -> dict[str, Any]:
-    return next(params for i, params in enumerate(combinations(space)) if i == index)
-
-
 def _memory(
     study: Study,
     number: int,
@@ -170,9 +203,13 @@ def _memory(
     return memory
 
 
-def _sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
+def _seed(study: Study, number: int) -> int:
     digest = hashlib.sha256(f"{study.seed} {number}".encode()).digest()
-    seed = int.from_bytes(digest[:4], "big")
+    return int.from_bytes(digest[:4], "big")
+
+
+def _sampler(study: Study, number: int) -> optuna.samplers.BaseSampler:
+    seed = _seed(study, number)
     match study.tune.sampler:
         case "tpe":
             return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)

@@ -10,10 +10,9 @@ Several are joined with commas.
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +54,10 @@ class Range:
         count = math.floor((self.high - self.low) / step + 1e-9) + 1
         return [self.value(self.low + i * step) for i in range(count)]
 
+    def rank(self, param: float) -> int:
+        """Return the index of a parameter in `grid`."""
+        return round((param - self.low) / (self.step or 1.0))
+
     def ends(self) -> list[Any]:
         """Return the values that have to be allowed."""
         return [self.value(self.low), self.value(self.high)]
@@ -74,6 +77,9 @@ class Choices:
 
     def grid(self) -> list[Any] | None:
         return list(self.texts)
+
+    def rank(self, param: Any) -> int:
+        return self.texts.index(param)
 
     def ends(self) -> list[Any]:
         return [_parse(text) for text in self.texts]
@@ -186,13 +192,25 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def combinations(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield every combination of parameters, the last setting changing fastest."""
-    grids = {key: domain.grid() or [] for key, domain in space.items()}
-    for values in itertools.product(*grids.values()):
-        yield dict(zip(grids, values, strict=True))
+def combination(space: Space, index: int) -> dict[str, Any]:
+    """Return a combination of parameters of a finite space by its index below `grid_size`.
+
+    The last setting varies fastest.
+    """
+    params: dict[str, Any] = {}
+    for key, domain in reversed(space.items()):
+        grid = domain.grid() or []
+        index, digit = divmod(index, len(grid))
+        params[key] = grid[digit]
+    return dict(reversed(params.items()))
 
 
-def grid_size(space: Space) -> int:
-    """Return the number of combinations."""
-    return math.prod(len(domain.grid() or []) for domain in space.values())
+def grid_size(space: Space) -> int | None:
+    """Return the number of combinations; None where a range without a step gives no end of them."""
+    grids = [domain.grid() for domain in space.values()]
+    return None if None in grids else math.prod(len(grid or []) for grid in grids)
+
+
+def same_params(space: Space, params: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return a key that parameters of a finite space share where they are the same, but for rounding."""
+    return tuple(space[key].rank(param) for key, param in params.items())

@@ -18,7 +18,7 @@ from dlcli.runs.folder import STUDY, RunFolder
 from dlcli.runs.folds import FoldsFolder
 from dlcli.runs.group import RunGroup
 from dlcli.settings import merge, nested
-from dlcli.tune.space import Space, make_space
+from dlcli.tune.space import Space, grid_size, make_space
 from dlcli.wording import plural
 
 
@@ -80,6 +80,18 @@ class ModelSearch:
     def space(self) -> Space:
         return make_space(self.domains, self.defaults)
 
+    @property
+    def default_params(self) -> dict[str, Any]:
+        """The parameters of the defaults, without settings whose default is not in their domain."""
+        params = {key: domain.param(self.defaults[key]) for key, domain in self.space.items()}
+        return {key: param for key, param in params.items() if param is not None}
+
+    @property
+    def size(self) -> int | None:
+        """The number of different settings, defaults among them; None where there is no end of them."""
+        size, space = grid_size(self.space), self.space
+        return None if size is None else size + (len(self.default_params) < len(space))
+
 
 @dataclass(frozen=True)
 class Study:
@@ -137,12 +149,10 @@ class Study:
 
     @property
     def trials(self) -> int:
-        """The number of trials: those asked for, or as many as a grid has."""
-        if self.tune.sampler != "grid":
-            return self.tune.trials
-        from dlcli.tune.space import grid_size
-
-        return min(self.tune.trials, sum(1 + grid_size(model.space) for model in self.models.values()))
+        """The number of trials: those asked for, or as many as there are different settings."""
+        sizes = [model.size for model in self.models.values()]
+        known = [size for size in sizes if size is not None]
+        return min(self.tune.trials, sum(known)) if len(known) == len(sizes) else self.tune.trials
 
     def trial_settings(self, model: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the nested settings of a trial over the defaults and the model's recipe."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
 from dlcli.runs.folder import as_typed
-from dlcli.tune.study import Study, StudyFolder
+from dlcli.tune.study import Study
 from dlcli.ui.console import stderr, stdout
 from dlcli.ui.differences import interval, verdict
 from dlcli.ui.parts import print_parts
@@ -27,6 +27,7 @@ def print_start(study: Study) -> None:
     """Print what is searched, on stderr."""
     tune, console = study.tune, stderr()
     count = wording.plural(study.trials, "trial")
+    count += ", all settings that there are" if study.trials < tune.trials else ""
     count += f" of {study.folds} folds each" if study.folds is not None else ""
     title = f"study {study.folder.name}: {count}, {tune.sampler}, pruner {tune.pruner}"
     if study.second:
@@ -39,14 +40,17 @@ def print_start(study: Study) -> None:
             console.print(wording.printable(line), soft_wrap=True)
 
 
-def print_finished(folder: StudyFolder, result: Mapping[str, Any]) -> None:
+def print_finished(study: Study, result: Mapping[str, Any]) -> None:
     """Print that a study is finished, its best trial, and the command that adds trials."""
-    best, count = result["best"], len(result["trials"])
+    folder, best, count = study.folder, result["best"], len(result["trials"])
+    more = study.with_tune({"trials": count + 10}).trials > count
     lines = (
         f"study {folder.name} is finished: {wording.plural(count, 'trial')}; the best is {best['run']}, "
         f"{result['monitor']} {figure(best['value'])}",
         f"settings: {folder.best}",
-        f"to add trials: {folder.resume_command} --trials {count + 10}",
+        f"to add trials: {folder.resume_command} --trials {count + 10}"
+        if more
+        else "no trial can be added: these are all the settings that there are",
     )
     for line in lines:
         stdout().print(wording.printable(line), soft_wrap=True)

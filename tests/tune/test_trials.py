@@ -156,15 +156,31 @@ def test_of_folds_the_mean_of_all_so_far_decides(tmp_path: Path) -> None:
     assert is_pruned(study, 5, others, {1: 0.7})[0]
 
 
-def test_a_grid_is_searched_whole_after_the_default(tmp_path: Path) -> None:
-    models = {"mlp": ModelSearch({"optim.lr": "1e-3|1e-2", "optim.optimizer": "adam|sgd"}, {})}
-    study = make_study(tmp_path / "study", models, sampler="grid", trials=50)
-    assert study.trials == 5
+@pytest.mark.parametrize("sampler", ["grid", "tpe", "random"])
+@pytest.mark.parametrize(("rates", "count"), [("1e-3|1e-2", 4), ("1e-2|1e-1", 5)])
+def test_a_finite_space_is_searched_whole_and_no_setting_twice(
+    tmp_path: Path, sampler: str, rates: str, count: int
+) -> None:
+    models = {"mlp": ModelSearch({"optim.lr": rates, "optim.optimizer": "adam|sgd"}, {})}
+    study = make_study(tmp_path / "study", models, sampler=sampler, trials=50, pruner="none")
+    assert study.trials == count  # the default, 1e-3 and adam, is one of the first four
     trials = Trials(study)
     while run_one(study, trials):
         pass
-    tried = [tuple(trial.settings.values()) for trial in trials.all()[1:]]
-    assert sorted(tried) == [(1e-3, "adam"), (1e-3, "sgd"), (1e-2, "adam"), (1e-2, "sgd")]
+    tried = [tuple(trial.settings.values()) for trial in trials.all()]
+    pairs = [(float(rate), name) for rate in rates.split("|") for name in ("adam", "sgd")]
+    assert len(tried) == len(set(tried)) == count
+    assert set(pairs) <= set(tried)
+
+
+def test_steps_of_a_range_are_not_tried_twice(tmp_path: Path) -> None:
+    models = {"mlp": ModelSearch({"optim.lr": "0.1..0.5:0.1", "optim.optimizer": "adam|sgd"}, {})}
+    study = make_study(tmp_path / "study", models, trials=50, pruner="none")
+    trials = Trials(study)
+    while run_one(study, trials):
+        pass
+    tried = {(round(t.settings["optim.lr"], 6), t.settings["optim.optimizer"]) for t in trials.all()[1:]}
+    assert len(tried) == len(trials.all()) - 1 == 10
 
 
 def test_several_models_have_settings_of_their_own(tmp_path: Path) -> None:

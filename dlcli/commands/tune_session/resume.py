@@ -15,7 +15,7 @@ from dlcli.config import TrainConfig, TuneConfig
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import read_json
 from dlcli.settings import flat, is_set, validate
-from dlcli.tune.study import Study, StudyFolder, find_study, read_study
+from dlcli.tune.study import Study, find_study, read_study
 
 # What a study that goes on may change: how long, and where.
 _BUDGET = ("trials", "max_time", "workers", "engine", "cpus_per_trial", "gpus_per_trial")
@@ -33,7 +33,7 @@ def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: 
     trials = Trials(study).all()
     ended = all(trial.status not in ("running", "stopped") for trial in trials)
     if ended and len(trials) >= study.trials and study.folder.result.is_file():
-        _report_finished(study.folder, screen)
+        _report_finished(study, screen)
         return None
     check_engine(study.tune)
     _check_data(study)
@@ -86,12 +86,12 @@ def _check_data(study: Study) -> None:
         )
 
 
-def _report_finished(folder: StudyFolder, screen: Screen) -> None:
+def _report_finished(study: Study, screen: Screen) -> None:
     from dlcli.ui.json_output import print_json
     from dlcli.ui.tune import print_finished
 
-    result = read_json(folder.result)
+    result = read_json(study.folder.result)
     if screen.as_json:
         print_json(result)
     else:
-        print_finished(folder, result)
+        print_finished(study, result)
