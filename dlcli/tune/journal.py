@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from dlcli.files import fsync_path, parse_json, writing
 from dlcli.runs.locks import run_lock
+from dlcli.wording import plural
 
 RUN = "run"  # attribute of a trial: the name of its folder, which has its number
 LOST = "its line in the journal is damaged"
@@ -109,3 +110,11 @@ class Journal(BaseJournalBackend):
             "system_attrs": {},
             "intermediate_values": {},
         }
+
+
+def damage_note(journal: Journal) -> str:
+    """Say how many lines of a journal that was read are left out as damaged, else ""."""
+    if not journal.damaged:
+        return ""
+    lines = plural(journal.damaged, "damaged line")
+    return f"{lines} of {journal.path} left out: their trials may be lost to the study, their runs are not"

@@ -28,9 +28,16 @@ def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: 
     """
     config = settings.resolve()  # unknown settings are an error for a finished study too
     study = _with_budget(read_study(find_study(text, root)), settings.overrides, config)
+    from dlcli.events import Warned
+    from dlcli.tune.journal import damage_note
     from dlcli.tune.trials import Trials
+    from dlcli.ui.progress.sinks import progress_sink
 
-    trials = Trials(study).all()
+    recorded = Trials(study)
+    if note := damage_note(recorded.journal):
+        with progress_sink(screen.quiet, screen.as_json) as show:
+            show(Warned(note))
+    trials = recorded.all()
     ended = all(trial.status not in ("running", "stopped") for trial in trials)
     if ended and len(trials) >= study.trials and study.folder.result.is_file():
         _report_finished(study, screen)
@@ -38,9 +45,6 @@ def resume_study(text: str, settings: Settings[TuneConfig], root: Path, screen: 
     check_engine(study.tune)
     _check_data(study)
     if study.version != __version__:
-        from dlcli.events import Warned
-        from dlcli.ui.progress.sinks import progress_sink
-
         with progress_sink(screen.quiet, screen.as_json) as show:
             show(
                 Warned(
