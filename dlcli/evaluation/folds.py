@@ -32,7 +32,7 @@ from dlcli.task import TaskKind, TaskSpec
 
 # Outputs of models that were fitted on other samples have no metric together: scales of several
 # series, vocabularies and embedding spaces are each model's own.
-_APART = frozenset({"forecast", "seq2seq", "embedding"})
+APART = frozenset({"forecast", "seq2seq", "embedding"})
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class FoldModels:
 
     def evaluate(self, emit: Emit = ignore) -> FoldsResult:
         """Compute the metrics of each fold, their mean, and those of all held-out samples."""
-        pooled = None if self.task.kind in _APART else make_counts(self.task.with_thresholds(None))
+        pooled = None if self.task.kind in APART else make_counts(self.task.with_thresholds(None))
         rows: list[FoldRow] = []
         metric = ""
         for fold in self._folds:
@@ -225,11 +225,11 @@ def compare_folds(models: Sequence[Sequence[Path]], *, device: str = "cpu") -> l
             own.append(count.metrics().get(metric, math.nan))
         if not pooled:
             pooled = counts
-        elif task.kind not in _APART:
+        elif task.kind not in APART:
             for whole, count in zip(pooled, counts, strict=True):
                 whole.merge(count)
     assert task is not None
-    if task.kind not in _APART:
+    if task.kind not in APART:
         return [
             compare_counts(str(paths[0].parent.parent), own, pooled[0], metric, task, shown=own)
             for paths, own in zip(models, pooled, strict=True)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dlcli.errors import DlcliError
+from dlcli.evaluation.folds import APART
 from dlcli.files import read_json
 from dlcli.report import charts, svg
 from dlcli.report.blocks import Block, Facts, Figure, Figures, Notes, Page, Section, Table
@@ -75,9 +76,12 @@ def _against_default(study: StudyRecord, result: StudyResult) -> str:
     if row is None or row.low is None or row.high is None:
         return "Its best trial is not compared with the default settings, which have not finished."
     words = {True: "better", False: "worse", None: "not significantly better"}[row.better]
+    over = f"paired on {study.samples}"
+    if study.folds is not None and study.task not in APART:
+        over = f"paired on all {study.samples} together; the trials' values are means of folds"
     return (
         f"The best trial is {words} than the default settings: {signed(row.difference)} {study.monitor} "
-        f"(95 % interval {signed(row.low)} to {signed(row.high)}, paired on {study.samples})."
+        f"(95 % interval {signed(row.low)} to {signed(row.high)}, {over})."
     )
 
 

@@ -117,4 +117,6 @@ def damage_note(journal: Journal) -> str:
     if not journal.damaged:
         return ""
     lines = plural(journal.damaged, "damaged line")
-    return f"{lines} of {journal.path} left out: their trials may be lost to the study, their runs are not"
+    return (
+        f"{lines} of {journal.path} left out: their trials may be lost to the study, their runs are not"
+    )

@@ -15,7 +15,7 @@ from dlcli.errors import DlcliError
 from dlcli.evaluation.comparing import compare_models
 from dlcli.evaluation.eval_data import eval_data
 from dlcli.evaluation.evaluate_artifacts import evaluate_run
-from dlcli.evaluation.folds import compare_folds
+from dlcli.evaluation.folds import APART, compare_folds
 from dlcli.evaluation.intervals import Z
 from dlcli.evaluation.metrics.base import MemberRow
 from dlcli.evaluation.run_summaries import record_evaluation
@@ -79,6 +79,11 @@ class Outcome:
         config = read_run(self.study.folder.folds(self.best.number).run(1)).config
         data = config.data.model_copy(update={"folds": None, "fold": None})
         return dump_yaml(config.model_copy(update={"data": data}))
+
+    @property
+    def pooled(self) -> bool:
+        """Whether differences are over all held-out samples together, and values means of folds."""
+        return self.study.folds is not None and self.study.task not in APART
 
     @property
     def gain(self) -> float:

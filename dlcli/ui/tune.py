@@ -27,8 +27,8 @@ def print_start(study: Study) -> None:
     """Print what is searched, on stderr."""
     tune, console = study.tune, stderr()
     count = wording.plural(study.trials, "trial")
-    count += ", all settings that there are" if study.trials < tune.trials else ""
     count += f" of {study.folds} folds each" if study.folds is not None else ""
+    count += " (all settings that there are)" if study.trials < tune.trials else ""
     title = f"study {study.folder.name}: {count}, {tune.sampler}, pruner {tune.pruner}"
     if study.second:
         title += f" (two objectives: {study.monitor} and {study.second})"
@@ -82,6 +82,7 @@ def print_outcome(outcome: Outcome, plots: Sequence[Path]) -> None:
     facts = [
         ("best trial", f"{best.name}, {study.estimate} {study.monitor} {figure(best.value)}"),
         ("default", _against_default(outcome)),
+        *_pooled(outcome),
         *_front(outcome),
         *_warnings(outcome),
         ("test", _test(outcome)),
@@ -120,6 +121,14 @@ def _second(outcome: Outcome, trial: Trial) -> list[str]:
     return [second_text(name, trial.second), on_front] if name else []
 
 
+def _pooled(outcome: Outcome) -> list[tuple[str, str]]:
+    """Say where values and differences are of different samples."""
+    if not outcome.pooled:
+        return []
+    text = f"{outcome.study.monitor} is the mean of folds, a difference is over all held-out samples"
+    return [("", f"{text} together")]
+
+
 def _front(outcome: Outcome) -> list[tuple[str, str]]:
     """Say what the front is, and which of it best.yaml is."""
     study = outcome.study
@@ -145,10 +154,13 @@ def _against_default(outcome: Outcome) -> str:
     if default.status != "finished":
         return f"trial-000 has not finished ({default.status}), so there is nothing to compare with"
     assert row is not None  # the best one is among those that are compared
+    value, over = figure(default.value), f"paired, {outcome.study.samples}"
+    if outcome.pooled:
+        value, over = f"mean of folds {value}", f"paired, all {outcome.study.samples} together"
     words = {True: "better", False: "worse", None: "not significantly better"}[row.better]
     return (
-        f"{figure(default.value)}; the best trial is {words}: {signed(row.difference)} "
-        f"(95 % interval {interval(row)}, paired, {outcome.study.samples})"
+        f"{value}; the best trial is {words}: {signed(row.difference)} "
+        f"(95 % interval {interval(row)}, {over})"
     )
 
 

@@ -146,6 +146,8 @@ def test_trials_of_folds(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     subprocess.run(command, capture_output=True, timeout=300, check=False)
     assert not Path("runs/s/result.json").exists()
     assert main(["tune", "--resume", "s", "-q"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "accuracy is the mean of folds, a difference is over all held-out" in shown
     assert facts("s") == facts("whole")
     for fold in Path("runs/whole").glob("trial-*/fold-*/best.safetensors"):
         one, other = load_file(fold), load_file(Path("runs/s", *fold.parts[2:]))

@@ -156,8 +156,10 @@ def test_of_folds_the_mean_of_all_so_far_decides(tmp_path: Path) -> None:
     assert is_pruned(study, 5, others, {1: 0.7})[0]
 
 
-@pytest.mark.parametrize("sampler", ["grid", "tpe", "random"])
-@pytest.mark.parametrize(("rates", "count"), [("1e-3|1e-2", 4), ("1e-2|1e-1", 5)])
+@pytest.mark.parametrize(
+    ("sampler", "rates", "count"),
+    [("grid", "1e-3|1e-2", 4), ("tpe", "1e-3|1e-2", 4), ("random", "1e-2|1e-1", 5)],
+)
 def test_a_finite_space_is_searched_whole_and_no_setting_twice(
     tmp_path: Path, sampler: str, rates: str, count: int
 ) -> None:
