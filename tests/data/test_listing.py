@@ -149,6 +149,21 @@ def test_a_name_twice_in_a_file_to_predict_is_said(tmp_path):
     assert TABULAR.reader(TABULAR.inputs([str(once)], task), task, ReadOptions()).notices == []
 
 
+def test_a_target_that_two_columns_are_named_is_an_error(tmp_path):
+    rows = [f"{i % 7},{i % 2},{i % 5},{i % 3}" for i in range(40)]
+    path = save(tmp_path / "a.csv", ["a,y,a,y", *rows])
+    for settings in ({}, {"target": "y"}):
+        with pytest.raises(DlcliError, match="columns 2, 4 are all named 'y', and this is") as error:
+            read(path, **settings)
+        assert "--target y_2" in error.value.hint
+    listing = read(path, target="y_2")
+    assert any("duplicate column names" in message for message in messages(listing.notices))
+    by_position = save(tmp_path / "b.csv", ["a,b,z,z", *rows])
+    with pytest.raises(DlcliError, match="columns 3, 4 are all named 'z'"):
+        read(by_position)
+    read(by_position, target="a")
+
+
 def test_values_far_outside_those_of_training_are_said():
     spec, _ = fit_columns(pl.DataFrame({"x": [1.5, 5.0, 2.0, 9.0]}), np.arange(4))
     for values, number in (([2.0, 8e6], 1), ([3.0, -1.0], 0), ([-900.0, 1e9], 2)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from dlcli.data.tables.frames import (
     read_typed,
 )
 from dlcli.data.tables.rows import TableRows, booleans_as_strings
-from dlcli.data.tables.separated import DUPLICATE_COLUMN
+from dlcli.data.tables.same_names import DUPLICATE_COLUMN, names_twice
 from dlcli.errors import DlcliError
 from dlcli.task import TabularInput, TaskSpec
 from dlcli.wording import quoted_list
@@ -79,15 +78,11 @@ def _read(name: str, spec: TabularInput, columns: list[str]) -> tuple[polars.Dat
     # The encoder reads them by the formats of training and counts the cells that do not fit.
     as_text = {n.source for n in spec.numbers if n.format} | {c.name for c in spec.categories}
     typed = read_typed(path, as_text=as_text, names=columns)
-    known = set(typed.frame.columns)
     need_columns(typed.frame, columns, what="the model was trained on it", path=name)
     notices = []
-    if any(notice.code == DUPLICATE_COLUMN for notice in typed.notices):
-        others = sorted(known - set(columns))
-        twice = [c for c in columns if any(re.fullmatch(rf"{re.escape(c)}_\d+", o) for o in others)]
-        if twice:
-            message = f"{name} has several columns named {quoted_list(twice)}: the first is read"
-            notices.append(Notice(message, DUPLICATE_COLUMN, "warning"))
+    if twice := [column for column in names_twice(typed.notices) if column in columns]:
+        message = f"{name} has several columns named {quoted_list(twice)}: the first is read"
+        notices.append(Notice(message, DUPLICATE_COLUMN, "warning"))
     own = {column.name: column for column in typed.frame.iter_columns()}
     return pl.DataFrame([booleans_as_strings(own[column]) for column in columns]), notices
 

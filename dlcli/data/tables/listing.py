@@ -29,6 +29,7 @@ from dlcli.data.tables.in_time import random_split_notice, row_times
 from dlcli.data.tables.infer import TypedFrame
 from dlcli.data.tables.label_cells import binary_run
 from dlcli.data.tables.rows import TableRows, cast_to_training
+from dlcli.data.tables.same_names import check_target
 from dlcli.data.tables.split_names import split_files
 from dlcli.data.tables.targets import InferredTarget, encode, infer_target
 from dlcli.errors import DlcliError, UsageError
@@ -60,6 +61,9 @@ def read(path: Path, config: DataConfig, other: bool) -> DataListing:
         next(iter(typed.values())).formats,
     )
     names, about_target = _target_names(frames, config, files)
+    for split, one in typed.items():
+        for name in names:
+            check_target(name, one.notices, files[split], typed=config.target is not None)
     about_files, lacking = _drop_without_target(frames, files, names, other)
     notices += about_target + about_files
     parts, about_splits = _divide(frames, files, config, other)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dlcli.data.notices import Notice, left_out
 from dlcli.data.tables.infer import by_column, stack
+from dlcli.data.tables.same_names import SameNames
 from dlcli.errors import DlcliError
 from dlcli.notation.layout import QUOTE_START, QUOTED_FIELD, Layout, find_layout, has_header
 from dlcli.wording import plural, quoted_list
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     import polars
 
 _HEAD_CHARS = 2**20
-DUPLICATE_COLUMN = "duplicate-column"  # the code of its notice
 _OPEN_QUOTE = re.compile(QUOTE_START)
 
 
@@ -202,7 +202,7 @@ def _unique_names(names: list[str]) -> tuple[list[str], list[Notice]]:
     notices: list[Notice] = []
     out: list[str] = []
     originals, taken = set(names), set[str]()
-    unnamed, renamed = [], []
+    unnamed = []
     for i, name in enumerate(names):
         new, count = name or f"column_{i + 1}", 2
         while new in taken or (new != name and new in originals):
@@ -210,14 +210,10 @@ def _unique_names(names: list[str]) -> tuple[list[str], list[Notice]]:
             count += 1
         if not name:
             unnamed.append(new)
-        elif new != name:
-            renamed.append(new)
         out.append(new)
         taken.add(new)
     if unnamed:
         message = f"{plural(len(unnamed), 'column')} without a name"
         notices.append(Notice(f"{message}: {quoted_list(unnamed)}"))
-    if renamed:
-        message = f"duplicate column names were changed: {quoted_list(renamed)}"
-        notices.append(Notice(message, DUPLICATE_COLUMN))
-    return out, notices
+    same = SameNames.of(names, out)
+    return out, notices if same is None else [*notices, same]
