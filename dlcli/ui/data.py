@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 30  # of a table; a longer one shows its beginning and its end
 FIRST, LAST = 15, 5
 MAX_EXAMPLE = 400  # characters of a sample that a finding points at
-NAME_WIDTH = 32
+NAME_WIDTH, TEXT_WIDTH = 32, 90
 NARROW = 60  # columns of a screen: below it, tables that do not fit are lists
 EVERY_S = 15.0  # between lines of progress where nothing can be redrawn
 _STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
@@ -148,7 +148,8 @@ def _print_table(table: Table) -> None:
     from rich.text import Text
 
     console = consoles.stdout()
-    cells = [[_cell(cell) for cell in row] for row in table.rows]
+    last_column = len(table.columns) - 1
+    cells = [[_cell(c, last=k == last_column) for k, c in enumerate(row)] for row in table.rows]
     title = table.title
     if len(cells) > MOST_ROWS:
         title += f" (the first {FIRST} and the last {LAST}; --json has all)"
@@ -183,11 +184,14 @@ def _print_table(table: Table) -> None:
         console.print(Text(f"  not shown on this width: {left}", "dim"), soft_wrap=True)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, *, last: bool) -> str:
+    """Return a cell; texts are shortened, names more than the sentences of a last column."""
     if cell is None:
         return "-"
     if isinstance(cell, str):
-        return wording.shorten(wording.printable(cell), NAME_WIDTH if " " not in cell else 90)
+        return wording.shorten(
+            wording.printable(cell), TEXT_WIDTH if last and " " in cell else NAME_WIDTH
+        )
     return (
         wording.count(cell)
         if isinstance(cell, int)

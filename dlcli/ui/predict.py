@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli.ui import console as consoles
 from dlcli.ui.progress.lines import GAP
-from dlcli.ui.text import key
-from dlcli.wording import number, printable
+from dlcli.ui.text import class_name, key
+from dlcli.wording import number, printable, shorten
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,15 +63,15 @@ def print_predictions(
 def _classes(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
     """Name, first class and probability; the remaining width is for the next classes."""
     room, score = console.width, len("probability")
-    label = _widest(["label", *map(printable, task.class_names)])
+    label = _widest(["label", *map(class_name, task.class_names)])
     label = min(label, max(room // 3, MIN_LABEL))
     name = min(name, max(room - label - score - 2 * len(GAP), MIN_NAME))
     rest = room - name - label - score - 3 * len(GAP)
 
     def line(row: Mapping[str, Any]) -> str:
-        first = [_left(row["input"], name), _left(row["label"], label)]
+        first = [_left(row["input"], name), _left(shorten(printable(row["label"]), label), label)]
         score_of = f"{row['probability']:.4f}".rjust(score)
-        others = [f"{printable(i['label'])} {i['probability']:.4f}" for i in row["top_k"][1:]]
+        others = [f"{class_name(i['label'])} {i['probability']:.4f}" for i in row["top_k"][1:]]
         return GAP.join([*first, score_of, _whole_items(others, rest)]).rstrip()
 
     heads = [_left("input", name), _left("label", label), "probability"]
@@ -86,7 +86,7 @@ def _labels(console: Console, task: TaskSpec, name: int) -> tuple[str, _Line]:
 
     def line(row: Mapping[str, Any]) -> str:
         ranked = sorted(((row["probabilities"][label], label) for label in row["labels"]), reverse=True)
-        items = [f"{printable(label)} {p:.4f}" for p, label in ranked]
+        items = [f"{class_name(label)} {p:.4f}" for p, label in ranked]
         return f"{_left(row['input'], name)}{GAP}{_whole_items(items, rest) or '-'}"
 
     return f"{_left('input', name)}{GAP}labels, each with its probability"[: console.width], line

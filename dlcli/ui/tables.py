@@ -113,7 +113,7 @@ def _meanings(result: EvalResult, names: Sequence[str], left: Sequence[str]) -> 
     """Explanations of the metrics shown, and which are not."""
     out = [_MEANING[result.task]] if _MEANING[result.task] else []
     if result.task == "classification" and len(result.per_class) == 2 and "roc_auc" in names:
-        negative, positive = (printable(row.name) for row in result.per_class)
+        negative, positive = (text.class_name(row.name) for row in result.per_class)
         out.append(f"roc_auc and average_precision: {positive} against {negative}")
     return out + ([f"more in --json: {', '.join(left)}"] if left else [])
 
@@ -195,7 +195,7 @@ def _print_classes(result: EvalResult) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            printable(row.name),
+            text.class_name(row.name),
             wording.count(row.samples),
             wording.count(row.predicted),
             figure(row.precision) if row.predicted else "-",
@@ -309,7 +309,7 @@ def _confusions(result: EvalResult) -> list[tuple[int, int, str, str]]:
     wrong = (
         (n, t, p) for t, line in enumerate(result.confusion) for p, n in enumerate(line) if n and t != p
     )
-    names = [printable(row.name) for row in result.per_class]
+    names = [text.class_name(row.name) for row in result.per_class]
     most = nsmallest(CONFUSIONS, wrong, key=lambda cell: (-cell[0], cell[1], cell[2]))
     return [(n, sum(result.confusion[t]), names[t], names[p]) for n, t, p in most]
 

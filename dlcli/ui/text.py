@@ -21,6 +21,14 @@ SHORT_NAMES = {
 }
 
 
+CLASS_WIDTH = 30  # characters of the name of a class in a table: with five figures it fits 80 columns
+
+
+def class_name(name: str) -> str:
+    """Return the name of a class for a table on a terminal, shortened in its middle."""
+    return shorten(printable(name), CLASS_WIDTH)
+
+
 def from_here(path: str) -> str:
     """Return a path, or code ``PATH:NAME``, relative to the working folder if that is above it."""
     try:

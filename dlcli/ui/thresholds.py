@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlcli import wording
 from dlcli.ui.sections import Row, Section, print_sections
-from dlcli.ui.text import figure
-from dlcli.wording import printable
+from dlcli.ui.text import class_name, figure
 
 if TYPE_CHECKING:
     from dlcli.deploy.thresholds import Thresholded
@@ -46,7 +45,7 @@ def print_thresholds(done: Thresholded, after: EvalResult) -> None:
     """Print the threshold of each label, and the metrics that change on the split evaluated."""
     fit = done.fit
     samples = wording.plural(fit.samples, "val sample")
-    rows = [Row(printable(one.name), _label(one, fit.metric)) for one in _shown(fit.labels)]
+    rows = [Row(class_name(one.name), _label(one, fit.metric)) for one in _shown(fit.labels)]
     if len(fit.labels) > len(rows):
         rows.append(Row("", f"and {wording.count(len(fit.labels) - len(rows))} more labels, in --json"))
     if not fit.helps:

@@ -223,3 +223,16 @@ def test_rows_on_an_ascii_stream_are_utf_8(monkeypatch: pytest.MonkeyPatch) -> N
     with destination(None) as file:
         file.write("café")
     assert raw.getvalue().decode() == "café"
+
+
+def test_names_of_classes_are_shortened_on_the_screen_and_whole_in_files(
+    width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long, other = "a" * 300 + "z", "b" * 300
+    task = TASKS["classification"].model_copy(update={"class_names": (long, other)})
+    top_k = [{"label": long, "probability": 0.75}, {"label": other, "probability": 0.25}]
+    row = {"input": "q:1", "label": long, "probability": 0.75, "top_k": top_k}
+    print_predictions([row], task, ["q:1"])
+    (_, line) = lines_of(capsys, width)
+    assert "…" in line
+    assert "az  " in line

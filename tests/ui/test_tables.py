@@ -423,3 +423,12 @@ def test_paths_below_the_working_folder_are_relative(
     assert text.from_here(f"{tmp_path}/own.py:Net") == "own.py:Net"
     for other in (str(tmp_path), f"{tmp_path}2/x", "digits", "/elsewhere", ""):
         assert text.from_here(other) == other
+
+
+def test_long_names_of_classes_are_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tuple(ClassRow(letter * 200 + "z", 5, 5, 1.0, 1.0, 1.0) for letter in "abc")
+    print_eval(EvalResult("test", 15, {"loss": 0.1}, per_class=rows), "m", None)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "a…" in out
+    assert "z  " in out
