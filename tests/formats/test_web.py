@@ -18,12 +18,17 @@ from browsing import chromium, show, violations
 from odd_texts import ODD_TEXTS
 from PIL import Image
 
+from dlcli.card import Card, ModelSpec
 from dlcli.cli import main
 from dlcli.config import ExportConfig
+from dlcli.data.kinds import ReadOptions, kind_of
 from dlcli.data.text.tokens import encode
-from dlcli.formats.base import FORMATS, open_artifact, read_card
+from dlcli.evaluation.predict import predict
+from dlcli.formats.base import FORMATS, Artifact, open_artifact, read_card
+from dlcli.formats.checkpoint import save_model
 from dlcli.formats.web.format import unfit
-from dlcli.task import TextInput
+from dlcli.task import SeriesScale, TaskSpec, TextInput
+from dlcli.zoo.base import build_model
 from tests.helpers import tiny
 
 WEB = FORMATS.get("web")
@@ -34,10 +39,10 @@ def test_what_a_browser_cannot_prepare_is_refused_with_the_reason(name: str, tmp
     card = tiny.artifact(tmp_path, name).card
     spec = card.task.input
     own = isinstance(spec, TextInput) and spec.tokenizer != "file" and not spec.pair
-    if spec.kind in ("image", "tabular") or (own and card.task.kind != "regression"):
+    if spec.kind in ("image", "tabular", "series") or own:
         assert not unfit(card)
     else:
-        words = ("not written for", "for images, tables and texts", "tokenizers library")
+        words = ("not written for", "for images, tables, texts and series", "tokenizers library")
         assert any(word in unfit(card) for word in words)
 
 
@@ -95,6 +100,20 @@ def run_in(browser: Any, expression: str, *values: Any) -> Any:
     script = f"""const done = arguments[arguments.length - 1];
         ({expression})(...arguments).then(done, (error) => done("error: " + error.message));"""
     return browser.execute_async_script(script, *values)
+
+
+def keep_picture(browser: Any, name: str) -> None:
+    """A picture of the page in the folder that ``DLCLI_PICTURES`` names, to look at."""
+    if folder := os.environ.get("DLCLI_PICTURES"):
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+def asked(browser: Any) -> list[str]:
+    """The lines of the page's answer, after a click on its button."""
+    browser.find_element("css selector", "button[type=submit]").click()
+    waiting = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 20)
+    waiting.until(lambda _: "In this browser" in browser.find_element("id", "result").text)
+    return str(browser.find_element("id", "result").text).splitlines()
 
 
 @pytest.mark.browser
@@ -167,6 +186,12 @@ def test_rows_are_predicted_as_by_predict(
     np.testing.assert_allclose([row["value"] for row in reply["predictions"]], expected, rtol=1e-5)
     assert "unknown column 'are'" in run_in(browser, call, {"are": 1})
     assert "'x' in area is no number" in run_in(browser, call, {"area": "x"})
+    browser.find_element("css selector", "summary").click()
+    browser.find_element("id", "area").send_keys('area,town\n"0.5",Rome\n,Oslo\n-2,\n')
+    shown = asked(browser)
+    assert [float(f"{value:.6g}") for value in expected] == [float(line) for line in shown[:3]]
+    assert not violations(browser)
+    keep_picture(browser, "rows")
 
 
 @pytest.mark.browser
@@ -206,8 +231,118 @@ def test_texts_are_predicted_as_by_predict(
     for reply, row in zip(replies, expected, strict=True):
         assert abs(reply["top_k"][0]["probability"] - row["top_k"][0]["probability"]) < 1e-4
     browser.find_element("id", "area").send_keys(texts[0])
-    browser.find_element("css selector", "button[type=submit]").click()
-    waiting = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(browser, 20)
-    waiting.until(lambda _: "In this browser" in browser.find_element("id", "result").text)
-    assert expected[0]["label"] in browser.find_element("id", "result").text
+    assert expected[0]["label"] in asked(browser)
     assert not violations(browser)
+
+
+def written(folder: Path, model: str, task: TaskSpec) -> Artifact:
+    """An untrained model of a task; its web export is ``best.web``, with onnxruntime-web in it."""
+    runtime = os.environ.get("DLCLI_ORT_WEB")
+    if not runtime:
+        pytest.skip("DLCLI_ORT_WEB does not name onnxruntime-web's files: .ci/fetch-for-browser")
+    card = Card(model=ModelSpec(name=model), task=task)
+    save_model(folder / "m.safetensors", build_model(card.model, task).eval(), card)
+    source = open_artifact(folder / "m.safetensors", device="cpu")
+    assert WEB.write is not None
+    WEB.write(source, folder / "best.web", ExportConfig())
+    shutil.copytree(runtime, folder / "best.web" / "ort")
+    return source
+
+
+def answers(source: Artifact, path: Path) -> list[Any]:
+    """What `predict` says of the samples of a file."""
+    task = source.card.task
+    reader = kind_of(task).reader(kind_of(task).inputs([str(path)], task), task, ReadOptions())
+    return [row for one in predict(source.predict, reader, task, top_k=3) for row in one.rows]
+
+
+CALL = 'async (input) => (await (await import("./predict.js")).load()).predict(input)'
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("varies", [True, False])
+def test_series_are_predicted_as_by_predict(
+    browser: Any, url: str, tmp_path: Path, varies: bool
+) -> None:
+    """With gaps, and a channel without a value: classes of unequal lengths, numbers of one length."""
+    scales: dict[str, Any] = {"mean": (1.0, -1.0), "std": (2.0, 0.5)}
+    spec = tiny.series("uv", 12, varies=varies, **scales)
+    task = tiny.make_task(spec, "classification" if varies else "regression")
+    source = written(tmp_path, "gru" if varies else "mlp", task)
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(6, 12, 2))
+    values[rng.random(values.shape) < 0.3] = np.nan
+    values[0, :, 1] = np.nan
+    values[:, -1, 0] = 0.0
+    if varies:
+        values[1, 7:] = np.nan
+    np.save(tmp_path / "x.npy", values)
+    expected = answers(source, tmp_path / "x.npy")
+    show(browser, f"{url}best.web/index.html")
+    for x, row in zip(values, expected, strict=True):
+        lines = ["u;v", *(";".join("" if np.isnan(v) else repr(float(v)) for v in step) for step in x)]
+        (reply,) = run_in(browser, CALL, "\n".join(lines))["predictions"]
+        cells = [[None if np.isnan(v) else float(v) for v in step] for step in x]
+        assert run_in(browser, CALL, json.dumps(cells))["predictions"] == [reply]
+        if not varies:
+            assert reply["value"] == pytest.approx(row["value"], abs=1e-5)
+            continue
+        assert reply["label"] == row["label"]
+        for seen, known in zip(reply["top_k"], row["top_k"], strict=True):
+            assert seen["probability"] == pytest.approx(known["probability"], abs=1e-5)
+    for text, reason in (
+        ("1,2,3", "reads 2 channels"),
+        ("1,x\n2,y", "'x' in row 1 is no number"),
+        ("?,\n", "no values"),
+    ):
+        assert reason in run_in(browser, CALL, text) or not varies
+    browser.find_element("id", "area").send_keys("\n".join(lines))
+    first = asked(browser)[0]
+    assert first == reply["label"] if varies else float(first) == float(f"{reply['value']:.6g}")
+    assert not violations(browser)
+    assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    keep_picture(browser, f"series-{task.kind}")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("several", [False, True])
+def test_forecasts_are_predicted_as_by_predict(
+    browser: Any, url: str, tmp_path: Path, several: bool
+) -> None:
+    """The rows newest first, with gaps; several series have scales of their own, one of them unseen."""
+    fields: dict[str, Any] = {"mean": (5.0, -1.0), "std": (2.0, 3.0)}
+    if several:
+        scale = SeriesScale(id="a/1", mean=(5.0, 2.0), std=(4.0, 0.5))
+        fields = {"series": (scale,), "series_column": "shop,size"}
+    task = tiny.make_task(tiny.series("uv", 6, **fields), "forecast", targets=("v", "u"), horizon=3)
+    source = written(tmp_path, "linear", task)
+    rng = np.random.default_rng(0)
+    lines = [
+        f"2024-01-{day:02},{rng.normal() if day % 4 else ''},{'NA' if day < 3 else day},{shop},{size}"
+        for shop, size in (("a", 1), ("b", 2))[: 1 + several]
+        for day in range(20, 0, -1)
+    ]
+    table = tmp_path / "history.csv"
+    table.write_text("day,u,v,shop,size\n" + "\n".join(lines) + "\n")
+    expected = answers(source, table)
+    show(browser, f"{url}best.web/index.html")
+    replies = run_in(browser, CALL, table.read_text())["predictions"]
+    assert len(replies) == len(expected) == 3 * (1 + several)
+    for reply, row in zip(replies, expected, strict=True):
+        assert (reply["step"], reply.get("series")) == (row["step"], row.get("series"))
+        assert reply["values"] == pytest.approx(row["values"], abs=1e-5)
+    head, rows = "day,u,v,shop,size\n", "2024-01-01,1,2,a,1\n"
+    for text, reason in (
+        (head + rows, "the model reads 6"),
+        (head + rows.replace("1,2", '"1,5",2') * 9, "'1,5' in u is no number"),
+        (head + rows.replace("2024-01-01", "31.1.2024") * 9, "is not written as 2024-01-31"),
+        (head + rows.replace("1,2", "1,") * 9, "'v' has no value"),
+        ("u\n1\n", "there is no column 'v'"),
+    ):
+        assert reason in run_in(browser, CALL, text)
+    browser.find_element("id", "area").send_keys(table.read_text())
+    shown = " ".join(asked(browser))
+    for row in expected:
+        assert all(f"{value:.5g}"[:5] in shown for value in row["values"].values())
+    assert not violations(browser)
+    keep_picture(browser, f"forecast-{'several' if several else 'one'}")

@@ -1,11 +1,12 @@
 """A folder for browsers: the ONNX export with its preprocessing, a page, and JavaScript.
 
-    best.web/index.html       a page to try a photo, a row or a text
-    best.web/predict.js       for pages of one's own: (await load()).predict(photo, row or text)
+    best.web/index.html       a page to try a photo, rows, a text or a series
+    best.web/predict.js       for pages of one's own: (await load()).predict(photo, rows, text or series)
     best.web/tokens.js        of texts: the tokenizer
+    best.web/series.js        of series: gaps, scales, the window of a forecast
     best.web/model.json       what they need to know of the model, the vocabulary of texts too
-    best.web/model.onnx       raw pixels or columns (``--embed-preprocessing``) or token ids to
-                              probabilities or values
+    best.web/model.onnx       raw pixels or columns (``--embed-preprocessing``), token ids or scaled
+                              series to probabilities or values
     best.web/SHA256SUMS       of these files
     best.web/ort/             onnxruntime-web, which the user puts there: no file of it is ours
 
@@ -28,7 +29,7 @@ from dlcli.formats.onnx import format as onnx_format
 from dlcli.formats.web.page import facts, page, template
 from dlcli.notation.numbers import PLAIN
 from dlcli.runs.folder import artifact_name
-from dlcli.task import ImageInput, TabularInput, TextInput
+from dlcli.task import ImageInput, SeriesInput, TabularInput, TextInput
 
 if TYPE_CHECKING:
     from dlcli.config import ExportConfig
@@ -41,10 +42,9 @@ _RUNTIME = "ort"  # the folder of onnxruntime-web
 def write_web(source: Artifact, path: Path, config: ExportConfig) -> None:
     """Write the folder. Raises: DlcliError, UsageError as the export to ONNX does."""
     path.mkdir(parents=True)
-    spec = source.card.task.input
-    how = "softmax" if isinstance(spec, TextInput) else "embed_preprocessing"
-    readable = source.card.task.kind in ("classification", "multilabel")
-    if how == "embed_preprocessing" or readable:
+    raw = isinstance(source.card.task.input, ImageInput | TabularInput)
+    how = "embed_preprocessing" if raw else "softmax"
+    if raw or source.card.task.kind in ("classification", "multilabel"):
         config = config.model_copy(update={how: True})
     onnx_format.write_onnx(source, path / _MODEL, config)
     card = onnx_format.read_card(path / _MODEL)
@@ -61,6 +61,11 @@ def write_web(source: Artifact, path: Path, config: ExportConfig) -> None:
     if isinstance(task.input, TextInput):
         outputs["tokenizer"] = _tokenizer(task.input)
         write_text(path / "tokens.js", template("tokens.js"))
+    if isinstance(task.input, SeriesInput):
+        outputs["series"] = _series(task.input)
+        write_text(path / "series.js", template("series.js"))
+    if task.targets and not raw:
+        outputs["scales"] = [target.model_dump(include={"mean", "std"}) for target in task.targets]
     write_json(path / "model.json", {**known, **outputs})
     write_text(path / "predict.js", template("predict.js"))
     write_text(path / "index.html", page(name, [known], module="./predict.js"))
@@ -77,10 +82,17 @@ def _tokenizer(spec: TextInput) -> dict[str, Any]:
     return {"kind": "bpe", "merges": pairs, **facts}
 
 
+def _series(spec: SeriesInput) -> dict[str, Any]:
+    """What series.js needs to know of channels, length and scales."""
+    fields = {"channels", "mean", "std", "length", "varies", "series_column"}
+    own = {one.id: {"mean": one.mean, "std": one.std} for one in spec.series}
+    return {**spec.model_dump(include=fields, mode="json"), "series": own}
+
+
 def unfit(card: Card) -> str:
     """Why a browser cannot prepare a model's inputs without the code of dlcli; "" where it can."""
     task, spec = card.task, card.task.input
-    if task.kind not in ("classification", "multilabel", "regression", "embedding"):
+    if task.kind == "seq2seq":
         return f"its page is not written for {task.kind}"
     if isinstance(spec, ImageInput):
         return (
@@ -89,15 +101,15 @@ def unfit(card: Card) -> str:
             else "browsers read 8 bits of a pixel, and its images have more"
         )
     if isinstance(spec, TextInput):
-        if task.kind == "regression":
-            return "its page is not written for numbers of texts"
         if spec.tokenizer == "file":
             return "pretrained weights' tokenizer needs the tokenizers library; --onnx has the graph"
         return "its page is not written for pairs of texts" if spec.pair else ""
+    if isinstance(spec, SeriesInput):
+        return ""
     if not isinstance(spec, TabularInput):
         return (
-            f"it is for images, tables and texts, and this model reads {spec.kind} data; --onnx has the "
-            "graph"
+            f"it is for images, tables, texts and series, and this model reads {spec.kind} data; --onnx "
+            "has the graph"
         )
     for number in spec.numbers:
         if number.format not in (None, PLAIN) or number.period:

@@ -1,4 +1,4 @@
-"""The page that predicts a photo, a row or a text: of a server, or of a folder without one."""
+"""The page that predicts a photo, rows, a text or a series: of a server, or of a folder without one."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@
 //     const reply = await model.predict({ rooms: 3, town: "Rome" });  // of a table: a row, or a list of rows
 //
 //     const reply = await model.predict("a text");                // or a list of texts
+//     const reply = await model.predict("day,load\n2024-01-01,3.5\n...");  // rows and series: also CSV, or its JSON
 //
 // A reply has the form of `dlcli predict --json`: { predictions: [{ label, top_k: [...] }] }.
 "use strict";
@@ -27,8 +28,9 @@ export async function load(folder = new URL("./", import.meta.url)) {
   }
   if (!self.crossOriginIsolated) ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(new Uint8Array(graph));
-  const tokens = facts.tokenizer && (await import(new URL("tokens.js", folder)));
-  return { facts, predict: (input) => predict(ort, session, facts, input, tokens) };
+  const code = facts.tokenizer ? "tokens.js" : facts.series ? "series.js" : "";
+  const own = code && (await import(new URL(code, folder)));
+  return { facts, predict: (input) => predict(ort, session, facts, input, own) };
 }
 
 async function get(url) {
@@ -37,24 +39,70 @@ async function get(url) {
   return response;
 }
 
-async function predict(ort, session, facts, input, tokens) {
+async function predict(ort, session, facts, input, own) {
+  if (facts.series) return { predictions: await seriesRows(ort, session, facts, cells(input, facts), own) };
   if (facts.input === "text" && Array.isArray(input)) { // each alone: none is padded
     const predictions = [];
-    for (const text of input) predictions.push(...(await predict(ort, session, facts, text, tokens)).predictions);
+    for (const text of input) predictions.push(...(await predict(ort, session, facts, text, own)).predictions);
     return { predictions };
   }
   const feeds =
     facts.input === "image" ? await imageFeeds(ort, facts, input)
-    : facts.input === "text" ? textFeeds(ort, tokens.encode(String(input), facts.tokenizer))
-    : rowFeeds(ort, facts, input);
-  const results = await session.run(feeds);
-  const output = results[session.outputNames[0]];
-  const width = output.dims.slice(1).reduce((product, size) => product * size, 1);
-  const predictions = [];
-  for (let start = 0; start < output.data.length; start += width) {
-    predictions.push(row(facts, Array.from(output.data.slice(start, start + width))));
+    : facts.input === "text" ? textFeeds(ort, own.encode(String(input), facts.tokenizer))
+    : rowFeeds(ort, facts, cells(input, facts));
+  return { predictions: (await outputs(session, feeds)).map((values) => row(facts, values)) };
+}
+
+/** The model's output for each sample of the feeds, its numbers in a list. */
+async function outputs(session, feeds) {
+  const { data, dims } = (await session.run(feeds))[session.outputNames[0]];
+  const width = dims.slice(1).reduce((product, size) => product * size, 1);
+  return Array.from({ length: dims[0] }, (_, at) => Array.from(data.slice(at * width, (at + 1) * width)));
+}
+
+/** The prediction of a series, or the steps that follow each of the series in a history. */
+async function seriesRows(ort, session, facts, rows, own) {
+  const spec = facts.series, channels = spec.channels.length;
+  const tensor = (values) => new ort.Tensor("float32", values, [1, values.length / channels, channels]);
+  if (facts.task !== "forecast") {
+    const { values, steps } = own.whole(rows, spec);
+    const feeds = { values: tensor(values) };
+    if (spec.varies) feeds.lengths = new ort.Tensor("int64", BigInt64Array.of(BigInt(steps)), [1]);
+    return (await outputs(session, feeds)).map((each) => row(facts, each));
   }
-  return { predictions };
+  const predictions = [], count = facts.targets.length;
+  for (const window of own.windows(rows, spec, facts.targets)) {
+    const [values] = await outputs(session, { values: tensor(window.values) });
+    for (let at = 0; at < values.length; at += count) {
+      const step = unscaled(facts, values.slice(at, at + count)).map((v, i) => v * window.std[i] + window.mean[i]);
+      const named = window.series === undefined ? {} : { series: window.series };
+      predictions.push({ ...named, step: at / count + 1, ...numbers(facts, step) });
+    }
+  }
+  return predictions;
+}
+
+/** Rows, as they are given, or of CSV or JSON: objects where the first line has names, else lists. */
+function cells(input, facts) {
+  if (typeof input !== "string") return Array.isArray(input) ? input : [input];
+  const plain = input.replace(/^\ufeff/, "").trim();
+  if (/^[[{]/.test(plain)) return cells(JSON.parse(plain), facts);
+  const head = plain.split("\n", 1)[0];
+  const sign = [",", ";", "\t", "|"].reduce((best, one) => (head.split(one).length > head.split(best).length ? one : best));
+  const rows = [[""]];
+  let quoted = false;
+  for (let at = 0; at < plain.length; at++) {
+    const letter = plain[at], line = rows[rows.length - 1];
+    if (letter === '"' && quoted && plain[at + 1] === '"') line[line.length - 1] += plain[++at];
+    else if (letter === '"') quoted = !quoted;
+    else if (letter === sign && !quoted) line.push("");
+    else if (letter === "\n" && !quoted) rows.push([""]);
+    else line[line.length - 1] += letter;
+  }
+  const lines = rows.map((line) => line.map((cell) => cell.trim())).filter((line) => line.some(Boolean) || line.length > 1);
+  if (facts.series && facts.task !== "forecast") return lines; // of channels without names
+  const [names, ...rest] = lines;
+  return rest.map((line) => Object.fromEntries(names.map((name, i) => [name, line[i] ?? ""])));
 }
 
 /** uint8 (1, height, width, channels): upright, in the file's own colours, on white where transparent. */
@@ -108,17 +156,25 @@ function rowFeeds(ort, facts, input) {
   return feeds;
 }
 
+/** Numbers in the data's units, where the graph does not give them. */
+const unscaled = ({ scales }, values) => (scales ? values.map((v, i) => v * scales[i].std + scales[i].mean) : values);
+
+/** A number, or several by name. */
+function numbers({ targets }, values) {
+  if (values.length === 1) return { value: values[0] };
+  return { values: Object.fromEntries(targets.map((name, at) => [name, values[at]])) };
+}
+
 /** The prediction of one sample. */
 function row(facts, values) {
-  const { classes, targets, thresholds, task } = facts;
+  const { classes, thresholds, task } = facts;
   if (task === "embedding") return { embedding: values };
   if (task === "multilabel") {
     const above = classes.filter((_, at) => values[at] > (thresholds ? thresholds[at] : 0.5));
     return { labels: above, probabilities: Object.fromEntries(classes.map((name, at) => [name, values[at]])) };
   }
   if (task === "regression") {
-    if (values.length === 1) return { value: values[0] };
-    return { values: Object.fromEntries(targets.map((name, at) => [name, values[at]])) };
+    return numbers(facts, unscaled(facts, values));
   }
   const order = values.map((_, at) => at).sort((a, b) => values[b] - values[a]);
   const label = thresholds ? Number(values[1] > thresholds[0]) : order[0];
