@@ -141,8 +141,11 @@ def cpu_s(pid: int) -> float:
     """Processor time of a process and its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return own + sum(cpu_s(int(c)) for task in tasks for c in (task / "children").read_text().split())
+    children: list[str] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has ended meanwhile
+            children += (task / "children").read_text().split()
+    return own + sum(cpu_s(int(child)) for child in children)
 
 
 def wait_until_idle(rows: dict[str, Row]) -> None:
@@ -281,7 +284,9 @@ def measure(model: Path, args: argparse.Namespace, folder: Path) -> dict[str, An
             f"dlcli, {LARGE} samples, binary": Row(port, pid, several, LARGE),
         }
         if args.rounds:
-            peers = {"starlette": sys.executable} | ({"litserve": args.peers} if args.peers else {})
+            peers = {"starlette": sys.executable}
+            if args.peers:
+                peers |= {"fastapi": args.peers, "litserve": args.peers}
             for peer, python in peers.items():
                 started = start_peer(stack, python, peer, model)
                 rows[f"{peer}, 1 sample, JSON"] = Row(*started, plain, 1)
@@ -299,7 +304,9 @@ def measure(model: Path, args: argparse.Namespace, folder: Path) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--peers", metavar="PYTHON", help="a Python that has litserve and onnxruntime")
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="a Python that has litserve (with fastapi) and onnxruntime"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a row in a round")
     parser.add_argument("--clients", type=int, default=64)
