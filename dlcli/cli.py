@@ -33,6 +33,7 @@ ORDER = (
     *("data", "models", "init", "runs", "info"),
 )
 
+_MOST_MEANT = 3  # options that a hint names
 
 # The first line of the docstring of a module's function ``command``.
 _SUMMARY = re.compile(r'^def command\(.*?:\n    """(.+?)(?="""|\n)', re.MULTILINE | re.DOTALL)
@@ -292,14 +293,21 @@ def _usage(exc: Any, args: list[str]) -> int:
 
 
 def _meant_option(typed: str | None, context: Any) -> str | None:
-    """Return the option that other programs call by the name that was typed."""
+    """Return the option that other programs call by the name that was typed, or those of its letter."""
     if typed is None or context is None:
         return None
-    from dlcli.synonyms import key_for
+    from dlcli.synonyms import setting_called
 
     options = {param.name: param.opts[0] for param in context.command.params}
-    key = key_for(typed.lstrip("-"), (name.replace("_", ".", 1) for name in options))
-    return None if key is None else str(options[key.replace(".", "_", 1)])
+    word = typed.lstrip("-")
+    if len(word) == 1:
+        same = sorted(flag for flag in options.values() if flag.startswith(f"--{word}"))
+        return " or ".join(same) if len(same) <= _MOST_MEANT else None
+    key = setting_called(word)
+    if key is None:
+        return None
+    group, _, name = key.partition(".")  # a command of one group names its options without it
+    return options.get(f"{group}_{name}") or (None if name == "name" else options.get(name))
 
 
 def _report(message: str, hint: str | None, code: int) -> int:

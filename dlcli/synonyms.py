@@ -44,5 +44,10 @@ _BY_WORD = {word: key for key, words in _KEYS.items() for word in words.split()}
 
 def key_for(word: str, known: Iterable[str]) -> str | None:
     """Return the known setting that other programs call ``word``, or None."""
-    key = _BY_WORD.get(word.lower().replace("-", "_"))
+    key = setting_called(word)
     return key if key in set(known) else None
+
+
+def setting_called(word: str) -> str | None:
+    """Return the setting of `train` that other programs call ``word``, or None."""
+    return _BY_WORD.get(word.lower().replace("-", "_"))

@@ -41,3 +41,20 @@ def test_an_unknown_setting_gets_the_one_that_was_meant(key: str, meant: str) ->
 def test_an_unknown_option_too(option: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", option, "1"]) == 2
     assert f"did you mean {meant}? See dlcli train --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        ("predict x --gpu 0", "--device"),
+        ("eval --bs 4", "--batch-size"),
+        ("explain x --num-workers 2", "--workers"),
+        ("export -a", "--agreement or --all"),
+    ],
+)
+def test_so_does_one_of_a_command_with_one_group_of_settings(
+    args: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = args.split()
+    assert main(command) == 2
+    assert f"did you mean {meant}? See dlcli {command[0]} --help" in capsys.readouterr().err

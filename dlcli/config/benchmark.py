@@ -24,5 +24,5 @@ class BenchConfig(Timing, ForeignTable, EvaluationData):
     )
     seconds: float = setting(2.0, "Seconds of timed calls per model and batch size.", "--seconds", gt=0)
     rounds: int = setting(5, "Rounds in which the models are timed in turn.", "--rounds", ge=2)
-    device: str = setting("cpu", "cpu, cuda or cuda:1.", "--device")
+    device: str = setting("cpu", "cpu, cuda or cuda:1; ONNX files: tensorrt too.", "--device")
     amp: FixedAmp = setting("none", "Mixed precision of torch models.", "--amp")

@@ -10,9 +10,11 @@ def parse_device(name: str) -> tuple[str, int]:
 
     Raises: UsageError for a name of no kind of device.
     """
-    match = re.fullmatch(r"(auto|cpu|cuda|xpu|mps)(?::(\d+))?", name)
+    match = re.fullmatch(r"(auto|cpu|cuda|xpu|mps|tensorrt)(?::(\d+))?", name)
     if match is None or name.startswith("auto:"):
-        raise UsageError(f"--device {name!r} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps")
+        raise UsageError(
+            f"--device {name!r} is none of auto, cpu, cuda, cuda:N, xpu, xpu:N, mps, tensorrt"
+        )
     return match[1], int(match[2] or 0)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dlcli.config.bounds import NUMBERS_AS_TEXT, parse_bound
+from dlcli.config.devices import parse_device
 from dlcli.config.measure import MeasureConfig
 from dlcli.config.onnx_versions import OnnxVersions
 from dlcli.schema import Frozen
@@ -33,6 +34,12 @@ class ExportConfig(OnnxVersions):
     )
     softmax: bool = setting(False, "Output probabilities instead of logits.", "--softmax")
     simplify: bool = setting(False, "Fold constants, fuse nodes.", "--simplify", advanced=True)
+    device: Annotated[str, parsed_by(parse_device)] = setting(
+        "cpu",
+        "Where the ONNX file is compared with the model: cpu, cuda, cuda:1 or tensorrt.",
+        "--device",
+        advanced=True,
+    )
     tolerance: float | None = setting(
         None,
         "Largest difference of an output, relative to the largest output (default: 0.001; 0.02 with "

@@ -35,9 +35,9 @@ class QuantizeConfig(OnnxVersions):
     backend: Literal["onnxruntime", "torch"] | None = setting(
         None, "Runtime of the quantized model (default: by method).", "--backend"
     )
-    target: Literal["x86", "arm"] | None = setting(
+    target: Literal["x86", "arm", "tensorrt"] | None = setting(
         None,
-        "Processor to quantize for (default: this machine's).",
+        "Processor to quantize for, or tensorrt: int8 as TensorRT takes it (default: this machine's).",
         "--target",
         advanced=True,
         applies_to={"method": ("static", "qat")},

@@ -15,7 +15,7 @@ class ServeConfig(Frozen):
         (), "Name of a model in URLs, one for each artifact, in their order.", "--model-name"
     )
     workers: int = setting(1, "Processes on the same port, each with its models.", "--workers", ge=1)
-    device: str = setting("auto", "cpu, cuda, cuda:1 or auto.", "--device")
+    device: str = setting("auto", "cpu, cuda, cuda:1 or auto; ONNX files: tensorrt too.", "--device")
     threads: int | None = setting(
         None, "Threads of each model's calls (default: the runtime's).", "--threads", ge=1
     )

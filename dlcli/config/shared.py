@@ -122,6 +122,7 @@ class ForeignTable(Frozen):
         "Target column of --data, or A,B, of a file without a card (default: the last column).",
         "--target",
         "-t",
+        advanced=True,
     )
 
 
@@ -130,6 +131,12 @@ class Inference(Device, DecodingThreads):
 
     batch_size: int | None = setting(
         None, "Batch size (default: by image size).", "--batch-size", "-b", ge=1
+    )
+    device: Annotated[str, parsed_by(parse_device)] = setting(
+        "auto",
+        "auto, cpu, cuda:1, mps, xpu; ONNX files: tensorrt.",
+        "--device",
+        on_resume="allowed",
     )
     beams: int = setting(1, "Beam width for translation; 1: greedy decoding.", "--beams", ge=1)
     amp: FixedAmp = setting(

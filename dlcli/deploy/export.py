@@ -36,6 +36,7 @@ from dlcli.formats.base import (
 from dlcli.formats.export_options import check_options, unsupported_option
 from dlcli.formats.publish import publish
 from dlcli.provenance import provenance_record
+from dlcli.runs.folder import as_typed
 
 _NO_SPEED = "weights alone have no speed of their own, the program that loads them has"
 SAMPLES = 256  # of the parity check: enough to see one percent of other predictions
@@ -195,6 +196,11 @@ def export_all(
     """
     for entry, _ in targets:
         check_options(entry, settings.export)
+    if not verify and settings.export.device != "cpu":
+        raise UsageError(
+            f"--device {settings.export.device} is where files are compared, and --no-verify skips that",
+            hint="leave one of them out",
+        )
     if len(targets) == 1:  # of several, the others are written
         require_extra(targets[0][0])
     artifact = open_artifact(source, device="cpu", trust=trust)
@@ -249,9 +255,9 @@ def _export_one(
     require_extra(entry)
     uncompared = "--no-verify" if reference is None else ""
     if why := entry.unrunnable():
-        uncompared = f"{why}; its specification was checked"
+        uncompared = "; ".join(filter(None, (why, entry.checked_unrun)))
         artifact = artifact.with_card(_annotated(artifact.card, transforms.UNVERIFIED, reason=why))
-    parity = None
+    parity, delta = None, None
     with staging_folder(target) as folder:
         staged = folder / target.name
         if entry.fresh(artifact):
@@ -261,8 +267,11 @@ def _export_one(
         # Recognised by its content, as any command will do. Just written, it is trusted.
         written = recognize(staged)
         if reference is not None and not uncompared:
-            opened = open_artifact(written, device="cpu", trust=True)
+            device = settings.export.device
+            opened = open_artifact(written, device=device, trust=True)
             parity = _parity(original, opened, reference, settings)
+            if device != "cpu" and parity.ok:
+                delta = reference.evaluate(opened)
         good = parity is None or parity.ok
         output = target if good else target.with_name(target.name + ".failed")
         card, size = written.card, written.size
@@ -277,7 +286,8 @@ def _export_one(
             published,
             reference,
             settings.measure,
-            untimed=_NO_SPEED if entry.trainable else "",
+            delta=delta,
+            untimed=_untimed(published, entry, settings.export.device),
             trust=True,
             emit=emit,
         )
@@ -292,6 +302,14 @@ def _export_one(
         card=card,
         uncompared=uncompared,
     )
+
+
+def _untimed(file: ModelFile, entry: Format, device: str) -> str:
+    """Why the file is not timed against the model; "" where it is."""
+    if entry.trainable:
+        return _NO_SPEED
+    on = as_typed(file.path)
+    return "" if device == "cpu" else f"dlcli benchmark {on} --device {device} times it there"
 
 
 def _parity(

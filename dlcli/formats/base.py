@@ -228,6 +228,7 @@ class Format:
         write: Export an artifact that has a module; None where a format is only read.
         unfit: Why no file can hold a model of this card, as the end of a sentence; "" where one can.
         unrunnable: Why this machine can run no file of the format, as a sentence; "" where it can.
+        checked_unrun: What `write` has checked of a file that this machine cannot run, as a sentence.
         options: Settings of `ExportConfig` that its files honour, by name.
         static: Whether its files take batches and lengths of one size only.
         trainable: Whether its artifacts have a `module()`.
@@ -256,6 +257,7 @@ class Format:
     write: Callable[[Artifact, Path, ExportConfig], None] | None = None
     unfit: Callable[[Card], str] = lambda card: ""
     unrunnable: Callable[[], str] = lambda: ""
+    checked_unrun: str = ""
     options: frozenset[str] = frozenset()
     static: bool = False
     trainable: bool = False

@@ -296,6 +296,7 @@ FORMATS.register(NAME)(
         write=write_coreml,
         unfit=unfit,
         unrunnable=unrunnable,
+        checked_unrun="its specification was checked",
         verify=verify,
         options=frozenset({"dynamic", "half", "softmax"}),
         static=True,

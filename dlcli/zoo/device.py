@@ -10,7 +10,7 @@ from functools import cache
 import torch
 
 from dlcli.config.devices import parse_device
-from dlcli.errors import DlcliError
+from dlcli.errors import DlcliError, UsageError
 from dlcli.machine.causes.why import why_not
 from dlcli.machine.threads import requested_threads, usable_cores
 
@@ -23,6 +23,11 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return next((torch.device(kind) for kind in ("cuda", "xpu", "mps") if _count(kind)), _CPU)
     kind, index = parse_device(name)
+    if kind == "tensorrt":
+        raise UsageError(
+            f"--device {name} is for ONNX files, and torch runs this",
+            hint="dlcli export --onnx writes one; --device cuda is for torch",
+        )
     if kind != "cpu" and index >= _count(kind):
         cause = why_not(kind) if not _count(kind) else None
         why = f": {cause.what} ({cause.evidence})" if cause else ""

@@ -36,7 +36,7 @@ def simulate_int8(
     ``example`` are the inputs of one forward pass, ``batches`` the calibration data.
     """
     folded = fold_batch_norms(module, example)
-    activations = "s8" if target == "arm" else "u8"
+    activations = "u8" if target == "x86" else "s8"
     fake_quant = insert_fake_quantizers(module, example, set(layers), activations=activations)  # type: ignore[arg-type]
     calibrate(module, batches)
     return (fake_quant,) if folded is None else (folded, fake_quant)

@@ -24,7 +24,7 @@ from dlcli.formats.onnx.optimize_int8 import optimize_int8
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-Target = Literal["x86", "arm"]
+Target = Literal["x86", "arm", "tensorrt"]
 Calibration = Literal["minmax", "entropy", "percentile"]
 Feed = Mapping[str, npt.NDArray[Any]]
 
@@ -72,7 +72,7 @@ def calibrate(
         "entropy": CalibrationMethod.Entropy,
         "percentile": CalibrationMethod.Percentile,
     }
-    symmetric = {"symmetric": target == "arm"}
+    symmetric = {"symmetric": target != "x86"}
     with temporary_folder() as folder, contextlib.redirect_stdout(io.StringIO()):
         source = folder / "float.onnx"
         onnx.save_model(
@@ -112,9 +112,10 @@ def quantize_static(
 ) -> ModelProto:
     """Return the graph with the named layers, and the operators between them, in int8.
 
-    x86: u8 activations, as its kernels need; arm: s8, symmetric. Weights are s8, symmetric,
-    with a scale for each channel, with ``reduce_range`` in 7 bits: without VNNI, x86 adds two products
-    in 16 bits, which those of 8 bits overflow.
+    x86: u8 activations, as its kernels need; arm: s8, symmetric. tensorrt: as arm, with biases in float
+    and the operators as they are: it takes no int32 and none of ONNX Runtime's own. Weights are s8,
+    symmetric, with a scale for each channel, with ``reduce_range`` in 7 bits: without VNNI, x86 adds two
+    products in 16 bits, which those of 8 bits overflow.
     """
     from onnxruntime.quantization import QDQQuantizer, QuantType
 
@@ -130,13 +131,18 @@ def quantize_static(
         nodes,
         [],
         _op_types(graph),
-        {"ActivationSymmetric": target == "arm", "WeightSymmetric": True},
+        {
+            "ActivationSymmetric": target != "x86",
+            "WeightSymmetric": True,
+            "QuantizeBias": target != "tensorrt",
+        },
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     quantized: ModelProto = quantizer.model.model
     del quantized.metadata_props[:]
-    optimize_int8(quantized)
+    if target != "tensorrt":
+        optimize_int8(quantized)
     return quantized
 
 

@@ -43,7 +43,7 @@ from dlcli.deploy.search import BoundSearch
 from dlcli.errors import DlcliError, UsageError
 from dlcli.events import Emit, Noted, ignore
 from dlcli.formats.base import Artifact, ModelFile, open_artifact, read_card, recognize
-from dlcli.runs.folder import RunFolder, run_of
+from dlcli.runs.folder import RunFolder, as_typed, run_of
 from dlcli.training.finetune import Finetuner
 from dlcli.wording import plural
 
@@ -178,12 +178,19 @@ class _QuantizeJob:
             self.reference,
             self.settings.measure,
             delta=chosen.delta,
+            untimed=self._untimed(target),
             trust=trust,
             emit=self.emit,
         )
         # The float ONNX file is temporary; the comparison names the source that it was written from.
         before = replace(comparison.before, artifact=str(self.source.path))
         return replace(comparison, before=before)
+
+    def _untimed(self, target: Path) -> str:
+        """Why the file is not timed on this processor; "" where it is."""
+        if self.builder.target != "tensorrt":
+            return ""
+        return f"dlcli benchmark {as_typed(target)} --device tensorrt times it on a GPU"
 
     def _methods(self) -> list[tuple[str, Backend]]:
         """Return the methods to try, the cheapest first, each with its backend."""

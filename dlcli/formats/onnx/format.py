@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from dlcli.config import ExportConfig
 
 _OPTIONS = frozenset(
-    {"half", "embed_preprocessing", "softmax", "simplify", "dynamic", *OnnxVersions.model_fields}
+    {
+        "device",
+        "half",
+        "embed_preprocessing",
+        "softmax",
+        "simplify",
+        "dynamic",
+        *OnnxVersions.model_fields,
+    }
 )
 
 
@@ -130,7 +138,7 @@ def open_graph(content: onnx_file.OnnxFile, runtime: Runtime) -> tuple[Any, tupl
     import onnxruntime
 
     path = content.path
-    providers = providers_for(runtime.device)
+    providers = providers_for(runtime.device, content)
     options = onnxruntime.SessionOptions()
     if runtime.threads is not None:
         options.intra_op_num_threads = runtime.threads

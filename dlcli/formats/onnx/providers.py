@@ -10,31 +10,46 @@ import contextlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlcli.config.devices import parse_device
 from dlcli.errors import DlcliError
+from dlcli.formats.onnx.tensorrt import (
+    INSTALL,
+    TENSORRT,
+    check_available,
+    load_libraries,
+    tensorrt_options,
+)
+
+if TYPE_CHECKING:
+    from dlcli.formats.onnx.file import OnnxFile
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-def providers_for(device: str) -> list[Any]:
-    """Return the providers to request. Raises: UsageError; DlcliError where there is none."""
+def providers_for(device: str, content: OnnxFile) -> list[Any]:
+    """Return the providers to request for a file. Raises: UsageError; DlcliError where there is none."""
     import onnxruntime
 
     kind, index = parse_device(device)
     if kind in ("xpu", "mps"):
-        raise DlcliError(f"--device {device}: ONNX files run on cpu or cuda", hint="--device cpu")
+        raise DlcliError(
+            f"--device {device}: ONNX files run on cpu, cuda or tensorrt", hint="--device cpu"
+        )
     cuda = CUDA in onnxruntime.get_available_providers()
     if kind == "cuda" and not cuda:
         raise DlcliError(
             f"--device {device}: this ONNX Runtime has no CUDA provider",
             hint="python -m pip install onnxruntime-gpu, or --device cpu",
         )
-    if cuda and kind in ("auto", "cuda"):
-        # TF32, its default, would move logits by 1e-3 from the model's.
-        return [(CUDA, {"device_id": index, "use_tf32": 0}), CPU]
-    return [CPU]
+    # TF32, its default, would move logits by 1e-3 from the model's.
+    on_cuda = [(CUDA, {"device_id": index, "use_tf32": 0})]
+    if kind == "tensorrt":
+        check_available(device, onnxruntime.get_available_providers())
+        # Nodes that TensorRT has not stay with CUDA.
+        return [(TENSORRT, tensorrt_options(content, index)), *on_cuda, CPU]
+    return [*on_cuda, CPU] if cuda and kind in ("auto", "cuda") else [CPU]
 
 
 def open_session(source: bytes | str, options: Any, providers: Sequence[Any]) -> Any:
@@ -48,6 +63,8 @@ def open_session(source: bytes | str, options: Any, providers: Sequence[Any]) ->
     with contextlib.redirect_stdout(io.StringIO()):
         if len(providers) > 1:
             onnxruntime.preload_dlls()
+        if providers[0][0] == TENSORRT:
+            load_libraries()
         session = onnxruntime.InferenceSession(source, sess_options=options, providers=providers)
     # A kernel that fails later would move the session to the CPU as silently.
     session.disable_fallback()
@@ -66,6 +83,12 @@ def check_providers(
     missing = [name for name in names if name not in opened]
     if not missing:
         return ()
+    if missing[0] == TENSORRT:
+        raise DlcliError(
+            f"--device {device}: ONNX Runtime opens {path} without {TENSORRT}: its libraries, "
+            "libnvinfer.so.10 and CUDA's, or the GPU are missing",
+            hint=f"{INSTALL}; dlcli info says what is wrong with CUDA",
+        )
     from dlcli.machine.causes.why import why_not  # which takes a tenth of a prediction to import
 
     cause = why_not("onnxruntime", "cuda")
