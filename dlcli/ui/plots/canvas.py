@@ -50,6 +50,8 @@ def save_figure(fig: Figure, path: Path) -> Path:
     with atomic_file(path) as tmp, warnings.catch_warnings():
         # Names in scripts that matplotlib's own font lacks show as boxes; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        # Said where looking for the legend's place took a second, as it does on a busy machine.
+        warnings.filterwarnings("ignore", message="Creating legend with loc", category=UserWarning)
         fig.savefig(tmp, format="png", bbox_inches="tight", pad_inches=0.12)
     return path
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_run
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from dlcli.errors import DlcliError
 from dlcli.evaluation.metrics import ClassificationCounts, EvalResult, TargetRow
 from dlcli.events import Event
+from dlcli.ui.plots.canvas import new_figure, save_figure
 from dlcli.ui.plots.run import save_confusion, save_curves, save_result, save_scatter
 from dlcli.ui.progress.metrics_log import MetricsLog
 
@@ -186,3 +189,15 @@ def test_plots_leave_pyplot_and_settings_alone(tmp_path: Path, monkeypatch: pyte
     save_confusion(tmp_path / "c.png", diagonal(["a", "b"]))
     save_curves(tmp_path / "d.png", log(tmp_path / "metrics.jsonl", [fake_run.epoch_done(1)]))
     assert matplotlib.rcParams.copy() == before
+
+
+def test_a_busy_machine_draws_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """matplotlib warns where looking for a legend's place takes more than a second of wall time."""
+    import matplotlib.legend
+
+    hours = SimpleNamespace(perf_counter=itertools.count(0, 3600).__next__)
+    monkeypatch.setattr(matplotlib.legend, "time", hours)
+    fig, (axes,) = new_figure(4, 3, columns=(1,))
+    axes.plot([0, 1], label="loss")
+    axes.legend()
+    assert save_figure(fig, tmp_path / "a.png").is_file()
