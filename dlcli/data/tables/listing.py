@@ -5,6 +5,7 @@ The first file, that of training, decides how numbers and times are written; the
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,11 +219,13 @@ def _lacking_columns(
 
 
 def _about_other_labels(run: list[str]) -> str:
-    """Return a message about the columns of 0 and 1 before a target of 0 and 1."""
+    """Return a message about the columns of two values before a target of two values."""
     before = [quoted(name) for name in run[:-1]]
     shown = ", ".join(before) if len(before) <= 6 else f"{before[0]} to {before[-1]} ({len(before)})"
-    message = f"{shown} before it hold 0 and 1 too and are inputs"
-    return f"{message}; --target {','.join(run)} trains all {len(run)} as labels (multi-label)"
+    one = len(before) == 1
+    verbs = "has two values too and is an input" if one else "have two values too and are inputs"
+    typed, number = shlex.quote(",".join(run)), "both" if one else f"all {len(run)}"
+    return f"{shown} before it {verbs}; --target {typed} trains {number} as labels (multi-label)"
 
 
 def _drop_without_target(
