@@ -245,7 +245,7 @@ def test_its_entry_is_whole(entry: Format) -> None:
 @pytest.mark.parametrize("option", sorted({o for _, entry in FORMATS.entries() for o in entry.options}))
 def test_it_refuses_options_that_it_does_not_honour(entry: Format, option: str) -> None:
     default = ExportConfig.model_fields[option].default
-    values = {"opset": 17, "ir_version": 8, "runtime": "onnxruntime==1.16"}
+    values = {"opset": 17, "ir_version": 8, "runtime": "onnxruntime==1.16", "device": "cuda"}
     other = not default if isinstance(default, bool) else values[option]
     config = ExportConfig.model_validate({option: other})
     if option in entry.options:

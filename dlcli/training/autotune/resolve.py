@@ -58,11 +58,13 @@ def raise_epochs(plan: Plan) -> Plan:
         return plan
     steps = len(batch_bounds(len(plan.source.splits["train"]), fit.step_samples)) - 1
     least = min(fit.min_steps, fit.max_steps or fit.min_steps)
-    epochs, notes = max(-(-least // steps), fit.epochs), list(plan.notes)
+    epochs = max(-(-least // steps), fit.epochs)
     if epochs > fit.epochs:
-        notes.append(
+        note = (
             f"{count(epochs)} epochs instead of {fit.epochs}: an epoch has {plural(steps, 'step')}, and "
             f"a run at least {count(least)} (fit.min_steps); --epochs sets another number"
         )
+        plan = replace(plan, notes=(*plan.notes, note))
     # Those of the head alone come before: they cost next to nothing.
-    return replace(with_settings(plan, fit={"epochs": epochs + fit.head_epochs}), notes=tuple(notes))
+    total = epochs + fit.head_epochs
+    return plan if total == fit.epochs else with_settings(plan, fit={"epochs": total})

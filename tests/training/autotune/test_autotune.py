@@ -95,7 +95,7 @@ def test_a_sweep_that_ends_at_once_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("data", "model", "args", "optimizer"),
     [
-        ("digits", "mlp", {"widths": [32]}, "adamw"),
+        pytest.param("digits", "mlp", {"widths": [32]}, "adamw", marks=pytest.mark.slow),
         pytest.param("digits", "mlp", {"widths": [32]}, "sgd", marks=pytest.mark.slow),
         pytest.param(
             "digits", "cnn", {"widths": [8, 16], "hidden": 16}, "adamw", marks=pytest.mark.slow
