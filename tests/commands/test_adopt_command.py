@@ -138,7 +138,7 @@ def test_info_shows_the_graph_and_what_adopt_needs(
     assert (shown["producer"], shown["size_bytes"]) == ("other", path.stat().st_size)
     assert [need.partition(" ")[0] for need in shown["needs"]] == ["the", "--img-size,", "--mean"]
     assert main(["info", str(path)]) == 0
-    screen = capsys.readouterr().out
+    screen = " ".join(capsys.readouterr().out.replace("\\\n", "").split())  # long paths are wrapped
     assert "logits float32 (N, 3, side, side)" in screen
     assert f"dlcli adopt {path} --data DIR" in screen
 

@@ -11,7 +11,7 @@ from dlcli.config import TrainConfig
 from dlcli.settings import merge, validate
 from dlcli.training.autotune.resolve import raise_epochs
 from dlcli.training.loop.batch_plan import batch_bounds
-from dlcli.training.optim.schedule import warmup_steps
+from dlcli.training.optim.schedule import steps_without_patience
 from dlcli.training.plan import Plan
 from dlcli.training.planning import make_plan
 
@@ -55,4 +55,4 @@ def test_the_cnn_of_few_images_trains_for_300_steps() -> None:
 
 def test_the_cnn_of_texts_is_at_its_peak_rate_after_a_tenth_of_the_run(questions: Path) -> None:
     made = plan(questions, "cnn")
-    assert warmup_steps(total_steps(made), made.config.optim) == 40
+    assert steps_without_patience(total_steps(made), made.config.optim) == 40
