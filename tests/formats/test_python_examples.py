@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from graphs import write_graph
+from histories import HISTORY_TASK, histories
 from odd_texts import ODD_TEXTS
 
 from dlcli.card import Card, ModelSpec
@@ -212,13 +213,32 @@ def test_forecasts_are_those_of_predict(several: bool, tmp_path: Path) -> None:
     for text, reason in (
         ("u,v,shop,size\n" + '"1,5",2,a,1\n' * 9, "is not written as a number"),
         ("u,v,shop,size\n1,2,a,1\n", "the model reads 6 rows"),
-        ("day,time,u,v,shop,size\n" + "2024-01-01,10:00,1,2,a,1\n" * 9, "several columns of times"),
-        ("day,u,v,shop,size\n" + "31.1.2024,1,2,a,1\n" * 9, "day is not written as"),
+        ("day,time,u,v,shop,size\n" + "2024-01-01,10:00,1,2,a,1\n" * 9, "the times of time in day"),
+        ("day,u,v,shop,size\n" + "31.1.2024,1,2,a,1\n" * 9, "in day, and all below it, is not written"),
+        ("ds,u,v,shop,size\n" + "2024-01-01,1,2,a,1\n,1,2,a,1\n" * 9, "is not written as 2024-01-31"),
+        (
+            "time,u,v,shop,size\n" + "".join(f"{i * 7 % 9},1,2,a,1\n" for i in range(9)),
+            "rises and falls",
+        ),
+        ("time,u,v,shop,size\n" + "2,1,2,a,1\n,1,2,a,1\n" * 9, "rows without 'time'"),
+        ("u,v,shop,size\n1e50,2,a,1\n" + "1,2,a,1\n" * 9, "overflows"),
         ("u\n1\n", "no column 'v'"),
     ):
         table.write_text(text)
         with pytest.raises(SystemExit, match=reason):
             both.run(str(table))
+
+
+def test_the_time_column_is_that_of_predict(tmp_path: Path) -> None:
+    """Columns of a history next to its channels u and ds: each table has another order of its rows."""
+    both = Compared(tmp_path, HISTORY_TASK)
+    for number, text in enumerate(histories()):
+        table = tmp_path / f"{number}.csv"
+        table.write_text(text)
+        both.check(str(table), count=1)
+    table.write_text("day,u,ds\n" + "2024-01-01,1,2\n" * 8)
+    with pytest.raises(SystemExit, match="no column to name the series"):
+        both.run(str(table))
 
 
 def test_what_no_short_program_can_ask_is_refused() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import chromium, show, violations
+from histories import HISTORY_TASK, histories
 from odd_texts import ODD_TEXTS
 from PIL import Image
 
@@ -331,11 +332,12 @@ def test_forecasts_are_predicted_as_by_predict(
         assert (reply["step"], reply.get("series")) == (row["step"], row.get("series"))
         assert reply["values"] == pytest.approx(row["values"], abs=1e-5)
     head, rows = "day,u,v,shop,size\n", "2024-01-01,1,2,a,1\n"
+    nine = "".join(rows.replace("-01,", f"-{day:02},") for day in range(1, 10))
     for text, reason in (
         (head + rows, "the model reads 6"),
-        (head + rows.replace("1,2", '"1,5",2') * 9, "'1,5' in u is no number"),
+        (head + nine.replace(",1,2", ',"1,5",2'), "'1,5' in u is no number"),
         (head + rows.replace("2024-01-01", "31.1.2024") * 9, "is not written as 2024-01-31"),
-        (head + rows.replace("1,2", "1,") * 9, "'v' has no value"),
+        (head + nine.replace(",1,2", ",1,"), "'v' has no value"),
         ("u\n1\n", "there is no column 'v'"),
     ):
         assert reason in run_in(browser, CALL, text)
@@ -345,3 +347,55 @@ def test_forecasts_are_predicted_as_by_predict(
         assert all(f"{value:.5g}"[:5] in shown for value in row["values"].values())
     assert not violations(browser)
     keep_picture(browser, f"forecast-{'several' if several else 'one'}")
+
+
+@pytest.mark.browser
+def test_the_time_column_is_that_of_predict(browser: Any, url: str, tmp_path: Path) -> None:
+    source = written(tmp_path, "linear", HISTORY_TASK)
+    show(browser, f"{url}best.web/index.html")
+    for text in histories():
+        (tmp_path / "history.csv").write_text(text)
+        expected = [row["value"] for row in answers(source, tmp_path / "history.csv")]
+        reply = run_in(browser, CALL, text)["predictions"]
+        assert [row["value"] for row in reply] == pytest.approx(expected, abs=1e-5), text
+    for text, reason in (
+        ("[]", "no column 'u'"),
+        ("[1]", "rows with named cells"),
+        ("ds,constructor\n1,2\n", "no column 'u'"),
+        ("day,time,u,ds\n" + "2024-01-01,10:00,1,2\n" * 9, "the times of time in day"),
+        ("date,u,ds\n" + "2024-01-01,1,2\n,1,2\n" * 5, "is not written as 2024-01-31"),
+        ("time,u,ds\n" + "".join(f"{i * 7 % 9},1,2\n" for i in range(9)), "time rises and falls"),
+        ("day,u,ds\n" + "2024-01-01,1,2\n" * 8, "name the series"),
+        ("u,ds\n1e50,2\n" + "1,2\n" * 7, "overflows"),
+    ):
+        assert reason in run_in(browser, CALL, text)
+
+
+@pytest.mark.browser
+def test_cells_count_by_their_names(browser: Any, url: str, tmp_path: Path) -> None:
+    """Also names that every JavaScript object has."""
+    series = """async (rows, spec) => (await import("./series.js")).whole(rows, spec).values.join()"""
+    written(tmp_path, "linear", HISTORY_TASK)
+    show(browser, f"{url}best.web/index.html")
+    spec = {"channels": ["b", "a"], "mean": [0, 0], "std": [1, 1], "length": 2, "varies": True}
+    for rows in (
+        [["a", "b"], ["10", "20"], ["1e999", "21"]],
+        [{"a": 10, "b": 20}, {"b": 21, "a": None}],
+        [["20", "10"], ["21", "10"]],
+        [["x", "y"], ["20", "10"], ["21", "10"]],  # other names: by position
+    ):
+        assert run_in(browser, series, rows, spec) == "20,10,21,10", rows
+    for rows, reason in (
+        ([], "no values"),
+        ([{"b": 1, "c": 2}], "there is no 'a' among b, c"),
+        ([["a", "b"], ["1"]], "row 1 has 1 cells, the header 2"),
+    ):
+        assert reason in run_in(browser, series, rows, spec)
+    own = {"channels": ["u"], "mean": [0], "std": [1], "length": 2, "series_column": "shop"}
+    own["series"] = {"a": {"mean": [0], "std": [1]}}
+    windows = """async (rows, spec) => {
+        const { windows } = await import("./series.js");
+        return windows(rows, spec, ["u"]).map((one) => one.mean[0]);
+    }"""
+    rows = [{"shop": shop, "u": u} for shop in ("constructor", "__proto__", "a") for u in (1, 3)]
+    assert run_in(browser, windows, rows, own) == [2, 2, 0]

@@ -110,7 +110,7 @@ def read_tables(
     if name is not None:
         need_column(frame, name, what="--time-column", path=path)
     else:
-        name = time_column(frame, ordered=False, drop=config.drop)
+        name = time_column(frame, ordered=False, drop=(*config.drop, *(channels or ())))
     notices: list[Notice] = []
     times = None
     if name is None:
