@@ -12,13 +12,18 @@ import numpy as np
 
 from dlcli.deploy.adopt.graph import ForeignGraph, type_of
 from dlcli.deploy.adopt.head import Single
+from dlcli.errors import DlcliError
 from dlcli.formats.onnx.postprocess import constant, drop_unused
 from dlcli.formats.onnx.raw import shape_of
+from dlcli.formats.onnx.versions import opset_of
+from dlcli.wording import first_line
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 _OWN = "adopted"  # the prefix of names that are given here
+_LEAST_IR = 4  # below, each weight is an input of the graph too
+_LEAST_OPSET = 7  # of ONNX Runtime; the nodes that are added here need no higher one
 
 
 def adapt(
@@ -36,8 +41,7 @@ def adapt(
     """
     from onnx import TensorProto, helper
 
-    model = type(foreign.model)()
-    model.CopyFrom(foreign.model)
+    model = _in_readable_versions(foreign.model)
     graph, (input_name, shape), (output_name, outputs) = model.graph, source, target
     if batch is None and foreign.form.batch is not None:
         _free_batch(graph, foreign.form.batch)
@@ -49,7 +53,7 @@ def adapt(
     _rename(graph, foreign.output, f"{_OWN}/output")
     for name in (input_name, output_name):  # of tensors inside
         _rename(graph, name, f"{_OWN}/inner/{name}")
-    before = _in_front(foreign, input_name, inner, _opset(model))
+    before = _in_front(foreign, input_name, inner, opset_of(model))
     if not before:
         _rename(graph, inner[0], input_name)
     after: list[NodeProto] = []
@@ -65,7 +69,7 @@ def adapt(
         ]
     if single == "logit":
         graph.initializer.append(constant(f"{_OWN}/pads", np.array([0, 1, 0, 0], np.int64)))
-        after.append(_zeros_in_front(rows, output_name, _opset(model)))
+        after.append(_zeros_in_front(rows, output_name, opset_of(model)))
     elif single == "probability":
         graph.initializer.append(constant(f"{_OWN}/one", np.float32(1)))
         after.append(helper.make_node("Sub", [f"{_OWN}/one", rows], [f"{_OWN}/first"]))
@@ -80,6 +84,27 @@ def adapt(
     return model
 
 
+def _in_readable_versions(original: ModelProto) -> ModelProto:
+    """A copy in an IR version whose weights are no inputs, and an operator set of ONNX Runtime's.
+
+    Raises: DlcliError where onnx cannot convert an older operator set.
+    """
+    from onnx import version_converter
+
+    model = type(original)()
+    model.CopyFrom(original)
+    model.ir_version = max(model.ir_version, _LEAST_IR)
+    if opset_of(model) >= _LEAST_OPSET:
+        return model
+    try:
+        converted: ModelProto = version_converter.convert_version(model, _LEAST_OPSET)
+    except (version_converter.ConvertError, RuntimeError) as exc:
+        raise DlcliError(
+            f"onnx cannot convert it from opset {opset_of(model)} to {_LEAST_OPSET}: {first_line(exc)}"
+        ) from exc
+    return converted
+
+
 def _zeros_in_front(rows: str, output: str, opset: int) -> NodeProto:
     """The node that puts a column of zeros before a tensor (n, 1): the logit of the first class."""
     from onnx import helper
@@ -87,10 +112,6 @@ def _zeros_in_front(rows: str, output: str, opset: int) -> NodeProto:
     if opset < 11:
         return helper.make_node("Pad", [rows], [output], pads=[0, 1, 0, 0])
     return helper.make_node("Pad", [rows, f"{_OWN}/pads"], [output])
-
-
-def _opset(model: ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def _in_front(foreign: ForeignGraph, name: str, inner: list[str], opset: int) -> list[NodeProto]:
@@ -116,12 +137,26 @@ def _in_front(foreign: ForeignGraph, name: str, inner: list[str], opset: int) ->
         last = part
         if kind not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
             last = f"{own}/rounded"  # a cast truncates
-            nodes.append(helper.make_node("Round", [part], [last]))
+            nodes += _round(part, last, opset)
         if kind != TensorProto.FLOAT:
             nodes.append(helper.make_node("Cast", [last], [own], to=kind))
         elif nodes:
             nodes.append(helper.make_node("Identity", [part], [own]))
     return nodes
+
+
+def _round(source: str, output: str, opset: int) -> list[NodeProto]:
+    """The nodes that give the nearest whole numbers."""
+    from onnx import helper
+
+    if opset >= 11:
+        return [helper.make_node("Round", [source], [output])]
+    half, sum_ = f"{output}/half", f"{output}/sum"
+    return [
+        helper.make_node("Constant", [], [half], value=constant(half, np.float32(0.5))),
+        helper.make_node("Add", [source, half], [sum_]),
+        helper.make_node("Floor", [sum_], [output]),
+    ]
 
 
 def _rename(graph: GraphProto, old: str, new: str) -> None:
