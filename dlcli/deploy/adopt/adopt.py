@@ -27,10 +27,12 @@ from dlcli.deploy.export import staging_folder
 from dlcli.errors import DlcliError, UsageError
 from dlcli.files import sha256_file
 from dlcli.formats.base import ModelFile, check_trusted, recognize
+from dlcli.formats.onnx.file import check_valid
 from dlcli.formats.publish import publish
 from dlcli.formats.readable_outputs import with_readable_outputs
 from dlcli.formats.static_shape import with_sizes
 from dlcli.task import InputSpec, TaskSpec
+from dlcli.wording import plural
 
 _ROWS = 5  # of random inputs, to compare; no divisor of a usual batch size
 _SUM_TOLERANCE = 1e-3  # of probabilities
@@ -129,6 +131,8 @@ def _write(foreign: ForeignGraph | ForeignScript, described: Described, path: Pa
             elif batch is not None:
                 notes.append(f"it takes batches of {batch} only, and is called so often")
             return notes
+    if isinstance(foreign, ForeignGraph):
+        check_valid(foreign.path)  # ONNX Runtime runs files that are not
     raise DlcliError(
         f"the copy of {foreign.path} does not give its outputs: {problem}; nothing was written"
     )
@@ -143,9 +147,21 @@ def _expected(
     """
     batch, notes = foreign.form.batch, list[str]()
     outputs = run_in_batches(foreign.run, sample, batch)
+    if not np.isfinite(outputs).all():
+        value = "NaN" if np.isnan(outputs).any() else "infinity"
+        raise DlcliError(
+            f"{foreign.path} gives {value} for random samples, and no copy can be compared with that",
+            hint="look at its weights: a run that diverged leaves NaN in them",
+        )
     if batch is None and not are_same(outputs, one := run_in_batches(foreign.run, sample, 1)):
         if isinstance(foreign, ForeignScript):
             batch, outputs = 1, one
+        elif len(one) != len(sample):
+            raise DlcliError(
+                f"{foreign.path} gives {plural(len(one) // len(sample), 'row')} for a batch of one: its "
+                "output does not depend on the batch",
+                hint="export it with a batch size that varies in its output too",
+            )
         else:
             notes.append("its outputs for a sample depend on the others of its batch")
     if outputs.ndim != 2 or len(outputs) != len(sample):

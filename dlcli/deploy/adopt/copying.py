@@ -78,7 +78,8 @@ def run_in_batches(
     for start in range(0, len(sample), batch):
         part = sample[start : start + batch]
         padding = np.zeros((batch - len(part), *part.shape[1:]), np.float32)
-        outputs.append(run(np.concatenate([part, padding]))[: len(part)])
+        rows = run(np.concatenate([part, padding]))
+        outputs.append(rows[: len(part)] if len(padding) else rows)
     return np.concatenate(outputs)
 
 

@@ -11,7 +11,7 @@ from dlcli.deploy.adopt.graph import ForeignGraph
 from dlcli.errors import DlcliError
 from dlcli.formats.base import ModelFile
 from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.raw import graph_inputs, shape_of
+from dlcli.formats.onnx.raw import graph_inputs, shape_of, type_name
 from dlcli.formats.onnx.versions import all_nodes, facts
 from dlcli.runs.folder import as_typed
 from dlcli.wording import listed, plural
@@ -136,14 +136,7 @@ def operators_in_words(operators: dict[str, int]) -> str:
 
 
 def _tensor(value: ValueInfoProto) -> Tensor:
-    from onnx import TensorProto
-
-    kind = value.type.WhichOneof("value")
-    if kind != "tensor_type":
-        return Tensor(value.name, str(kind).removesuffix("_type"), ())
-    name = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
-    dtype = {"float": "float32", "double": "float64"}.get(name, name)
-    return Tensor(value.name, dtype, tuple(size or "?" for size in shape_of(value)))
+    return Tensor(value.name, type_name(value), tuple(size or "?" for size in shape_of(value)))
 
 
 def _product(dims: Any) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from dlcli.deploy.adopt.form import Form
 from dlcli.errors import DlcliError
 from dlcli.formats.onnx import file as onnx_file
-from dlcli.formats.onnx.raw import graph_inputs, run_model, shape_of
+from dlcli.formats.onnx.raw import declared_inputs, run_model, shape_of, type_name
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -40,7 +40,7 @@ class ForeignGraph:
         self.path = path
         self.model: ModelProto = onnx.load(str(path)) if content.external_files else content.model
         self._labels = _take_off_zipmap(self.model.graph)
-        self.inputs = graph_inputs(self.model.graph)
+        self.inputs = declared_inputs(self.model.graph, path)
         self.output = ""  # the name of the one that is adopted, once it is chosen
         self.form = self._form()
 
@@ -84,7 +84,7 @@ class ForeignGraph:
             TensorProto.INT32: np.int32,
         }
         kinds = [types.get(type_of(value), np.float32) for value in self.inputs]
-        if kinds[0] == np.uint8:
+        if np.issubdtype(kinds[0], np.integer):
             batch = batch.round()
         parts = np.split(batch, len(kinds), axis=1) if self.form.column_names else [batch]
         feeds = {
@@ -115,12 +115,16 @@ class ForeignGraph:
             batch = _fixed(shape_of(inputs[0])[0])
             return Form("tabular", batch, columns=len(names), column_names=names, **common)
         if len(inputs) != 1 or not _is_numeric(inputs[0]) or rank not in (2, 4):
-            words = [v.name for v in inputs if not _is_numeric(v)]
-            why = f"{words[0]} takes words" if words else f"it takes {shown}"
+            others = {v.name: type_name(v) for v in inputs if not _is_numeric(v)}
+            words = [name for name, kind in others.items() if kind == "string"]
+            odd = next((f"{name} is of the type {kind}" for name, kind in others.items()), "")
+            why = f"{words[0]} takes words" if words else odd or f"it takes {shown}"
             raise DlcliError(
                 f"{path} is for neither images (batch, channels, height, width) nor rows of numbers "
                 f"(batch, columns): {why}",
-                hint=f"{_AS_IT_IS}; encode words before the graph, and export it again",
+                hint=f"{_AS_IT_IS}; encode words before the graph, and export it again"
+                if words
+                else "export it with one float32 input of that form",
             )
         shape = shape_of(inputs[0])
         if rank == 2:
@@ -180,8 +184,8 @@ def _take_off_zipmap(graph: GraphProto) -> tuple[str, ...]:
     for node in list(graph.node):
         for attribute in node.attribute:
             if attribute.name in ("classlabels_strings", "classlabels_ints", "classlabels_int64s"):
-                values = [text.decode() for text in attribute.strings] or list(attribute.ints)
-                labels = tuple(map(str, values)) or labels
+                names = [str(text, "utf-8", "backslashreplace") for text in attribute.strings]
+                labels = tuple(names or map(str, attribute.ints)) or labels
         if node.op_type == "ZipMap":
             graph.node.remove(node)
             for value in [v for v in graph.output if v.name == node.output[0]]:

@@ -17,6 +17,7 @@ from dlcli.data.tables.rows import TableRows
 from dlcli.data.tables.unused import is_number
 from dlcli.deploy.adopt.form import Form
 from dlcli.errors import DlcliError, UsageError
+from dlcli.runs.folder import as_typed
 from dlcli.settings import typed_flag
 from dlcli.task import (
     ImageInput,
@@ -242,6 +243,7 @@ def _classes(
     if config.classes is not None:
         return _read_names(Path(config.classes))
     if form.class_names:
+        _check_labels(path, form.class_names, source)
         return form.class_names
     if source is None:
         raise UsageError(
@@ -252,6 +254,22 @@ def _classes(
     if len(names) == len(source.class_names):
         assumed.append(f"outputs in the sorted order of the classes of {source.origin} (--classes)")
     return names
+
+
+def _check_labels(path: Path, labels: tuple[str, ...], source: DataSource | None) -> None:
+    """Raises: UsageError where a file's own labels are no names, or not those of the data."""
+    others = () if source is None else tuple(n for n in source.class_names if n not in labels)
+    shown = listed([repr(label) for label in labels], 5)
+    if len({label.strip() for label in labels} - {""}) < len(labels):
+        problem = f"{path} names its classes {shown}: each needs a name of its own"
+    elif source is not None and others:
+        theirs = listed([repr(name) for name in sorted(source.class_names)], 5)
+        problem = f"{path} names its classes {shown}, and those of {source.origin} are {theirs}"
+    else:
+        return
+    raise UsageError(
+        problem, hint=f"dlcli adopt {as_typed(path)} --classes FILE: a name a line, in the labels' order"
+    )
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

@@ -193,6 +193,16 @@ def write(model: ModelProto, path: Path, card: Card, notes: Mapping[str, Any] | 
         raise DlcliError(f"the graph of {card.model.name} is no valid ONNX: {first_line(exc)}") from exc
 
 
+def check_valid(path: Path) -> None:
+    """Say why a program refuses a file. Raises: DlcliError where onnx's checker finds it invalid."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as exc:
+        raise DlcliError(f"{path} is no valid ONNX: {first_line(exc)}", hint="export it again") from exc
+
+
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor of a file: initializers and attributes, in subgraphs and functions too."""
     yield from _of_graph(model.graph)
@@ -243,8 +253,19 @@ def _external_files(model: ModelProto, path: Path) -> dict[str, Path]:
                 f"{path} keeps its tensors in {location}, which is not next to it",
                 hint="copy that file too; the two belong together",
             )
+        _check_range(tensor, file, path)
         files[location] = file
     return files
+
+
+def _check_range(tensor: TensorProto, file: Path, path: Path) -> None:
+    """Raises: DlcliError where a tensor's part of a file is none of it."""
+    given = {e.key: e.value for e in tensor.external_data if e.key in ("offset", "length") and e.value}
+    size = file.stat().st_size
+    whole = all(value.isascii() and value.isdigit() for value in given.values())
+    if not whole or sum(int(value) for value in given.values()) > size:
+        part = ", ".join(f"{key} {value!r}" for key, value in given.items())
+        raise _damaged(path, f"{tensor.name} is at {part} of {file.name}, which has {size:,} bytes")
 
 
 def _tail(digest: str) -> bytes:

@@ -148,6 +148,7 @@ def open_graph(content: onnx_file.OnnxFile, runtime: Runtime) -> tuple[Any, tupl
     try:
         session = open_session(source, options, providers)
     except Exception as exc:  # its errors share no base class but this
+        onnx_file.check_valid(path)
         raise DlcliError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(exc)}",
             hint="it may be older than the file: export it again, --for onnxruntime==VERSION",
@@ -198,7 +199,7 @@ def _signature(card: Card) -> dict[str, tuple[int | str, ...]]:
 def _sniff(path: Path) -> bool:
     """A ModelProto starts with ir_version (field 1, a small number) and then another of its fields."""
     head = head_of(path)
-    if len(head) < 3 or head[0] != 0x08 or not 3 <= head[1] <= 32:
+    if len(head) < 3 or head[0] != 0x08 or not 3 <= head[1] < 128:
         return False
     if head[5:9] == b"\0\0\0{":  # a safetensors header of 0x12..08 bytes looks alike up to here
         return False
