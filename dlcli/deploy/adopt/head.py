@@ -67,7 +67,8 @@ def two_outputs(outputs: npt.NDArray[np.float32], single: Single) -> npt.NDArray
 
 def in_words(single: Single, outputs: npt.NDArray[np.float32], class_name: str) -> str:
     """What the one number of each sample is taken for."""
-    text = f"its one number is the {single} of {class_name}, the second class (--classes orders them)"
+    order = "adopt --classes orders them"
+    text = f"its one number is the {single} of {class_name}, the second class ({order})"
     if single == "logit" and outputs.min() >= 0 and outputs.max() <= 1:
         text += (
             "; on random inputs it lies between 0 and 1, and no sigmoid gives it: is it a probability?"

@@ -252,7 +252,8 @@ def _classes(
         )
     names = tuple(sorted(source.class_names))
     if len(names) == len(source.class_names):
-        assumed.append(f"outputs in the sorted order of the classes of {source.origin} (--classes)")
+        order = f"the sorted order of the classes of {source.origin} (adopt --classes)"
+        assumed.append(f"outputs in {order}")
     return names
 
 
