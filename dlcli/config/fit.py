@@ -87,6 +87,14 @@ class FitConfig(UserMetrics, TrainingDevice):
         advanced=True,
         on_resume="allowed",
     )
+    threads: int | None = setting(
+        None,
+        "CPU threads of an operator, at most one per core (default: the fastest number, by trial).",
+        "--threads",
+        ge=1,
+        advanced=True,
+        on_resume="allowed",
+    )
     cache_features: Literal["auto", "on", "off"] = setting(
         "auto",
         "Compute the outputs of frozen layers once; auto: where no augmentation was asked for.",

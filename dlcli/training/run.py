@@ -47,7 +47,7 @@ from dlcli.training.prepare import PreparedRun
 from dlcli.training.readers import make_readers
 from dlcli.training.run_events import run_started, with_hints, with_notices
 from dlcli.training.run_facts import run_facts
-from dlcli.zoo.device import describe_device, set_threads
+from dlcli.zoo.device import describe_device, set_training_threads
 from dlcli.zoo.forward import model_inputs
 
 
@@ -162,7 +162,7 @@ def _train(
     plan = prepared.plan
     config, device = plan.config.fit, world.device(plan.config.fit.device)
     make_deterministic(config.deterministic, device)
-    set_threads(processes=world.local_size)
+    set_training_threads(config.threads, world.local_size)
     restore_rng(*prepared.rng_state)
     # The record of a resumed run has some of these already.
     warnings = list(dict.fromkeys([*plan.warnings, *prepared.load_notes]))

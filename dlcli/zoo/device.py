@@ -50,6 +50,15 @@ def set_threads(requested: int | None = None, *, processes: int = 1) -> None:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores(processes)))
 
 
+def set_training_threads(requested: int | None, processes: int) -> None:
+    """As `set_threads`, at most a process's share of the cores.
+
+    Settings of a run come from other machines too, and more threads than cores wait for each other.
+    """
+    most = usable_cores(processes)
+    set_threads(min(requested, most) if requested else None, processes=processes)
+
+
 def describe_device(device: torch.device) -> str:
     """The device's name for people: "cuda:0 (NVIDIA H200)", "cpu (2 threads)"."""
     if device.type == "cuda":

@@ -1,23 +1,28 @@
-"""``--amp auto`` and ``--channels-last auto``: the fastest precision and layout, by trial.
+"""The fastest precision, layout and number of threads, by trial.
 
 Which is faster depends on the model and the CPU: with AMX, bf16 halves the step of a ResNet and doubles
-that of a MobileNet, whose depthwise convolutions have no such kernels.
+that of a MobileNet, whose depthwise convolutions have no such kernels. A step of an MLP is hundreds of
+loops of some microseconds, at the end of each of which threads wait for each other: one thread alone is
+faster, and on a busy machine several times so.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from dlcli.errors import DlcliError
+from dlcli.machine.threads import requested_threads, usable_cores
 from dlcli.task import ImageInput
 from dlcli.training.autotune.trial import first_device, training_batches, trial_job, with_settings
+from dlcli.training.distributed.ranks import local_ranks
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.loop.model import set_train_mode
@@ -25,7 +30,7 @@ from dlcli.training.loop.step import optimizer_step
 from dlcli.training.optim.make import set_lr
 from dlcli.training.plan import Plan
 from dlcli.transforms import FAKE_QUANT
-from dlcli.wording import first_line
+from dlcli.wording import first_line, plural
 from dlcli.zoo.forward import has_images, make_contiguous
 from dlcli.zoo.precision import Precision, cpu_has_bf16_kernels, resolve_precision
 
@@ -40,25 +45,34 @@ _ROUNDS = range(3, 16)
 _LEAST_SPEEDUP = 1.1
 _MOST_SLOWDOWN = 1.25  # of the best of a few steps, beyond which a way is timed no more
 _HOPELESS = 10.0  # slowdown of a first step after which there is no second: it may take minutes
+_LONG_STEP_S = 0.05  # in which operators are large enough for all threads
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to compute a step: the dtype of autocast, and the memory format of images and kernels."""
+    """A way to compute a step: the dtype of autocast, the memory format of images and kernels, threads.
+
+    ``threads`` None: as many as there are.
+    """
 
     amp: str
     channels_last: bool
+    threads: int | None = None
 
     def describe(self, images: bool) -> str:
-        """Its name: "bf16", or of images "bf16 + channels-last"."""
+        """Its name: "bf16, 1 thread", or of images "bf16 + channels-last"."""
         name = "float32" if self.amp == "none" else self.amp
         layout = "channels-last" if self.channels_last else "contiguous"
-        return f"{name} + {layout}" if images else name
+        threads = f", {plural(self.threads, 'thread')}" if self.threads else ""
+        return (f"{name} + {layout}" if images else name) + threads
 
 
 @dataclass(frozen=True)
 class Timed:
-    """How much faster a way is than float32 with channels-last: undisturbed, and in the median round."""
+    """How much faster a way is than float32 with channels-last and all threads.
+
+    ``fastest``: of the fastest rounds. ``median``: in the median round.
+    """
 
     way: Way
     fastest: float
@@ -71,20 +85,17 @@ class Timed:
 
 
 def choose_fastest(plan: Plan) -> tuple[Plan, str]:
-    """The plan with "auto" resolved for ``fit.amp`` and ``fit.channels_last``; the reason, or "".
+    """The plan with what ``fit.amp``, ``channels_last`` and ``threads`` leave open; the reason, or "".
 
     On CPUs the ways are timed in turn on the run's own batches, for at most 2 % of the estimated time of
-    the run and a minute. Another way than float32 with channels-last must be 1.1 times as fast, both in
-    its fastest round and in the median of the rounds; of several the fastest is taken. float32 are, too,
-    runs of less than 20 seconds or 30 steps, and those on cached features, whose steps are of the head
-    alone; tasks whose answers are numbers, of which bf16 has 8 significant bits; and those with
-    ``--deterministic``, since a choice by time may differ from run to run. On other devices "auto" is
-    what `resolve_precision` says.
+    the run and a minute. Another way than float32 with channels-last and all threads must be 1.1 times
+    as fast, both in its fastest round and in the median of the rounds; of several the fastest is taken.
+    Nothing is tried in runs of less than 20 seconds or 30 steps; in those on cached features, whose
+    steps are of the head alone; and in those with ``--deterministic``, since a choice by time may differ
+    from run to run. Tasks whose answers are numbers are float32: bf16 has 8 significant bits. On other
+    devices "auto" is what `resolve_precision` says.
     """
     fit = plan.config.fit
-    layout = fit.channels_last if isinstance(plan.task.input, ImageInput) else "on"
-    if "auto" not in (fit.amp, layout):
-        return plan, ""
     device = first_device(plan.config)
     amp = resolve_precision(fit.amp, device).name
     known = Way(amp, fit.channels_last != "off")
@@ -92,7 +103,7 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
         return _resolved(plan, known), ""
     if fit.deterministic and fit.amp == "auto":
         return _resolved(plan, known), "float32: --deterministic leaves no choice to a trial of speed"
-    others = _others(plan, known)
+    others = [] if fit.deterministic else _others(plan, known)
     if not others or fit.cache_features == "on":
         return _resolved(plan, known), ""
     timed, reason = _time(with_settings(plan, fit={"amp": amp, "channels_last": "on"}), known, others)
@@ -104,9 +115,12 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
 
 def _resolved(plan: Plan, way: Way) -> Plan:
     """The plan with the settings of a way; the layout stays as it is where there are no images."""
-    layout = {"channels_last": "on" if way.channels_last else "off"}
-    images = isinstance(plan.task.input, ImageInput)
-    return with_settings(plan, fit={"amp": way.amp} | (layout if images else {}))
+    fit: dict[str, object] = {"amp": way.amp}
+    if isinstance(plan.task.input, ImageInput):
+        fit["channels_last"] = "on" if way.channels_last else "off"
+    if way.threads:
+        fit["threads"] = way.threads
+    return with_settings(plan, fit=fit)
 
 
 def _others(plan: Plan, known: Way) -> list[Way]:
@@ -117,7 +131,18 @@ def _others(plan: Plan, known: Way) -> list[Way]:
     contiguous = fit.channels_last == "auto" and isinstance(plan.task.input, ImageInput)
     amps = [known.amp, "bf16"] if bf16 else [known.amp]
     layouts = [known.channels_last, False] if contiguous else [known.channels_last]
-    return [way for amp in amps for layout in layouts if (way := Way(amp, layout)) != known]
+    threads = [None, *_fewer_threads(plan)]
+    ways = (Way(*values) for values in itertools.product(amps, layouts, threads))
+    return [way for way in ways if way != known]
+
+
+def _fewer_threads(plan: Plan) -> list[int]:
+    """Numbers of threads below that of each process: a quarter and 1; none where a number was given."""
+    if plan.config.fit.threads or requested_threads():
+        return []
+    several = local_ranks(plan.config.launch, plan.config.fit.device).count
+    most = min(torch.get_num_threads(), usable_cores(several))
+    return sorted({max(most // 4, 1), 1} - {most}, reverse=True)
 
 
 def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], str]:
@@ -139,7 +164,9 @@ def _time(plan: Plan, known: Way, others: Sequence[Way]) -> tuple[list[Timed], s
         source = training_batches(job)
         batches = [next(source)]
         step_s = min(_undisturbed_s(job, known, batches) for _ in range(3))
-        if job.total_steps * step_s < _SHORTEST_RUN_S:
+        if step_s > _LONG_STEP_S:
+            others = [way for way in others if way.threads is None]
+        if job.total_steps * step_s < _SHORTEST_RUN_S or not others:
             source.close()
             return [], ""
         count = min(math.ceil(_BLOCK_S / step_s), len(job.batches))
@@ -183,11 +210,11 @@ def _able(
                 raise
             reasons.append(f"bf16 is left out: {first_line(exc)}")
             continue
-        if slowdown > _MOST_SLOWDOWN:
+        if slowdown <= _MOST_SLOWDOWN:
+            able.append(way)
+        elif way.threads is None:
             as_long = "x" if slow else "x as long"
             slow.append(f"{slowdown:.1f}{as_long} in {way.describe(has_images(job.model.module))}")
-        else:
-            able.append(way)
     if slow:
         name = known.describe(has_images(job.model.module))
         first = f"slower than {name}" if able else f"{name} is the fastest on this CPU"
@@ -210,6 +237,8 @@ def _sentence(chosen: Way, known: Way, timed: Sequence[Timed]) -> str:
     images = len({way.channels_last for way in (known, *(one.way for one in timed))}) > 1
     if chosen != known:
         speed = next(one.speedup for one in timed if one.way == chosen)
+        if chosen.threads:
+            known = replace(known, threads=torch.get_num_threads())
         return f"{chosen.describe(images)}: {speed:.1f}x {known.describe(images)} on this CPU"
     others = ", ".join(f"{one.way.describe(images)} {one.speedup:.2f}x" for one in timed)
     return (
@@ -247,6 +276,8 @@ def _undisturbed_s(job: FitJob, way: Way, batches: Sequence[Batch]) -> float:
 def _computing(job: FitJob, way: Way) -> Iterator[None]:
     """Context in which the job's steps are computed in a way; outside it is as `make_job` built it."""
     module, precision, handle = job.model.module, job.precision, None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(way.threads or threads)
     if not way.channels_last:
         handle = make_contiguous(module)
         job.optimizer.state.clear()  # moments have the strides of their weights
@@ -254,6 +285,7 @@ def _computing(job: FitJob, way: Way) -> Iterator[None]:
     try:
         yield
     finally:
+        torch.set_num_threads(threads)
         job.precision = job.objective.precision = precision
         if handle is not None:
             handle.remove()

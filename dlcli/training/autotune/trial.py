@@ -31,7 +31,7 @@ from dlcli.training.loop.loader import Batch
 from dlcli.training.plan import Plan
 from dlcli.training.prepare import load_teacher
 from dlcli.training.readers import make_readers
-from dlcli.zoo.device import resolve_device
+from dlcli.zoo.device import resolve_device, set_training_threads
 from dlcli.zoo.summary import Summary, summarize
 
 
@@ -66,11 +66,13 @@ def trial_job(
     freed. Raises: UsageError, DlcliError as `make_job` does.
     """
     several = process_count(plan.config)
+    here = local_ranks(plan.config.launch, plan.config.fit.device).count
     # A world without process groups: only its size matters here.
     world = World(size=several, local_size=several) if share else ALONE
     plan = replace(plan, config=_trial_settings(plan.config, 1 if share else several))
     device = first_device(plan.config)
     make_deterministic(plan.config.fit.deterministic, device)  # before cuBLAS starts
+    set_training_threads(plan.config.fit.threads, here if share else 1)
     with preserved_rng(device), code_errors():
         module, load_notes, _ = plan.build()
         teacher = load_teacher(plan)

@@ -1,9 +1,9 @@
-"""Which precision and layout a trial chooses, and that it leaves the job as it was."""
+"""Which precision, layout and threads a trial chooses, and that it leaves the job as it was."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,18 @@ BASE = {
 }
 FLOAT32, BF16 = Way("none", True), Way("bf16", True)
 CONTIGUOUS, BOTH = Way("none", False), Way("bf16", False)
+ONE_THREAD = Way("none", True, 1)
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of a machine that says nothing about threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(fastest, "usable_cores", lambda processes: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def plan(**changes: Any) -> Plan:
@@ -88,7 +100,7 @@ def test_what_was_asked_for_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings(choose_fastest(plan(fit={"amp": "bf16"}))[0]) == ("bf16", "off")
     pretend(monkeypatch, {FLOAT32: [1.0], BF16: [0.5]})
     assert settings(choose_fastest(plan(fit={"channels_last": "on"}))[0]) == ("bf16", "on")
-    asked = plan(fit={"amp": "none", "channels_last": "off"})
+    asked = plan(fit={"amp": "none", "channels_last": "off", "threads": 2})
     assert choose_fastest(asked) == (asked, "")
 
 
@@ -197,11 +209,47 @@ def test_deterministic_runs_leave_nothing_to_a_trial(monkeypatch: pytest.MonkeyP
 
 
 def test_numbers_are_computed_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastest, "trial_job", lambda *args, **kwargs: pytest.fail("it was tried"))
     table = tmp_path / "houses.csv"
     table.write_text("area,price\n" + "".join(f"{i}.5,{3 * i}.25\n" for i in range(60)))
-    made = plan(data={"data": str(table)}, model={"name": "mlp", "args": {}})
+    made = plan(data={"data": str(table)}, model={"name": "mlp", "args": {}}, fit={"epochs": 99})
+    short = 0.02
+    pretend(monkeypatch, {FLOAT32: [short], ONE_THREAD: [short]})  # bf16 would be a KeyError
+    monkeypatch.setattr(fastest, "_undisturbed_s", lambda *args: short)
+    monkeypatch.setattr(fastest, "_SHORTEST_RUN_S", 0.0)
     assert settings(choose_fastest(made)[0]) == ("none", "auto")
+
+
+@pytest.mark.parametrize(
+    ("step_s", "one_thread_s", "threads"),
+    [
+        (0.02, 0.01, 1),
+        (0.02, 0.0195, None),
+        (0.02, 0.03, None),
+        (0.2, 0.1, None),
+    ],
+)
+def test_one_thread_is_tried_where_steps_are_short(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, one_thread_s: float, threads: int | None
+) -> None:
+    pretend(
+        monkeypatch, {FLOAT32: [step_s], CONTIGUOUS: [step_s], ONE_THREAD: [one_thread_s]}, kernels=False
+    )
+    monkeypatch.setattr(
+        fastest,
+        "_undisturbed_s",
+        lambda job, way, batches: {ONE_THREAD: one_thread_s, Way("none", False, 1): 99.0}.get(
+            way, step_s
+        ),
+    )
+    monkeypatch.setattr(fastest, "_SHORTEST_RUN_S", 0.0)
+    made, sentence = choose_fastest(plan(fit={"epochs": 9}))
+    assert made.config.fit.threads == threads
+    assert ("channels-last, 1 thread: 2.0x float32 + channels-last, 2 threads" in sentence) == (
+        threads == 1
+    )
+    assert "x as long in float32 + channels-last, 1" not in sentence  # what is usual is not news
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert choose_fastest(plan(fit={"epochs": 9}))[0].config.fit.threads is None
 
 
 def test_a_real_trial_leaves_weights_and_layout_as_they_were() -> None:
@@ -210,8 +258,9 @@ def test_a_real_trial_leaves_weights_and_layout_as_they_were() -> None:
         fastest.set_lr(job.optimizer, 0.0)
         weights = {name: p.detach().clone() for name, p in job.model.module.named_parameters()}
         batch = next(training_batches(job))
-        for way in (FLOAT32, CONTIGUOUS):
+        for way in (FLOAT32, CONTIGUOUS, ONE_THREAD):
             assert fastest._seconds(job, way, [batch]) > 0
+        assert torch.get_num_threads() == 2
         assert job.precision == resolve_precision("none", job.device)
         for name, parameter in job.model.module.named_parameters():
             assert torch.equal(parameter, weights[name])
