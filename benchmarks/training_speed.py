@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import machine, ratios, spread
 
 ROWS = ("cnn", "mlp", "resnet18", "frozen", "lstm", "transformer")
@@ -186,7 +187,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.epochs = 1, 1
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    if args.threads != torch.get_num_threads():  # a number that is given leaves dlcli nothing to try
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
     load = os.getloadavg()[0]
     print(machine(), f"{args.threads} threads, {args.clock} time, load {load:.1f}", flush=True)
     everything = {}
