@@ -47,7 +47,7 @@ from dlcli.training.prepare import PreparedRun
 from dlcli.training.readers import make_readers
 from dlcli.training.run_events import run_started, with_hints, with_notices
 from dlcli.training.run_facts import run_facts
-from dlcli.zoo.device import describe_device, set_training_threads
+from dlcli.zoo.device import describe_device, training_threads
 from dlcli.zoo.forward import model_inputs
 
 
@@ -126,7 +126,7 @@ def train(
     that of a `FitJob`. Raises: DlcliError, Interrupted; models and states saved before stay valid.
     """
     try:
-        with code_errors():
+        with code_errors(), training_threads(prepared.plan.config.fit.threads, world.local_size):
             emit = with_hints(emit, run) if world.main else ignore
             return _train(prepared, run, emit, state, world, prune)
     except OutOfMemory as exc:
@@ -162,7 +162,6 @@ def _train(
     plan = prepared.plan
     config, device = plan.config.fit, world.device(plan.config.fit.device)
     make_deterministic(config.deterministic, device)
-    set_training_threads(config.threads, world.local_size)
     restore_rng(*prepared.rng_state)
     # The record of a resumed run has some of these already.
     warnings = list(dict.fromkeys([*plan.warnings, *prepared.load_notes]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -50,13 +52,20 @@ def set_threads(requested: int | None = None, *, processes: int = 1) -> None:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores(processes)))
 
 
-def set_training_threads(requested: int | None, processes: int) -> None:
-    """As `set_threads`, at most a process's share of the cores.
+@contextmanager
+def training_threads(requested: int | None, processes: int) -> Iterator[None]:
+    """Context with a run's number of threads, at most a process's share of the cores.
 
     Settings of a run come from other machines too, and more threads than cores wait for each other.
     """
-    most = usable_cores(processes)
-    set_threads(min(requested, most) if requested else None, processes=processes)
+    set_threads(processes=processes)
+    before = torch.get_num_threads()
+    if requested is not None:
+        torch.set_num_threads(min(requested, usable_cores(processes)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe_device(device: torch.device) -> str:

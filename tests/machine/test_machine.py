@@ -122,6 +122,12 @@ def test_torch_has_as_many_threads_as_requested_or_cores(
         torch.set_num_threads(4)
         device.set_threads(requested, processes=2)
         assert torch.get_num_threads() == threads_then
+        torch.set_num_threads(2)
+        with device.training_threads(1, processes=2):
+            assert torch.get_num_threads() == 1
+        with device.training_threads(64, processes=2):  # of a run that came from another machine
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2  # the next run in this process has its own number
     finally:
         torch.set_num_threads(before)
 

@@ -21,7 +21,13 @@ import torch
 from dlcli.errors import DlcliError
 from dlcli.machine.threads import requested_threads, usable_cores
 from dlcli.task import ImageInput
-from dlcli.training.autotune.trial import first_device, training_batches, trial_job, with_settings
+from dlcli.training.autotune.trial import (
+    first_device,
+    steps_per_epoch,
+    training_batches,
+    trial_job,
+    with_settings,
+)
 from dlcli.training.distributed.ranks import local_ranks
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
@@ -137,10 +143,16 @@ def _others(plan: Plan, known: Way) -> list[Way]:
 
 
 def _fewer_threads(plan: Plan) -> list[int]:
-    """Numbers of threads below that of each process: a quarter and 1; none where a number was given."""
-    if plan.config.fit.threads or requested_threads():
+    """Numbers of threads below that of each process: a quarter and 1.
+
+    None where a number was given, or where even long steps make no long run.
+    """
+    fit = plan.config.fit
+    steps = fit.epochs * steps_per_epoch(plan)
+    short = min(steps, fit.max_steps or steps) * _LONG_STEP_S < _SHORTEST_RUN_S
+    if short or fit.threads or requested_threads():
         return []
-    several = local_ranks(plan.config.launch, plan.config.fit.device).count
+    several = local_ranks(plan.config.launch, fit.device).count
     most = min(torch.get_num_threads(), usable_cores(several))
     return sorted({max(most // 4, 1), 1} - {most}, reverse=True)
 

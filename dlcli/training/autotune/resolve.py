@@ -10,10 +10,9 @@ from dlcli.training.autotune.fastest import choose_fastest
 from dlcli.training.autotune.features import choose_features
 from dlcli.training.autotune.first_step import try_first_step, uses_code
 from dlcli.training.autotune.lr_finder import find_lr
-from dlcli.training.autotune.trial import with_settings
+from dlcli.training.autotune.trial import steps_per_epoch, with_settings
 from dlcli.training.checks import check_plan
 from dlcli.training.estimators import is_fitted
-from dlcli.training.loop.batch_plan import batch_bounds
 from dlcli.training.plan import Plan
 from dlcli.wording import count, plural
 
@@ -56,7 +55,7 @@ def raise_epochs(plan: Plan) -> Plan:
     fit, user = plan.config.fit, plan.user_config
     if user is None or "epochs" in user.fit.model_fields_set or fit.overfit_batches is not None:
         return plan
-    steps = len(batch_bounds(len(plan.source.splits["train"]), fit.step_samples)) - 1
+    steps = steps_per_epoch(plan)
     least = min(fit.min_steps, fit.max_steps or fit.min_steps)
     epochs = max(-(-least // steps), fit.epochs)
     if epochs > fit.epochs:

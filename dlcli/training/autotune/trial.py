@@ -25,13 +25,14 @@ from dlcli.training.build_job import BuiltJob, make_job
 from dlcli.training.code_errors import code_errors
 from dlcli.training.distributed.ranks import local_ranks, machine_range
 from dlcli.training.distributed.world import ALONE, World
+from dlcli.training.loop.batch_plan import batch_bounds
 from dlcli.training.loop.determinism import make_deterministic, preserved_rng
 from dlcli.training.loop.job import FitJob
 from dlcli.training.loop.loader import Batch
 from dlcli.training.plan import Plan
 from dlcli.training.prepare import load_teacher
 from dlcli.training.readers import make_readers
-from dlcli.zoo.device import resolve_device, set_training_threads
+from dlcli.zoo.device import resolve_device, training_threads
 from dlcli.zoo.summary import Summary, summarize
 
 
@@ -72,8 +73,8 @@ def trial_job(
     plan = replace(plan, config=_trial_settings(plan.config, 1 if share else several))
     device = first_device(plan.config)
     make_deterministic(plan.config.fit.deterministic, device)  # before cuBLAS starts
-    set_training_threads(plan.config.fit.threads, here if share else 1)
-    with preserved_rng(device), code_errors():
+    threads = training_threads(plan.config.fit.threads, here if share else 1)
+    with threads, preserved_rng(device), code_errors():
         module, load_notes, _ = plan.build()
         teacher = load_teacher(plan)
         layers = summarize(module, plan.task) if summary else None
@@ -118,6 +119,11 @@ def with_settings(plan: Plan, **settings: Any) -> Plan:
         name: getattr(plan.config, name).model_copy(update=values) for name, values in settings.items()
     }
     return replace(plan, config=plan.config.model_copy(update=groups))
+
+
+def steps_per_epoch(plan: Plan) -> int:
+    """Optimizer steps of an epoch over the whole training split."""
+    return len(batch_bounds(len(plan.source.splits["train"]), plan.config.fit.step_samples)) - 1
 
 
 def process_count(config: TrainConfig) -> int:
