@@ -120,13 +120,17 @@ def choose_fastest(plan: Plan) -> tuple[Plan, str]:
 
 
 def _resolved(plan: Plan, way: Way) -> Plan:
-    """The plan with the settings of a way; the layout stays as it is where there are no images."""
+    """The plan with the settings of a way, itself where it has them.
+
+    The layout stays as it is where there are no images.
+    """
     fit: dict[str, object] = {"amp": way.amp}
     if isinstance(plan.task.input, ImageInput):
         fit["channels_last"] = "on" if way.channels_last else "off"
     if way.threads:
         fit["threads"] = way.threads
-    return with_settings(plan, fit=fit)
+    resolved = with_settings(plan, fit=fit)
+    return plan if resolved.config == plan.config else resolved
 
 
 def _others(plan: Plan, known: Way) -> list[Way]:
