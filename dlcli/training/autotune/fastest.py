@@ -2,8 +2,8 @@
 
 Which is faster depends on the model and the CPU: with AMX, bf16 halves the step of a ResNet and doubles
 that of a MobileNet, whose depthwise convolutions have no such kernels. A step of an MLP is hundreds of
-loops of some microseconds, at the end of each of which threads wait for each other: one thread alone is
-faster, and on a busy machine several times so.
+loops of some microseconds, at the end of each of which threads wait for each other: one thread alone may
+be as fast or faster, and on a busy machine twice as fast.
 """
 
 from __future__ import annotations
